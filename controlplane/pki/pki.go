@@ -1,0 +1,211 @@
+// Package pki owns the cluster's certificate authority and what is made from it in a control plane's data folder: the API
+// server's serving certificate, its client certificate towards the agents, the administrator's kubeconfig, the DNS server's
+// client certificate, node certificates and the join token. Whatever is missing, unreadable as a pair, wrong for the current
+// options or close to its end is made again; the CA's key alone is never replaced, since every node trusts it.
+//
+// It never listens, dials or decides what an identity may do.
+package pki
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Identities that the authority hands out beside node certificates.
+const (
+	AdminName     = "skep:admin"
+	APIServerName = "skep:apiserver"
+	DNSName       = "skep-dns"
+	MastersGroup  = "system:masters"
+	NodesGroup    = "system:nodes"
+	NodePrefix    = "system:node:"
+)
+
+const (
+	caLifetime   = 10 * 365 * 24 * time.Hour
+	leafLifetime = 365 * 24 * time.Hour
+	renewCheck   = time.Hour
+)
+
+// Options say what the certificates must name.
+type Options struct {
+	// Server is the URL that the administrator's kubeconfig names, as https://198.18.0.1:6443.
+	Server string
+	// SANs are the host names and addresses, beside the fixed ones, that clients reach the API server by.
+	SANs []string
+	// ServiceIPs are the addresses of the service default/kubernetes: the first address of every service range.
+	ServiceIPs []netip.Addr
+	// ClusterDomain is the suffix of service names; empty means cluster.local.
+	ClusterDomain string
+	// Now is the clock by which certificates are made and renewed; nil means time.Now.
+	Now func() time.Time
+}
+
+// PKI is an opened authority. Its methods may be called from any goroutine.
+type PKI struct {
+	dir     string
+	options Options
+	now     func() time.Time
+
+	mu      sync.Mutex // held while files are written
+	ca      atomic.Pointer[pair]
+	serving atomic.Pointer[pair]
+	client  atomic.Pointer[pair]
+	dns     atomic.Pointer[pair]
+	secret  string
+}
+
+// Open reads the authority below dir (a control plane's data folder), makes what is missing and returns it. It fails where
+// only a person can help: an unreadable folder, or a CA certificate whose key is gone.
+func Open(dir string, options Options) (*PKI, error) {
+	if options.ClusterDomain == "" {
+		options.ClusterDomain = "cluster.local"
+	}
+	p := &PKI{dir: dir, options: options, now: options.Now}
+	if p.now == nil {
+		p.now = time.Now
+	}
+	if err := os.MkdirAll(filepath.Join(dir, "pki"), 0o700); err != nil {
+		return nil, fmt.Errorf("make the certificate folder: %w", err)
+	}
+	if err := p.refresh(); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// Run renews certificates before they end, until ctx does.
+func (p *PKI) Run(ctx context.Context) error {
+	ticker := time.NewTicker(renewCheck)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+			if err := p.refresh(); err != nil {
+				slog.Error("Certificates could not be renewed; the ones in use stay", "dir", p.dir, "error", err)
+			}
+		}
+	}
+}
+
+// refresh brings every file to what the options ask for. The order matters: each later one is signed by or names the CA.
+func (p *PKI) refresh() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	ca, err := p.openCA()
+	if err != nil {
+		return err
+	}
+	p.ca.Store(ca)
+	serving, err := p.openLeaf("apiserver", p.servingTemplate())
+	if err != nil {
+		return err
+	}
+	client, err := p.openLeaf("apiserver-agent-client", clientTemplate(APIServerName, MastersGroup))
+	if err != nil {
+		return err
+	}
+	dns, err := p.openLeaf("skep-dns", clientTemplate(DNSName, ""))
+	if err != nil {
+		return err
+	}
+	admin, err := p.openLeaf("admin", clientTemplate(AdminName, MastersGroup))
+	if err != nil {
+		return err
+	}
+	p.serving.Store(serving)
+	p.client.Store(client)
+	p.dns.Store(dns)
+	if err := p.writeKubeconfig(admin); err != nil {
+		return err
+	}
+	return p.openToken()
+}
+
+// CA returns the authority's certificate in PEM.
+func (p *PKI) CA() []byte { return p.ca.Load().certPEM }
+
+// Pool returns a pool that trusts the authority and nothing else.
+func (p *PKI) Pool() *x509.CertPool {
+	pool := x509.NewCertPool()
+	pool.AddCert(p.ca.Load().leaf)
+	return pool
+}
+
+// ServerTLS returns what the API server and the filtered etcd endpoint listen with: the serving certificate of the moment,
+// and client certificates verified where a client sends one.
+func (p *PKI) ServerTLS() *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS12,
+		ClientAuth: tls.VerifyClientCertIfGiven,
+		ClientCAs:  p.Pool(),
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+			return &p.serving.Load().tls, nil
+		},
+	}
+}
+
+// AgentTLS returns what the API server dials agents with. The agent's certificate must name the address dialled.
+func (p *PKI) AgentTLS() *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS12,
+		RootCAs:    p.Pool(),
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			return &p.client.Load().tls, nil
+		},
+	}
+}
+
+// DNSClient returns the certificate and key, in PEM, by which the DNS server reads the filtered etcd endpoint.
+func (p *PKI) DNSClient() (certificate, key []byte) {
+	dns := p.dns.Load()
+	return dns.certPEM, dns.keyPEM
+}
+
+// KubeconfigPath is where the administrator's kubeconfig lies.
+func (p *PKI) KubeconfigPath() string { return filepath.Join(p.dir, "admin.kubeconfig") }
+
+// TokenPath is where the join token lies.
+func (p *PKI) TokenPath() string { return filepath.Join(p.dir, "join-token") }
+
+func (p *PKI) path(file string) string { return filepath.Join(p.dir, "pki", file) }
+
+// writeFile replaces path in one step, so that a crash leaves the old or the new content and never a part. The folder is
+// synced too: a key that a node already trusts must outlive a power cut.
+func writeFile(path string, data []byte, mode os.FileMode) error {
+	file, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(file.Name())
+	_, err = file.Write(data)
+	err = errors.Join(err, file.Chmod(mode), file.Sync(), file.Close())
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	if err := os.Rename(file.Name(), path); err != nil {
+		return err
+	}
+	folder, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(folder.Sync(), folder.Close())
+}
+
+func encodePEM(kind string, der []byte) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
+}

@@ -1,0 +1,227 @@
+package pki
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/hex"
+	"encoding/pem"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"k8s.io/client-go/tools/clientcmd"
+)
+
+func testOptions() Options {
+	return Options{Server: "https://198.18.0.1:6443", SANs: []string{"198.18.0.1", "api.example.test"},
+		ServiceIPs: []netip.Addr{netip.MustParseAddr("10.96.0.1")}}
+}
+
+func mustOpen(t *testing.T, dir string, o Options) *PKI {
+	t.Helper()
+	p, err := Open(dir, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+func request(t *testing.T, names []string, addresses ...string) []byte {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.CertificateRequest{Subject: pkix.Name{CommonName: "system:admin", Organization: []string{MastersGroup}}, DNSNames: names}
+	for _, a := range addresses {
+		template.IPAddresses = append(template.IPAddresses, net.ParseIP(a))
+	}
+	der, err := x509.CreateCertificateRequest(rand.Reader, template, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return encodePEM("CERTIFICATE REQUEST", der)
+}
+
+func TestOpenKeepsWhatItMade(t *testing.T) {
+	dir := t.TempDir()
+	first := mustOpen(t, dir, testOptions())
+	before := map[string]string{}
+	for _, file := range []string{"pki/ca.crt", "pki/ca.key", "pki/apiserver.crt", "pki/apiserver.key", "admin.kubeconfig", "join-token"} {
+		before[file] = read(t, filepath.Join(dir, file))
+	}
+	second := mustOpen(t, dir, testOptions())
+	for file, want := range before {
+		if read(t, filepath.Join(dir, file)) != want {
+			t.Errorf("%s changed when the authority was opened again", file)
+		}
+	}
+	if first.JoinToken() != second.JoinToken() || !second.CheckToken(first.JoinToken()) {
+		t.Error("the join token did not survive")
+	}
+	for _, file := range []string{"pki/ca.key", "pki/apiserver.key", "pki/admin.key", "pki/skep-dns.key", "admin.kubeconfig", "join-token"} {
+		info, err := os.Stat(filepath.Join(dir, file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.Mode().Perm() != 0o600 {
+			t.Errorf("%s has mode %o, want 600", file, info.Mode().Perm())
+		}
+	}
+}
+
+func TestServingCertificateNames(t *testing.T) {
+	p := mustOpen(t, t.TempDir(), testOptions())
+	certificate, err := p.ServerTLS().GetCertificate(&tls.ClientHelloInfo{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc",
+		"kubernetes.default.svc.cluster.local", "127.0.0.1", "::1", "10.96.0.1", "198.18.0.1", "api.example.test"} {
+		if _, err := certificate.Leaf.Verify(x509.VerifyOptions{Roots: p.Pool(), DNSName: name}); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if certificate.Leaf.VerifyHostname("elsewhere.test") == nil {
+		t.Error("the certificate serves a name nobody asked for")
+	}
+}
+
+func TestRepair(t *testing.T) {
+	dir := t.TempDir()
+	p := mustOpen(t, dir, testOptions())
+	oldServing, _ := p.ServerTLS().GetCertificate(nil)
+	for _, file := range []string{"pki/ca.crt", "pki/apiserver.key", "pki/admin.crt", "pki/skep-dns.crt", "admin.kubeconfig", "join-token"} {
+		t.Run(strings.ReplaceAll(file, "/", "-"), func(t *testing.T) {
+			if err := os.Remove(filepath.Join(dir, file)); err != nil {
+				t.Fatal(err)
+			}
+			q := mustOpen(t, dir, testOptions())
+			if read(t, filepath.Join(dir, file)) == "" {
+				t.Error("not written again")
+			}
+			if _, err := oldServing.Leaf.Verify(x509.VerifyOptions{Roots: q.Pool(), DNSName: "localhost"}); err != nil {
+				t.Errorf("a certificate from before is no longer trusted: %v", err)
+			}
+			if token := strings.TrimSpace(read(t, q.TokenPath())); token != q.JoinToken() {
+				t.Errorf("join-token holds %q, want %q", token, q.JoinToken())
+			}
+		})
+	}
+	if err := os.WriteFile(filepath.Join(dir, "pki/apiserver.crt"), []byte("torn"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	mustOpen(t, dir, testOptions())
+	if err := os.Remove(filepath.Join(dir, "pki/ca.key")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(dir, testOptions()); err == nil || !strings.Contains(err.Error(), "ca.key is missing") {
+		t.Errorf("Open without the CA's key: %v, want an error that says what to do", err)
+	}
+}
+
+func TestNewNamesAndAgeRenew(t *testing.T) {
+	dir := t.TempDir()
+	mustOpen(t, dir, testOptions())
+	served := read(t, filepath.Join(dir, "pki/apiserver.crt"))
+	admin := read(t, filepath.Join(dir, "pki/admin.crt"))
+	more := testOptions()
+	more.SANs = append(more.SANs, "later.test")
+	mustOpen(t, dir, more)
+	if read(t, filepath.Join(dir, "pki/apiserver.crt")) == served {
+		t.Error("a new SAN did not renew the serving certificate")
+	}
+	if read(t, filepath.Join(dir, "pki/admin.crt")) != admin {
+		t.Error("a new SAN renewed the administrator's certificate")
+	}
+	ca := read(t, filepath.Join(dir, "pki/ca.crt"))
+	more.Now = func() time.Time { return time.Now().Add(leafLifetime * 3 / 4) }
+	mustOpen(t, dir, more)
+	if read(t, filepath.Join(dir, "pki/admin.crt")) == admin {
+		t.Error("a certificate near its end was not renewed")
+	}
+	if read(t, filepath.Join(dir, "pki/ca.crt")) != ca {
+		t.Error("the CA was renewed though most of its life is left")
+	}
+	config, err := clientcmd.LoadFromFile(filepath.Join(dir, "admin.kubeconfig"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(config.AuthInfos["skep-admin"].ClientCertificateData) != read(t, filepath.Join(dir, "pki/admin.crt")) {
+		t.Error("the kubeconfig does not hold the renewed certificate")
+	}
+}
+
+func TestSignNode(t *testing.T) {
+	p := mustOpen(t, t.TempDir(), testOptions())
+	signed, err := p.SignNode("node1", request(t, []string{"node1", "node1.example.test"}, "198.18.0.11"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, _ := pem.Decode(signed)
+	leaf, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if leaf.Subject.CommonName != "system:node:node1" || leaf.Subject.Organization[0] != NodesGroup || len(leaf.Subject.Organization) != 1 || leaf.IsCA {
+		t.Errorf("subject %v, CA %v: the request decided who the node is", leaf.Subject, leaf.IsCA)
+	}
+	for _, usage := range []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth} {
+		if _, err := leaf.Verify(x509.VerifyOptions{Roots: p.Pool(), DNSName: "198.18.0.11", KeyUsages: []x509.ExtKeyUsage{usage}}); err != nil {
+			t.Error(err)
+		}
+	}
+	refused := map[string]struct {
+		name string
+		csr  []byte
+	}{
+		"another node's name":      {"node1", request(t, []string{"node2"})},
+		"the service's name":       {"kubernetes", request(t, []string{"kubernetes.default"})},
+		"the service's address":    {"node1", request(t, nil, "10.96.0.1")},
+		"no address":               {"node1", request(t, nil, "0.0.0.0")},
+		"a bad node name":          {"Node_1", request(t, nil)},
+		"no request":               {"node1", []byte("hello")},
+		"a certificate":            {"node1", p.CA()},
+		"a request that is cut":    {"node1", encodePEM("CERTIFICATE REQUEST", []byte{1, 2, 3})},
+		"a name with a path in it": {"../../ca", request(t, nil)},
+	}
+	for what, r := range refused {
+		if _, err := p.SignNode(r.name, r.csr); err == nil {
+			t.Errorf("%s was signed", what)
+		}
+	}
+}
+
+func TestJoinToken(t *testing.T) {
+	p := mustOpen(t, t.TempDir(), testOptions())
+	parts := strings.Split(p.JoinToken(), ".")
+	block, _ := pem.Decode(p.CA())
+	sum := sha256.Sum256(block.Bytes)
+	if len(parts) != 3 || parts[0] != "skep1" || parts[1] != hex.EncodeToString(sum[:])[:32] || len(parts[2]) != 32 {
+		t.Fatalf("token %q", p.JoinToken())
+	}
+	for _, wrong := range []string{"", "skep1", "skep1..", parts[2], "skep1." + parts[1] + ".", "skep2." + parts[1] + "." + parts[2],
+		p.JoinToken() + "0", p.JoinToken()[:len(p.JoinToken())-1]} {
+		if p.CheckToken(wrong) {
+			t.Errorf("%q was taken for the token", wrong)
+		}
+	}
+}
