@@ -1,0 +1,99 @@
+// Package resource is what the API server and the control loops read and write
+// through: it owns the rules of every kind (defaults, validation, what may
+// change, what is allocated with it) and the ways in which objects are created,
+// changed and deleted, with Kubernetes' semantics and error texts. It never
+// speaks HTTP, and it reaches etcd through storage only.
+package resource
+
+import (
+	"context"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"time"
+
+	"github.com/skep-io/skep/controlplane/storage"
+	"github.com/skep-io/skep/controlplane/watchcache"
+)
+
+// Object is an API object of a v1 type.
+type Object = watchcache.Resource
+
+// Kind says how the objects of one resource behave. Functions may be nil where
+// a kind has nothing to say. Objects that come to a function as old or current
+// are shared and must not be changed.
+type Kind struct {
+	GVK        schema.GroupVersionKind
+	Resource   string
+	Singular   string
+	ShortNames []string
+	Categories []string
+	Namespaced bool
+	// Verbs are those that discovery tells.
+	Verbs []string
+
+	New     func() Object
+	NewList func() runtime.Object
+	// TTL is after how long an object goes away by itself; 0: never.
+	TTL time.Duration
+
+	Default          func(Object)
+	PrepareForCreate func(Object)
+	ValidateCreate   func(Object) field.ErrorList
+	PrepareForUpdate func(obj, old Object)
+	ValidateUpdate   func(obj, old Object) field.ErrorList
+	// SpecChanged says whether an update is one that raises metadata.generation,
+	// which then starts at 1. Nil: the kind has no generation of its own.
+	SpecChanged func(obj, old Object) bool
+	// Status is the status subresource, nil if there is none.
+	Status   *Subresource
+	Warnings func(Object) []string
+	// Fields are the selectable fields besides metadata.name and metadata.namespace.
+	// It returns the same names for every object, also for an empty one.
+	Fields func(Object) fields.Set
+	// Indexes are looked up by a field selector on the same name, and by ByIndex.
+	Indexes map[string]func(Object) []string
+	// Allocate adds to tx what must land, or be freed, together with the object;
+	// it may set fields of obj. old is nil on create, obj is nil on delete.
+	Allocate func(ctx context.Context, r *Registry, tx *Tx, obj, old Object) error
+	// GracePeriod says how long a deletion waits for the object's owner on a node,
+	// and whether it waits at all. Nil: objects are deleted at once.
+	GracePeriod func(obj Object, opts *metav1.DeleteOptions) (seconds int64, graceful bool)
+	// Scale reaches the replicas for the scale subresource, nil if there is none.
+	Scale *ScaleAccess
+}
+
+// Subresource is a part of the object that is updated on its own.
+type Subresource struct {
+	// PrepareForUpdate puts back what the subresource may not change.
+	PrepareForUpdate func(obj, old Object)
+	Validate         func(obj, old Object) field.ErrorList
+}
+
+// ScaleAccess reads and sets what the scale subresource shows.
+type ScaleAccess struct {
+	Replicas    func(Object) int32
+	SetReplicas func(obj Object, replicas int32)
+	Current     func(Object) int32
+	Selector    func(Object) string
+}
+
+// Tx collects what is written in one transaction.
+type Tx struct {
+	Guards []storage.Guard
+	Ops    []storage.Op
+}
+
+// GroupResource is the name that errors and storage keys are made of.
+func (k *Kind) GroupResource() schema.GroupResource {
+	return schema.GroupResource{Group: k.GVK.Group, Resource: k.Resource}
+}
+
+// GroupVersionResource is the name that request paths are made of.
+func (k *Kind) GroupVersionResource() schema.GroupVersionResource {
+	return k.GVK.GroupVersion().WithResource(k.Resource)
+}

@@ -1,0 +1,104 @@
+// Package storage is the only way from Skep to etcd. It owns the layout of the
+// keys, the form of the values and the transactions, all as kube-apiserver
+// writes them, so that either can read what the other wrote. It knows nothing
+// of kinds' rules, of caches or of HTTP, and it never runs an etcd server.
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// MaxOps is the largest number of guards, and of ops, that one Commit takes:
+// the limit that etcd has by default.
+const MaxOps = 128
+
+var (
+	// ErrNotFound says that a key has no value.
+	ErrNotFound = errors.New("key not found")
+	// ErrCompacted says that a watch asked for a revision whose history etcd no longer has.
+	ErrCompacted = errors.New("revision has been compacted")
+)
+
+// KeyValue is one value and the revisions that made it.
+type KeyValue struct {
+	Key                         string
+	Value                       []byte
+	CreateRevision, ModRevision int64
+}
+
+// Guard is a condition of a Commit: Key's last change was at ModRevision; 0 means that it must not exist.
+type Guard struct {
+	Key         string
+	ModRevision int64
+}
+
+// Op is one change of a Commit: a put, or a delete. A put with a TTL expires
+// no earlier than the TTL says, and at most a minute or a twentieth of the TTL
+// later, whichever is less.
+type Op struct {
+	Key    string
+	Value  []byte
+	Delete bool
+	TTL    time.Duration
+}
+
+// ConflictError names the keys whose guards did not hold. Nothing was written.
+type ConflictError struct{ Keys []string }
+
+func (e *ConflictError) Error() string {
+	return fmt.Sprintf("changed since they were read: %s", strings.Join(e.Keys, ", "))
+}
+
+// EventType tells a put from a delete.
+type EventType uint8
+
+// The two things that can happen to a key.
+const (
+	Put EventType = iota
+	Delete
+)
+
+// Event is one change to one key. Value is nil for a Delete; Created tells a
+// put that made the key from one that replaced its value.
+type Event struct {
+	Key         string
+	Value       []byte
+	ModRevision int64
+	Type        EventType
+	Created     bool
+}
+
+// WatchResponse carries the events of one or more whole revisions, in order,
+// and Revision: every change up to it has been delivered. A response without
+// events is progress alone. After Err no response follows; ErrCompacted means
+// list again.
+type WatchResponse struct {
+	Events   []Event
+	Revision int64
+	Err      error
+}
+
+// Interface is what the control plane needs of a store.
+type Interface interface {
+	// Get reads one key, linearizable, or returns ErrNotFound.
+	Get(ctx context.Context, key string) (KeyValue, error)
+	// List reads all keys below prefix, in order, as they were at the returned revision. It is linearizable.
+	List(ctx context.Context, prefix string) (kvs []KeyValue, revision int64, err error)
+	// Commit applies all ops if all guards hold, and returns the revision that
+	// made them; otherwise it applies none and returns a *ConflictError. An error
+	// of another type leaves open whether the ops were applied.
+	Commit(ctx context.Context, guards []Guard, ops []Op) (revision int64, err error)
+	// Watch delivers the changes below prefix that came after the revision, in
+	// order and without gaps, over lost connections too. The channel is closed when
+	// ctx ends or after a response with Err.
+	Watch(ctx context.Context, prefix string, after int64) <-chan WatchResponse
+	// RequestProgress makes the running watches report how far they are, without
+	// waiting for it. A store that is busy may drop the request.
+	RequestProgress(ctx context.Context) error
+	// Revision is the store's current revision, linearizable.
+	Revision(ctx context.Context) (int64, error)
+}

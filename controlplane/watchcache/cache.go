@@ -1,0 +1,4 @@
+package watchcache
+
+// Cache holds the objects of one kind.
+type Cache struct{}
