@@ -1,0 +1,181 @@
+package runtime
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/containers"
+)
+
+// State is where a container is in its life.
+type State string
+
+// A container is Created until its process starts; Exited is final.
+const (
+	Created State = "created"
+	Running State = "running"
+	Exited  State = "exited"
+)
+
+// Container is one attempt to run one container of a pod. Values are copies.
+type Container struct {
+	ID           string
+	PodNamespace string
+	PodName      string
+	PodUID       string
+	Name         string
+	Attempt      int
+	SpecHash     string
+	Image        string // as normalised: what the pod's image names
+	ImageID      string // digest of the image's manifest, with its repository where known
+	CgroupPath   string // under each hierarchy's root
+	LogPath      string
+	StopSignal   string
+	Terminal     bool
+	HostPID      bool
+
+	State      State
+	Pid        int
+	ExitCode   int
+	Reason     string // of the exit: Completed, Error, OOMKilled, Unknown, ...
+	Message    string // termination message
+	CreatedAt  time.Time
+	StartedAt  time.Time
+	FinishedAt time.Time
+
+	TerminationMessagePolicy string
+}
+
+// Label names; everything that adoption needs to know who a container is.
+const (
+	labelPodNamespace = "skep.io/pod.namespace"
+	labelPodName      = "skep.io/pod.name"
+	labelPodUID       = "skep.io/pod.uid"
+	labelName         = "skep.io/container.name"
+	labelAttempt      = "skep.io/container.attempt"
+	labelSpecHash     = "skep.io/container.spec-hash"
+	labelImageID      = "skep.io/container.image-id"
+	labelLogPath      = "skep.io/container.log-path"
+	labelCgroup       = "skep.io/container.cgroup"
+	labelStopSignal   = "skep.io/container.stop-signal"
+	labelTerminal     = "skep.io/container.terminal"
+	labelHostPID      = "skep.io/container.host-pid"
+	labelTermPolicy   = "skep.io/container.termination-message-policy"
+)
+
+// sandboxAnnotation is what containerd's runc shim groups tasks by: all
+// containers whose spec carries the same value share one shim process.
+const sandboxAnnotation = "io.kubernetes.cri.sandbox-id"
+
+func (c *Container) labels() map[string]string {
+	return map[string]string{
+		labelPodNamespace: c.PodNamespace,
+		labelPodName:      c.PodName,
+		labelPodUID:       c.PodUID,
+		labelName:         c.Name,
+		labelAttempt:      strconv.Itoa(c.Attempt),
+		labelSpecHash:     c.SpecHash,
+		labelImageID:      c.ImageID,
+		labelLogPath:      c.LogPath,
+		labelCgroup:       c.CgroupPath,
+		labelStopSignal:   c.StopSignal,
+		labelTerminal:     strconv.FormatBool(c.Terminal),
+		labelHostPID:      strconv.FormatBool(c.HostPID),
+		labelTermPolicy:   c.TerminationMessagePolicy,
+	}
+}
+
+func fromLabels(m containers.Container) (Container, error) {
+	attempt, err := strconv.Atoi(m.Labels[labelAttempt])
+	if err != nil {
+		return Container{}, fmt.Errorf("container %s: label %s: %w", m.ID, labelAttempt, err)
+	}
+	return Container{
+		ID:           m.ID,
+		PodNamespace: m.Labels[labelPodNamespace],
+		PodName:      m.Labels[labelPodName],
+		PodUID:       m.Labels[labelPodUID],
+		Name:         m.Labels[labelName],
+		Attempt:      attempt,
+		SpecHash:     m.Labels[labelSpecHash],
+		Image:        m.Image,
+		ImageID:      m.Labels[labelImageID],
+		CgroupPath:   m.Labels[labelCgroup],
+		LogPath:      m.Labels[labelLogPath],
+		StopSignal:   m.Labels[labelStopSignal],
+		Terminal:     m.Labels[labelTerminal] == "true",
+		HostPID:      m.Labels[labelHostPID] == "true",
+		State:        Created,
+		CreatedAt:    m.CreatedAt,
+
+		TerminationMessagePolicy: m.Labels[labelTermPolicy],
+	}, nil
+}
+
+// NewID returns a container ID in the form that containerd's users know.
+func NewID() string {
+	var b [32]byte
+	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
+	return hex.EncodeToString(b[:])
+}
+
+// PodDir is the pod's folder that survives a reboot.
+func (r *Runtime) PodDir(podUID string) string {
+	return filepath.Join(r.cfg.StateDir, "pods", podUID)
+}
+
+// LogPath is where the lines of an attempt go.
+func (r *Runtime) LogPath(podUID, container string, attempt int) string {
+	return filepath.Join(r.PodDir(podUID), "logs", container, strconv.Itoa(attempt)+".log")
+}
+
+func (r *Runtime) recordPath(c *Container) string {
+	return filepath.Join(r.PodDir(c.PodUID), "containers", fmt.Sprintf("%s.%d.json", c.Name, c.Attempt))
+}
+
+func (r *Runtime) messagePath(c *Container) string {
+	return filepath.Join(r.PodDir(c.PodUID), "containers", fmt.Sprintf("%s.%d.message", c.Name, c.Attempt))
+}
+
+// writeRecord replaces the container's record by rename: a reader sees the
+// old or the new one, never a part.
+func (r *Runtime) writeRecord(c *Container) error {
+	path := r.recordPath(c)
+	data, err := json.Marshal(c)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
+		return fmt.Errorf("container record: %w", err)
+	}
+	if err := os.WriteFile(path+".new", data, 0o600); err != nil {
+		return fmt.Errorf("container record: %w", err)
+	}
+	return os.Rename(path+".new", path)
+}
+
+// readRecords returns every record on disk by container ID; an unreadable
+// one is removed, since its container can only be judged by containerd.
+func (r *Runtime) readRecords() map[string]Container {
+	records := map[string]Container{}
+	paths, _ := filepath.Glob(filepath.Join(r.cfg.StateDir, "pods", "*", "containers", "*.json"))
+	for _, path := range paths {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			continue
+		}
+		var c Container
+		if json.Unmarshal(data, &c) != nil || c.ID == "" {
+			_ = os.Remove(path)
+			continue
+		}
+		records[c.ID] = c
+	}
+	return records
+}

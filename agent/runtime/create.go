@@ -1,0 +1,245 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	tasks "github.com/containerd/containerd/api/services/tasks/v1"
+	"github.com/containerd/containerd/api/types"
+	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/typeurl/v2"
+)
+
+const (
+	runtimeName = "io.containerd.runc.v2"
+	// gcRoot keeps a snapshot that no container names yet.
+	gcRoot             = "containerd.io/gc.root"
+	labelSnapshotOwner = "skep.io/snapshot.pod"
+)
+
+// ErrNoCommand means that neither the pod nor the image says what to run.
+var ErrNoCommand = errors.New("no command specified")
+
+// ConfigError is a container that cannot be made as the pod asks; trying
+// again does not help until the pod or the image changes.
+type ConfigError struct{ Err error }
+
+func (e *ConfigError) Error() string { return e.Err.Error() }
+func (e *ConfigError) Unwrap() error { return e.Err }
+
+func configErrorf(format string, args ...any) error {
+	return &ConfigError{fmt.Errorf(format, args...)}
+}
+
+// Prepared is a root file system made ahead of its container.
+type Prepared struct {
+	ID     string
+	image  Image
+	mounts []mount.Mount
+}
+
+// Prepare makes a writable root file system of the image, while the pod's
+// namespaces and volumes are still being made. Discard it if no container
+// comes of it.
+func (r *Runtime) Prepare(ctx context.Context, podUID, image string) (*Prepared, error) {
+	ctx = r.ctx(ctx)
+	img, err := r.Image(ctx, image)
+	if err != nil {
+		return nil, err
+	}
+	p := &Prepared{ID: NewID(), image: img}
+	// The label tells the stray clean-up of the next agent that this is ours.
+	p.mounts, err = r.snapshotter().Prepare(ctx, p.ID, img.chainID, snapshots.WithLabels(map[string]string{
+		gcRoot:             time.Now().UTC().Format(time.RFC3339),
+		labelSnapshotOwner: podUID,
+	}))
+	if err != nil {
+		r.images.clear() // the image may have gone from under us
+		return nil, fmt.Errorf("prepare root file system of %s: %w", image, err)
+	}
+	return p, nil
+}
+
+// Discard removes a prepared root file system.
+func (r *Runtime) Discard(ctx context.Context, p *Prepared) error {
+	return r.snapshotter().Remove(r.ctx(ctx), p.ID)
+}
+
+// Create makes the container and its task. The process exists afterwards,
+// stopped before its first instruction; Start lets it go. On error nothing is
+// left of it, the prepared root file system included.
+func (r *Runtime) Create(ctx context.Context, p *Prepared, cfg ContainerConfig) (_ Container, err error) {
+	ctx = r.ctx(ctx)
+	c := Container{
+		ID: p.ID, PodNamespace: cfg.PodNamespace, PodName: cfg.PodName, PodUID: cfg.PodUID,
+		Name: cfg.Name, Attempt: cfg.Attempt, SpecHash: cfg.SpecHash,
+		Image: p.image.Name, ImageID: p.image.ID,
+		CgroupPath: filepath.Join(r.podCgroup(cfg.PodUID), p.ID),
+		LogPath:    r.LogPath(cfg.PodUID, cfg.Name, cfg.Attempt),
+		StopSignal: p.image.config.StopSignal, Terminal: cfg.TTY, HostPID: cfg.HostPID,
+		State: Created, CreatedAt: time.Now(),
+		TerminationMessagePolicy: cfg.TerminationMessagePolicy,
+	}
+	e := &entry{Container: c, exited: make(chan struct{})}
+	r.insert(e)
+	defer func() {
+		if err != nil {
+			r.mu.Lock()
+			delete(r.containers, c.ID)
+			r.mu.Unlock()
+			background, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+			defer cancel()
+			r.discard(background, c.ID)
+			r.cfg.Logs.Close(c.ID)
+		}
+	}()
+	if err := r.makeMessageFile(&c, cfg.TerminationMessagePath); err != nil {
+		return c, err
+	}
+	spec, err := r.buildSpec(&c, cfg, p)
+	if err != nil {
+		return c, err
+	}
+	stored, err := typeurl.MarshalAny(spec)
+	if err != nil {
+		return c, fmt.Errorf("encode spec: %w", err)
+	}
+	if _, err := r.client.ContainerService().Create(ctx, containers.Container{
+		ID: c.ID, Labels: c.labels(), Image: c.Image,
+		Runtime:     containers.RuntimeInfo{Name: runtimeName},
+		Spec:        stored,
+		SnapshotKey: c.ID, Snapshotter: r.cfg.Snapshotter,
+	}); err != nil {
+		return c, fmt.Errorf("create container: %w", err)
+	}
+	stdout, stderr, err := r.cfg.Logs.Open(c.PodUID, c.Name, c.Attempt, c.ID)
+	if err != nil {
+		return c, fmt.Errorf("open log: %w", err)
+	}
+	if cfg.TTY {
+		stderr = ""
+	}
+	pid, err := r.createTask(ctx, c.PodUID, &tasks.CreateTaskRequest{
+		ContainerID: c.ID, Rootfs: mountsToProto(p.mounts), Terminal: cfg.TTY, Stdout: stdout, Stderr: stderr,
+	})
+	if err != nil {
+		return c, fmt.Errorf("failed to create containerd task: %w", err)
+	}
+	r.mu.Lock()
+	e.Pid = pid
+	c = e.Container
+	r.mu.Unlock()
+	return c, nil
+}
+
+// createTask makes tasks of one pod one after the other: the first brings up
+// the shim that the others join.
+func (r *Runtime) createTask(ctx context.Context, podUID string, request *tasks.CreateTaskRequest) (int, error) {
+	value, _ := r.sandbox.LoadOrStore(podUID, &sync.Mutex{})
+	lock := value.(*sync.Mutex)
+	lock.Lock()
+	defer lock.Unlock()
+	response, err := r.client.TaskService().Create(ctx, request)
+	if err != nil {
+		return 0, errgrpc.ToNative(err)
+	}
+	return int(response.Pid), nil
+}
+
+func (r *Runtime) makeMessageFile(c *Container, path string) error {
+	if path == "" {
+		return nil
+	}
+	file := r.messagePath(c)
+	if err := os.MkdirAll(filepath.Dir(file), 0o711); err != nil {
+		return fmt.Errorf("termination message file: %w", err)
+	}
+	if err := os.WriteFile(file, nil, 0o666); err != nil {
+		return fmt.Errorf("termination message file: %w", err)
+	}
+	return os.Chmod(file, 0o666)
+}
+
+// Start lets a created container run.
+func (r *Runtime) Start(ctx context.Context, id string) (Container, error) {
+	ctx = r.ctx(ctx)
+	e, ok := r.lookup(id)
+	if !ok {
+		return Container{}, fmt.Errorf("container %s is not known", id)
+	}
+	if _, err := r.client.TaskService().Start(ctx, &tasks.StartRequest{ContainerID: id}); err != nil {
+		r.mu.Lock()
+		delete(r.containers, id)
+		c := e.Container
+		r.mu.Unlock()
+		background, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+		defer cancel()
+		r.discard(background, id)
+		r.cfg.Logs.Close(id)
+		return c, fmt.Errorf("failed to start containerd task: %w", errgrpc.ToNative(err))
+	}
+	r.mu.Lock()
+	e.State, e.StartedAt = Running, time.Now()
+	overtaken, code, at := !e.FinishedAt.IsZero(), e.ExitCode, e.FinishedAt
+	if overtaken && at.Before(e.StartedAt) {
+		e.StartedAt = at
+	}
+	c := e.Container
+	r.mu.Unlock()
+	// The record holds what labels cannot: that and when it started. Labels
+	// alone suffice to adopt a running container, so its loss is survivable.
+	if err := r.writeRecord(&c); err != nil {
+		return c, err
+	}
+	if overtaken {
+		r.exited(id, code, at)
+	}
+	return c, nil
+}
+
+// Forget removes every trace of an exited container: its record and message.
+func (r *Runtime) Forget(id string) {
+	r.mu.Lock()
+	e, ok := r.containers[id]
+	if !ok || e.State != Exited {
+		r.mu.Unlock()
+		return
+	}
+	delete(r.containers, id)
+	c := e.Container
+	r.mu.Unlock()
+	_ = os.Remove(r.recordPath(&c))
+	_ = os.Remove(r.messagePath(&c))
+}
+
+// ForgetPod removes the pod's records and its state folder. Its containers
+// must have exited.
+func (r *Runtime) ForgetPod(podUID string) error {
+	for _, c := range r.Containers() {
+		if c.PodUID == podUID {
+			r.Forget(c.ID)
+		}
+	}
+	r.sandbox.Delete(podUID)
+	if err := os.RemoveAll(r.PodDir(podUID)); err != nil {
+		return fmt.Errorf("remove pod folder: %w", err)
+	}
+	return nil
+}
+
+func mountsToProto(mounts []mount.Mount) []*types.Mount {
+	list := make([]*types.Mount, 0, len(mounts))
+	for _, m := range mounts {
+		list = append(list, &types.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})
+	}
+	return list
+}
+

@@ -1,0 +1,305 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	containerd "github.com/containerd/containerd/v2/client"
+	"golang.org/x/sys/unix"
+)
+
+// DaemonConfig says where a private containerd keeps its things.
+type DaemonConfig struct {
+	Binary string // looked up in PATH when empty
+	Root   string // persistent: content, metadata, snapshots
+	State  string // lost at reboot: bundles, the socket
+	// CgroupDir is the absolute cgroup v2 folder that the daemon is born in;
+	// empty leaves it in the agent's.
+	CgroupDir string
+}
+
+// Address is the daemon's socket.
+func (c DaemonConfig) Address() string { return filepath.Join(c.State, "containerd.sock") }
+
+func (c DaemonConfig) pidFile() string    { return filepath.Join(c.State, "containerd.pid") }
+func (c DaemonConfig) configFile() string { return filepath.Join(c.State, "config.toml") }
+
+// Daemon is a private containerd that outlives the agent: stopping to watch
+// it leaves it running, and the next agent adopts it by its socket.
+type Daemon struct {
+	cfg   DaemonConfig
+	pid   int
+	child *exec.Cmd // nil when adopted
+	done  chan struct{}
+}
+
+// StartContainerd returns a private containerd that answers: the one that an
+// earlier agent left, or a new one. Until ctx ends it is started again
+// whenever it dies.
+func StartContainerd(ctx context.Context, cfg DaemonConfig) (*Daemon, error) {
+	d := &Daemon{cfg: cfg, done: make(chan struct{})}
+	if err := d.ensure(ctx); err != nil {
+		return nil, err
+	}
+	go d.keep(ctx)
+	return d, nil
+}
+
+// Address is the socket to connect to.
+func (d *Daemon) Address() string { return d.cfg.Address() }
+
+// Done is closed when the daemon is no longer watched (ctx ended).
+func (d *Daemon) Done() <-chan struct{} { return d.done }
+
+// Stop ends the daemon that this configuration describes, if one runs, and
+// waits for it. Containers and their shims are not touched.
+func (c DaemonConfig) Stop(ctx context.Context) error {
+	pid := c.runningPID()
+	if pid == 0 {
+		return nil
+	}
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return nil // gone in between
+	}
+	defer unix.Close(fd)
+	if err := unix.PidfdSendSignal(fd, unix.SIGTERM, nil, 0); err != nil {
+		return nil
+	}
+	if waitPidfd(ctx, fd) == nil {
+		return nil
+	}
+	return unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+}
+
+func (d *Daemon) ensure(ctx context.Context) error {
+	if pid := d.cfg.runningPID(); pid != 0 {
+		wait, cancel := context.WithTimeout(ctx, 10*time.Second)
+		defer cancel()
+		if err := serving(wait, d.cfg.Address()); err == nil {
+			d.pid, d.child = pid, nil
+			return nil
+		}
+		slog.Warn("containerd runs but does not answer; starting another", "pid", pid, "socket", d.cfg.Address())
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+	}
+	return d.start(ctx)
+}
+
+func (d *Daemon) start(ctx context.Context) error {
+	binary := d.cfg.Binary
+	if binary == "" {
+		var err error
+		if binary, err = exec.LookPath("containerd"); err != nil {
+			return errors.New("containerd is not in PATH: install containerd (1.6 or later), or name a running one with --containerd-address")
+		}
+	}
+	for _, dir := range []string{d.cfg.Root, d.cfg.State} {
+		if err := os.MkdirAll(dir, 0o711); err != nil {
+			return fmt.Errorf("containerd folder: %w", err)
+		}
+	}
+	if err := os.WriteFile(d.cfg.configFile(), []byte(daemonConfig(d.cfg)), 0o600); err != nil {
+		return fmt.Errorf("containerd configuration: %w", err)
+	}
+	_ = os.Remove(d.cfg.Address())
+	logPath := filepath.Join(d.cfg.Root, "containerd.log")
+	logFile, err := os.OpenFile(logPath, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o640)
+	if err != nil {
+		return fmt.Errorf("containerd log: %w", err)
+	}
+	defer logFile.Close()
+
+	cmd := exec.Command(binary, "--config", d.cfg.configFile())
+	cmd.Stdout, cmd.Stderr = logFile, logFile
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if d.cfg.CgroupDir != "" {
+		if err := os.MkdirAll(d.cfg.CgroupDir, 0o755); err != nil {
+			return fmt.Errorf("cgroup for containerd: %w", err)
+		}
+		dir, err := os.Open(d.cfg.CgroupDir)
+		if err != nil {
+			return fmt.Errorf("cgroup for containerd: %w", err)
+		}
+		defer dir.Close()
+		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(dir.Fd())
+	}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start %s: %w", binary, err)
+	}
+	exited := make(chan struct{})
+	go func() { _ = cmd.Wait(); close(exited) }()
+	// The pid file comes before the daemon answers: an agent killed here leaves
+	// a daemon that the next one still recognises.
+	if err := os.WriteFile(d.cfg.pidFile(), []byte(strconv.Itoa(cmd.Process.Pid)), 0o644); err != nil {
+		return fmt.Errorf("containerd pid file: %w", err)
+	}
+	wait, cancel := context.WithTimeout(ctx, 60*time.Second)
+	defer cancel()
+	go func() {
+		select {
+		case <-exited:
+			cancel()
+		case <-wait.Done():
+		}
+	}()
+	if err := serving(wait, d.cfg.Address()); err != nil {
+		return fmt.Errorf("containerd (pid %d) does not answer on %s: %w; see %s", cmd.Process.Pid, d.cfg.Address(), err, logPath)
+	}
+	d.pid, d.child = cmd.Process.Pid, cmd
+	return nil
+}
+
+// keep waits for the daemon's death and starts it again.
+func (d *Daemon) keep(ctx context.Context) {
+	defer close(d.done)
+	for ctx.Err() == nil {
+		if fd, err := unix.PidfdOpen(d.pid, 0); err == nil {
+			err = waitPidfd(ctx, fd)
+			unix.Close(fd)
+			if err != nil {
+				return
+			}
+		}
+		slog.Warn("containerd died; starting it again", "pid", d.pid)
+		for delay := 50 * time.Millisecond; ; delay = min(2*delay, 10*time.Second) {
+			err := d.ensure(ctx)
+			if err == nil {
+				slog.Info("containerd answers again", "pid", d.pid)
+				break
+			}
+			slog.Error("containerd does not start", "err", err)
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(delay):
+			}
+		}
+	}
+}
+
+// runningPID is the process named by the pid file if it still is this
+// daemon: a recycled pid does not carry our configuration file's name.
+func (c DaemonConfig) runningPID() int {
+	data, err := os.ReadFile(c.pidFile())
+	if err != nil {
+		return 0
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(data)))
+	if err != nil || pid <= 1 {
+		return 0
+	}
+	cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	if err != nil || !strings.Contains(string(cmdline), c.configFile()) {
+		return 0
+	}
+	return pid
+}
+
+// waitPidfd returns nil when the process has ended, or ctx's error.
+func waitPidfd(ctx context.Context, fd int) error {
+	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(wake)
+	stop := make(chan struct{})
+	finished := make(chan struct{})
+	go func() {
+		defer close(finished)
+		select {
+		case <-ctx.Done():
+			_, _ = unix.Write(wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+		case <-stop:
+		}
+	}()
+	defer func() { close(stop); <-finished }()
+	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}, {Fd: int32(wake), Events: unix.POLLIN}}
+	for {
+		_, err := unix.Poll(fds, -1)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return err
+		case fds[0].Revents != 0:
+			return nil
+		default:
+			return ctx.Err()
+		}
+	}
+}
+
+// serving returns when containerd answers at address.
+func serving(ctx context.Context, address string) error {
+	client, err := containerd.New(address, containerd.WithTimeout(100*time.Millisecond))
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	var last error
+	for {
+		ok, err := client.IsServing(ctx)
+		if err == nil && ok {
+			return nil
+		}
+		if err != nil {
+			last = err
+		}
+		if ctx.Err() != nil {
+			return errors.Join(ctx.Err(), last)
+		}
+	}
+}
+
+// unneeded are plugins that a node of ours never uses, by their names in
+// containerd 1.6 and in 2.x; a name that a version does not know is ignored.
+var unneeded = []string{
+	"io.containerd.grpc.v1.cri",
+	"io.containerd.cri.v1.images",
+	"io.containerd.cri.v1.runtime",
+	"io.containerd.podsandbox.controller.v1.podsandbox",
+	"io.containerd.sandbox.controller.v1.podsandbox",
+	"io.containerd.nri.v1.nri",
+	"io.containerd.internal.v1.opt",
+	"io.containerd.internal.v1.restart",
+	"io.containerd.internal.v1.tracing",
+	"io.containerd.tracing.processor.v1.otlp",
+	"io.containerd.monitor.v1.cgroups",
+	"io.containerd.monitor.task.v1.cgroups",
+	"io.containerd.snapshotter.v1.aufs",
+	"io.containerd.snapshotter.v1.btrfs",
+	"io.containerd.snapshotter.v1.devmapper",
+	"io.containerd.snapshotter.v1.zfs",
+	"io.containerd.snapshotter.v1.blockfile",
+	"io.containerd.snapshotter.v1.erofs",
+	"io.containerd.runtime.v1.linux",
+}
+
+func daemonConfig(c DaemonConfig) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "version = 2\nroot = %q\nstate = %q\noom_score = -999\n", c.Root, c.State)
+	b.WriteString("disabled_plugins = [")
+	for i, p := range unneeded {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		fmt.Fprintf(&b, "%q", p)
+	}
+	b.WriteString("]\n")
+	fmt.Fprintf(&b, "[grpc]\n  address = %q\n", c.Address())
+	// A ttrpc socket of its own: the default lies in /run/containerd and would
+	// be shared with a system containerd.
+	fmt.Fprintf(&b, "[ttrpc]\n  address = %q\n", c.Address()+".ttrpc")
+	b.WriteString("[debug]\n  level = \"warn\"\n")
+	return b.String()
+}

@@ -1,0 +1,213 @@
+package runtime
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	apievents "github.com/containerd/containerd/api/events"
+	tasks "github.com/containerd/containerd/api/services/tasks/v1"
+	"github.com/containerd/containerd/v2/core/events"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/typeurl/v2"
+)
+
+// Run follows containerd's events until ctx ends. When the stream breaks
+// (containerd died) it subscribes again and then compares, in this order, so
+// that nothing falls between.
+func (r *Runtime) Run(ctx context.Context) error {
+	ctx = r.ctx(ctx)
+	for delay := 20 * time.Millisecond; ; delay = min(2*delay, 2*time.Second) {
+		began := time.Now()
+		err := r.follow(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		slog.Warn("containerd's event stream ended; subscribing again", "err", err)
+		if time.Since(began) > 10*time.Second {
+			delay = 20 * time.Millisecond
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(delay):
+		}
+	}
+}
+
+func (r *Runtime) follow(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	envelopes, failed := r.client.EventService().Subscribe(ctx,
+		`namespace==`+Namespace+`,topic=="/tasks/exit"`,
+		`namespace==`+Namespace+`,topic~="^/images/"`)
+	if _, err := r.client.IsServing(ctx); err != nil {
+		return err
+	}
+	r.images.clear()
+	adopted := make(chan error, 1)
+	go func() { adopted <- r.adopt(ctx, false) }()
+	for {
+		select {
+		case e := <-envelopes:
+			r.handle(e)
+		case err := <-adopted:
+			if err != nil {
+				return err
+			}
+		case err := <-failed:
+			return err
+		}
+	}
+}
+
+func (r *Runtime) handle(e *events.Envelope) {
+	if strings.HasPrefix(e.Topic, "/images/") {
+		r.images.clear()
+		return
+	}
+	decoded, err := typeurl.UnmarshalAny(e.Event)
+	if err != nil {
+		slog.Warn("unreadable containerd event", "topic", e.Topic, "err", err)
+		return
+	}
+	if exit, ok := decoded.(*apievents.TaskExit); ok && exit.ID == exit.ContainerID {
+		r.exited(exit.ContainerID, int(exit.ExitStatus), exit.ExitedAt.AsTime())
+	}
+}
+
+// exited turns a running container into an exited one, once. The subscriber
+// hears of it first; the record is on disk before the task is deleted, so
+// the exit can be told again after a crash at any point.
+func (r *Runtime) exited(id string, code int, at time.Time) {
+	r.mu.Lock()
+	e, ok := r.containers[id]
+	if !ok || e.State != Running {
+		if ok && e.State == Created {
+			// The exit overtook Start's answer: Start reports it.
+			e.ExitCode, e.FinishedAt = code, at
+		}
+		r.mu.Unlock()
+		return
+	}
+	e.State, e.Pid, e.ExitCode, e.FinishedAt = Exited, 0, code, at
+	e.Reason = exitReason(code)
+	if code != 0 && oomKilled(e.CgroupPath) {
+		e.Reason = "OOMKilled"
+	}
+	e.Message = r.terminationMessage(&e.Container)
+	c, subscriber := e.Container, r.subscriber
+	close(e.exited)
+	r.mu.Unlock()
+
+	if subscriber != nil {
+		subscriber(c)
+	}
+	r.work.Add(1)
+	go func() {
+		defer r.work.Done()
+		if err := r.writeRecord(&c); err != nil {
+			slog.Error("exit not recorded", "container", c.ID, "err", err)
+		}
+		r.cleanUp(id)
+	}()
+}
+
+func exitReason(code int) string {
+	switch code {
+	case 0:
+		return "Completed"
+	case exitLost:
+		return "Unknown"
+	}
+	return "Error"
+}
+
+// maxMessage is how much of a termination message the API keeps.
+const maxMessage = 4096
+
+func (r *Runtime) terminationMessage(c *Container) string {
+	message := readHead(r.messagePath(c), maxMessage)
+	if message == "" && c.ExitCode != 0 && c.TerminationMessagePolicy == "FallbackToLogsOnError" {
+		return logTail(c.LogPath)
+	}
+	return message
+}
+
+func readHead(path string, limit int64) string {
+	f, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	data, _ := io.ReadAll(io.LimitReader(f, limit))
+	return string(data)
+}
+
+// logTail is the end of a CRI log without its prefixes: at most 80 lines or
+// 2048 bytes, as the API promises.
+func logTail(path string) string {
+	f, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	const window = 16 << 10
+	if info, err := f.Stat(); err == nil && info.Size() > window {
+		_, _ = f.Seek(-window, io.SeekEnd)
+	}
+	data, _ := io.ReadAll(io.LimitReader(f, window))
+	lines := strings.SplitAfter(string(data), "\n")
+	if len(lines) > 81 {
+		lines = lines[len(lines)-81:]
+	}
+	var b strings.Builder
+	for _, line := range lines {
+		if fields := strings.SplitN(line, " ", 4); len(fields) == 4 {
+			b.WriteString(fields[3])
+		}
+	}
+	text := b.String()
+	if len(text) > 2048 {
+		text = text[len(text)-2048:]
+	}
+	return text
+}
+
+// cleanUp removes what containerd holds of an exited container. Only its
+// record and its log stay, until Forget.
+func (r *Runtime) cleanUp(id string) {
+	ctx, cancel := context.WithTimeout(r.ctx(context.Background()), time.Minute)
+	defer cancel()
+	r.discard(ctx, id)
+	r.cfg.Logs.Close(id)
+}
+
+// discard removes task, container and snapshot, each of which may be gone.
+func (r *Runtime) discard(ctx context.Context, id string) {
+	_, err := r.client.TaskService().Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: id})
+	if err = errgrpc.ToNative(err); err != nil && errdefs.IsFailedPrecondition(err) {
+		// Still alive: created only, or a record that was wrong about it.
+		_, _ = r.client.TaskService().Kill(ctx, &tasks.KillRequest{ContainerID: id, Signal: 9, All: true})
+		_, err = r.client.TaskService().Wait(ctx, &tasks.WaitRequest{ContainerID: id})
+		if err == nil {
+			_, err = r.client.TaskService().Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: id})
+		}
+		err = errgrpc.ToNative(err)
+	}
+	if err != nil && !errdefs.IsNotFound(err) {
+		slog.Warn("task not deleted", "container", id, "err", err)
+		return
+	}
+	if err := r.client.ContainerService().Delete(ctx, id); err != nil && !errdefs.IsNotFound(err) {
+		slog.Warn("container not deleted", "container", id, "err", err)
+		return
+	}
+	if err := r.snapshotter().Remove(ctx, id); err != nil && !errdefs.IsNotFound(err) {
+		slog.Warn("snapshot not removed", "container", id, "err", err)
+	}
+}

@@ -1,0 +1,127 @@
+package runtime
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+
+	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/pkg/cio"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Size is a terminal's.
+type Size struct{ Width, Height uint16 }
+
+// ExecOptions are a command's streams; nil ones are not connected.
+type ExecOptions struct {
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+	TTY            bool
+	Resize         <-chan Size
+}
+
+// ErrNotRunning means that there is no process to join.
+var ErrNotRunning = errors.New("container is not running")
+
+// Exec runs a command in a running container, as its user and with its
+// environment, and returns the exit code. When ctx ends the command is killed.
+func (r *Runtime) Exec(ctx context.Context, id string, command []string, o ExecOptions) (int, error) {
+	ctx = r.ctx(ctx)
+	if c, ok := r.Container(id); !ok || c.State != Running {
+		return -1, fmt.Errorf("container %s: %w", id, ErrNotRunning)
+	}
+	container, err := r.client.LoadContainer(ctx, id)
+	if err != nil {
+		return -1, fmt.Errorf("exec: %w", err)
+	}
+	task, err := container.Task(ctx, nil)
+	if err != nil {
+		return -1, fmt.Errorf("exec: %w", err)
+	}
+	process, stdin, err := r.startExec(ctx, container, task, command, o)
+	if err != nil {
+		return -1, err
+	}
+	defer func() {
+		_, _ = process.Delete(context.WithoutCancel(ctx), containerd.WithProcessKill)
+	}()
+	exited, err := process.Wait(context.WithoutCancel(ctx))
+	if err != nil {
+		return -1, fmt.Errorf("exec: %w", err)
+	}
+	if err := process.Start(ctx); err != nil {
+		return -1, fmt.Errorf("exec: %w", err)
+	}
+	if stdin != nil {
+		stdin.process <- process
+	}
+	for {
+		select {
+		case size := <-o.Resize:
+			_ = process.Resize(ctx, uint32(size.Width), uint32(size.Height))
+		case status := <-exited:
+			process.IO().Wait()
+			code, _, err := status.Result()
+			return int(code), err
+		case <-ctx.Done():
+			return -1, ctx.Err()
+		}
+	}
+}
+
+func (r *Runtime) startExec(ctx context.Context, container containerd.Container, task containerd.Task, command []string, o ExecOptions) (containerd.Process, *stdinCloser, error) {
+	info, err := container.Info(ctx, containerd.WithoutRefreshedMetadata)
+	if err != nil {
+		return nil, nil, fmt.Errorf("exec: %w", err)
+	}
+	var spec specs.Spec
+	if err := json.Unmarshal(info.Spec.GetValue(), &spec); err != nil {
+		return nil, nil, fmt.Errorf("exec: %w", err)
+	}
+	process := *spec.Process
+	process.Args, process.Terminal = command, o.TTY
+	if o.TTY {
+		process.Env = append(append([]string(nil), process.Env...), "TERM=xterm")
+	}
+	var closer *stdinCloser
+	stdin := o.Stdin
+	if stdin != nil {
+		closer = &stdinCloser{Reader: stdin, process: make(chan containerd.Process, 1)}
+		stdin = closer
+	}
+	stderr := o.Stderr
+	if o.TTY {
+		stderr = nil
+	}
+	options := []cio.Opt{cio.WithStreams(stdin, o.Stdout, stderr), cio.WithFIFODir(filepath.Join(r.cfg.RunDir, "fifo"))}
+	if o.TTY {
+		options = append(options, cio.WithTerminal)
+	}
+	created, err := task.Exec(ctx, "exec-"+NewID()[:32], &process, cio.NewCreator(options...))
+	if err != nil {
+		return nil, nil, fmt.Errorf("exec: %w", err)
+	}
+	return created, closer, nil
+}
+
+// stdinCloser tells the shim when input ends; otherwise the command would
+// wait for more for ever, since the shim keeps the FIFO open itself.
+type stdinCloser struct {
+	io.Reader
+	process chan containerd.Process
+}
+
+func (s *stdinCloser) Read(p []byte) (int, error) {
+	n, err := s.Reader.Read(p)
+	if err != nil {
+		go func() {
+			process := <-s.process
+			_ = process.CloseIO(context.Background(), containerd.WithStdinCloser)
+		}()
+	}
+	return n, err
+}

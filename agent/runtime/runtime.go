@@ -1,0 +1,347 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+	"sync"
+	"time"
+
+	tasks "github.com/containerd/containerd/api/services/tasks/v1"
+	tasktypes "github.com/containerd/containerd/api/types/task"
+	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+)
+
+// Namespace is the containerd namespace that holds everything of ours.
+const Namespace = "skep"
+
+// Logs hands out the FIFOs that a container's output goes to. Its reading
+// ends live in a process that outlives the agent.
+type Logs interface {
+	Open(podUID, container string, attempt int, containerID string) (stdout, stderr string, err error)
+	Close(containerID string)
+}
+
+// Config places the runtime on a node.
+type Config struct {
+	CgroupParent string // path under the cgroup root below which pods live
+	StateDir     string // survives a reboot
+	RunDir       string // need not
+	Logs         Logs
+	HostsDir     string // registry host configuration; /etc/containerd/certs.d when empty
+	Snapshotter  string // overlayfs when empty
+}
+
+// Runtime is the node's containers. All methods may be called concurrently.
+type Runtime struct {
+	cfg    Config
+	client *containerd.Client
+
+	mu         sync.Mutex
+	containers map[string]*entry // by container ID
+	subscriber func(Container)
+
+	images  imageCache
+	pulls   pullGroup
+	sandbox sync.Map // pod UID -> *sync.Mutex: the first task of a pod starts its shim
+	work    sync.WaitGroup
+}
+
+type entry struct {
+	Container
+	exited   chan struct{} // closed when State is Exited
+}
+
+// Connect reaches containerd and adopts what lives there. The event stream
+// is read by Run.
+func Connect(ctx context.Context, address string, cfg Config) (*Runtime, error) {
+	if cfg.Logs == nil {
+		return nil, errors.New("runtime: Config.Logs is required")
+	}
+	if cfg.HostsDir == "" {
+		cfg.HostsDir = "/etc/containerd/certs.d"
+	}
+	if cfg.Snapshotter == "" {
+		cfg.Snapshotter = "overlayfs"
+	}
+	for _, dir := range []string{filepath.Join(cfg.StateDir, "pods"), filepath.Join(cfg.RunDir, "pods"), filepath.Join(cfg.RunDir, "fifo")} {
+		if err := os.MkdirAll(dir, 0o711); err != nil {
+			return nil, fmt.Errorf("runtime folder: %w", err)
+		}
+	}
+	client, err := containerd.New(address, containerd.WithDefaultNamespace(Namespace), containerd.WithTimeout(2*time.Second))
+	if err != nil {
+		return nil, fmt.Errorf("connect to containerd: %w", err)
+	}
+	wait, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if _, err := client.IsServing(wait); err != nil {
+		client.Close()
+		return nil, fmt.Errorf("containerd does not answer on %s: %w; is it running?", address, err)
+	}
+	r := &Runtime{cfg: cfg, client: client, containers: map[string]*entry{}}
+	r.images.init()
+	r.pulls.init()
+	if err := r.adopt(r.ctx(ctx), true); err != nil {
+		client.Close()
+		return nil, err
+	}
+	return r, nil
+}
+
+func (r *Runtime) ctx(ctx context.Context) context.Context {
+	return namespaces.WithNamespace(ctx, Namespace)
+}
+
+// Close waits for clean-up in flight and drops the connection. Containers
+// run on.
+func (r *Runtime) Close() error {
+	r.work.Wait()
+	return r.client.Close()
+}
+
+// Subscribe names the one function that hears of every exit, before anything
+// is cleaned up. It must not block.
+func (r *Runtime) Subscribe(f func(Container)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.subscriber = f
+}
+
+// Version is containerd's.
+func (r *Runtime) Version(ctx context.Context) (string, error) {
+	v, err := r.client.Version(r.ctx(ctx))
+	return v.Version, err
+}
+
+// Containers returns every known container, ordered by pod, name and attempt.
+func (r *Runtime) Containers() []Container {
+	r.mu.Lock()
+	list := make([]Container, 0, len(r.containers))
+	for _, e := range r.containers {
+		list = append(list, e.Container)
+	}
+	r.mu.Unlock()
+	sort.Slice(list, func(i, j int) bool {
+		a, b := list[i], list[j]
+		if a.PodUID != b.PodUID {
+			return a.PodUID < b.PodUID
+		}
+		if a.Name != b.Name {
+			return a.Name < b.Name
+		}
+		return a.Attempt < b.Attempt
+	})
+	return list
+}
+
+// Container returns one by its ID.
+func (r *Runtime) Container(id string) (Container, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if e, ok := r.containers[id]; ok {
+		return e.Container, true
+	}
+	return Container{}, false
+}
+
+func (r *Runtime) lookup(id string) (*entry, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e, ok := r.containers[id]
+	return e, ok
+}
+
+// adopt builds the view of the node from containerd and the records on disk.
+// It is also what runs after the event stream was lost: whatever happened
+// meanwhile is found here.
+// Records are read the first time only: later they follow from memory.
+func (r *Runtime) adopt(ctx context.Context, first bool) error {
+	live, err := r.client.ContainerService().List(ctx)
+	if err != nil {
+		return fmt.Errorf("list containers: %w", err)
+	}
+	asOf := time.Now()
+	response, err := r.client.TaskService().List(ctx, &tasks.ListTasksRequest{})
+	if err != nil {
+		return fmt.Errorf("list tasks: %w", errgrpc.ToNative(err))
+	}
+	byID := map[string]*tasktypes.Process{}
+	for _, t := range response.Tasks {
+		byID[t.ID] = t
+	}
+	var records map[string]Container
+	if first {
+		records = r.readRecords()
+	}
+	present := map[string]bool{}
+	for _, m := range live {
+		if m.Labels[labelPodUID] == "" {
+			continue // not ours to touch
+		}
+		present[m.ID] = true
+		r.adoptOne(ctx, m, byID[m.ID], records, asOf)
+	}
+	r.mu.Lock()
+	for id, record := range records {
+		if _, known := r.containers[id]; known || present[id] {
+			continue
+		}
+		c := record
+		if c.State != Exited {
+			markLost(&c)
+		}
+		r.containers[id] = exitedEntry(c)
+	}
+	r.mu.Unlock()
+	return r.removeStraySnapshots(ctx, present)
+}
+
+// adoptOne judges one container that containerd knows.
+func (r *Runtime) adoptOne(ctx context.Context, m containers.Container, task *tasktypes.Process, records map[string]Container, asOf time.Time) {
+	if e, known := r.lookup(m.ID); known {
+		r.reconcileKnown(e, task, asOf)
+		return
+	}
+	c, err := fromLabels(m)
+	if err != nil {
+		slog.Warn("container cannot be adopted; removing it", "err", err)
+		r.discard(ctx, m.ID)
+		return
+	}
+	record, recorded := records[m.ID]
+	if recorded {
+		c = record
+	}
+	switch {
+	case task == nil && recorded && c.State == Exited:
+		r.insert(exitedEntry(c))
+		r.cleanUp(c.ID)
+	case task == nil && recorded:
+		markLost(&c)
+		_ = r.writeRecord(&c)
+		r.insert(exitedEntry(c))
+		r.cleanUp(c.ID)
+	case task == nil || task.Status == tasktypes.Status_CREATED:
+		// The agent died between create and start: nothing ever ran.
+		r.discard(ctx, m.ID)
+	case task.Status == tasktypes.Status_STOPPED:
+		if c.StartedAt.IsZero() {
+			c.StartedAt = c.CreatedAt
+		}
+		c.State = Running
+		r.insert(&entry{Container: c, exited: make(chan struct{})})
+		r.exited(m.ID, int(task.ExitStatus), task.ExitedAt.AsTime())
+	default:
+		c.State, c.Pid = Running, int(task.Pid)
+		if c.StartedAt.IsZero() {
+			c.StartedAt = c.CreatedAt
+		}
+		if !recorded {
+			_ = r.writeRecord(&c)
+		}
+		r.insert(&entry{Container: c, exited: make(chan struct{})})
+	}
+}
+
+// reconcileKnown finds exits that the event stream did not bring. A container
+// that started after the list was taken is not judged by it.
+func (r *Runtime) reconcileKnown(e *entry, task *tasktypes.Process, asOf time.Time) {
+	r.mu.Lock()
+	skip := e.State != Running || e.StartedAt.After(asOf)
+	r.mu.Unlock()
+	if skip {
+		return
+	}
+	switch {
+	case task == nil:
+		r.exited(e.ID, exitLost, time.Now())
+	case task.Status == tasktypes.Status_STOPPED:
+		r.exited(e.ID, int(task.ExitStatus), task.ExitedAt.AsTime())
+	}
+}
+
+func (r *Runtime) insert(e *entry) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.containers[e.ID] = e
+}
+
+func exitedEntry(c Container) *entry {
+	e := &entry{Container: c, exited: make(chan struct{})}
+	close(e.exited)
+	return e
+}
+
+// exitLost is the exit code of a container whose end nobody saw, such as at
+// a reboot.
+const exitLost = 255
+
+func markLost(c *Container) {
+	c.State, c.Pid, c.ExitCode, c.Reason = Exited, 0, exitLost, "Unknown"
+	if c.FinishedAt.IsZero() {
+		c.FinishedAt = time.Now()
+	}
+}
+
+// removeStraySnapshots removes container snapshots without a container: left
+// by an agent that died between the two.
+func (r *Runtime) removeStraySnapshots(ctx context.Context, present map[string]bool) error {
+	var stray []string
+	err := r.snapshotter().Walk(ctx, func(_ context.Context, info snapshots.Info) error {
+		if info.Kind == snapshots.KindActive && info.Labels[labelSnapshotOwner] != "" && !present[info.Name] {
+			stray = append(stray, info.Name)
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("list snapshots: %w", err)
+	}
+	for _, name := range stray {
+		if _, creating := r.lookup(name); creating {
+			continue
+		}
+		if err := r.snapshotter().Remove(ctx, name); err != nil && !errdefs.IsNotFound(err) {
+			slog.Warn("stray snapshot stays", "snapshot", name, "err", err)
+		}
+	}
+	return nil
+}
+
+func (r *Runtime) snapshotter() snapshots.Snapshotter {
+	return r.client.SnapshotService(r.cfg.Snapshotter)
+}
+
+// PodUIDs lists every pod that has left anything on this node: containers,
+// records, a state folder, or pinned namespaces.
+func (r *Runtime) PodUIDs() []string {
+	seen := map[string]bool{}
+	for _, c := range r.Containers() {
+		seen[c.PodUID] = true
+	}
+	for _, uid := range r.Sandboxes() {
+		seen[uid] = true
+	}
+	entries, _ := os.ReadDir(filepath.Join(r.cfg.StateDir, "pods"))
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), ".") {
+			seen[e.Name()] = true
+		}
+	}
+	uids := make([]string, 0, len(seen))
+	for uid := range seen {
+		uids = append(uids, uid)
+	}
+	sort.Strings(uids)
+	return uids
+}

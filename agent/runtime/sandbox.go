@@ -1,0 +1,208 @@
+package runtime
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	goruntime "runtime"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// SandboxConfig is what a pod's namespaces are made of.
+type SandboxConfig struct {
+	PodUID   string
+	Hostname string
+	// HostNetwork and HostIPC leave the node's namespace in place.
+	HostNetwork, HostIPC bool
+	Sysctls              map[string]string
+}
+
+// Sandbox is a pod's set of pinned namespaces. An empty path means the
+// node's own namespace.
+type Sandbox struct {
+	PodUID string
+	NetNS  string
+	IPCNS  string
+	UTSNS  string
+	Shm    string // a tmpfs that all containers of the pod see at /dev/shm
+}
+
+const shmSize = "size=67108864"
+
+func (r *Runtime) sandboxDir(podUID string) string {
+	return filepath.Join(r.cfg.RunDir, "pods", podUID)
+}
+
+// CreateSandbox makes and pins the pod's namespaces, or returns the ones that
+// are pinned already. A half-made set (the agent died in between) is removed
+// and made anew: no container can have joined it.
+func (r *Runtime) CreateSandbox(c SandboxConfig) (Sandbox, bool, error) {
+	dir := r.sandboxDir(c.PodUID)
+	s := Sandbox{PodUID: c.PodUID, UTSNS: filepath.Join(dir, "ns", "uts"), Shm: filepath.Join(dir, "shm")}
+	if !c.HostNetwork {
+		s.NetNS = filepath.Join(dir, "ns", "net")
+	}
+	if c.HostIPC {
+		s.Shm = "/dev/shm"
+	} else {
+		s.IPCNS = filepath.Join(dir, "ns", "ipc")
+	}
+	if s.complete() {
+		return s, false, nil
+	}
+	if err := r.RemoveSandbox(c.PodUID); err != nil {
+		return s, false, err
+	}
+	if err := os.MkdirAll(filepath.Join(dir, "ns"), 0o711); err != nil {
+		return s, false, fmt.Errorf("pod namespaces: %w", err)
+	}
+	if !c.HostIPC {
+		if err := os.MkdirAll(s.Shm, 0o1777); err != nil {
+			return s, false, fmt.Errorf("pod shared memory: %w", err)
+		}
+		if err := unix.Mount("shm", s.Shm, "tmpfs", unix.MS_NOEXEC|unix.MS_NOSUID|unix.MS_NODEV, "mode=1777,"+shmSize); err != nil {
+			return s, false, fmt.Errorf("mount pod shared memory at %s: %w", s.Shm, err)
+		}
+	}
+	result := make(chan error, 1)
+	go func() { result <- makeNamespaces(s, c) }()
+	if err := <-result; err != nil {
+		return s, false, errors.Join(err, r.RemoveSandbox(c.PodUID))
+	}
+	return s, true, nil
+}
+
+// complete says whether every pin is a namespace. The UTS pin is made last,
+// so its presence proves the others.
+func (s Sandbox) complete() bool {
+	for _, path := range []string{s.NetNS, s.IPCNS, s.UTSNS} {
+		if path != "" && !isNamespace(path) {
+			return false
+		}
+	}
+	return true
+}
+
+func isNamespace(path string) bool {
+	var st unix.Statfs_t
+	return unix.Statfs(path, &st) == nil && st.Type == unix.NSFS_MAGIC
+}
+
+// makeNamespaces runs on a goroutine of its own and never unlocks its thread:
+// the thread carries the new namespaces and must end with the goroutine.
+func makeNamespaces(s Sandbox, c SandboxConfig) error {
+	goruntime.LockOSThread()
+	flags := unix.CLONE_NEWUTS
+	if s.NetNS != "" {
+		flags |= unix.CLONE_NEWNET
+	}
+	if s.IPCNS != "" {
+		flags |= unix.CLONE_NEWIPC
+	}
+	if err := unix.Unshare(flags); err != nil {
+		return fmt.Errorf("create pod namespaces: %w", err)
+	}
+	if err := unix.Sethostname([]byte(c.Hostname)); err != nil {
+		return fmt.Errorf("set hostname %q: %w", c.Hostname, err)
+	}
+	if s.NetNS != "" {
+		if err := setUpNetNS(); err != nil {
+			return err
+		}
+	}
+	for name, value := range c.Sysctls {
+		if err := writeSysctl(name, value); err != nil {
+			return err
+		}
+	}
+	task := fmt.Sprintf("/proc/self/task/%d/ns/", unix.Gettid())
+	for _, pin := range []struct{ kind, path string }{{"net", s.NetNS}, {"ipc", s.IPCNS}, {"uts", s.UTSNS}} {
+		if pin.path == "" {
+			continue
+		}
+		f, err := os.OpenFile(pin.path, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o444)
+		if err != nil {
+			return fmt.Errorf("pin namespace: %w", err)
+		}
+		f.Close()
+		if err := unix.Mount(task+pin.kind, pin.path, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("pin %s namespace at %s: %w", pin.kind, pin.path, err)
+		}
+	}
+	return nil
+}
+
+func setUpNetNS() error {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return fmt.Errorf("pod loopback: %w", err)
+	}
+	if err := netlink.LinkSetUp(lo); err != nil {
+		return fmt.Errorf("pod loopback up: %w", err)
+	}
+	// Containers bind low ports and ping without a capability, as they do
+	// elsewhere by default.
+	for name, value := range map[string]string{
+		"net.ipv4.ip_unprivileged_port_start": "0",
+		"net.ipv4.ping_group_range":           "0 2147483647",
+	} {
+		if err := writeSysctl(name, value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func writeSysctl(name, value string) error {
+	path := "/proc/sys/" + strings.ReplaceAll(name, ".", "/")
+	// Thread-relative: /proc/sys/net shows the namespace of the opening thread.
+	if err := os.WriteFile(path, []byte(value), 0o644); err != nil {
+		return fmt.Errorf("sysctl %s: %w", name, err)
+	}
+	return nil
+}
+
+// RemoveSandbox removes the pod's pins, shared memory and cgroup folders.
+// What is gone already is no error.
+func (r *Runtime) RemoveSandbox(podUID string) error {
+	dir := r.sandboxDir(podUID)
+	for _, name := range []string{"ns/uts", "ns/ipc", "ns/net", "shm"} {
+		if err := unmountAll(filepath.Join(dir, name)); err != nil {
+			return err
+		}
+	}
+	r.removePodCgroups(podUID)
+	if err := os.RemoveAll(dir); err != nil {
+		return fmt.Errorf("remove pod run folder: %w", err)
+	}
+	return nil
+}
+
+func unmountAll(path string) error {
+	for {
+		err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("unmount %s: %w", path, err)
+		}
+	}
+}
+
+// Sandboxes lists the UIDs of pods that have a run folder.
+func (r *Runtime) Sandboxes() []string {
+	entries, err := os.ReadDir(filepath.Join(r.cfg.RunDir, "pods"))
+	if err != nil {
+		return nil
+	}
+	uids := make([]string, 0, len(entries))
+	for _, e := range entries {
+		uids = append(uids, e.Name())
+	}
+	return uids
+}
