@@ -1,0 +1,372 @@
+package podnet
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+func TestPodsReachEachOtherAcrossHostsWithTheirOwnAddresses(t *testing.T) {
+	f := newFabric(t, 2)
+	networks := []*Network{f.network(t, 0), f.network(t, 1)}
+	pods := map[string]*namespace{}
+	addrs := map[string]netip.Addr{}
+	for host, n := range networks {
+		for _, name := range []string{"a", "b"} {
+			id := fmt.Sprintf("%s%d", name, host)
+			pods[id] = newNamespace(t, id)
+			addrs[id] = f.attach(t, n, host, id, pods[id]).Addr
+		}
+		other := 1 - host
+		f.hosts[host].do(t, func() error {
+			return n.SyncRoutes([]Peer{{Name: "other", NodeIP: nodeIP(other), PodCIDR: podRange(other)}})
+		})
+	}
+	for _, to := range []string{"a0", "b0", "a1", "b1"} {
+		target := netip.AddrPortFrom(addrs[to], pods[to].greet(t, addrs[to].String()))
+		for from := range pods {
+			if got := pods[from].mustCall(t, target); got != addrs[from].String() {
+				t.Errorf("%s saw %s at %s, want its own address %s", to, from, got, addrs[from])
+			}
+		}
+		host := int(to[1] - '0')
+		if got := f.hosts[host].mustCall(t, target); got != nodeIP(host).String() {
+			t.Errorf("%s saw its host at %s, want %s", to, got, nodeIP(host))
+		}
+	}
+}
+
+func TestPodsLeaveTheClusterWithTheHostsAddress(t *testing.T) {
+	f := newFabric(t, 1)
+	n := f.network(t, 0)
+	pod := newNamespace(t, "pod")
+	f.attach(t, n, 0, "pod", pod)
+	port := f.far.greet(t, "203.0.113.9")
+	if got := pod.mustCall(t, netip.AddrPortFrom(netip.MustParseAddr("203.0.113.9"), port)); got != nodeIP(0).String() {
+		t.Fatalf("outside saw the pod at %s, want the host's %s", got, nodeIP(0))
+	}
+}
+
+func TestPodCannotForgeItsSource(t *testing.T) {
+	f := newFabric(t, 1)
+	n := f.network(t, 0)
+	pod := newNamespace(t, "pod")
+	f.attach(t, n, 0, "pod", pod)
+	pod.do(t, func() error {
+		eth, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		if err := netlink.AddrAdd(eth, &netlink.Addr{IPNet: hostNet(netip.MustParseAddr("10.244.1.200"))}); err != nil {
+			return err
+		}
+		s, err := net.DialUDP("udp4", &net.UDPAddr{IP: net.IPv4(10, 244, 1, 200)}, &net.UDPAddr{IP: net.IPv4(192, 0, 2, 11), Port: 9})
+		if err != nil {
+			return err
+		}
+		defer s.Close()
+		_, err = s.Write([]byte("forged"))
+		return err
+	})
+	var filtered string
+	f.hosts[0].do(t, func() error {
+		b, err := os.ReadFile("/proc/thread-self/net/netstat")
+		filtered = netstat(string(b), "IPReversePathFilter")
+		return err
+	})
+	if filtered != "1" {
+		t.Fatalf("packets refused for a forged source: %s, want 1", filtered)
+	}
+}
+
+// netstat picks a value of /proc/net/netstat's pairs of header and value lines.
+func netstat(text, name string) string {
+	lines := strings.Split(text, "\n")
+	for i := 0; i+1 < len(lines); i += 2 {
+		if at := slices.Index(strings.Fields(lines[i]), name); at >= 0 {
+			return strings.Fields(lines[i+1])[at]
+		}
+	}
+	return "absent"
+}
+
+func TestUnusedAndUntranslatedAddressesAreRefusedAtOnce(t *testing.T) {
+	f := newFabric(t, 1)
+	n := f.network(t, 0)
+	pod := newNamespace(t, "pod")
+	f.attach(t, n, 0, "pod", pod)
+	for _, to := range []string{"10.244.1.77:80", "10.96.0.1:443"} {
+		if _, err := pod.call(t, netip.MustParseAddrPort(to)); !errors.Is(err, unix.EHOSTUNREACH) {
+			t.Errorf("connect to %s: %v, want %v", to, err, unix.EHOSTUNREACH)
+		}
+	}
+}
+
+func TestRestartTakesOverPodsAndTheirConnections(t *testing.T) {
+	f := newFabric(t, 1)
+	first := f.network(t, 0)
+	pod, other := newNamespace(t, "pod"), newNamespace(t, "other")
+	a := f.attach(t, first, 0, "pod", pod)
+	f.attach(t, first, 0, "other", other)
+
+	var listener net.Listener
+	var client net.Conn
+	pod.do(t, func() (err error) {
+		listener, err = net.Listen("tcp4", net.JoinHostPort(a.Addr.String(), "0"))
+		return err
+	})
+	defer listener.Close()
+	other.do(t, func() (err error) {
+		client, err = net.Dial("tcp4", listener.Addr().String())
+		return err
+	})
+	defer client.Close()
+	served, err := listener.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer served.Close()
+
+	before := hostLinks(t, f.hosts[0])
+	second := f.network(t, 0)
+	if got := second.Attachments()["pod"]; got != a {
+		t.Fatalf("after the restart the pod has %+v, want %+v", got, a)
+	}
+	if got := f.attach(t, second, 0, "pod", pod); got != a {
+		t.Fatalf("attached again the pod has %+v, want %+v", got, a)
+	}
+	if after := hostLinks(t, f.hosts[0]); !slices.Equal(before, after) {
+		t.Fatalf("interfaces changed from %v to %v", before, after)
+	}
+	if _, err := client.Write([]byte("still here")); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 10)
+	if _, err := served.Read(buf); err != nil || string(buf) != "still here" {
+		t.Fatalf("read %q, %v over the connection", buf, err)
+	}
+	third := newNamespace(t, "third")
+	if got := f.attach(t, second, 0, "third", third); got.Addr != netip.MustParseAddr("10.244.1.3") {
+		t.Fatalf("the next pod got %s, want 10.244.1.3: the next one not handed out", got.Addr)
+	}
+}
+
+// A process killed between making the pair and recording it leaves a link without an alias.
+func TestHalfMadeInterfaceIsRemovedAndThePodAttachedAnew(t *testing.T) {
+	f := newFabric(t, 1)
+	pod := newNamespace(t, "pod")
+	inner, err := os.Open(pod.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer inner.Close()
+	half := func() error {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = HostInterface("pod")
+		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsFd(int(inner.Fd()))})
+	}
+	f.hosts[0].do(t, half)
+	n := f.network(t, 0)
+	if left := hostLinks(t, f.hosts[0]); len(left) != 0 {
+		t.Fatalf("interfaces after the start: %v, want none", left)
+	}
+	f.hosts[0].do(t, half) // and killed again after the start
+	a := f.attach(t, n, 0, "pod", pod)
+	port := pod.greet(t, a.Addr.String())
+	f.hosts[0].mustCall(t, netip.AddrPortFrom(a.Addr, port))
+}
+
+func TestPodInANewNamespaceKeepsItsAddress(t *testing.T) {
+	f := newFabric(t, 1)
+	n := f.network(t, 0)
+	a := f.attach(t, n, 0, "pod", newNamespace(t, "old"))
+	again := newNamespace(t, "new")
+	b := f.attach(t, n, 0, "pod", again)
+	if b.Addr != a.Addr {
+		t.Fatalf("address changed from %s to %s", a.Addr, b.Addr)
+	}
+	f.hosts[0].mustCall(t, netip.AddrPortFrom(b.Addr, again.greet(t, b.Addr.String())))
+}
+
+func TestDetachAndRemoveLeaveNothing(t *testing.T) {
+	f := newFabric(t, 2)
+	foreign := &netlink.Route{Dst: ipNet(netip.MustParsePrefix("198.51.100.0/24")), Gw: net.IPv4(192, 0, 2, 1)}
+	f.hosts[0].do(t, func() error { return netlink.RouteAdd(foreign) })
+	before := routesOf(t, f.hosts[0])
+	n := f.network(t, 0)
+	for i := range 4 {
+		f.attach(t, n, 0, fmt.Sprint("pod", i), newNamespace(t, fmt.Sprint("pod", i)))
+	}
+	f.hosts[0].do(t, func() error {
+		if err := n.SyncRoutes([]Peer{{Name: "b", NodeIP: nodeIP(1), PodCIDR: podRange(1)}}); err != nil {
+			return err
+		}
+		for range 2 { // the second finds nothing to do
+			if err := n.Detach("pod0"); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if left := hostLinks(t, f.hosts[0]); len(left) != 3 || len(n.Attachments()) != 3 {
+		t.Fatalf("after one Detach: %v, %v; want three of each", left, n.Attachments())
+	}
+	f.hosts[0].do(t, Remove)
+	f.hosts[0].do(t, Remove)
+	if left := hostLinks(t, f.hosts[0]); len(left) != 0 {
+		t.Errorf("interfaces left: %v", left)
+	}
+	if after := routesOf(t, f.hosts[0]); !slices.Equal(before, after) {
+		t.Errorf("routes before %v, after %v", before, after)
+	}
+	f.hosts[0].do(t, func() error {
+		c, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		tables, err := c.ListTables()
+		if len(tables) != 0 {
+			t.Errorf("nftables tables left: %v", tables)
+		}
+		return err
+	})
+}
+
+func TestSyncRoutesChangesOnlyTheDifferenceAndOnlyItsOwn(t *testing.T) {
+	f := newFabric(t, 1)
+	n := f.network(t, 0)
+	host := f.hosts[0]
+	foreign := &netlink.Route{Dst: ipNet(netip.MustParsePrefix("10.244.9.0/24")), Gw: net.IPv4(192, 0, 2, 1)}
+	peers := []Peer{
+		{Name: "b", NodeIP: netip.MustParseAddr("192.0.2.12"), PodCIDR: netip.MustParsePrefix("10.244.2.0/24")},
+		{Name: "c", NodeIP: netip.MustParseAddr("192.0.2.13"), PodCIDR: netip.MustParsePrefix("10.244.3.0/24")},
+	}
+	host.do(t, func() error { return errors.Join(netlink.RouteAdd(foreign), n.SyncRoutes(peers)) })
+	updates, stop := make(chan netlink.RouteUpdate, 16), make(chan struct{})
+	host.do(t, func() error { return netlink.RouteSubscribe(updates, stop) })
+	moved := []Peer{peers[0], {Name: "c", NodeIP: netip.MustParseAddr("192.0.2.14"), PodCIDR: peers[1].PodCIDR},
+		{Name: "far", NodeIP: netip.MustParseAddr("172.16.0.1"), PodCIDR: netip.MustParsePrefix("10.244.4.0/24")}}
+	host.do(t, func() error {
+		if err := netlink.RouteDel(&netlink.Route{Dst: ipNet(netip.MustParsePrefix("0.0.0.0/0"))}); err != nil {
+			return err
+		}
+		err := n.SyncRoutes(moved)
+		if err == nil || !strings.Contains(err.Error(), "node far") || !strings.Contains(err.Error(), "not on a link") {
+			t.Errorf("SyncRoutes with an unreachable peer: %v", err)
+		}
+		return netlink.RouteDel(foreign) // marks the end of the updates
+	})
+	var changed []string
+	for u := range updates {
+		if u.Dst != nil && u.Dst.String() == foreign.Dst.String() {
+			break
+		}
+		if u.Protocol == RouteProtocol {
+			changed = append(changed, fmt.Sprint(u.Dst, " via ", u.Gw))
+		}
+	}
+	close(stop)
+	if want := []string{"10.244.3.0/24 via 192.0.2.14"}; !slices.Equal(changed, want) {
+		t.Fatalf("routes changed: %v, want %v", changed, want)
+	}
+	host.do(t, func() error { return n.SyncRoutes(nil) })
+	for _, r := range routesOf(t, host) {
+		if strings.Contains(r, "via 192.0.2.1") {
+			t.Errorf("route left after all peers went: %s", r)
+		}
+	}
+}
+
+func TestMTUFollowsTheUplink(t *testing.T) {
+	f := newFabric(t, 1)
+	n := f.network(t, 0)
+	pod := newNamespace(t, "pod")
+	f.attach(t, n, 0, "pod", pod)
+	pod.do(t, func() error {
+		eth, err := netlink.LinkByName("eth0")
+		if err == nil && eth.Attrs().MTU != fabricMTU {
+			t.Errorf("MTU in the pod is %d, want the uplink's %d", eth.Attrs().MTU, fabricMTU)
+		}
+		return err
+	})
+}
+
+func TestCountersAreThePodsView(t *testing.T) {
+	f := newFabric(t, 1)
+	n := f.network(t, 0)
+	pod := newNamespace(t, "pod")
+	a := f.attach(t, n, 0, "pod", pod)
+	before, err := n.Counters("pod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var conn *net.UDPConn
+	f.hosts[0].do(t, func() (err error) {
+		conn, err = net.DialUDP("udp4", nil, &net.UDPAddr{IP: a.Addr.AsSlice(), Port: 9})
+		if err != nil {
+			return err
+		}
+		_, err = conn.Write(make([]byte, 1000))
+		return err
+	})
+	defer conn.Close()
+	after, err := n.Counters("pod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := after.RxBytes - before.RxBytes; got < 1042 || got > 1500 {
+		t.Errorf("the pod received %d bytes for one packet of 1042: %+v -> %+v", got, before, after)
+	}
+	if _, err := n.Counters("none"); err == nil {
+		t.Error("counters of a pod without an interface: no error")
+	}
+}
+
+func TestUnknownNodeAddressIsRefused(t *testing.T) {
+	f := newFabric(t, 1)
+	cfg := f.config(0)
+	cfg.NodeIP = netip.MustParseAddr("192.0.2.99")
+	f.hosts[0].do(t, func() error {
+		if _, err := New(cfg); err == nil || !strings.Contains(err.Error(), "no interface of this host has the node address 192.0.2.99") {
+			t.Errorf("New: %v", err)
+		}
+		return nil
+	})
+}
+
+// hostLinks lists our interfaces as "name index alias".
+func hostLinks(t *testing.T, host *namespace) (found []string) {
+	t.Helper()
+	host.do(t, func() error {
+		links, err := netlink.LinkList()
+		for _, l := range links {
+			if isHostInterface(l.Attrs().Name) {
+				found = append(found, fmt.Sprint(l.Attrs().Name, " ", l.Attrs().Index, " ", l.Attrs().Alias))
+			}
+		}
+		return err
+	})
+	return found
+}
+
+func routesOf(t *testing.T, host *namespace) (found []string) {
+	t.Helper()
+	host.do(t, func() error {
+		routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
+		for _, r := range routes {
+			found = append(found, fmt.Sprint(r.Dst, " via ", r.Gw, " dev ", r.LinkIndex, " type ", r.Type))
+		}
+		return err
+	})
+	slices.Sort(found)
+	return found
+}

@@ -1,0 +1,42 @@
+package podnet
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Remove takes everything off this host that the package ever made: pods' interfaces, routes, and the nftables table.
+// Forwarding stays on for the interfaces that leave the host, since others may rely on it.
+func Remove() error {
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("open rtnetlink: %w", err)
+	}
+	defer h.Close()
+	links, err := h.LinkList()
+	if err != nil {
+		return fmt.Errorf("list interfaces: %w", err)
+	}
+	var failed []error
+	for _, link := range links {
+		if link.Type() != "veth" || !isHostInterface(link.Attrs().Name) {
+			continue
+		}
+		if err := h.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {
+			failed = append(failed, fmt.Errorf("remove interface %s: %w", link.Attrs().Name, err))
+		}
+	}
+	routes, err := ownRoutes(h)
+	if err != nil {
+		failed = append(failed, err)
+	}
+	for _, r := range routes {
+		if err := h.RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) {
+			failed = append(failed, fmt.Errorf("remove route to %s: %w", r.Dst, err))
+		}
+	}
+	return errors.Join(append(failed, removeMasquerade())...)
+}
