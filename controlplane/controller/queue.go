@@ -1,0 +1,86 @@
+// Package controller holds what every control loop is built from: a queue of
+// keys with back-off, and typed observation of a kind's changes. The loops
+// themselves are its sub-packages. It never decides anything about objects.
+package controller
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/client-go/util/workqueue"
+)
+
+// Back-off of a key whose work failed.
+const (
+	minBackoff = 5 * time.Millisecond
+	maxBackoff = 30 * time.Second
+)
+
+// Key names an object that a loop has to look at.
+type Key struct{ Namespace, Name string }
+
+func (k Key) String() string {
+	if k.Namespace == "" {
+		return k.Name
+	}
+	return k.Namespace + "/" + k.Name
+}
+
+// Queue hands keys to workers: a key that is added many times before it is its
+// turn is worked on once, and never by two workers at a time.
+type Queue[K comparable] struct {
+	name string
+	q    workqueue.TypedRateLimitingInterface[K]
+}
+
+// NewQueue makes a queue; name appears in log lines.
+func NewQueue[K comparable](name string) *Queue[K] {
+	limiter := workqueue.NewTypedItemExponentialFailureRateLimiter[K](minBackoff, maxBackoff)
+	return &Queue[K]{name: name, q: workqueue.NewTypedRateLimitingQueue(limiter)}
+}
+
+// Add asks for work on a key at once.
+func (q *Queue[K]) Add(key K) { q.q.Add(key) }
+
+// AddAfter asks for work on a key after a delay.
+func (q *Queue[K]) AddAfter(key K, delay time.Duration) { q.q.AddAfter(key, delay) }
+
+// Run works on keys until ctx ends. A key whose work fails comes again after a
+// back-off that doubles with each failure in a row.
+func (q *Queue[K]) Run(ctx context.Context, workers int, work func(context.Context, K) error) {
+	stop := context.AfterFunc(ctx, q.q.ShutDown)
+	defer stop()
+	var wg sync.WaitGroup
+	for range workers {
+		wg.Go(func() {
+			for q.next(ctx, work) {
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func (q *Queue[K]) next(ctx context.Context, work func(context.Context, K) error) bool {
+	key, quit := q.q.Get()
+	if quit || ctx.Err() != nil {
+		return false
+	}
+	defer q.q.Done(key)
+	err := work(ctx, key)
+	switch {
+	case err == nil:
+		q.q.Forget(key)
+	case ctx.Err() != nil:
+		return false
+	default:
+		// A conflict is another writer being faster, which the next round sees.
+		if !apierrors.IsConflict(err) {
+			slog.Warn("control loop will try again", "loop", q.name, "key", key, "err", err)
+		}
+		q.q.AddRateLimited(key)
+	}
+	return true
+}

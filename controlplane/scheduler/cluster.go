@@ -1,0 +1,216 @@
+package scheduler
+
+import (
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// host is a node and what is placed on it. It exists without a node object as
+// long as pods are bound to a node that is not known.
+type host struct {
+	name        string
+	node        *corev1.Node // nil: not known
+	zone        string
+	allocatable resources
+	maxPods     int64
+	requested   resources
+	scored      resources
+	pods        int64
+	ports       map[hostPort]int
+}
+
+// placement is a pod that takes up room on a host: bound, or assumed to be
+// bound until the store confirms or refuses it.
+type placement struct {
+	request *request
+	host    *host
+	zone    string // in which it was counted
+	assumed bool
+}
+
+// group counts the placed pods that are to be spread.
+type group struct {
+	total  int
+	byHost map[string]int
+	byZone map[string]int
+}
+
+// cluster is what the scheduler knows of hosts and of the room on them. It is
+// kept up to date change by change; nothing in it costs more per change than
+// the change is large, but a node's change of zone, which moves its pods.
+type cluster struct {
+	mu     sync.Mutex
+	hosts  map[string]*host
+	placed map[types.NamespacedName]*placement
+	groups map[string]*group
+	order  hostOrder
+}
+
+func newCluster() *cluster {
+	return &cluster{
+		hosts:  map[string]*host{},
+		placed: map[types.NamespacedName]*placement{},
+		groups: map[string]*group{},
+	}
+}
+
+func (c *cluster) host(name string) *host {
+	h := c.hosts[name]
+	if h == nil {
+		h = &host{name: name, ports: map[hostPort]int{}}
+		c.hosts[name] = h
+	}
+	return h
+}
+
+// setNode takes over a node's state. It says whether pods may fit now that did not before.
+func (c *cluster) setNode(node *corev1.Node) (roomier bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	h := c.host(node.Name)
+	old := h.node
+	h.node = node
+	h.allocatable = toResources(node.Status.Allocatable)
+	h.maxPods = node.Status.Allocatable.Pods().Value()
+	zone := node.Labels[corev1.LabelTopologyZone]
+	if old == nil || zone != h.zone {
+		if old != nil {
+			c.order.remove(h)
+		}
+		h.zone = zone
+		c.recount(h)
+		c.order.add(h)
+	}
+	return old == nil || placementChanged(old, node)
+}
+
+// recount moves the pods of a host to its zone.
+func (c *cluster) recount(h *host) {
+	if h.pods == 0 {
+		return
+	}
+	for _, p := range c.placed {
+		if p.host == h && p.zone != h.zone {
+			c.count(p, -1)
+			p.zone = h.zone
+			c.count(p, +1)
+		}
+	}
+}
+
+func (c *cluster) removeNode(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	h := c.hosts[name]
+	if h == nil || h.node == nil {
+		return
+	}
+	c.order.remove(h)
+	h.node = nil
+	c.drop(h)
+}
+
+// drop forgets a host that has neither node nor pods.
+func (c *cluster) drop(h *host) {
+	if h.node == nil && h.pods == 0 {
+		delete(c.hosts, h.name)
+	}
+}
+
+// place records a pod that the store says is bound.
+func (c *cluster) place(req *request) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	key := keyOf(req.pod)
+	if p := c.placed[key]; p != nil {
+		if !p.assumed && p.request.uid == req.uid && p.host.name == req.pod.Spec.NodeName && sameNeeds(p.request, req) {
+			p.request.pod = req.pod
+			return
+		}
+		c.remove(key, p)
+	}
+	c.put(key, req, c.host(req.pod.Spec.NodeName), false)
+}
+
+// assume records a pod that is about to be bound. c.mu is held.
+func (c *cluster) assume(req *request, h *host) { c.put(keyOf(req.pod), req, h, true) }
+
+// forget takes back an assumption that did not come true.
+func (c *cluster) forget(req *request) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	key := keyOf(req.pod)
+	if p := c.placed[key]; p != nil && p.assumed && p.request.uid == req.uid {
+		c.remove(key, p)
+	}
+}
+
+// free takes a pod that is gone, or has ended, off its host, and returns the host's name; "" if it was on none.
+func (c *cluster) free(pod *corev1.Pod) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	key := keyOf(pod)
+	p := c.placed[key]
+	if p == nil || p.request.uid != pod.UID {
+		return ""
+	}
+	c.remove(key, p)
+	return p.host.name
+}
+
+func (c *cluster) put(key types.NamespacedName, req *request, h *host, assumed bool) {
+	p := &placement{request: req, host: h, zone: h.zone, assumed: assumed}
+	c.placed[key] = p
+	h.requested.add(&req.needs, +1)
+	h.scored.add(&req.scored, +1)
+	h.pods++
+	for _, port := range req.hostPorts {
+		h.ports[port]++
+	}
+	c.count(p, +1)
+}
+
+func (c *cluster) remove(key types.NamespacedName, p *placement) {
+	delete(c.placed, key)
+	h := p.host
+	h.requested.add(&p.request.needs, -1)
+	h.scored.add(&p.request.scored, -1)
+	h.pods--
+	for _, port := range p.request.hostPorts {
+		if h.ports[port]--; h.ports[port] == 0 {
+			delete(h.ports, port)
+		}
+	}
+	c.count(p, -1)
+	c.drop(h)
+}
+
+func (c *cluster) count(p *placement, n int) {
+	name := p.request.group
+	if name == "" {
+		return
+	}
+	g := c.groups[name]
+	if g == nil {
+		g = &group{byHost: map[string]int{}, byZone: map[string]int{}}
+		c.groups[name] = g
+	}
+	g.total += n
+	bump(g.byHost, p.host.name, n)
+	bump(g.byZone, p.zone, n)
+	if g.total == 0 {
+		delete(c.groups, name)
+	}
+}
+
+func bump(m map[string]int, key string, n int) {
+	if m[key] += n; m[key] == 0 {
+		delete(m, key)
+	}
+}
+
+func keyOf(pod *corev1.Pod) types.NamespacedName {
+	return types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name}
+}

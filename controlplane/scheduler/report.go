@@ -1,0 +1,73 @@
+package scheduler
+
+import (
+	"context"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/skep-io/skep/controlplane/controller"
+	"github.com/skep-io/skep/controlplane/resource"
+)
+
+// report is what a pod that fits nowhere is to be told.
+type report struct {
+	pod     controller.Key
+	uid     types.UID
+	message string
+}
+
+// report writes the event and the condition, unless the pod has been bound or deleted meanwhile.
+func (s *Scheduler) report(ctx context.Context, r report) error {
+	pod, err := resource.Get[*corev1.Pod](ctx, s.registry, resource.Pods, r.pod.Namespace, r.pod.Name)
+	if apierrors.IsNotFound(err) || err == nil && !unbound(pod, r.uid) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	s.recorder.Eventf(pod, corev1.EventTypeWarning, "FailedScheduling", "%s", r.message)
+	if told(pod, r.message) {
+		return nil
+	}
+	_, err = s.registry.Modify(ctx, resource.Pods, "status", r.pod.Namespace, r.pod.Name, resource.UpdateOptions{}, func(current resource.Object) (resource.Object, error) {
+		p := current.(*corev1.Pod)
+		if !unbound(p, r.uid) || told(p, r.message) {
+			return p, nil
+		}
+		p = p.DeepCopy()
+		p.ResourceVersion = ""
+		setUnschedulable(p, r.message, metav1.NewTime(s.clock.Now()))
+		return p, nil
+	})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
+
+func unbound(pod *corev1.Pod, uid types.UID) bool {
+	return pod.UID == uid && pod.Spec.NodeName == "" && pod.DeletionTimestamp == nil
+}
+
+func told(pod *corev1.Pod, message string) bool {
+	c := controller.PodCondition(pod, corev1.PodScheduled)
+	return c != nil && c.Status == corev1.ConditionFalse && c.Reason == corev1.PodReasonUnschedulable && c.Message == message
+}
+
+func setUnschedulable(pod *corev1.Pod, message string, now metav1.Time) {
+	cond := corev1.PodCondition{
+		Type: corev1.PodScheduled, Status: corev1.ConditionFalse, ObservedGeneration: pod.Generation,
+		Reason: corev1.PodReasonUnschedulable, Message: message, LastTransitionTime: now,
+	}
+	if have := controller.PodCondition(pod, corev1.PodScheduled); have != nil {
+		if have.Status == cond.Status {
+			cond.LastTransitionTime = have.LastTransitionTime
+		}
+		*have = cond
+		return
+	}
+	pod.Status.Conditions = append(pod.Status.Conditions, cond)
+}

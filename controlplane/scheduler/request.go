@@ -1,0 +1,130 @@
+package scheduler
+
+import (
+	"sort"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	resourcehelper "k8s.io/component-helpers/resource"
+	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
+)
+
+// What a container is taken to use for scoring if it requests nothing: an empty
+// request must not make a host look idle for ever.
+const (
+	assumedMilliCPU = 100
+	assumedMemory   = 200 << 20
+)
+
+// resources is an amount of what a node has: millicores and bytes.
+type resources struct {
+	milliCPU, memory, ephemeral int64
+	scalar                      map[corev1.ResourceName]int64
+}
+
+func toResources(list corev1.ResourceList) (r resources) {
+	for name, q := range list {
+		switch name {
+		case corev1.ResourceCPU:
+			r.milliCPU = q.MilliValue()
+		case corev1.ResourceMemory:
+			r.memory = q.Value()
+		case corev1.ResourceEphemeralStorage:
+			r.ephemeral = q.Value()
+		case corev1.ResourcePods:
+		default:
+			if r.scalar == nil {
+				r.scalar = map[corev1.ResourceName]int64{}
+			}
+			r.scalar[name] = q.Value()
+		}
+	}
+	return r
+}
+
+// add adds sign times other.
+func (r *resources) add(other *resources, sign int64) {
+	r.milliCPU += sign * other.milliCPU
+	r.memory += sign * other.memory
+	r.ephemeral += sign * other.ephemeral
+	for name, v := range other.scalar {
+		if r.scalar == nil {
+			r.scalar = map[corev1.ResourceName]int64{}
+		}
+		r.scalar[name] += sign * v
+	}
+}
+
+type hostPort struct {
+	protocol corev1.Protocol
+	port     int32
+	ip       string
+}
+
+// request is what placing a pod needs to know of it, worked out once.
+type request struct {
+	pod       *corev1.Pod
+	uid       types.UID
+	needs     resources
+	scored    resources // needs, with an assumption where nothing is requested
+	hostPorts []hostPort
+	affinity  nodeaffinity.RequiredNodeAffinity
+	anywhere  bool   // neither node selector nor affinity
+	group     string // pods of one group are spread; empty: of no group
+}
+
+func newRequest(pod *corev1.Pod) *request {
+	req := &request{
+		pod: pod, uid: pod.UID,
+		needs:    toResources(resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{UseStatusResources: true})),
+		affinity: nodeaffinity.GetRequiredNodeAffinity(pod),
+		anywhere: len(pod.Spec.NodeSelector) == 0 && (pod.Spec.Affinity == nil || pod.Spec.Affinity.NodeAffinity == nil),
+		group:    groupOf(pod),
+	}
+	req.scored = resources{milliCPU: req.needs.milliCPU, memory: req.needs.memory}
+	if req.scored.milliCPU == 0 {
+		req.scored.milliCPU = assumedMilliCPU * int64(len(pod.Spec.Containers))
+	}
+	if req.scored.memory == 0 {
+		req.scored.memory = assumedMemory * int64(len(pod.Spec.Containers))
+	}
+	for i := range pod.Spec.Containers {
+		for _, p := range pod.Spec.Containers[i].Ports {
+			if p.HostPort > 0 {
+				req.hostPorts = append(req.hostPorts, toHostPort(p))
+			}
+		}
+	}
+	return req
+}
+
+func toHostPort(p corev1.ContainerPort) hostPort {
+	hp := hostPort{protocol: p.Protocol, port: p.HostPort, ip: p.HostIP}
+	if hp.protocol == "" {
+		hp.protocol = corev1.ProtocolTCP
+	}
+	if hp.ip == "" || hp.ip == "::" {
+		hp.ip = "0.0.0.0"
+	}
+	return hp
+}
+
+// groupOf names the set of pods that a pod is spread with: those of its
+// controller, else those of its namespace with the very same labels, which is
+// what the pods of a service look like that nobody controls.
+func groupOf(pod *corev1.Pod) string {
+	if ref := metav1.GetControllerOfNoCopy(pod); ref != nil {
+		return string(ref.UID)
+	}
+	if len(pod.Labels) == 0 {
+		return ""
+	}
+	keys := make([]string, 0, len(pod.Labels))
+	for k, v := range pod.Labels {
+		keys = append(keys, k+"="+v)
+	}
+	sort.Strings(keys)
+	return pod.Namespace + "/" + strings.Join(keys, ",")
+}

@@ -1,0 +1,173 @@
+// Package scheduler binds pods to nodes. It owns what fits where and what is
+// best, the room on every node as the registry's caches and its own bindings
+// under way make it, and the PodScheduled condition of pods that fit nowhere.
+// It never starts, moves or deletes a pod.
+package scheduler
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/utils/clock"
+
+	"github.com/skep-io/skep/controlplane/controller"
+	"github.com/skep-io/skep/controlplane/event"
+	"github.com/skep-io/skep/controlplane/resource"
+)
+
+// Component is the source of this loop's events.
+const Component = "default-scheduler"
+
+const (
+	// reporters is how many pods are told at a time that they fit nowhere.
+	reporters = 4
+	// sweep is how often parked pods are looked at whose time has come.
+	sweep = time.Second
+)
+
+// Scheduler is the scheduling loop.
+type Scheduler struct {
+	registry *resource.Registry
+	recorder *event.Recorder
+	clock    clock.WithTicker
+	cluster  *cluster
+	queue    *queue
+	binder   *binder
+	reports  *controller.Queue[report]
+
+	// changed names the hosts on which there may be room now that there was not before.
+	changedMu sync.Mutex
+	changed   sets.Set[string]
+}
+
+// New makes the loop. It runs once.
+func New(registry *resource.Registry, recorder *event.Recorder, clock clock.WithTicker) *Scheduler {
+	s := &Scheduler{
+		registry: registry, recorder: recorder, clock: clock,
+		cluster: newCluster(),
+		queue:   newQueue(clock),
+		reports: controller.NewQueue[report]("scheduler"),
+		changed: sets.New[string](),
+	}
+	s.binder = newBinder(s)
+	return s
+}
+
+// Run works until ctx ends.
+func (s *Scheduler) Run(ctx context.Context) error {
+	// Nodes and bound pods are known before the first pod is placed: the observers
+	// deliver what there is before they return.
+	controller.Observe(ctx, s.registry, resource.Nodes, s.nodeChanged)
+	controller.Observe(ctx, s.registry, resource.Pods, s.podChanged)
+	var wg sync.WaitGroup
+	wg.Go(func() { s.binder.run(ctx) })
+	wg.Go(func() { s.reports.Run(ctx, reporters, s.report) })
+	s.loop(ctx)
+	wg.Wait()
+	return ctx.Err()
+}
+
+func (s *Scheduler) loop(ctx context.Context) {
+	ticker := s.clock.NewTicker(sweep)
+	defer ticker.Stop()
+	for ctx.Err() == nil {
+		s.wakeForRoom()
+		w := s.queue.pop()
+		if w == nil {
+			select {
+			case <-ctx.Done():
+			case <-s.queue.ready:
+			case <-ticker.C():
+				s.queue.wakeDue()
+			}
+			continue
+		}
+		s.schedule(ctx, w)
+	}
+}
+
+func (s *Scheduler) schedule(ctx context.Context, w *waiting) {
+	req := w.request
+	s.cluster.mu.Lock()
+	h, why := s.cluster.choose(req)
+	if h != nil {
+		s.cluster.assume(req, h)
+	}
+	s.cluster.mu.Unlock()
+	if h == nil {
+		s.queue.park(w)
+		s.reports.Add(report{pod: controller.Key{Namespace: req.pod.Namespace, Name: req.pod.Name}, uid: req.uid, message: why.String()})
+		return
+	}
+	s.binder.add(ctx, binding{waiting: w, request: req, node: h.name})
+}
+
+func (s *Scheduler) nodeChanged(old, cur *corev1.Node, _ int64) {
+	if cur == nil {
+		s.cluster.removeNode(old.Name)
+	} else if s.cluster.setNode(cur) {
+		s.roomOn(cur.Name)
+	}
+}
+
+func (s *Scheduler) podChanged(old, cur *corev1.Pod, _ int64) {
+	if old != nil && (cur == nil || cur.UID != old.UID) {
+		s.podGone(old)
+	}
+	switch {
+	case cur == nil:
+	case controller.PodTerminal(cur):
+		s.podGone(cur)
+	case cur.Spec.NodeName != "":
+		s.queue.remove(cur)
+		s.cluster.place(newRequest(cur))
+	case cur.DeletionTimestamp != nil || len(cur.Spec.SchedulingGates) > 0:
+		s.queue.remove(cur)
+	case cur.Spec.SchedulerName == "" || cur.Spec.SchedulerName == corev1.DefaultSchedulerName:
+		s.queue.set(cur)
+	}
+}
+
+func (s *Scheduler) podGone(pod *corev1.Pod) {
+	s.queue.remove(pod)
+	if host := s.cluster.free(pod); host != "" {
+		s.roomOn(host)
+	}
+}
+
+// roomOn notes that more may fit on a host.
+func (s *Scheduler) roomOn(host string) {
+	s.changedMu.Lock()
+	s.changed.Insert(host)
+	s.changedMu.Unlock()
+	select {
+	case s.queue.ready <- struct{}{}:
+	default:
+	}
+}
+
+// wakeForRoom gives parked pods a turn that fit on one of the changed hosts.
+func (s *Scheduler) wakeForRoom() {
+	s.changedMu.Lock()
+	changed := s.changed
+	if changed.Len() > 0 {
+		s.changed = sets.New[string]()
+	}
+	s.changedMu.Unlock()
+	if changed.Len() == 0 {
+		return
+	}
+	s.cluster.mu.Lock()
+	defer s.cluster.mu.Unlock()
+	s.queue.wake(func(req *request) bool {
+		for name := range changed {
+			if h := s.cluster.hosts[name]; h != nil && h.node != nil && fits(req, h, nil) {
+				return true
+			}
+		}
+		return false
+	})
+}
