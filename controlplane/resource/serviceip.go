@@ -1,0 +1,308 @@
+package resource
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/uuid"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/skep-io/skep/controlplane/storage"
+)
+
+func init() { Services.Allocate = allocateService }
+
+// allocateService gives a service its addresses and node ports, and frees those
+// that it no longer has. A record of each lands in the service's own transaction,
+// guarded against another service that takes the same one: none is ever held
+// twice, and none is lost when a process dies in between.
+func allocateService(ctx context.Context, r *Registry, tx *Tx, obj, old Object) error {
+	var service, before *corev1.Service
+	if old != nil {
+		before = old.(*corev1.Service)
+	}
+	if obj == nil {
+		if err := releaseIPs(ctx, r, tx, before, nil); err != nil {
+			return err
+		}
+		return releaseNodePorts(ctx, r, tx, before, nil)
+	}
+	service = obj.(*corev1.Service)
+	if err := setFamilies(service, before, r.serviceFamilies()); err != nil {
+		return err
+	}
+	if err := allocateIPs(ctx, r, tx, service, before); err != nil {
+		return err
+	}
+	if err := allocateNodePorts(ctx, r, tx, service, before); err != nil {
+		return err
+	}
+	var errs field.ErrorList
+	if before == nil {
+		errs = Services.ValidateCreate(service)
+	} else {
+		errs = Services.ValidateUpdate(service, before)
+	}
+	if len(errs) > 0 {
+		return invalidService(service, errs)
+	}
+	return nil
+}
+
+// serviceFamilies are the families that services can have, the primary one first.
+func (r *Registry) serviceFamilies() []corev1.IPFamily {
+	var families []corev1.IPFamily
+	for _, prefix := range r.config.ServiceCIDRs {
+		if family := familyOf(prefix.Addr().String()); !slices.Contains(families, family) {
+			families = append(families, family)
+		}
+	}
+	return families
+}
+
+// heldIPs are the addresses for which a service has records.
+func heldIPs(service *corev1.Service) []string {
+	if service == nil || service.Spec.Type == corev1.ServiceTypeExternalName || service.Spec.ClusterIP == corev1.ClusterIPNone {
+		return nil
+	}
+	return slices.DeleteFunc(slices.Clone(service.Spec.ClusterIPs), func(ip string) bool { return ip == "" })
+}
+
+func allocateIPs(ctx context.Context, r *Registry, tx *Tx, service, before *corev1.Service) error {
+	if service.Spec.Type != corev1.ServiceTypeExternalName && service.Spec.ClusterIP != corev1.ClusterIPNone {
+		held := heldIPs(before)
+		ips := make([]string, len(service.Spec.IPFamilies))
+		for i, family := range service.Spec.IPFamilies {
+			ip := ""
+			if i < len(service.Spec.ClusterIPs) {
+				ip = service.Spec.ClusterIPs[i]
+			}
+			if !slices.Contains(held, ip) {
+				var err error
+				if ip, err = allocateIP(ctx, r, tx, service, family, ip); err != nil {
+					return err
+				}
+			}
+			ips[i] = ip
+		}
+		service.Spec.ClusterIPs = ips
+		service.Spec.ClusterIP = ips[0]
+	}
+	return releaseIPs(ctx, r, tx, before, heldIPs(service))
+}
+
+// allocateIP takes the address that is asked for, or any free one.
+func allocateIP(ctx context.Context, r *Registry, tx *Tx, service *corev1.Service, family corev1.IPFamily, requested string) (string, error) {
+	ranges := r.serviceRanges(family)
+	var addr netip.Addr
+	if requested == "" {
+		var ok bool
+		if addr, ok = r.freeServiceIP(ctx, ranges); !ok {
+			return "", apierrors.NewInternalError(fmt.Errorf("failed to allocate a serviceIP for Service %q: range is full", service.Name))
+		}
+	} else {
+		var err error
+		if addr, err = netip.ParseAddr(requested); err == nil {
+			err = r.checkServiceIP(ctx, ranges, addr)
+		}
+		if apierrors.IsInternalError(err) {
+			return "", err
+		}
+		if err != nil {
+			return "", invalidService(service, field.ErrorList{field.Invalid(pathClusterIPs, service.Spec.ClusterIPs,
+				fmt.Sprintf("failed to allocate IP %v: %v", requested, err))})
+		}
+	}
+	value, err := storage.Encode(serviceIPRecord(service, addr, family))
+	if err != nil {
+		return "", apierrors.NewInternalError(err)
+	}
+	key := storage.Key(IPAddresses.GroupResource(), "", addr.String())
+	tx.Guards = append(tx.Guards, storage.Guard{Key: key})
+	tx.Ops = append(tx.Ops, storage.Op{Key: key, Value: value})
+	return addr.String(), nil
+}
+
+// serviceIPRecord is the object with which kube-apiserver marks an address as taken.
+func serviceIPRecord(service *corev1.Service, addr netip.Addr, family corev1.IPFamily) *networkingv1.IPAddress {
+	record := &networkingv1.IPAddress{
+		ObjectMeta: metav1.ObjectMeta{
+			Name:              addr.String(),
+			UID:               types.UID(uuid.NewUUID()),
+			Generation:        1,
+			CreationTimestamp: metav1.NewTime(time.Now().Truncate(time.Second)),
+			Labels: map[string]string{
+				networkingv1.LabelIPAddressFamily: string(family),
+				networkingv1.LabelManagedBy:       "ipallocator.k8s.io",
+			},
+		},
+		Spec: networkingv1.IPAddressSpec{ParentRef: &networkingv1.ParentReference{
+			Resource: "services", Namespace: service.Namespace, Name: service.Name,
+		}},
+	}
+	record.SetGroupVersionKind(IPAddresses.GVK)
+	return record
+}
+
+// serviceRanges are the ranges that addresses of a family come from: those of
+// the configuration, then those of further ServiceCIDR objects that are ready.
+func (r *Registry) serviceRanges(family corev1.IPFamily) []netip.Prefix {
+	ranges := slices.Clone(r.config.ServiceCIDRs)
+	for _, cidr := range ListAs[*networkingv1.ServiceCIDR](r, ServiceCIDRs, "", nil) {
+		if cidr.DeletionTimestamp != nil || !serviceCIDRReady(cidr) {
+			continue
+		}
+		for _, text := range cidr.Spec.CIDRs {
+			if prefix, err := netip.ParsePrefix(text); err == nil && !slices.Contains(ranges, prefix) {
+				ranges = append(ranges, prefix)
+			}
+		}
+	}
+	return slices.DeleteFunc(ranges, func(prefix netip.Prefix) bool { return familyOf(prefix.Addr().String()) != family })
+}
+
+// serviceCIDRReady takes a range that nobody has judged for ready, as Kubernetes does.
+func serviceCIDRReady(cidr *networkingv1.ServiceCIDR) bool {
+	for _, condition := range cidr.Status.Conditions {
+		if condition.Type == networkingv1.ServiceCIDRConditionReady {
+			return condition.Status == metav1.ConditionTrue
+		}
+	}
+	return true
+}
+
+// checkServiceIP says why an address that was asked for cannot be had. It asks
+// etcd, not the cache: an address that was just freed must be free.
+func (r *Registry) checkServiceIP(ctx context.Context, ranges []netip.Prefix, addr netip.Addr) error {
+	i := slices.IndexFunc(ranges, func(prefix netip.Prefix) bool { return prefix.Contains(addr) })
+	if i < 0 {
+		return errors.New("the provided network does not match the current range")
+	}
+	if band := newAddressBand(ranges[i]); addr.Less(band.first) || band.last.Less(addr) {
+		return fmt.Errorf("the provided IP (%v) is not in the valid range. The range of valid IPs is %s", addr, ranges[i])
+	}
+	_, err := r.store.Get(ctx, storage.Key(IPAddresses.GroupResource(), "", addr.String()))
+	switch {
+	case err == nil:
+		return errors.New("provided IP is already allocated")
+	case errors.Is(err, storage.ErrNotFound):
+		return nil
+	}
+	return apierrors.NewInternalError(fmt.Errorf("read who holds %s: %w", addr, err))
+}
+
+// freeServiceIP finds an address that the cache knows no holder of.
+func (r *Registry) freeServiceIP(ctx context.Context, ranges []netip.Prefix) (netip.Addr, bool) {
+	taken := func(addr netip.Addr) bool {
+		_, err := Get[*networkingv1.IPAddress](ctx, r, IPAddresses, "", addr.String())
+		return err == nil
+	}
+	for _, prefix := range ranges {
+		if addr, ok := newAddressBand(prefix).free(taken); ok {
+			return addr, true
+		}
+	}
+	return netip.Addr{}, false
+}
+
+// addressBand is the usable part of a range: [first, last], of which the first
+// static addresses are left to those who ask for one, as long as others are free
+// (KEP-3070).
+type addressBand struct {
+	first, last netip.Addr
+	size        uint64 // capped for IPv6
+	static      uint64
+}
+
+func newAddressBand(prefix netip.Prefix) addressBand {
+	base := prefix.Masked().Addr()
+	hostBits := min(base.BitLen()-prefix.Bits(), 62)
+	total := uint64(1) << hostBits
+	band := addressBand{first: base.Next(), last: addrAt(base, total-1), size: total - 1}
+	if base.Is4() { // the broadcast address
+		band.last, band.size = band.last.Prev(), max(total, 2)-2
+	}
+	if total > 16 {
+		band.static = min(max(total/16, 16), 256)
+	}
+	band.static = min(band.static, band.size)
+	return band
+}
+
+// free returns an address that is not taken, from a random place on.
+func (b addressBand) free(taken func(netip.Addr) bool) (netip.Addr, bool) {
+	scan := func(from, count uint64) (netip.Addr, bool) {
+		if count == 0 {
+			return netip.Addr{}, false
+		}
+		start := rand.Uint64N(count)
+		for i := range count {
+			if addr := addrAt(b.first, from+(start+i)%count); !taken(addr) {
+				return addr, true
+			}
+		}
+		return netip.Addr{}, false
+	}
+	if addr, ok := scan(b.static, b.size-b.static); ok {
+		return addr, true
+	}
+	return scan(0, b.static)
+}
+
+// addrAt is the address n after base, within its lower 64 bits.
+func addrAt(base netip.Addr, n uint64) netip.Addr {
+	bytes := base.As16()
+	binary.BigEndian.PutUint64(bytes[8:], binary.BigEndian.Uint64(bytes[8:])+n)
+	if base.Is4() {
+		return netip.AddrFrom16(bytes).Unmap()
+	}
+	return netip.AddrFrom16(bytes)
+}
+
+// releaseIPs frees the addresses of a service but those that it keeps. A record
+// that is gone, or that names another service, is left alone.
+func releaseIPs(ctx context.Context, r *Registry, tx *Tx, service *corev1.Service, keep []string) error {
+	for _, ip := range heldIPs(service) {
+		if slices.Contains(keep, ip) {
+			continue
+		}
+		key := storage.Key(IPAddresses.GroupResource(), "", ip)
+		kv, err := r.store.Get(ctx, key)
+		if errors.Is(err, storage.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return apierrors.NewInternalError(fmt.Errorf("read who holds %s: %w", ip, err))
+		}
+		if !heldBy(kv, service) {
+			continue
+		}
+		tx.Guards = append(tx.Guards, storage.Guard{Key: key, ModRevision: kv.ModRevision})
+		tx.Ops = append(tx.Ops, storage.Op{Key: key, Delete: true})
+	}
+	return nil
+}
+
+func heldBy(kv storage.KeyValue, service *corev1.Service) bool {
+	obj, err := storage.Decode(kv.Value, kv.ModRevision)
+	if err != nil {
+		return false
+	}
+	record, ok := obj.(*networkingv1.IPAddress)
+	if !ok || record.Spec.ParentRef == nil {
+		return false
+	}
+	ref := record.Spec.ParentRef
+	return ref.Group == "" && ref.Resource == "services" && ref.Namespace == service.Namespace && ref.Name == service.Name
+}
