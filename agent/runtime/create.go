@@ -242,4 +242,3 @@ func mountsToProto(mounts []mount.Mount) []*types.Mount {
 	}
 	return list
 }
-

@@ -282,12 +282,11 @@ var unneeded = []string{
 	"io.containerd.snapshotter.v1.zfs",
 	"io.containerd.snapshotter.v1.blockfile",
 	"io.containerd.snapshotter.v1.erofs",
-	"io.containerd.runtime.v1.linux",
 }
 
 func daemonConfig(c DaemonConfig) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "version = 2\nroot = %q\nstate = %q\noom_score = -999\n", c.Root, c.State)
+	fmt.Fprintf(&b, "version = 2\nroot = %q\nstate = %q\noom_score = %d\n", c.Root, c.State, clampOOMScore(-999))
 	b.WriteString("disabled_plugins = [")
 	for i, p := range unneeded {
 		if i > 0 {

@@ -66,3 +66,24 @@ func parseSignal(name string) unix.Signal {
 	}
 	return unix.SIGTERM
 }
+
+// clampOOMScore raises a score to what this agent may set: without
+// CAP_SYS_RESOURCE nothing goes below the agent's own.
+func clampOOMScore(score int) int {
+	return max(score, lowestOOMScore())
+}
+
+var lowestOOMScore = sync.OnceValue(func() int {
+	if has, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, unix.CAP_SYS_RESOURCE, 0, 0, 0); err == nil && has == 1 {
+		return -1000
+	}
+	data, err := os.ReadFile("/proc/self/oom_score_adj")
+	if err != nil {
+		return 0
+	}
+	own, err := strconv.Atoi(strings.TrimSpace(string(data)))
+	if err != nil {
+		return 0
+	}
+	return own
+})

@@ -59,7 +59,7 @@ type Runtime struct {
 
 type entry struct {
 	Container
-	exited   chan struct{} // closed when State is Exited
+	exited chan struct{} // closed when State is Exited
 }
 
 // Connect reaches containerd and adopts what lives there. The event stream

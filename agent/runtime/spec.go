@@ -86,6 +86,7 @@ func (r *Runtime) buildSpec(c *Container, cfg ContainerConfig, p *Prepared) (*sp
 	if err != nil {
 		return nil, err
 	}
+	score := clampOOMScore(cfg.Resources.OOMScoreAdj)
 	process := &specs.Process{
 		Terminal: cfg.TTY,
 		User:     user,
@@ -95,7 +96,7 @@ func (r *Runtime) buildSpec(c *Container, cfg ContainerConfig, p *Prepared) (*sp
 		// Privilege escalation is on unless the pod turns it off.
 		NoNewPrivileges: !cfg.Security.AllowPrivilegeEscalation && !cfg.Security.Privileged,
 		Capabilities:    capabilities(cfg.Security, user.UID),
-		OOMScoreAdj:     &cfg.Resources.OOMScoreAdj,
+		OOMScoreAdj:     &score,
 	}
 	spec := &specs.Spec{
 		Version:     specVersion,

@@ -1,0 +1,5 @@
+package runtimetest
+
+import goruntime "runtime"
+
+const goarch = goruntime.GOARCH
