@@ -1,0 +1,106 @@
+package probe
+
+import (
+	"context"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// Kind of question that a probe asks.
+type Kind string
+
+// The three kinds, as events name them.
+const (
+	Liveness  Kind = "Liveness"
+	Readiness Kind = "Readiness"
+	Startup   Kind = "Startup"
+)
+
+// Report is what a Watch says. Every outcome is reported; Changed is true
+// when the counting settled on a new answer, OK.
+type Report struct {
+	Kind    Kind
+	Outcome Outcome
+	Changed bool
+	OK      bool
+}
+
+// attempts is how often an attempt that could not be made is repeated
+// before it counts.
+const attempts = 3
+
+// Watch probes until ctx ends, until a startup probe has its first answer,
+// or until a liveness probe fails for good: then the container's life is
+// over and its successor is watched anew. initial is the answer to start
+// from: readiness and startup start unmet, and an agent that adopts a ready
+// container starts from ready, so that its restart disturbs nothing.
+func Watch(ctx context.Context, kind Kind, p *corev1.Probe, t Target, startedAt time.Time, initial bool, report func(Report)) {
+	timer := time.NewTimer(time.Until(startedAt.Add(time.Duration(p.InitialDelaySeconds) * time.Second)))
+	defer timer.Stop()
+	count := counter{success: max(p.SuccessThreshold, 1), failure: max(p.FailureThreshold, 1), answer: initial, settled: initial || kind == Liveness}
+	if kind == Liveness {
+		count.answer = true
+	}
+	if p.FailureThreshold == 0 {
+		count.failure = 3
+	}
+	period := time.Duration(p.PeriodSeconds) * time.Second
+	if period <= 0 {
+		period = 10 * time.Second
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		}
+		began := time.Now()
+		outcome := attemptRepeated(ctx, p, t)
+		if ctx.Err() != nil {
+			return // an attempt cut short says nothing
+		}
+		changed := count.add(outcome.OK)
+		report(Report{Kind: kind, Outcome: outcome, Changed: changed, OK: count.answer})
+		if changed && (kind == Startup || kind == Liveness && !count.answer) {
+			return
+		}
+		timer.Reset(time.Until(began.Add(period)))
+	}
+}
+
+func attemptRepeated(ctx context.Context, p *corev1.Probe, t Target) Outcome {
+	var outcome Outcome
+	for range attempts {
+		if outcome = Attempt(ctx, p, t); outcome.Err == nil {
+			return outcome
+		}
+	}
+	return outcome
+}
+
+// counter turns a row of outcomes into an answer. settled says whether the
+// answer was ever reached by counting; an unsettled one changes even to itself.
+type counter struct {
+	success, failure int32
+	answer, settled  bool
+
+	last bool
+	row  int32
+}
+
+func (c *counter) add(ok bool) (changed bool) {
+	if ok != c.last || c.row == 0 {
+		c.last, c.row = ok, 0
+	}
+	c.row++
+	threshold := c.success
+	if !ok {
+		threshold = c.failure
+	}
+	if c.row < threshold || c.settled && c.answer == ok {
+		return false
+	}
+	c.answer, c.settled = ok, true
+	return true
+}
