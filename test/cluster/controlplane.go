@@ -1,0 +1,212 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+)
+
+func serverURL(st *state) string {
+	return "https://" + netip.AddrPortFrom(bridgeAddr(st.Subnet), apiPort).String()
+}
+
+// startSkepd starts the control plane unless it runs.
+func (c *Cluster) startSkepd(st *state) error {
+	if st.Skepd.alive() {
+		return nil
+	}
+	if err := os.MkdirAll(c.skepdDir(), 0o700); err != nil {
+		return err
+	}
+	path := clusterCgroup(c.Name) + "/skepd"
+	if err := c.cgroups.make(path); err != nil {
+		return err
+	}
+	cgroup, err := os.Open(filepath.Join(c.cgroups.v2, path))
+	if err != nil {
+		return err
+	}
+	defer cgroup.Close()
+	argv := append([]string{
+		st.Bin.Skepd,
+		"--data-dir", c.skepdDir(),
+		"--listen", netip.AddrPortFrom(bridgeAddr(st.Subnet), apiPort).String(),
+	}, st.SkepdArgs...)
+	cmd, err := daemonCommand(argv, c.SkepdLog())
+	if err != nil {
+		return err
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, UseCgroupFD: true, CgroupFD: int(cgroup.Fd())}
+	if err := startDaemon(cmd); err != nil {
+		return fmt.Errorf("start skepd: %w", err)
+	}
+	st.Skepd, err = identify(cmd.Process.Pid)
+	return err
+}
+
+// awaitSkepd returns when the API answers /readyz, with the kubeconfig written.
+func (c *Cluster) awaitSkepd(ctx context.Context) error {
+	ticker := time.NewTicker(50 * time.Millisecond)
+	defer ticker.Stop()
+	var last error
+	for {
+		st, err := c.load()
+		if err != nil {
+			return err
+		}
+		if !st.Skepd.alive() {
+			return fmt.Errorf("skepd ended while starting; the end of %s:\n%s", c.SkepdLog(), tail(c.SkepdLog(), 10))
+		}
+		if last = c.writeKubeconfig(st); last == nil {
+			if last = c.probeReady(ctx); last == nil {
+				return nil
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("skepd does not become ready (%w); the end of %s:\n%s", last, c.SkepdLog(), tail(c.SkepdLog(), 10))
+		case <-ticker.C:
+		}
+	}
+}
+
+func (c *Cluster) probeReady(ctx context.Context) error {
+	client, err := c.Client()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	_, err = client.Discovery().RESTClient().Get().AbsPath("/readyz").DoRaw(ctx)
+	return err
+}
+
+// writeKubeconfig copies the admin's kubeconfig from the control plane's data,
+// with the cluster's name on its context and the server's address from outside.
+func (c *Cluster) writeKubeconfig(st *state) error {
+	admin, err := clientcmd.LoadFromFile(filepath.Join(c.skepdDir(), "admin.kubeconfig"))
+	if err != nil {
+		return err
+	}
+	current := admin.Contexts[admin.CurrentContext]
+	if current == nil || admin.Clusters[current.Cluster] == nil || admin.AuthInfos[current.AuthInfo] == nil {
+		return fmt.Errorf("%s: its current context is incomplete", filepath.Join(c.skepdDir(), "admin.kubeconfig"))
+	}
+	name := "skep-" + c.Name
+	config := clientcmdapi.NewConfig()
+	config.CurrentContext = name
+	config.Contexts[name] = &clientcmdapi.Context{Cluster: name, AuthInfo: name, Namespace: current.Namespace}
+	config.Clusters[name] = admin.Clusters[current.Cluster]
+	config.Clusters[name].Server = serverURL(st)
+	config.AuthInfos[name] = admin.AuthInfos[current.AuthInfo]
+	data, err := clientcmd.Write(*config)
+	if err != nil {
+		return err
+	}
+	if old, err := os.ReadFile(c.Kubeconfig()); err == nil && string(old) == string(data) {
+		return nil
+	}
+	return writeFileAtomically(c.Kubeconfig(), data, 0o600)
+}
+
+// KillControlPlane ends skepd with SIGKILL and returns when it is gone.
+func (c *Cluster) KillControlPlane(ctx context.Context) error {
+	return c.change(func(*state) error {
+		return c.cgroups.kill(ctx, clusterCgroup(c.Name)+"/skepd")
+	})
+}
+
+// StopControlPlane ends skepd with SIGTERM and returns when it is gone.
+func (c *Cluster) StopControlPlane(ctx context.Context) error {
+	return c.change(func(st *state) error {
+		if !st.Skepd.alive() {
+			return nil
+		}
+		events, err := os.Open(filepath.Join(c.cgroups.v2, clusterCgroup(c.Name), "skepd", "cgroup.events"))
+		if err != nil {
+			return err
+		}
+		defer events.Close()
+		if err := unix.Kill(st.Skepd.PID, unix.SIGTERM); err != nil {
+			return err
+		}
+		return awaitEvent(ctx, events, "populated 0")
+	})
+}
+
+// StartControlPlane starts skepd unless it runs, and returns when it is ready.
+func (c *Cluster) StartControlPlane(ctx context.Context) error {
+	if err := c.change(c.startSkepd); err != nil {
+		return err
+	}
+	return c.awaitSkepd(ctx)
+}
+
+// SkepdPID is the control plane's process, 0 if it does not run.
+func (c *Cluster) SkepdPID() int {
+	st, err := c.load()
+	if err != nil || !st.Skepd.alive() {
+		return 0
+	}
+	return st.Skepd.PID
+}
+
+// agentCommand is how the host's first process starts the agent.
+func (c *Cluster) agentCommand(st *state, node string) ([]string, error) {
+	token, err := os.ReadFile(filepath.Join(c.skepdDir(), "join-token"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("skepd has left no join token yet (%w): has it ever run? see %s", err, c.SkepdLog())
+	}
+	if err != nil {
+		return nil, err
+	}
+	n := st.Nodes[node]
+	argv := []string{
+		st.Bin.Agent,
+		"--server", serverURL(st),
+		"--token", strings.TrimSpace(string(token)),
+		"--node-name", node,
+		"--node-ip", nodeAddr(st.Subnet, n.Index).String(),
+		"--state-dir", filepath.Join(c.nodeDir(node), "state"),
+		"--cgroup", nodeCgroup(c.Name, node),
+		"--hook-cgroup", nodeCgroup(c.Name, node),
+	}
+	if len(n.Labels) > 0 {
+		argv = append(argv, "--labels", formatLabels(n.Labels))
+	}
+	return append(argv, st.AgentArgs...), nil
+}
+
+func formatLabels(labels map[string]string) string {
+	var pairs []string
+	for key, value := range labels {
+		pairs = append(pairs, key+"="+value)
+	}
+	sort.Strings(pairs)
+	return strings.Join(pairs, ",")
+}
+
+// tail returns the last lines of a log, indented.
+func tail(path string, lines int) string {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return "    (" + err.Error() + ")"
+	}
+	all := strings.Split(strings.TrimRight(string(data), "\n"), "\n")
+	if len(all) > lines {
+		all = all[len(all)-lines:]
+	}
+	return "    " + strings.Join(all, "\n    ")
+}

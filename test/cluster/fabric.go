@@ -1,0 +1,303 @@
+package cluster
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// xdpPass is XDP_PASS of linux/bpf.h.
+const xdpPass = 2
+
+// reservedSubnets serialises the choice of a subnet among all clusters of the
+// machine. The lock is on a folder that is always there, so nothing stays behind.
+const reservedSubnets = "/run"
+
+// ensureBridge makes the cluster's bridge, choosing a free subnet if the
+// cluster has none yet (subnet 0 is never used), and returns the subnet.
+func ensureBridge(name string, subnet int) (int, error) {
+	lock, err := os.Open(reservedSubnets)
+	if err != nil {
+		return 0, err
+	}
+	defer lock.Close()
+	if err := retryInterrupted(func() error { return unix.Flock(int(lock.Fd()), unix.LOCK_EX) }); err != nil {
+		return 0, err
+	}
+	bridge, err := ownLink(name, bridgeName(name))
+	if err != nil {
+		return 0, err
+	}
+	if bridge == nil {
+		if subnet, err = freeSubnet(subnet); err != nil {
+			return 0, err
+		}
+		if bridge, err = addBridge(name); err != nil {
+			return 0, err
+		}
+	} else if subnet == 0 {
+		return 0, fmt.Errorf("bridge %s exists, but not this cluster's state: remove what an earlier cluster left with `skep down --name %s`", bridgeName(name), name)
+	}
+	addr := &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(bridgeAddr(subnet), 24))}
+	if err := netlink.AddrReplace(bridge, addr); err != nil {
+		return 0, fmt.Errorf("bridge %s: address %s: %w", bridgeName(name), addr, err)
+	}
+	return subnet, netlink.LinkSetUp(bridge)
+}
+
+func addBridge(name string) (netlink.Link, error) {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = bridgeName(name)
+	// A bridge without an address of its own takes its lowest port's, and
+	// changes it as hosts come and go.
+	attrs.HardwareAddr = nodeMAC(name, 0)
+	bridge := &netlink.Bridge{LinkAttrs: attrs}
+	if err := netlink.LinkAdd(bridge); err != nil {
+		return nil, fmt.Errorf("bridge %s: %w", attrs.Name, err)
+	}
+	return bridge, netlink.LinkSetAlias(bridge, linkAlias(name))
+}
+
+// ownLink finds a link of this cluster. A link of that name that is not the
+// cluster's own is an error: it must be neither used nor removed.
+func ownLink(cluster, link string) (netlink.Link, error) {
+	found, err := netlink.LinkByName(link)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if !isOwn(cluster, found) {
+		return nil, fmt.Errorf("a network interface %s exists that is not of cluster %q (ip -d link show %s): choose another cluster name", link, cluster, link)
+	}
+	return found, nil
+}
+
+// isOwn goes by the alias. A link with our name and no alias is ours too: a
+// crash came between its creation and its alias.
+func isOwn(cluster string, link netlink.Link) bool {
+	attrs := link.Attrs()
+	if attrs.Alias != "" {
+		return attrs.Alias == linkAlias(cluster)
+	}
+	switch link.Type() {
+	case "bridge":
+		return attrs.Name == bridgeName(cluster)
+	case "veth":
+		index, ok := strings.CutPrefix(attrs.Name, portName(cluster, 0)[:len(portName(cluster, 0))-1])
+		n, err := strconv.Atoi(index)
+		return ok && err == nil && portName(cluster, n) == attrs.Name
+	}
+	return false
+}
+
+// freeSubnet returns wanted if it is not 0 and free, else the first N whose
+// 198.18.N.0/24 meets no route of this machine.
+func freeSubnet(wanted int) (int, error) {
+	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
+	if err != nil {
+		return 0, err
+	}
+	taken := func(subnet int) bool {
+		for _, route := range routes {
+			if route.Dst == nil {
+				continue
+			}
+			addr, _ := netip.AddrFromSlice(route.Dst.IP.To4())
+			if ones, _ := route.Dst.Mask.Size(); ones > 0 && netip.PrefixFrom(addr, ones).Overlaps(subnetPrefix(subnet)) {
+				return true
+			}
+		}
+		return false
+	}
+	if wanted != 0 {
+		if taken(wanted) {
+			return 0, fmt.Errorf("the cluster's subnet %s is in use by another interface now: free it, or make the cluster anew with `skep down`", subnetPrefix(wanted))
+		}
+		return wanted, nil
+	}
+	for subnet := 1; subnet < 255; subnet++ {
+		if !taken(subnet) {
+			return subnet, nil
+		}
+	}
+	return 0, errors.New("no free subnet left in 198.18.0.0/16: remove a cluster with `skep down`")
+}
+
+// plug connects a host's namespace to the bridge: eth0 inside, a port outside.
+func plug(cluster string, subnet, index int) error {
+	handle, err := netns.GetFromName(netnsName(cluster, nodeName(index)))
+	if err != nil {
+		return err
+	}
+	defer handle.Close()
+	bridge, err := ownLink(cluster, bridgeName(cluster))
+	if err != nil {
+		return err
+	}
+	if bridge == nil {
+		return fmt.Errorf("bridge %s is gone", bridgeName(cluster))
+	}
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = portName(cluster, index)
+	attrs.MasterIndex = bridge.Attrs().Index
+	port := &netlink.Veth{
+		LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsFd(handle),
+		PeerHardwareAddr: nodeMAC(cluster, index),
+	}
+	if err := netlink.LinkAdd(port); err != nil {
+		return fmt.Errorf("port %s: %w", attrs.Name, err)
+	}
+	if err := netlink.LinkSetAlias(port, linkAlias(cluster)); err != nil {
+		return fmt.Errorf("port %s: alias: %w", attrs.Name, err)
+	}
+	if err := configureHostLinks(handle, subnet, index); err != nil {
+		return err
+	}
+	return preparePort(port)
+}
+
+func configureHostLinks(handle netns.NsHandle, subnet, index int) error {
+	inside, err := netlink.NewHandleAt(handle)
+	if err != nil {
+		return err
+	}
+	defer inside.Close()
+	lo, err := inside.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	eth0, err := inside.LinkByName("eth0")
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(inside.LinkSetUp(lo), inside.LinkSetUp(eth0)); err != nil {
+		return err
+	}
+	addr := &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(nodeAddr(subnet, index), 24))}
+	if err := inside.AddrReplace(eth0, addr); err != nil {
+		return fmt.Errorf("eth0: address %s: %w", addr, err)
+	}
+	gateway := &netlink.Route{LinkIndex: eth0.Attrs().Index, Gw: bridgeAddr(subnet).AsSlice()}
+	if err := inside.RouteReplace(gateway); err != nil {
+		return fmt.Errorf("eth0: default route by %s: %w", bridgeAddr(subnet), err)
+	}
+	return nil
+}
+
+// preparePort lets XDP programs at the host's end transmit and redirect: a veth
+// takes such frames only if its other end runs XDP natively, and loses
+// checksums that the sender left to its device.
+func preparePort(port netlink.Link) error {
+	if err := disableTransmitChecksums(port.Attrs().Name); err != nil {
+		return fmt.Errorf("port %s: turn transmit checksum offload off: %w", port.Attrs().Name, err)
+	}
+	pass, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Name:         "skep_port_pass",
+		Type:         ebpf.XDP,
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, xdpPass), asm.Return()},
+		License:      "GPL",
+	})
+	if err != nil {
+		return fmt.Errorf("port %s: load XDP: %w", port.Attrs().Name, err)
+	}
+	defer pass.Close()
+	if err := netlink.LinkSetXdpFdWithFlags(port, pass.FD(), unix.XDP_FLAGS_DRV_MODE); err != nil {
+		return fmt.Errorf("port %s: attach XDP: %w", port.Attrs().Name, err)
+	}
+	return netlink.LinkSetUp(port)
+}
+
+func disableTransmitChecksums(link string) error {
+	_, err := ethtool(link, unix.ETHTOOL_STXCSUM, 0)
+	return err
+}
+
+// ethtool runs one of the commands that carry a struct ethtool_value.
+func ethtool(link string, command, data uint32) (uint32, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(fd)
+	value := struct{ command, data uint32 }{command, data}
+	// struct ifreq: a name, and a union of 24 bytes of which SIOCETHTOOL takes a pointer.
+	var request struct {
+		name [unix.IFNAMSIZ]byte
+		data unsafe.Pointer
+		_    [16]byte
+	}
+	copy(request.name[:unix.IFNAMSIZ-1], link)
+	request.data = unsafe.Pointer(&value)
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&request)))
+	if errno != 0 {
+		return 0, errno
+	}
+	return value.data, nil
+}
+
+// setPort raises or drops the bridge's end of a host's cable.
+func setPort(cluster string, index int, up bool) error {
+	port, err := ownLink(cluster, portName(cluster, index))
+	if err != nil {
+		return err
+	}
+	if port == nil {
+		return fmt.Errorf("port %s is gone", portName(cluster, index))
+	}
+	if up {
+		return netlink.LinkSetUp(port)
+	}
+	return netlink.LinkSetDown(port)
+}
+
+// removeLinks deletes the bridge and every port of the cluster, whatever else is gone.
+func removeLinks(cluster string) (int, error) {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return 0, err
+	}
+	var errs []error
+	removed := 0
+	for _, link := range links {
+		if !isOwn(cluster, link) {
+			continue
+		}
+		// A port may go by itself meanwhile: its other end's namespace is being deleted.
+		err := netlink.LinkDel(link)
+		if err != nil && !errors.Is(err, syscall.ENODEV) && !errors.Is(err, syscall.EINVAL) {
+			errs = append(errs, fmt.Errorf("remove interface %s: %w", link.Attrs().Name, err))
+			continue
+		}
+		removed++
+	}
+	return removed, errors.Join(errs...)
+}
+
+func removePort(cluster string, index int) error {
+	port, err := ownLink(cluster, portName(cluster, index))
+	if err != nil || port == nil {
+		return err
+	}
+	if err := netlink.LinkDel(port); err != nil && !errors.Is(err, syscall.ENODEV) {
+		return err
+	}
+	return nil
+}
+
+func ipNet(prefix netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: prefix.Addr().AsSlice(), Mask: net.CIDRMask(prefix.Bits(), prefix.Addr().BitLen())}
+}

@@ -1,0 +1,48 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"k8s.io/client-go/kubernetes"
+)
+
+// LoadImage uploads an image archive to hosts through the API, side by side.
+// open is called once per host. loaded, if not nil, hears of each host that has
+// it; calls may come at once from several goroutines.
+func LoadImage(ctx context.Context, client kubernetes.Interface, nodes []string, open func() (io.ReadCloser, error), loaded func(node string)) error {
+	errs := make([]error, len(nodes))
+	var group sync.WaitGroup
+	for i, node := range nodes {
+		group.Go(func() {
+			if err := loadImage(ctx, client, node, open); err != nil {
+				errs[i] = fmt.Errorf("%s: %w", node, err)
+			} else if loaded != nil {
+				loaded(node)
+			}
+		})
+	}
+	group.Wait()
+	return errors.Join(errs...)
+}
+
+func loadImage(ctx context.Context, client kubernetes.Interface, node string, open func() (io.ReadCloser, error)) error {
+	archive, err := open()
+	if err != nil {
+		return err
+	}
+	defer archive.Close()
+	// NoRetries: the archive is a stream, a second try would send its rest.
+	result := client.CoreV1().RESTClient().Post().MaxRetries(0).
+		Resource("nodes").Name(node).SubResource("proxy").Suffix("images/load").
+		SetHeader("Content-Type", "application/x-tar").
+		Body(io.Reader(archive)).Do(ctx)
+	body, err := result.Raw()
+	if err != nil && len(body) > 0 {
+		return fmt.Errorf("%w: %s", err, body)
+	}
+	return err
+}

@@ -1,0 +1,83 @@
+package cluster
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"net"
+	"net/netip"
+	"regexp"
+	"strconv"
+)
+
+const (
+	// DefaultName is the cluster that commands mean when no name is given.
+	DefaultName = "default"
+	// DefaultNodes is the number of hosts when none is asked for.
+	DefaultNodes = 3
+	// MaxNodes is what fits in the /24 between .11 and .250.
+	MaxNodes = 240
+
+	apiPort = 6443
+)
+
+var nameFormat = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$`)
+
+// ValidateName refuses names that cannot be part of a namespace, cgroup and link name.
+func ValidateName(name string) error {
+	if !nameFormat.MatchString(name) {
+		return fmt.Errorf("cluster name %q: want 1 to 40 lower-case letters, digits and dashes, with a letter or digit at both ends", name)
+	}
+	return nil
+}
+
+// linkID is the part of link names that tells clusters apart: interface names
+// end at 15 characters, so longer cluster names are hashed.
+func linkID(name string) string {
+	if len(name) <= 8 {
+		return name
+	}
+	sum := sha256.Sum256([]byte(name))
+	return fmt.Sprintf("%x", sum[:4])
+}
+
+func bridgeName(name string) string { return "skep-" + linkID(name) }
+
+func portName(name string, index int) string {
+	return "sk-" + linkID(name) + "-" + strconv.Itoa(index)
+}
+
+// linkAlias marks a link as this cluster's, so that a name that another program
+// happened to choose is never taken for ours.
+func linkAlias(name string) string { return "skep cluster " + name }
+
+func nodeName(index int) string { return "node" + strconv.Itoa(index) }
+
+func netnsName(name, node string) string { return "skep-" + name + "-" + node }
+
+// netnsPattern matches the namespaces of this cluster only: cluster "a" has
+// skep-a-node1, while skep-a-b-node1 belongs to "a-b".
+func netnsPattern(name string) *regexp.Regexp {
+	return regexp.MustCompile(`^skep-` + regexp.QuoteMeta(name) + `-node[0-9]+$`)
+}
+
+func clusterCgroup(name string) string { return "/skep-" + name }
+
+func nodeCgroup(name, node string) string { return clusterCgroup(name) + "/" + node }
+
+// nodeMAC is stable over reboots of the host, so its neighbours' ARP entries stay true.
+func nodeMAC(name string, index int) net.HardwareAddr {
+	sum := sha256.Sum256([]byte(name))
+	return net.HardwareAddr{0x02, sum[0], sum[1], sum[2], byte(index >> 8), byte(index)}
+}
+
+func subnetPrefix(subnet int) netip.Prefix {
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 18, byte(subnet), 0}), 24)
+}
+
+func subnetAddr(subnet, host int) netip.Addr {
+	return netip.AddrFrom4([4]byte{198, 18, byte(subnet), byte(host)})
+}
+
+func bridgeAddr(subnet int) netip.Addr { return subnetAddr(subnet, 1) }
+
+func nodeAddr(subnet, index int) netip.Addr { return subnetAddr(subnet, 10+index) }

@@ -1,0 +1,219 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Node is one virtual host of a cluster.
+type Node struct {
+	cluster *Cluster
+	Name    string
+	Index   int
+	Addr    netip.Addr
+}
+
+// Node finds a host by its name.
+func (c *Cluster) Node(name string) (*Node, error) {
+	st, err := c.load()
+	if err != nil {
+		return nil, err
+	}
+	n, ok := st.Nodes[name]
+	if !ok {
+		return nil, fmt.Errorf("no node %q in cluster %q: there are %s", name, c.Name, strings.Join(st.nodeNames(), ", "))
+	}
+	return &Node{cluster: c, Name: name, Index: n.Index, Addr: nodeAddr(st.Subnet, n.Index)}, nil
+}
+
+// Nodes lists the hosts in order.
+func (c *Cluster) Nodes() ([]*Node, error) {
+	st, err := c.load()
+	if err != nil {
+		return nil, err
+	}
+	var nodes []*Node
+	for _, name := range st.nodeNames() {
+		n := st.Nodes[name]
+		nodes = append(nodes, &Node{cluster: c, Name: name, Index: n.Index, Addr: nodeAddr(st.Subnet, n.Index)})
+	}
+	return nodes, nil
+}
+
+// Power is what a host's switch and its cable look like.
+type Power struct {
+	Running, Paused, Cut bool
+	PID                  int // of its first process
+}
+
+func (p Power) String() string {
+	text := "stopped"
+	switch {
+	case p.Running && p.Paused:
+		text = "paused"
+	case p.Running:
+		text = "running"
+	}
+	if p.Cut {
+		text += ", cut off"
+	}
+	return text
+}
+
+// Power reads the host's present condition.
+func (n *Node) Power() (Power, error) {
+	st, err := n.cluster.load()
+	if err != nil {
+		return Power{}, err
+	}
+	ns, ok := st.Nodes[n.Name]
+	if !ok {
+		return Power{}, fmt.Errorf("%s is gone from cluster %q", n.Name, n.cluster.Name)
+	}
+	power := Power{Running: ns.Init.alive(), Cut: ns.Cut, PID: ns.Init.PID}
+	power.Paused = power.Running && n.cluster.cgroups.frozen(nodeCgroup(n.cluster.Name, n.Name))
+	return power, nil
+}
+
+// change runs f under the cluster's lock with the host's state.
+func (n *Node) change(f func(st *state, ns *nodeState) error) error {
+	return n.cluster.change(func(st *state) error {
+		ns, ok := st.Nodes[n.Name]
+		if !ok {
+			return fmt.Errorf("%s is gone from cluster %q", n.Name, n.cluster.Name)
+		}
+		if err := f(st, ns); err != nil {
+			return fmt.Errorf("%s: %w", n.Name, err)
+		}
+		return nil
+	})
+}
+
+// Kill pulls the plug: the cable falls silent first, so that the kernel cannot
+// say goodbye to the host's peers, then every process dies. Nothing is cleaned
+// up. Killing a dead host is no error.
+func (n *Node) Kill(ctx context.Context) error {
+	return n.change(func(_ *state, ns *nodeState) error {
+		if err := setPort(n.cluster.Name, ns.Index, false); err != nil {
+			return err
+		}
+		return n.cluster.cgroups.kill(ctx, nodeCgroup(n.cluster.Name, n.Name))
+	})
+}
+
+// Start boots the host again after Kill. Starting a running host is no error.
+func (n *Node) Start(ctx context.Context) error {
+	return n.change(func(st *state, ns *nodeState) error {
+		if ns.Init.alive() {
+			return nil
+		}
+		return n.cluster.boot(ctx, st, n.Name)
+	})
+}
+
+// Pause stops all the host's processes where they are; its kernel still
+// acknowledges packets, as that of a hung machine does.
+func (n *Node) Pause(ctx context.Context) error { return n.freeze(ctx, true) }
+
+// Resume lets a paused host run on.
+func (n *Node) Resume(ctx context.Context) error { return n.freeze(ctx, false) }
+
+func (n *Node) freeze(ctx context.Context, frozen bool) error {
+	return n.change(func(_ *state, ns *nodeState) error {
+		if !ns.Init.alive() {
+			return fmt.Errorf("is not running: start it with `skep node start %s`", n.Name)
+		}
+		return n.cluster.cgroups.freeze(ctx, nodeCgroup(n.cluster.Name, n.Name), frozen)
+	})
+}
+
+// Cut takes the host off the network; it stays so over a reboot, until Heal.
+func (n *Node) Cut() error { return n.setCut(true) }
+
+// Heal plugs the cable in again.
+func (n *Node) Heal() error { return n.setCut(false) }
+
+func (n *Node) setCut(cut bool) error {
+	return n.change(func(_ *state, ns *nodeState) error {
+		ns.Cut = cut
+		if !ns.Init.alive() {
+			return nil // takes effect when it boots: a dead host is silent anyhow
+		}
+		return setPort(n.cluster.Name, ns.Index, !cut)
+	})
+}
+
+// InNetwork runs f on a thread inside the host's network namespace: sockets
+// that f makes are the host's. f must not start goroutines that make more.
+func (n *Node) InNetwork(f func() error) error {
+	return onOwnThread(func() error {
+		if err := joinNamespace(netnsPath(netnsName(n.cluster.Name, n.Name)), unix.CLONE_NEWNET); err != nil {
+			return err
+		}
+		return f()
+	})
+}
+
+// LogPath is where the agent's output goes.
+func (n *Node) LogPath() string { return n.cluster.agentLog(n.Name) }
+
+// StateDir is the agent's --state-dir.
+func (n *Node) StateDir() string { return filepath.Join(n.cluster.nodeDir(n.Name), "state") }
+
+// ExecOptions are the streams of a command on a host.
+type ExecOptions struct {
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+	Env            []string // besides the host's
+}
+
+// Exec runs a command on the host: in its namespaces, and in its cgroup, so
+// that it dies with the host. The exit code is an *exec.ExitError.
+func (n *Node) Exec(ctx context.Context, o ExecOptions, argv ...string) error {
+	power, err := n.Power()
+	if err != nil {
+		return err
+	}
+	if !power.Running {
+		return fmt.Errorf("%s is not running: start it with `skep node start %s`", n.Name, n.Name)
+	}
+	cgroup, err := os.Open(filepath.Join(n.cluster.cgroups.v2, nodeCgroup(n.cluster.Name, n.Name), "system"))
+	if err != nil {
+		return err
+	}
+	defer cgroup.Close()
+	var cmd *exec.Cmd
+	err = onOwnThread(func() error {
+		// A mount namespace can be joined only by a thread that shares its file system context with no other.
+		if err := unix.Unshare(unix.CLONE_FS); err != nil {
+			return err
+		}
+		proc := fmt.Sprintf("/proc/%d/ns/", power.PID)
+		// The mount namespace comes last: behind it, /proc/PID is still the same, but nothing else need be.
+		if err := errors.Join(
+			joinNamespace(proc+"net", unix.CLONE_NEWNET),
+			joinNamespace(proc+"uts", unix.CLONE_NEWUTS),
+			joinNamespace(proc+"mnt", unix.CLONE_NEWNS)); err != nil {
+			return fmt.Errorf("enter %s: %w", n.Name, err)
+		}
+		cmd = exec.CommandContext(ctx, argv[0], argv[1:]...)
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = o.Stdin, o.Stdout, o.Stderr
+		cmd.Env = append(append(os.Environ(), "PATH="+searchPath()), o.Env...)
+		cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(cgroup.Fd())}
+		return cmd.Start()
+	})
+	if err != nil {
+		return err
+	}
+	return cmd.Wait()
+}

@@ -1,0 +1,194 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Up brings the cluster about that the options describe and returns when every
+// host is ready. What runs is left alone; what died, also with the whole
+// machine, is started again with its data; missing hosts are added. Hosts are
+// never taken away: that is Down's.
+func Up(ctx context.Context, o Options) (*Cluster, error) {
+	if err := checkMachine(); err != nil {
+		return nil, err
+	}
+	c, err := newCluster(o.Name, o.Dir, o.Progress)
+	if err != nil {
+		return nil, err
+	}
+	if o.Nodes < 0 || o.Nodes > MaxNodes {
+		return nil, fmt.Errorf("%d nodes: want 1 to %d", o.Nodes, MaxNodes)
+	}
+	begin := time.Now()
+	if err := c.prepare(o); err != nil {
+		return nil, err
+	}
+	step, cancel := context.WithTimeout(ctx, 60*time.Second)
+	defer cancel()
+	if err := c.StartControlPlane(step); err != nil {
+		return nil, err
+	}
+	c.say("Control plane ready       %6.1fs  %s", time.Since(begin).Seconds(), c.SkepdLog())
+	started, err := c.bootMissing(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.awaitNodes(ctx, begin, started); err != nil {
+		return nil, err
+	}
+	if !o.NoDNS {
+		if err := c.ensureDNS(ctx); err != nil {
+			return nil, fmt.Errorf("cluster DNS: %w", err)
+		}
+		c.say("Cluster DNS ready         %6.1fs", time.Since(begin).Seconds())
+	}
+	return c, nil
+}
+
+// checkMachine says in one line what is missing.
+func checkMachine() error {
+	if os.Geteuid() != 0 {
+		return errors.New("must be root to make network namespaces and cgroups: run it with sudo")
+	}
+	var uts unix.Utsname
+	if err := unix.Uname(&uts); err != nil {
+		return err
+	}
+	release := unix.ByteSliceToString(uts.Release[:])
+	var major, minor int
+	if _, err := fmt.Sscanf(release, "%d.%d", &major, &minor); err != nil || major < 6 || major == 6 && minor < 1 {
+		return fmt.Errorf("kernel %s is too old: 6.1 or newer is needed", release)
+	}
+	if _, err := os.Stat("/sys/kernel/btf/vmlinux"); err != nil {
+		return fmt.Errorf("kernel %s has no BTF (/sys/kernel/btf/vmlinux): boot one built with CONFIG_DEBUG_INFO_BTF, as distributions' are", release)
+	}
+	var missing []string
+	for _, program := range []string{"containerd", "containerd-shim-runc-v2", "runc"} {
+		if !inSearchPath(program) {
+			missing = append(missing, program)
+		}
+	}
+	if len(missing) > 0 {
+		return fmt.Errorf("%s not found in the PATH: install containerd and runc (`make deps`, or `apt-get install containerd runc`)", strings.Join(missing, ", "))
+	}
+	return nil
+}
+
+func inSearchPath(program string) bool {
+	for _, dir := range strings.Split(searchPath(), ":") {
+		if _, err := exec.LookPath(dir + "/" + program); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// prepare makes the folder, the bridge and the list of hosts.
+func (c *Cluster) prepare(o Options) error {
+	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
+		return err
+	}
+	unlock, err := lockDir(c.Dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	st, err := loadState(c.Dir)
+	fresh := errors.Is(err, fs.ErrNotExist)
+	switch {
+	case fresh:
+		st = &state{Name: c.Name, Nodes: map[string]*nodeState{}}
+		if err := c.refuseForeign(); err != nil {
+			os.Remove(c.Dir) // only if it is empty, as when we made it
+			return err
+		}
+	case err != nil:
+		return err
+	case st.Name != c.Name:
+		return fmt.Errorf("%s holds cluster %q: choose another --dir for %q", c.Dir, st.Name, c.Name)
+	}
+	st.Bin, st.SkepdArgs, st.AgentArgs = o.Bin, o.SkepdArgs, o.AgentArgs
+	if st.Subnet, err = ensureBridge(c.Name, st.Subnet); err != nil {
+		return err
+	}
+	added := st.addNodes(o)
+	if err := st.save(c.Dir); err != nil {
+		return err
+	}
+	if fresh {
+		c.say("Cluster %q: %d hosts on %s (bridge %s), state in %s", c.Name, len(st.Nodes), subnetPrefix(st.Subnet), bridgeName(c.Name), c.Dir)
+	} else if added > 0 {
+		c.say("Cluster %q: %d more hosts, %d now", c.Name, added, len(st.Nodes))
+	} else {
+		c.say("Cluster %q: %d hosts, state in %s", c.Name, len(st.Nodes), c.Dir)
+	}
+	return errors.Join(c.ensureOutbound(st, o.Outbound), st.save(c.Dir))
+}
+
+// refuseForeign keeps a second cluster of the same name, with its state
+// elsewhere, from taking over the first one's names.
+func (c *Cluster) refuseForeign() error {
+	populated, err := c.cgroups.populated(clusterCgroup(c.Name))
+	if err != nil {
+		return err
+	}
+	if populated {
+		return fmt.Errorf("a cluster %q runs already with its state in another folder than %s: use its --dir, choose another --name, or end it with `skep down --name %s`", c.Name, c.Dir, c.Name)
+	}
+	return nil
+}
+
+func (s *state) addNodes(o Options) (added int) {
+	wanted := o.Nodes
+	if wanted == 0 && len(s.Nodes) == 0 {
+		wanted = DefaultNodes
+	}
+	for index := 1; index <= wanted; index++ {
+		name := nodeName(index)
+		if s.Nodes[name] != nil {
+			continue
+		}
+		labels := map[string]string{}
+		if o.Zones > 0 {
+			labels["topology.kubernetes.io/zone"] = fmt.Sprintf("zone%d", (index-1)%o.Zones+1)
+		}
+		for key, value := range o.Labels[name] {
+			labels[key] = value
+		}
+		s.Nodes[name] = &nodeState{Index: index, Labels: labels}
+		added++
+	}
+	return added
+}
+
+// bootMissing boots every host that does not run, side by side, and returns their names.
+func (c *Cluster) bootMissing(ctx context.Context) (started []string, err error) {
+	err = c.change(func(st *state) error {
+		for _, name := range st.nodeNames() {
+			if !st.Nodes[name].Init.alive() {
+				started = append(started, name)
+			}
+		}
+		errs := make([]error, len(started))
+		var group sync.WaitGroup
+		for i, name := range started {
+			if err := os.MkdirAll(c.nodeDir(name), 0o755); err != nil {
+				return err
+			}
+			group.Go(func() { errs[i] = c.boot(ctx, st, name) })
+		}
+		group.Wait()
+		return errors.Join(errs...)
+	})
+	return started, err
+}
