@@ -1,4 +1,222 @@
 package watchcache
 
-// Cache holds the objects of one kind.
-type Cache struct{}
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/google/btree"
+
+	"github.com/skep-io/skep/controlplane/storage"
+)
+
+const (
+	// treeDegree is the btree's; wide nodes cost less memory, narrow ones less copying.
+	treeDegree = 32
+	// progressRetry is how often a reader that waits for a revision asks etcd for progress again.
+	progressRetry = 20 * time.Millisecond
+	// listRetry is how long to wait after a list that failed.
+	listRetry = 500 * time.Millisecond
+)
+
+// Config says what a cache holds.
+type Config struct {
+	Store  storage.Interface
+	Prefix string
+	// Indexes give the values under which ByIndex finds an object, and by which
+	// watches can be told apart without looking at each.
+	Indexes map[string]func(Resource) []string
+	// Window is how many past events are kept at most; 0: DefaultWindow.
+	Window int
+}
+
+// Cache holds the objects of one kind. Run fills it and keeps it current.
+type Cache struct {
+	store   storage.Interface
+	prefix  string
+	indexed map[string]func(Resource) []string
+	synced  chan struct{}
+
+	mu sync.RWMutex
+	// tree is ordered by key. It changes only under mu; a snapshot is a clone of it.
+	tree *btree.BTreeG[*Object]
+	// snapshot is the clone that readers share until the next change, nil after one.
+	snapshot *Snapshot
+	indexes  map[string]map[string]map[string]*Object // index, value, key
+	window   window
+	// revision is that of etcd up to which everything is in the tree.
+	revision int64
+	waiters  map[*waiter]struct{}
+	watchers watchers
+	handlers []func(Event)
+	// running is set while Run is, and is what subscriptions run under.
+	running context.Context
+	group   sync.WaitGroup
+}
+
+// New makes a cache; it is empty until Run.
+func New(cfg Config) *Cache {
+	c := &Cache{
+		store:   cfg.Store,
+		prefix:  cfg.Prefix,
+		indexed: cfg.Indexes,
+		synced:  make(chan struct{}),
+		tree:    newTree(),
+		indexes: map[string]map[string]map[string]*Object{},
+		window:  newWindow(cfg.Window),
+		waiters: map[*waiter]struct{}{},
+	}
+	for name := range cfg.Indexes {
+		c.indexes[name] = map[string]map[string]*Object{}
+	}
+	c.watchers = newWatchers(cfg.Indexes)
+	return c
+}
+
+func newTree() *btree.BTreeG[*Object] {
+	return btree.NewG(treeDegree, func(a, b *Object) bool { return a.Key < b.Key })
+}
+
+// Run keeps the cache current until ctx ends, through errors of the store.
+func (c *Cache) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	c.mu.Lock()
+	if c.running != nil {
+		c.mu.Unlock()
+		cancel()
+		return fmt.Errorf("cache of %s is already running", c.prefix)
+	}
+	c.running = ctx
+	for _, h := range c.handlers {
+		c.startHandler(h)
+	}
+	c.mu.Unlock()
+	defer c.group.Wait()
+	defer func() {
+		// Under the lock, so that no subscription begins after this.
+		c.mu.Lock()
+		cancel()
+		c.mu.Unlock()
+	}()
+
+	for ctx.Err() == nil {
+		err := c.follow(ctx)
+		if ctx.Err() != nil {
+			break
+		}
+		if errors.Is(err, storage.ErrCompacted) {
+			slog.Info("cache fell behind etcd's history and lists again", "prefix", c.prefix)
+			continue
+		}
+		slog.Warn("cache cannot list from etcd", "prefix", c.prefix, "error", err, "retry", listRetry)
+		select {
+		case <-ctx.Done():
+		case <-time.After(listRetry):
+		}
+	}
+	return ctx.Err()
+}
+
+// follow lists once, then applies changes for as long as the watch lasts.
+func (c *Cache) follow(ctx context.Context) error {
+	kvs, revision, err := c.store.List(ctx, c.prefix)
+	if err != nil {
+		return err
+	}
+	c.replace(c.decodeAll(kvs), revision)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	for resp := range c.store.Watch(ctx, c.prefix, revision) {
+		if resp.Err != nil {
+			return resp.Err
+		}
+		c.apply(c.decodeEvents(resp.Events), resp.Revision)
+	}
+	return errors.New("watch ended")
+}
+
+// WaitForSync waits until the first list is in.
+func (c *Cache) WaitForSync(ctx context.Context) error {
+	select {
+	case <-c.synced:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Revision is up to where the cache is.
+func (c *Cache) Revision() int64 {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.revision
+}
+
+// waiter is a reader that waits for a revision; done is closed when it is there.
+type waiter struct {
+	revision int64
+	done     chan struct{}
+}
+
+// WaitUntil waits until the cache has everything up to revision. A revision in
+// which nothing below the prefix changed is reached too, by asking etcd how far
+// the watch is.
+func (c *Cache) WaitUntil(ctx context.Context, revision int64) error {
+	if err := c.WaitForSync(ctx); err != nil {
+		return err
+	}
+	c.mu.RLock()
+	there := c.revision >= revision
+	c.mu.RUnlock()
+	if there {
+		return nil
+	}
+	w := &waiter{revision: revision, done: make(chan struct{})}
+	c.mu.Lock()
+	if c.revision >= revision {
+		c.mu.Unlock()
+		return nil
+	}
+	c.waiters[w] = struct{}{}
+	c.mu.Unlock()
+	defer func() {
+		c.mu.Lock()
+		delete(c.waiters, w)
+		c.mu.Unlock()
+	}()
+	ticker := time.NewTicker(progressRetry)
+	defer ticker.Stop()
+	for {
+		// A failed request is made again at the next tick; ctx bounds them all.
+		if err := c.store.RequestProgress(ctx); err != nil && ctx.Err() == nil {
+			slog.Debug("cache cannot ask etcd for progress", "prefix", c.prefix, "error", err)
+		}
+		select {
+		case <-w.done:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-ticker.C:
+		}
+	}
+}
+
+// advance sets the revision and wakes who waits for it. The caller holds mu.
+func (c *Cache) advance(revision int64) {
+	if revision <= c.revision {
+		return
+	}
+	c.revision = revision
+	if c.snapshot != nil {
+		c.snapshot = &Snapshot{Revision: revision, tree: c.snapshot.tree}
+	}
+	for w := range c.waiters {
+		if w.revision <= revision {
+			close(w.done)
+			delete(c.waiters, w)
+		}
+	}
+}

@@ -1,6 +1,10 @@
 package watchcache
 
-import "k8s.io/apimachinery/pkg/watch"
+import (
+	"sync"
+
+	"k8s.io/apimachinery/pkg/watch"
+)
 
 // Event is one change of one object, or a bookmark.
 type Event struct {
@@ -15,4 +19,35 @@ type Event struct {
 	Revision int64
 	// InitialEventsEnd marks the bookmark that closes the initial events of a watch that asked for them.
 	InitialEventsEnd bool
+
+	// left is shared by all watchers that the object leaves with this change.
+	left *left
+}
+
+// left is the previous state under the revision of the change, made when the first watcher needs it.
+type left struct {
+	once   sync.Once
+	object *Object
+}
+
+// seenThrough is the event as a watch with this filter has it: an object that
+// starts to match is Added, one that no longer does is Deleted. It is not ok if
+// the watch has nothing to see.
+func (e Event) seenThrough(filter func(*Object) bool) (Event, bool) {
+	if filter == nil {
+		return e, true
+	}
+	if e.Type != watch.Modified {
+		return e, filter(e.Object)
+	}
+	switch now, before := filter(e.Object), filter(e.Previous); {
+	case now && before:
+		return e, true
+	case now:
+		return Event{Type: watch.Added, Object: e.Object, Revision: e.Revision}, true
+	case before:
+		e.left.once.Do(func() { e.left.object = e.Previous.at(e.Revision) })
+		return Event{Type: watch.Deleted, Object: e.left.object, Previous: e.Previous, Revision: e.Revision}, true
+	}
+	return Event{}, false
 }

@@ -5,6 +5,8 @@
 package watchcache
 
 import (
+	"reflect"
+	"strconv"
 	"sync"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -60,4 +62,14 @@ func (o *Object) Encoded(contentType string, encode func(runtime.Object) ([]byte
 	}
 	o.encoded = append(o.encoded, encoding{contentType, data})
 	return data, nil
+}
+
+// at is the same state under another revision, as a deletion shows it.
+func (o *Object) at(revision int64) *Object {
+	// Metadata is part of the struct, so a shallow copy keeps the shared value as it is.
+	v := reflect.New(reflect.TypeOf(o.value).Elem())
+	v.Elem().Set(reflect.ValueOf(o.value).Elem())
+	value := v.Interface().(Resource)
+	value.SetResourceVersion(strconv.FormatInt(revision, 10))
+	return NewObject(o.Key, revision, value)
 }

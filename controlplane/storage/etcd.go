@@ -1,0 +1,161 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// listPage is how many keys one request of List fetches: a bound on the size of
+// a response, far above what a usual prefix holds.
+const listPage = 2000
+
+// revisionKey is read to learn the store's revision; it never has a value.
+const revisionKey = "/skep/revision"
+
+// Etcd is the store in an etcd cluster.
+type Etcd struct {
+	client *clientv3.Client
+	leases *leases
+}
+
+var _ Interface = (*Etcd)(nil)
+
+// NewEtcd stores through client, which stays the caller's to close.
+func NewEtcd(client *clientv3.Client) *Etcd {
+	return &Etcd{client: client, leases: newLeases(client)}
+}
+
+// Get implements Interface.
+func (e *Etcd) Get(ctx context.Context, key string) (KeyValue, error) {
+	resp, err := e.client.Get(ctx, key)
+	if err != nil {
+		return KeyValue{}, fmt.Errorf("get %s from etcd: %w", key, err)
+	}
+	if len(resp.Kvs) == 0 {
+		return KeyValue{}, fmt.Errorf("get %s from etcd: %w", key, ErrNotFound)
+	}
+	kv := resp.Kvs[0]
+	return KeyValue{Key: key, Value: kv.Value, CreateRevision: kv.CreateRevision, ModRevision: kv.ModRevision}, nil
+}
+
+// List implements Interface.
+func (e *Etcd) List(ctx context.Context, prefix string) ([]KeyValue, int64, error) {
+	for {
+		kvs, revision, err := e.list(ctx, prefix)
+		// A compaction between two pages takes the revision away: start over at a newer one.
+		if errors.Is(err, rpctypes.ErrCompacted) {
+			continue
+		}
+		if err != nil {
+			return nil, 0, fmt.Errorf("list %s in etcd: %w", prefix, err)
+		}
+		return kvs, revision, nil
+	}
+}
+
+func (e *Etcd) list(ctx context.Context, prefix string) (kvs []KeyValue, revision int64, err error) {
+	from, end := prefix, clientv3.GetPrefixRangeEnd(prefix)
+	for {
+		resp, err := e.client.Get(ctx, from, clientv3.WithRange(end), clientv3.WithLimit(listPage), clientv3.WithRev(revision))
+		if err != nil {
+			return nil, 0, err
+		}
+		if revision == 0 {
+			revision = resp.Header.Revision
+			kvs = make([]KeyValue, 0, resp.Count)
+		}
+		for _, kv := range resp.Kvs {
+			kvs = append(kvs, KeyValue{Key: string(kv.Key), Value: kv.Value, CreateRevision: kv.CreateRevision, ModRevision: kv.ModRevision})
+		}
+		if !resp.More {
+			return kvs, revision, nil
+		}
+		from = kvs[len(kvs)-1].Key + "\x00"
+	}
+}
+
+// Commit implements Interface.
+func (e *Etcd) Commit(ctx context.Context, guards []Guard, ops []Op) (int64, error) {
+	if len(guards) > MaxOps || len(ops) > MaxOps {
+		return 0, fmt.Errorf("commit to etcd: %d guards and %d ops, more than the %d that a transaction takes", len(guards), len(ops), MaxOps)
+	}
+	compares := make([]clientv3.Cmp, len(guards))
+	current := make([]clientv3.Op, len(guards))
+	for i, g := range guards {
+		compares[i] = clientv3.Compare(clientv3.ModRevision(g.Key), "=", g.ModRevision)
+		current[i] = clientv3.OpGet(g.Key, clientv3.WithKeysOnly())
+	}
+	then := make([]clientv3.Op, len(ops))
+	for i, op := range ops {
+		etcdOp, err := e.op(ctx, op)
+		if err != nil {
+			return 0, err
+		}
+		then[i] = etcdOp
+	}
+	resp, err := e.client.Txn(ctx).If(compares...).Then(then...).Else(current...).Commit()
+	if err != nil {
+		if errors.Is(err, rpctypes.ErrLeaseNotFound) {
+			e.leases.forget()
+		}
+		return 0, fmt.Errorf("commit to etcd: %w", err)
+	}
+	if resp.Succeeded {
+		return resp.Header.Revision, nil
+	}
+	conflict := &ConflictError{}
+	for i, r := range resp.Responses {
+		revision := int64(0)
+		if kvs := r.GetResponseRange().GetKvs(); len(kvs) > 0 {
+			revision = kvs[0].ModRevision
+		}
+		if revision != guards[i].ModRevision {
+			conflict.Keys = append(conflict.Keys, guards[i].Key)
+		}
+	}
+	return 0, conflict
+}
+
+func (e *Etcd) op(ctx context.Context, op Op) (clientv3.Op, error) {
+	switch {
+	case op.Delete:
+		return clientv3.OpDelete(op.Key), nil
+	case op.TTL > 0:
+		lease, err := e.leases.get(ctx, op.TTL)
+		if err != nil {
+			return clientv3.Op{}, err
+		}
+		return clientv3.OpPut(op.Key, string(op.Value), clientv3.WithLease(lease)), nil
+	}
+	return clientv3.OpPut(op.Key, string(op.Value)), nil
+}
+
+// Revision implements Interface.
+func (e *Etcd) Revision(ctx context.Context) (int64, error) {
+	resp, err := e.client.Get(ctx, revisionKey, clientv3.WithCountOnly())
+	if err != nil {
+		return 0, fmt.Errorf("read etcd's revision: %w", err)
+	}
+	return resp.Header.Revision, nil
+}
+
+// RequestProgress implements Interface.
+func (e *Etcd) RequestProgress(ctx context.Context) error {
+	if err := e.client.RequestProgress(clientv3.WithRequireLeader(ctx)); err != nil {
+		return fmt.Errorf("request progress of etcd's watches: %w", err)
+	}
+	return nil
+}
+
+// Compact discards the history before revision. Embedded servers do this by
+// themselves; it is for tools and tests.
+func (e *Etcd) Compact(ctx context.Context, revision int64) error {
+	if _, err := e.client.Compact(ctx, revision, clientv3.WithCompactPhysical()); err != nil {
+		return fmt.Errorf("compact etcd at revision %d: %w", revision, err)
+	}
+	return nil
+}

@@ -1,0 +1,96 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// watchRetry is how long a watch waits before it is made again after an error.
+const watchRetry = 200 * time.Millisecond
+
+// Watch implements Interface.
+func (e *Etcd) Watch(ctx context.Context, prefix string, after int64) <-chan WatchResponse {
+	out := make(chan WatchResponse, 16)
+	go func() {
+		defer close(out)
+		w := watch{client: e.client, prefix: prefix, revision: after, out: out}
+		for ctx.Err() == nil {
+			err := w.run(ctx)
+			if errors.Is(err, ErrCompacted) {
+				w.send(ctx, WatchResponse{Revision: w.revision, Err: fmt.Errorf("watch %s in etcd after revision %d: %w", prefix, w.revision, err)})
+				return
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(watchRetry):
+			}
+		}
+	}()
+	return out
+}
+
+// watch is one Watch over however many etcd watches it takes.
+type watch struct {
+	client *clientv3.Client
+	prefix string
+	// revision is up to which everything has been sent. A new etcd watch starts
+	// right after it, so nothing is lost or sent twice.
+	revision int64
+	out      chan<- WatchResponse
+}
+
+// run forwards one etcd watch until that ends.
+func (w *watch) run(ctx context.Context) error {
+	// Without a leader this member can serve only the past: better to have the
+	// watch end and to try another member.
+	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
+	defer cancel()
+	etcdWatch := w.client.Watch(ctx, w.prefix, clientv3.WithPrefix(), clientv3.WithRev(w.revision+1), clientv3.WithProgressNotify())
+	for resp := range etcdWatch {
+		if resp.CompactRevision != 0 || errors.Is(resp.Err(), rpctypes.ErrCompacted) {
+			return ErrCompacted
+		}
+		if err := resp.Err(); err != nil {
+			return err
+		}
+		if !w.send(ctx, w.convert(resp)) {
+			return ctx.Err()
+		}
+	}
+	return errors.New("watch ended")
+}
+
+// convert also advances the revision. The header of a response with events may
+// name a revision whose events are still to come, so only that of a progress
+// response counts.
+func (w *watch) convert(resp clientv3.WatchResponse) WatchResponse {
+	if resp.IsProgressNotify() {
+		w.revision = max(w.revision, resp.Header.Revision)
+		return WatchResponse{Revision: w.revision}
+	}
+	events := make([]Event, len(resp.Events))
+	for i, ev := range resp.Events {
+		events[i] = Event{Key: string(ev.Kv.Key), ModRevision: ev.Kv.ModRevision, Created: ev.IsCreate()}
+		if ev.Type == clientv3.EventTypeDelete {
+			events[i].Type = Delete
+		} else {
+			events[i].Value = ev.Kv.Value
+		}
+		w.revision = max(w.revision, ev.Kv.ModRevision)
+	}
+	return WatchResponse{Events: events, Revision: w.revision}
+}
+
+func (w *watch) send(ctx context.Context, resp WatchResponse) bool {
+	select {
+	case w.out <- resp:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
