@@ -1,0 +1,121 @@
+package apiserver
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+
+	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
+	authorizationv1 "k8s.io/api/authorization/v1"
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer/json"
+	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
+)
+
+// scheme knows every type that is read from or written to a client.
+var scheme = newScheme()
+
+func newScheme() *runtime.Scheme {
+	s := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{
+		corev1.AddToScheme, discoveryv1.AddToScheme, coordinationv1.AddToScheme, networkingv1.AddToScheme,
+		autoscalingv1.AddToScheme, policyv1.AddToScheme, authorizationv1.AddToScheme, metricsv1beta1.AddToScheme,
+		apidiscoveryv2.AddToScheme, metav1.AddMetaToScheme,
+	} {
+		utilruntime.Must(add(s))
+	}
+	metav1.AddToGroupVersion(s, schema.GroupVersion{Version: "v1"})
+	return s
+}
+
+// format is one way to write and read objects.
+type format struct {
+	mediaType       string
+	encoder, pretty runtime.Encoder
+	decoder, strict runtime.Decoder
+	// streams says whether a watch can be written in it.
+	streams bool
+}
+
+const (
+	mediaJSON     = "application/json"
+	mediaYAML     = "application/yaml"
+	mediaProtobuf = "application/vnd.kubernetes.protobuf"
+)
+
+var formats = newFormats()
+
+func newFormats() []*format {
+	serializer := func(o json.SerializerOptions) *json.Serializer {
+		return json.NewSerializerWithOptions(json.DefaultMetaFactory, scheme, scheme, o)
+	}
+	plain := serializer(json.SerializerOptions{})
+	yaml := serializer(json.SerializerOptions{Yaml: true})
+	proto := protobuf.NewSerializer(scheme, scheme)
+	return []*format{
+		{mediaJSON, plain, serializer(json.SerializerOptions{Pretty: true}), plain, serializer(json.SerializerOptions{Strict: true}), true},
+		{mediaYAML, yaml, yaml, yaml, serializer(json.SerializerOptions{Yaml: true, Strict: true}), false},
+		{mediaProtobuf, proto, proto, proto, proto, true},
+	}
+}
+
+var jsonFormat, yamlFormat, protobufFormat = formats[0], formats[1], formats[2]
+
+// encode returns obj as a document of its own.
+func (f *format) encode(obj runtime.Object) ([]byte, error) {
+	var buf bytes.Buffer
+	if err := f.encoder.Encode(obj, &buf); err != nil {
+		return nil, fmt.Errorf("encode %T as %s: %w", obj, f.mediaType, err)
+	}
+	return buf.Bytes(), nil
+}
+
+// encodeItem returns obj as it stands inside a list: JSON without the final newline, protobuf without the envelope. It is
+// also what the watch cache keeps, since a document of its own is made from it by adding a few bytes at its ends.
+func (f *format) encodeItem(obj runtime.Object) ([]byte, error) {
+	if f == protobufFormat {
+		m, ok := obj.(interface{ Marshal() ([]byte, error) })
+		if !ok {
+			return nil, fmt.Errorf("encode %T as %s: the type has no such form", obj, f.mediaType)
+		}
+		return m.Marshal()
+	}
+	data, err := f.encode(obj)
+	return bytes.TrimSuffix(data, []byte("\n")), err
+}
+
+// protobufMagic begins every document in Kubernetes' protobuf envelope.
+var protobufMagic = []byte("k8s\x00")
+
+// protobufEnvelope returns what stands before size bytes of an object's message so that both together are a document.
+func protobufEnvelope(gvk schema.GroupVersionKind, size int) []byte {
+	apiVersion, kind := gvk.ToAPIVersionAndKind()
+	var meta []byte
+	meta = appendBytes(meta, 1, []byte(apiVersion))
+	meta = appendBytes(meta, 2, []byte(kind))
+	out := append([]byte(nil), protobufMagic...)
+	out = appendBytes(out, 1, meta)
+	return appendHeader(out, 2, size)
+}
+
+// protobufTrailer ends a document: the fields contentEncoding and contentType, both empty.
+var protobufTrailer = []byte{3<<3 | 2, 0, 4<<3 | 2, 0}
+
+// appendHeader appends the tag and the length of a length-delimited protobuf field.
+func appendHeader(out []byte, field, size int) []byte {
+	return binary.AppendUvarint(append(out, byte(field<<3|2)), uint64(size))
+}
+
+func appendBytes(out []byte, field int, value []byte) []byte {
+	return append(appendHeader(out, field, len(value)), value...)
+}

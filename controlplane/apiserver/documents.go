@@ -1,0 +1,126 @@
+package apiserver
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"runtime"
+	"runtime/debug"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/version"
+)
+
+// kubernetesVersion is the release whose API this server speaks; clients compare their own version with it.
+const (
+	kubernetesMajor   = "1"
+	kubernetesMinor   = "37"
+	kubernetesVersion = "v1.37.2"
+)
+
+// versionDocument is the answer of /version: Kubernetes' version, with Skep's as build metadata.
+func versionDocument(skep string) ([]byte, error) {
+	info := version.Info{
+		Major: kubernetesMajor, Minor: kubernetesMinor, GitVersion: kubernetesVersion + "+skep",
+		GoVersion: runtime.Version(), Compiler: runtime.Compiler, Platform: runtime.GOOS + "/" + runtime.GOARCH,
+		GitTreeState: "clean",
+	}
+	if skep != "" {
+		info.GitVersion += "-" + strings.Map(semverBuild, skep)
+	}
+	if build, ok := debug.ReadBuildInfo(); ok {
+		for _, setting := range build.Settings {
+			switch setting.Key {
+			case "vcs.revision":
+				info.GitCommit = setting.Value
+			case "vcs.time":
+				info.BuildDate = setting.Value
+			case "vcs.modified":
+				if setting.Value == "true" {
+					info.GitTreeState = "dirty"
+				}
+			}
+		}
+	}
+	data, err := json.MarshalIndent(info, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("encode the version: %w", err)
+	}
+	return append(data, '\n'), nil
+}
+
+// semverBuild keeps what semantic versioning allows in build metadata.
+func semverBuild(r rune) rune {
+	switch {
+	case r >= '0' && r <= '9', r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r == '-', r == '.':
+		return r
+	}
+	return '-'
+}
+
+// health answers /healthz, /livez and /readyz. The server lives as soon as it answers; it is ready once its caches hold
+// what etcd held when it started, and until it begins to end.
+func (s *Server) health(w http.ResponseWriter, c *call) {
+	type check struct {
+		name string
+		ok   bool
+	}
+	checks := []check{{"ping", true}}
+	endpoint, name, _ := strings.Cut(strings.TrimPrefix(c.URL.Path, "/"), "/")
+	if endpoint == "readyz" {
+		checks = append(checks, check{"caches", s.ready.Load()}, check{"shutdown", s.stopping.Err() == nil})
+	}
+	code, verbose := http.StatusOK, isTrue(c.query, "verbose") || c.query.Has("verbose")
+	var text strings.Builder
+	known := name == ""
+	for _, check := range checks {
+		if name != "" && check.name != name {
+			continue
+		}
+		known = true
+		if check.ok {
+			fmt.Fprintf(&text, "[+]%s ok\n", check.name)
+		} else {
+			code = http.StatusInternalServerError
+			fmt.Fprintf(&text, "[-]%s failed: not there yet, or no more\n", check.name)
+		}
+	}
+	if !known {
+		writeError(w, c.Request, notFound())
+		return
+	}
+	switch {
+	case code != http.StatusOK:
+		fmt.Fprintf(&text, "%s check failed\n", endpoint)
+	case verbose:
+		fmt.Fprintf(&text, "%s check passed\n", endpoint)
+	default:
+		text.Reset()
+		text.WriteString("ok")
+	}
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	writeBytes(w, c.Request, "text/plain; charset=utf-8", code, []byte(text.String()))
+}
+
+// serveDocument answers the paths that are not about a resource.
+func (s *Server) serveDocument(w http.ResponseWriter, c *call) error {
+	path := strings.TrimSuffix(c.URL.Path, "/")
+	isDocument := path == "" || path == "/metrics" || strings.HasPrefix(path, "/api") || strings.HasPrefix(path, "/openapi/")
+	if isDocument && c.Method != http.MethodGet && c.Method != http.MethodHead {
+		return statusError(http.StatusMethodNotAllowed, metav1.StatusReasonMethodNotAllowed, "the server does not allow this method on the requested resource")
+	}
+	switch {
+	case path == "":
+		s.answerDocument(w, c, metav1.RootPaths{Paths: s.catalog.paths})
+		return nil
+	case path == "/metrics":
+		s.metrics.handler.ServeHTTP(w, c.Request)
+		return nil
+	case strings.HasPrefix(path, "/openapi/"):
+		return s.openapi(w, c, path)
+	case s.discovery(w, c):
+		return nil
+	}
+	return notFound()
+}

@@ -1,0 +1,206 @@
+package apiserver
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"mime"
+	"net/http"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/mergepatch"
+	"k8s.io/apimachinery/pkg/util/strategicpatch"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	kjson "sigs.k8s.io/json"
+
+	jsonpatch "gopkg.in/evanphx/json-patch.v4"
+
+	"github.com/skep-io/skep/controlplane/resource"
+)
+
+// maxPatchOperations is how many operations one JSON patch may have: each copies the document.
+const maxPatchOperations = 10000
+
+// patchTypes are the patches that are understood, in the order in which a 415 lists them.
+var patchTypes = []string{string(types.JSONPatchType), string(types.MergePatchType), string(types.StrategicMergePatchType)}
+
+// objectPatch is a patch as a client sent it.
+type objectPatch struct {
+	kind       types.PatchType
+	body       []byte
+	options    metav1.PatchOptions
+	validation string
+	w          http.ResponseWriter
+	// warned is set after the first application: a patch is applied again after a conflict, but its flaws are told once.
+	warned bool
+}
+
+// readPatch reads and checks everything about a patch that does not depend on the object.
+func readPatch(w http.ResponseWriter, c *call) (*objectPatch, error) {
+	mediaType, _, err := mime.ParseMediaType(c.Header.Get("Content-Type"))
+	p := &objectPatch{kind: types.PatchType(mediaType), w: w}
+	switch p.kind {
+	case types.JSONPatchType, types.MergePatchType, types.StrategicMergePatchType:
+	case types.ApplyYAMLPatchType:
+		return nil, statusError(http.StatusUnsupportedMediaType, metav1.StatusReasonUnsupportedMediaType,
+			"server-side apply is not offered by this server: apply on the client side (kubectl apply without --server-side)")
+	default:
+		err = errors.New("unknown")
+	}
+	if err != nil {
+		return nil, unsupportedMediaType(patchTypes)
+	}
+	if err := decodeOptions(c.query, &p.options); err != nil {
+		return nil, err
+	}
+	if err := invalidOptions("PatchOptions", metavalidation.ValidatePatchOptions(&p.options, p.kind)); err != nil {
+		return nil, err
+	}
+	p.validation = fieldValidation(p.options.FieldValidation)
+	p.body, err = readBody(c.Request)
+	return p, err
+}
+
+func (p *objectPatch) updateOptions(c *call) resource.UpdateOptions {
+	return resource.UpdateOptions{DryRun: isDryRun(p.options.DryRun), FieldManager: fieldManager(p.options.FieldManager, c.UserAgent())}
+}
+
+// patch answers PATCH on an object and on its status.
+func (s *Server) patch(w http.ResponseWriter, c *call) error {
+	o, err := negotiate(c.Request, c.query, true, false)
+	if err != nil {
+		return err
+	}
+	p, err := readPatch(w, c)
+	if err != nil {
+		return err
+	}
+	patched, err := s.registry.Modify(c.Context(), c.kind, c.subresource, c.namespace, c.name, p.updateOptions(c),
+		func(current resource.Object) (resource.Object, error) {
+			obj := c.kind.New()
+			if err := p.apply(current, obj); err != nil {
+				return nil, err
+			}
+			obj.GetObjectKind().SetGroupVersionKind(c.kind.GVK)
+			if err := matchNamespace(c, obj); err != nil {
+				return nil, err
+			}
+			return obj, matchName(obj, c.name)
+		})
+	if err != nil {
+		return err
+	}
+	s.warnOf(w, c.kind, patched)
+	return s.respond(w, c, o, http.StatusOK, patched)
+}
+
+// apply sets into to what the patch makes of current, which stays as it is.
+func (p *objectPatch) apply(current, into runtime.Object) error {
+	defer func() { p.warned = true }()
+	if p.kind == types.StrategicMergePatchType {
+		return p.applyStrategic(current, into)
+	}
+	before, err := json.Marshal(current)
+	if err != nil {
+		return err
+	}
+	after, flaws, err := p.applyJSON(before)
+	if err != nil {
+		return err
+	}
+	more, err := kjson.UnmarshalStrict(after, into)
+	if err != nil {
+		return invalidPatch(string(after), err)
+	}
+	return p.judge(append(flaws, more...), string(after))
+}
+
+// applyJSON applies a JSON patch or a merge patch to a document. The flaws are those of the patch itself.
+func (p *objectPatch) applyJSON(before []byte) (after []byte, flaws []error, err error) {
+	if p.kind == types.MergePatchType {
+		var fields map[string]any
+		if flaws, err = kjson.UnmarshalStrict(p.body, &fields); err != nil {
+			return nil, nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
+		}
+		after, err = jsonpatch.MergePatch(before, p.body)
+		if err != nil {
+			return nil, nil, apierrors.NewBadRequest(err.Error())
+		}
+		return after, flaws, nil
+	}
+	var shape []struct {
+		Op    string `json:"op"`
+		Path  string `json:"path"`
+		From  string `json:"from"`
+		Value any    `json:"value"`
+	}
+	if flaws, err = kjson.UnmarshalStrict(p.body, &shape); err != nil {
+		return nil, nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
+	}
+	for i := range flaws {
+		flaws[i] = fmt.Errorf("json patch %w", flaws[i])
+	}
+	if len(shape) > maxPatchOperations {
+		return nil, nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf(
+			"The allowed maximum operations in a JSON patch is %d, got %d", maxPatchOperations, len(shape)))
+	}
+	operations, err := jsonpatch.DecodePatch(p.body)
+	if err != nil {
+		return nil, nil, apierrors.NewBadRequest(err.Error())
+	}
+	after, err = operations.Apply(before)
+	if err != nil {
+		return nil, nil, statusError(http.StatusUnprocessableEntity, metav1.StatusReasonInvalid, "the server rejected our request due to an error in our request: "+err.Error())
+	}
+	return after, flaws, nil
+}
+
+// applyStrategic merges by the keys that the Go types of the API are tagged with.
+func (p *objectPatch) applyStrategic(current, into runtime.Object) error {
+	before, err := runtime.DefaultUnstructuredConverter.ToUnstructured(current)
+	if err != nil {
+		return err
+	}
+	patch := map[string]any{}
+	flaws, err := kjson.UnmarshalStrict(p.body, &patch)
+	if err != nil {
+		return apierrors.NewBadRequest(err.Error())
+	}
+	after, err := strategicpatch.StrategicMergeMapPatch(before, patch, into)
+	switch {
+	case errors.Is(err, mergepatch.ErrBadJSONDoc), errors.Is(err, mergepatch.ErrBadPatchFormatForPrimitiveList),
+		errors.Is(err, mergepatch.ErrBadPatchFormatForRetainKeys), errors.Is(err, mergepatch.ErrBadPatchFormatForSetElementOrderList),
+		errors.Is(err, mergepatch.ErrUnsupportedStrategicMergePatchFormat):
+		return apierrors.NewBadRequest(err.Error())
+	case err != nil:
+		return statusError(http.StatusUnprocessableEntity, metav1.StatusReasonInvalid, "the patch could not be applied: "+err.Error())
+	}
+	err = runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(after, into, true)
+	if strict, ok := runtime.AsStrictDecodingError(err); ok {
+		flaws = append(flaws, strict.Errors()...)
+	} else if err != nil {
+		return invalidPatch(fmt.Sprintf("%+v", patch), err)
+	}
+	return p.judge(flaws, fmt.Sprintf("%+v", patch))
+}
+
+// judge refuses, tells or ignores fields that are unknown or given twice.
+func (p *objectPatch) judge(flaws []error, value string) error {
+	switch {
+	case len(flaws) == 0 || p.validation == metav1.FieldValidationIgnore:
+	case p.validation == metav1.FieldValidationStrict:
+		return invalidPatch(value, runtime.NewStrictDecodingError(flaws))
+	case !p.warned:
+		warnAll(p.w, flaws)
+	}
+	return nil
+}
+
+func invalidPatch(value string, err error) error {
+	return apierrors.NewInvalid(schema.GroupKind{}, "", field.ErrorList{field.Invalid(field.NewPath("patch"), value, err.Error())})
+}

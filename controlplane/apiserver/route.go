@@ -1,0 +1,241 @@
+package apiserver
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/skep-io/skep/controlplane/resource"
+)
+
+// call is one request on its way through the server.
+type call struct {
+	*http.Request
+	target
+	started time.Time
+	id      identity
+	verb    string
+	query   url.Values
+	kind    *resource.Kind
+}
+
+func (c *call) attributes() attributes {
+	return attributes{target: c.target, verb: c.verb, path: c.URL.Path, fieldSelector: c.query.Get("fieldSelector")}
+}
+
+// groupResource is the name that errors tell.
+func (c *call) groupResource() schema.GroupResource { return c.resourceVersion().GroupResource() }
+
+// serve answers a request, or returns the error to answer it with.
+func (s *Server) serve(w http.ResponseWriter, c *call) error {
+	c.query = c.URL.Query()
+	if done, err := s.servePublic(w, c); done {
+		return err
+	}
+	var err error
+	if c.id, err = authenticate(c.Request); err != nil {
+		if c.URL.Path != joinPath {
+			return err
+		}
+		c.id = identity{}
+	}
+	if c.URL.Path == joinPath {
+		return s.join(w, c)
+	}
+	t, isResource := parseTarget(c.URL.Path)
+	c.target = t
+	c.verb = verbOf(c, isResource)
+	if err := s.authorize(c.id, c.attributes()); err != nil {
+		return err
+	}
+	if !s.longRunning(c) {
+		leave, err := s.limits.enter(c.Method)
+		if err != nil {
+			return err
+		}
+		defer leave()
+		ctx, cancel := context.WithTimeout(c.Context(), requestTimeout)
+		defer cancel()
+		c.Request = c.WithContext(ctx)
+	} else {
+		ctx, cancel := context.WithCancel(c.Context())
+		defer cancel()
+		defer context.AfterFunc(s.stopping, cancel)()
+		c.Request = c.WithContext(ctx)
+	}
+	if !isResource {
+		return s.serveDocument(w, c)
+	}
+	return s.serveResource(w, c)
+}
+
+// verbOf names what a request wants in the words of authorization.
+func verbOf(c *call, isResource bool) string {
+	method := strings.ToLower(c.Method)
+	if !isResource {
+		if c.Method == http.MethodHead {
+			return "get"
+		}
+		return method
+	}
+	switch c.Method {
+	case http.MethodGet, http.MethodHead:
+		switch {
+		case c.watch || (c.name == "" && isTrue(c.query, "watch")):
+			return "watch"
+		case c.name == "":
+			return "list"
+		}
+		return "get"
+	case http.MethodPost:
+		return "create"
+	case http.MethodPut:
+		return "update"
+	case http.MethodDelete:
+		if c.name == "" {
+			return "deletecollection"
+		}
+	}
+	return method
+}
+
+// isTrue reads a query flag as Kubernetes does: present and not 0 or false.
+func isTrue(query url.Values, name string) bool {
+	values, ok := query[name]
+	return ok && len(values) > 0 && values[0] != "0" && !strings.EqualFold(values[0], "false")
+}
+
+// longRunning says whether a request lasts as long as its client wants.
+func (s *Server) longRunning(c *call) bool {
+	if c.verb == "watch" {
+		return true
+	}
+	switch c.subresource {
+	case "exec", "attach", "portforward", "proxy":
+		return true
+	case "log":
+		return isTrue(c.query, "follow")
+	}
+	return false
+}
+
+// serveResource answers what parseTarget has understood.
+func (s *Server) serveResource(w http.ResponseWriter, c *call) error {
+	if c.group == metricsGroup {
+		return s.serveMetricsAPI(w, c)
+	}
+	if c.group == "" && c.version == "v1" && c.resource == "bindings" && c.namespace != "" && c.name == "" {
+		return s.only(w, c, map[string]handler{http.MethodPost: s.bind})
+	}
+	kind, ok := s.registry.Kind(c.resourceVersion())
+	if !ok || (kind.Namespaced && c.namespace == "" && c.name != "") || (!kind.Namespaced && c.namespace != "") {
+		return notFound()
+	}
+	c.kind = kind
+	if c.subresource != "" {
+		return s.serveSubresource(w, c)
+	}
+	if c.verb == "watch" {
+		return s.serveVerb(w, c, s.watchList)
+	}
+	if c.name == "" {
+		if kind.Namespaced && c.namespace == "" && (c.Method == http.MethodPost || c.Method == http.MethodDelete) {
+			return methodNotAllowed(c)
+		}
+		return s.only(w, c, map[string]handler{http.MethodGet: s.list, http.MethodPost: s.create, http.MethodDelete: s.deleteCollection})
+	}
+	return s.only(w, c, map[string]handler{http.MethodGet: s.get, http.MethodPut: s.update, http.MethodPatch: s.patch, http.MethodDelete: s.delete})
+}
+
+// handler answers a request, or returns the error to answer it with.
+type handler func(w http.ResponseWriter, c *call) error
+
+// only picks the handler of the request's method. HEAD is answered as GET, without the body.
+func (s *Server) only(w http.ResponseWriter, c *call, methods map[string]handler) error {
+	method := c.Method
+	if method == http.MethodHead {
+		method = http.MethodGet
+	}
+	h, ok := methods[method]
+	if !ok {
+		return methodNotAllowed(c)
+	}
+	return s.serveVerb(w, c, h)
+}
+
+// serveVerb runs a handler where the kind has the verb at all.
+func (s *Server) serveVerb(w http.ResponseWriter, c *call, h handler) error {
+	if c.kind != nil && c.subresource == "" && !slices.Contains(c.kind.Verbs, c.verb) {
+		return methodNotAllowed(c)
+	}
+	return h(w, c)
+}
+
+func methodNotAllowed(c *call) error {
+	return apierrors.NewMethodNotSupported(c.groupResource(), c.verb)
+}
+
+// notFound is the answer for a path that names no resource.
+func notFound() error {
+	return statusError(http.StatusNotFound, "NotFound", "the server could not find the requested resource")
+}
+
+// servePublic answers what needs no certificate.
+func (s *Server) servePublic(w http.ResponseWriter, c *call) (done bool, err error) {
+	switch path := c.URL.Path; {
+	case path == "/version" || path == "/version/":
+		return true, s.onlyGet(w, c, func() { writeBytes(w, c.Request, mediaJSON, http.StatusOK, s.version) })
+	case path == "/healthz" || path == "/livez" || path == "/readyz",
+		strings.HasPrefix(path, "/livez/"), strings.HasPrefix(path, "/readyz/"), strings.HasPrefix(path, "/healthz/"):
+		return true, s.onlyGet(w, c, func() { s.health(w, c) })
+	case path == caPath:
+		return true, s.onlyGet(w, c, func() { writeBytes(w, c.Request, "application/x-pem-file", http.StatusOK, s.pki.CA()) })
+	}
+	return false, nil
+}
+
+func (s *Server) onlyGet(_ http.ResponseWriter, c *call, answer func()) error {
+	if c.Method != http.MethodGet && c.Method != http.MethodHead {
+		return statusError(http.StatusMethodNotAllowed, "MethodNotAllowed", "the server does not allow this method on the requested resource")
+	}
+	answer()
+	return nil
+}
+
+// serveSubresource answers …/NAME/SUBRESOURCE.
+func (s *Server) serveSubresource(w http.ResponseWriter, c *call) error {
+	methods := map[string]handler{}
+	switch c.group + "/" + c.resource + "/" + c.subresource {
+	case "/pods/binding":
+		methods[http.MethodPost] = s.bind
+	case "/pods/eviction":
+		methods[http.MethodPost] = s.evict
+	case "/pods/log":
+		methods[http.MethodGet] = s.log
+	case "/pods/exec", "/pods/attach", "/pods/portforward":
+		methods[http.MethodGet], methods[http.MethodPost] = s.stream, s.stream
+	case "/nodes/proxy":
+		return s.nodeProxy(w, c)
+	case "/namespaces/finalize":
+		methods[http.MethodPut] = s.finalize
+	default:
+		switch {
+		case c.subresource == "status" && c.kind.Status != nil:
+			methods[http.MethodGet], methods[http.MethodPut], methods[http.MethodPatch] = s.get, s.update, s.patch
+		case c.subresource == "scale" && c.kind.Scale != nil:
+			methods[http.MethodGet], methods[http.MethodPut], methods[http.MethodPatch] = s.getScale, s.updateScale, s.patchScale
+		default:
+			return notFound()
+		}
+	}
+	if c.rest != "" {
+		return notFound()
+	}
+	return s.only(w, c, methods)
+}

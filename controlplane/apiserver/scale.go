@@ -1,0 +1,119 @@
+package apiserver
+
+import (
+	"net/http"
+	"strconv"
+
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/skep-io/skep/controlplane/resource"
+)
+
+var scaleKind = autoscalingv1.SchemeGroupVersion.WithKind("Scale")
+
+// scaleOf shows the part of an object that says how many replicas there are and should be.
+func scaleOf(kind *resource.Kind, obj resource.Object) *autoscalingv1.Scale {
+	scale := &autoscalingv1.Scale{
+		ObjectMeta: metav1.ObjectMeta{
+			Name: obj.GetName(), Namespace: obj.GetNamespace(), UID: obj.GetUID(),
+			ResourceVersion: obj.GetResourceVersion(), CreationTimestamp: obj.GetCreationTimestamp(),
+		},
+		Spec: autoscalingv1.ScaleSpec{Replicas: kind.Scale.Replicas(obj)},
+		Status: autoscalingv1.ScaleStatus{
+			Replicas: kind.Scale.Current(obj), Selector: kind.Scale.Selector(obj),
+		},
+	}
+	scale.SetGroupVersionKind(scaleKind)
+	return scale
+}
+
+func (s *Server) getScale(w http.ResponseWriter, c *call) error {
+	o, err := negotiate(c.Request, c.query, false, false)
+	if err != nil {
+		return err
+	}
+	obj, err := s.registry.Get(c.Context(), c.kind, c.namespace, c.name, c.query.Get("resourceVersion"))
+	if err != nil {
+		return err
+	}
+	writeObject(w, c.Request, o, http.StatusOK, scaleOf(c.kind, obj))
+	return nil
+}
+
+func (s *Server) updateScale(w http.ResponseWriter, c *call) error {
+	var options metav1.UpdateOptions
+	if err := decodeOptions(c.query, &options); err != nil {
+		return err
+	}
+	if err := invalidOptions("UpdateOptions", metavalidation.ValidateUpdateOptions(&options)); err != nil {
+		return err
+	}
+	body, err := readBody(c.Request)
+	if err != nil {
+		return err
+	}
+	scale := &autoscalingv1.Scale{}
+	if err := decodeBody(w, c.Header.Get("Content-Type"), body, scaleKind, scale, fieldValidation(options.FieldValidation)); err != nil {
+		return err
+	}
+	return s.changeScale(w, c, resource.UpdateOptions{
+		DryRun: isDryRun(options.DryRun), FieldManager: fieldManager(options.FieldManager, c.UserAgent()),
+	}, func(*autoscalingv1.Scale) (*autoscalingv1.Scale, error) { return scale, nil })
+}
+
+func (s *Server) patchScale(w http.ResponseWriter, c *call) error {
+	p, err := readPatch(w, c)
+	if err != nil {
+		return err
+	}
+	return s.changeScale(w, c, p.updateOptions(c), func(current *autoscalingv1.Scale) (*autoscalingv1.Scale, error) {
+		scale := &autoscalingv1.Scale{}
+		return scale, p.apply(current, scale)
+	})
+}
+
+// changeScale sets the replicas to what change makes of the current scale. A resource version or a UID in the scale must
+// be the object's.
+func (s *Server) changeScale(w http.ResponseWriter, c *call, options resource.UpdateOptions,
+	change func(*autoscalingv1.Scale) (*autoscalingv1.Scale, error)) error {
+	o, err := negotiate(c.Request, c.query, false, false)
+	if err != nil {
+		return err
+	}
+	changed, err := s.registry.Modify(c.Context(), c.kind, "", c.namespace, c.name, options,
+		func(current resource.Object) (resource.Object, error) {
+			scale, err := change(scaleOf(c.kind, current))
+			if err != nil {
+				return nil, err
+			}
+			if err := matchNamespace(c, scale); err != nil {
+				return nil, err
+			}
+			if err := matchName(scale, c.name); err != nil {
+				return nil, err
+			}
+			if scale.UID != "" && scale.UID != current.GetUID() {
+				return nil, apierrors.NewConflict(c.groupResource(), c.name, uidMismatch(string(scale.UID), string(current.GetUID())))
+			}
+			if scale.Spec.Replicas < 0 {
+				return nil, apierrors.NewInvalid(scaleKind.GroupKind(), c.name, field.ErrorList{
+					field.Invalid(field.NewPath("spec", "replicas"), strconv.Itoa(int(scale.Spec.Replicas)), "must be greater than or equal to 0"),
+				})
+			}
+			obj := current.DeepCopyObject().(resource.Object)
+			c.kind.Scale.SetReplicas(obj, scale.Spec.Replicas)
+			if scale.ResourceVersion != "" {
+				obj.SetResourceVersion(scale.ResourceVersion)
+			}
+			return obj, nil
+		})
+	if err != nil {
+		return err
+	}
+	writeObject(w, c.Request, o, http.StatusOK, scaleOf(c.kind, changed))
+	return nil
+}

@@ -1,0 +1,170 @@
+package apiserver
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/skep-io/skep/controlplane/pki"
+	"github.com/skep-io/skep/controlplane/resource"
+)
+
+const (
+	// requestTimeout bounds every request that is not a watch or a stream.
+	requestTimeout = 60 * time.Second
+	// shutdownTimeout is how long requests in work may take when the server ends. Watches and streams are ended at once.
+	shutdownTimeout = 10 * time.Second
+)
+
+// Config is what a server is made of.
+type Config struct {
+	Registry *resource.Registry
+	PKI      *pki.PKI
+	// Version is Skep's own version, shown by /version behind Kubernetes' one.
+	Version string
+	// MaxReads and MaxChanges bound the requests worked on at once; 0 means the defaults of 400 and 200.
+	MaxReads, MaxChanges int
+}
+
+// Server is the API server. It is an http.Handler, so that it can be put behind another listener.
+type Server struct {
+	registry *resource.Registry
+	pki      *pki.PKI
+	limits   limits
+	metrics  *serverMetrics
+	version  []byte
+	catalog  *catalog
+	agents   *agents
+	stats    *statistics
+	ready    atomic.Bool
+
+	// stopping ends when the server does; watches and streams end with it.
+	stopping context.Context
+	stop     context.CancelFunc
+}
+
+// New makes a server. Nothing runs yet.
+func New(config Config) (*Server, error) {
+	s := &Server{
+		registry: config.Registry,
+		pki:      config.PKI,
+		limits:   newLimits(config.MaxReads, config.MaxChanges),
+		metrics:  newServerMetrics(),
+		catalog:  newCatalog(config.Registry.Kinds()),
+	}
+	s.stopping, s.stop = context.WithCancel(context.Background())
+	s.agents = newAgents(config.Registry, config.PKI)
+	s.stats = newStatistics(config.Registry, s.agents)
+	var err error
+	if s.version, err = versionDocument(config.Version); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Run serves on listener until ctx ends, and closes it. It returns after the requests in work have been answered and the
+// watches and streams have been ended, or shutdownTimeout later.
+func (s *Server) Run(ctx context.Context, listener net.Listener) error {
+	server := &http.Server{
+		Handler:           s,
+		TLSConfig:         s.pki.ServerTLS(),
+		ReadHeaderTimeout: 30 * time.Second,
+		IdleTimeout:       120 * time.Second,
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: 1000},
+		ErrorLog:          log.New(quiet{}, "", 0),
+	}
+	go func() {
+		if err := s.registry.WaitForSync(ctx); err == nil {
+			s.ready.Store(true)
+			slog.Info("API server is ready", "address", listener.Addr())
+		}
+	}()
+	failed := make(chan error, 1)
+	go func() { failed <- server.ServeTLS(listener, "", "") }()
+	select {
+	case err := <-failed:
+		s.stop()
+		return fmt.Errorf("serve the API on %s: %w", listener.Addr(), err)
+	case <-ctx.Done():
+	}
+	s.ready.Store(false)
+	s.stop()
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
+	defer cancel()
+	err := server.Shutdown(grace)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = server.Close()
+	}
+	<-failed
+	s.agents.close()
+	return err
+}
+
+// quiet takes net/http's log. What it says is about single connections: scans, clients that do not trust us.
+type quiet struct{}
+
+func (quiet) Write(p []byte) (int, error) {
+	slog.Debug("HTTP server", "message", string(p))
+	return len(p), nil
+}
+
+// ServeHTTP answers one request. Whatever goes wrong in it stays in it.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	tracked := &trackedWriter{ResponseWriter: w}
+	start := time.Now()
+	call := &call{Request: r, started: start}
+	defer func() {
+		if v := recover(); v != nil && v != http.ErrAbortHandler {
+			slog.Error("Request handler panicked", "method", r.Method, "path", r.URL.Path, "panic", v, "stack", string(debug.Stack()))
+			if tracked.code == 0 {
+				writeError(tracked, r, apierrors.NewInternalError(fmt.Errorf("the request failed in the server; its log tells more")))
+			}
+		}
+		s.metrics.observe(call, tracked.code, time.Since(start))
+	}()
+	if err := s.serve(tracked, call); err != nil && tracked.code == 0 {
+		writeError(tracked, r, err)
+	}
+}
+
+// trackedWriter remembers the status code, by which the server knows whether an answer has begun.
+type trackedWriter struct {
+	http.ResponseWriter
+	code int
+}
+
+func (w *trackedWriter) WriteHeader(code int) {
+	if w.code == 0 {
+		w.code = code
+	}
+	w.ResponseWriter.WriteHeader(code)
+}
+
+func (w *trackedWriter) Write(p []byte) (int, error) {
+	if w.code == 0 {
+		w.code = http.StatusOK
+	}
+	return w.ResponseWriter.Write(p)
+}
+
+// Hijack hands over the connection of a stream that changes its protocol.
+func (w *trackedWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	if w.code == 0 {
+		w.code = http.StatusSwitchingProtocols
+	}
+	return http.NewResponseController(w.ResponseWriter).Hijack()
+}
+
+// Flush and Unwrap serve net/http's response controller and the proxies.
+func (w *trackedWriter) Flush()                      { _ = http.NewResponseController(w.ResponseWriter).Flush() }
+func (w *trackedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
