@@ -60,6 +60,9 @@ func preparePodCreate(pod *core.Pod) {
 	if pod.Spec.ServiceAccountName == "" {
 		pod.Spec.ServiceAccountName = "default"
 	}
+	if pod.Spec.DeprecatedServiceAccount == "" {
+		pod.Spec.DeprecatedServiceAccount = pod.Spec.ServiceAccountName
+	}
 	podapi.DropDisabledPodFields(pod, nil)
 	if len(pod.Spec.SchedulingGates) > 0 {
 		podapi.UpdatePodCondition(&pod.Status, &core.PodCondition{
