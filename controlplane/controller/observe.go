@@ -2,8 +2,9 @@ package controller
 
 import (
 	"context"
+	"log/slog"
 	"strconv"
-	"sync/atomic"
+	"sync"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
@@ -12,31 +13,40 @@ import (
 	"github.com/skep-io/skep/controlplane/watchcache"
 )
 
-// Observe calls change for every object that exists and then for every change,
-// in order: old is nil for an object that is new, cur is nil for one that is
+// Observe calls change for every object that exists, and then, from a goroutine
+// of wg until ctx ends, for every change in order. It returns when what existed
+// has been delivered: what a loop decides after that it decides on the whole
+// state. old is the zero value for an object that is new, cur for one that is
 // gone; revision is that of the change. change must not block.
-// After ctx ends it is not called again.
-func Observe[T resource.Object](ctx context.Context, r *resource.Registry, k *resource.Kind, change func(old, cur T, revision int64)) {
-	// The registry keeps its subscribers for ever; what hangs on them must not be kept.
-	var live atomic.Pointer[func(old, cur T, revision int64)]
-	live.Store(&change)
-	context.AfterFunc(ctx, func() { live.Store(nil) })
-	r.Subscribe(k, func(e watchcache.Event) {
-		change := live.Load()
-		if change == nil || e.Object == nil {
-			return
+func Observe[T resource.Object](ctx context.Context, wg *sync.WaitGroup, r *resource.Registry, k *resource.Kind, change func(old, cur T, revision int64)) {
+	delivered := make(chan struct{})
+	wg.Go(func() {
+		err := r.Cache(k).Follow(ctx, func(e watchcache.Event) {
+			if e.InitialEventsEnd {
+				close(delivered)
+			}
+			if e.Object == nil {
+				return
+			}
+			var old, cur T
+			if e.Previous != nil {
+				old = e.Previous.Value().(T)
+			}
+			if e.Type != watch.Deleted {
+				cur = e.Object.Value().(T)
+			} else if e.Previous == nil {
+				old = e.Object.Value().(T)
+			}
+			change(old, cur, e.Revision)
+		})
+		if ctx.Err() == nil {
+			slog.Error("control loop no longer sees changes", "resource", k.Resource, "err", err)
 		}
-		var old, cur T
-		if e.Previous != nil {
-			old = e.Previous.Value().(T)
-		}
-		if e.Type != watch.Deleted {
-			cur = e.Object.Value().(T)
-		} else if e.Previous == nil {
-			old = e.Object.Value().(T)
-		}
-		(*change)(old, cur, e.Revision)
 	})
+	select {
+	case <-delivered:
+	case <-ctx.Done():
+	}
 }
 
 // Revision is the revision that made the state of an object; 0 for one that was never stored.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/util/workqueue"
 )
 
@@ -83,4 +84,9 @@ func (q *Queue[K]) next(ctx context.Context, work func(context.Context, K) error
 		q.q.AddRateLimited(key)
 	}
 	return true
+}
+
+// KeyOf names an object.
+func KeyOf(obj metav1.Object) Key {
+	return Key{Namespace: obj.GetNamespace(), Name: obj.GetName()}
 }

@@ -58,11 +58,10 @@ func New(registry *resource.Registry, recorder *event.Recorder, clock clock.With
 
 // Run works until ctx ends.
 func (s *Scheduler) Run(ctx context.Context) error {
-	// Nodes and bound pods are known before the first pod is placed: the observers
-	// deliver what there is before they return.
-	controller.Observe(ctx, s.registry, resource.Nodes, s.nodeChanged)
-	controller.Observe(ctx, s.registry, resource.Pods, s.podChanged)
+	// Nodes and bound pods are all known before the first pod is placed.
 	var wg sync.WaitGroup
+	controller.Observe(ctx, &wg, s.registry, resource.Nodes, s.nodeChanged)
+	controller.Observe(ctx, &wg, s.registry, resource.Pods, s.podChanged)
 	wg.Go(func() { s.binder.run(ctx) })
 	wg.Go(func() { s.reports.Run(ctx, reporters, s.report) })
 	s.loop(ctx)

@@ -7,6 +7,7 @@ package replication
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -53,15 +54,16 @@ func New(registry *resource.Registry, recorder *event.Recorder, clock clock.With
 
 // Run works until ctx ends.
 func (c *Controller) Run(ctx context.Context) error {
-	// Pods before controllers: a controller must not be synced before its pods are known.
-	controller.Observe(ctx, c.registry, resource.Pods, c.podChanged)
-	controller.Observe(ctx, c.registry, resource.ReplicationControllers, func(old, cur *corev1.ReplicationController, _ int64) {
+	var wg sync.WaitGroup
+	controller.Observe(ctx, &wg, c.registry, resource.Pods, c.podChanged)
+	controller.Observe(ctx, &wg, c.registry, resource.ReplicationControllers, func(_, cur *corev1.ReplicationController, _ int64) {
 		if cur != nil {
-			c.queue.Add(keyOf(cur))
+			c.queue.Add(controller.KeyOf(cur))
 		}
 	})
-	go c.resync(ctx)
+	wg.Go(func() { c.resync(ctx) })
 	c.queue.Run(ctx, workers, c.sync)
+	wg.Wait()
 	return ctx.Err()
 }
 
@@ -74,7 +76,7 @@ func (c *Controller) resync(ctx context.Context) {
 			return
 		case <-ticker.C():
 			for _, rc := range resource.ListAs[*corev1.ReplicationController](c.registry, resource.ReplicationControllers, "", labels.Everything()) {
-				c.queue.Add(keyOf(rc))
+				c.queue.Add(controller.KeyOf(rc))
 			}
 		}
 	}
@@ -101,7 +103,7 @@ func (c *Controller) podChanged(old, cur *corev1.Pod, revision int64) {
 	// An orphan: whoever selects it now, or did before, has a say.
 	for _, rc := range resource.ListAs[*corev1.ReplicationController](c.registry, resource.ReplicationControllers, cur.Namespace, labels.Everything()) {
 		if s := selectorOf(rc); s.Matches(labels.Set(cur.Labels)) || old != nil && s.Matches(labels.Set(old.Labels)) {
-			c.queue.Add(keyOf(rc))
+			c.queue.Add(controller.KeyOf(rc))
 		}
 	}
 }
@@ -141,9 +143,6 @@ func owner(pod *corev1.Pod) *metav1.OwnerReference {
 	return ref
 }
 
-func keyOf(rc *corev1.ReplicationController) controller.Key {
-	return controller.Key{Namespace: rc.Namespace, Name: rc.Name}
-}
 
 // selectorOf returns what a controller selects; without a selector that is nothing.
 func selectorOf(rc *corev1.ReplicationController) labels.Selector {
