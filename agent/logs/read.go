@@ -1,0 +1,392 @@
+package logs
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+)
+
+// Read copies a container's log, rotated files first, to out and (what the container wrote to standard error) errOut, as opts
+// selects. With Follow it goes on until the log is sealed, ctx ends or LimitBytes is reached.
+func Read(ctx context.Context, path string, opts corev1.PodLogOptions, out, errOut io.Writer) error {
+	r, err := newReader(path, opts, out, errOut)
+	if err != nil {
+		return err
+	}
+	defer r.close()
+	var changes *changes
+	if opts.Follow {
+		// Watching starts before the first read: no change falls between.
+		if changes, err = watchDir(ctx, filepath.Dir(path)); err != nil {
+			return err
+		}
+		defer changes.close()
+	}
+	if err := r.start(opts.TailLines); err != nil {
+		return err
+	}
+	for {
+		// Order: whether there is more to come must be asked before the last look, else what came between is missed.
+		newest, sealed, err := r.position()
+		if err != nil {
+			return err
+		}
+		if err := r.copy(); err != nil {
+			if errors.Is(err, errLimit) {
+				return nil
+			}
+			return err
+		}
+		if !newest {
+			if err := r.advance(); err != nil {
+				return err
+			}
+			continue
+		}
+		if !opts.Follow || sealed {
+			return r.finish()
+		}
+		if err := changes.wait(); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+// errLimit ends reading at LimitBytes.
+var errLimit = errors.New("limit reached")
+
+type reader struct {
+	path    string
+	f       *os.File
+	in      *bufio.Reader
+	pending []byte // a record whose end has not been written yet
+
+	since      time.Time
+	timestamps bool
+	stream     string // of records to show; empty: both
+	limit      int64  // bytes left; negative: no limit
+	outputs    map[string]*output
+}
+
+// output is a stream's receiver.
+type output struct {
+	w       io.Writer
+	midLine bool // the last record was partial: the next one continues its line
+}
+
+func newReader(path string, opts corev1.PodLogOptions, out, errOut io.Writer) (*reader, error) {
+	r := &reader{
+		path: path, timestamps: opts.Timestamps, limit: -1,
+		outputs: map[string]*output{Stdout: {w: out}, Stderr: {w: errOut}},
+	}
+	if opts.SinceTime != nil {
+		r.since = opts.SinceTime.Time
+	}
+	if opts.SinceSeconds != nil {
+		r.since = time.Now().Add(-time.Duration(*opts.SinceSeconds) * time.Second)
+	}
+	if opts.LimitBytes != nil {
+		r.limit = *opts.LimitBytes
+	}
+	if opts.Stream != nil {
+		switch *opts.Stream {
+		case corev1.LogStreamStdout:
+			r.stream = Stdout
+		case corev1.LogStreamStderr:
+			r.stream = Stderr
+		case corev1.LogStreamAll, "":
+		default:
+			return nil, fmt.Errorf("unknown log stream %q", *opts.Stream)
+		}
+	}
+	return r, nil
+}
+
+func (r *reader) close() {
+	if r.f != nil {
+		r.f.Close()
+	}
+}
+
+func (r *reader) use(f *os.File) {
+	r.close()
+	r.f, r.in = f, bufio.NewReaderSize(f, 64<<10)
+}
+
+// start opens the oldest file, or, with tail, the place where the last lines begin.
+func (r *reader) start(tail *int64) error {
+	if tail == nil {
+		return r.openOldest()
+	}
+	remaining := *tail
+	for i := range MaxFiles {
+		f, err := os.Open(rotated(r.path, i))
+		if errors.Is(err, fs.ErrNotExist) && i > 0 {
+			return nil // all of the file before
+		}
+		if err != nil {
+			return fmt.Errorf("open log: %w", err)
+		}
+		r.use(f)
+		at, missing, err := r.tailStart(f, remaining)
+		if err != nil {
+			return err
+		}
+		if _, err := f.Seek(at, io.SeekStart); err != nil {
+			return fmt.Errorf("log: %w", err)
+		}
+		if remaining = missing; missing == 0 {
+			return nil
+		}
+	}
+	return nil
+}
+
+func (r *reader) openOldest() error {
+	for i := MaxFiles - 1; i > 0; i-- {
+		if err := r.openFile(i); err == nil || !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return r.openFile(0)
+}
+
+// tailStart finds where the last n lines of f start; missing is how many lines f has fewer.
+func (r *reader) tailStart(f *os.File, n int64) (at, missing int64, err error) {
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return 0, 0, fmt.Errorf("size of log: %w", err)
+	}
+	if n == 0 {
+		return size, 0, nil
+	}
+	lines := backward{f: f, at: size}
+	found := int64(0)
+	open := false // records that end a line were seen since the last boundary
+	for {
+		line, start, err := lines.previous()
+		if err != nil {
+			return 0, 0, err
+		}
+		if line == nil {
+			if open {
+				found++
+			}
+			return 0, max(n-found, 0), nil
+		}
+		rec, ok := parseRecord(line)
+		if ok && r.stream != "" && string(rec.stream) != r.stream {
+			continue
+		}
+		if (!ok || !rec.partial) && open {
+			if found++; found == n {
+				return start + int64(len(line)) + 1, 0, nil
+			}
+		}
+		open = true
+	}
+}
+
+func (r *reader) selects(rec record) bool {
+	if r.stream != "" && string(rec.stream) != r.stream {
+		return false
+	}
+	if r.since.IsZero() {
+		return true
+	}
+	at, err := rec.when()
+	return err != nil || !at.Before(r.since)
+}
+
+// position tells whether the open file is the newest, and if so whether anything will be added to it.
+func (r *reader) position() (newest, sealed bool, err error) {
+	now, err := r.f.Stat()
+	if err != nil {
+		return false, false, fmt.Errorf("log: %w", err)
+	}
+	head, err := os.Stat(r.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		// Between the two steps of a rotation, or removed with its pod: then the newest rotated file is gone too.
+		last, err := os.Stat(rotated(r.path, 1))
+		if err != nil {
+			return true, true, nil
+		}
+		return os.SameFile(now, last), false, nil
+	}
+	if err != nil {
+		return false, false, fmt.Errorf("log: %w", err)
+	}
+	return os.SameFile(now, head), head.Mode()&0o222 == 0, nil
+}
+
+// advance opens the file that follows the open one. If that was rotated away altogether, the oldest follows.
+func (r *reader) advance() error {
+	now, err := r.f.Stat()
+	if err != nil {
+		return fmt.Errorf("log: %w", err)
+	}
+	for i := range MaxFiles {
+		info, err := os.Stat(rotated(r.path, i))
+		if err == nil && os.SameFile(now, info) && i > 0 {
+			return r.openFile(i - 1)
+		}
+	}
+	return r.openOldest()
+}
+
+func (r *reader) openFile(i int) error {
+	f, err := os.Open(rotated(r.path, i))
+	if err != nil {
+		return fmt.Errorf("open log: %w", err)
+	}
+	r.use(f)
+	return nil
+}
+
+// copy shows all whole records up to the end of the open file.
+func (r *reader) copy() error {
+	for {
+		line, err := r.in.ReadSlice('\n')
+		if err != nil {
+			r.pending = append(r.pending, line...)
+			switch {
+			case errors.Is(err, bufio.ErrBufferFull):
+				continue
+			case errors.Is(err, io.EOF):
+				return nil
+			}
+			return fmt.Errorf("read log: %w", err)
+		}
+		if len(r.pending) > 0 {
+			r.pending = append(r.pending, line...)
+			line = r.pending
+		}
+		err = r.show(bytes.TrimSuffix(line, []byte{'\n'}))
+		r.pending = r.pending[:0]
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// finish shows a record that a crash left without its end.
+func (r *reader) finish() error {
+	if len(r.pending) == 0 {
+		return nil
+	}
+	if err := r.show(r.pending); err != nil && !errors.Is(err, errLimit) {
+		return err
+	}
+	return nil
+}
+
+func (r *reader) show(line []byte) error {
+	rec, ok := parseRecord(line)
+	if !ok {
+		// The rest of a record that a crash tore: not shown, since neither its time nor its stream is known.
+		return nil
+	}
+	if !r.selects(rec) {
+		return nil
+	}
+	o := r.outputs[string(rec.stream)]
+	text := make([]byte, 0, len(rec.time)+len(rec.text)+2)
+	if r.timestamps && !o.midLine {
+		text = append(append(text, rec.time...), ' ')
+	}
+	text = append(text, rec.text...)
+	if !rec.partial {
+		text = append(text, '\n')
+	}
+	o.midLine = rec.partial
+	limited := r.limit >= 0 && int64(len(text)) >= r.limit
+	if limited {
+		text = text[:r.limit]
+	}
+	if _, err := o.w.Write(text); err != nil {
+		return err
+	}
+	if limited {
+		return errLimit
+	}
+	if r.limit >= 0 {
+		r.limit -= int64(len(text))
+	}
+	return nil
+}
+
+// backward reads a file's lines from the end.
+type backward struct {
+	f   io.ReaderAt
+	at  int64  // where buf starts in the file
+	buf []byte // not yet returned
+}
+
+// previous returns the line before and where it starts; nil at the file's start.
+func (b *backward) previous() (line []byte, start int64, err error) {
+	for {
+		body := bytes.TrimSuffix(b.buf, []byte{'\n'})
+		if i := bytes.LastIndexByte(body, '\n'); i >= 0 || (b.at == 0 && len(b.buf) > 0) {
+			line, start = body[i+1:], b.at+int64(i+1)
+			b.buf = b.buf[:i+1]
+			return line, start, nil
+		}
+		if b.at == 0 {
+			return nil, 0, nil
+		}
+		block := make([]byte, min(b.at, 64<<10))
+		b.at -= int64(len(block))
+		if _, err := b.f.ReadAt(block, b.at); err != nil {
+			return nil, 0, fmt.Errorf("read log backwards: %w", err)
+		}
+		b.buf = slices.Concat(block, b.buf)
+	}
+}
+
+// changes reports changes in a folder.
+type changes struct {
+	f    *os.File
+	stop func() bool
+	buf  [4096]byte
+}
+
+func watchDir(ctx context.Context, dir string) (*changes, error) {
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		return nil, fmt.Errorf("watch log: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "inotify")
+	mask := uint32(unix.IN_MODIFY | unix.IN_ATTRIB | unix.IN_CREATE | unix.IN_MOVED_FROM | unix.IN_MOVED_TO | unix.IN_DELETE | unix.IN_DELETE_SELF)
+	if _, err := unix.InotifyAddWatch(fd, dir, mask); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("watch %s: %w", dir, err)
+	}
+	c := &changes{f: f}
+	c.stop = context.AfterFunc(ctx, func() { f.Close() })
+	return c, nil
+}
+
+// wait returns after at least one change.
+func (c *changes) wait() error {
+	_, err := c.f.Read(c.buf[:])
+	return err
+}
+
+func (c *changes) close() {
+	c.stop()
+	c.f.Close()
+}
