@@ -35,6 +35,19 @@ func TestMain(m *testing.M) {
 
 func newLogs(t *testing.T, dir, version string) *Logs {
 	t.Helper()
+	l, stop := startLogs(t, dir, version)
+	t.Cleanup(func() {
+		stop()
+		if err := StopWriter(filepath.Join(dir, "run")); err != nil {
+			t.Error(err)
+		}
+	})
+	return l
+}
+
+// startLogs is an agent's part; stop ends the agent and leaves the writer.
+func startLogs(t *testing.T, dir, version string) (l *Logs, stop func()) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	l, err := New(ctx, Config{
 		StateDir: filepath.Join(dir, "state"), RunDir: filepath.Join(dir, "run"), Version: version,
@@ -49,14 +62,10 @@ func newLogs(t *testing.T, dir, version string) *Logs {
 			t.Error(err)
 		}
 	})
-	t.Cleanup(func() {
+	return l, func() {
 		cancel()
 		running.Wait()
-		if err := StopWriter(filepath.Join(dir, "run")); err != nil {
-			t.Error(err)
-		}
-	})
-	return l
+	}
 }
 
 func (l *Logs) writerPID(t *testing.T) int {
@@ -256,13 +265,15 @@ func waitFor(t *testing.T, path, want string) {
 
 func TestNextAgentTakesTheWriterOverAndReplacesAnOldOne(t *testing.T) {
 	dir := t.TempDir()
-	first := newLogs(t, dir, "1")
+	first, stop := startLogs(t, dir, "1")
 	s := openShim(t, first, "uid", "c", "id1")
 	pid := first.writerPID(t)
-	same := newLogs(t, dir, "1")
+	stop()
+	same, stop := startLogs(t, dir, "1")
 	if got := same.writerPID(t); got != pid {
 		t.Fatalf("writer is %d after a restart of the agent, was %d", got, pid)
 	}
+	stop()
 	newer := newLogs(t, t.TempDir(), "1") // another node's does not interfere
 	if got := newer.writerPID(t); got == pid {
 		t.Fatal("two nodes share a writer")
