@@ -19,7 +19,7 @@ import (
 // machine, is started again with its data; missing hosts are added. Hosts are
 // never taken away: that is Down's.
 func Up(ctx context.Context, o Options) (*Cluster, error) {
-	if err := checkMachine(); err != nil {
+	if err := CheckMachine(); err != nil {
 		return nil, err
 	}
 	c, err := newCluster(o.Name, o.Dir, o.Progress)
@@ -55,8 +55,8 @@ func Up(ctx context.Context, o Options) (*Cluster, error) {
 	return c, nil
 }
 
-// checkMachine says in one line what is missing.
-func checkMachine() error {
+// CheckMachine says in one line what this machine or user lacks to run a cluster.
+func CheckMachine() error {
 	if os.Geteuid() != 0 {
 		return errors.New("must be root to make network namespaces and cgroups: run it with sudo")
 	}

@@ -83,7 +83,8 @@ var allowed = map[string][]string{
 	"controlplane":   {},
 	"coredns-plugin": {"controlplane/storage"},
 	"cmd":            {"agent", "controlplane", "coredns-plugin", "dataplane/service", "test/cluster", "test/demo"},
-	"test":           {"agent", "bpf", "controlplane", "coredns-plugin", "dataplane", "cmd"},
+	"docs":           {}, // embeds its examples
+	"test":           {"agent", "bpf", "controlplane", "coredns-plugin", "dataplane", "cmd", "docs"},
 }
 
 func TestImportsRunOneWay(t *testing.T) {

@@ -1,0 +1,54 @@
+# make up      install what is missing, build, start three virtual hosts, run the demo
+# make down    remove that cluster
+# make test    all tests, as root; installs and builds what they need
+.PHONY: all deps generate build up down test bench lint conformance
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+NODES   ?= 3
+
+# Static binaries: they go into images and onto hosts as they are.
+export CGO_ENABLED := 0
+
+all: build
+
+deps:
+	@.ci/deps
+
+# The results are committed, so building needs no clang; .ci/generated compares.
+generate:
+	@go generate ./bpf/...
+
+build:
+	@echo "build: version $(VERSION)"
+	@mkdir -p bin
+	@go build -ldflags "-s -w -X main.version=$(VERSION)" -o bin/ ./cmd/... ./test/images/echo
+	@go run ./test/images/build -bin bin -out bin/images
+	@echo "build: bin/skep bin/skepd bin/skep-agent bin/skep-dns, images in bin/images"
+
+up: deps build
+	@bin/skep up --nodes $(NODES)
+	@bin/skep demo
+
+down:
+	@test -x bin/skep || $(MAKE) --no-print-directory build
+	@bin/skep down
+
+# Packages that start clusters run one after another, after the rest: they
+# measure times, which others' compilers would spoil.
+CLUSTER_TESTS := ./test/...
+
+test: deps build
+	@test "$$(id -u)" -eq 0 || { echo "test: must be root, as Skep itself: run it with sudo" >&2; exit 1; }
+	@go build -o bin/report ./test/report
+	@units=$$(go list ./... | grep -v -e /test/ -e /internal_probe) && \
+	{ go test -json -count=1 -timeout 10m $$units; \
+	  go test -json -count=1 -timeout 20m -p 1 $(CLUSTER_TESTS); } 2>&1 | bin/report
+
+bench: deps build
+	@go test -run '^$$' -bench . -count=1 -timeout 60m $$(go list ./... | grep -v /internal_probe)
+
+lint:
+	@.ci/lint
+
+conformance:
+	@echo "conformance: Kubernetes' conformance suite is not set up yet" >&2; exit 1

@@ -1,0 +1,48 @@
+// Command skep is the command line of Skep: kubectl's verbs, from kubectl's own
+// packages, and Skep's own commands for clusters on one machine and for images.
+//
+// It holds no logic of its own: verbs are k8s.io/kubectl's, clusters are
+// test/cluster's.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"syscall"
+
+	"k8s.io/component-base/cli"
+	"k8s.io/kubectl/pkg/cmd/util"
+
+	"github.com/skep-io/skep/test/cluster"
+)
+
+// version is stamped by the Makefile from git.
+var version = "dev"
+
+func main() {
+	// A host's first process must not run what the rest of this program sets up.
+	if len(os.Args) == 3 && os.Args[1] == "node-init" {
+		if err := cluster.RunInit(os.Args[2]); err != nil {
+			fmt.Fprintln(os.Stderr, "skep node-init:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	if err := defaultKubeconfig(os.Args[1:]); err != nil {
+		util.CheckErr(err)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	root := newRootCommand(os.Args)
+	root.SetContext(ctx)
+	err := cli.RunNoErrOutput(root)
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.ExitCode() > 0 {
+		os.Exit(exit.ExitCode()) // of `skep node exec`: its command has said what was wrong
+	}
+	util.CheckErr(err)
+}
