@@ -7,14 +7,13 @@ package resource
 
 import (
 	"context"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
-
-	"time"
 
 	"github.com/skep-io/skep/controlplane/storage"
 	"github.com/skep-io/skep/controlplane/watchcache"
@@ -63,6 +62,8 @@ type Kind struct {
 	// GracePeriod says how long a deletion waits for the object's owner on a node,
 	// and whether it waits at all. Nil: objects are deleted at once.
 	GracePeriod func(obj Object, opts *metav1.DeleteOptions) (seconds int64, graceful bool)
+	// OrphanByDefault leaves dependents alone when a deletion does not say what is to become of them.
+	OrphanByDefault bool
 	// Scale reaches the replicas for the scale subresource, nil if there is none.
 	Scale *ScaleAccess
 }

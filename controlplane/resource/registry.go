@@ -2,14 +2,14 @@ package resource
 
 import (
 	"context"
-	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-
-	"net/netip"
 
 	"github.com/skep-io/skep/controlplane/storage"
 	"github.com/skep-io/skep/controlplane/watchcache"
@@ -74,61 +74,96 @@ type Binding struct {
 	Node            string
 }
 
-// Registry reads and writes the objects of all kinds.
+// Registry reads and writes the objects of all kinds. It reads from caches that
+// Run keeps, and it writes with guards, so that a stale cache can cost a retry
+// but never a lost update.
 type Registry struct {
 	store  storage.Interface
 	config Config
-	kinds  map[schema.GroupVersionResource]*Kind
+	kinds  []*Kind
+	byName map[schema.GroupVersionResource]*Kind
+	caches map[*Kind]*watchcache.Cache
 }
 
-var errUnwritten = errors.New("not there yet")
+// NewRegistry makes a registry of kinds. Reads wait until Run has filled its caches.
+func NewRegistry(store storage.Interface, cfg Config, kinds []*Kind) *Registry {
+	r := &Registry{
+		store:  store,
+		config: cfg,
+		kinds:  kinds,
+		byName: make(map[schema.GroupVersionResource]*Kind, len(kinds)),
+		caches: make(map[*Kind]*watchcache.Cache, len(kinds)),
+	}
+	for _, k := range kinds {
+		r.byName[k.GroupVersionResource()] = k
+		r.caches[k] = watchcache.New(watchcache.Config{
+			Store:   store,
+			Prefix:  storage.Prefix(k.GroupResource()),
+			Indexes: k.Indexes,
+		})
+	}
+	return r
+}
 
-func NewRegistry(store storage.Interface, cfg Config, kinds []*Kind) *Registry { return &Registry{} }
+// Run keeps the caches current until ctx ends.
+func (r *Registry) Run(ctx context.Context) error {
+	var group sync.WaitGroup
+	for _, c := range r.caches {
+		group.Go(func() { _ = c.Run(ctx) }) // returns when ctx ends, with its error
+	}
+	group.Wait()
+	return ctx.Err()
+}
+
+// WaitForSync waits until every cache has been filled.
+func (r *Registry) WaitForSync(ctx context.Context) error {
+	for _, k := range r.kinds {
+		if err := r.caches[k].WaitForSync(ctx); err != nil {
+			return fmt.Errorf("wait for the cache of %s: %w", k.Resource, err)
+		}
+	}
+	return nil
+}
 
 // Config is what the registry was made with.
 func (r *Registry) Config() Config { return r.config }
 
 // Store is the store under the registry, for what is allocated with an object.
-func (r *Registry) Store() storage.Interface                           { return r.store }
-func (r *Registry) Run(ctx context.Context) error                      { return errUnwritten }
-func (r *Registry) WaitForSync(ctx context.Context) error              { return errUnwritten }
-func (r *Registry) Kind(gvr schema.GroupVersionResource) (*Kind, bool) { return nil, false }
-func (r *Registry) Kinds() []*Kind                                     { return nil }
-func (r *Registry) Cache(k *Kind) *watchcache.Cache                    { return nil }
-func (r *Registry) Get(ctx context.Context, k *Kind, ns, name string, minRevision string) (Object, error) {
-	return nil, errUnwritten
-}
-func (r *Registry) List(ctx context.Context, k *Kind, ns string, o ListOptions) (*List, error) {
-	return nil, errUnwritten
-}
-func (r *Registry) Watch(ctx context.Context, k *Kind, ns string, o WatchOptions) (*watchcache.Watcher, error) {
-	return nil, errUnwritten
-}
-func (r *Registry) Create(ctx context.Context, k *Kind, obj Object, o CreateOptions) (Object, error) {
-	return nil, errUnwritten
-}
-func (r *Registry) Update(ctx context.Context, k *Kind, sub string, obj Object, o UpdateOptions) (Object, error) {
-	return nil, errUnwritten
-}
-func (r *Registry) Modify(ctx context.Context, k *Kind, sub, ns, name string, o UpdateOptions, change func(current Object) (Object, error)) (Object, error) {
-	return nil, errUnwritten
-}
-func (r *Registry) Delete(ctx context.Context, k *Kind, ns, name string, o *metav1.DeleteOptions) (Object, bool, error) {
-	return nil, false, errUnwritten
-}
-func (r *Registry) DeleteCollection(ctx context.Context, k *Kind, ns string, o *metav1.DeleteOptions, l ListOptions) (*List, error) {
-	return nil, errUnwritten
-}
-func (r *Registry) Bind(ctx context.Context, bindings []Binding) []error { return nil }
-func (r *Registry) Subscribe(k *Kind, h func(watchcache.Event))          {}
+func (r *Registry) Store() storage.Interface { return r.store }
 
-// Get reads an object from the cache.
-func Get[T Object](ctx context.Context, r *Registry, k *Kind, ns, name string) (t T, err error) {
-	return t, errUnwritten
+// Kinds are those that the registry was made with, in the same order.
+func (r *Registry) Kinds() []*Kind { return r.kinds }
+
+// Kind finds a kind by the name that request paths have.
+func (r *Registry) Kind(gvr schema.GroupVersionResource) (*Kind, bool) {
+	k, ok := r.byName[gvr]
+	return k, ok
 }
 
-// ListAs lists from the cache.
-func ListAs[T Object](r *Registry, k *Kind, ns string, sel labels.Selector) []T { return nil }
+// Cache is the cache of a kind.
+func (r *Registry) Cache(k *Kind) *watchcache.Cache { return r.caches[k] }
 
-// ByIndex lists from the cache what an index of the kind holds under value.
-func ByIndex[T Object](r *Registry, k *Kind, index, value string) []T { return nil }
+// Subscribe calls h with the state of a kind and then with every event, in order.
+// h must not block, and it may read the registry's caches.
+func (r *Registry) Subscribe(k *Kind, h func(watchcache.Event)) { r.caches[k].Subscribe(h) }
+
+// key is the storage key of an object. The namespace of a kind that has none is left out.
+func (k *Kind) key(ns, name string) string {
+	if !k.Namespaced {
+		ns = ""
+	}
+	return storage.Key(k.GroupResource(), ns, name)
+}
+
+// subresource finds the rules of an update: those of the kind itself for "".
+func (k *Kind) subresource(sub string) (*Subresource, bool) {
+	switch {
+	case sub == "":
+		return &Subresource{PrepareForUpdate: k.PrepareForUpdate, Validate: k.ValidateUpdate}, true
+	case sub == "status" && k.Status != nil:
+		return k.Status, true
+	case sub == "finalize" && k == Namespaces:
+		return NamespaceFinalize, true
+	}
+	return nil, false
+}

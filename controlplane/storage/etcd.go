@@ -102,6 +102,9 @@ func (e *Etcd) Commit(ctx context.Context, guards []Guard, ops []Op) (int64, err
 		if errors.Is(err, rpctypes.ErrLeaseNotFound) {
 			e.leases.forget()
 		}
+		if errors.Is(err, rpctypes.ErrRequestTooLarge) {
+			err = fmt.Errorf("%w: %w", ErrTooLarge, err)
+		}
 		return 0, fmt.Errorf("commit to etcd: %w", err)
 	}
 	if resp.Succeeded {

@@ -21,6 +21,8 @@ var (
 	ErrNotFound = errors.New("key not found")
 	// ErrCompacted says that a watch asked for a revision whose history etcd no longer has.
 	ErrCompacted = errors.New("revision has been compacted")
+	// ErrTooLarge says that a transaction is larger than etcd takes.
+	ErrTooLarge = errors.New("request is too large")
 )
 
 // KeyValue is one value and the revisions that made it.

@@ -1,0 +1,177 @@
+package resource
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/rand"
+	"k8s.io/apimachinery/pkg/util/uuid"
+
+	"github.com/skep-io/skep/controlplane/storage"
+)
+
+const (
+	// maxGeneratedName leaves room in a DNS label for the suffix of a generated name.
+	maxGeneratedName = 63 - generatedSuffix
+	generatedSuffix  = 5
+	// maxGenerateAttempts is how many generated names are tried before it is an error that they exist.
+	maxGenerateAttempts = 8
+)
+
+// Create makes an object, which is taken over and returned as it was stored.
+func (r *Registry) Create(ctx context.Context, k *Kind, obj Object, o CreateOptions) (Object, error) {
+	if v := obj.GetResourceVersion(); v != "" && v != "0" {
+		return nil, versionOnCreate()
+	}
+	obj.SetResourceVersion("")
+	if !k.Namespaced {
+		obj.SetNamespace("")
+	} else if err := r.acceptsContent(ctx, k, obj); err != nil {
+		return nil, err
+	}
+	generated := obj.GetName() == "" && obj.GetGenerateName() != ""
+	k.prepareCreate(obj)
+	for attempt := 1; ; attempt++ {
+		if generated {
+			obj.SetName(generateName(obj.GetGenerateName()))
+		}
+		if k.ValidateCreate != nil {
+			if errs := k.ValidateCreate(obj); len(errs) > 0 {
+				return nil, k.invalid(obj.GetName(), errs)
+			}
+		}
+		created, err := r.insert(ctx, k, obj, o)
+		if !generated || attempt == maxGenerateAttempts || !apierrors.IsAlreadyExists(err) {
+			return created, err
+		}
+	}
+}
+
+// prepareCreate fills in what is the server's to say.
+func (k *Kind) prepareCreate(obj Object) {
+	if k.Default != nil {
+		k.Default(obj)
+	}
+	obj.SetSelfLink("")
+	obj.SetManagedFields(nil)
+	obj.SetDeletionTimestamp(nil)
+	obj.SetDeletionGracePeriodSeconds(nil)
+	if k.PrepareForCreate != nil {
+		k.PrepareForCreate(obj)
+	}
+	if k.SpecChanged != nil {
+		obj.SetGeneration(1)
+	}
+	obj.SetUID(uuid.NewUUID())
+	obj.SetCreationTimestamp(now())
+	obj.GetObjectKind().SetGroupVersionKind(k.GVK)
+}
+
+func generateName(base string) string {
+	if len(base) > maxGeneratedName {
+		base = base[:maxGeneratedName]
+	}
+	return base + rand.String(generatedSuffix)
+}
+
+// insert writes a complete object together with what is allocated for it.
+func (r *Registry) insert(ctx context.Context, k *Kind, obj Object, o CreateOptions) (Object, error) {
+	key := k.key(obj.GetNamespace(), obj.GetName())
+	for range maxAttempts {
+		var tx Tx
+		stored := obj
+		if k.Allocate != nil {
+			// An attempt that fails must not leave its allocation in the object.
+			stored = obj.DeepCopyObject().(Object)
+			if err := k.Allocate(ctx, r, &tx, stored, nil); err != nil {
+				return nil, err
+			}
+		}
+		if o.DryRun {
+			return stored, r.absent(ctx, k, key, obj.GetName())
+		}
+		value, err := storage.Encode(stored)
+		if err != nil {
+			return nil, apierrors.NewInternalError(err)
+		}
+		tx.Guards = append(tx.Guards, storage.Guard{Key: key})
+		tx.Ops = append(tx.Ops, storage.Op{Key: key, Value: value, TTL: k.TTL})
+		revision, err := r.store.Commit(ctx, tx.Guards, tx.Ops)
+		var conflict *storage.ConflictError
+		switch {
+		case err == nil:
+			stored.SetResourceVersion(strconv.FormatInt(revision, 10))
+			return stored, nil
+		case !errors.As(err, &conflict):
+			return nil, storeError(ctx, err)
+		case slices.Contains(conflict.Keys, key):
+			return nil, r.alreadyExists(ctx, k, key, obj.GetName())
+		}
+		if err := r.catchUp(ctx, conflict); err != nil {
+			return nil, err
+		}
+	}
+	return nil, k.conflict(obj.GetName(), errors.New("what is allocated with the object was taken again and again; please try again"))
+}
+
+func (r *Registry) absent(ctx context.Context, k *Kind, key, name string) error {
+	switch _, err := r.store.Get(ctx, key); {
+	case errors.Is(err, storage.ErrNotFound):
+		return nil
+	case err != nil:
+		return storeError(ctx, err)
+	}
+	return r.alreadyExists(ctx, k, key, name)
+}
+
+// alreadyExists also tells whether the object in the way is about to go.
+func (r *Registry) alreadyExists(ctx context.Context, k *Kind, key, name string) error {
+	err := apierrors.NewAlreadyExists(k.GroupResource(), name)
+	if o, getErr := r.fresh(ctx, k, key, name); getErr == nil && o.Value().GetDeletionTimestamp() != nil {
+		err.ErrStatus.Message = "object is being deleted: " + err.ErrStatus.Message
+	}
+	return err
+}
+
+// acceptsContent checks that the object's namespace exists and is not about to go.
+func (r *Registry) acceptsContent(ctx context.Context, k *Kind, obj Object) error {
+	ns := obj.GetNamespace()
+	if ns == "" {
+		return apierrors.NewBadRequest("an empty namespace may not be set during creation")
+	}
+	cache := r.caches[Namespaces]
+	if cache == nil {
+		return nil // a registry without namespaces has nothing to check
+	}
+	if err := cache.WaitForSync(ctx); err != nil {
+		return storeError(ctx, err)
+	}
+	key := Namespaces.key("", ns)
+	o, ok := cache.Get(key)
+	if !ok {
+		var err error
+		if o, err = r.fresh(ctx, Namespaces, key, ns); err != nil {
+			return err
+		}
+	}
+	if namespace, ok := o.Value().(*corev1.Namespace); !ok || namespace.Status.Phase != corev1.NamespaceTerminating && namespace.DeletionTimestamp == nil {
+		return nil
+	}
+	name := obj.GetName()
+	if name == "" {
+		name = obj.GetGenerateName()
+	}
+	err := apierrors.NewForbidden(k.GroupResource(), name, fmt.Errorf("unable to create new content in namespace %s because it is being terminated", ns))
+	err.ErrStatus.Details.Causes = append(err.ErrStatus.Details.Causes, metav1.StatusCause{
+		Type:    corev1.NamespaceTerminatingCause,
+		Message: fmt.Sprintf("namespace %s is being terminated", ns),
+		Field:   "metadata.namespace",
+	})
+	return err
+}

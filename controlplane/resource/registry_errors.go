@@ -1,0 +1,77 @@
+package resource
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/skep-io/skep/controlplane/storage"
+)
+
+// errModified is what Kubernetes says of an update that comes too late.
+var errModified = errors.New("the object has been modified; please apply your changes to the latest version and try again")
+
+func (k *Kind) notFound(name string) error { return apierrors.NewNotFound(k.GroupResource(), name) }
+
+func (k *Kind) conflict(name string, err error) error {
+	return apierrors.NewConflict(k.GroupResource(), name, err)
+}
+
+func (k *Kind) invalid(name string, errs field.ErrorList) error {
+	return apierrors.NewInvalid(k.GVK.GroupKind(), name, errs)
+}
+
+// storeError turns what the store says into a Status. What a client gave up on stays as it is.
+func storeError(ctx context.Context, err error) error {
+	switch {
+	case errors.Is(ctx.Err(), context.Canceled):
+		return ctx.Err()
+	case errors.Is(err, context.DeadlineExceeded):
+		return apierrors.NewTimeoutError(err.Error(), 0)
+	case errors.Is(err, storage.ErrTooLarge):
+		return apierrors.NewRequestEntityTooLargeError(err.Error())
+	}
+	return apierrors.NewInternalError(err)
+}
+
+// versionOnCreate is Kubernetes' answer, a plain 500, to a resource version where there can be none.
+func versionOnCreate() error {
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status:  metav1.StatusFailure,
+		Code:    http.StatusInternalServerError,
+		Message: "resourceVersion should not be set on objects to be created",
+	}}
+}
+
+// expired says 410, so that clients list again.
+func expired(err error) error { return apierrors.NewResourceExpired(err.Error()) }
+
+// tooNew says that a revision has not been reached, in the form that makes clients retry.
+func tooNew(want, have int64) error {
+	err := apierrors.NewTimeoutError(fmt.Sprintf("Too large resource version: %d, current: %d", want, have), 1)
+	err.ErrStatus.Details.Causes = []metav1.StatusCause{{
+		Type:    metav1.CauseTypeResourceVersionTooLarge,
+		Message: "Too large resource version",
+	}}
+	return err
+}
+
+// check tells whether an object meets the preconditions of a change.
+func (k *Kind) check(p *metav1.Preconditions, obj Object) error {
+	if p == nil {
+		return nil
+	}
+	if p.UID != nil && *p.UID != obj.GetUID() {
+		return k.conflict(obj.GetName(), fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", *p.UID, obj.GetUID()))
+	}
+	if p.ResourceVersion != nil && *p.ResourceVersion != obj.GetResourceVersion() {
+		return k.conflict(obj.GetName(), fmt.Errorf("Precondition failed: ResourceVersion in precondition: %v, ResourceVersion in object meta: %v",
+			*p.ResourceVersion, obj.GetResourceVersion()))
+	}
+	return nil
+}

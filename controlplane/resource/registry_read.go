@@ -1,0 +1,158 @@
+package resource
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/skep-io/skep/controlplane/storage"
+	"github.com/skep-io/skep/controlplane/watchcache"
+)
+
+// freshWait is how long a read waits for a revision that the cache does not have yet.
+const freshWait = 3 * time.Second
+
+// Get reads one object. It is as fresh as minRevision says: "" is linearizable,
+// "0" takes what the cache has, and a revision waits until the cache has it.
+func (r *Registry) Get(ctx context.Context, k *Kind, ns, name string, minRevision string) (Object, error) {
+	key := k.key(ns, name)
+	if minRevision == "" {
+		o, err := r.fresh(ctx, k, key, name)
+		if err != nil {
+			return nil, err
+		}
+		return o.Value(), nil
+	}
+	revision, err := parseRevision(minRevision)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.waitUntil(ctx, k, revision); err != nil {
+		return nil, err
+	}
+	o, ok := r.caches[k].Get(key)
+	if !ok {
+		return nil, k.notFound(name)
+	}
+	return o.Value(), nil
+}
+
+// fresh reads an object from the store; if the cache has the same state, that is returned.
+func (r *Registry) fresh(ctx context.Context, k *Kind, key, name string) (*watchcache.Object, error) {
+	kv, err := r.store.Get(ctx, key)
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil, k.notFound(name)
+	}
+	if err != nil {
+		return nil, storeError(ctx, err)
+	}
+	if o, ok := r.caches[k].Get(key); ok && o.Revision == kv.ModRevision {
+		return o, nil
+	}
+	decoded, err := storage.Decode(kv.Value, kv.ModRevision)
+	if err != nil {
+		return nil, apierrors.NewInternalError(fmt.Errorf("%s: %w", key, err))
+	}
+	obj, ok := decoded.(Object)
+	if !ok {
+		return nil, apierrors.NewInternalError(fmt.Errorf("%s: %T is not an API object", key, decoded))
+	}
+	return watchcache.NewObject(key, kv.ModRevision, obj), nil
+}
+
+// waitUntil waits until the cache has a revision; 0 is there from the start.
+func (r *Registry) waitUntil(ctx context.Context, k *Kind, revision int64) error {
+	c := r.caches[k]
+	limited, cancel := context.WithTimeout(ctx, freshWait)
+	defer cancel()
+	err := c.WaitUntil(limited, revision)
+	if err == nil {
+		return nil
+	}
+	if ctx.Err() != nil {
+		return storeError(ctx, ctx.Err())
+	}
+	return tooNew(revision, c.Revision())
+}
+
+// waitForStore waits until the cache has all that the store has now.
+func (r *Registry) waitForStore(ctx context.Context, k *Kind) error {
+	revision, err := r.store.Revision(ctx)
+	if err != nil {
+		return storeError(ctx, err)
+	}
+	return r.waitUntil(ctx, k, revision)
+}
+
+func parseRevision(s string) (int64, error) {
+	if s == "" {
+		return 0, nil
+	}
+	revision, err := strconv.ParseUint(s, 10, 63)
+	if err != nil {
+		return 0, apierrors.NewBadRequest(fmt.Sprintf("invalid resource version %q: %v", s, err))
+	}
+	return int64(revision), nil
+}
+
+// Get reads an object from the cache.
+func Get[T Object](ctx context.Context, r *Registry, k *Kind, ns, name string) (T, error) {
+	var none T
+	if err := r.caches[k].WaitForSync(ctx); err != nil {
+		return none, err
+	}
+	o, ok := r.caches[k].Get(k.key(ns, name))
+	if !ok {
+		return none, k.notFound(name)
+	}
+	return as[T](o)
+}
+
+// ListAs lists from the cache, in order of namespace and name. An empty namespace
+// means all, a nil selector everything.
+func ListAs[T Object](r *Registry, k *Kind, ns string, sel labels.Selector) []T {
+	var objects []T
+	r.caches[k].Snapshot().Ascend(k.prefix(ns), "", func(o *watchcache.Object) bool {
+		if sel == nil || sel.Matches(labels.Set(o.Value().GetLabels())) {
+			if obj, err := as[T](o); err == nil {
+				objects = append(objects, obj)
+			}
+		}
+		return true
+	})
+	return objects
+}
+
+// ByIndex lists from the cache what an index of the kind has under value.
+func ByIndex[T Object](r *Registry, k *Kind, index, value string) []T {
+	found := r.caches[k].ByIndex(index, value)
+	objects := make([]T, 0, len(found))
+	for _, o := range found {
+		if obj, err := as[T](o); err == nil {
+			objects = append(objects, obj)
+		}
+	}
+	return objects
+}
+
+func as[T Object](o *watchcache.Object) (T, error) {
+	obj, ok := o.Value().(T)
+	if !ok {
+		return obj, apierrors.NewInternalError(fmt.Errorf("%s holds a %T", o.Key, o.Value()))
+	}
+	return obj, nil
+}
+
+// prefix is that of the keys of a namespace, or of all objects of the kind.
+func (k *Kind) prefix(ns string) string {
+	prefix := storage.Prefix(k.GroupResource())
+	if ns == "" || !k.Namespaced {
+		return prefix
+	}
+	return prefix + ns + "/"
+}

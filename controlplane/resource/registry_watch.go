@@ -1,0 +1,78 @@
+package resource
+
+import (
+	"context"
+	"errors"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/skep-io/skep/controlplane/watchcache"
+)
+
+// Watch watches a namespace, or all of them if ns is empty. Without a resource
+// version, and with "0", the present state comes first as Added events; with one
+// the watch resumes right after it, or is refused with 410 Expired.
+func (r *Registry) Watch(ctx context.Context, k *Kind, ns string, o WatchOptions) (*watchcache.Watcher, error) {
+	s, err := k.selectorFor(ns, o.LabelSelector, o.FieldSelector)
+	if err != nil {
+		return nil, err
+	}
+	options := watchcache.WatchOptions{Bookmarks: o.AllowBookmarks, Trigger: s.trigger}
+	if s.namespace != "" {
+		options.Prefix = k.prefix(s.namespace)
+	}
+	if !s.everything() {
+		options.Filter = s.matches
+	}
+	if err := r.startOf(ctx, k, o, &options); err != nil {
+		return nil, err
+	}
+	w, err := r.caches[k].Watch(options)
+	var gone *watchcache.GoneError
+	if errors.As(err, &gone) {
+		return nil, expired(err)
+	}
+	return w, err
+}
+
+// startOf fills in where the watch begins, once the cache is fresh enough for it.
+func (r *Registry) startOf(ctx context.Context, k *Kind, o WatchOptions, options *watchcache.WatchOptions) error {
+	revision, err := parseRevision(o.ResourceVersion)
+	if err != nil {
+		return err
+	}
+	if o.SendInitialEvents == nil {
+		if o.ResourceVersionMatch != "" {
+			return apierrors.NewBadRequest("resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided")
+		}
+		options.Initial, options.After = revision == 0, revision
+		switch {
+		case o.ResourceVersion == "":
+			return r.waitForStore(ctx, k)
+		case revision == 0:
+			return r.waitUntil(ctx, k, 0)
+		}
+		// A revision that is still to come is no error: its events will follow.
+		return r.caches[k].WaitForSync(ctx)
+	}
+	if o.ResourceVersionMatch != metav1.ResourceVersionMatchNotOlderThan {
+		return apierrors.NewBadRequest("sendInitialEvents requires setting resourceVersionMatch to NotOlderThan")
+	}
+	if o.ResourceVersion == "" {
+		err = r.waitForStore(ctx, k)
+	} else {
+		err = r.waitUntil(ctx, k, revision)
+	}
+	if err != nil {
+		return err
+	}
+	if *o.SendInitialEvents {
+		options.Initial, options.InitialEventsEnd = true, o.AllowBookmarks
+		return nil
+	}
+	if options.After = revision; revision == 0 {
+		options.After = r.caches[k].Revision()
+	}
+	return nil
+}

@@ -1,0 +1,263 @@
+package resource
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"strconv"
+	"strings"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/skep-io/skep/controlplane/storage"
+	"github.com/skep-io/skep/controlplane/watchcache"
+)
+
+// maxAttempts bounds how often a change is made again because its object, or
+// what is allocated with it, changed meanwhile.
+const maxAttempts = 32
+
+// Update replaces an object, or a part of it if sub names a subresource. The
+// object is taken over. With a resource version it must be the current one;
+// without, whatever is there is replaced.
+func (r *Registry) Update(ctx context.Context, k *Kind, sub string, obj Object, o UpdateOptions) (Object, error) {
+	ns, name := obj.GetNamespace(), obj.GetName()
+	unconditional := obj.GetResourceVersion() == ""
+	return r.Modify(ctx, k, sub, ns, name, o, func(Object) (Object, error) {
+		if unconditional {
+			// It may take several attempts, and each fills the object in.
+			return obj.DeepCopyObject().(Object), nil
+		}
+		return obj, nil
+	})
+}
+
+// Modify reads an object, has change make the new state from it, and writes
+// that, again and again until nothing came in between; if the new state carries
+// another resource version than the current one, it is a conflict at once.
+// change must not touch what it is given; returning that means no change. It may
+// be called several times, first with the cached state, which can be old. Errors
+// of change are returned as they are.
+func (r *Registry) Modify(ctx context.Context, k *Kind, sub, ns, name string, o UpdateOptions, change func(current Object) (Object, error)) (Object, error) {
+	rules, ok := k.subresource(sub)
+	if !ok {
+		return nil, k.notFound(name)
+	}
+	if err := r.caches[k].WaitForSync(ctx); err != nil {
+		return nil, storeError(ctx, err)
+	}
+	u := modification{r: r, k: k, rules: rules, main: sub == "", key: k.key(ns, name), name: name, options: o, change: change}
+	for range maxAttempts {
+		result, err := u.attempt(ctx)
+		if !errors.Is(err, errAgain) {
+			return result, err
+		}
+	}
+	return nil, k.conflict(name, errModified)
+}
+
+// errAgain says that an attempt did not count: it was made on an old state.
+var errAgain = errors.New("state was old")
+
+// modification is one Modify.
+type modification struct {
+	r       *Registry
+	k       *Kind
+	rules   *Subresource
+	main    bool
+	key     string
+	name    string
+	options UpdateOptions
+	change  func(Object) (Object, error)
+	// next is the state to make the next attempt on, nil for the cached one.
+	next *watchcache.Object
+}
+
+func (u *modification) attempt(ctx context.Context) (Object, error) {
+	current, cached := u.next, false
+	if u.next = nil; current == nil {
+		current, cached = u.r.caches[u.k].Get(u.key)
+	}
+	if current == nil {
+		var err error
+		if current, err = u.r.fresh(ctx, u.k, u.key, u.name); err != nil {
+			return nil, err
+		}
+	}
+	result, err := u.try(ctx, current)
+	if err == nil && result != current.Value() || errors.Is(err, errAgain) || !cached {
+		return result, err
+	}
+	// An error, or that there is nothing to do, may be due to an old state only.
+	now, freshErr := u.r.fresh(ctx, u.k, u.key, u.name)
+	if freshErr != nil {
+		return nil, freshErr
+	}
+	if now.Revision == current.Revision {
+		return result, err
+	}
+	u.next = now
+	return nil, errAgain
+}
+
+// try returns the current value itself if there is nothing to write.
+func (u *modification) try(ctx context.Context, current *watchcache.Object) (Object, error) {
+	old := current.Value()
+	if err := u.k.check(u.options.Preconditions, old); err != nil {
+		return nil, err
+	}
+	obj, err := u.change(old)
+	if err != nil || obj == old {
+		return obj, err
+	}
+	if err := u.k.sameObject(obj, old); err != nil {
+		return nil, err
+	}
+	if err := u.prepare(obj, old); err != nil {
+		return nil, err
+	}
+	if u.k.finished(obj, old) {
+		return u.remove(ctx, current, obj)
+	}
+	var tx Tx
+	if u.main && u.k.Allocate != nil {
+		if err := u.k.Allocate(ctx, u.r, &tx, obj, old); err != nil {
+			return nil, err
+		}
+	}
+	return u.write(ctx, &tx, current, obj)
+}
+
+// sameObject refuses an update that means another object, or another state of it.
+func (k *Kind) sameObject(obj, old Object) error {
+	if uid := obj.GetUID(); uid != "" && uid != old.GetUID() {
+		return k.check(&metav1.Preconditions{UID: &uid}, old)
+	}
+	if v := obj.GetResourceVersion(); v != "" && v != old.GetResourceVersion() {
+		return k.conflict(old.GetName(), errModified)
+	}
+	return nil
+}
+
+// prepare fills in what an update cannot change, and validates.
+func (u *modification) prepare(obj, old Object) error {
+	if u.k.Default != nil {
+		u.k.Default(obj)
+	}
+	obj.SetResourceVersion(old.GetResourceVersion())
+	obj.SetGeneration(old.GetGeneration())
+	obj.SetSelfLink("")
+	obj.SetManagedFields(nil)
+	if u.rules.PrepareForUpdate != nil {
+		u.rules.PrepareForUpdate(obj, old)
+	}
+	obj.SetUID(old.GetUID())
+	obj.SetCreationTimestamp(old.GetCreationTimestamp())
+	if old.GetDeletionTimestamp() != nil {
+		obj.SetDeletionTimestamp(old.GetDeletionTimestamp())
+	}
+	if obj.GetDeletionGracePeriodSeconds() == nil {
+		obj.SetDeletionGracePeriodSeconds(old.GetDeletionGracePeriodSeconds())
+	}
+	if u.k.SpecChanged != nil {
+		obj.SetGeneration(old.GetGeneration())
+		if u.k.SpecChanged(obj, old) {
+			obj.SetGeneration(old.GetGeneration() + 1)
+		}
+	}
+	if u.rules.Validate != nil {
+		if errs := u.rules.Validate(obj, old); len(errs) > 0 {
+			return u.k.invalid(obj.GetName(), errs)
+		}
+	}
+	return nil
+}
+
+func (u *modification) write(ctx context.Context, tx *Tx, current *watchcache.Object, obj Object) (Object, error) {
+	value, err := storage.Encode(obj)
+	if err != nil {
+		return nil, apierrors.NewInternalError(err)
+	}
+	before, err := storage.Encode(current.Value())
+	if err != nil {
+		return nil, apierrors.NewInternalError(err)
+	}
+	if bytes.Equal(value, before) {
+		return current.Value(), nil
+	}
+	obj.GetObjectKind().SetGroupVersionKind(u.k.GVK)
+	if u.options.DryRun {
+		return obj, nil
+	}
+	tx.Guards = append(tx.Guards, storage.Guard{Key: u.key, ModRevision: current.Revision})
+	tx.Ops = append(tx.Ops, storage.Op{Key: u.key, Value: value, TTL: u.k.TTL})
+	return obj, u.commit(ctx, tx, obj)
+}
+
+// remove deletes an object that was only waiting for its last finalizer.
+func (u *modification) remove(ctx context.Context, current *watchcache.Object, obj Object) (Object, error) {
+	var tx Tx
+	if u.k.Allocate != nil {
+		if err := u.k.Allocate(ctx, u.r, &tx, nil, current.Value()); err != nil {
+			return nil, err
+		}
+	}
+	obj.GetObjectKind().SetGroupVersionKind(u.k.GVK)
+	if u.options.DryRun {
+		return obj, nil
+	}
+	tx.Guards = append(tx.Guards, storage.Guard{Key: u.key, ModRevision: current.Revision})
+	tx.Ops = append(tx.Ops, storage.Op{Key: u.key, Delete: true})
+	return obj, u.commit(ctx, &tx, obj)
+}
+
+func (u *modification) commit(ctx context.Context, tx *Tx, obj Object) error {
+	revision, err := u.r.store.Commit(ctx, tx.Guards, tx.Ops)
+	var conflict *storage.ConflictError
+	if errors.As(err, &conflict) {
+		if err := u.r.catchUp(ctx, conflict); err != nil {
+			return err
+		}
+		if u.next, err = u.r.fresh(ctx, u.k, u.key, u.name); err != nil {
+			return err
+		}
+		return errAgain
+	}
+	if err != nil {
+		return storeError(ctx, err)
+	}
+	obj.SetResourceVersion(strconv.FormatInt(revision, 10))
+	return nil
+}
+
+// finished tells that an update leaves nothing for an object that is being
+// deleted to wait for.
+func (k *Kind) finished(obj, old Object) bool {
+	if old.GetDeletionTimestamp() == nil || len(obj.GetFinalizers()) > 0 || len(namespaceFinalizers(obj)) > 0 {
+		return false
+	}
+	grace := old.GetDeletionGracePeriodSeconds()
+	return grace == nil || *grace == 0
+}
+
+// catchUp waits until the caches of the kinds whose keys were in conflict have
+// seen why, so that what is allocated next is not the same again.
+func (r *Registry) catchUp(ctx context.Context, conflict *storage.ConflictError) error {
+	for _, k := range r.kinds {
+		prefix := storage.Prefix(k.GroupResource())
+		for _, key := range conflict.Keys {
+			if strings.HasPrefix(key, prefix) {
+				if err := r.waitForStore(ctx, k); err != nil {
+					return err
+				}
+				break
+			}
+		}
+	}
+	return nil
+}
+
+// now is the time as objects carry it: in whole seconds.
+func now() metav1.Time { return metav1.NewTime(time.Now().Truncate(time.Second)) }
