@@ -143,7 +143,6 @@ func owner(pod *corev1.Pod) *metav1.OwnerReference {
 	return ref
 }
 
-
 // selectorOf returns what a controller selects; without a selector that is nothing.
 func selectorOf(rc *corev1.ReplicationController) labels.Selector {
 	if len(rc.Spec.Selector) == 0 {

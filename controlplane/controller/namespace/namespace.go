@@ -1,0 +1,241 @@
+// Package namespace empties and finalizes namespaces that are being deleted. It
+// owns the finalizer "kubernetes" and the deletion conditions. It never deletes
+// a namespace that nobody asked to delete.
+package namespace
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+
+	"github.com/skep-io/skep/controlplane/controller"
+	"github.com/skep-io/skep/controlplane/resource"
+)
+
+const (
+	workers = 4
+	// recheck is how often a namespace is looked at while it has content whose
+	// deletion takes time; deletions of pods bring it here earlier.
+	recheck = time.Second
+)
+
+// Controller is the loop.
+type Controller struct {
+	registry *resource.Registry
+	kinds    []*resource.Kind
+	queue    *controller.Queue[string]
+}
+
+// New makes the loop. It runs once.
+func New(registry *resource.Registry) *Controller {
+	c := &Controller{registry: registry, queue: controller.NewQueue[string]("namespace")}
+	for _, k := range registry.Kinds() {
+		if k.Namespaced {
+			c.kinds = append(c.kinds, k)
+		}
+	}
+	// Pods last, when nothing is left that would replace them.
+	slices.SortStableFunc(c.kinds, func(a, b *resource.Kind) int {
+		switch {
+		case a == resource.Pods && b != resource.Pods:
+			return 1
+		case b == resource.Pods && a != resource.Pods:
+			return -1
+		}
+		return 0
+	})
+	return c
+}
+
+// Run works until ctx ends.
+func (c *Controller) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	controller.Observe(ctx, &wg, c.registry, resource.Namespaces, func(_, cur *corev1.Namespace, _ int64) {
+		if cur != nil && cur.DeletionTimestamp != nil {
+			c.queue.Add(cur.Name)
+		}
+	})
+	controller.Observe(ctx, &wg, c.registry, resource.Pods, func(old, cur *corev1.Pod, _ int64) {
+		if cur == nil && c.terminating(ctx, old.Namespace) {
+			c.queue.Add(old.Namespace)
+		}
+	})
+	c.queue.Run(ctx, workers, c.sync)
+	wg.Wait()
+	return ctx.Err()
+}
+
+func (c *Controller) terminating(ctx context.Context, name string) bool {
+	ns, err := resource.Get[*corev1.Namespace](ctx, c.registry, resource.Namespaces, "", name)
+	return err == nil && ns.DeletionTimestamp != nil
+}
+
+func (c *Controller) sync(ctx context.Context, name string) error {
+	// From the store: the cache of a namespace may be behind those of its content.
+	obj, err := c.registry.Get(ctx, resource.Namespaces, "", name, "")
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	ns := obj.(*corev1.Namespace)
+	if ns.DeletionTimestamp == nil || !slices.Contains(ns.Spec.Finalizers, corev1.FinalizerKubernetes) {
+		return nil
+	}
+	left, err := c.empty(ctx, name)
+	if statusErr := c.setConditions(ctx, ns, left, err); statusErr != nil && !apierrors.IsNotFound(statusErr) {
+		err = errors.Join(err, statusErr)
+	}
+	if err != nil {
+		return err
+	}
+	if left.objects > 0 {
+		c.queue.AddAfter(name, recheck)
+		return nil
+	}
+	return c.finalize(ctx, ns)
+}
+
+// remains is what is still in a namespace after its content was deleted.
+type remains struct {
+	objects    int
+	byKind     map[string]int
+	finalizers map[string]int
+}
+
+// empty deletes everything and reports what is still there.
+func (c *Controller) empty(ctx context.Context, name string) (remains, error) {
+	left := remains{byKind: map[string]int{}, finalizers: map[string]int{}}
+	var failures []error
+	for _, k := range c.kinds {
+		list, err := c.registry.List(ctx, k, name, resource.ListOptions{})
+		if err != nil {
+			failures = append(failures, err)
+			continue
+		}
+		for _, o := range list.Objects {
+			obj := o.Value()
+			gone := false
+			if obj.GetDeletionTimestamp() == nil || k == resource.Pods {
+				gone, err = c.delete(ctx, k, obj)
+				if err != nil {
+					failures = append(failures, err)
+				}
+			}
+			if !gone {
+				left.objects++
+				left.byKind[k.GroupResource().String()]++
+				for _, f := range obj.GetFinalizers() {
+					left.finalizers[f]++
+				}
+			}
+		}
+	}
+	return left, errors.Join(failures...)
+}
+
+func (c *Controller) delete(ctx context.Context, k *resource.Kind, obj resource.Object) (gone bool, err error) {
+	if obj.GetDeletionTimestamp() != nil {
+		return false, nil
+	}
+	_, gone, err = c.registry.Delete(ctx, k, obj.GetNamespace(), obj.GetName(), &metav1.DeleteOptions{
+		PropagationPolicy: ptr.To(metav1.DeletePropagationBackground),
+		Preconditions:     &metav1.Preconditions{UID: ptr.To(obj.GetUID())},
+	})
+	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+		return true, nil
+	}
+	return gone, err
+}
+
+// finalize takes the finalizer away, after which the store drops the namespace.
+func (c *Controller) finalize(ctx context.Context, ns *corev1.Namespace) error {
+	_, err := c.registry.Modify(ctx, resource.Namespaces, "finalize", "", ns.Name, resource.UpdateOptions{}, func(current resource.Object) (resource.Object, error) {
+		n := current.(*corev1.Namespace)
+		if n.UID != ns.UID {
+			return n, nil
+		}
+		n = n.DeepCopy()
+		n.ResourceVersion = ""
+		n.Spec.Finalizers = slices.DeleteFunc(n.Spec.Finalizers, func(f corev1.FinalizerName) bool { return f == corev1.FinalizerKubernetes })
+		return n, nil
+	})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
+
+// setConditions says why a namespace is still there.
+func (c *Controller) setConditions(ctx context.Context, ns *corev1.Namespace, left remains, failure error) error {
+	if left.objects == 0 && failure == nil {
+		return nil
+	}
+	_, err := c.registry.Modify(ctx, resource.Namespaces, "status", "", ns.Name, resource.UpdateOptions{}, func(current resource.Object) (resource.Object, error) {
+		n := current.(*corev1.Namespace)
+		if n.UID != ns.UID {
+			return n, nil
+		}
+		n = n.DeepCopy()
+		n.ResourceVersion = ""
+		changed := false
+		set := func(kind corev1.NamespaceConditionType, is bool, reason, otherwise, message, fine string) {
+			changed = setCondition(n, kind, is, reason, otherwise, message, fine) || changed
+		}
+		set(corev1.NamespaceDeletionContentFailure, failure != nil, "ContentDeletionFailed", "ContentDeleted",
+			fmt.Sprintf("Failed to delete all resource types, %v", failure), "All content successfully deleted, may be waiting on finalization")
+		set(corev1.NamespaceContentRemaining, left.objects > 0, "SomeResourcesRemain", "ContentRemoved",
+			"Some resources are remaining: "+counts(left.byKind, "%s has %d resource instances"), "All content successfully removed")
+		set(corev1.NamespaceFinalizersRemaining, len(left.finalizers) > 0, "SomeFinalizersRemain", "ContentHasNoFinalizers",
+			"Some content in the namespace has finalizers remaining: "+counts(left.finalizers, "%s in %d resource instances"), "All content-preserving finalizers finished")
+		if !changed {
+			return current, nil
+		}
+		return n, nil
+	})
+	return err
+}
+
+func setCondition(n *corev1.Namespace, kind corev1.NamespaceConditionType, is bool, reason, otherwise, message, fine string) bool {
+	want := corev1.NamespaceCondition{Type: kind, Status: corev1.ConditionFalse, Reason: otherwise, Message: fine}
+	if is {
+		want.Status, want.Reason, want.Message = corev1.ConditionTrue, reason, message
+	}
+	want.LastTransitionTime = metav1.Now()
+	for i := range n.Status.Conditions {
+		have := &n.Status.Conditions[i]
+		if have.Type != kind {
+			continue
+		}
+		if have.Status == want.Status && have.Message == want.Message {
+			return false
+		}
+		if have.Status == want.Status {
+			want.LastTransitionTime = have.LastTransitionTime
+		}
+		*have = want
+		return true
+	}
+	n.Status.Conditions = append(n.Status.Conditions, want)
+	return true
+}
+
+func counts(m map[string]int, format string) string {
+	parts := make([]string, 0, len(m))
+	for name, n := range m {
+		parts = append(parts, fmt.Sprintf(format, name, n))
+	}
+	slices.Sort(parts)
+	return strings.Join(parts, ", ")
+}
+

@@ -1,0 +1,170 @@
+package node
+
+import (
+	"sync"
+	"time"
+)
+
+// health knows which nodes are silent. All its times are this process's own
+// observations on its own clock: a node's clock is not trusted, and what passed
+// while this process did not run is not held against any node.
+type health struct {
+	grace time.Duration
+
+	mu     sync.Mutex
+	nodes  map[string]*pulse
+	ticked time.Time // the last look; zero: none yet
+}
+
+// source is where a sign of life comes from.
+type source int
+
+const (
+	fromLease source = iota
+	fromStatus
+)
+
+// pulse is one node's.
+type pulse struct {
+	seen   time.Time
+	silent bool
+	// signs is what was last seen of the node, per source: it is alive when one changes.
+	signs map[source]string
+}
+
+func newHealth(grace time.Duration) *health {
+	return &health{grace: grace, nodes: map[string]*pulse{}}
+}
+
+// watchNode begins to expect signs of a node. Its time runs from now.
+func (h *health) watchNode(name string, now time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.nodes[name] == nil {
+		h.nodes[name] = &pulse{seen: now, signs: map[source]string{}}
+	}
+}
+
+func (h *health) forget(name string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.nodes, name)
+}
+
+// observe notes a sign of life, and says whether it ends a silence.
+func (h *health) observe(name string, from source, sign string, now time.Time) (returned bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	p := h.nodes[name]
+	if p == nil || sign == p.signs[from] {
+		return false
+	}
+	p.signs[from] = sign
+	if now.After(p.seen) {
+		p.seen = now
+	}
+	returned = p.silent
+	p.silent = false
+	return returned
+}
+
+// isSilent says whether a node has been declared silent.
+func (h *health) isSilent(name string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	p := h.nodes[name]
+	return p != nil && p.silent
+}
+
+// extend gives all nodes time from now on: this process has just begun, or did not run for a while.
+func (h *health) extend(until time.Time) {
+	for _, p := range h.nodes {
+		if p.seen.Before(until) && !p.silent {
+			p.seen = until
+		}
+	}
+}
+
+// start gives every node twice the grace from now: nodes have to find this
+// process first.
+func (h *health) start(now time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.ticked = now
+	h.extend(now.Add(h.grace))
+}
+
+// overdue returns the nodes whose grace has passed and that are not known as
+// silent. If the time since the last look is so long that this process must have
+// been stopped or starved, it returns none and all nodes get time from now.
+func (h *health) overdue(now time.Time) (names []string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	gap := now.Sub(h.ticked)
+	h.ticked = now
+	if gap > h.grace/2 {
+		h.extend(now)
+		return nil
+	}
+	for name, p := range h.nodes {
+		if !p.silent && now.Sub(p.seen) > h.grace {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// isOverdue says whether a node's grace has passed and it is not known as silent.
+func (h *health) isOverdue(name string, now time.Time) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	p := h.nodes[name]
+	return p != nil && !p.silent && now.Sub(p.seen) > h.grace
+}
+
+// declare says that a node is silent.
+func (h *health) declare(name string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if p := h.nodes[name]; p != nil {
+		p.silent = true
+	}
+}
+
+// disruption is how much of the cluster is silent.
+type disruption int
+
+const (
+	// some nodes are: their pods are to run elsewhere.
+	some disruption = iota
+	// most nodes are: a part of the network may have gone, wait and see.
+	most
+	// all are: it is this process that is cut off, or there is nowhere to go.
+	all
+)
+
+// From which share of at least so many silent nodes on it is most of them.
+const (
+	mostShare   = 55
+	mostAtLeast = 3
+)
+
+// disrupted counts as silent also who has missed half of the grace: nodes that
+// are lost together are noticed one after the other.
+func (h *health) disrupted(now time.Time) disruption {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	silent := 0
+	for _, p := range h.nodes {
+		if p.silent || now.Sub(p.seen) > h.grace/2 {
+			silent++
+		}
+	}
+	switch {
+	case silent == len(h.nodes):
+		return all
+	case silent >= mostAtLeast && silent*100 > mostShare*len(h.nodes):
+		return most
+	}
+	return some
+}

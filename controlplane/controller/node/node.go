@@ -1,0 +1,221 @@
+// Package node acts on nodes that fall silent and on taints that evict. It owns
+// the Unknown state of node conditions, the taints unreachable and not-ready,
+// the readiness of pods on a silent node, and evictions. It never starts
+// anything on a node, and it does not judge by the clocks of nodes.
+package node
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/utils/clock"
+
+	"github.com/skep-io/skep/controlplane/controller"
+	"github.com/skep-io/skep/controlplane/event"
+	"github.com/skep-io/skep/controlplane/resource"
+)
+
+// Component is the source of this loop's events.
+const Component = "node-controller"
+
+// DefaultGrace is how long a node may be silent.
+const DefaultGrace = 5 * time.Second
+
+const (
+	workers    = 8
+	podWorkers = 16
+	// looksPerGrace is how often within the grace nodes are looked at.
+	looksPerGrace = 25
+	// hold is how long evictions wait while most of the nodes are silent.
+	hold = time.Minute
+	// returnGraces is for how many graces after all nodes were silent the rest may still return.
+	returnGraces = 3
+	// finalAfter is how long after the end of its grace period a deleted pod is
+	// kept whose node is silent. Until then the node may return and say that it stopped it.
+	finalAfter = 2 * time.Minute
+	// confirmTimeout bounds the read that confirms a silence.
+	confirmTimeout = 2 * time.Second
+)
+
+// Controller is the node lifecycle loop.
+type Controller struct {
+	registry *resource.Registry
+	recorder *event.Recorder
+	clock    clock.WithTicker
+	health   *health
+	nodes    *controller.Queue[string]
+	pods     *controller.Queue[controller.Key]
+
+	heldMu sync.Mutex
+	held   time.Time // since when most nodes have been silent; zero: they are not
+	all    time.Time // when last all nodes were silent
+}
+
+// New makes the loop; grace is how long a node may be silent. It runs once.
+func New(registry *resource.Registry, recorder *event.Recorder, clock clock.WithTicker, grace time.Duration) *Controller {
+	return &Controller{
+		registry: registry, recorder: recorder, clock: clock,
+		health: newHealth(grace),
+		nodes:  controller.NewQueue[string]("node"),
+		pods:   controller.NewQueue[controller.Key]("eviction"),
+	}
+}
+
+// Run works until ctx ends.
+func (c *Controller) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	controller.Observe(ctx, &wg, c.registry, resource.Nodes, c.nodeChanged)
+	controller.Observe(ctx, &wg, c.registry, resource.Leases, c.leaseChanged)
+	controller.Observe(ctx, &wg, c.registry, resource.Pods, c.podChanged)
+	c.health.start(c.clock.Now())
+	wg.Go(func() { c.look(ctx) })
+	wg.Go(func() { c.nodes.Run(ctx, workers, c.syncNode) })
+	wg.Go(func() { c.pods.Run(ctx, podWorkers, c.syncPod) })
+	wg.Wait()
+	return ctx.Err()
+}
+
+func (c *Controller) nodeChanged(old, cur *corev1.Node, _ int64) {
+	if cur == nil {
+		c.health.forget(old.Name)
+		return
+	}
+	now := c.clock.Now()
+	c.health.watchNode(cur.Name, now)
+	if cond := controller.NodeCondition(cur, corev1.NodeReady); cond != nil && cond.Status != corev1.ConditionUnknown {
+		c.health.observe(cur.Name, fromStatus, cond.LastHeartbeatTime.String(), now)
+	}
+	c.nodes.Add(cur.Name)
+}
+
+func (c *Controller) leaseChanged(_, cur *coordinationv1.Lease, _ int64) {
+	if cur == nil || cur.Namespace != corev1.NamespaceNodeLease {
+		return
+	}
+	if c.health.observe(cur.Name, fromLease, leaseSign(cur), c.clock.Now()) {
+		slog.Info("node is back", "node", cur.Name)
+		c.nodes.Add(cur.Name)
+	}
+}
+
+func leaseSign(lease *coordinationv1.Lease) string {
+	if lease.Spec.RenewTime == nil {
+		return ""
+	}
+	return lease.Spec.RenewTime.String()
+}
+
+func (c *Controller) podChanged(old, cur *corev1.Pod, _ int64) {
+	// What matters to eviction of a pod: that it is on a node, what it tolerates, and that it is being deleted.
+	if cur == nil || cur.Spec.NodeName == "" {
+		return
+	}
+	if old == nil || old.Spec.NodeName == "" || old.UID != cur.UID || cur.DeletionTimestamp != nil ||
+		len(old.Spec.Tolerations) != len(cur.Spec.Tolerations) || controller.PodReady(old) != controller.PodReady(cur) {
+		c.pods.Add(controller.KeyOf(cur))
+	}
+}
+
+// look finds nodes that have fallen silent.
+func (c *Controller) look(ctx context.Context) {
+	ticker := c.clock.NewTicker(max(c.health.grace/looksPerGrace, 10*time.Millisecond))
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C():
+			for _, name := range c.health.overdue(c.clock.Now()) {
+				c.nodes.Add(name)
+			}
+		}
+	}
+}
+
+// confirm asks the store whether a node that seems silent has renewed its lease
+// after all: a watch that is late must not cost a host its pods. It fails if the
+// store does not answer, and then nothing is known.
+func (c *Controller) confirm(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, confirmTimeout)
+	defer cancel()
+	obj, err := c.registry.Get(ctx, resource.Leases, corev1.NamespaceNodeLease, name, "")
+	switch {
+	case apierrors.IsNotFound(err):
+	case err != nil:
+		return fmt.Errorf("node %s seems silent, but its lease cannot be read: %w", name, err)
+	default:
+		c.health.observe(name, fromLease, leaseSign(obj.(*coordinationv1.Lease)), c.clock.Now())
+	}
+	return nil
+}
+
+// syncNode brings conditions, taints and the readiness of pods in line with a node's state.
+func (c *Controller) syncNode(ctx context.Context, name string) error {
+	if c.health.isOverdue(name, c.clock.Now()) {
+		if err := c.confirm(ctx, name); err != nil {
+			return err
+		}
+		if c.health.isOverdue(name, c.clock.Now()) {
+			c.health.declare(name)
+		}
+	}
+	node, err := resource.Get[*corev1.Node](ctx, c.registry, resource.Nodes, "", name)
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if c.health.isSilent(name) {
+		if err := c.markUnknown(ctx, node); err != nil {
+			return err
+		}
+		if wait := c.holdFor(); wait > 0 {
+			slog.Warn("too many nodes are silent at once, evictions wait", "node", name, "for", wait)
+			c.nodes.AddAfter(name, wait)
+			return nil
+		}
+	}
+	node, err = c.reconcileTaints(ctx, node)
+	if err != nil {
+		return err
+	}
+	for _, pod := range resource.ByIndex[*corev1.Pod](c.registry, resource.Pods, resource.PodsByNode, node.Name) {
+		c.pods.Add(controller.KeyOf(pod))
+	}
+	return nil
+}
+
+// holdFor is how long to wait before pods of silent nodes are moved. While all
+// nodes are silent there is no end to it, and when the first is back the others
+// get time to return as well: it is looked at again every now and then.
+func (c *Controller) holdFor() time.Duration {
+	now := c.clock.Now()
+	state := c.health.disrupted(now)
+	grace := c.health.grace
+	c.heldMu.Lock()
+	defer c.heldMu.Unlock()
+	var left time.Duration
+	switch state {
+	case all:
+		c.all = now
+		return grace
+	case most:
+		if c.held.IsZero() {
+			c.held = now
+		}
+		left = c.held.Add(hold).Sub(now)
+	default:
+		c.held = time.Time{}
+	}
+	if !c.all.IsZero() {
+		left = max(left, c.all.Add(returnGraces*grace).Sub(now))
+	}
+	return min(max(left, 0), grace)
+}

@@ -1,0 +1,131 @@
+// Package serviceaccount furnishes every namespace with what pods count on to
+// be there: the service account "default" and the config map kube-root-ca.crt.
+// It makes them again if they are deleted, and it owns nothing else of either.
+package serviceaccount
+
+import (
+	"context"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/skep-io/skep/controlplane/controller"
+	"github.com/skep-io/skep/controlplane/resource"
+)
+
+const (
+	// RootCAConfigMap is the config map in every namespace that holds the cluster's CA.
+	RootCAConfigMap = "kube-root-ca.crt"
+	// RootCAKey is the key in it.
+	RootCAKey = "ca.crt"
+
+	defaultAccount  = "default"
+	descriptionKey  = "kubernetes.io/description"
+	descriptionText = "Contains a CA bundle that can be used to verify the API server of the cluster, for example at the address https://kubernetes.default.svc."
+	workers         = 4
+)
+
+// Controller is the loop.
+type Controller struct {
+	registry *resource.Registry
+	ca       func() []byte
+	queue    *controller.Queue[string]
+}
+
+// New makes the loop; ca returns the PEM of the cluster's CA. It runs once.
+func New(registry *resource.Registry, ca func() []byte) *Controller {
+	return &Controller{registry: registry, ca: ca, queue: controller.NewQueue[string]("serviceaccount")}
+}
+
+// Run works until ctx ends.
+func (c *Controller) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	controller.Observe(ctx, &wg, c.registry, resource.ServiceAccounts, func(old, cur *corev1.ServiceAccount, _ int64) {
+		if cur == nil && old.Name == defaultAccount {
+			c.queue.Add(old.Namespace)
+		}
+	})
+	controller.Observe(ctx, &wg, c.registry, resource.ConfigMaps, func(old, cur *corev1.ConfigMap, _ int64) {
+		if cur != nil && cur.Name == RootCAConfigMap || old != nil && old.Name == RootCAConfigMap {
+			c.queue.Add(namespaceOf(old, cur))
+		}
+	})
+	controller.Observe(ctx, &wg, c.registry, resource.Namespaces, func(_, cur *corev1.Namespace, _ int64) {
+		if cur != nil {
+			c.queue.Add(cur.Name)
+		}
+	})
+	c.queue.Run(ctx, workers, c.sync)
+	wg.Wait()
+	return ctx.Err()
+}
+
+func namespaceOf(old, cur *corev1.ConfigMap) string {
+	if cur != nil {
+		return cur.Namespace
+	}
+	return old.Namespace
+}
+
+func (c *Controller) sync(ctx context.Context, name string) error {
+	ns, err := resource.Get[*corev1.Namespace](ctx, c.registry, resource.Namespaces, "", name)
+	if apierrors.IsNotFound(err) || err == nil && (ns.DeletionTimestamp != nil || ns.Status.Phase == corev1.NamespaceTerminating) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := c.account(ctx, name); err != nil {
+		return err
+	}
+	return c.rootCA(ctx, name)
+}
+
+func (c *Controller) account(ctx context.Context, namespace string) error {
+	_, err := resource.Get[*corev1.ServiceAccount](ctx, c.registry, resource.ServiceAccounts, namespace, defaultAccount)
+	if !apierrors.IsNotFound(err) {
+		return err
+	}
+	_, err = c.registry.Create(ctx, resource.ServiceAccounts, &corev1.ServiceAccount{
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: defaultAccount},
+	}, resource.CreateOptions{})
+	return ignoreSettled(err)
+}
+
+func (c *Controller) rootCA(ctx context.Context, namespace string) error {
+	want := string(c.ca())
+	have, err := resource.Get[*corev1.ConfigMap](ctx, c.registry, resource.ConfigMaps, namespace, RootCAConfigMap)
+	if apierrors.IsNotFound(err) {
+		_, err = c.registry.Create(ctx, resource.ConfigMaps, &corev1.ConfigMap{
+			ObjectMeta: metav1.ObjectMeta{
+				Namespace: namespace, Name: RootCAConfigMap,
+				Annotations: map[string]string{descriptionKey: descriptionText},
+			},
+			Data: map[string]string{RootCAKey: want},
+		}, resource.CreateOptions{})
+		return ignoreSettled(err)
+	}
+	if err != nil || len(have.Data) == 1 && have.Data[RootCAKey] == want {
+		return err
+	}
+	_, err = c.registry.Modify(ctx, resource.ConfigMaps, "", namespace, RootCAConfigMap, resource.UpdateOptions{}, func(current resource.Object) (resource.Object, error) {
+		cm := current.(*corev1.ConfigMap).DeepCopy()
+		cm.ResourceVersion = ""
+		cm.Data = map[string]string{RootCAKey: want}
+		return cm, nil
+	})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
+
+// ignoreSettled drops errors that mean that there is nothing left to do: it is there already, or the namespace goes.
+func ignoreSettled(err error) error {
+	if apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err) || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+		return nil
+	}
+	return err
+}
