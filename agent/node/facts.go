@@ -1,0 +1,139 @@
+package node
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+)
+
+// maxPods is how many pods the scheduler puts on a node; a /24 has room for them.
+const maxPods = 110
+
+// capacity reads what the host has. Storage is that of the state folder.
+func capacity(stateDir string) (corev1.ResourceList, error) {
+	memory, err := memInfo("MemTotal")
+	if err != nil {
+		return nil, err
+	}
+	var disk unix.Statfs_t
+	if err := unix.Statfs(stateDir, &disk); err != nil {
+		return nil, fmt.Errorf("size of the file system of %s: %w", stateDir, err)
+	}
+	return corev1.ResourceList{
+		corev1.ResourceCPU:              *resource.NewQuantity(int64(runtime.NumCPU()), resource.DecimalSI),
+		corev1.ResourceMemory:           *resource.NewQuantity(memory, resource.BinarySI),
+		corev1.ResourceEphemeralStorage: *resource.NewQuantity(int64(disk.Blocks)*disk.Bsize, resource.BinarySI),
+		corev1.ResourcePods:             *resource.NewQuantity(maxPods, resource.DecimalSI),
+	}, nil
+}
+
+// memInfo reads a value of /proc/meminfo in bytes.
+func memInfo(name string) (int64, error) {
+	f, err := os.Open("/proc/meminfo")
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		fields := strings.Fields(lines.Text())
+		if len(fields) >= 2 && fields[0] == name+":" {
+			kib, err := strconv.ParseInt(fields[1], 10, 64)
+			return kib << 10, err
+		}
+	}
+	return 0, fmt.Errorf("/proc/meminfo has no %s", name)
+}
+
+func systemInfo(version, runtimeVersion string) (corev1.NodeSystemInfo, error) {
+	var uts unix.Utsname
+	if err := unix.Uname(&uts); err != nil {
+		return corev1.NodeSystemInfo{}, fmt.Errorf("uname: %w", err)
+	}
+	return corev1.NodeSystemInfo{
+		MachineID:               firstLine("/etc/machine-id"),
+		SystemUUID:              firstLine("/sys/class/dmi/id/product_uuid"),
+		BootID:                  firstLine("/proc/sys/kernel/random/boot_id"),
+		KernelVersion:           unix.ByteSliceToString(uts.Release[:]),
+		OSImage:                 osImage("/etc/os-release"),
+		ContainerRuntimeVersion: "containerd://" + strings.TrimPrefix(runtimeVersion, "v"),
+		KubeletVersion:          version,
+		OperatingSystem:         runtime.GOOS,
+		Architecture:            runtime.GOARCH,
+	}, nil
+}
+
+// firstLine is "" for a file that some hosts do not have.
+func firstLine(path string) string {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return ""
+	}
+	line, _, _ := strings.Cut(string(data), "\n")
+	return strings.TrimSpace(line)
+}
+
+func osImage(path string) string {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return "Linux"
+	}
+	for line := range strings.Lines(string(data)) {
+		if value, ok := strings.CutPrefix(line, "PRETTY_NAME="); ok {
+			return strings.Trim(strings.TrimSpace(value), `"'`)
+		}
+	}
+	return "Linux"
+}
+
+// Where a node counts as short of something: kubelet's thresholds.
+const (
+	memoryLow   = 100 << 20 // bytes available
+	diskLow     = 0.10      // of the file system, free
+	inodesLow   = 0.05
+	processesUp = 0.95 // of pid_max, in use
+)
+
+type pressure struct{ memory, disk, processes bool }
+
+func readPressure(stateDir string) (p pressure, err error) {
+	available, err := memInfo("MemAvailable")
+	if err != nil {
+		return p, err
+	}
+	p.memory = available < memoryLow
+	var fsInfo unix.Statfs_t
+	if err := unix.Statfs(stateDir, &fsInfo); err != nil {
+		return p, fmt.Errorf("free space of %s: %w", stateDir, err)
+	}
+	p.disk = float64(fsInfo.Bavail) < diskLow*float64(fsInfo.Blocks) || float64(fsInfo.Ffree) < inodesLow*float64(fsInfo.Files)
+	p.processes, err = processesLow()
+	return p, err
+}
+
+// processesLow reads the second half of loadavg's "running/all".
+func processesLow() (bool, error) {
+	fields := strings.Fields(firstLine("/proc/loadavg"))
+	if len(fields) < 4 {
+		return false, errors.New("/proc/loadavg cannot be read")
+	}
+	_, all, _ := strings.Cut(fields[3], "/")
+	used, err := strconv.Atoi(all)
+	if err != nil {
+		return false, fmt.Errorf("/proc/loadavg: %w", err)
+	}
+	limit, err := strconv.Atoi(firstLine("/proc/sys/kernel/pid_max"))
+	if err != nil {
+		return false, fmt.Errorf("pid_max: %w", errors.Join(err, fs.ErrInvalid))
+	}
+	return float64(used) > processesUp*float64(limit), nil
+}

@@ -1,0 +1,357 @@
+// Package node makes this host one of the cluster's nodes: it joins, and keeps the node's certificate, its Node object and
+// its lease current.
+//
+// It owns the files in the state folder's "pki", the Node object of this name (labels that it sets, and the status), and the
+// lease of this name. It never looks at pods and changes nothing on the host.
+package node
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// IdentityConfig says who the node is and whom it joins.
+type IdentityConfig struct {
+	Server   string // https://host:port
+	Token    string // needed only while there is no valid certificate
+	NodeName string
+	NodeIP   netip.Addr
+	StateDir string
+}
+
+// Identity is the node's key and certificate: it is a client to the API server and a server to it.
+type Identity struct {
+	cfg  IdentityConfig
+	dir  string
+	key  *ecdsa.PrivateKey
+	ca   []byte // PEM
+	pool *x509.CertPool
+	cert atomic.Pointer[tls.Certificate]
+}
+
+// RefusedError is an answer that asking again will not change.
+type RefusedError struct{ Reason string }
+
+func (e *RefusedError) Error() string { return e.Reason }
+
+const (
+	retryFirst = 200 * time.Millisecond
+	retryMax   = 5 * time.Second
+)
+
+// OpenIdentity loads the node's certificate, or joins the cluster with the token to get one, trying for as long as the API
+// server does not answer. A RefusedError says that it answered no.
+func OpenIdentity(ctx context.Context, cfg IdentityConfig) (*Identity, error) {
+	if u, err := url.Parse(cfg.Server); err != nil || u.Scheme != "https" || u.Host == "" {
+		return nil, &RefusedError{fmt.Sprintf("--server %q is not an https:// URL", cfg.Server)}
+	}
+	i := &Identity{cfg: cfg, dir: filepath.Join(cfg.StateDir, "pki")}
+	if err := os.MkdirAll(i.dir, 0o700); err != nil {
+		return nil, fmt.Errorf("folder of the node's certificate: %w", err)
+	}
+	if err := i.loadKey(); err != nil {
+		return nil, err
+	}
+	loadErr := i.load()
+	if loadErr == nil {
+		return i, nil
+	}
+	if cfg.Token == "" {
+		return nil, &RefusedError{fmt.Sprintf("no usable node certificate (%v) and no --token: give the join token, which lies in skepd's data folder", loadErr)}
+	}
+	for wait := retryFirst; ; wait = min(2*wait, retryMax) {
+		err := i.join(ctx)
+		var refused *RefusedError
+		if err == nil || errors.As(err, &refused) || ctx.Err() != nil {
+			return i, err
+		}
+		slog.Warn("the API server does not answer; trying again", "server", cfg.Server, "error", err)
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(wait):
+		}
+	}
+}
+
+// CertFile, KeyFile and CAFile are where the identity lies. The key never changes; the certificate is replaced by rename.
+func (i *Identity) CertFile() string { return filepath.Join(i.dir, "node.crt") }
+func (i *Identity) KeyFile() string  { return filepath.Join(i.dir, "node.key") }
+func (i *Identity) CAFile() string   { return filepath.Join(i.dir, "ca.crt") }
+
+// Pool holds the cluster's certificate authority.
+func (i *Identity) Pool() *x509.CertPool { return i.pool }
+
+// ServerTLS serves with the node's current certificate and asks clients for one of the cluster's.
+func (i *Identity) ServerTLS() *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS12,
+		ClientAuth: tls.RequireAndVerifyClientCert,
+		ClientCAs:  i.pool,
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+			return i.cert.Load(), nil
+		},
+	}
+}
+
+// Run renews the certificate in the last third of its life until ctx ends.
+func (i *Identity) Run(ctx context.Context) error {
+	wait := time.Duration(0)
+	for {
+		if wait == 0 {
+			wait = min(time.Until(renewalTime(i.cert.Load().Leaf)), 24*time.Hour)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(max(wait, 0)):
+		}
+		wait = 0
+		if time.Now().Before(renewalTime(i.cert.Load().Leaf)) {
+			continue
+		}
+		if err := i.renew(ctx); err != nil && ctx.Err() == nil {
+			slog.Warn("node certificate not renewed; trying again", "expires", i.cert.Load().Leaf.NotAfter, "error", err)
+			wait = time.Minute
+		}
+	}
+}
+
+func renewalTime(c *x509.Certificate) time.Time {
+	return c.NotBefore.Add(c.NotAfter.Sub(c.NotBefore) * 2 / 3)
+}
+
+func (i *Identity) loadKey() error {
+	data, err := os.ReadFile(i.KeyFile())
+	if err == nil {
+		if block, _ := pem.Decode(data); block != nil {
+			if i.key, err = x509.ParseECPrivateKey(block.Bytes); err == nil {
+				return nil
+			}
+		}
+		slog.Warn("the node's key cannot be read; making another", "file", i.KeyFile())
+	}
+	if i.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
+		return fmt.Errorf("make the node's key: %w", err)
+	}
+	der, err := x509.MarshalECPrivateKey(i.key)
+	if err != nil {
+		return fmt.Errorf("encode the node's key: %w", err)
+	}
+	return writeFile(i.KeyFile(), pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}))
+}
+
+// load takes the identity of an earlier run if it still is this node's: same name, address and key, not expired, and of the
+// cluster that the token names.
+func (i *Identity) load() error {
+	certPEM, err := os.ReadFile(i.CertFile())
+	if err != nil {
+		return err
+	}
+	caPEM, err := os.ReadFile(i.CAFile())
+	if err != nil {
+		return err
+	}
+	if hash, _, err := parseToken(i.cfg.Token); err == nil && !matchesHash(caPEM, hash) {
+		return errors.New("it is another cluster's")
+	}
+	return i.use(certPEM, caPEM)
+}
+
+func (i *Identity) use(certPEM, caPEM []byte) error {
+	keyPEM, err := os.ReadFile(i.KeyFile())
+	if err != nil {
+		return err
+	}
+	cert, err := tls.X509KeyPair(certPEM, keyPEM)
+	if err != nil {
+		return err
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(caPEM) {
+		return errors.New("the authority's certificate cannot be read")
+	}
+	if _, err := cert.Leaf.Verify(x509.VerifyOptions{Roots: pool, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}); err != nil {
+		return err
+	}
+	if want := "system:node:" + i.cfg.NodeName; cert.Leaf.Subject.CommonName != want {
+		return fmt.Errorf("it is for %s, not %s", cert.Leaf.Subject.CommonName, want)
+	}
+	if !slices.ContainsFunc(cert.Leaf.IPAddresses, func(ip net.IP) bool { return ip.Equal(i.cfg.NodeIP.AsSlice()) }) {
+		return fmt.Errorf("it is not for this node's address %s", i.cfg.NodeIP)
+	}
+	i.ca, i.pool = caPEM, pool
+	i.cert.Store(&cert)
+	return nil
+}
+
+// join gets a certificate with the token. The authority's certificate comes over a connection that nothing vouches for, so
+// it counts only once its hash is the token's.
+func (i *Identity) join(ctx context.Context) error {
+	hash, _, err := parseToken(i.cfg.Token)
+	if err != nil {
+		return &RefusedError{err.Error()}
+	}
+	blind := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
+		TLSClientConfig: &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12}, DisableKeepAlives: true,
+	}}
+	caPEM, err := request(ctx, blind, http.MethodGet, i.cfg.Server+"/skep/v1/ca", "", nil)
+	if err != nil {
+		return err
+	}
+	if !matchesHash(caPEM, hash) {
+		return &RefusedError{fmt.Sprintf("%s is not the cluster of this join token: its certificate authority is another", i.cfg.Server)}
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(caPEM)
+	return i.obtain(ctx, &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}, "Bearer "+i.cfg.Token)
+}
+
+// renew gets a new certificate with the one that is about to expire, or with the token if that no longer counts.
+func (i *Identity) renew(ctx context.Context) error {
+	err := i.obtain(ctx, &tls.Config{RootCAs: i.pool, MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{*i.cert.Load()}}, "")
+	if err != nil && i.cfg.Token != "" {
+		return errors.Join(err, i.join(ctx))
+	}
+	return err
+}
+
+func (i *Identity) obtain(ctx context.Context, config *tls.Config, authorization string) error {
+	csr, err := i.certificateRequest()
+	if err != nil {
+		return err
+	}
+	body, err := json.Marshal(map[string]string{"nodeName": i.cfg.NodeName, "csr": string(csr)})
+	if err != nil {
+		return err
+	}
+	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{TLSClientConfig: config, DisableKeepAlives: true}}
+	answer, err := request(ctx, client, http.MethodPost, i.cfg.Server+"/skep/v1/join", authorization, body)
+	if err != nil {
+		return err
+	}
+	var issued struct{ Certificate, CA string }
+	if err := json.Unmarshal(answer, &issued); err != nil {
+		return fmt.Errorf("join: unreadable answer of %s: %w", i.cfg.Server, err)
+	}
+	if err := i.use([]byte(issued.Certificate), []byte(issued.CA)); err != nil {
+		return fmt.Errorf("join: the certificate that %s issued is not usable: %w", i.cfg.Server, err)
+	}
+	// The authority first: a certificate beside another cluster's authority would never load again.
+	if err := writeFile(i.CAFile(), []byte(issued.CA)); err != nil {
+		return err
+	}
+	return writeFile(i.CertFile(), []byte(issued.Certificate))
+}
+
+func (i *Identity) certificateRequest() ([]byte, error) {
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{
+		Subject:     pkix.Name{CommonName: "system:node:" + i.cfg.NodeName, Organization: []string{"system:nodes"}},
+		DNSNames:    []string{i.cfg.NodeName},
+		IPAddresses: []net.IP{i.cfg.NodeIP.AsSlice()},
+	}, i.key)
+	if err != nil {
+		return nil, fmt.Errorf("make certificate request: %w", err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}), nil
+}
+
+func request(ctx context.Context, client *http.Client, method, url, authorization string, body []byte) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, method, url, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	if authorization != "" {
+		req.Header.Set("Authorization", authorization)
+	}
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case resp.StatusCode == http.StatusUnauthorized:
+		return nil, &RefusedError{fmt.Sprintf("%s refused the join token: give the one from skepd's data folder (file join-token)", req.URL.Host)}
+	case resp.StatusCode >= 400 && resp.StatusCode < 500 && resp.StatusCode != http.StatusTooManyRequests:
+		return nil, &RefusedError{fmt.Sprintf("%s refused: %s", req.URL.Host, statusMessage(answer))}
+	case resp.StatusCode >= 300:
+		return nil, fmt.Errorf("%s answered %s: %s", req.URL.Host, resp.Status, statusMessage(answer))
+	}
+	return answer, nil
+}
+
+// statusMessage is the message of a Status object, or the body as it is.
+func statusMessage(body []byte) string {
+	var status struct{ Message string }
+	if json.Unmarshal(body, &status) == nil && status.Message != "" {
+		return status.Message
+	}
+	return strings.TrimSpace(string(body[:min(len(body), 300)]))
+}
+
+// parseToken takes apart "skep1.HASH.SECRET".
+func parseToken(token string) (hash, secret string, err error) {
+	parts := strings.Split(strings.TrimSpace(token), ".")
+	if len(parts) != 3 || parts[0] != "skep1" || len(parts[1]) != 32 || parts[2] == "" {
+		return "", "", errors.New("--token is not a join token: it looks like skep1.HASH.SECRET, and lies in skepd's data folder (file join-token)")
+	}
+	return parts[1], parts[2], nil
+}
+
+func matchesHash(caPEM []byte, hash string) bool {
+	block, _ := pem.Decode(caPEM)
+	if block == nil {
+		return false
+	}
+	sum := sha256.Sum256(block.Bytes)
+	return hex.EncodeToString(sum[:])[:32] == hash
+}
+
+// writeFile replaces a file so that a crash leaves the old or the new one, readable by the owner only.
+func writeFile(path string, data []byte) error {
+	tmp := path + ".new"
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	_, err = f.Write(data)
+	err = errors.Join(err, f.Chmod(0o600), f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(tmp, path)
+	}
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return nil
+}

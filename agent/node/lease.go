@@ -1,0 +1,69 @@
+package node
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+)
+
+const (
+	leaseInterval = time.Second
+	leaseSeconds  = 5
+)
+
+// renewLease tells the cluster every second that this host lives: one unconditional PUT, since nobody else writes this lease.
+// A renewal that takes too long is given up for the next, which carries a later time.
+func (n *Node) renewLease(ctx context.Context) {
+	ticker := time.NewTicker(leaseInterval)
+	defer ticker.Stop()
+	failing := false
+	for {
+		err := n.putLease(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil && !failing {
+			slog.Warn("node lease not renewed; trying every second", "node", n.cfg.Name, "error", err)
+		}
+		if err == nil && failing {
+			slog.Info("node lease renewed again", "node", n.cfg.Name)
+		}
+		failing = err != nil
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+func (n *Node) putLease(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*leaseInterval)
+	defer cancel()
+	n.mu.Lock()
+	uid := n.uid
+	n.mu.Unlock()
+	leases := n.cfg.Client.CoordinationV1().Leases(corev1.NamespaceNodeLease)
+	lease := &coordinationv1.Lease{
+		ObjectMeta: metav1.ObjectMeta{
+			Name: n.cfg.Name, Namespace: corev1.NamespaceNodeLease,
+			OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: n.cfg.Name, UID: uid}},
+		},
+		Spec: coordinationv1.LeaseSpec{
+			HolderIdentity:       ptr.To(n.cfg.Name),
+			LeaseDurationSeconds: ptr.To[int32](leaseSeconds),
+			RenewTime:            ptr.To(metav1.NowMicro()),
+		},
+	}
+	_, err := leases.Update(ctx, lease, metav1.UpdateOptions{})
+	if apierrors.IsNotFound(err) {
+		_, err = leases.Create(ctx, lease, metav1.CreateOptions{})
+	}
+	return err
+}

@@ -1,0 +1,276 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"runtime"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+)
+
+// Config describes the node to the cluster.
+type Config struct {
+	Client         kubernetes.Interface
+	Name           string
+	IP             netip.Addr
+	Labels         map[string]string // beside those that every node has
+	StateDir       string
+	Version        string // of the agent
+	RuntimeVersion func(context.Context) (string, error)
+	Images         func(context.Context) ([]corev1.ContainerImage, error) // optional
+	Port           int32
+}
+
+// Node keeps the Node object and the lease current.
+type Node struct {
+	cfg      Config
+	capacity corev1.ResourceList
+
+	mu       sync.Mutex
+	known    *corev1.NodeStatus // as found at registration: conditions that hold since then keep their times
+	uid      types.UID
+	problems map[string]error // part of the node -> why it does not work
+	changed  chan struct{}
+}
+
+// statusInterval is how often the status is looked at, statusHeartbeat how often it is written though nothing changed.
+const (
+	statusInterval  = 10 * time.Second
+	statusHeartbeat = 5 * time.Minute
+)
+
+// New describes the host; nothing is written before Register.
+func New(cfg Config) (*Node, error) {
+	size, err := capacity(cfg.StateDir)
+	if err != nil {
+		return nil, err
+	}
+	return &Node{cfg: cfg, capacity: size, problems: map[string]error{}, changed: make(chan struct{}, 1)}, nil
+}
+
+// Allocatable is what pods may ask of the node.
+func (n *Node) Allocatable() corev1.ResourceList { return n.capacity }
+
+// Reference is what events about the node refer to.
+func (n *Node) Reference() *corev1.ObjectReference {
+	return &corev1.ObjectReference{Kind: "Node", APIVersion: "v1", Name: n.cfg.Name, UID: types.UID(n.cfg.Name)}
+}
+
+// Report says whether a part of the node works (nil) or why not; with any problem the node is NotReady.
+func (n *Node) Report(part string, problem error) {
+	n.mu.Lock()
+	before := n.problems[part]
+	if problem == nil {
+		delete(n.problems, part)
+	} else {
+		n.problems[part] = problem
+	}
+	n.mu.Unlock()
+	if (before == nil) == (problem == nil) && (before == nil || before.Error() == problem.Error()) {
+		return
+	}
+	select {
+	case n.changed <- struct{}{}:
+	default:
+	}
+}
+
+// Register makes the Node object or takes over the one of this name, and returns the range that the cluster gave its pods. It
+// tries for as long as the API server does not answer.
+func (n *Node) Register(ctx context.Context) (netip.Prefix, error) {
+	for wait := retryFirst; ; wait = min(2*wait, retryMax) {
+		podCIDR, err := n.register(ctx)
+		var refused *RefusedError
+		if err == nil || errors.As(err, &refused) || ctx.Err() != nil {
+			return podCIDR, err
+		}
+		slog.Warn("node not registered; trying again", "node", n.cfg.Name, "error", err)
+		select {
+		case <-ctx.Done():
+			return netip.Prefix{}, ctx.Err()
+		case <-time.After(wait):
+		}
+	}
+}
+
+func (n *Node) register(ctx context.Context) (netip.Prefix, error) {
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	defer cancel()
+	nodes := n.cfg.Client.CoreV1().Nodes()
+	obj, err := nodes.Get(ctx, n.cfg.Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		obj, err = nodes.Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: n.cfg.Name, Labels: n.labels()}}, metav1.CreateOptions{})
+	} else if err == nil {
+		err = n.syncLabels(ctx, obj)
+	}
+	if apierrors.IsInvalid(err) || apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) {
+		return netip.Prefix{}, &RefusedError{fmt.Sprintf("the API server refuses node %s: %v", n.cfg.Name, err)}
+	}
+	if err != nil {
+		return netip.Prefix{}, err
+	}
+	n.mu.Lock()
+	n.uid, n.known = obj.UID, obj.Status.DeepCopy()
+	n.mu.Unlock()
+	if obj.Spec.PodCIDR == "" {
+		if obj, err = n.awaitPodCIDR(ctx, obj.ResourceVersion); err != nil {
+			return netip.Prefix{}, err
+		}
+	}
+	podCIDR, err := netip.ParsePrefix(obj.Spec.PodCIDR)
+	if err != nil {
+		return podCIDR, fmt.Errorf("pod range of node %s: %w", n.cfg.Name, err)
+	}
+	return podCIDR.Masked(), nil
+}
+
+// awaitPodCIDR waits for whoever assigns ranges, where that is not the API server itself.
+func (n *Node) awaitPodCIDR(ctx context.Context, resourceVersion string) (*corev1.Node, error) {
+	w, err := n.cfg.Client.CoreV1().Nodes().Watch(ctx, metav1.ListOptions{
+		FieldSelector:   fields.OneTermEqualSelector("metadata.name", n.cfg.Name).String(),
+		ResourceVersion: resourceVersion,
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer w.Stop()
+	for e := range w.ResultChan() {
+		if obj, ok := e.Object.(*corev1.Node); ok && obj.Spec.PodCIDR != "" {
+			return obj, nil
+		}
+	}
+	return nil, fmt.Errorf("node %s has not been given a pod range", n.cfg.Name)
+}
+
+func (n *Node) labels() map[string]string {
+	labels := map[string]string{
+		corev1.LabelHostname:              n.cfg.Name,
+		corev1.LabelOSStable:              runtime.GOOS,
+		corev1.LabelArchStable:            runtime.GOARCH,
+		"beta." + corev1.LabelOSStable:    runtime.GOOS,
+		"beta." + corev1.LabelArchStable:  runtime.GOARCH,
+		corev1.LabelInstanceTypeStable:    "skep",
+		"node.kubernetes.io/skep-version": labelValue(n.cfg.Version),
+	}
+	maps.Copy(labels, n.cfg.Labels)
+	return labels
+}
+
+// labelValue makes a version fit a label.
+func labelValue(s string) string {
+	b := []byte(s)
+	for i, c := range b {
+		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '.' || c == '-' || c == '_') {
+			b[i] = '_'
+		}
+	}
+	return string(b[:min(len(b), 63)])
+}
+
+// syncLabels sets the labels that are the agent's and leaves all others.
+func (n *Node) syncLabels(ctx context.Context, obj *corev1.Node) error {
+	missing := map[string]string{}
+	for key, value := range n.labels() {
+		if obj.Labels[key] != value {
+			missing[key] = value
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"labels": missing}})
+	if err != nil {
+		return err
+	}
+	_, err = n.cfg.Client.CoreV1().Nodes().Patch(ctx, n.cfg.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{})
+	return err
+}
+
+// Run writes the status when it changes, and renews the lease every second, until ctx ends.
+func (n *Node) Run(ctx context.Context) error {
+	var running sync.WaitGroup
+	running.Go(func() { n.renewLease(ctx) })
+	defer running.Wait()
+	var last *corev1.NodeStatus
+	var written time.Time
+	ticker := time.NewTicker(statusInterval)
+	defer ticker.Stop()
+	wait := time.Duration(0)
+	for {
+		status, err := n.status(ctx, n.before(last))
+		if err == nil && (last == nil || time.Since(written) > statusHeartbeat || !sameStatus(last, status)) {
+			err = n.writeStatus(ctx, status)
+			if err == nil {
+				last, written = status, time.Now()
+			}
+		}
+		if err != nil && ctx.Err() == nil {
+			slog.Warn("node status not written; trying again", "node", n.cfg.Name, "error", err)
+			wait = min(max(2*wait, retryFirst), retryMax)
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(wait):
+			}
+			if apierrors.IsNotFound(err) { // deleted by someone while this host lives
+				if _, err := n.Register(ctx); err != nil && ctx.Err() == nil {
+					slog.Error("node not registered again", "node", n.cfg.Name, "error", err)
+				}
+				last = nil
+			}
+			continue
+		}
+		wait = 0
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-n.changed:
+		case <-ticker.C:
+		}
+	}
+}
+
+// before is the last status, whoever wrote it.
+func (n *Node) before(last *corev1.NodeStatus) *corev1.NodeStatus {
+	if last != nil {
+		return last
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.known
+}
+
+// sameStatus leaves out the times of the last heartbeat.
+func sameStatus(a, b *corev1.NodeStatus) bool {
+	a, b = a.DeepCopy(), b.DeepCopy()
+	for _, s := range []*corev1.NodeStatus{a, b} {
+		for i := range s.Conditions {
+			s.Conditions[i].LastHeartbeatTime = metav1.Time{}
+		}
+	}
+	return apiequality.Semantic.DeepEqual(a, b)
+}
+
+func (n *Node) writeStatus(ctx context.Context, status *corev1.NodeStatus) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	patch, err := json.Marshal(map[string]any{"status": status})
+	if err != nil {
+		return err
+	}
+	_, err = n.cfg.Client.CoreV1().Nodes().Patch(ctx, n.cfg.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
+	return err
+}

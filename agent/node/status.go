@@ -1,0 +1,116 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// maxImages of a node are told in its status.
+const maxImages = 50
+
+// status describes the host now. Conditions keep the time of their last change from the status before.
+func (n *Node) status(ctx context.Context, last *corev1.NodeStatus) (*corev1.NodeStatus, error) {
+	version, err := n.cfg.RuntimeVersion(ctx)
+	up := err == nil
+	n.Report("container runtime", runtimeProblem(err))
+	if !up && last != nil {
+		version = strings.TrimPrefix(last.NodeInfo.ContainerRuntimeVersion, "containerd://")
+	}
+	info, err := systemInfo(n.cfg.Version, version)
+	if err != nil {
+		return nil, err
+	}
+	low, err := readPressure(n.cfg.StateDir)
+	if err != nil {
+		return nil, err
+	}
+	status := &corev1.NodeStatus{
+		Capacity:    n.capacity,
+		Allocatable: n.capacity,
+		Addresses: []corev1.NodeAddress{
+			{Type: corev1.NodeInternalIP, Address: n.cfg.IP.String()},
+			{Type: corev1.NodeHostName, Address: n.cfg.Name},
+		},
+		DaemonEndpoints: corev1.NodeDaemonEndpoints{KubeletEndpoint: corev1.DaemonEndpoint{Port: n.cfg.Port}},
+		NodeInfo:        info,
+		Conditions:      append(pressureConditions(low), n.ready()),
+	}
+	if n.cfg.Images != nil && up {
+		if images, err := n.cfg.Images(ctx); err == nil {
+			status.Images = images[:min(len(images), maxImages)]
+		}
+	}
+	now := metav1.NewTime(time.Now().Truncate(time.Second))
+	for i := range status.Conditions {
+		c := &status.Conditions[i]
+		c.LastHeartbeatTime, c.LastTransitionTime = now, now
+		if before := findCondition(last, c.Type); before != nil && before.Status == c.Status {
+			c.LastTransitionTime = before.LastTransitionTime
+		}
+	}
+	return status, nil
+}
+
+func runtimeProblem(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("container runtime is down: %w", err)
+}
+
+func findCondition(status *corev1.NodeStatus, kind corev1.NodeConditionType) *corev1.NodeCondition {
+	if status == nil {
+		return nil
+	}
+	for i := range status.Conditions {
+		if status.Conditions[i].Type == kind {
+			return &status.Conditions[i]
+		}
+	}
+	return nil
+}
+
+func (n *Node) ready() corev1.NodeCondition {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	c := corev1.NodeCondition{
+		Type: corev1.NodeReady, Status: corev1.ConditionTrue, Reason: "KubeletReady", Message: "kubelet is posting ready status",
+	}
+	if len(n.problems) == 0 {
+		return c
+	}
+	var messages []string
+	for _, part := range slices.Sorted(maps.Keys(n.problems)) {
+		messages = append(messages, n.problems[part].Error())
+	}
+	c.Status, c.Reason, c.Message = corev1.ConditionFalse, "KubeletNotReady", strings.Join(messages, "; ")
+	return c
+}
+
+// pressureConditions uses kubelet's reasons and messages, which people search for.
+func pressureConditions(low pressure) []corev1.NodeCondition {
+	one := func(kind corev1.NodeConditionType, is bool, subject, ok, bad string) corev1.NodeCondition {
+		if is {
+			return corev1.NodeCondition{Type: kind, Status: corev1.ConditionTrue, Reason: "KubeletHas" + bad, Message: "kubelet has " + subject}
+		}
+		return corev1.NodeCondition{Type: kind, Status: corev1.ConditionFalse, Reason: "KubeletHas" + ok, Message: "kubelet has " + subject}
+	}
+	pick := func(is bool, bad, ok string) string {
+		if is {
+			return bad
+		}
+		return ok
+	}
+	return []corev1.NodeCondition{
+		one(corev1.NodeMemoryPressure, low.memory, pick(low.memory, "insufficient memory available", "sufficient memory available"), "SufficientMemory", "InsufficientMemory"),
+		one(corev1.NodeDiskPressure, low.disk, pick(low.disk, "disk pressure", "no disk pressure"), "NoDiskPressure", "DiskPressure"),
+		one(corev1.NodePIDPressure, low.processes, pick(low.processes, "insufficient PID available", "sufficient PID available"), "SufficientPID", "InsufficientPID"),
+	}
+}
