@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#ifndef SKEP_CONSTANTS_H
+#define SKEP_CONSTANTS_H
+
+/* Raise it whenever the meaning of a map's bytes changes, even if their size
+ * does not: Go compares it with the pinned value and starts fresh maps when
+ * they differ. */
+enum layout_version {
+	LAYOUT_VERSION = 1,
+};
+
+/* Default sizes. Go overrides all but the counters before it creates the maps. */
+enum capacity {
+	CAPACITY_FRONTENDS = 65536,
+	CAPACITY_SERVICES = 65536,
+	CAPACITY_BACKENDS = 131072,
+	CAPACITY_SLOTS = 262144,
+	CAPACITY_NODES = 16384,
+	CAPACITY_ORIGINS = 65536, /* a power of two: indexed with a mask */
+	CAPACITY_AFFINITY = 65536,
+	CAPACITY_NAMES = 131072,
+};
+
+/* Where a frontend is reachable from. Socket hooks look up SCOPE_CLUSTER. */
+enum frontend_scope {
+	SCOPE_CLUSTER = 0,
+	SCOPE_EXTERNAL = 1,
+};
+
+enum backend_flags {
+	/* In the slots of its service now: affinity may return to it. */
+	BACKEND_SELECTABLE = 1,
+	/* Reachable through several frontends: what a socket asked for cannot
+	 * be derived from the backend and is remembered in skep_origins. */
+	BACKEND_SHARED = 2,
+};
+
+/* One reason for each way a program ends, of which every run of a hook counts
+ * one; then events on the way. */
+enum counter {
+	/* connect and sendmsg */
+	REASON_TRANSLATED,      /* service address became a backend address */
+	REASON_NO_SERVICE,      /* not a service address: left alone */
+	REASON_NO_BACKEND,      /* service without backends: refused */
+	REASON_BACKENDS_DOWN,   /* all its backends are on down nodes: refused */
+	REASON_BACKEND_MISSING, /* slot or backend record absent: refused */
+	REASON_FRONTEND_STALE,  /* record replaced under every lookup: refused */
+	REASON_FAMILY_MISMATCH, /* IPv6 backend for an IPv4 socket: refused */
+	REASON_OTHER_PROTOCOL,  /* neither TCP nor UDP: left alone */
+	/* getpeername and recvmsg */
+	REASON_REVERSED,     /* backend address became a service address */
+	REASON_NOT_REVERSED, /* not the peer of a translated socket */
+	/* events */
+	EVENT_NODE_DOWN_SKIPPED, /* a backend passed over */
+	EVENT_AFFINITY_HIT,      /* client kept its backend */
+	EVENT_ORIGIN_STORED,     /* origin written for a socket */
+	COUNTER_COUNT,
+};
+
+enum name_kind {
+	NAME_SERVICE = 1,
+	NAME_NODE = 2,
+};
+
+enum {
+	PROTOCOL_TCP = 6,
+	PROTOCOL_UDP = 17,
+	PROTOCOL_MPTCP = 262,
+	NAME_LENGTH = 160,
+	/* Cursor ticks tried before the scan over every slot. */
+	SELECT_TICKS = 4,
+	SERVICE_LOOKUPS = 3,
+	NANOSECONDS = 1000000000,
+};
+
+#endif

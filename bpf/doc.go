@@ -1,0 +1,11 @@
+// Package bpf holds the kernel side of the data plane: C programs, their shared
+// headers and the Go bindings generated from both.
+//
+// It owns the layout of every map and the programs' code. It never loads,
+// attaches or pins anything: that is dataplane's. Nothing here is edited by
+// hand but the C; `go generate ./bpf/...` needs clang 14 and libbpf's headers
+// and writes identical bytes on every machine, so that building the Go needs
+// neither.
+package bpf
+
+//go:generate go tool bpf2go -go-package bpf -target bpfel -cc clang -cflags "-O2 -mcpu=v3 -Wall -Wextra -Werror -I/usr/include/x86_64-linux-gnu -I/usr/include/aarch64-linux-gnu" -type endpoint -type frontend -type backend -type node -type service_state -type origin -type affinity_key -type affinity -type name_key -type name -type layout -type layout_version -type frontend_scope -type backend_flags -type counter -type name_kind Socket socket.c

@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#ifndef SKEP_MAPS_H
+#define SKEP_MAPS_H
+
+#define SKEP_MAP(map_name, map_type, key_type, value_type, entries, flag_bits) \
+	struct {                                                               \
+		__uint(type, map_type);                                        \
+		__type(key, key_type);                                         \
+		__type(value, value_type);                                     \
+		__uint(max_entries, entries);                                  \
+		__uint(map_flags, flag_bits);                                  \
+	} map_name SEC(".maps")
+
+/* frontend -> index of its record in skep_frontends */
+SKEP_MAP(skep_services, BPF_MAP_TYPE_HASH, struct endpoint, __u32,
+	 CAPACITY_FRONTENDS, BPF_F_NO_PREALLOC);
+SKEP_MAP(skep_frontends, BPF_MAP_TYPE_ARRAY, __u32, struct frontend,
+	 CAPACITY_FRONTENDS, 0);
+/* backend ids; a service owns a contiguous run */
+SKEP_MAP(skep_slots, BPF_MAP_TYPE_ARRAY, __u32, __u32, CAPACITY_SLOTS, 0);
+SKEP_MAP(skep_backends, BPF_MAP_TYPE_ARRAY, __u32, struct backend,
+	 CAPACITY_BACKENDS, 0);
+/* connections to a backend, by backend id */
+SKEP_MAP(skep_connections, BPF_MAP_TYPE_ARRAY, __u32, __u64,
+	 CAPACITY_BACKENDS, 0);
+SKEP_MAP(skep_nodes, BPF_MAP_TYPE_ARRAY, __u32, struct node, CAPACITY_NODES, 0);
+/* service id -> cursor and totals; shared by all CPUs so that turns are exact */
+SKEP_MAP(skep_cursors, BPF_MAP_TYPE_ARRAY, __u32, struct service_state,
+	 CAPACITY_SERVICES, 0);
+/* service id -> the frontend that stands for it when a peer is derived */
+SKEP_MAP(skep_primaries, BPF_MAP_TYPE_ARRAY, __u32, struct endpoint,
+	 CAPACITY_SERVICES, 0);
+/* backend endpoint -> backend id */
+SKEP_MAP(skep_reverse, BPF_MAP_TYPE_HASH, struct endpoint, __u32,
+	 CAPACITY_BACKENDS, BPF_F_NO_PREALLOC);
+SKEP_MAP(skep_origins, BPF_MAP_TYPE_ARRAY, __u32, struct origin,
+	 CAPACITY_ORIGINS, 0);
+SKEP_MAP(skep_affinity, BPF_MAP_TYPE_LRU_HASH, struct affinity_key,
+	 struct affinity, CAPACITY_AFFINITY, 0);
+SKEP_MAP(skep_counters, BPF_MAP_TYPE_PERCPU_ARRAY, enum counter, __u64,
+	 COUNTER_COUNT, 0);
+/* names, for whoever reads the maps: no program does */
+SKEP_MAP(skep_names, BPF_MAP_TYPE_HASH, struct name_key, struct name,
+	 CAPACITY_NAMES, BPF_F_NO_PREALLOC);
+SKEP_MAP(skep_layout, BPF_MAP_TYPE_ARRAY, __u32, struct layout, 1, 0);
+
+static __always_inline void count(enum counter reason)
+{
+	__u64 *counter = bpf_map_lookup_elem(&skep_counters, &reason);
+
+	if (counter)
+		*counter += 1;
+}
+
+#endif

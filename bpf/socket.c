@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+//go:build ignore
+
+/* Entry point 1: socket calls of a cgroup. A connection to a service address
+ * becomes a connection to a backend before a packet exists. */
+#include <stdbool.h>
+#include <stddef.h>
+#include <linux/bpf.h>
+#include <linux/errno.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "constants.h"
+#include "structs.h"
+#include "maps.h"
+#include "selection.h"
+#include "origin.h"
+
+enum {
+	ALLOW = 1,
+	DENY = 0,
+	SOCKET_CONNECTED = 1, /* TCP_ESTABLISHED, also of a connected UDP socket */
+};
+
+static __always_inline struct address mapped(__be32 ip4)
+{
+	struct address addr = { .word = { 0, 0, bpf_htonl(0xffff), ip4 } };
+
+	return addr;
+}
+
+static __always_inline bool is_mapped(const struct address *addr)
+{
+	return !addr->word[0] && !addr->word[1] &&
+	       addr->word[2] == bpf_htonl(0xffff);
+}
+
+/* The address that the call names; false: not ours to translate. */
+static __always_inline bool read_endpoint(struct bpf_sock_addr *ctx, bool ip6,
+					  struct endpoint *endpoint)
+{
+	__u32 protocol = ctx->protocol;
+
+	if (protocol == PROTOCOL_MPTCP)
+		protocol = PROTOCOL_TCP;
+	if (protocol != PROTOCOL_TCP && protocol != PROTOCOL_UDP)
+		return false;
+	if (ip6) {
+		endpoint->addr.word[0] = ctx->user_ip6[0];
+		endpoint->addr.word[1] = ctx->user_ip6[1];
+		endpoint->addr.word[2] = ctx->user_ip6[2];
+		endpoint->addr.word[3] = ctx->user_ip6[3];
+	} else {
+		endpoint->addr = mapped(ctx->user_ip4);
+	}
+	endpoint->port = ctx->user_port;
+	endpoint->protocol = protocol;
+	endpoint->scope = SCOPE_CLUSTER;
+	return true;
+}
+
+static __always_inline void write_endpoint(struct bpf_sock_addr *ctx, bool ip6,
+					   const struct endpoint *endpoint)
+{
+	if (ip6) {
+		ctx->user_ip6[0] = endpoint->addr.word[0];
+		ctx->user_ip6[1] = endpoint->addr.word[1];
+		ctx->user_ip6[2] = endpoint->addr.word[2];
+		ctx->user_ip6[3] = endpoint->addr.word[3];
+	} else {
+		ctx->user_ip4 = endpoint->addr.word[3];
+	}
+	ctx->user_port = endpoint->port;
+}
+
+static __always_inline int refused(void)
+{
+	bpf_set_retval(-ECONNREFUSED);
+	return DENY;
+}
+
+/* A socket that asks for a backend itself must not be told later that it
+ * asked for the service. */
+static __always_inline void note_direct(struct bpf_sock_addr *ctx,
+					const struct endpoint *asked,
+					bool connects)
+{
+	if (!find_backend(asked))
+		return;
+	if (connects)
+		store_origin(ctx, asked, asked);
+	else
+		forget_origin(ctx, asked);
+}
+
+static __always_inline void note_translated(struct bpf_sock_addr *ctx,
+					    const struct selection *selection,
+					    bool connects)
+{
+	if (!connects || (selection->backend_flags & BACKEND_SHARED))
+		store_origin(ctx, &selection->peer, &selection->asked);
+	else
+		forget_origin(ctx, &selection->peer);
+}
+
+/* connect and sendmsg. */
+static __always_inline int forward(struct bpf_sock_addr *ctx, bool ip6,
+				   bool connects)
+{
+	struct selection selection = {};
+
+	if (!read_endpoint(ctx, ip6, &selection.asked)) {
+		count(REASON_OTHER_PROTOCOL);
+		return ALLOW;
+	}
+	selection.client = bpf_get_netns_cookie(ctx);
+	select_backend(&selection);
+	if (!ip6 && selection.reason == REASON_TRANSLATED &&
+	    !is_mapped(&selection.peer.addr))
+		selection.reason = REASON_FAMILY_MISMATCH;
+	count(selection.reason);
+	if (selection.reason == REASON_NO_SERVICE) {
+		note_direct(ctx, &selection.asked, connects);
+		return ALLOW;
+	}
+	if (selection.reason != REASON_TRANSLATED)
+		return refused();
+	note_translated(ctx, &selection, connects);
+	write_endpoint(ctx, ip6, &selection.peer);
+	return ALLOW;
+}
+
+/* getpeername and recvmsg. */
+static __always_inline int reverse(struct bpf_sock_addr *ctx, bool ip6,
+				   bool connected)
+{
+	struct endpoint peer = {};
+
+	if (!read_endpoint(ctx, ip6, &peer)) {
+		count(REASON_OTHER_PROTOCOL);
+		return ALLOW;
+	}
+	if (!reverse_peer(ctx, &peer, connected)) {
+		count(REASON_NOT_REVERSED);
+		return ALLOW;
+	}
+	count(REASON_REVERSED);
+	write_endpoint(ctx, ip6, &peer);
+	return ALLOW;
+}
+
+static __always_inline bool socket_connected(struct bpf_sock_addr *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+
+	return sk && sk->state == SOCKET_CONNECTED;
+}
+
+SEC("cgroup/connect4")
+int skep_connect4(struct bpf_sock_addr *ctx)
+{
+	return forward(ctx, false, true);
+}
+
+SEC("cgroup/connect6")
+int skep_connect6(struct bpf_sock_addr *ctx)
+{
+	return forward(ctx, true, true);
+}
+
+SEC("cgroup/sendmsg4")
+int skep_sendmsg4(struct bpf_sock_addr *ctx)
+{
+	return forward(ctx, false, false);
+}
+
+SEC("cgroup/sendmsg6")
+int skep_sendmsg6(struct bpf_sock_addr *ctx)
+{
+	return forward(ctx, true, false);
+}
+
+SEC("cgroup/recvmsg4")
+int skep_recvmsg4(struct bpf_sock_addr *ctx)
+{
+	return reverse(ctx, false, socket_connected(ctx));
+}
+
+SEC("cgroup/recvmsg6")
+int skep_recvmsg6(struct bpf_sock_addr *ctx)
+{
+	return reverse(ctx, true, socket_connected(ctx));
+}
+
+SEC("cgroup/getpeername4")
+int skep_getpeername4(struct bpf_sock_addr *ctx)
+{
+	return reverse(ctx, false, true);
+}
+
+SEC("cgroup/getpeername6")
+int skep_getpeername6(struct bpf_sock_addr *ctx)
+{
+	return reverse(ctx, true, true);
+}
+
+char skep_license[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,7 @@
+// Package dataplane is the root of the Go that drives the kernel: service holds
+// the service tables and socket programs, podnet the pods' interfaces and routes.
+//
+// Its packages own every map, link, program and pod interface of a node. They
+// know services, backends and pods as small structs of their own and never
+// import Kubernetes types, so that they can be used without the rest of Skep.
+package dataplane

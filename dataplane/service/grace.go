@@ -1,0 +1,65 @@
+package service
+
+import (
+	"context"
+	"runtime"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// retired collects what programs may still be reading: nothing refers to it any
+// more, and it is free once every program that ran then has ended.
+type retired struct {
+	frontends []uint32
+	backends  []uint32
+	services  []uint32
+	nodes     []uint32
+	runs      []run
+}
+
+func (r *retired) empty() bool {
+	return len(r.frontends)+len(r.backends)+len(r.services)+len(r.nodes)+len(r.runs) == 0
+}
+
+// timedGrace is far longer than a socket program can run or be preempted for.
+const timedGrace = 2 * time.Second
+
+// membarrierGlobal is MEMBARRIER_CMD_GLOBAL of linux/membarrier.h.
+const membarrierGlobal = 1
+
+// waitGrace returns when every program that was running has ended. Programs
+// run inside an RCU read section, and this membarrier command is
+// synchronize_rcu (kernel/sched/membarrier.c). It does nothing on one CPU and
+// is refused with nohz_full: there, time has to do.
+func waitGrace(ctx context.Context) {
+	if runtime.NumCPU() > 1 {
+		_, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, membarrierGlobal, 0, 0)
+		if errno == 0 {
+			return
+		}
+	}
+	timer := time.NewTimer(timedGrace)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}
+
+// graceLoop passes batches on after a grace period each.
+func graceLoop(ctx context.Context, in <-chan *retired, out chan<- *retired) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case batch := <-in:
+			waitGrace(ctx)
+			select {
+			case <-ctx.Done():
+				return
+			case out <- batch:
+			}
+		}
+	}
+}

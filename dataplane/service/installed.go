@@ -1,0 +1,235 @@
+package service
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"maps"
+	"slices"
+
+	"github.com/skep-io/skep/bpf"
+)
+
+// Limits are the sizes of the maps; zero means the default. Changing one makes
+// new maps, which replace the old ones when they are filled.
+type Limits struct {
+	Frontends uint32
+	Services  uint32 // one per service, address family and protocol
+	Backends  uint32 // a backend of two services counts twice
+	Slots     uint32
+	Nodes     uint32
+}
+
+// installed mirrors what the maps hold. Only the reconciler's goroutine touches
+// it. It is changed after the write that it mirrors, so that after a failed
+// write it still tells what is in the kernel.
+type installed struct {
+	write writer
+
+	pools   map[poolKey]*pool
+	byName  map[string]map[poolKey]*pool
+	owners  map[Frontend]*pool          // whose record skep_services names
+	reverse map[Frontend][]*poolBackend // first: whose id skep_reverse holds
+	nodes   map[string]*node
+	orphans orphans
+
+	frontendIDs, serviceIDs, backendIDs, nodeIDs *ids
+	slots                                        *runs
+	serial                                       uint32
+	retired                                      *retired
+}
+
+// orphans is what was adopted but means nothing; removed after Synced.
+type orphans struct {
+	services []bpf.SocketEndpoint
+	reverse  []bpf.SocketEndpoint
+	names    []bpf.SocketNameKey
+}
+
+type pool struct {
+	key       poolKey
+	id        uint32
+	named     bool
+	primary   Frontend
+	frontends map[Frontend]installedFrontend
+	backends  map[backendKey]*poolBackend
+	run       run
+	slots     []uint32
+	stale     []run // superseded, but some frontend may still lead there
+}
+
+type installedFrontend struct {
+	index  uint32
+	record bpf.SocketFrontend
+}
+
+type poolBackend struct {
+	key    backendKey
+	pool   *pool
+	id     uint32
+	record bpf.SocketBackend
+	listed bool // in installed.reverse
+}
+
+type node struct {
+	name string
+	id   uint32
+	down bool
+	refs int
+}
+
+func newInstalled(w writer, limits Limits) *installed {
+	var seed [4]byte
+	rand.Read(seed[:]) // never fails; serials only have to differ between uses
+	in := &installed{
+		write:       w,
+		pools:       map[poolKey]*pool{},
+		byName:      map[string]map[poolKey]*pool{},
+		owners:      map[Frontend]*pool{},
+		reverse:     map[Frontend][]*poolBackend{},
+		nodes:       map[string]*node{},
+		frontendIDs: newIDs("frontends", limits.Frontends),
+		serviceIDs:  newIDs("services", limits.Services),
+		backendIDs:  newIDs("backends", limits.Backends),
+		nodeIDs:     newIDs("nodes", limits.Nodes),
+		slots:       newRuns(limits.Slots),
+		serial:      binary.NativeEndian.Uint32(seed[:]),
+		retired:     &retired{},
+	}
+	in.nodeIDs.reserve(0) // "no node"
+	return in
+}
+
+func (in *installed) addPool(p *pool) {
+	in.pools[p.key] = p
+	if in.byName[p.key.name] == nil {
+		in.byName[p.key.name] = map[poolKey]*pool{}
+	}
+	in.byName[p.key.name][p.key] = p
+}
+
+func (in *installed) dropPool(p *pool) {
+	delete(in.pools, p.key)
+	delete(in.byName[p.key.name], p.key)
+	if len(in.byName[p.key.name]) == 0 {
+		delete(in.byName, p.key.name)
+	}
+}
+
+// newPool makes an empty pool whose state and name are written.
+func (in *installed) newPool(key poolKey) (*pool, error) {
+	id, err := in.serviceIDs.allocate()
+	if err != nil {
+		return nil, err
+	}
+	p := &pool{
+		key:       key,
+		id:        id,
+		frontends: map[Frontend]installedFrontend{},
+		backends:  map[backendKey]*poolBackend{},
+	}
+	if err := in.write.ResetState(id); err != nil {
+		in.serviceIDs.release(id)
+		return nil, err
+	}
+	in.addPool(p)
+	return p, nil
+}
+
+// nameOf returns the id of a node's record, written with its down bit before
+// any backend refers to it.
+func (in *installed) nodeID(name string, down bool) (uint32, error) {
+	if name == "" {
+		return 0, nil
+	}
+	if n := in.nodes[name]; n != nil {
+		return n.id, nil
+	}
+	id, err := in.nodeIDs.allocate()
+	if err != nil {
+		return 0, err
+	}
+	err = in.write.PutNode(id, nodeRecord(down))
+	if err == nil {
+		err = in.write.PutName(nodeName(id), name)
+	}
+	if err != nil {
+		in.nodeIDs.release(id)
+		return 0, err
+	}
+	in.nodes[name] = &node{name: name, id: id, down: down}
+	return id, nil
+}
+
+func (in *installed) dropNode(name string) error {
+	n := in.nodes[name]
+	if n == nil {
+		return nil
+	}
+	if n.refs--; n.refs > 0 {
+		return nil
+	}
+	delete(in.nodes, name)
+	in.retired.nodes = append(in.retired.nodes, n.id)
+	return in.write.DeleteName(nodeName(n.id))
+}
+
+// setNodeDown drops or restores all backends of a node in one write.
+func (in *installed) setNodeDown(name string, down bool) error {
+	n := in.nodes[storedName(name)]
+	if n == nil || n.down == down {
+		return nil
+	}
+	if err := in.write.PutNode(n.id, nodeRecord(down)); err != nil {
+		return err
+	}
+	n.down = down
+	return nil
+}
+
+func nodeRecord(down bool) bpf.SocketNode {
+	var record bpf.SocketNode
+	if down {
+		record.Down = 1
+	}
+	return record
+}
+
+func nodeName(id uint32) bpf.SocketNameKey {
+	return bpf.SocketNameKey{Kind: bpf.SocketNameKindNAME_NODE, Id: id}
+}
+
+func serviceName(id uint32) bpf.SocketNameKey {
+	return bpf.SocketNameKey{Kind: bpf.SocketNameKindNAME_SERVICE, Id: id}
+}
+
+// release makes ids free that no program can be reading any more.
+func (in *installed) release(r *retired) {
+	for _, id := range r.frontends {
+		in.frontendIDs.release(id)
+	}
+	for _, id := range r.backends {
+		in.backendIDs.release(id)
+	}
+	for _, id := range r.services {
+		in.serviceIDs.release(id)
+	}
+	for _, id := range r.nodes {
+		in.nodeIDs.release(id)
+	}
+	for _, freed := range r.runs {
+		in.slots.release(freed)
+	}
+}
+
+// takeRetired returns what was retired since the last call, nil if nothing.
+func (in *installed) takeRetired() *retired {
+	if in.retired.empty() {
+		return nil
+	}
+	batch := in.retired
+	in.retired = &retired{}
+	return batch
+}
+
+// names lists the services that have anything installed, in order.
+func (in *installed) names() []string { return slices.Sorted(maps.Keys(in.byName)) }

@@ -1,0 +1,336 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/cilium/ebpf"
+)
+
+// Options says where the data plane lives.
+type Options struct {
+	PinDir     string // on a BPF filesystem; made if absent
+	CgroupPath string // cgroup v2 folder whose sockets are translated
+	Limits     Limits
+	Logger     *slog.Logger // nil: slog.Default
+}
+
+// Plane holds the desired state and keeps the kernel equal to it. Its methods
+// may be called from any goroutine and return without waiting for the kernel,
+// but for WithdrawAddress and Flush.
+type Plane struct {
+	options Options
+	log     *slog.Logger
+	lock    *os.File
+	maps    *kernelMaps
+	spec    *ebpf.CollectionSpec
+
+	mu      sync.Mutex
+	tables  *tables
+	queue   queue
+	synced  bool
+	lastErr error
+	changed chan struct{} // closed and replaced when settled or lastErr changes
+	wake    chan struct{} // one place: the reconciler has something to do
+
+	stop context.CancelFunc
+	done sync.WaitGroup
+	once sync.Once
+}
+
+// Open adopts what is pinned in o.PinDir, or starts fresh, and attaches the
+// programs to o.CgroupPath. What an earlier process installed works on
+// throughout; nothing is removed before Synced.
+func Open(o Options) (*Plane, error) {
+	return open(o, func(m *kernelMaps) writer { return m })
+}
+
+// open lets tests put faults between the reconciler and the maps.
+func open(o Options, writerOf func(*kernelMaps) writer) (*Plane, error) {
+	if err := probe(o); err != nil {
+		return nil, err
+	}
+	lock, err := lockPins(o.PinDir)
+	if err != nil {
+		return nil, err
+	}
+	p := &Plane{
+		options: o,
+		log:     o.Logger,
+		lock:    lock,
+		tables:  newTables(),
+		changed: make(chan struct{}),
+		wake:    make(chan struct{}, 1),
+	}
+	if p.log == nil {
+		p.log = slog.Default()
+	}
+	if err := p.start(writerOf); err != nil {
+		if p.maps != nil {
+			p.maps.Close()
+		}
+		lock.Close()
+		return nil, err
+	}
+	return p, nil
+}
+
+func (p *Plane) start(writerOf func(*kernelMaps) writer) error {
+	spec, err := specFor(&p.options.Limits)
+	if err != nil {
+		return err
+	}
+	p.spec = spec
+	var pending bool // new maps have to be filled before anything uses them
+	p.maps, err = loadPinned(filepath.Join(p.options.PinDir, currentPins), spec, nil)
+	switch {
+	case err == nil:
+	case errors.Is(err, errLayout):
+		p.log.Info("pinned maps are replaced when the services are known", "reason", err)
+		pending = true
+		fallthrough
+	case errors.Is(err, fs.ErrNotExist):
+		p.maps, err = createPinned(filepath.Join(p.options.PinDir, nextPins), spec)
+		if err != nil {
+			return err
+		}
+	default:
+		return err
+	}
+	in := newInstalled(writerOf(p.maps), p.options.Limits)
+	if err := in.adopt(p.maps); err != nil {
+		return fmt.Errorf("adopt pinned maps: %w", err)
+	}
+	if !pending {
+		if err := p.activate(); err != nil {
+			return err
+		}
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	p.stop = cancel
+	r := &reconciler{
+		plane:   p,
+		in:      in,
+		pending: pending,
+		retired: make(chan *retired, 1),
+		freed:   make(chan *retired, 1),
+	}
+	p.done.Go(func() { r.run(ctx) })
+	p.done.Go(func() { graceLoop(ctx, r.retired, r.freed) })
+	return nil
+}
+
+// activate makes the programs read p.maps, then makes those the ones that a
+// later process finds. In the other order a crash in between would leave
+// programs on maps that nobody writes any more; in this one the next process
+// fills new maps again.
+func (p *Plane) activate() error {
+	programs, err := loadPrograms(p.spec, p.maps)
+	if err != nil {
+		return err
+	}
+	defer programs.Close() // links hold them
+	if err := attachAll(p.options.PinDir, p.options.CgroupPath, programs); err != nil {
+		return err
+	}
+	if _, err := os.Stat(filepath.Join(p.options.PinDir, nextPins)); err != nil {
+		return nil
+	}
+	if adopted, err := p.currentIsOurs(); err != nil {
+		return err
+	} else if adopted { // an earlier process died before promoting its own
+		return os.RemoveAll(filepath.Join(p.options.PinDir, nextPins))
+	}
+	return promote(p.options.PinDir)
+}
+
+func (p *Plane) currentIsOurs() (bool, error) {
+	const name = "skep_layout"
+	current, err := ebpf.LoadPinnedMap(filepath.Join(p.options.PinDir, currentPins, name), nil)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer current.Close()
+	theirs, err := current.Info()
+	if err != nil {
+		return false, err
+	}
+	ours, err := p.maps.layout.m.Info()
+	if err != nil {
+		return false, err
+	}
+	theirID, _ := theirs.ID()
+	ourID, _ := ours.ID()
+	return theirID == ourID, nil
+}
+
+// SetService makes s the desired state of the service of that name.
+func (p *Plane) SetService(s Service) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	touched := p.tables.set(s)
+	for _, problem := range slices.Concat(p.tables.problems[s.Name], p.tables.conflicts(s.Name)) {
+		p.log.Warn("part of a service is not installed", "service", s.Name, "reason", problem.Reason)
+	}
+	p.enqueue(false, touched...)
+}
+
+// DeleteService makes the service of that name absent.
+func (p *Plane) DeleteService(name string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.enqueue(false, p.tables.delete(name)...)
+}
+
+// Synced says that all services that exist have been set: from now on what is
+// installed without being desired is removed.
+func (p *Plane) Synced() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.synced = true
+	p.queue.sweep = true
+	p.touch()
+}
+
+// WithdrawAddress takes all backends at an address out of every service before
+// their services are set without them, and returns when the maps say so or a
+// write failed, in which case it is retried. restored takes the withdrawal back.
+func (p *Plane) WithdrawAddress(addr netip.Addr) (restored func()) {
+	addr = addr.Unmap()
+	p.mu.Lock()
+	p.enqueue(true, p.tables.withdraw(addr, 1)...)
+	target := p.queue.generation
+	changed := p.changed
+	p.mu.Unlock()
+	p.awaitUrgent(target, changed)
+	var once atomic.Bool
+	return func() {
+		if once.Swap(true) {
+			return
+		}
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.enqueue(true, p.tables.withdraw(addr, -1)...)
+	}
+}
+
+// awaitUrgent waits until the urgent work of a generation has been tried once.
+func (p *Plane) awaitUrgent(target uint64, changed <-chan struct{}) {
+	for {
+		p.mu.Lock()
+		done := p.queue.tried >= target || p.queue.closed
+		changed = p.changed
+		p.mu.Unlock()
+		if done {
+			return
+		}
+		<-changed
+	}
+}
+
+// SetNodeDown drops a node's backends from, or restores them to, every service
+// in one write.
+func (p *Plane) SetNodeDown(name string, down bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	name = storedName(name)
+	if down {
+		p.tables.nodesDown[name] = struct{}{}
+	} else {
+		delete(p.tables.nodesDown, name)
+	}
+	p.queue.addNode(name)
+	p.touch()
+}
+
+// Problems lists what was asked for and cannot be installed: frontends that
+// another service holds, entries without an address or a port.
+func (p *Plane) Problems() []Problem {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var problems []Problem
+	for name := range p.tables.services {
+		problems = append(problems, p.tables.problems[name]...)
+		problems = append(problems, p.tables.conflicts(name)...)
+	}
+	slices.SortFunc(problems, func(a, b Problem) int {
+		if a.Service != b.Service {
+			if a.Service < b.Service {
+				return -1
+			}
+			return 1
+		}
+		return compareFrontends(a.Frontend, b.Frontend)
+	})
+	return problems
+}
+
+// Flush waits until the maps equal the desired state of now.
+func (p *Plane) Flush(ctx context.Context) error {
+	p.mu.Lock()
+	target := p.queue.generation
+	p.mu.Unlock()
+	for {
+		p.mu.Lock()
+		settled, closed := p.queue.settled >= target, p.queue.closed
+		err, changed := p.lastErr, p.changed
+		p.mu.Unlock()
+		if settled {
+			return nil
+		}
+		if closed {
+			return errors.New("data plane was closed before its maps were up to date")
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return errors.Join(fmt.Errorf("maps are not up to date: %w", ctx.Err()), err)
+		}
+	}
+}
+
+// Close stops writing. The maps, the programs and their links stay.
+func (p *Plane) Close() error {
+	var err error
+	p.once.Do(func() {
+		p.stop()
+		p.done.Wait()
+		p.mu.Lock()
+		p.queue.closed = true
+		p.broadcast()
+		p.mu.Unlock()
+		err = errors.Join(p.maps.Close(), p.lock.Close())
+	})
+	return err
+}
+
+func (p *Plane) enqueue(urgent bool, names ...string) {
+	p.queue.add(urgent, names...)
+	p.touch()
+}
+
+// touch begins a new generation of the desired state.
+func (p *Plane) touch() {
+	p.queue.generation++
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (p *Plane) broadcast() {
+	close(p.changed)
+	p.changed = make(chan struct{})
+}

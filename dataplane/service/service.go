@@ -1,0 +1,161 @@
+package service
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/skep-io/skep/bpf"
+)
+
+// Protocol is an IANA protocol number.
+type Protocol uint8
+
+const (
+	TCP  Protocol = 6
+	UDP  Protocol = 17
+	SCTP Protocol = 132
+)
+
+func (p Protocol) String() string {
+	switch p {
+	case TCP:
+		return "TCP"
+	case UDP:
+		return "UDP"
+	case SCTP:
+		return "SCTP"
+	}
+	return fmt.Sprintf("protocol %d", uint8(p))
+}
+
+// Scope says from where a frontend is reachable.
+type Scope uint8
+
+const (
+	// ScopeCluster frontends answer the node's own sockets.
+	ScopeCluster = Scope(bpf.SocketFrontendScopeSCOPE_CLUSTER)
+	// ScopeExternal frontends answer packets from outside only.
+	ScopeExternal = Scope(bpf.SocketFrontendScopeSCOPE_EXTERNAL)
+)
+
+func (s Scope) String() string {
+	switch s {
+	case ScopeCluster:
+		return "cluster"
+	case ScopeExternal:
+		return "external"
+	}
+	return fmt.Sprintf("scope %d", uint8(s))
+}
+
+// State is what a backend may be used for.
+type State uint8
+
+const (
+	// Active backends get new connections.
+	Active State = iota
+	// Terminating backends get new connections only while no backend is Active.
+	Terminating
+	// Unready backends get no new connections; those they have still answer
+	// the service address to getpeername.
+	Unready
+)
+
+func (s State) String() string {
+	switch s {
+	case Active:
+		return "active"
+	case Terminating:
+		return "terminating"
+	case Unready:
+		return "unready"
+	}
+	return fmt.Sprintf("state %d", uint8(s))
+}
+
+// Frontend is an address that clients ask for. An IPv4-mapped IPv6 address is
+// the same as the IPv4 address.
+type Frontend struct {
+	Addr     netip.Addr
+	Port     uint16
+	Protocol Protocol
+	Scope    Scope
+}
+
+func (f Frontend) String() string {
+	return fmt.Sprintf("%s/%s", netip.AddrPortFrom(f.Addr, f.Port), f.Protocol)
+}
+
+// Backend is an address that connections go to.
+type Backend struct {
+	Addr  netip.Addr
+	Port  uint16
+	Node  string // "" if no node: it is never down
+	State State
+}
+
+// Service is one port of a service: every frontend leads to the backends of its
+// own address family.
+type Service struct {
+	Name            string // "namespace/name:port"
+	Frontends       []Frontend
+	Backends        []Backend
+	AffinityTimeout time.Duration // 0: each connection takes the next backend
+}
+
+// Problem is a part of a service that could not be installed.
+type Problem struct {
+	Service  string
+	Frontend Frontend // zero if a backend is the cause
+	Backend  Backend  // zero if a frontend is the cause
+	Owner    string   // the service that holds Frontend, if another one does
+	Reason   string
+}
+
+func (p Problem) Error() string { return fmt.Sprintf("service %s: %s", p.Service, p.Reason) }
+
+// normalise returns a copy whose addresses are unmapped, sorted and free of
+// duplicates and of entries that no map can hold, which it reports.
+func (s Service) normalise() (Service, []Problem) {
+	var problems []Problem
+	reject := func(p Problem, format string, args ...any) {
+		p.Service, p.Reason = s.Name, fmt.Sprintf(format, args...)
+		problems = append(problems, p)
+	}
+	out := Service{Name: s.Name, AffinityTimeout: s.AffinityTimeout}
+	for _, f := range s.Frontends {
+		f.Addr = f.Addr.Unmap().WithZone("")
+		if !f.Addr.IsValid() || f.Addr.IsUnspecified() || f.Port == 0 || f.Protocol == 0 {
+			reject(Problem{Frontend: f}, "frontend %v: needs an address, a port and a protocol", f)
+			continue
+		}
+		out.Frontends = append(out.Frontends, f)
+	}
+	for _, b := range s.Backends {
+		b.Addr = b.Addr.Unmap().WithZone("")
+		if !b.Addr.IsValid() || b.Addr.IsUnspecified() || b.Port == 0 {
+			reject(Problem{Backend: b}, "backend %v port %d: needs an address and a port", b.Addr, b.Port)
+			continue
+		}
+		out.Backends = append(out.Backends, b)
+	}
+	slices.SortFunc(out.Frontends, compareFrontends)
+	out.Frontends = slices.Compact(out.Frontends)
+	slices.SortFunc(out.Backends, func(a, b Backend) int {
+		return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.Port, b.Port),
+			cmp.Compare(a.State, b.State), cmp.Compare(a.Node, b.Node))
+	})
+	// The same endpoint twice: its most usable state wins.
+	out.Backends = slices.CompactFunc(out.Backends, func(a, b Backend) bool {
+		return a.Addr == b.Addr && a.Port == b.Port
+	})
+	return out, problems
+}
+
+func compareFrontends(a, b Frontend) int {
+	return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.Port, b.Port),
+		cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Scope, b.Scope))
+}

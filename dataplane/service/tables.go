@@ -1,0 +1,207 @@
+package service
+
+import (
+	"math"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// tables is the desired state: what callers asked for, indexed so that every
+// change finds what it touches without looking at the rest.
+type tables struct {
+	services  map[string]Service
+	problems  map[string][]Problem
+	claims    map[Frontend][]string              // sorted; the first owns it
+	byAddr    map[netip.Addr]map[string]struct{} // backend address -> services
+	withdrawn map[netip.Addr]int                 // address -> withdrawals not restored
+	nodesDown map[string]struct{}
+}
+
+func newTables() *tables {
+	return &tables{
+		services:  map[string]Service{},
+		problems:  map[string][]Problem{},
+		claims:    map[Frontend][]string{},
+		byAddr:    map[netip.Addr]map[string]struct{}{},
+		withdrawn: map[netip.Addr]int{},
+		nodesDown: map[string]struct{}{},
+	}
+}
+
+// set stores a service and returns the names of all services whose maps may
+// change by it: itself, and those that lose or win a frontend.
+func (t *tables) set(s Service) []string {
+	s, problems := s.normalise()
+	touched := t.delete(s.Name)
+	t.services[s.Name] = s
+	if len(problems) > 0 {
+		t.problems[s.Name] = problems
+	}
+	for _, f := range s.Frontends {
+		names := t.claims[f]
+		at, _ := slices.BinarySearch(names, s.Name)
+		if at == 0 && len(names) > 0 {
+			touched = append(touched, names[0])
+		}
+		t.claims[f] = slices.Insert(names, at, s.Name)
+	}
+	for _, b := range s.Backends {
+		if t.byAddr[b.Addr] == nil {
+			t.byAddr[b.Addr] = map[string]struct{}{}
+		}
+		t.byAddr[b.Addr][s.Name] = struct{}{}
+	}
+	return touched
+}
+
+func (t *tables) delete(name string) []string {
+	touched := []string{name}
+	old, ok := t.services[name]
+	if !ok {
+		return touched
+	}
+	delete(t.services, name)
+	delete(t.problems, name)
+	for _, f := range old.Frontends {
+		names := t.claims[f]
+		at, _ := slices.BinarySearch(names, name)
+		names = slices.Delete(names, at, at+1)
+		if len(names) == 0 {
+			delete(t.claims, f)
+			continue
+		}
+		t.claims[f] = names
+		if at == 0 {
+			touched = append(touched, names[0])
+		}
+	}
+	for _, b := range old.Backends {
+		delete(t.byAddr[b.Addr], name)
+		if len(t.byAddr[b.Addr]) == 0 {
+			delete(t.byAddr, b.Addr)
+		}
+	}
+	return touched
+}
+
+// withdraw counts one withdrawal of an address, or takes one back, and returns
+// the services that have a backend there.
+func (t *tables) withdraw(addr netip.Addr, by int) []string {
+	t.withdrawn[addr] += by
+	if t.withdrawn[addr] <= 0 {
+		delete(t.withdrawn, addr)
+	}
+	var names []string
+	for name := range t.byAddr[addr] {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+func (t *tables) owner(f Frontend) (string, bool) {
+	names := t.claims[f]
+	if len(names) == 0 {
+		return "", false
+	}
+	return names[0], true
+}
+
+// conflicts lists the frontends that name asked for and another service holds.
+func (t *tables) conflicts(name string) []Problem {
+	var problems []Problem
+	for _, f := range t.services[name].Frontends {
+		if owner, _ := t.owner(f); owner != name {
+			problems = append(problems, Problem{
+				Service: name, Frontend: f, Owner: owner,
+				Reason: "frontend " + f.String() + " belongs to " + owner + ", which comes first by name",
+			})
+		}
+	}
+	return problems
+}
+
+// poolKey names the part of a service that shares backends, slots and cursor.
+type poolKey struct {
+	name     string
+	ip6      bool
+	protocol Protocol
+}
+
+func poolOf(name string, f Frontend) poolKey {
+	return poolKey{name: name, ip6: f.Addr.Is6(), protocol: f.Protocol}
+}
+
+// desiredPool is what one pool's maps should hold.
+type desiredPool struct {
+	key             poolKey
+	frontends       []Frontend // those that the service owns, sorted
+	backends        []desiredBackend
+	affinitySeconds uint32
+}
+
+type desiredBackend struct {
+	key        backendKey
+	selectable bool // has a slot
+}
+
+// backendKey identifies a backend of a pool. Scope is always ScopeCluster.
+type backendKey struct {
+	endpoint Frontend
+	node     string
+}
+
+// desired computes the pools of one service; none if it has no frontend.
+func (t *tables) desired(name string) map[poolKey]*desiredPool {
+	s, ok := t.services[name]
+	if !ok {
+		return nil
+	}
+	pools := map[poolKey]*desiredPool{}
+	for _, f := range s.Frontends {
+		if owner, _ := t.owner(f); owner != name {
+			continue
+		}
+		key := poolOf(name, f)
+		pool := pools[key]
+		if pool == nil {
+			pool = &desiredPool{key: key, affinitySeconds: seconds(s.AffinityTimeout)}
+			pool.backends = t.desiredBackends(s, key)
+			pools[key] = pool
+		}
+		pool.frontends = append(pool.frontends, f)
+	}
+	return pools
+}
+
+func (t *tables) desiredBackends(s Service, key poolKey) []desiredBackend {
+	usable := Active
+	anyActive := func(b Backend) bool {
+		return b.Addr.Is6() == key.ip6 && b.State == Active && t.withdrawn[b.Addr] == 0
+	}
+	if !slices.ContainsFunc(s.Backends, anyActive) {
+		usable = Terminating
+	}
+	var backends []desiredBackend
+	for _, b := range s.Backends {
+		if b.Addr.Is6() != key.ip6 {
+			continue
+		}
+		backends = append(backends, desiredBackend{
+			key: backendKey{
+				endpoint: Frontend{Addr: b.Addr, Port: b.Port, Protocol: key.protocol},
+				node:     b.Node,
+			},
+			selectable: b.State <= usable && t.withdrawn[b.Addr] == 0,
+		})
+	}
+	return backends
+}
+
+func seconds(d time.Duration) uint32 {
+	if d <= 0 {
+		return 0
+	}
+	return uint32(min(int64((d+time.Second-1)/time.Second), math.MaxUint32))
+}
