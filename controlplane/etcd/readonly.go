@@ -1,0 +1,202 @@
+package etcd
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3rpc"
+	"go.etcd.io/etcd/server/v3/proxy/grpcproxy/adapter"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+)
+
+// Reader is the part of etcd's protocol that reads.
+type Reader struct {
+	KV    pb.KVClient
+	Watch pb.WatchClient
+}
+
+// Reader reads from the server without a connection.
+func (s *Server) Reader() Reader {
+	return Reader{
+		KV:    adapter.KvServerToKvClient(v3rpc.NewKVServer(s.etcd.Server)),
+		Watch: adapter.WatchServerToWatchClient(v3rpc.NewWatchServer(s.etcd.Server)),
+	}
+}
+
+// ReaderOf reads through a client that is connected to an etcd cluster.
+func ReaderOf(client *clientv3.Client) Reader {
+	conn := client.ActiveConnection()
+	return Reader{KV: pb.NewKVClient(conn), Watch: pb.NewWatchClient(conn)}
+}
+
+// ReadOnlyConfig says who may read what.
+type ReadOnlyConfig struct {
+	// TLS holds the server's certificate and, as ClientCAs, whose clients to believe.
+	TLS *tls.Config
+	// ClientName is the common name that a client's certificate must have.
+	ClientName string
+	// Prefixes are those of the keys that may be read. Each ends in a slash.
+	Prefixes []string
+}
+
+// ServeReadOnly answers etcd's Range and Watch requests on l for keys below the
+// prefixes, and refuses everything else, until ctx ends. It closes l.
+func ServeReadOnly(ctx context.Context, l net.Listener, r Reader, cfg ReadOnlyConfig) error {
+	tlsConfig := cfg.TLS.Clone()
+	tlsConfig.ClientAuth = tls.RequireAndVerifyClientCert
+	door := &readOnly{reader: r, clientName: cfg.ClientName, prefixes: cfg.Prefixes}
+	server := grpc.NewServer(
+		grpc.Creds(credentials.NewTLS(tlsConfig)),
+		grpc.MaxSendMsgSize(maxResponseBytes),
+		grpc.UnaryInterceptor(door.unary),
+		grpc.StreamInterceptor(door.stream),
+		grpc.UnknownServiceHandler(func(any, grpc.ServerStream) error { return errForbidden }),
+	)
+	pb.RegisterKVServer(server, door)
+	pb.RegisterWatchServer(server, door)
+	stop := context.AfterFunc(ctx, server.Stop)
+	defer stop()
+	err := server.Serve(l)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return fmt.Errorf("serve etcd read-only on %s: %w", l.Addr(), err)
+}
+
+// maxResponseBytes bounds what one Range may answer.
+const maxResponseBytes = 256 << 20
+
+var (
+	errForbidden = status.Error(codes.PermissionDenied, "only reading the keys that cluster DNS needs is allowed here")
+	errStranger  = status.Error(codes.PermissionDenied, "this certificate may not read here")
+)
+
+// readOnly is the door. What it does not implement of etcd's services is refused.
+type readOnly struct {
+	pb.UnimplementedKVServer
+	pb.UnimplementedWatchServer
+	reader     Reader
+	clientName string
+	prefixes   []string
+}
+
+// unary lets only the Range of a known client through.
+func (d *readOnly) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
+	if err := d.known(ctx); err != nil {
+		return nil, err
+	}
+	if info.FullMethod != pb.KV_Range_FullMethodName {
+		return nil, errForbidden
+	}
+	return handle(ctx, req)
+}
+
+// stream lets only the Watch of a known client through.
+func (d *readOnly) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
+	if err := d.known(stream.Context()); err != nil {
+		return err
+	}
+	if info.FullMethod != pb.Watch_Watch_FullMethodName {
+		return errForbidden
+	}
+	return handle(srv, stream)
+}
+
+func (d *readOnly) known(ctx context.Context) error {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return errStranger
+	}
+	info, ok := p.AuthInfo.(credentials.TLSInfo)
+	if !ok || len(info.State.VerifiedChains) == 0 || info.State.VerifiedChains[0][0].Subject.CommonName != d.clientName {
+		return errStranger
+	}
+	return nil
+}
+
+// allowed tells whether all keys from key up to end, or only key if end is empty, are below one prefix.
+func (d *readOnly) allowed(key, end []byte) bool {
+	for _, prefix := range d.prefixes {
+		if !strings.HasPrefix(string(key), prefix) {
+			continue
+		}
+		// An end of "\x00" means all keys there are, and it is less than any prefix's end.
+		if len(end) == 0 || string(end) > string(key) && string(end) <= clientv3.GetPrefixRangeEnd(prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// Range implements etcd's KV service.
+func (d *readOnly) Range(ctx context.Context, req *pb.RangeRequest) (*pb.RangeResponse, error) {
+	if !d.allowed(req.Key, req.RangeEnd) {
+		return nil, errForbidden
+	}
+	return d.reader.KV.Range(ctx, req)
+}
+
+// Watch implements etcd's Watch service: it forwards both ways until either end is done.
+func (d *readOnly) Watch(client pb.Watch_WatchServer) error {
+	group, ctx := errgroup.WithContext(client.Context())
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	store, err := d.reader.Watch.Watch(ctx)
+	if err != nil {
+		return err
+	}
+	received := make(chan error, 1)
+	// Recv on the client's side ends only with its stream, that is when this returns: nothing waits for it.
+	go func() { received <- d.forwardRequests(client, store) }()
+	group.Go(func() error {
+		for {
+			resp, err := store.Recv()
+			if err != nil {
+				return err
+			}
+			if err := client.Send(resp); err != nil {
+				return err
+			}
+		}
+	})
+	group.Go(func() error {
+		select {
+		case err := <-received:
+			cancel()
+			return err
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	})
+	if err := group.Wait(); !errors.Is(err, io.EOF) {
+		return err
+	}
+	return nil
+}
+
+func (d *readOnly) forwardRequests(client pb.Watch_WatchServer, store pb.Watch_WatchClient) error {
+	for {
+		req, err := client.Recv()
+		if err != nil {
+			return err
+		}
+		if create := req.GetCreateRequest(); create != nil && !d.allowed(create.Key, create.RangeEnd) {
+			return errForbidden
+		}
+		if err := store.Send(req); err != nil {
+			return err
+		}
+	}
+}
