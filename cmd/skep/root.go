@@ -45,6 +45,7 @@ func newRootCommand(arguments []string) *cobra.Command {
 	}}
 	groups := append(templates.CommandGroups{own}, kubectlGroups(root)...)
 	root.AddCommand(own.Commands...)
+	root.AddCommand(newDemoCommand(streams))
 	templates.ActsAsRootCommand(root, []string{"options", "alpha"}, groups...)
 	return root
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -169,6 +170,24 @@ func (n *Node) LogPath() string { return n.cluster.agentLog(n.Name) }
 
 // StateDir is the agent's --state-dir.
 func (n *Node) StateDir() string { return filepath.Join(n.cluster.nodeDir(n.Name), "state") }
+
+// CgroupPath is the host's folder in the v2 hierarchy.
+func (n *Node) CgroupPath() string {
+	return filepath.Join(n.cluster.cgroups.v2, nodeCgroup(n.cluster.Name, n.Name))
+}
+
+// HostPath turns a path on the host into one for this process, for as long as
+// the host runs: through the root folder of the host's first process.
+func (n *Node) HostPath(path string) (string, error) {
+	power, err := n.Power()
+	if err != nil {
+		return "", err
+	}
+	if !power.Running {
+		return "", fmt.Errorf("%s is not running", n.Name)
+	}
+	return filepath.Join("/proc", strconv.Itoa(power.PID), "root", path), nil
+}
 
 // ExecOptions are the streams of a command on a host.
 type ExecOptions struct {

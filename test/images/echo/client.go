@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"sort"
 	"strings"
 	"time"
@@ -31,6 +32,7 @@ func runClient(ctx context.Context, args []string, out io.Writer) error {
 	timeout := flags.Duration("timeout", time.Second, "patience for one connection and its answer")
 	quiet := flags.Bool("quiet", false, "print the tally only")
 	forever := flags.Bool("continuous", false, "go on until a signal; print failures and changes as they happen, with the time")
+	untilStdin := flags.Bool("until-stdin-ends", false, "with --continuous, end also when standard input does")
 	interval := flags.Duration("interval", 10*time.Millisecond, "pause between connections with --continuous")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -47,6 +49,9 @@ func runClient(ctx context.Context, args []string, out io.Writer) error {
 		timeout: *timeout, out: out, tally: map[string]int{},
 	}
 	if *forever {
+		if *untilStdin {
+			ctx = untilEnd(ctx, os.Stdin)
+		}
 		c.watch(ctx, *interval)
 		return nil
 	}
@@ -63,6 +68,16 @@ func runClient(ctx context.Context, args []string, out io.Writer) error {
 		}
 	}
 	return c.summary()
+}
+
+// untilEnd is cancelled when the input ends, as it does with the exec session that holds it.
+func untilEnd(ctx context.Context, in io.Reader) context.Context {
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		defer cancel()
+		_, _ = io.Copy(io.Discard, in)
+	}()
+	return ctx
 }
 
 // lookUp resolves the name through the pod's resolver, search list included.
