@@ -238,4 +238,3 @@ func counts(m map[string]int, format string) string {
 	slices.Sort(parts)
 	return strings.Join(parts, ", ")
 }
-

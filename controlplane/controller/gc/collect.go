@@ -1,0 +1,252 @@
+package gc
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
+
+	"github.com/skep-io/skep/controlplane/controller"
+	"github.com/skep-io/skep/controlplane/resource"
+	"github.com/skep-io/skep/controlplane/storage"
+)
+
+// ownership is what is known of an owner reference.
+type ownership uint8
+
+const (
+	// solid: the owner exists, or its kind is none that is served here, so that nothing can be known.
+	solid ownership = iota
+	// dangling: the owner is gone.
+	dangling
+	// waiting: the owner is being deleted and waits for its dependents.
+	waiting
+)
+
+// syncDependent deletes an object all of whose owners are gone, or drops the references to those that are.
+func (c *Controller) syncDependent(ctx context.Context, it item) error {
+	obj, err := c.current(ctx, it, "0")
+	if obj == nil || err != nil {
+		return err
+	}
+	refs := obj.GetOwnerReferences()
+	if len(refs) == 0 || obj.GetDeletionTimestamp() != nil && !slices.Contains(obj.GetFinalizers(), metav1.FinalizerDeleteDependents) {
+		return nil
+	}
+	if obj.GetDeletionTimestamp() != nil {
+		return nil // syncOwner sees to its dependents.
+	}
+	states := map[types.UID]ownership{}
+	count := map[ownership]int{}
+	for _, ref := range refs {
+		s, err := c.ownership(ctx, obj, ref)
+		if err != nil {
+			return err
+		}
+		states[ref.UID] = s
+		count[s]++
+	}
+	switch {
+	case count[dangling]+count[waiting] == 0:
+		return nil
+	case count[solid] > 0:
+		return c.dropOwners(ctx, it, func(ref metav1.OwnerReference) bool { return states[ref.UID] != solid })
+	case count[waiting] > 0 && len(c.dependentsOf(it.uid)) > 0:
+		return c.delete(ctx, it, metav1.DeletePropagationForeground)
+	}
+	return c.delete(ctx, it, metav1.DeletePropagationBackground)
+}
+
+// ownership looks an owner up: in the cache, and if it is not there, in the store.
+func (c *Controller) ownership(ctx context.Context, obj resource.Object, ref metav1.OwnerReference) (ownership, error) {
+	k, ok := c.kindOf(ref.APIVersion, ref.Kind)
+	if !ok {
+		return solid, nil
+	}
+	it := item{kind: k, key: controller.Key{Name: ref.Name}, uid: ref.UID}
+	if k.Namespaced {
+		it.key.Namespace = obj.GetNamespace()
+	}
+	owner, err := c.current(ctx, it, "0")
+	if err == nil && owner == nil {
+		owner, err = c.current(ctx, it, "")
+	}
+	switch {
+	case err != nil:
+		return solid, err
+	case owner == nil:
+		return dangling, nil
+	case owner.GetDeletionTimestamp() != nil && slices.Contains(owner.GetFinalizers(), metav1.FinalizerDeleteDependents):
+		return waiting, nil
+	}
+	return solid, nil
+}
+
+// current reads an object, or returns nil if it is gone or another one of the same name.
+func (c *Controller) current(ctx context.Context, it item, minRevision string) (resource.Object, error) {
+	obj, err := c.registry.Get(ctx, it.kind, it.key.Namespace, it.key.Name, minRevision)
+	if apierrors.IsNotFound(err) || err == nil && obj.GetUID() != it.uid {
+		return nil, nil
+	}
+	return obj, err
+}
+
+func (c *Controller) kindOf(apiVersion, kind string) (*resource.Kind, bool) {
+	gv, err := schema.ParseGroupVersion(apiVersion)
+	if err != nil {
+		return nil, false
+	}
+	for _, k := range c.registry.Kinds() {
+		// An owner may be named in another version of its group.
+		if k.GVK.Group == gv.Group && k.GVK.Kind == kind {
+			return k, true
+		}
+	}
+	return nil, false
+}
+
+func (c *Controller) delete(ctx context.Context, it item, policy metav1.DeletionPropagation) error {
+	_, _, err := c.registry.Delete(ctx, it.kind, it.key.Namespace, it.key.Name, &metav1.DeleteOptions{
+		PropagationPolicy: &policy,
+		Preconditions:     &metav1.Preconditions{UID: &it.uid},
+	})
+	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+		return nil
+	}
+	return err
+}
+
+func (c *Controller) dropOwners(ctx context.Context, it item, drop func(metav1.OwnerReference) bool) error {
+	return c.modify(ctx, it, func(obj resource.Object) {
+		obj.SetOwnerReferences(slices.DeleteFunc(obj.GetOwnerReferences(), drop))
+	})
+}
+
+// modify changes a copy of the object, unless it is gone or another one.
+func (c *Controller) modify(ctx context.Context, it item, change func(resource.Object)) error {
+	_, err := c.registry.Modify(ctx, it.kind, "", it.key.Namespace, it.key.Name, resource.UpdateOptions{}, func(current resource.Object) (resource.Object, error) {
+		if current.GetUID() != it.uid {
+			return current, nil
+		}
+		obj := current.DeepCopyObject().(resource.Object)
+		obj.SetResourceVersion("")
+		change(obj)
+		return obj, nil
+	})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
+
+func waitsForDependents(obj resource.Object) bool {
+	f := obj.GetFinalizers()
+	return slices.Contains(f, metav1.FinalizerDeleteDependents) || slices.Contains(f, metav1.FinalizerOrphanDependents)
+}
+
+// syncOwner does for an object that is being deleted what its finalizers promise.
+func (c *Controller) syncOwner(ctx context.Context, it item) error {
+	obj, err := c.current(ctx, it, "0")
+	if obj == nil || err != nil || obj.GetDeletionTimestamp() == nil {
+		return err
+	}
+	switch {
+	case slices.Contains(obj.GetFinalizers(), metav1.FinalizerOrphanDependents):
+		return c.orphan(ctx, it)
+	case slices.Contains(obj.GetFinalizers(), metav1.FinalizerDeleteDependents):
+		return c.deleteDependents(ctx, it)
+	}
+	return nil
+}
+
+// orphan releases all dependents and then the owner.
+func (c *Controller) orphan(ctx context.Context, owner item) error {
+	if err := c.settle(ctx); err != nil {
+		return err
+	}
+	var failures []error
+	for _, it := range c.dependentsOf(owner.uid) {
+		failures = append(failures, c.dropOwners(ctx, it, func(ref metav1.OwnerReference) bool { return ref.UID == owner.uid }))
+	}
+	if err := errors.Join(failures...); err != nil {
+		return err
+	}
+	return c.removeFinalizer(ctx, owner, metav1.FinalizerOrphanDependents)
+}
+
+// deleteDependents has all dependents deleted, and lets the owner go when none is left that blocks it.
+func (c *Controller) deleteDependents(ctx context.Context, owner item) error {
+	if err := c.settle(ctx); err != nil {
+		return err
+	}
+	blocked := false
+	for _, it := range c.dependentsOf(owner.uid) {
+		c.dependents.Add(it)
+		obj, err := c.current(ctx, it, "0")
+		if err != nil {
+			return err
+		}
+		if obj != nil && blocks(obj, owner.uid) {
+			blocked = true
+		}
+	}
+	if blocked {
+		return nil // The last dependent to go brings the owner here again.
+	}
+	return c.removeFinalizer(ctx, owner, metav1.FinalizerDeleteDependents)
+}
+
+func blocks(obj resource.Object, owner types.UID) bool {
+	return slices.ContainsFunc(obj.GetOwnerReferences(), func(ref metav1.OwnerReference) bool {
+		return ref.UID == owner && ptr.Deref(ref.BlockOwnerDeletion, false)
+	})
+}
+
+// settle waits until the pods' cache has all that was written so far: a
+// dependent that was made just before its owner was deleted must be seen.
+func (c *Controller) settle(ctx context.Context) error {
+	revision, err := c.registry.Store().Revision(ctx)
+	if err != nil {
+		return err
+	}
+	return c.registry.Cache(resource.Pods).WaitUntil(ctx, revision)
+}
+
+func (c *Controller) removeFinalizer(ctx context.Context, it item, finalizer string) error {
+	return c.modify(ctx, it, func(obj resource.Object) {
+		obj.SetFinalizers(slices.DeleteFunc(obj.GetFinalizers(), func(f string) bool { return f == finalizer }))
+	})
+}
+
+func nodeKey(name string) string {
+	return storage.Key(resource.Nodes.GroupResource(), "", name)
+}
+
+// syncPod removes a pod whose node does not exist. Nobody is left to stop it or to confirm that it stopped.
+func (c *Controller) syncPod(ctx context.Context, key controller.Key) error {
+	pod, err := resource.Get[*corev1.Pod](ctx, c.registry, resource.Pods, key.Namespace, key.Name)
+	if apierrors.IsNotFound(err) || err == nil && pod.Spec.NodeName == "" {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	_, err = c.registry.Get(ctx, resource.Nodes, "", pod.Spec.NodeName, "")
+	if !apierrors.IsNotFound(err) {
+		return err
+	}
+	_, _, err = c.registry.Delete(ctx, resource.Pods, key.Namespace, key.Name, &metav1.DeleteOptions{
+		GracePeriodSeconds: ptr.To[int64](0),
+		Preconditions:      &metav1.Preconditions{UID: &pod.UID},
+	})
+	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+		return nil
+	}
+	return err
+}

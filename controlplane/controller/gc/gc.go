@@ -1,0 +1,179 @@
+// Package gc deletes what belongs to owners that are gone, lets the orphans of
+// an orphaning deletion go, finishes foreground deletions, and removes pods that
+// are bound to nodes which no longer exist. It owns the finalizers "orphan" and
+// "foregroundDeletion". It never deletes an object whose owner it cannot prove
+// to be absent: absence is asked of the store, not of a cache.
+package gc
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/skep-io/skep/controlplane/controller"
+	"github.com/skep-io/skep/controlplane/resource"
+)
+
+const (
+	workers = 8
+	// quarantine is how long pods of a node that was deleted are left: a node may
+	// be made again under its name.
+	quarantine = 5 * time.Second
+)
+
+// item names one object of any kind.
+type item struct {
+	kind *resource.Kind
+	key  controller.Key
+	uid  types.UID
+}
+
+// Controller is the garbage collector.
+type Controller struct {
+	registry *resource.Registry
+	// dependents have owners to be looked at; owners are being deleted and wait for
+	// their dependents; pods may be bound to a node that is gone.
+	dependents *controller.Queue[item]
+	owners     *controller.Queue[item]
+	pods       *controller.Queue[controller.Key]
+
+	mu    sync.Mutex
+	owned map[types.UID]map[item]struct{} // by the owner's UID
+}
+
+// New makes the loop. It runs once.
+func New(registry *resource.Registry) *Controller {
+	return &Controller{
+		registry:   registry,
+		dependents: controller.NewQueue[item]("garbage collection"),
+		owners:     controller.NewQueue[item]("dependents' deletion"),
+		pods:       controller.NewQueue[controller.Key]("pods without node"),
+		owned:      map[types.UID]map[item]struct{}{},
+	}
+}
+
+// Run works until ctx ends.
+func (c *Controller) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	for _, k := range c.registry.Kinds() {
+		// Events belong to nothing, and there are too many of them to look.
+		if k == resource.Events {
+			continue
+		}
+		controller.Observe(ctx, &wg, c.registry, k, func(old, cur resource.Object, _ int64) { c.changed(k, old, cur) })
+	}
+	controller.Observe(ctx, &wg, c.registry, resource.Pods, c.podChanged)
+	controller.Observe(ctx, &wg, c.registry, resource.Nodes, c.nodeChanged)
+	wg.Go(func() { c.dependents.Run(ctx, workers, c.syncDependent) })
+	wg.Go(func() { c.owners.Run(ctx, workers, c.syncOwner) })
+	wg.Go(func() { c.pods.Run(ctx, workers, c.syncPod) })
+	wg.Wait()
+	return ctx.Err()
+}
+
+func itemOf(k *resource.Kind, obj resource.Object) item {
+	return item{kind: k, key: controller.KeyOf(obj), uid: obj.GetUID()}
+}
+
+// changed keeps the index of dependents and queues whom the change concerns.
+func (c *Controller) changed(k *resource.Kind, old, cur resource.Object) {
+	if old != nil && cur != nil && old.GetUID() != cur.GetUID() {
+		c.changed(k, old, nil)
+		old = nil
+	}
+	c.index(k, old, cur)
+	if cur == nil {
+		// Its dependents have lost an owner, and its owners have one dependent fewer to wait for.
+		c.addDependents(old.GetUID())
+		c.addOwners(old)
+		return
+	}
+	it := itemOf(k, cur)
+	if len(cur.GetOwnerReferences()) > 0 {
+		c.dependents.Add(it)
+	}
+	if old != nil && len(old.GetOwnerReferences()) > len(cur.GetOwnerReferences()) {
+		c.addOwners(old)
+	}
+	if cur.GetDeletionTimestamp() != nil && waitsForDependents(cur) {
+		c.owners.Add(it)
+	}
+}
+
+func (c *Controller) index(k *resource.Kind, old, cur resource.Object) {
+	if (old == nil || len(old.GetOwnerReferences()) == 0) && (cur == nil || len(cur.GetOwnerReferences()) == 0) {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if old != nil {
+		it := itemOf(k, old)
+		for _, ref := range old.GetOwnerReferences() {
+			delete(c.owned[ref.UID], it)
+			if len(c.owned[ref.UID]) == 0 {
+				delete(c.owned, ref.UID)
+			}
+		}
+	}
+	if cur == nil {
+		return
+	}
+	it := itemOf(k, cur)
+	for _, ref := range cur.GetOwnerReferences() {
+		if c.owned[ref.UID] == nil {
+			c.owned[ref.UID] = map[item]struct{}{}
+		}
+		c.owned[ref.UID][it] = struct{}{}
+	}
+}
+
+// dependentsOf returns what names uid as an owner.
+func (c *Controller) dependentsOf(uid types.UID) []item {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	list := make([]item, 0, len(c.owned[uid]))
+	for it := range c.owned[uid] {
+		list = append(list, it)
+	}
+	return list
+}
+
+func (c *Controller) addDependents(owner types.UID) {
+	for _, it := range c.dependentsOf(owner) {
+		c.dependents.Add(it)
+	}
+}
+
+// addOwners queues the owners of an object that are being deleted and may wait for it.
+func (c *Controller) addOwners(obj resource.Object) {
+	for _, ref := range obj.GetOwnerReferences() {
+		if k, ok := c.kindOf(ref.APIVersion, ref.Kind); ok {
+			key := controller.Key{Name: ref.Name}
+			if k.Namespaced {
+				key.Namespace = obj.GetNamespace()
+			}
+			c.owners.Add(item{kind: k, key: key, uid: ref.UID})
+		}
+	}
+}
+
+func (c *Controller) podChanged(_, cur *corev1.Pod, _ int64) {
+	if cur == nil || cur.Spec.NodeName == "" {
+		return
+	}
+	if _, known := c.registry.Cache(resource.Nodes).Get(nodeKey(cur.Spec.NodeName)); !known {
+		c.pods.AddAfter(controller.KeyOf(cur), quarantine)
+	}
+}
+
+func (c *Controller) nodeChanged(old, cur *corev1.Node, _ int64) {
+	if cur != nil {
+		return
+	}
+	for _, pod := range resource.ByIndex[*corev1.Pod](c.registry, resource.Pods, resource.PodsByNode, old.Name) {
+		c.pods.AddAfter(controller.KeyOf(pod), quarantine)
+	}
+}
