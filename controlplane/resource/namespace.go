@@ -42,6 +42,7 @@ var Namespaces = &Kind{
 		PrepareForUpdate: prepareUpdate(func(ns, old *core.Namespace) { ns.Spec = old.Spec }),
 		Validate:         validateUpdate(validation.ValidateNamespaceStatusUpdate, "status"),
 	},
+	Allocate: labelWithName,
 	Fields: func(obj Object) fields.Set {
 		return fields.Set{
 			"status.phase": string(obj.(*corev1.Namespace).Status.Phase),
@@ -54,6 +55,20 @@ var Namespaces = &Kind{
 var NamespaceFinalize = &Subresource{
 	PrepareForUpdate: prepareUpdate(func(ns, old *core.Namespace) { ns.Status = old.Status }),
 	Validate:         validateUpdate(validation.ValidateNamespaceFinalizeUpdate, "finalize"),
+}
+
+// labelWithName says a generated name in the label, too: when defaults are given,
+// the name is not known yet.
+func labelWithName(_ context.Context, _ *Registry, _ *Tx, obj, _ Object) error {
+	ns, ok := obj.(*corev1.Namespace)
+	if !ok {
+		return nil // a deletion
+	}
+	if ns.Labels == nil {
+		ns.Labels = map[string]string{}
+	}
+	ns.Labels[corev1.LabelMetadataName] = ns.Name
+	return nil
 }
 
 // EnsureNamespaces makes the namespaces that every cluster has.

@@ -57,22 +57,34 @@ func allocatePodCIDR(ctx context.Context, r *Registry, tx *Tx, obj, old Object) 
 // choosePodCIDR returns the range that the node asks for, if it is free, or else
 // any free one. Another node may take it first, which the guard notices.
 func choosePodCIDR(ctx context.Context, r *Registry, node *corev1.Node) (netip.Prefix, error) {
-	taken := map[netip.Prefix]string{}
-	for _, other := range ListAs[*corev1.Node](r, Nodes, "", nil) {
-		if prefix, err := netip.ParsePrefix(other.Spec.PodCIDR); err == nil && other.Name != node.Name {
-			taken[prefix.Masked()] = other.Name
-		}
-	}
 	if node.Spec.PodCIDR != "" {
-		return requestedPodCIDR(ctx, r, node, taken)
+		return requestedPodCIDR(ctx, r, node, podCIDRHolders(r, node))
 	}
-	prefix, ok := freeSubnet(r.config.PodCIDR, r.config.NodeMask, taken)
+	prefix, ok := freeSubnet(r.config.PodCIDR, r.config.NodeMask, podCIDRHolders(r, node))
+	if !ok {
+		// The cache may not have seen yet what was freed.
+		if err := r.waitForStore(ctx, Nodes); err != nil {
+			return netip.Prefix{}, err
+		}
+		prefix, ok = freeSubnet(r.config.PodCIDR, r.config.NodeMask, podCIDRHolders(r, node))
+	}
 	if !ok {
 		return netip.Prefix{}, apierrors.NewInternalError(fmt.Errorf(
 			"no pod range of /%d is left in %s for node %q: delete nodes that are gone, or use a larger pod range",
 			r.config.NodeMask, r.config.PodCIDR, node.Name))
 	}
 	return prefix, nil
+}
+
+// podCIDRHolders are the ranges of all other nodes, as the cache knows them.
+func podCIDRHolders(r *Registry, node *corev1.Node) map[netip.Prefix]string {
+	holders := map[netip.Prefix]string{}
+	for _, other := range ListAs[*corev1.Node](r, Nodes, "", nil) {
+		if prefix, err := netip.ParsePrefix(other.Spec.PodCIDR); err == nil && other.Name != node.Name {
+			holders[prefix.Masked()] = other.Name
+		}
+	}
+	return holders
 }
 
 // requestedPodCIDR refuses a range that overlaps one that another node holds.

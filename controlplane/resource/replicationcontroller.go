@@ -52,6 +52,7 @@ var ReplicationControllers = &Kind{
 	Fields: func(obj Object) fields.Set {
 		return fields.Set{"status.replicas": strconv.Itoa(int(obj.(*corev1.ReplicationController).Status.Replicas))}
 	},
+	OrphanByDefault: true, // as v1 has had it since before there was garbage collection
 	Scale: &ScaleAccess{
 		Replicas: func(obj Object) int32 {
 			if replicas := obj.(*corev1.ReplicationController).Spec.Replicas; replicas != nil {

@@ -6,6 +6,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	serviceapi "k8s.io/kubernetes/pkg/api/service"
 	"k8s.io/kubernetes/pkg/apis/core"
 	"k8s.io/kubernetes/pkg/apis/core/validation"
@@ -27,9 +28,13 @@ var Services = &Kind{
 			service.Spec.ClusterIPs = []string{service.Spec.ClusterIP}
 		}
 	}),
-	ValidateCreate:   validateCreate(validation.ValidateServiceCreate),
+	ValidateCreate: validateCreate(func(service *core.Service) field.ErrorList {
+		return validation.ValidateServiceCreate(asIfAllocated(service))
+	}),
 	PrepareForUpdate: prepareUpdate(prepareServiceUpdate),
-	ValidateUpdate:   validateUpdate(validation.ValidateServiceUpdate),
+	ValidateUpdate: validateUpdate(func(service, old *core.Service) field.ErrorList {
+		return validation.ValidateServiceUpdate(asIfAllocated(service), old)
+	}),
 	Status: &Subresource{
 		PrepareForUpdate: prepareUpdate(func(service, old *core.Service) { service.Spec = old.Spec }),
 		Validate:         validateUpdate(validation.ValidateServiceStatusUpdate, "status"),
@@ -44,6 +49,17 @@ var Services = &Kind{
 			"spec.type":      string(service.Spec.Type),
 		}
 	},
+}
+
+// asIfAllocated gives a service that is validated before its allocation the one
+// thing that validation does not let it be without.
+func asIfAllocated(service *core.Service) *core.Service {
+	if !serviceapi.NeedsHealthCheck(service) || service.Spec.HealthCheckNodePort != 0 {
+		return service
+	}
+	complete := *service
+	complete.Spec.HealthCheckNodePort = firstNodePort
+	return &complete
 }
 
 // prepareServiceUpdate reads what the writer means by fields that hang together:

@@ -108,7 +108,11 @@ func allocateIP(ctx context.Context, r *Registry, tx *Tx, service *corev1.Servic
 	var addr netip.Addr
 	if requested == "" {
 		var ok bool
-		if addr, ok = r.freeServiceIP(ctx, ranges); !ok {
+		var err error
+		if addr, ok, err = r.freeServiceIP(ctx, ranges); err != nil {
+			return "", err
+		}
+		if !ok {
 			return "", apierrors.NewInternalError(fmt.Errorf("failed to allocate a serviceIP for Service %q: range is full", service.Name))
 		}
 	} else {
@@ -140,7 +144,6 @@ func serviceIPRecord(service *corev1.Service, addr netip.Addr, family corev1.IPF
 		ObjectMeta: metav1.ObjectMeta{
 			Name:              addr.String(),
 			UID:               types.UID(uuid.NewUUID()),
-			Generation:        1,
 			CreationTimestamp: metav1.NewTime(time.Now().Truncate(time.Second)),
 			Labels: map[string]string{
 				networkingv1.LabelIPAddressFamily: string(family),
@@ -202,18 +205,29 @@ func (r *Registry) checkServiceIP(ctx context.Context, ranges []netip.Prefix, ad
 	return apierrors.NewInternalError(fmt.Errorf("read who holds %s: %w", addr, err))
 }
 
-// freeServiceIP finds an address that the cache knows no holder of.
-func (r *Registry) freeServiceIP(ctx context.Context, ranges []netip.Prefix) (netip.Addr, bool) {
+// freeServiceIP finds an address that the cache knows no holder of. Before it
+// says that there is none, it waits until the cache has seen what was freed.
+func (r *Registry) freeServiceIP(ctx context.Context, ranges []netip.Prefix) (addr netip.Addr, ok bool, err error) {
 	taken := func(addr netip.Addr) bool {
-		_, err := Get[*networkingv1.IPAddress](ctx, r, IPAddresses, "", addr.String())
-		return err == nil
+		_, held := r.Cache(IPAddresses).Get(storage.Key(IPAddresses.GroupResource(), "", addr.String()))
+		return held
 	}
-	for _, prefix := range ranges {
-		if addr, ok := newAddressBand(prefix).free(taken); ok {
-			return addr, true
+	search := func() (netip.Addr, bool) {
+		for _, prefix := range ranges {
+			if addr, ok := newAddressBand(prefix).free(taken); ok {
+				return addr, true
+			}
 		}
+		return netip.Addr{}, false
 	}
-	return netip.Addr{}, false
+	if addr, ok = search(); ok {
+		return addr, true, nil
+	}
+	if err := r.waitForStore(ctx, IPAddresses); err != nil {
+		return netip.Addr{}, false, err
+	}
+	addr, ok = search()
+	return addr, ok, nil
 }
 
 // addressBand is the usable part of a range: [first, last], of which the first
