@@ -1,0 +1,187 @@
+// Package stats tells what containers, pods and the node use, when asked: from cgroups (v1, v2, and hosts with both) and from
+// the pods' interfaces.
+//
+// It owns open files and the last samples, which rates need; it runs nothing in the background, and changes nothing.
+package stats
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+)
+
+// Pod is one to be measured.
+type Pod struct {
+	Namespace, Name, UID string
+	StartedAt            time.Time
+	CgroupPath           string // of the whole pod; its containers' lie below
+	Containers           []Container
+}
+
+// Container is one that runs.
+type Container struct {
+	Name, CgroupPath string
+	StartedAt        time.Time
+}
+
+// Network is what went through an interface, as its owner sees it.
+type Network struct {
+	Interface                   string
+	RxBytes, RxErrors, RxPacket uint64
+	TxBytes, TxErrors, TxPacket uint64
+}
+
+// Source says what there is to measure.
+type Source interface {
+	Pods() []Pod
+	// PodNetwork is about the pod's own interface; ok is false for one in the host's network.
+	PodNetwork(uid string) (n Network, ok bool)
+	NodeNetwork() []Network
+}
+
+// A rate is taken over at least rateMin and, where nobody has asked for longer than rateMax, over a fresh pair of samples.
+const (
+	rateMin  = 100 * time.Millisecond
+	rateMax  = 60 * time.Second
+	rateBase = 10 * time.Second // a sample serves as base until one this much younger replaces it
+)
+
+// Collector samples on demand. Its methods may be called concurrently; one sample serves all who ask at once.
+type Collector struct {
+	node      string
+	cgroup    string // of the node; "" for a host that is all the node's
+	dir       string // whose file system is the node's
+	hierarchy *Hierarchy
+	source    Source
+	startTime time.Time
+
+	mu      sync.Mutex
+	buf     []byte
+	tracked map[string]*tracked // by cgroup path
+}
+
+// tracked is a cgroup whose files are open.
+type tracked struct {
+	files *Cgroup
+	base  Usage // of an earlier sample
+	now   Usage
+	seen  bool
+}
+
+// Config names the node's parts.
+type Config struct {
+	NodeName   string
+	NodeCgroup string // "" or "/": the whole host
+	StateDir   string
+	Root       string // of the cgroup mounts; /sys/fs/cgroup when empty
+	StartTime  time.Time
+	Source     Source
+}
+
+// New detects how this host keeps its cgroups.
+func New(cfg Config) (*Collector, error) {
+	if cfg.Root == "" {
+		cfg.Root = "/sys/fs/cgroup"
+	}
+	h, err := DetectHierarchy(cfg.Root)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.NodeCgroup == "" {
+		cfg.NodeCgroup = "/"
+	}
+	return &Collector{
+		node: cfg.NodeName, cgroup: cfg.NodeCgroup, dir: cfg.StateDir, hierarchy: h, source: cfg.Source, startTime: cfg.StartTime,
+		buf: make([]byte, 16<<10), tracked: map[string]*tracked{},
+	}, nil
+}
+
+// Close closes the files of all cgroups.
+func (c *Collector) Close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for path, t := range c.tracked {
+		t.files.Close()
+		delete(c.tracked, path)
+	}
+}
+
+// sample measures every cgroup of pods and the node, and forgets those that are gone. c.mu is held.
+//
+// Most have a base from an earlier question or from their start; only for others it waits rateMin for a second sample, once.
+func (c *Collector) sample(ctx context.Context, pods []Pod) error {
+	for _, t := range c.tracked {
+		t.seen = false
+	}
+	missing := c.measure(c.cgroup, time.Time{})
+	for _, p := range pods {
+		missing = c.measure(p.CgroupPath, p.StartedAt) || missing
+		for _, ctr := range p.Containers {
+			missing = c.measure(ctr.CgroupPath, ctr.StartedAt) || missing
+		}
+	}
+	for path, t := range c.tracked {
+		if !t.seen {
+			t.files.Close()
+			delete(c.tracked, path)
+		}
+	}
+	if !missing {
+		return nil
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(rateMin):
+	}
+	for path, t := range c.tracked {
+		if t.now.At.Sub(t.base.At) < rateMin {
+			c.measure(path, time.Time{})
+		}
+	}
+	return nil
+}
+
+// measure reads a cgroup and says whether its rate needs a second sample.
+func (c *Collector) measure(path string, started time.Time) (again bool) {
+	t := c.tracked[path]
+	if t == nil {
+		files, err := c.hierarchy.Open(path)
+		if err != nil {
+			if !errors.Is(err, ErrGone) {
+				slog.Warn("cgroup not measured", "error", err)
+			}
+			return false
+		}
+		t = &tracked{files: files}
+		if !started.IsZero() && time.Since(started) < rateMax {
+			t.base = Usage{At: started} // nothing used before it started
+		}
+		c.tracked[path] = t
+	}
+	u, err := t.files.Read(c.buf)
+	if err != nil {
+		t.files.Close()
+		delete(c.tracked, path)
+		return false
+	}
+	if u.At.Sub(t.now.At) >= rateBase && u.At.Sub(t.now.At) <= rateMax {
+		t.base = t.now
+	}
+	if u.At.Sub(t.base.At) > rateMax {
+		t.base = u
+	}
+	t.now, t.seen = u, true
+	return u.At.Sub(t.base.At) < rateMin
+}
+
+// rate is the CPU use in nanoseconds per second between base and now; ok is false while there is nothing to compare.
+func (t *tracked) rate() (nanoCores uint64, ok bool) {
+	span := t.now.At.Sub(t.base.At)
+	if span <= 0 || t.now.CPU < t.base.CPU {
+		return 0, false
+	}
+	return uint64(float64(t.now.CPU-t.base.CPU) / span.Seconds()), true
+}
