@@ -242,3 +242,18 @@ func mountsToProto(mounts []mount.Mount) []*types.Mount {
 	}
 	return list
 }
+
+// Remove takes back a container that was created but not started.
+func (r *Runtime) Remove(ctx context.Context, id string) error {
+	r.mu.Lock()
+	e, ok := r.containers[id]
+	if !ok || e.State != Created {
+		r.mu.Unlock()
+		return fmt.Errorf("container %s is not waiting to be started", id)
+	}
+	delete(r.containers, id)
+	r.mu.Unlock()
+	r.discard(r.ctx(ctx), id)
+	r.cfg.Logs.Close(id)
+	return nil
+}

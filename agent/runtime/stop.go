@@ -12,9 +12,9 @@ import (
 )
 
 // Stop asks the container to end with its stop signal and kills it when the
-// grace period is over or ctx ends, whichever is first. It returns when the
-// container has exited.
-func (r *Runtime) Stop(ctx context.Context, id string, grace time.Duration) error {
+// grace period is over or hurry closes, whichever is first. It returns when
+// the container has exited. When ctx ends it returns too, and kills nothing.
+func (r *Runtime) Stop(ctx context.Context, id string, grace time.Duration, hurry <-chan struct{}) error {
 	e, ok := r.lookup(id)
 	if !ok {
 		return nil
@@ -34,8 +34,12 @@ func (r *Runtime) Stop(ctx context.Context, id string, grace time.Duration) erro
 		case <-e.exited:
 			return nil
 		case <-timer.C:
+		case <-hurry:
 		case <-ctx.Done():
 		}
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
 	}
 	return r.kill(background, e)
 }

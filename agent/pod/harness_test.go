@@ -1,0 +1,265 @@
+package pod_test
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/client-go/tools/record"
+
+	"github.com/skep-io/skep/agent/pod"
+	"github.com/skep-io/skep/agent/runtime/runtimetest"
+	"github.com/skep-io/skep/dataplane/podnet"
+)
+
+const (
+	testImage = "skep.test/busybox:1"
+	testNode  = "node1"
+)
+
+// addresses is a network that hands out addresses and makes no interface:
+// what pods do with one is podnet's business.
+type addresses struct {
+	mu   sync.Mutex
+	next byte
+	held map[string]podnet.Attachment
+}
+
+func (a *addresses) Attach(podID, netns string) (podnet.Attachment, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.held == nil {
+		a.held = map[string]podnet.Attachment{}
+	}
+	if have, ok := a.held[podID]; ok {
+		return have, nil
+	}
+	a.next++
+	a.held[podID] = podnet.Attachment{Addr: netip.AddrFrom4([4]byte{10, 244, 7, a.next})}
+	return a.held[podID], nil
+}
+
+func (a *addresses) Detach(podID string) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.held, podID)
+	return nil
+}
+
+func (a *addresses) Attachments() map[string]podnet.Attachment {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	all := map[string]podnet.Attachment{}
+	for k, v := range a.held {
+		all[k] = v
+	}
+	return all
+}
+
+// plane records what has been withdrawn.
+type plane struct {
+	mu        sync.Mutex
+	withdrawn map[netip.Addr]time.Time
+	times     int
+}
+
+func (p *plane) WithdrawAddress(addr netip.Addr) func() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.withdrawn == nil {
+		p.withdrawn = map[netip.Addr]time.Time{}
+	}
+	p.withdrawn[addr] = time.Now()
+	p.times++
+	return func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		delete(p.withdrawn, addr)
+	}
+}
+
+// cluster is one node's agent part on a real containerd.
+type cluster struct {
+	t       testing.TB
+	node    *runtimetest.Node
+	client  kubernetes.Interface
+	network *addresses
+	plane   *plane
+	events  *record.FakeRecorder
+	pods    *pod.Pods
+	stop    func()
+
+	mu  sync.Mutex
+	log []string
+}
+
+func newCluster(t testing.TB, client kubernetes.Interface) *cluster {
+	t.Helper()
+	if client == nil {
+		client = fake.NewClientset()
+	}
+	c := &cluster{t: t, node: runtimetest.Start(t), client: client, network: &addresses{}, plane: &plane{}}
+	if _, err := c.node.Import(context.Background(), runtimetest.Archive(t, testImage, runtimetest.Image(t, nil))); err != nil {
+		t.Fatal(err)
+	}
+	c.events = record.NewFakeRecorder(1000)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for e := range c.events.Events {
+			c.mu.Lock()
+			c.log = append(c.log, e)
+			c.mu.Unlock()
+		}
+	}()
+	t.Cleanup(func() {
+		c.stop()
+		close(c.events.Events)
+		<-done
+		if t.Failed() {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			for _, e := range c.log {
+				t.Log("event:", e)
+			}
+		}
+	})
+	c.startAgent()
+	return c
+}
+
+func (c *cluster) startAgent() {
+	ctx, cancel := context.WithCancel(context.Background())
+	factory := informers.NewSharedInformerFactory(c.client, 0)
+	services := factory.Core().V1().Services()
+	lister, synced := services.Lister(), services.Informer().HasSynced
+	factory.Start(ctx.Done())
+	c.pods = pod.New(pod.Config{
+		Client: c.client, NodeName: testNode, NodeIPs: []netip.Addr{netip.MustParseAddr("192.0.2.1")},
+		Runtime: c.node.Runtime, Network: c.network, Plane: c.plane, Recorder: c.events,
+		Services: lister, ServicesSynced: synced,
+		ClusterDNS: []netip.Addr{netip.MustParseAddr("10.96.0.10")}, ClusterDomain: "cluster.local",
+	})
+	done := make(chan error, 1)
+	go func() { done <- c.pods.Run(ctx) }()
+	c.stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			c.t.Errorf("Run: %v", err)
+		}
+		factory.Shutdown()
+	})
+}
+
+// restartAgent is what an upgrade does: nothing of the old one remains.
+func (c *cluster) restartAgent(away func()) {
+	c.stop()
+	c.node.Disconnect()
+	away()
+	c.node.Connect()
+	c.startAgent()
+}
+
+func (c *cluster) hasEvent(text string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, e := range c.log {
+		if e == text {
+			return true
+		}
+	}
+	return false
+}
+
+// newPod is a pod bound to the node, as the API server would give it out.
+func newPod(name string, change func(*corev1.PodSpec)) *corev1.Pod {
+	grace := int64(1)
+	p := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: types.UID("uid-" + name)},
+		Spec: corev1.PodSpec{
+			NodeName: testNode, RestartPolicy: corev1.RestartPolicyAlways, DNSPolicy: corev1.DNSClusterFirst,
+			TerminationGracePeriodSeconds: &grace,
+			Containers:                    []corev1.Container{container("main", "sleep 1000")},
+		},
+		Status: corev1.PodStatus{Phase: corev1.PodPending},
+	}
+	if change != nil {
+		change(&p.Spec)
+	}
+	return p
+}
+
+func container(name, script string) corev1.Container {
+	return corev1.Container{
+		Name: name, Image: testImage, Command: []string{"sh", "-c", script}, ImagePullPolicy: corev1.PullIfNotPresent,
+		TerminationMessagePath: "/dev/termination-log", TerminationMessagePolicy: corev1.TerminationMessageReadFile,
+	}
+}
+
+func (c *cluster) create(p *corev1.Pod) *corev1.Pod {
+	c.t.Helper()
+	created, err := c.client.CoreV1().Pods(p.Namespace).Create(context.Background(), p, metav1.CreateOptions{})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return created
+}
+
+func (c *cluster) get(name string) *corev1.Pod {
+	c.t.Helper()
+	p, err := c.client.CoreV1().Pods("default").Get(context.Background(), name, metav1.GetOptions{})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return p
+}
+
+// await watches the pod until the condition holds.
+func (c *cluster) await(name, what string, condition func(*corev1.Pod) bool) *corev1.Pod {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	w, err := c.client.CoreV1().Pods("default").Watch(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + name})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer w.Stop()
+	last := c.get(name)
+	for !condition(last) {
+		select {
+		case e := <-w.ResultChan():
+			if p, ok := e.Object.(*corev1.Pod); ok && p.Name == name {
+				last = p
+			}
+		case <-ctx.Done():
+			c.t.Fatalf("pod %s: not in a minute: %s; status %s", name, what, describe(last))
+		}
+	}
+	return last
+}
+
+func describe(p *corev1.Pod) string {
+	s := fmt.Sprintf("%s %s", p.Status.Phase, p.Status.Reason)
+	for _, cs := range append(append([]corev1.ContainerStatus(nil), p.Status.InitContainerStatuses...), p.Status.ContainerStatuses...) {
+		s += fmt.Sprintf("; %s ready=%v restarts=%d %+v last %+v", cs.Name, cs.Ready, cs.RestartCount, cs.State, cs.LastTerminationState)
+	}
+	return s
+}
+
+func isReady(p *corev1.Pod) bool {
+	for _, c := range p.Status.Conditions {
+		if c.Type == corev1.PodReady {
+			return c.Status == corev1.ConditionTrue
+		}
+	}
+	return false
+}

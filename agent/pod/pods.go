@@ -1,0 +1,331 @@
+package pod
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	apiruntime "k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/kubernetes"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
+
+	"github.com/skep-io/skep/agent/runtime"
+	"github.com/skep-io/skep/agent/volume"
+	"github.com/skep-io/skep/dataplane/podnet"
+)
+
+// Network connects pods.
+type Network interface {
+	Attach(podID, netnsPath string) (podnet.Attachment, error)
+	Detach(podID string) error
+	Attachments() map[string]podnet.Attachment
+}
+
+// Plane is the part of the service data plane that must hear of a failure
+// before the API server does.
+type Plane interface {
+	WithdrawAddress(addr netip.Addr) (restored func())
+}
+
+// Config is all that pods need of their node.
+type Config struct {
+	Client   kubernetes.Interface
+	NodeName string
+	NodeIPs  []netip.Addr
+	Runtime  *runtime.Runtime
+	Network  Network
+	Plane    Plane
+	Recorder record.EventRecorder
+
+	// Services of the cluster, for environment variables. Pods start once
+	// ServicesSynced says that they are known.
+	Services       corelisters.ServiceLister
+	ServicesSynced cache.InformerSynced
+
+	ClusterDNS    []netip.Addr
+	ClusterDomain string
+	// Allocatable is what unset limits show as in the downward API.
+	Allocatable func() corev1.ResourceList
+	PidsLimit   int64 // per container; 0: none
+	// MaxBackOff bounds the wait between restarts and between pulls; five
+	// minutes when 0.
+	MaxBackOff time.Duration
+}
+
+// Pods is every pod of the node.
+type Pods struct {
+	cfg      Config
+	objects  *objects
+	volumes  *volume.Volumes
+	informer cache.SharedIndexInformer
+
+	mu      sync.Mutex
+	workers map[string]*worker // by pod UID
+	ctx     context.Context    // of Run
+	done    sync.WaitGroup
+}
+
+// New prepares the pods of a node; nothing happens before Run.
+func New(cfg Config) *Pods {
+	if cfg.MaxBackOff == 0 {
+		cfg.MaxBackOff = 5 * time.Minute
+	}
+	if cfg.Allocatable == nil {
+		cfg.Allocatable = func() corev1.ResourceList { return nil }
+	}
+	p := &Pods{cfg: cfg, workers: map[string]*worker{}}
+	p.objects = newObjects(cfg.Client, p.objectChanged)
+	p.volumes = volume.New(cfg.Runtime.PodDir, p.objects, cfg.Allocatable)
+	p.informer = cache.NewSharedIndexInformer(podsOf(cfg.Client, cfg.NodeName), &corev1.Pod{}, 0, nil)
+	return p
+}
+
+func podsOf(client kubernetes.Interface, node string) *cache.ListWatch {
+	bound := fields.OneTermEqualSelector("spec.nodeName", node).String()
+	return &cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (apiruntime.Object, error) {
+			options.FieldSelector = bound
+			return client.CoreV1().Pods(corev1.NamespaceAll).List(ctx, options)
+		},
+		WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
+			options.FieldSelector = bound
+			return client.CoreV1().Pods(corev1.NamespaceAll).Watch(ctx, options)
+		},
+	}
+}
+
+// Run follows the API server until ctx ends. Pods run on without it.
+func (p *Pods) Run(ctx context.Context) error {
+	p.mu.Lock()
+	p.ctx = ctx
+	p.mu.Unlock()
+	p.objects.run(ctx)
+	p.cfg.Runtime.Subscribe(p.containerExited)
+	registration, err := p.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(obj any) { p.podChanged(obj.(*corev1.Pod)) },
+		UpdateFunc: func(_, obj any) { p.podChanged(obj.(*corev1.Pod)) },
+		DeleteFunc: p.podDeleted,
+	})
+	if err != nil {
+		return fmt.Errorf("watch pods: %w", err)
+	}
+	p.done.Add(1)
+	go func() {
+		defer p.done.Done()
+		p.informer.Run(ctx.Done())
+	}()
+	if cache.WaitForCacheSync(ctx.Done(), registration.HasSynced) {
+		p.removeOrphans()
+	}
+	<-ctx.Done()
+	p.done.Wait()
+	p.objects.wait()
+	return nil
+}
+
+// HasSynced says whether the API server's pods are known.
+func (p *Pods) HasSynced() bool { return p.informer.HasSynced() }
+
+func (p *Pods) podChanged(pod *corev1.Pod) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	uid := string(pod.UID)
+	w, ok := p.workers[uid]
+	if !ok {
+		if isTerminal(pod) && pod.DeletionTimestamp == nil && len(p.containersOf(uid)) == 0 {
+			return // finished long ago; nothing of it is here
+		}
+		w = newWorker(p, pod)
+		p.workers[uid] = w
+		p.start(w)
+		return
+	}
+	w.post(func() { w.setPod(pod) })
+}
+
+// start runs a worker; p.mu is held.
+func (p *Pods) start(w *worker) {
+	p.done.Add(1)
+	go func() {
+		defer p.done.Done()
+		w.run(p.ctx)
+		p.mu.Lock()
+		if p.workers[w.uid] == w && p.ctx.Err() == nil {
+			delete(p.workers, w.uid)
+		}
+		p.mu.Unlock()
+	}()
+}
+
+func (p *Pods) podDeleted(obj any) {
+	if tombstone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+		obj = tombstone.Obj
+	}
+	pod, ok := obj.(*corev1.Pod)
+	if !ok {
+		return
+	}
+	if w := p.worker(string(pod.UID)); w != nil {
+		w.post(func() { w.removed() })
+	}
+}
+
+func (p *Pods) worker(uid string) *worker {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.workers[uid]
+}
+
+func (p *Pods) containersOf(uid string) []runtime.Container {
+	var list []runtime.Container
+	for _, c := range p.cfg.Runtime.Containers() {
+		if c.PodUID == uid {
+			list = append(list, c)
+		}
+	}
+	return list
+}
+
+// containerExited runs before anything else is done about an exit: first the
+// address leaves the service maps, then the worker hears of it.
+func (p *Pods) containerExited(c runtime.Container) {
+	w := p.worker(c.PodUID)
+	if w == nil {
+		return
+	}
+	w.withdrawFor(c.Name)
+	w.post(func() { w.exited(c) })
+}
+
+// removeOrphans removes what belongs to pods that the API server no longer
+// knows: deleted while the agent was away, or left by a crash.
+func (p *Pods) removeOrphans() {
+	known := map[string]bool{}
+	for _, obj := range p.informer.GetStore().List() {
+		known[string(obj.(*corev1.Pod).UID)] = true
+	}
+	uids := p.cfg.Runtime.PodUIDs()
+	for uid := range p.cfg.Network.Attachments() {
+		uids = append(uids, uid)
+	}
+	seen := map[string]bool{}
+	for _, uid := range uids {
+		if known[uid] || seen[uid] || p.worker(uid) != nil {
+			continue
+		}
+		seen[uid] = true
+		p.done.Add(1)
+		go func() {
+			defer p.done.Done()
+			slog.Info("removing what is left of a pod that is gone", "uid", uid)
+			if err := p.removeOrphan(uid); err != nil {
+				slog.Error("orphaned pod not removed; the next start of the agent tries again", "uid", uid, "err", err)
+			}
+		}()
+	}
+}
+
+// orphanGrace is for containers whose pod, and so its grace period, is gone.
+const orphanGrace = 10 * time.Second
+
+func (p *Pods) removeOrphan(uid string) error {
+	var stops sync.WaitGroup
+	for _, c := range p.containersOf(uid) {
+		if c.State == runtime.Running {
+			stops.Go(func() {
+				if err := p.cfg.Runtime.Stop(p.ctx, c.ID, orphanGrace, nil); err != nil {
+					slog.Error("orphaned container not stopped", "container", c.ID, "err", err)
+				}
+			})
+		}
+	}
+	stops.Wait()
+	if p.ctx.Err() != nil {
+		return p.ctx.Err()
+	}
+	return errors.Join(
+		p.cfg.Network.Detach(uid),
+		p.cfg.Runtime.RemoveSandbox(uid),
+		p.volumes.TearDown(uid),
+		p.cfg.Runtime.ForgetPod(uid),
+	)
+}
+
+// ErrNotFound means that this node has no such pod or container.
+var ErrNotFound = errors.New("not found on this node")
+
+// Find returns the newest attempt of a container. An empty container name
+// means the pod's only, or default, container.
+func (p *Pods) Find(namespace, name, container string) (runtime.Container, *corev1.Pod, error) {
+	obj, ok, err := p.informer.GetStore().GetByKey(namespace + "/" + name)
+	if err != nil || !ok {
+		return runtime.Container{}, nil, fmt.Errorf("pod %s/%s: %w", namespace, name, ErrNotFound)
+	}
+	pod := obj.(*corev1.Pod)
+	if container == "" {
+		container = pod.Annotations["kubectl.kubernetes.io/default-container"]
+	}
+	if container == "" && len(pod.Spec.Containers) > 0 {
+		container = pod.Spec.Containers[0].Name
+	}
+	var newest runtime.Container
+	for _, c := range p.containersOf(string(pod.UID)) {
+		if c.Name == container && c.State != runtime.Created && (newest.ID == "" || c.Attempt >= newest.Attempt) {
+			newest = c
+		}
+	}
+	if newest.ID == "" {
+		return runtime.Container{}, pod, fmt.Errorf("container %q in pod %q: %w", container, name, ErrNotFound)
+	}
+	return newest, pod, nil
+}
+
+// PodState is a pod with what runs of it.
+type PodState struct {
+	Pod        *corev1.Pod // shared: do not change
+	Status     corev1.PodStatus
+	Containers []runtime.Container
+}
+
+// List returns every pod of the node.
+func (p *Pods) List() []PodState {
+	byPod := map[string][]runtime.Container{}
+	for _, c := range p.cfg.Runtime.Containers() {
+		byPod[c.PodUID] = append(byPod[c.PodUID], c)
+	}
+	var list []PodState
+	for _, obj := range p.informer.GetStore().List() {
+		pod := obj.(*corev1.Pod)
+		state := PodState{Pod: pod, Status: pod.Status, Containers: byPod[string(pod.UID)]}
+		if w := p.worker(string(pod.UID)); w != nil {
+			if status := w.published(); status != nil {
+				state.Status = *status
+			}
+		}
+		list = append(list, state)
+	}
+	return list
+}
+
+// objectChanged tells the pods that use a ConfigMap or Secret.
+func (p *Pods) objectChanged(uids []string) {
+	for _, uid := range uids {
+		if w := p.worker(uid); w != nil {
+			w.post(func() { w.objectsChanged() })
+		}
+	}
+}
+
+func isTerminal(pod *corev1.Pod) bool {
+	return pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
+}

@@ -1,0 +1,202 @@
+package pod
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/skep-io/skep/agent/runtime"
+)
+
+// setup is the ground that a pod's containers stand on. Its parts are made
+// side by side and waited for one by one: a container is created as soon as
+// the namespaces and volumes are there, and started when the network is.
+type setup struct {
+	namespaces stage
+	volumes    stage
+	network    stage
+
+	sandbox runtime.Sandbox
+	paths   map[string]string // volume name -> where it lies
+	addr    netip.Addr        // invalid on the node's network
+	failed  bool              // worker goroutine only
+	ready   bool              // worker goroutine only
+}
+
+// stage is done when its channel closes; err and the fields it guards are
+// read only afterwards.
+type stage struct {
+	done chan struct{}
+	err  error
+}
+
+func (s *stage) finish(err error) {
+	s.err = err
+	close(s.done)
+}
+
+func (s *stage) wait(ctx context.Context) error {
+	select {
+	case <-s.done:
+		return s.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// ensureSetup begins the setup, once, and again after a failure's back-off.
+// Everything in it finds what an earlier agent made.
+func (w *worker) ensureSetup() {
+	now := time.Now()
+	if w.setup != nil {
+		if !w.setup.failed {
+			return
+		}
+		if wait := w.setupOff.remaining(w.setupOff.since, now); wait > 0 {
+			w.at("setup", now.Add(wait))
+			return
+		}
+	}
+	s := &setup{}
+	s.namespaces.done, s.volumes.done, s.network.done = make(chan struct{}), make(chan struct{}), make(chan struct{})
+	w.setup = s
+	pod := w.pod
+	w.work.Go(func() { w.setUpVolumes(s, pod) })
+	w.beside(func(context.Context) func() {
+		w.setUpNamespaces(s, pod)
+		<-s.volumes.done
+		return func() { w.setupDone(s) }
+	})
+}
+
+func (w *worker) setUpNamespaces(s *setup, pod *corev1.Pod) {
+	spec := &pod.Spec
+	sandbox, fresh, err := w.pods.cfg.Runtime.CreateSandbox(runtime.SandboxConfig{
+		PodUID: w.uid, Hostname: w.hostname(pod), HostNetwork: spec.HostNetwork, HostIPC: spec.HostIPC, Sysctls: sysctls(spec),
+	})
+	if fresh {
+		// After a reboot the address may be another; the files are made anew.
+		_ = os.RemoveAll(w.pods.cfg.Runtime.PodDir(w.uid) + "/etc")
+	}
+	s.sandbox = sandbox
+	s.namespaces.finish(err)
+	if err != nil {
+		s.network.finish(err)
+		return
+	}
+	if spec.HostNetwork {
+		s.network.finish(nil)
+		return
+	}
+	attachment, err := w.pods.cfg.Network.Attach(w.uid, sandbox.NetNS)
+	if err != nil {
+		err = fmt.Errorf("failed to set up the pod's network: %w", err)
+	}
+	s.addr = attachment.Addr
+	if err == nil {
+		w.setAddr(attachment.Addr)
+	}
+	s.network.finish(err)
+}
+
+func sysctls(spec *corev1.PodSpec) map[string]string {
+	if spec.SecurityContext == nil {
+		return nil
+	}
+	m := map[string]string{}
+	for _, s := range spec.SecurityContext.Sysctls {
+		m[s.Name] = s.Value
+	}
+	return m
+}
+
+func (w *worker) setUpVolumes(s *setup, pod *corev1.Pod) {
+	paths, warnings, err := w.pods.volumes.SetUp(w.ctx, pod)
+	for _, warning := range warnings {
+		w.event(corev1.EventTypeWarning, reasonFailedMount, "%v", warning)
+	}
+	s.paths = paths
+	s.volumes.finish(err)
+}
+
+// setupDone judges the finished setup. Containers that waited for a failed
+// one give up by themselves.
+func (w *worker) setupDone(s *setup) {
+	if s.network.err == nil && s.volumes.err == nil {
+		s.ready = true
+		w.setupOff.clear()
+		return
+	}
+	s.failed = true
+	now := time.Now()
+	w.setupOff.next(now, now)
+	w.setupOff.wait = min(w.setupOff.wait, 2*time.Minute)
+	if s.network.err != nil && w.ctx.Err() == nil {
+		w.event(corev1.EventTypeWarning, reasonFailedSandbox, "Failed to create pod sandbox: %v", s.network.err)
+	}
+	if s.volumes.err != nil && w.ctx.Err() == nil {
+		for _, line := range strings.Split(s.volumes.err.Error(), "\n") {
+			w.event(corev1.EventTypeWarning, reasonFailedMount, "%s", line)
+		}
+	}
+}
+
+// hostname is the pod's, or the node's on the node's network.
+func (w *worker) hostname(pod *corev1.Pod) string {
+	if pod.Spec.HostNetwork {
+		if name, err := os.Hostname(); err == nil && w.pods.cfg.NodeName == "" {
+			return name
+		}
+		return w.pods.cfg.NodeName
+	}
+	return podHostname(pod)
+}
+
+// maxHostname is the kernel's limit for a node name.
+const maxHostname = 63
+
+func podHostname(pod *corev1.Pod) string {
+	name := pod.Name
+	if pod.Spec.Hostname != "" {
+		name = pod.Spec.Hostname
+	}
+	if len(name) > maxHostname {
+		name = strings.TrimRight(name[:maxHostname], "-.")
+	}
+	return name
+}
+
+// refreshVolumes brings configuration volumes up to date, one pass at a time.
+func (w *worker) refreshVolumes() {
+	if w.setup == nil || !w.setup.ready || w.refreshing || w.finished() || w.pod.DeletionTimestamp != nil || !hasContent(w.pod) {
+		return
+	}
+	w.refreshing = true
+	pod := w.pod
+	w.beside(func(ctx context.Context) func() {
+		_, _, err := w.pods.volumes.SetUp(ctx, pod)
+		if err != nil && ctx.Err() == nil {
+			w.event(corev1.EventTypeWarning, reasonFailedMount, "%v", err)
+		}
+		return func() {
+			w.refreshing = false
+			if w.pod != pod {
+				w.refreshVolumes() // it changed meanwhile
+			}
+		}
+	})
+}
+
+func hasContent(pod *corev1.Pod) bool {
+	for _, v := range pod.Spec.Volumes {
+		if v.ConfigMap != nil || v.Secret != nil || v.DownwardAPI != nil || v.Projected != nil {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,166 @@
+package pod
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/strategicpatch"
+	"k8s.io/client-go/kubernetes"
+)
+
+// statusWriter brings the newest status of one pod to the API server. States
+// in between are skipped when the server is slower than the pod; while it is
+// away, the newest one is kept and tried again.
+type statusWriter struct {
+	client kubernetes.Interface
+
+	mu      sync.Mutex
+	pod     *corev1.Pod       // newest from the API: what a patch is made against
+	written *corev1.PodStatus // what we wrote last, newer than pod's maybe
+	pending *corev1.PodStatus
+	wake    chan struct{}
+	stopped chan struct{}
+	once    sync.Once
+	patch   sync.Mutex // one patch at a time, in order
+}
+
+func newStatusWriter(client kubernetes.Interface, pod *corev1.Pod) *statusWriter {
+	return &statusWriter{client: client, pod: pod, wake: make(chan struct{}, 1), stopped: make(chan struct{})}
+}
+
+func (s *statusWriter) setPod(pod *corev1.Pod) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pod = pod
+}
+
+func (s *statusWriter) write(status *corev1.PodStatus) {
+	s.mu.Lock()
+	s.pending = status
+	s.mu.Unlock()
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (s *statusWriter) stop() { s.once.Do(func() { close(s.stopped) }) }
+
+func (s *statusWriter) run(ctx context.Context) {
+	delay := 50 * time.Millisecond
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.stopped:
+			return
+		case <-s.wake:
+		}
+		for !s.writePending(ctx) {
+			timer := time.NewTimer(delay)
+			delay = min(2*delay, 5*time.Second)
+			select {
+			case <-timer.C:
+			case <-s.stopped:
+				timer.Stop()
+				return
+			case <-ctx.Done():
+				timer.Stop()
+				return
+			}
+		}
+		delay = 50 * time.Millisecond
+	}
+}
+
+// flush writes a last status, once: the pod is about to go.
+func (s *statusWriter) flush(ctx context.Context, status *corev1.PodStatus) {
+	s.mu.Lock()
+	s.pending = status
+	s.mu.Unlock()
+	s.writePending(ctx)
+}
+
+// writePending says whether nothing is left to write.
+func (s *statusWriter) writePending(ctx context.Context) bool {
+	s.patch.Lock()
+	defer s.patch.Unlock()
+	s.mu.Lock()
+	status, pod, written := s.pending, s.pod, s.written
+	s.pending = nil
+	s.mu.Unlock()
+	if status == nil {
+		return true
+	}
+	err := s.send(ctx, pod, written, status)
+	if err == nil || apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+		// Gone, or another pod of the same name: nobody waits for it.
+		return true
+	}
+	if ctx.Err() != nil {
+		return true
+	}
+	slog.Warn("pod status not written; trying again", "pod", pod.Namespace+"/"+pod.Name, "err", err)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.pending == nil {
+		s.pending = status
+	}
+	return false
+}
+
+func (s *statusWriter) send(ctx context.Context, pod *corev1.Pod, written, status *corev1.PodStatus) error {
+	base := pod.Status
+	if written != nil {
+		// The cache may lag behind our own writes; a field that we set and
+		// now clear must be in the base, or the patch would leave it.
+		base = *written
+	}
+	data, err := statusPatch(string(pod.UID), &base, status)
+	if err != nil || data == nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	updated, err := s.client.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.StrategicMergePatchType, data, metav1.PatchOptions{}, "status")
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.written = &updated.Status
+	s.mu.Unlock()
+	return nil
+}
+
+// statusPatch is nil when nothing changes. The UID makes the server refuse
+// it for another pod of the same name.
+func statusPatch(uid string, from, to *corev1.PodStatus) ([]byte, error) {
+	old, err := json.Marshal(corev1.Pod{Status: *from})
+	if err != nil {
+		return nil, err
+	}
+	next, err := json.Marshal(corev1.Pod{Status: *to})
+	if err != nil {
+		return nil, err
+	}
+	patch, err := strategicpatch.CreateTwoWayMergePatch(old, next, corev1.Pod{})
+	if err != nil {
+		return nil, err
+	}
+	var fields map[string]any
+	if err := json.Unmarshal(patch, &fields); err != nil {
+		return nil, err
+	}
+	if len(fields) == 0 {
+		return nil, nil
+	}
+	fields["metadata"] = map[string]any{"uid": uid}
+	return json.Marshal(fields)
+}
