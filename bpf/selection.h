@@ -139,6 +139,7 @@ static __always_inline bool take_turn(struct frontend *frontend,
 	__u32 position = 0;
 	int i;
 
+	candidate->reason = REASON_NO_BACKEND;
 	if (!turns)
 		return false;
 	candidate->reason = REASON_BACKEND_MISSING;
@@ -172,7 +173,7 @@ static __always_inline void refuse(struct selection *selection,
  * selection->reason and acts on it. */
 static __always_inline void select_backend(struct selection *selection)
 {
-	struct candidate candidate = { .reason = REASON_NO_BACKEND };
+	struct candidate candidate = {};
 	struct affinity_key key = {};
 	struct service_state *state;
 	struct frontend *frontend;

@@ -22,13 +22,6 @@ enum {
 	SOCKET_CONNECTED = 1, /* TCP_ESTABLISHED, also of a connected UDP socket */
 };
 
-static __always_inline struct address mapped(__be32 ip4)
-{
-	struct address addr = { .word = { 0, 0, bpf_htonl(0xffff), ip4 } };
-
-	return addr;
-}
-
 static __always_inline bool is_mapped(const struct address *addr)
 {
 	return !addr->word[0] && !addr->word[1] &&
@@ -51,7 +44,10 @@ static __always_inline bool read_endpoint(struct bpf_sock_addr *ctx, bool ip6,
 		endpoint->addr.word[2] = ctx->user_ip6[2];
 		endpoint->addr.word[3] = ctx->user_ip6[3];
 	} else {
-		endpoint->addr = mapped(ctx->user_ip4);
+		endpoint->addr.word[0] = 0;
+		endpoint->addr.word[1] = 0;
+		endpoint->addr.word[2] = bpf_htonl(0xffff);
+		endpoint->addr.word[3] = ctx->user_ip4;
 	}
 	endpoint->port = ctx->user_port;
 	endpoint->protocol = protocol;
