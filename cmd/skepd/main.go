@@ -1,0 +1,98 @@
+// Command skepd is the control plane: API server, scheduler and controllers, on
+// an etcd of its own or on a cluster of yours. It holds flags and nothing else.
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"k8s.io/klog/v2"
+
+	"github.com/skep-io/skep/controlplane"
+	"github.com/skep-io/skep/controlplane/controller/node"
+)
+
+// version is stamped by the Makefile from git.
+var version = "dev"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	if err := newCommand().ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "skepd:", err)
+		os.Exit(1)
+	}
+}
+
+func newCommand() *cobra.Command {
+	options := controlplane.Options{Version: version}
+	var join, lbCIDR, etcdServers, logLevel string
+	command := &cobra.Command{
+		Use:   "skepd",
+		Short: "Run Skep's control plane",
+		Long: `skepd serves the API, schedules pods and runs the controllers. Everything that it
+knows is in etcd: its own, in the data directory, or one that --etcd-servers names.
+In the data directory lie also the administrator's kubeconfig (admin.kubeconfig)
+and the token by which agents join (join-token).`,
+		Example: `  skepd --data-dir /var/lib/skepd --listen 192.168.1.10:6443
+  skepd --etcd-servers https://10.0.0.1:2379,https://10.0.0.2:2379 --etcd-cafile ca.crt --etcd-certfile skepd.crt --etcd-keyfile skepd.key`,
+		Args: cobra.NoArgs, Version: version, SilenceUsage: true, SilenceErrors: true,
+		RunE: func(command *cobra.Command, _ []string) error {
+			if join != "" {
+				return fmt.Errorf("--join %s: clusters of several skepd are not available yet; run one, with its own etcd or with --etcd-servers", join)
+			}
+			if lbCIDR != "" {
+				return fmt.Errorf("--lb-cidr %s: load-balancer addresses are not available yet; leave it out", lbCIDR)
+			}
+			if err := setUpLogging(logLevel); err != nil {
+				return err
+			}
+			if etcdServers != "" {
+				options.Etcd.Endpoints = strings.Split(etcdServers, ",")
+			}
+			options.Serving = announce
+			defer notify("STOPPING=1")
+			return controlplane.Run(command.Context(), options)
+		},
+	}
+	f := command.Flags()
+	f.StringVar(&options.DataDir, "data-dir", controlplane.DefaultDataDir, "Folder for etcd's data, certificates, the kubeconfig and the join token")
+	f.StringVar(&options.Listen, "listen", controlplane.DefaultListen, "ADDR:PORT of the API")
+	f.StringVar(&options.AdvertiseAddress, "advertise-address", "", "Address that others reach the API at; --listen's if empty, or this host's first one if that is all of them")
+	f.StringVar(&etcdServers, "etcd-servers", "", "URLs of an etcd cluster to use instead of an own etcd, separated by commas")
+	f.StringVar(&options.Etcd.CAFile, "etcd-cafile", "", "CA of --etcd-servers, in PEM")
+	f.StringVar(&options.Etcd.CertFile, "etcd-certfile", "", "Client certificate for --etcd-servers, in PEM")
+	f.StringVar(&options.Etcd.KeyFile, "etcd-keyfile", "", "Key of the client certificate for --etcd-servers, in PEM")
+	f.StringVar(&join, "join", "", "Another skepd to form a cluster with (not available yet)")
+	f.StringVar(&lbCIDR, "lb-cidr", "", "Range of load-balancer addresses (not available yet)")
+	f.StringVar(&options.ServiceCIDR, "service-cidr", controlplane.DefaultServiceCIDR, "Range of service addresses; two, of different families, separated by a comma")
+	f.StringVar(&options.PodCIDR, "pod-cidr", controlplane.DefaultPodCIDR, "Range of pod addresses; every node gets a part of it")
+	f.StringVar(&options.ClusterDomain, "cluster-domain", controlplane.DefaultClusterDomain, "Suffix of service names")
+	f.StringSliceVar(&options.TLSSANs, "tls-san", nil, "Further names and addresses that clients reach the API by")
+	f.StringVar(&options.DNSEtcdListen, "dns-etcd-listen", "", "ADDR:PORT at which cluster DNS reads etcd; port 2379 at --listen's address if empty")
+	f.DurationVar(&options.NodeMonitorGrace, "node-monitor-grace", node.DefaultGrace, "How long a node may be silent before its pods are replaced")
+	f.StringVar(&logLevel, "log-level", "info", "debug, info, warn or error")
+	return command
+}
+
+func setUpLogging(level string) error {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		return fmt.Errorf("--log-level %q is none of debug, info, warn, error", level)
+	}
+	logger := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: l}))
+	slog.SetDefault(logger)
+	klog.SetSlogLogger(logger)
+	return nil
+}
+
+func announce(s controlplane.Serving) {
+	fmt.Printf("skepd serves %s (kubeconfig: %s, join token: %s)\n", s.URL, s.Kubeconfig, s.JoinToken)
+	notify("READY=1")
+}

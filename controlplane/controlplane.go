@@ -1,0 +1,193 @@
+// Package controlplane puts the parts of skepd together: etcd or a connection to
+// it, the registry, certificates, the API server, and at the leader the
+// scheduler and the controllers. It owns the order in which they start and stop
+// and what every cluster has from the start. It decides nothing that a part decides.
+package controlplane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/skep-io/skep/controlplane/apiserver"
+	"github.com/skep-io/skep/controlplane/etcd"
+	"github.com/skep-io/skep/controlplane/leader"
+	"github.com/skep-io/skep/controlplane/pki"
+	"github.com/skep-io/skep/controlplane/resource"
+	"github.com/skep-io/skep/controlplane/storage"
+)
+
+// dnsPrefixes are the keys that cluster DNS may read.
+var dnsPrefixes = []string{"/registry/services/", "/registry/endpointslices/", "/registry/namespaces/", "/registry/pods/"}
+
+// Run runs a control plane until ctx ends. It returns nil then, and an error if
+// it could not start or a part of it failed.
+func Run(ctx context.Context, options Options) error {
+	s, err := options.complete()
+	if err != nil {
+		return err
+	}
+	if err := checkDataDir(s.DataDir); err != nil {
+		return err
+	}
+	store, err := openStore(ctx, s)
+	if err != nil {
+		return err
+	}
+	defer store.close()
+	api, err := listen("--listen", s.Listen)
+	if err != nil {
+		return err
+	}
+	defer api.Close()
+	dns, err := listen("--dns-etcd-listen", s.DNSEtcdListen)
+	if err != nil {
+		return err
+	}
+	defer dns.Close()
+	authority, err := pki.Open(s.DataDir, pki.Options{
+		Server: s.url(), SANs: s.names(), ServiceIPs: s.firstServiceIPs(), ClusterDomain: s.ClusterDomain,
+	})
+	if err != nil {
+		return err
+	}
+	identity, err := leader.Identity(s.DataDir)
+	if err != nil {
+		return err
+	}
+	err = serve(ctx, s, store, authority, identity, api, dns)
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// serve runs the parts. The caches and the store outlive what reads and writes through them.
+func serve(ctx context.Context, s *settings, store *store, authority *pki.PKI, identity string, api, dns net.Listener) error {
+	registry := resource.NewRegistry(storage.NewEtcd(store.client), s.registryConfig(), resource.Kinds())
+	server, err := apiserver.New(apiserver.Config{Registry: registry, PKI: authority, Version: s.Version})
+	if err != nil {
+		return err
+	}
+	base, stopBase := context.WithCancel(context.WithoutCancel(ctx))
+	caches := make(chan struct{})
+	go func() {
+		defer close(caches)
+		_ = registry.Run(base) // returns when base ends, with its error
+	}()
+	defer func() {
+		stopBase()
+		<-caches
+	}()
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return store.watch(ctx) })
+	group.Go(func() error { return authority.Run(ctx) })
+	group.Go(func() error {
+		if err := furnish(ctx, registry); err != nil {
+			return err
+		}
+		group.Go(func() error { return server.Run(ctx, api) })
+		group.Go(func() error {
+			return etcd.ServeReadOnly(ctx, dns, store.reader, etcd.ReadOnlyConfig{
+				TLS: authority.ServerTLS(), ClientName: pki.DNSName, Prefixes: dnsPrefixes,
+			})
+		})
+		group.Go(func() error { return newSystem(registry, s, authority).Run(ctx) })
+		group.Go(func() error {
+			return leader.Run(ctx, registry, identity, func(ctx context.Context) { lead(ctx, s, registry, authority) })
+		})
+		if s.Serving != nil {
+			s.Serving(Serving{URL: s.url(), Kubeconfig: authority.KubeconfigPath(), JoinToken: authority.TokenPath()})
+		}
+		return nil
+	})
+	return group.Wait()
+}
+
+// furnish makes what every cluster has before anyone can ask for it.
+func furnish(ctx context.Context, registry *resource.Registry) error {
+	if err := registry.WaitForSync(ctx); err != nil {
+		return err
+	}
+	if err := resource.EnsureNamespaces(ctx, registry); err != nil {
+		return err
+	}
+	return resource.EnsureServiceCIDR(ctx, registry)
+}
+
+// store is the etcd that a control plane works on.
+type store struct {
+	client *clientv3.Client
+	reader etcd.Reader
+	server *etcd.Server // nil: not ours
+}
+
+func openStore(ctx context.Context, s *settings) (*store, error) {
+	if len(s.Etcd.Endpoints) > 0 {
+		client, err := storage.Dial(ctx, s.Etcd)
+		if err != nil {
+			return nil, err
+		}
+		return &store{client: client, reader: etcd.ReaderOf(client)}, nil
+	}
+	server, err := etcd.Start(ctx, etcd.Config{DataDir: s.DataDir})
+	if err != nil {
+		return nil, err
+	}
+	return &store{client: server.Client, reader: server.Reader(), server: server}, nil
+}
+
+// watch returns when ctx ends, or with an error when our own etcd stops by itself.
+func (s *store) watch(ctx context.Context) error {
+	if s.server == nil {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case err := <-s.server.Err():
+		return fmt.Errorf("etcd stopped: %w", err)
+	}
+}
+
+func (s *store) close() {
+	if s.server != nil {
+		s.server.Close()
+		return
+	}
+	if err := s.client.Close(); err != nil {
+		slog.Debug("connection to etcd did not close cleanly", "err", err)
+	}
+}
+
+// names are what the API's certificate is to be valid for, beside its fixed names.
+func (s *settings) names() []string {
+	names := append([]string{s.advertise.String()}, s.TLSSANs...)
+	if ip := net.ParseIP(s.listenHost); ip != nil && !ip.IsUnspecified() {
+		names = append(names, s.listenHost)
+	}
+	return names
+}
+
+func listen(flag, address string) (net.Listener, error) {
+	l, err := net.Listen("tcp", address)
+	switch {
+	case err == nil:
+		return l, nil
+	case errors.Is(err, unix.EADDRINUSE):
+		_, port, _ := net.SplitHostPort(address)
+		return nil, fmt.Errorf("%s %s: the port is taken, see by whom with `ss -ltnp 'sport = :%s'`: stop that, or give another port", flag, address, port)
+	case errors.Is(err, unix.EADDRNOTAVAIL):
+		return nil, fmt.Errorf("%s %s: no interface of this host has that address", flag, address)
+	case errors.Is(err, unix.EACCES):
+		return nil, fmt.Errorf("%s %s: only root may listen there", flag, address)
+	}
+	return nil, fmt.Errorf("%s %s: %w", flag, address, err)
+}

@@ -1,0 +1,148 @@
+// Package leader decides which skepd runs the scheduler and the controllers. It
+// owns the lease object that they compete for and nothing of what they do. A
+// leader that cannot renew in time stops its work before another may begin.
+package leader
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/uuid"
+	"k8s.io/client-go/tools/leaderelection"
+	"k8s.io/client-go/tools/leaderelection/resourcelock"
+
+	"github.com/skep-io/skep/controlplane/resource"
+)
+
+const (
+	// LeaseName is the lease in kube-system that the leader holds.
+	LeaseName = "skep-controllers"
+
+	leaseDuration = 10 * time.Second
+	renewDeadline = 7 * time.Second
+	retryPeriod   = 2 * time.Second
+)
+
+// Identity returns the identity of the skepd whose data is in dir. It is made
+// once and kept there: a skepd that was killed and starts again is the one that
+// holds the lease, and goes on without waiting for it to run out.
+func Identity(dir string) (string, error) {
+	path := filepath.Join(dir, "identity")
+	data, err := os.ReadFile(path)
+	if err == nil && strings.TrimSpace(string(data)) != "" {
+		return strings.TrimSpace(string(data)), nil
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("read this skepd's identity: %w", err)
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return "", fmt.Errorf("read this host's name: %w", err)
+	}
+	identity := host + "_" + string(uuid.NewUUID())
+	if err := os.WriteFile(path, []byte(identity+"\n"), 0o600); err != nil {
+		return "", fmt.Errorf("write this skepd's identity: %w", err)
+	}
+	return identity, nil
+}
+
+// Run calls lead whenever this identity becomes the leader, with a context that
+// ends when it no longer is, until ctx ends. lead is never called again before
+// it has returned.
+func Run(ctx context.Context, registry *resource.Registry, identity string, lead func(context.Context)) error {
+	for ctx.Err() == nil {
+		done := make(chan struct{})
+		held := &lock{registry: registry, identity: identity}
+		elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
+			Lock:          held,
+			LeaseDuration: leaseDuration, RenewDeadline: renewDeadline, RetryPeriod: retryPeriod,
+			Name: LeaseName,
+			Callbacks: leaderelection.LeaderCallbacks{
+				OnStartedLeading: func(ctx context.Context) {
+					defer close(done)
+					lead(ctx)
+				},
+				OnStoppedLeading: func() {},
+				OnNewLeader: func(name string) {
+					slog.Info("scheduler and controllers have a leader", "leader", name, "self", name == identity)
+				},
+			},
+		})
+		if err != nil {
+			return fmt.Errorf("leader election: %w", err)
+		}
+		elector.Run(ctx)
+		// A lease that was written makes the elector call lead, be it after Run has returned.
+		if held.taken {
+			<-done
+		}
+	}
+	return ctx.Err()
+}
+
+// lock is the lease, read and written through the registry.
+type lock struct {
+	registry *resource.Registry
+	identity string
+	lease    *coordinationv1.Lease
+	taken    bool // it has been written by this identity
+}
+
+// Get implements resourcelock.Interface.
+func (l *lock) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord, []byte, error) {
+	obj, err := l.registry.Get(ctx, resource.Leases, metav1.NamespaceSystem, LeaseName, "")
+	if err != nil {
+		return nil, nil, err
+	}
+	l.lease = obj.(*coordinationv1.Lease).DeepCopy()
+	record := resourcelock.LeaseSpecToLeaderElectionRecord(&l.lease.Spec)
+	raw, err := json.Marshal(*record)
+	return record, raw, err
+}
+
+// Create implements resourcelock.Interface.
+func (l *lock) Create(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
+	obj, err := l.registry.Create(ctx, resource.Leases, &coordinationv1.Lease{
+		ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: LeaseName},
+		Spec:       resourcelock.LeaderElectionRecordToLeaseSpec(&record),
+	}, resource.CreateOptions{})
+	if err != nil {
+		return err
+	}
+	l.lease, l.taken = obj.(*coordinationv1.Lease).DeepCopy(), true
+	return nil
+}
+
+// Update implements resourcelock.Interface. It is guarded by what Get read.
+func (l *lock) Update(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
+	if l.lease == nil {
+		return errors.New("the lease has not been read yet")
+	}
+	next := l.lease.DeepCopy()
+	next.Spec = resourcelock.LeaderElectionRecordToLeaseSpec(&record)
+	obj, err := l.registry.Update(ctx, resource.Leases, "", next, resource.UpdateOptions{})
+	if err != nil {
+		return err
+	}
+	l.lease, l.taken = obj.(*coordinationv1.Lease).DeepCopy(), true
+	return nil
+}
+
+// RecordEvent implements resourcelock.Interface; the log says who leads.
+func (l *lock) RecordEvent(string) {}
+
+// Identity implements resourcelock.Interface.
+func (l *lock) Identity() string { return l.identity }
+
+// Describe implements resourcelock.Interface.
+func (l *lock) Describe() string { return metav1.NamespaceSystem + "/" + LeaseName }

@@ -1,0 +1,216 @@
+package controlplane
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/skep-io/skep/controlplane/controller/node"
+	"github.com/skep-io/skep/controlplane/resource"
+	"github.com/skep-io/skep/controlplane/storage"
+)
+
+// Options say how to run a control plane.
+type Options struct {
+	// DataDir holds everything that must outlive the process.
+	DataDir string
+	// Listen is the address and port of the API.
+	Listen string
+	// AdvertiseAddress is where others reach the API; empty: the address of Listen, or the host's if that is all of them.
+	AdvertiseAddress string
+	// Etcd is an etcd cluster to use; without endpoints an etcd of our own runs in the process.
+	Etcd storage.DialConfig
+	// ServiceCIDR and PodCIDR are the ranges of service and of pod addresses. The
+	// first may be two, separated by a comma, one of each family.
+	ServiceCIDR, PodCIDR string
+	ClusterDomain        string
+	// TLSSANs are further names and addresses that clients reach the API by.
+	TLSSANs []string
+	// DNSEtcdListen is where cluster DNS reads etcd; empty: port 2379 at the address of Listen.
+	DNSEtcdListen string
+	// NodeMonitorGrace is how long a node may be silent.
+	NodeMonitorGrace time.Duration
+	// Version is Skep's own.
+	Version string
+	// Serving is called once, when the API answers; it may be nil.
+	Serving func(Serving)
+}
+
+// Serving says where a control plane serves.
+type Serving struct {
+	URL        string
+	Kubeconfig string
+	JoinToken  string // the file that it is in
+}
+
+// Defaults.
+const (
+	DefaultListen        = "0.0.0.0:6443"
+	DefaultServiceCIDR   = "10.96.0.0/16"
+	DefaultPodCIDR       = "10.244.0.0/16"
+	DefaultClusterDomain = "cluster.local"
+	DefaultDataDir       = "/var/lib/skepd"
+
+	nodeMask    = 24
+	dnsEtcdPort = "2379"
+)
+
+// settings are options that have been checked and completed.
+type settings struct {
+	Options
+	listenHost, listenPort string
+	advertise              netip.Addr
+	services               []netip.Prefix
+	pods                   netip.Prefix
+}
+
+func (o Options) complete() (*settings, error) {
+	set := func(s *string, value string) {
+		if *s == "" {
+			*s = value
+		}
+	}
+	set(&o.DataDir, DefaultDataDir)
+	set(&o.Listen, DefaultListen)
+	set(&o.ServiceCIDR, DefaultServiceCIDR)
+	set(&o.PodCIDR, DefaultPodCIDR)
+	set(&o.ClusterDomain, DefaultClusterDomain)
+	if o.NodeMonitorGrace == 0 {
+		o.NodeMonitorGrace = node.DefaultGrace
+	}
+	if o.NodeMonitorGrace < 100*time.Millisecond {
+		return nil, fmt.Errorf("--node-monitor-grace %s is too short for any node to renew its lease in: give at least 100ms", o.NodeMonitorGrace)
+	}
+	s := &settings{Options: o}
+	var err error
+	if s.listenHost, s.listenPort, err = net.SplitHostPort(o.Listen); err != nil {
+		return nil, fmt.Errorf("--listen %q is not ADDR:PORT: %w", o.Listen, err)
+	}
+	if s.advertise, err = s.advertised(); err != nil {
+		return nil, err
+	}
+	set(&s.DNSEtcdListen, net.JoinHostPort(s.listenHost, dnsEtcdPort))
+	if _, _, err := net.SplitHostPort(s.DNSEtcdListen); err != nil {
+		return nil, fmt.Errorf("--dns-etcd-listen %q is not ADDR:PORT: %w", s.DNSEtcdListen, err)
+	}
+	for _, cidr := range strings.Split(o.ServiceCIDR, ",") {
+		prefix, err := parseRange("--service-cidr", cidr)
+		if err != nil {
+			return nil, err
+		}
+		s.services = append(s.services, prefix)
+	}
+	if len(s.services) > 2 || len(s.services) == 2 && s.services[0].Addr().Is4() == s.services[1].Addr().Is4() {
+		return nil, fmt.Errorf("--service-cidr %s: give one range, or one of each family", o.ServiceCIDR)
+	}
+	if s.pods, err = parseRange("--pod-cidr", o.PodCIDR); err != nil {
+		return nil, err
+	}
+	if s.pods.Addr().Is4() && s.pods.Bits() > nodeMask {
+		return nil, fmt.Errorf("--pod-cidr %s is too small: every node gets a /%d of it", o.PodCIDR, nodeMask)
+	}
+	return s, nil
+}
+
+func parseRange(flag, cidr string) (netip.Prefix, error) {
+	prefix, err := netip.ParsePrefix(strings.TrimSpace(cidr))
+	if err != nil {
+		return prefix, fmt.Errorf("%s %q is not a range like 10.96.0.0/16", flag, cidr)
+	}
+	if prefix != prefix.Masked() {
+		return prefix, fmt.Errorf("%s %s has bits set past its prefix; did you mean %s?", flag, cidr, prefix.Masked())
+	}
+	return prefix, nil
+}
+
+// advertised works out where others reach the API.
+func (s *settings) advertised() (netip.Addr, error) {
+	text := s.AdvertiseAddress
+	if text == "" {
+		text = s.listenHost
+	}
+	if text != "" {
+		addr, err := netip.ParseAddr(text)
+		if err != nil {
+			return addr, fmt.Errorf("%q is not an IP address: --listen and --advertise-address take no names", text)
+		}
+		if !addr.IsUnspecified() {
+			return addr, nil
+		}
+		if s.AdvertiseAddress != "" {
+			return addr, fmt.Errorf("--advertise-address %s is no address that anyone can reach", text)
+		}
+	}
+	return hostAddress()
+}
+
+// hostAddress is the first global address of the host.
+func hostAddress() (netip.Addr, error) {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("list this host's addresses: %w", err)
+	}
+	var six netip.Addr
+	for _, a := range addrs {
+		ipnet, ok := a.(*net.IPNet)
+		if !ok || !ipnet.IP.IsGlobalUnicast() {
+			continue
+		}
+		addr, _ := netip.AddrFromSlice(ipnet.IP)
+		if addr = addr.Unmap(); addr.Is4() {
+			return addr, nil
+		}
+		if !six.IsValid() {
+			six = addr
+		}
+	}
+	if six.IsValid() {
+		return six, nil
+	}
+	return netip.MustParseAddr("127.0.0.1"), nil
+}
+
+func (s *settings) url() string {
+	return "https://" + net.JoinHostPort(s.advertise.String(), s.listenPort)
+}
+
+func (s *settings) registryConfig() resource.Config {
+	return resource.Config{ServiceCIDRs: s.services, PodCIDR: s.pods, NodeMask: nodeMask, ClusterDomain: s.ClusterDomain}
+}
+
+// firstServiceIPs are the addresses of the service default/kubernetes.
+func (s *settings) firstServiceIPs() []netip.Addr {
+	ips := make([]netip.Addr, len(s.services))
+	for i, prefix := range s.services {
+		ips[i] = prefix.Addr().Next()
+	}
+	return ips
+}
+
+// checkDataDir makes the data directory and proves that it can be written to.
+func checkDataDir(dir string) error {
+	advice := "run skepd as root, or name another --data-dir"
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("data directory %s cannot be made: %w: %s", dir, bare(err), advice)
+	}
+	probe, err := os.CreateTemp(dir, ".probe.*")
+	if err != nil {
+		return fmt.Errorf("data directory %s cannot be written to: %w: %s", dir, bare(err), advice)
+	}
+	probe.Close()
+	return os.Remove(filepath.Clean(probe.Name()))
+}
+
+// bare takes the path off an error of the file system, where the message names it already.
+func bare(err error) error {
+	var path *os.PathError
+	if errors.As(err, &path) {
+		return path.Err
+	}
+	return err
+}

@@ -1,0 +1,209 @@
+package controlplane
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strconv"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/utils/ptr"
+
+	"github.com/skep-io/skep/controlplane/controller"
+	"github.com/skep-io/skep/controlplane/pki"
+	"github.com/skep-io/skep/controlplane/resource"
+)
+
+const (
+	apiService = "kubernetes"
+	dnsSecret  = "skep-dns-etcd"
+)
+
+// system keeps the objects that say where the control plane itself is: the
+// service default/kubernetes with its endpoints, and the Secret by which cluster
+// DNS reads etcd. They are made again when someone deletes or changes them.
+type system struct {
+	registry *resource.Registry
+	settings *settings
+	pki      *pki.PKI
+	queue    *controller.Queue[string]
+}
+
+func newSystem(registry *resource.Registry, s *settings, authority *pki.PKI) *system {
+	return &system{registry: registry, settings: s, pki: authority, queue: controller.NewQueue[string]("system objects")}
+}
+
+// Run works until ctx ends.
+func (y *system) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	work := map[string]func(context.Context) error{
+		"service": y.service, "endpoints": y.endpoints, "slice": y.slice, "secret": y.secret,
+	}
+	observe(ctx, &wg, y, resource.Services, metav1.NamespaceDefault, apiService, "service")
+	observe(ctx, &wg, y, resource.Endpoints, metav1.NamespaceDefault, apiService, "endpoints")
+	observe(ctx, &wg, y, resource.EndpointSlices, metav1.NamespaceDefault, apiService, "slice")
+	observe(ctx, &wg, y, resource.Secrets, metav1.NamespaceSystem, dnsSecret, "secret")
+	for name := range work {
+		y.queue.Add(name)
+	}
+	y.queue.Run(ctx, 1, func(ctx context.Context, name string) error { return work[name](ctx) })
+	wg.Wait()
+	return ctx.Err()
+}
+
+func observe(ctx context.Context, wg *sync.WaitGroup, y *system, k *resource.Kind, namespace, name, key string) {
+	controller.Observe(ctx, wg, y.registry, k, func(old, cur resource.Object, _ int64) {
+		obj := cur
+		if obj == nil {
+			obj = old
+		}
+		if obj.GetName() == name && obj.GetNamespace() == namespace {
+			y.queue.Add(key)
+		}
+	})
+}
+
+// ensure creates an object, or has repair change it, where it says that the object is not as it should be.
+func ensure[T resource.Object](ctx context.Context, y *system, k *resource.Kind, want T, repair func(have T) bool) error {
+	_, err := y.registry.Modify(ctx, k, "", want.GetNamespace(), want.GetName(), resource.UpdateOptions{}, func(current resource.Object) (resource.Object, error) {
+		have := current.DeepCopyObject().(T)
+		have.SetResourceVersion("")
+		if !repair(have) {
+			return current, nil
+		}
+		return have, nil
+	})
+	if apierrors.IsNotFound(err) {
+		_, err = y.registry.Create(ctx, k, want, resource.CreateOptions{})
+	}
+	if err != nil {
+		return fmt.Errorf("%s %s/%s: %w", k.Singular, want.GetNamespace(), want.GetName(), err)
+	}
+	return nil
+}
+
+func (y *system) port() int32 {
+	port, err := strconv.ParseInt(y.settings.listenPort, 10, 32)
+	if err != nil {
+		return 0
+	}
+	return int32(port)
+}
+
+func apiLabels() map[string]string {
+	return map[string]string{"component": "apiserver", "provider": "kubernetes"}
+}
+
+func (y *system) service(ctx context.Context) error {
+	ports := []corev1.ServicePort{{
+		Name: "https", Protocol: corev1.ProtocolTCP, Port: 443, TargetPort: intstr.FromInt32(y.port()),
+	}}
+	want := &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceDefault, Name: apiService, Labels: apiLabels()},
+		Spec: corev1.ServiceSpec{
+			Type: corev1.ServiceTypeClusterIP, ClusterIP: y.settings.firstServiceIPs()[0].String(),
+			IPFamilyPolicy: ptr.To(corev1.IPFamilyPolicySingleStack), SessionAffinity: corev1.ServiceAffinityNone, Ports: ports,
+		},
+	}
+	return ensure(ctx, y, resource.Services, want, func(have *corev1.Service) bool {
+		if equality.Semantic.DeepEqual(have.Spec.Ports, ports) && len(have.Spec.Selector) == 0 {
+			return false
+		}
+		have.Spec.Ports, have.Spec.Selector = ports, nil
+		return true
+	})
+}
+
+func (y *system) endpoints(ctx context.Context) error {
+	subsets := []corev1.EndpointSubset{{
+		Addresses: []corev1.EndpointAddress{{IP: y.settings.advertise.String()}},
+		Ports:     []corev1.EndpointPort{{Name: "https", Port: y.port(), Protocol: corev1.ProtocolTCP}},
+	}}
+	want := &corev1.Endpoints{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: metav1.NamespaceDefault, Name: apiService,
+			// The slice is kept here too: it must not be mirrored a second time.
+			Labels: map[string]string{discoveryv1.LabelSkipMirror: "true"},
+		},
+		Subsets: subsets,
+	}
+	return ensure(ctx, y, resource.Endpoints, want, func(have *corev1.Endpoints) bool {
+		if equality.Semantic.DeepEqual(have.Subsets, subsets) && have.Labels[discoveryv1.LabelSkipMirror] == "true" {
+			return false
+		}
+		have.Subsets, have.Labels = subsets, want.Labels
+		return true
+	})
+}
+
+func (y *system) slice(ctx context.Context) error {
+	family := discoveryv1.AddressTypeIPv6
+	if y.settings.advertise.Is4() {
+		family = discoveryv1.AddressTypeIPv4
+	}
+	want := &discoveryv1.EndpointSlice{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: metav1.NamespaceDefault, Name: apiService,
+			Labels: map[string]string{discoveryv1.LabelServiceName: apiService},
+		},
+		AddressType: family,
+		Ports: []discoveryv1.EndpointPort{{
+			Name: ptr.To("https"), Port: ptr.To(y.port()), Protocol: ptr.To(corev1.ProtocolTCP),
+		}},
+		Endpoints: []discoveryv1.Endpoint{{
+			Addresses:  []string{y.settings.advertise.String()},
+			Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(true)},
+		}},
+	}
+	current, err := y.registry.Get(ctx, resource.EndpointSlices, metav1.NamespaceDefault, apiService, "0")
+	if err == nil && current.(*discoveryv1.EndpointSlice).AddressType != family {
+		// The family of a slice cannot change.
+		if _, _, err := y.registry.Delete(ctx, resource.EndpointSlices, metav1.NamespaceDefault, apiService, nil); err != nil && !apierrors.IsNotFound(err) {
+			return err
+		}
+	}
+	return ensure(ctx, y, resource.EndpointSlices, want, func(have *discoveryv1.EndpointSlice) bool {
+		if equality.Semantic.DeepEqual(have.Endpoints, want.Endpoints) && equality.Semantic.DeepEqual(have.Ports, want.Ports) &&
+			equality.Semantic.DeepEqual(have.Labels, want.Labels) {
+			return false
+		}
+		have.Endpoints, have.Ports, have.Labels = want.Endpoints, want.Ports, want.Labels
+		return true
+	})
+}
+
+// secret holds what cluster DNS mounts to read etcd.
+func (y *system) secret(ctx context.Context) error {
+	host, port, err := net.SplitHostPort(y.settings.DNSEtcdListen)
+	if err != nil {
+		return err
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = y.settings.advertise.String()
+	}
+	certificate, key := y.pki.DNSClient()
+	data := map[string][]byte{
+		"ca.crt":    y.pki.CA(),
+		"tls.crt":   certificate,
+		"tls.key":   key,
+		"endpoints": []byte("https://" + net.JoinHostPort(host, port)),
+	}
+	want := &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: dnsSecret},
+		Type:       corev1.SecretTypeOpaque,
+		Data:       data,
+	}
+	return ensure(ctx, y, resource.Secrets, want, func(have *corev1.Secret) bool {
+		if equality.Semantic.DeepEqual(have.Data, data) {
+			return false
+		}
+		have.Data = data
+		return true
+	})
+}
