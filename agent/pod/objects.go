@@ -117,10 +117,10 @@ func (o *objects) watch(key objectKey) *watchedObject {
 	return w
 }
 
-func (o *objects) source(key objectKey) *cache.ListWatch {
+func (o *objects) source(key objectKey) cache.ListerWatcher {
 	only := fields.OneTermEqualSelector("metadata.name", key.name).String()
 	core := o.client.CoreV1()
-	return &cache.ListWatch{
+	return cache.ToListWatcherWithWatchListSemantics(&cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
 			options.FieldSelector = only
 			if key.resource == secrets {
@@ -135,7 +135,7 @@ func (o *objects) source(key objectKey) *cache.ListWatch {
 			}
 			return core.ConfigMaps(key.namespace).Watch(ctx, options)
 		},
-	}
+	}, o.client)
 }
 
 // ConfigMap returns the watched object, or asks the API server.

@@ -90,9 +90,9 @@ func New(cfg Config) *Pods {
 	return p
 }
 
-func podsOf(client kubernetes.Interface, node string) *cache.ListWatch {
+func podsOf(client kubernetes.Interface, node string) cache.ListerWatcher {
 	bound := fields.OneTermEqualSelector("spec.nodeName", node).String()
-	return &cache.ListWatch{
+	return cache.ToListWatcherWithWatchListSemantics(&cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (apiruntime.Object, error) {
 			options.FieldSelector = bound
 			return client.CoreV1().Pods(corev1.NamespaceAll).List(ctx, options)
@@ -101,7 +101,7 @@ func podsOf(client kubernetes.Interface, node string) *cache.ListWatch {
 			options.FieldSelector = bound
 			return client.CoreV1().Pods(corev1.NamespaceAll).Watch(ctx, options)
 		},
-	}
+	}, client)
 }
 
 // Run follows the API server until ctx ends. Pods run on without it.
