@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"go.etcd.io/bbolt"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
@@ -34,6 +35,8 @@ const (
 	progressEvery   = 20 * time.Second
 	// readyTimeout is for electing itself; replaying the log comes before it and takes what it takes.
 	readyTimeout = 20 * time.Second
+	// lockTimeout is how long an etcd that is not skepd's may hold the database.
+	lockTimeout = time.Second
 )
 
 // Config says where the server keeps its data.
@@ -103,7 +106,11 @@ func checkDir(dir string) error {
 		return fmt.Errorf("%s is not a data directory of skepd's etcd: it holds %s; name another --data-dir, or move that away",
 			dir, strings.Join(foreign, ", "))
 	}
-	member := filepath.Join(dir, "member")
+	return checkMember(filepath.Join(dir, "member"))
+}
+
+// checkMember finds out what etcd would find too late to make an error of it.
+func checkMember(member string) error {
 	if info, err := os.Stat(member); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	} else if err != nil {
@@ -111,19 +118,27 @@ func checkDir(dir string) error {
 	} else if !info.IsDir() {
 		return fmt.Errorf("%s is not a directory: no etcd has its data there", member)
 	}
-	return nil
+	path := filepath.Join(member, "snap", "db")
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{ReadOnly: true, Timeout: lockTimeout})
+	if err != nil {
+		return fmt.Errorf("etcd's database %s is unreadable: %w; restore it from a backup, or name another --data-dir", path, err)
+	}
+	return db.Close()
 }
 
 // fatal is what etcd panics with where it would end the process.
 type fatal struct{ message string }
+
+func (f fatal) Error() string { return "etcd: " + f.message }
 
 func start(ctx context.Context, dir string) (running *embed.Etcd, err error) {
 	defer func() {
 		// etcd ends the process when its data is unreadable; the logger makes a panic of that.
 		switch v := recover().(type) {
 		case nil:
-		case fatal:
-			err = errors.New(v.message)
 		case error:
 			err = v
 		default:
