@@ -6,6 +6,11 @@
 //	echo [serve]        HTTP on :8080, plain TCP and UDP on :7000
 //	echo client NAME    connect to a service N times and print who answered
 //	echo idle           wait for a signal; something to exec into
+//	echo lookup NAME    what DNS says; --srv, --ptr
+//	echo hold HOST:PORT keep one connection, and say when it is lost
+//	echo post URL BODY  send a body by HTTP
+//	echo cat FILE       print files
+//	echo env            print the environment
 package main
 
 import (
@@ -13,6 +18,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 )
 
@@ -38,8 +44,19 @@ func run(ctx context.Context, args []string) error {
 	case "idle":
 		<-ctx.Done()
 		return nil
+	case "lookup":
+		return runLookup(ctx, args, os.Stdout)
+	case "hold":
+		return runHold(ctx, args, os.Stdout)
+	case "post":
+		return runPost(args, os.Stdout)
+	case "cat":
+		return runCat(args, os.Stdout)
+	case "env":
+		fmt.Println(strings.Join(os.Environ(), "\n"))
+		return nil
 	}
-	return fmt.Errorf("unknown command %q: want serve, client or idle", command)
+	return fmt.Errorf("unknown command %q: want serve, client, idle, lookup, hold, post, cat or env", command)
 }
 
 // identity is what the answers name.

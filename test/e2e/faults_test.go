@@ -1,0 +1,286 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/skep-io/skep/test/cluster"
+)
+
+// hold starts a pod that keeps a connection through the service and returns
+// when it has it.
+func (s *space) hold() {
+	s.Helper()
+	s.skepIn(`{"apiVersion":"v1","kind":"Pod","metadata":{"name":"hold"},"spec":{"restartPolicy":"Never","containers":[{"name":"c","image":"skep/echo:dev","imagePullPolicy":"IfNotPresent","command":["/echo","hold","echo:7000"]}]}}`, "create", "-f", "-")
+	s.await("the holder to be ready", func(pods []corev1.Pod) bool {
+		for _, pod := range pods {
+			if pod.Name == "hold" {
+				return ready(pod)
+			}
+		}
+		return false
+	})
+}
+
+// stillHeld checks that the connection lives and was never late, and that it
+// moves on: a line more than there was.
+func (s *space) stillHeld() {
+	s.Helper()
+	ctx, cancel := context.WithTimeout(s.Context(), patience)
+	defer cancel()
+	stream, err := client.CoreV1().Pods(s.name).GetLogs("hold", &corev1.PodLogOptions{Follow: true}).Stream(ctx)
+	if err != nil {
+		s.Fatalf("logs of the holder: %v", err)
+	}
+	defer stream.Close()
+	var text strings.Builder
+	buf := make([]byte, 4096)
+	lines := -1
+	for {
+		n, err := stream.Read(buf)
+		text.Write(buf[:n])
+		seen := strings.Count(text.String(), "\nline ")
+		if strings.Contains(text.String(), "lost") || strings.Contains(text.String(), "wrong") || err != nil {
+			s.Fatalf("the connection did not live on: %v\n%s", err, text.String())
+		}
+		if lines < 0 {
+			lines = seen // what was written before now
+		} else if seen > lines+1 {
+			return
+		}
+	}
+}
+
+func TestControlPlaneKilled(t *testing.T) {
+	s := newSpace(t)
+	s.echoAndClient()
+	s.untilAsked(3)
+	s.hold()
+	s.skep("create", "configmap", "before", "--from-literal=a=b")
+	client := s.podNamed("client")
+	pid, address := s.processOf(client), s.serviceIP("echo")
+
+	if err := local.KillControlPlane(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	// The API is gone, so the client is started from its host.
+	for _, count := range []string{"30", "30"} {
+		out, err := s.inPod(client, pid, "client", "--count", count, "--quiet", address)
+		if err != nil || !strings.Contains(out, "tally 10/10/10, 0 failed") {
+			t.Errorf("without a control plane: %v\n%s", err, out)
+		}
+	}
+	if err := local.StartControlPlane(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.wantIn(s.skep("get", "configmap", "before", "-o", "jsonpath={.data.a}"), "b")
+	s.skep("scale", "rc", "echo", "--replicas=4")
+	s.await("a fourth echo pod", allReady(6))
+	s.untilAsked(4)
+	s.stillHeld()
+	s.wantUntouched("client", "hold")
+}
+
+func (s *space) serviceIP(name string) string {
+	s.Helper()
+	service, err := client.CoreV1().Services(s.name).Get(s.Context(), name, metav1.GetOptions{})
+	if err != nil {
+		s.Fatal(err)
+	}
+	return service.Spec.ClusterIP
+}
+
+func TestAgentKilled(t *testing.T) {
+	s := newSpace(t)
+	s.echoAndClient()
+	s.untilAsked(3)
+	s.hold()
+	nodes, err := local.Nodes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, node := range nodes {
+		pid := agentOf(t, node)
+		begin := time.Now()
+		if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		s.awaitLease(node.Name, begin)
+		if again := agentOf(t, node); again == pid {
+			t.Errorf("%s: the agent is still process %d", node.Name, pid)
+		}
+	}
+	s.wantIn(s.ask("--count", "30", "--quiet", "echo"), "tally 10/10/10, 0 failed")
+	s.stillHeld()
+	names := []string{"client", "hold"}
+	for _, pod := range s.await("the pods", allReady(5)) {
+		names = append(names, pod.Name)
+	}
+	s.wantUntouched(names...)
+}
+
+// agentOf finds the agent among the host's daemons.
+func agentOf(t *testing.T, node *cluster.Node) int {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(node.CgroupPath(), "system", "cgroup.procs"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, field := range strings.Fields(string(data)) {
+		cmdline, _ := os.ReadFile(filepath.Join("/proc", field, "cmdline"))
+		argv := strings.Split(string(cmdline), "\x00")
+		if filepath.Base(argv[0]) == "skep-agent" && len(argv) > 1 && strings.HasPrefix(argv[1], "--") {
+			pid, err := strconv.Atoi(field)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return pid
+		}
+	}
+	t.Fatalf("no skep-agent on %s; see %s", node.Name, node.LogPath())
+	return 0
+}
+
+// awaitLease returns when the agent has renewed its lease after the given time.
+func (s *space) awaitLease(node string, after time.Time) {
+	s.Helper()
+	ctx, cancel := context.WithTimeout(s.Context(), patience)
+	defer cancel()
+	leases := client.CoordinationV1().Leases(corev1.NamespaceNodeLease)
+	renewed := func(lease *coordinationv1.Lease) bool {
+		return lease.Spec.RenewTime != nil && lease.Spec.RenewTime.After(after)
+	}
+	for ctx.Err() == nil {
+		lease, err := leases.Get(ctx, node, metav1.GetOptions{})
+		if err != nil {
+			s.Fatal(err)
+		}
+		if renewed(lease) {
+			return
+		}
+		events, err := leases.Watch(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + node, ResourceVersion: lease.ResourceVersion})
+		if err != nil {
+			s.Fatal(err)
+		}
+		for event := range events.ResultChan() {
+			if lease, ok := event.Object.(*coordinationv1.Lease); ok && renewed(lease) {
+				events.Stop()
+				return
+			}
+		}
+	}
+	s.Fatalf("the agent of %s did not renew its lease within %s", node, patience)
+}
+
+func (s *space) podNamed(name string) corev1.Pod {
+	s.Helper()
+	pod, err := client.CoreV1().Pods(s.name).Get(s.Context(), name, metav1.GetOptions{})
+	if err != nil {
+		s.Fatal(err)
+	}
+	return *pod
+}
+
+// wantUntouched checks that no container of the pods was started again.
+func (s *space) wantUntouched(names ...string) {
+	s.Helper()
+	for _, name := range names {
+		pod := s.podNamed(name)
+		for _, status := range pod.Status.ContainerStatuses {
+			if status.RestartCount != 0 || status.State.Running == nil {
+				s.Errorf("%s: container %s: %d restarts, state %+v", name, status.Name, status.RestartCount, status.State)
+			}
+		}
+	}
+}
+
+// processOf finds the first process of the pod's container.
+func (s *space) processOf(pod corev1.Pod) int {
+	s.Helper()
+	node, err := local.Node(pod.Spec.NodeName)
+	if err != nil {
+		s.Fatal(err)
+	}
+	_, id, _ := strings.Cut(pod.Status.ContainerStatuses[0].ContainerID, "://")
+	data, err := os.ReadFile(filepath.Join(node.CgroupPath(), "pods", string(pod.UID), id, "cgroup.procs"))
+	if err != nil {
+		s.Fatal(err)
+	}
+	var pid int
+	if _, err := fmt.Sscan(string(data), &pid); err != nil {
+		s.Fatalf("no process in the container of %s: %v", pod.Name, err)
+	}
+	return pid
+}
+
+// inPod runs the echo program in the pod's network namespace, from its host.
+func (s *space) inPod(pod corev1.Pod, pid int, args ...string) (string, error) {
+	s.Helper()
+	node, err := local.Node(pod.Spec.NodeName)
+	if err != nil {
+		s.Fatal(err)
+	}
+	var out strings.Builder
+	err = node.Exec(s.Context(), cluster.ExecOptions{Stdout: &out, Stderr: &out},
+		append([]string{"nsenter", "-t", strconv.Itoa(pid), "-n", filepath.Join(bin, "echo")}, args...)...)
+	return out.String(), err
+}
+
+func TestUpAfterEverythingDied(t *testing.T) {
+	s := newSpace(t)
+	s.echoAndClient()
+	nodes, err := local.Nodes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, node := range nodes {
+		if err := node.Kill(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := local.KillControlPlane(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	programs, err := cluster.BinariesIn(bin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	options := cluster.Options{Name: local.Name, Dir: local.Dir, Bin: programs, Progress: t.Output()}
+	if _, err := cluster.Up(t.Context(), options); err != nil {
+		t.Fatal(err)
+	}
+	s.await("all pods to be back", allReady(4))
+	s.untilAsked(3)
+	// And once more on a cluster that runs: nothing is started again.
+	pids := map[string]int{}
+	for _, node := range nodes {
+		power, err := node.Power()
+		if err != nil {
+			t.Fatal(err)
+		}
+		pids[node.Name] = power.PID
+	}
+	skepd := local.SkepdPID()
+	if _, err := cluster.Up(t.Context(), options); err != nil {
+		t.Fatal(err)
+	}
+	for _, node := range nodes {
+		if power, err := node.Power(); err != nil || power.PID != pids[node.Name] {
+			t.Errorf("%s: first process %d, before %d, %v", node.Name, power.PID, pids[node.Name], err)
+		}
+	}
+	if local.SkepdPID() != skepd {
+		t.Errorf("skepd is process %d, before %d", local.SkepdPID(), skepd)
+	}
+}
