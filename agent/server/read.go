@@ -1,0 +1,142 @@
+package server
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes/scheme"
+
+	"github.com/skep-io/skep/agent/logs"
+	"github.com/skep-io/skep/agent/pod"
+	"github.com/skep-io/skep/agent/runtime"
+)
+
+func (s *Server) pods(w http.ResponseWriter, _ *http.Request) {
+	list := corev1.PodList{TypeMeta: metav1.TypeMeta{Kind: "PodList", APIVersion: "v1"}, Items: []corev1.Pod{}}
+	for _, p := range s.cfg.Pods.List() {
+		item := *p.Pod // a shallow copy: only the status is another
+		item.Status = p.Status
+		list.Items = append(list.Items, item)
+	}
+	writeJSON(w, list)
+}
+
+func (s *Server) summary(w http.ResponseWriter, r *http.Request) {
+	summary, err := s.cfg.Stats.Summary(r.Context())
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	writeJSON(w, summary)
+}
+
+func writeJSON(w http.ResponseWriter, v any) {
+	data, err := json.Marshal(v)
+	if err != nil {
+		fail(w, fmt.Errorf("encode answer: %w", err))
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(data) // a client that is gone needs no answer
+}
+
+// sealedWithin is how long after its end a container's log may still be added to.
+const sealedWithin = 5 * time.Second
+
+func (s *Server) containerLogs(w http.ResponseWriter, r *http.Request) {
+	var opts corev1.PodLogOptions
+	if err := scheme.ParameterCodec.DecodeParameters(r.URL.Query(), corev1.SchemeGroupVersion, &opts); err != nil {
+		fail(w, &requestError{err.Error()})
+		return
+	}
+	if opts.TailLines != nil && *opts.TailLines < 0 || opts.LimitBytes != nil && *opts.LimitBytes < 1 || opts.SinceSeconds != nil && *opts.SinceSeconds < 1 {
+		fail(w, &requestError{"tailLines must not be negative, limitBytes and sinceSeconds must be positive"})
+		return
+	}
+	c, err := s.find(r)
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	path := c.LogPath
+	if opts.Previous {
+		path = filepath.Join(filepath.Dir(c.LogPath), strconv.Itoa(c.Attempt-1)+".log")
+		opts.Follow = false
+	}
+	if c.State == runtime.Exited && time.Since(c.FinishedAt) > sealedWithin {
+		opts.Follow = false // nothing more comes, even if nobody could seal the log
+	}
+	out := &flusher{w: w, control: http.NewResponseController(w)}
+	w.Header().Set("Content-Type", "text/plain")
+	if opts.Follow {
+		_ = out.control.Flush() // the client learns at once that it is connected
+	}
+	err = logs.Read(r.Context(), path, opts, out, out)
+	switch {
+	case err == nil || out.wrote:
+	case errors.Is(err, fs.ErrNotExist) && opts.Previous:
+		fail(w, &requestError{fmt.Sprintf("previous terminated container %q in pod %q not found", c.Name, c.PodName)})
+	case errors.Is(err, fs.ErrNotExist):
+		fail(w, &requestError{fmt.Sprintf("the log of container %q in pod %q is gone", c.Name, c.PodName)})
+	default:
+		fail(w, err)
+	}
+}
+
+// flusher sends each write at once.
+type flusher struct {
+	w       io.Writer
+	control *http.ResponseController
+	wrote   bool
+}
+
+func (f *flusher) Write(p []byte) (int, error) {
+	f.wrote = true
+	n, err := f.w.Write(p)
+	if err == nil {
+		err = f.control.Flush()
+	}
+	return n, err
+}
+
+// find returns the container that a path names. One that has not started is the asker's error, told in kubelet's words.
+func (s *Server) find(r *http.Request) (runtime.Container, error) {
+	namespace, name, container := r.PathValue("namespace"), r.PathValue("pod"), r.PathValue("container")
+	c, p, err := s.cfg.Pods.Find(namespace, name, container)
+	if err == nil || p == nil || !errors.Is(err, pod.ErrNotFound) {
+		return c, err
+	}
+	for _, list := range [][]corev1.ContainerStatus{p.Status.InitContainerStatuses, p.Status.ContainerStatuses} {
+		for i := range list {
+			if list[i].Name == container && list[i].State.Waiting != nil {
+				return c, &requestError{fmt.Sprintf("container %q in pod %q is waiting to start: %s", container, name, list[i].State.Waiting.Reason)}
+			}
+		}
+	}
+	for i := range p.Spec.Containers {
+		if p.Spec.Containers[i].Name == container {
+			return c, &requestError{fmt.Sprintf("container %q in pod %q is waiting to start: ContainerCreating", container, name)}
+		}
+	}
+	return c, err
+}
+
+// loadImages takes a tar of images: a docker archive or an OCI layout.
+func (s *Server) loadImages(w http.ResponseWriter, r *http.Request) {
+	const maxArchive = 64 << 30
+	names, err := s.cfg.Runtime.Import(r.Context(), http.MaxBytesReader(w, r.Body, maxArchive))
+	if err != nil {
+		fail(w, &requestError{fmt.Sprintf("load images: %v", err)})
+		return
+	}
+	writeJSON(w, map[string][]string{"images": names})
+}

@@ -1,0 +1,176 @@
+// Package server is the agent's HTTPS server, with kubelet's paths: what the API server asks of a node on behalf of users.
+//
+// It owns its listener and connections. It decides nothing about pods: it finds a container, and lets a user read, run and
+// connect there. Only the API server may ask.
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	corev1 "k8s.io/api/core/v1"
+	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
+
+	"github.com/skep-io/skep/agent/pod"
+	"github.com/skep-io/skep/agent/runtime"
+)
+
+// The only client: see pki of the control plane.
+const (
+	clientName  = "skep:apiserver"
+	clientGroup = "system:masters"
+)
+
+// Pods finds what runs here.
+type Pods interface {
+	Find(namespace, name, container string) (runtime.Container, *corev1.Pod, error)
+	List() []pod.PodState
+}
+
+// Runtime runs commands and takes images.
+type Runtime interface {
+	Containers() []runtime.Container
+	Exec(ctx context.Context, id string, command []string, o runtime.ExecOptions) (int, error)
+	Import(ctx context.Context, archive io.Reader) ([]string, error)
+}
+
+// Stats measures.
+type Stats interface {
+	Summary(ctx context.Context) (*statsapi.Summary, error)
+}
+
+// Config is what the server serves.
+type Config struct {
+	Listen     string // ADDR:PORT
+	TLS        *tls.Config
+	Pods       Pods
+	Runtime    Runtime
+	Stats      Stats
+	Metrics    *prometheus.Registry // of the agent's process
+	Containers *prometheus.Registry // of containers
+	Health     func() error
+}
+
+// Server serves one node.
+type Server struct {
+	cfg      Config
+	listener net.Listener
+	http     *http.Server
+}
+
+// headersWithin bounds slow clients; bodies and streams may take long.
+const headersWithin = 10 * time.Second
+
+// New listens; requests are served by Run.
+func New(cfg Config) (*Server, error) {
+	listener, err := net.Listen("tcp", cfg.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("listen for the API server: %w", err)
+	}
+	s := &Server{cfg: cfg, listener: listener}
+	s.http = &http.Server{
+		Handler:           s.authorize(s.routes()),
+		ReadHeaderTimeout: headersWithin,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          log.New(io.Discard, "", 0), // failed handshakes of strangers
+	}
+	return s, nil
+}
+
+// Addr is where the server listens.
+func (s *Server) Addr() net.Addr { return s.listener.Addr() }
+
+// Run serves until ctx ends; open streams are cut then.
+func (s *Server) Run(ctx context.Context) error {
+	s.http.BaseContext = func(net.Listener) context.Context { return ctx }
+	stop := context.AfterFunc(ctx, func() { s.http.Close() })
+	defer stop()
+	// SPDY takes over connections, which HTTP/2 cannot do.
+	config := s.cfg.TLS.Clone()
+	config.NextProtos = []string{"http/1.1"}
+	err := s.http.Serve(tls.NewListener(s.listener, config))
+	if ctx.Err() != nil || errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return fmt.Errorf("serve the API server: %w", err)
+}
+
+func (s *Server) routes() *http.ServeMux {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", s.healthz)
+	mux.HandleFunc("GET /pods", s.pods)
+	mux.HandleFunc("GET /stats/summary", s.summary)
+	mux.Handle("GET /metrics", metricsHandler(s.cfg.Metrics))
+	mux.Handle("GET /metrics/cadvisor", metricsHandler(s.cfg.Containers))
+	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", s.containerLogs)
+	mux.HandleFunc("POST /images/load", s.loadImages)
+	for _, method := range []string{"GET", "POST"} {
+		mux.HandleFunc(method+" /exec/{namespace}/{pod}/{container}", s.exec)
+		mux.HandleFunc(method+" /attach/{namespace}/{pod}/{container}", s.attach)
+		mux.HandleFunc(method+" /portForward/{namespace}/{pod}", s.portForward)
+	}
+	return mux
+}
+
+func metricsHandler(r *prometheus.Registry) http.Handler {
+	return promhttp.HandlerFor(r, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError})
+}
+
+// authorize lets only the API server in. TLS has already checked that the certificate is the cluster's; but so is every other
+// node's.
+func (s *Server) authorize(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
+			http.Error(w, "a client certificate is required", http.StatusUnauthorized)
+			return
+		}
+		subject := r.TLS.PeerCertificates[0].Subject
+		if subject.CommonName != clientName || !slices.Contains(subject.Organization, clientGroup) {
+			http.Error(w, fmt.Sprintf("%q may not ask a node directly: go through the API server", subject.CommonName), http.StatusForbidden)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) {
+	if err := s.cfg.Health(); err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	_, _ = io.WriteString(w, "ok") // a client that is gone needs no answer
+}
+
+// fail answers an error in the way that the API server passes on.
+func fail(w http.ResponseWriter, err error) {
+	status := http.StatusInternalServerError
+	var bad *requestError
+	switch {
+	case errors.As(err, &bad):
+		status = http.StatusBadRequest
+	case errors.Is(err, pod.ErrNotFound):
+		status = http.StatusNotFound
+	case errors.Is(err, runtime.ErrNotRunning):
+		status = http.StatusBadRequest
+	}
+	if status == http.StatusInternalServerError {
+		slog.Error("request failed", "error", err)
+	}
+	http.Error(w, err.Error(), status)
+}
+
+// requestError is the asker's fault.
+type requestError struct{ reason string }
+
+func (e *requestError) Error() string { return e.reason }

@@ -1,0 +1,219 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/cri-streaming/pkg/streaming/portforward"
+	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
+	utilexec "k8s.io/utils/exec"
+	"k8s.io/utils/ptr"
+
+	"github.com/skep-io/skep/agent/logs"
+	"github.com/skep-io/skep/agent/pod"
+	"github.com/skep-io/skep/agent/runtime"
+)
+
+// idleTimeout ends streams over which nothing has gone, creationTimeout those that a client does not open completely.
+const (
+	idleTimeout     = 4 * time.Hour
+	creationTimeout = 30 * time.Second
+)
+
+// streamOptions reads which streams are wanted, in kubelet's names or the API's.
+func streamOptions(r *http.Request) (*remotecommand.Options, error) {
+	is := func(names ...string) bool {
+		for _, name := range names {
+			if v := r.URL.Query().Get(name); v == "1" || v == "true" {
+				return true
+			}
+		}
+		return false
+	}
+	o := &remotecommand.Options{
+		Stdin: is("input", "stdin"), Stdout: is("output", "stdout"), Stderr: is("error", "stderr"), TTY: is("tty"),
+	}
+	if o.TTY {
+		o.Stderr = false // a terminal has one output
+	}
+	if !o.Stdin && !o.Stdout && !o.Stderr {
+		return nil, &requestError{"you must specify at least 1 of stdin, stdout, stderr"}
+	}
+	return o, nil
+}
+
+func (s *Server) exec(w http.ResponseWriter, r *http.Request) {
+	options, err := streamOptions(r)
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	command := r.URL.Query()["command"]
+	if len(command) == 0 {
+		fail(w, &requestError{"you must specify at least one command for the container"})
+		return
+	}
+	c, err := s.find(r)
+	if err == nil && c.State != runtime.Running {
+		err = &requestError{fmt.Sprintf("container %q in pod %q is not running", c.Name, c.PodName)}
+	}
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	remotecommand.ServeExec(w, r, &executor{s.cfg.Runtime}, c.PodName, c.PodUID, c.ID, command, options,
+		idleTimeout, creationTimeout, remotecommand.SupportedStreamingProtocols)
+}
+
+type executor struct{ runtime Runtime }
+
+// ExecInContainer implements remotecommand.Executor; container is an ID.
+func (e *executor) ExecInContainer(ctx context.Context, _, _, container string, command []string, in io.Reader, out, errOut io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize, _ time.Duration) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	o := runtime.ExecOptions{Stdin: in, TTY: tty, Resize: sizes(ctx, resize)}
+	// A nil *Closer in an interface is not nil, so only real streams are handed on.
+	if out != nil {
+		o.Stdout = out
+	}
+	if errOut != nil {
+		o.Stderr = errOut
+	}
+	code, err := e.runtime.Exec(ctx, container, command, o)
+	if err != nil {
+		return err
+	}
+	if code != 0 {
+		return utilexec.CodeExitError{Code: code, Err: fmt.Errorf("command terminated with exit code %d", code)}
+	}
+	return nil
+}
+
+// sizes passes terminal sizes on. Its channel is never closed: a closed one would look like endless sizes of zero.
+func sizes(ctx context.Context, from <-chan remotecommand.TerminalSize) <-chan runtime.Size {
+	if from == nil {
+		return nil
+	}
+	to := make(chan runtime.Size)
+	go func() {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case size, ok := <-from:
+				if !ok {
+					return
+				}
+				select {
+				case to <- runtime.Size{Width: size.Width, Height: size.Height}:
+				case <-ctx.Done():
+					return
+				}
+			}
+		}
+	}()
+	return to
+}
+
+func (s *Server) attach(w http.ResponseWriter, r *http.Request) {
+	options, err := streamOptions(r)
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	c, err := s.find(r)
+	if err == nil && c.State != runtime.Running {
+		err = &requestError{fmt.Sprintf("container %q in pod %q is not running", c.Name, c.PodName)}
+	}
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	remotecommand.ServeAttach(w, r, &attacher{c}, c.PodName, c.PodUID, c.ID, options,
+		idleTimeout, creationTimeout, remotecommand.SupportedStreamingProtocols)
+}
+
+type attacher struct{ container runtime.Container }
+
+// AttachContainer implements remotecommand.Attacher: output from now on, until the container ends. Containers have no
+// standard input that could be connected, which a user who wants to type is told.
+func (a *attacher) AttachContainer(ctx context.Context, _, _, _ string, in io.Reader, out, errOut io.WriteCloser, _ bool, _ <-chan remotecommand.TerminalSize) error {
+	show := func(w io.WriteCloser) io.Writer {
+		if w == nil {
+			return io.Discard
+		}
+		return w
+	}
+	if in != nil {
+		notice := show(errOut)
+		if errOut == nil {
+			notice = show(out)
+		}
+		if _, err := io.WriteString(notice, "This container's standard input cannot be attached; use exec to run a command in it.\r\n"); err != nil {
+			return err
+		}
+	}
+	err := logs.Read(ctx, a.container.LogPath, corev1.PodLogOptions{Follow: true, TailLines: ptr.To[int64](0)}, show(out), show(errOut))
+	if err != nil {
+		return fmt.Errorf("follow the output of container %s: %w", a.container.Name, err)
+	}
+	return nil
+}
+
+func (s *Server) portForward(w http.ResponseWriter, r *http.Request) {
+	options, err := portforward.NewV4Options(r)
+	if err != nil {
+		fail(w, &requestError{err.Error()})
+		return
+	}
+	pid, uid, err := s.processOf(r.PathValue("namespace"), r.PathValue("pod"))
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	portforward.ServePortForward(w, r, &forwarder{pid}, r.PathValue("pod"), uid, options,
+		idleTimeout, creationTimeout, portforward.SupportedProtocols)
+}
+
+// processOf finds a process in the pod's network namespace.
+func (s *Server) processOf(namespace, name string) (pid int, uid string, err error) {
+	for _, c := range s.cfg.Runtime.Containers() {
+		if c.PodNamespace == namespace && c.PodName == name && c.State == runtime.Running && c.Pid > 0 {
+			return c.Pid, c.PodUID, nil
+		}
+	}
+	if _, p, err := s.cfg.Pods.Find(namespace, name, ""); p == nil {
+		return 0, "", err
+	}
+	return 0, "", &requestError{fmt.Sprintf("pod %q has no running container to forward to", name)}
+}
+
+type forwarder struct{ pid int }
+
+// PortForward implements portforward.PortForwarder.
+func (f *forwarder) PortForward(ctx context.Context, name, _ string, port int32, stream io.ReadWriteCloser) error {
+	defer stream.Close()
+	conn, err := dialLoopback(ctx, f.pid, port)
+	if err != nil {
+		return fmt.Errorf("connect to port %d in pod %s: %w", port, name, err)
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	sent := make(chan error, 1)
+	go func() {
+		_, err := io.Copy(conn, stream)
+		// The client has said all; the pod may still have to answer.
+		sent <- errors.Join(err, conn.CloseWrite())
+	}()
+	if _, err = io.Copy(stream, conn); err != nil {
+		return fmt.Errorf("forward from port %d in pod %s: %w", port, name, err)
+	}
+	return nil
+}
+
+var _ Pods = (*pod.Pods)(nil)
