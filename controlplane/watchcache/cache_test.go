@@ -1,0 +1,441 @@
+package watchcache_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
+
+	"github.com/skep-io/skep/controlplane/etcd"
+	"github.com/skep-io/skep/controlplane/storage"
+	"github.com/skep-io/skep/controlplane/watchcache"
+)
+
+const prefix = "/registry/pods/"
+
+func testContext(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func newStore(t *testing.T) *storage.Etcd {
+	t.Helper()
+	s, err := etcd.Start(testContext(t), etcd.Config{DataDir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	return storage.NewEtcd(s.Client)
+}
+
+func nodeName(r watchcache.Resource) []string {
+	if name := r.(*corev1.Pod).Spec.NodeName; name != "" {
+		return []string{name}
+	}
+	return nil
+}
+
+func newCache(t *testing.T, s storage.Interface, window int) *watchcache.Cache {
+	t.Helper()
+	c := watchcache.New(watchcache.Config{
+		Store: s, Prefix: prefix, Window: window,
+		Indexes: map[string]func(watchcache.Resource) []string{"spec.nodeName": nodeName},
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := c.Run(ctx); !errors.Is(err, context.Canceled) {
+			t.Errorf("cache ended with %v", err)
+		}
+	}()
+	t.Cleanup(func() { cancel(); <-done })
+	if err := c.WaitForSync(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func pod(ns, name, node, mark string) *corev1.Pod {
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name, Annotations: map[string]string{"mark": mark}},
+		Spec:       corev1.PodSpec{NodeName: node},
+	}
+}
+
+func putOp(t *testing.T, p *corev1.Pod) storage.Op {
+	t.Helper()
+	value, err := storage.Encode(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return storage.Op{Key: prefix + p.Namespace + "/" + p.Name, Value: value}
+}
+
+func commit(t *testing.T, s storage.Interface, ops ...storage.Op) int64 {
+	t.Helper()
+	revision, err := s.Commit(testContext(t), nil, ops)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return revision
+}
+
+// state is what a twin knows of each key: mark@revision of the pod and its node.
+type state map[string]string
+
+func describe(o *watchcache.Object) string {
+	p := o.Value().(*corev1.Pod)
+	if p.ResourceVersion != fmt.Sprint(o.Revision) {
+		return fmt.Sprintf("resourceVersion %s at revision %d", p.ResourceVersion, o.Revision)
+	}
+	return fmt.Sprintf("%s@%d on %s", p.Annotations["mark"], o.Revision, p.Spec.NodeName)
+}
+
+func stateOf(s *watchcache.Snapshot) state {
+	got := state{}
+	s.Ascend(prefix, "", func(o *watchcache.Object) bool { got[o.Key] = describe(o); return true })
+	return got
+}
+
+// history writes random transactions and remembers the state after each.
+func history(t *testing.T, s storage.Interface, seed uint64, n int) (revisions []int64, states map[int64]state) {
+	t.Helper()
+	r := rand.New(rand.NewPCG(seed, seed))
+	live := state{}
+	states = map[int64]state{}
+	for i := range n {
+		var ops []storage.Op
+		changed := map[string]*corev1.Pod{}
+		for range 1 + r.IntN(4) {
+			p := pod(fmt.Sprintf("ns%d", r.IntN(2)), fmt.Sprintf("p%d", r.IntN(6)), fmt.Sprintf("node%d", r.IntN(3)), fmt.Sprint(i))
+			op := putOp(t, p)
+			if _, twice := changed[op.Key]; twice {
+				continue
+			}
+			if _, ok := live[op.Key]; ok && r.IntN(3) == 0 {
+				op, p = storage.Op{Key: op.Key, Delete: true}, nil
+			}
+			changed[op.Key] = p
+			ops = append(ops, op)
+		}
+		revision := commit(t, s, ops...)
+		for key, p := range changed {
+			if delete(live, key); p != nil {
+				live[key] = fmt.Sprintf("%s@%d on %s", p.Annotations["mark"], revision, p.Spec.NodeName)
+			}
+		}
+		revisions, states[revision] = append(revisions, revision), maps.Clone(live)
+	}
+	return revisions, states
+}
+
+// replay applies a watch's events to what was there, until that of the last revision.
+func replay(t *testing.T, w *watchcache.Watcher, from state, last int64) state {
+	t.Helper()
+	got := maps.Clone(from)
+	if got == nil {
+		got = state{}
+	}
+	before := int64(0)
+	for {
+		events, err := w.Next(testContext(t))
+		if err != nil {
+			t.Fatalf("watch: %v", err)
+		}
+		for _, ev := range events {
+			if ev.Revision < before && ev.Type != watch.Added {
+				t.Fatalf("event of %d after one of %d", ev.Revision, before)
+			}
+			before = ev.Revision
+			if ev.Type == watch.Bookmark {
+				continue
+			}
+			_, known := got[ev.Object.Key]
+			switch {
+			case ev.Type == watch.Added && known, ev.Type != watch.Added && !known:
+				t.Fatalf("%s of %s at %d, which is known: %t", ev.Type, ev.Object.Key, ev.Revision, known)
+			case ev.Type == watch.Deleted:
+				if ev.Object.Revision != ev.Revision {
+					t.Fatalf("deleted %s has revision %d, want %d", ev.Object.Key, ev.Object.Revision, ev.Revision)
+				}
+				delete(got, ev.Object.Key)
+			default:
+				got[ev.Object.Key] = describe(ev.Object)
+			}
+		}
+		if before >= last {
+			return got
+		}
+	}
+}
+
+// filtered is the part of a state that a filter on the node lets through.
+func (s state) filtered(node string) state {
+	got := maps.Clone(s)
+	maps.DeleteFunc(got, func(_, v string) bool { return !strings.HasSuffix(v, " on "+node) })
+	return got
+}
+
+func onNode(node string) func(*watchcache.Object) bool {
+	return func(o *watchcache.Object) bool { return slices.Contains(nodeName(o.Value()), node) }
+}
+
+// A last pod on every node of interest ends each watch, filtered or not.
+func finish(t *testing.T, s storage.Interface, states map[int64]state, revisions []int64) int64 {
+	t.Helper()
+	p := pod("ns0", "last", "node1", "last")
+	revision := commit(t, s, putOp(t, p))
+	final := maps.Clone(states[revisions[len(revisions)-1]])
+	final[prefix+"ns0/last"] = fmt.Sprintf("last@%d on node1", revision)
+	states[revision] = final
+	return revision
+}
+
+func TestEveryRevisionIsAsTheTwinHasIt(t *testing.T) {
+	for seed := range uint64(3) {
+		s := newStore(t)
+		c := newCache(t, s, 0)
+		revisions, states := history(t, s, seed, 80)
+		last := finish(t, s, states, revisions)
+		if err := c.WaitUntil(testContext(t), last); err != nil {
+			t.Fatal(err)
+		}
+		for _, revision := range append(slices.Clone(revisions), last) {
+			snapshot, err := c.SnapshotAt(revision)
+			if err != nil {
+				t.Fatalf("seed %d: snapshot at %d: %v", seed, revision, err)
+			}
+			if got := stateOf(snapshot); !maps.Equal(got, states[revision]) {
+				t.Fatalf("seed %d: state at %d\n%v, want\n%v", seed, revision, got, states[revision])
+			}
+		}
+		for _, revision := range revisions {
+			w, err := c.Watch(watchcache.WatchOptions{After: revision})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := replay(t, w, states[revision], last); !maps.Equal(got, states[last]) {
+				t.Fatalf("seed %d: watch after %d ends with\n%v, want\n%v", seed, revision, got, states[last])
+			}
+			w.Stop()
+			for _, trigger := range []*watchcache.Trigger{nil, {Index: "spec.nodeName", Value: "node1"}} {
+				w, err := c.Watch(watchcache.WatchOptions{After: revision, Filter: onNode("node1"), Trigger: trigger})
+				if err != nil {
+					t.Fatal(err)
+				}
+				got := replay(t, w, states[revision].filtered("node1"), last)
+				if want := states[last].filtered("node1"); !maps.Equal(got, want) {
+					t.Fatalf("seed %d: filtered watch after %d (trigger %v) ends with\n%v, want\n%v", seed, revision, trigger, got, want)
+				}
+				w.Stop()
+			}
+		}
+		indexed := state{}
+		for _, o := range c.ByIndex("spec.nodeName", "node1") {
+			indexed[o.Key] = describe(o)
+		}
+		if want := states[last].filtered("node1"); !maps.Equal(indexed, want) {
+			t.Errorf("seed %d: index has %v, want %v", seed, indexed, want)
+		}
+	}
+}
+
+func TestLiveWatchesSeeWhatTheTwinHas(t *testing.T) {
+	s := newStore(t)
+	c := newCache(t, s, 0)
+	revisions, states := history(t, s, 7, 20)
+	if err := c.WaitUntil(testContext(t), revisions[len(revisions)-1]); err != nil {
+		t.Fatal(err)
+	}
+	byName := &watchcache.Trigger{Index: watchcache.ByName, Value: "last"}
+	all, err := c.Watch(watchcache.WatchOptions{Initial: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	node1, err := c.Watch(watchcache.WatchOptions{Initial: true, Filter: onNode("node1"), Trigger: &watchcache.Trigger{Index: "spec.nodeName", Value: "node1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	named, err := c.Watch(watchcache.WatchOptions{Initial: true, Trigger: byName, Filter: func(o *watchcache.Object) bool { return o.Value().GetName() == "last" }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ns0, err := c.Watch(watchcache.WatchOptions{Initial: true, Prefix: prefix + "ns0/", Trigger: &watchcache.Trigger{Index: watchcache.ByNamespace, Value: "ns0"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The twin writes on from nothing; what its first part left is taken away first.
+	var ops []storage.Op
+	for key := range states[revisions[len(revisions)-1]] {
+		ops = append(ops, storage.Op{Key: key, Delete: true})
+	}
+	commit(t, s, ops...)
+	revisions, states = history(t, s, 8, 60)
+	last := finish(t, s, states, revisions)
+	inNS0 := maps.Clone(states[last])
+	maps.DeleteFunc(inNS0, func(key, _ string) bool { return !strings.HasPrefix(key, prefix+"ns0/") })
+	for name, tc := range map[string]struct {
+		w    *watchcache.Watcher
+		want state
+	}{
+		"all": {all, states[last]}, "node1": {node1, states[last].filtered("node1")}, "ns0": {ns0, inNS0},
+		"named": {named, state{prefix + "ns0/last": states[last][prefix+"ns0/last"]}},
+	} {
+		if got := replay(t, tc.w, nil, last); !maps.Equal(got, tc.want) {
+			t.Errorf("%s: ends with %v, want %v", name, got, tc.want)
+		}
+	}
+}
+
+func TestTheWindowEnds(t *testing.T) {
+	s := newStore(t)
+	c := newCache(t, s, 16)
+	revisions, states := history(t, s, 3, 60)
+	last := revisions[len(revisions)-1]
+	if err := c.WaitUntil(testContext(t), last); err != nil {
+		t.Fatal(err)
+	}
+	var gone *watchcache.GoneError
+	if _, err := c.Watch(watchcache.WatchOptions{After: revisions[0]}); !errors.As(err, &gone) || gone.Revision != revisions[0] {
+		t.Errorf("watch from the first revision: %v, want that it is gone", err)
+	}
+	if _, err := c.SnapshotAt(revisions[0]); !errors.As(err, &gone) {
+		t.Errorf("snapshot of the first revision: %v, want that it is gone", err)
+	}
+	reached := 0
+	for _, revision := range revisions {
+		if revision < gone.Oldest {
+			continue
+		}
+		reached++
+		snapshot, err := c.SnapshotAt(revision)
+		if err != nil || !maps.Equal(stateOf(snapshot), states[revision]) {
+			t.Errorf("snapshot at %d, in the window from %d: %v", revision, gone.Oldest, err)
+		}
+	}
+	if reached < 3 || reached > 17 {
+		t.Errorf("a window of 16 events reaches %d revisions back", reached)
+	}
+}
+
+func TestSubscribersSeeEverythingOnce(t *testing.T) {
+	s := newStore(t)
+	revisions, _ := history(t, s, 4, 30)
+	c := newCache(t, s, 0)
+	var mu sync.Mutex
+	got, seen := state{}, make(chan int64, 1024)
+	c.Subscribe(func(ev watchcache.Event) {
+		mu.Lock()
+		defer mu.Unlock()
+		if got[ev.Object.Key] = describe(ev.Object); ev.Type == watch.Deleted {
+			delete(got, ev.Object.Key)
+		}
+		c.Get(ev.Object.Key) // a handler may read the cache
+		seen <- ev.Revision
+	})
+	last := commit(t, s, putOp(t, pod("ns0", "last", "node1", "last")))
+	for revision := range seen {
+		if revision == last {
+			break
+		}
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if want := stateOf(c.Snapshot()); !maps.Equal(got, want) {
+		t.Errorf("subscriber has %v, want %v (history up to %d)", got, want, revisions[len(revisions)-1])
+	}
+}
+
+func TestInitialEventsEndWithABookmark(t *testing.T) {
+	s := newStore(t)
+	commit(t, s, putOp(t, pod("a", "b", "node1", "1")))
+	c := newCache(t, s, 0)
+	w, err := c.Watch(watchcache.WatchOptions{Initial: true, InitialEventsEnd: true, Bookmarks: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	events, err := w.Next(testContext(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(events) != 2 || events[0].Type != watch.Added || events[1].Type != watch.Bookmark || !events[1].InitialEventsEnd || events[1].Revision != c.Revision() {
+		t.Errorf("initial events %+v, want the pod and the bookmark that ends them at %d", events, c.Revision())
+	}
+}
+
+func TestSlowReadersAreEnded(t *testing.T) {
+	s := newStore(t)
+	c := newCache(t, s, 0)
+	slow, err := c.Watch(watchcache.WatchOptions{After: c.Revision()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var last int64
+	for i := range 200 {
+		var ops []storage.Op
+		for j := range 100 {
+			ops = append(ops, putOp(t, pod("a", fmt.Sprintf("p%d", j), "", fmt.Sprint(i))))
+		}
+		last = commit(t, s, ops...)
+	}
+	if err := c.WaitUntil(testContext(t), last); err != nil {
+		t.Fatal(err)
+	}
+	read := 0
+	for {
+		events, err := slow.Next(testContext(t))
+		if err != nil {
+			if !errors.Is(err, watchcache.ErrSlow) || read == 0 || read >= 20000 {
+				t.Errorf("after %d of 20000 events: %v, want ErrSlow after some", read, err)
+			}
+			return
+		}
+		read += len(events)
+	}
+}
+
+func TestEncodedOnce(t *testing.T) {
+	o := watchcache.NewObject("k", 1, pod("a", "b", "", ""))
+	calls := 0
+	encode := func(runtime.Object) ([]byte, error) { calls++; return []byte("encoded"), nil }
+	for range 3 {
+		if data, err := o.Encoded("json", encode); err != nil || string(data) != "encoded" {
+			t.Fatal(data, err)
+		}
+	}
+	if _, err := o.Encoded("protobuf", encode); err != nil {
+		t.Fatal(err)
+	}
+	if calls != 2 {
+		t.Errorf("encoded %d times for two content types, want 2", calls)
+	}
+	if _, err := o.Encoded("yaml", func(runtime.Object) ([]byte, error) { return nil, errors.New("no") }); err == nil {
+		t.Error("an error was kept from the caller")
+	}
+}
+
+func TestUnreadableValuesAreLeftOut(t *testing.T) {
+	s := newStore(t)
+	commit(t, s, storage.Op{Key: prefix + "a/bad", Value: []byte("garbage")}, putOp(t, pod("a", "good", "", "")))
+	c := newCache(t, s, 0)
+	last := commit(t, s, storage.Op{Key: prefix + "a/good", Value: []byte("garbage")}, putOp(t, pod("a", "late", "", "")))
+	if err := c.WaitUntil(testContext(t), last); err != nil {
+		t.Fatal(err)
+	}
+	if got := slices.Collect(maps.Keys(stateOf(c.Snapshot()))); !slices.Equal(got, []string{prefix + "a/late"}) {
+		t.Errorf("cache has %v, want a/late alone", got)
+	}
+}
