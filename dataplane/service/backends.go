@@ -135,7 +135,7 @@ func (in *installed) shared(endpoint Frontend, p *pool, frontends []Frontend) bo
 	for _, b := range in.reverse[endpoint] {
 		if b.pool != p {
 			// A pool that is being filled has no frontend yet, but will.
-			count += max(1, len(b.pool.frontends))
+			count += max(1, b.pool.clusterFrontends())
 		}
 	}
 	return count > 1
@@ -144,6 +144,16 @@ func (in *installed) shared(endpoint Frontend, p *pool, frontends []Frontend) bo
 func clusterScoped(frontends []Frontend) int {
 	count := 0
 	for _, f := range frontends {
+		if f.Scope == ScopeCluster {
+			count++
+		}
+	}
+	return count
+}
+
+func (p *pool) clusterFrontends() int {
+	count := 0
+	for f := range p.frontends {
 		if f.Scope == ScopeCluster {
 			count++
 		}
@@ -200,7 +210,7 @@ func (in *installed) dropBackends(p *pool, want *desiredPool) error {
 // it belongs to has one frontend.
 func (in *installed) unmarkShared(endpoint Frontend) error {
 	all := in.reverse[endpoint]
-	if len(all) != 1 || len(all[0].pool.frontends) > 1 {
+	if len(all) != 1 || all[0].pool.clusterFrontends() > 1 {
 		return nil
 	}
 	return in.putFlags(all[0], all[0].record.Flags&^bpf.SocketBackendFlagsBACKEND_SHARED)

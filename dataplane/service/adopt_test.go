@@ -1,0 +1,405 @@
+package service
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/cilium/ebpf/link"
+
+	"github.com/skep-io/skep/bpf"
+)
+
+func init() { children["hold"] = hold }
+
+// hold owns a Plane with one service until it is killed.
+func hold() error {
+	p, err := Open(Options{PinDir: os.Getenv(envPins), CgroupPath: os.Getenv(envCgroup)})
+	if err != nil {
+		return err
+	}
+	p.SetService(serviceOf("default/echo:http", TCP, "10.96.0.1:80", three...))
+	p.SetService(serviceOf("default/gone:http", TCP, "10.96.0.2:80", three[0]))
+	p.Synced()
+	if err := p.Flush(deadlined()); err != nil {
+		return err
+	}
+	fmt.Println("holding")
+	select {}
+}
+
+// recording opens a Plane whose writes can be counted.
+func (s *sandbox) recording(tb testing.TB, limits Limits) (*Plane, *recorder) {
+	tb.Helper()
+	r := &recorder{}
+	p, err := open(Options{PinDir: s.pins, CgroupPath: s.cgroup, Limits: limits}, func(m *kernelMaps) writer {
+		r.writer = m
+		return r
+	})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { p.Close() })
+	return p, r
+}
+
+func TestServicesOutliveAKilledProcess(t *testing.T) {
+	s := inside(t)
+	if s == nil {
+		return
+	}
+	for _, address := range three {
+		serve(t, TCP, address)
+	}
+	holder := s.command(t)
+	holder.Env = append(holder.Env, envChild+"=hold")
+	holder.SysProcAttr.Cloneflags = 0 // stay in this network namespace
+	holder.Stderr = os.Stderr
+	out, err := holder.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := holder.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(out).ReadString('\n'); line != "holding\n" {
+		t.Fatal("holder did not start: ", line, err)
+	}
+	inTurn := func(first int) {
+		t.Helper()
+		for i := range 3 {
+			if from, err := ask("tcp4", "10.96.0.1:80"); err != nil || from != three[(first+i)%3] {
+				t.Fatalf("turn %d answered by %s, %v", first+i, from, err)
+			}
+		}
+	}
+	inTurn(0)
+	if err := holder.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	holder.Wait()
+	inTurn(3)
+
+	p, r := s.recording(t, Limits{})
+	flush(t, p)
+	inTurn(6)
+	// The same service is not touched, whoever set it.
+	p.SetService(serviceOf("default/echo:http", TCP, "10.96.0.1:80", three...))
+	flush(t, p)
+	if writes := r.take(); len(writes) != 0 {
+		t.Errorf("an unchanged service was written: %v", writes)
+	}
+	if d := dump(t, p); len(d.Services) != 2 {
+		t.Errorf("%d services before Synced, want both: %+v", len(d.Services), d.Services)
+	}
+	p.Synced()
+	flush(t, p)
+	want := []string{"DeleteService", "DeleteName"}
+	for _, write := range r.take() {
+		if write != "PutBackend" && write != "PutReverse" && !slices.Contains(want, write) {
+			t.Errorf("removing a leftover did %s", write)
+		}
+	}
+	d := dump(t, p)
+	if len(d.Services) != 1 || len(d.Backends) != 3 || d.Services[0].Connections != 9 {
+		t.Errorf("after Synced: %+v %+v", d.Services, d.Backends)
+	}
+	for _, b := range d.Backends {
+		if b.Shared {
+			t.Errorf("backend %v still counts as shared", b)
+		}
+	}
+	inTurn(9)
+}
+
+// A process that is killed between any two writes leaves maps that the next one
+// finishes, and that programs can use meanwhile.
+func TestCrashAtEveryWrite(t *testing.T) {
+	before := []Service{
+		serviceOf("default/a:http", TCP, "10.96.0.1:80", three[0], three[1]),
+		serviceOf("default/b:http", TCP, "10.96.0.2:80", three[1]),
+	}
+	after := []Service{
+		serviceOf("default/a:http", TCP, "10.96.0.1:80", three[1], three[2]),
+		serviceOf("default/c:http", TCP, "10.96.0.2:80", three[0]),
+	}
+	after[0].Frontends = append(after[0].Frontends, frontend("10.96.0.3:80", TCP))
+	var want string
+	for step := 0; ; step++ {
+		s := newSandbox(t)
+		p, r := s.recording(t, Limits{})
+		apply := func(p *Plane, services []Service) {
+			for _, service := range services {
+				p.SetService(service)
+			}
+		}
+		apply(p, before)
+		p.Synced()
+		flush(t, p)
+		left := step
+		crashed := make(chan struct{})
+		r.failing(func(string) bool {
+			left--
+			if left == -1 {
+				close(crashed)
+			}
+			return left < 0
+		})
+		settled := make(chan error, 1)
+		p.DeleteService("default/b:http")
+		apply(p, after)
+		ctx := deadlined()
+		go func() { settled <- p.Flush(ctx) }()
+		complete := false
+		select {
+		case err := <-settled:
+			if err != nil {
+				t.Fatal(err)
+			}
+			complete = true
+		case <-crashed:
+		}
+		if !complete {
+			frontendsAnswer(t, p)
+		}
+		p.Close()
+
+		next := s.open(t)
+		frontendsAnswer(t, next)
+		apply(next, after)
+		next.Synced()
+		flush(t, next)
+		got := tablesText(dump(t, next))
+		next.Close()
+		if want == "" {
+			fresh := newSandbox(t).open(t)
+			apply(fresh, after)
+			flush(t, fresh)
+			want = tablesText(dump(t, fresh))
+		}
+		if got != want {
+			t.Fatalf("after a crash before write %d:\n%swant:\n%s", step, got, want)
+		}
+		if complete {
+			if step < 15 {
+				t.Fatalf("only %d writes were interrupted", step)
+			}
+			t.Logf("%d writes interrupted", step)
+			return
+		}
+	}
+}
+
+// frontendsAnswer fails if a frontend that stayed leads nowhere.
+func frontendsAnswer(t *testing.T, p *Plane) {
+	t.Helper()
+	s := newSelector(t, p)
+	defer s.objects.Close()
+	for _, address := range []string{"10.96.0.1:80", "10.96.0.2:80"} {
+		if got, why := s.run(frontend(address, TCP), 1); why != bpf.SocketCounterREASON_TRANSLATED {
+			t.Errorf("%s leads to %v: %s", address, got, counterLabels[why])
+		}
+	}
+}
+
+func TestFailedWritesAreRetried(t *testing.T) {
+	p, r := newSandbox(t).recording(t, Limits{})
+	for _, call := range []string{"PutService", "PutFrontend", "PutSlots", "PutBackend", "PutReverse", "PutName", "PutNode", "PutPrimary", "ResetState", "ResetConnections"} {
+		times := 2
+		r.failing(func(c string) bool {
+			if c != call || times == 0 {
+				return false
+			}
+			times--
+			return true
+		})
+		s := serviceOf("default/"+strings.ToLower(call)+":http", TCP, "10.96.0.1:80", three...)
+		for i := range s.Backends {
+			s.Backends[i].Node = call
+		}
+		p.SetService(s)
+		flush(t, p)
+		if times != 0 {
+			t.Errorf("%s did not fail twice", call)
+		}
+		if d := dump(t, p); len(d.Services) != 1 || len(d.Services[0].Slots) != 3 || len(d.Backends) != 3 {
+			t.Errorf("after %s failed: %+v %+v", call, d.Services, d.Backends)
+		}
+		p.DeleteService(s.Name)
+		flush(t, p)
+		if d := dump(t, p); len(d.Services) != 0 || len(d.Backends) != 0 || len(d.Nodes) != 0 {
+			t.Errorf("after %s failed, left behind: %+v", call, d)
+		}
+	}
+}
+
+// Flush does not claim what the maps do not hold, and says why.
+func TestFlushReportsTheFailure(t *testing.T) {
+	p, r := newSandbox(t).recording(t, Limits{})
+	r.failing(func(call string) bool { return call == "PutSlots" })
+	p.SetService(serviceOf("default/a:http", TCP, "10.96.0.1:80", three...))
+	failed := make(chan error, 1)
+	ctx, cancel := cancellable()
+	go func() { failed <- p.Flush(ctx) }()
+	p.awaitError()
+	cancel()
+	if err := <-failed; err == nil || !strings.Contains(err.Error(), errInjected.Error()) {
+		t.Errorf("Flush: %v, want the injected error", err)
+	}
+	r.failing(nil)
+	flush(t, p)
+}
+
+func TestFullMapsAreNamed(t *testing.T) {
+	p, _ := newSandbox(t).recording(t, Limits{Backends: 2, Slots: 8, Frontends: 8, Services: 8, Nodes: 8})
+	p.SetService(serviceOf("default/a:http", TCP, "10.96.0.1:80", three...))
+	if err := p.awaitError(); !strings.Contains(err.Error(), "backends are in use") {
+		t.Errorf("error %v", err)
+	}
+	p.SetService(serviceOf("default/a:http", TCP, "10.96.0.1:80", three[:2]...))
+	flush(t, p)
+	if d := dump(t, p); len(d.Services[0].Slots) != 2 {
+		t.Errorf("slots %v", d.Services[0].Slots)
+	}
+}
+
+// Maps of another layout serve until the new ones are full, then are gone.
+func TestAnotherLayoutIsReplacedAtomically(t *testing.T) {
+	s := inside(t)
+	if s == nil {
+		return
+	}
+	serve(t, TCP, three[0])
+	serve(t, TCP, three[1])
+	old, _ := s.recording(t, Limits{Slots: 64})
+	old.SetService(serviceOf("default/echo:http", TCP, "10.96.0.1:80", three[0]))
+	flush(t, old)
+	old.Close()
+
+	p := s.open(t)
+	flush(t, p)
+	if from, err := ask("tcp4", "10.96.0.1:80"); err != nil || from != three[0] {
+		t.Errorf("while the new maps are empty: %s, %v", from, err)
+	}
+	p.SetService(serviceOf("default/echo:http", TCP, "10.96.0.1:80", three[1]))
+	flush(t, p)
+	if from, err := ask("tcp4", "10.96.0.1:80"); err != nil || from != three[0] {
+		t.Errorf("before Synced: %s, %v", from, err)
+	}
+	p.Synced()
+	flush(t, p)
+	if from, err := ask("tcp4", "10.96.0.1:80"); err != nil || from != three[1] {
+		t.Errorf("after Synced: %s, %v", from, err)
+	}
+	if _, err := os.Stat(filepath.Join(s.pins, nextPins)); !os.IsNotExist(err) {
+		t.Errorf("next is left behind: %v", err)
+	}
+	pinned, err := DumpPinned(s.pins)
+	if err != nil || pinned.Services[0].Connections != 1 {
+		t.Errorf("pinned maps: %+v, %v", pinned, err)
+	}
+	p.Close()
+
+	// A changed version alone is another layout too.
+	again := s.open(t)
+	layout := layoutNow()
+	layout.Version++
+	if err := again.maps.layout.put(0, layout); err != nil {
+		t.Fatal(err)
+	}
+	again.Close()
+	fresh := s.open(t)
+	fresh.SetService(serviceOf("default/echo:http", TCP, "10.96.0.1:80", three[0]))
+	fresh.Synced()
+	flush(t, fresh)
+	if from, err := ask("tcp4", "10.96.0.1:80"); err != nil || from != three[0] {
+		t.Errorf("after the second replacement: %s, %v", from, err)
+	}
+}
+
+// A link whose program has the same code stays; one that differs is replaced in
+// place, so that its id does not change.
+func TestLinksAreUpgradedInPlace(t *testing.T) {
+	s := newSandbox(t)
+	state := func() (links, programs map[string]uint32) {
+		links, programs = map[string]uint32{}, map[string]uint32{}
+		for _, h := range hooks(&bpf.SocketPrograms{}) {
+			l, err := link.LoadPinnedLink(filepath.Join(s.pins, linkPins, h.name), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			info, err := l.Info()
+			if err != nil {
+				t.Fatal(err)
+			}
+			links[h.name], programs[h.name] = uint32(info.ID), uint32(info.Program)
+			l.Close()
+		}
+		return links, programs
+	}
+	s.open(t).Close()
+	links, programs := state()
+	if len(links) != 8 {
+		t.Fatalf("%d links, want 8", len(links))
+	}
+	s.open(t).Close()
+	sameLinks, samePrograms := state()
+	for name := range links {
+		if links[name] != sameLinks[name] || programs[name] != samePrograms[name] {
+			t.Errorf("%s: an unchanged program was replaced", name)
+		}
+	}
+	pinned, err := link.LoadPinnedLink(filepath.Join(s.pins, linkPins, bpf.SocketProgSkepConnect4), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pinned.Close()
+	if err := pinned.Update(passProgram(t)); err != nil {
+		t.Fatal(err)
+	}
+	s.open(t).Close()
+	newLinks, newPrograms := state()
+	for name := range links {
+		if links[name] != newLinks[name] {
+			t.Errorf("%s: the link was made anew", name)
+		}
+		if (newPrograms[name] != programs[name]) != (name == bpf.SocketProgSkepConnect4) {
+			t.Errorf("%s: program %d became %d", name, programs[name], newPrograms[name])
+		}
+	}
+}
+
+func TestRemoveLeavesNothing(t *testing.T) {
+	s := inside(t)
+	if s == nil {
+		return
+	}
+	p := s.open(t)
+	p.SetService(serviceOf("default/echo:http", TCP, "10.96.0.1:80"))
+	flush(t, p)
+	// Held open elsewhere, a link outlives its pin: it has to be detached.
+	held, err := link.LoadPinnedLink(filepath.Join(s.pins, linkPins, bpf.SocketProgSkepConnect4), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	p.Close()
+	for range 2 {
+		if err := Remove(s.pins); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := os.Stat(s.pins); !os.IsNotExist(err) {
+		t.Errorf("pin folder: %v", err)
+	}
+	if info, err := held.Info(); err == nil && info.Cgroup().CgroupId != 0 {
+		t.Errorf("still attached to cgroup %d", info.Cgroup().CgroupId)
+	}
+	if _, err := DumpPinned(s.pins); err == nil || !strings.Contains(err.Error(), "is the agent of this node running?") {
+		t.Errorf("DumpPinned of nothing: %v", err)
+	}
+}

@@ -1,0 +1,87 @@
+package service
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/skep-io/skep/bpf"
+)
+
+var errInjected = errors.New("injected: map is full")
+
+// recorder is a writer that counts what reaches the maps and fails when told.
+type recorder struct {
+	writer
+	mu    sync.Mutex
+	calls []string
+	fail  func(call string) bool // nil: never
+}
+
+func (r *recorder) do(call string, write func() error) error {
+	r.mu.Lock()
+	failed := r.fail != nil && r.fail(call)
+	if !failed {
+		r.calls = append(r.calls, call)
+	}
+	r.mu.Unlock()
+	if failed {
+		return fmt.Errorf("%s: %w", call, errInjected)
+	}
+	return write()
+}
+
+// take returns the writes since the last call.
+func (r *recorder) take() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	calls := r.calls
+	r.calls = nil
+	return calls
+}
+
+func (r *recorder) failing(fail func(call string) bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.fail = fail
+}
+
+func (r *recorder) PutService(key bpf.SocketEndpoint, frontend uint32) error {
+	return r.do("PutService", func() error { return r.writer.PutService(key, frontend) })
+}
+func (r *recorder) DeleteService(key bpf.SocketEndpoint) error {
+	return r.do("DeleteService", func() error { return r.writer.DeleteService(key) })
+}
+func (r *recorder) PutFrontend(index uint32, record bpf.SocketFrontend) error {
+	return r.do("PutFrontend", func() error { return r.writer.PutFrontend(index, record) })
+}
+func (r *recorder) PutSlots(base uint32, backends []uint32) error {
+	return r.do("PutSlots", func() error { return r.writer.PutSlots(base, backends) })
+}
+func (r *recorder) PutBackend(id uint32, record bpf.SocketBackend) error {
+	return r.do("PutBackend", func() error { return r.writer.PutBackend(id, record) })
+}
+func (r *recorder) ResetConnections(backend uint32) error {
+	return r.do("ResetConnections", func() error { return r.writer.ResetConnections(backend) })
+}
+func (r *recorder) PutReverse(key bpf.SocketEndpoint, backend uint32) error {
+	return r.do("PutReverse", func() error { return r.writer.PutReverse(key, backend) })
+}
+func (r *recorder) DeleteReverse(key bpf.SocketEndpoint) error {
+	return r.do("DeleteReverse", func() error { return r.writer.DeleteReverse(key) })
+}
+func (r *recorder) ResetState(service uint32) error {
+	return r.do("ResetState", func() error { return r.writer.ResetState(service) })
+}
+func (r *recorder) PutPrimary(service uint32, key bpf.SocketEndpoint) error {
+	return r.do("PutPrimary", func() error { return r.writer.PutPrimary(service, key) })
+}
+func (r *recorder) PutNode(id uint32, record bpf.SocketNode) error {
+	return r.do("PutNode", func() error { return r.writer.PutNode(id, record) })
+}
+func (r *recorder) PutName(key bpf.SocketNameKey, name string) error {
+	return r.do("PutName", func() error { return r.writer.PutName(key, name) })
+}
+func (r *recorder) DeleteName(key bpf.SocketNameKey) error {
+	return r.do("DeleteName", func() error { return r.writer.DeleteName(key) })
+}
