@@ -11,11 +11,10 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
-	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
+	"go.uber.org/zap"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -24,15 +23,15 @@ import (
 	"github.com/skep-io/skep/controlplane/storage"
 )
 
-// allocationStore is a real etcd for one test.
-func allocationStore(t *testing.T) storage.Interface {
+// allocationEtcd is a real etcd for one test, and where it is reached.
+func allocationEtcd(t *testing.T) (endpoint string) {
 	t.Helper()
 	cfg := embed.NewConfig()
 	cfg.Dir = t.TempDir()
 	cfg.LogLevel = "fatal"
 	cfg.UnsafeNoFsync = true
-	socket := url.URL{Scheme: "unix", Path: filepath.Join(cfg.Dir, "client")}
-	peer := url.URL{Scheme: "unix", Path: filepath.Join(cfg.Dir, "peer")}
+	socket := url.URL{Scheme: "unix", Path: filepath.Join(t.TempDir(), "client")}
+	peer := url.URL{Scheme: "unix", Path: filepath.Join(t.TempDir(), "peer")}
 	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = []url.URL{socket}, []url.URL{socket}
 	cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = []url.URL{peer}, []url.URL{peer}
 	cfg.InitialCluster = cfg.InitialClusterFromName(cfg.Name)
@@ -45,18 +44,22 @@ func allocationStore(t *testing.T) storage.Interface {
 	case <-etcd.Server.ReadyNotify():
 	case err := <-etcd.Err():
 		t.Fatal(err)
-	case <-time.After(time.Minute):
-		t.Fatal("etcd was not ready within a minute")
+	case <-t.Context().Done():
+		t.Fatal("etcd was not ready before the test ended")
 	}
-	var client *clientv3.Client = v3client.New(etcd.Server)
-	t.Cleanup(func() { _ = client.Close() })
-	return storage.NewEtcd(client)
+	return socket.String()
 }
 
-// allocationRegistry is one control plane on a store, with the namespaces made.
-func allocationRegistry(t *testing.T, store storage.Interface, cfg Config) *Registry {
+// allocationRegistry is one control plane on an etcd, with a connection of its
+// own as it would have on a host of its own, and with the namespaces made.
+func allocationRegistry(t *testing.T, endpoint string, cfg Config) *Registry {
 	t.Helper()
-	r := NewRegistry(store, cfg, Kinds())
+	client, err := clientv3.New(clientv3.Config{Endpoints: []string{endpoint}, Logger: zap.NewNop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = client.Close() })
+	r := NewRegistry(storage.NewEtcd(client), cfg, Kinds())
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { defer close(done); _ = r.Run(ctx) }()
@@ -99,7 +102,7 @@ func create(t *testing.T, r *Registry, service *corev1.Service) *corev1.Service 
 }
 
 func TestServiceAddresses(t *testing.T) {
-	store := allocationStore(t)
+	store := allocationEtcd(t)
 	r := allocationRegistry(t, store, clusterWith("10.96.0.0/16"))
 	if err := EnsureServiceCIDR(t.Context(), r); err != nil {
 		t.Fatal(err)
@@ -157,7 +160,7 @@ func TestServiceAddresses(t *testing.T) {
 
 // TestDryRunAllocatesNothing also covers a create that fails for its name.
 func TestDryRunAllocatesNothing(t *testing.T) {
-	r := allocationRegistry(t, allocationStore(t), clusterWith("10.96.0.0/24"))
+	r := allocationRegistry(t, allocationEtcd(t), clusterWith("10.96.0.0/24"))
 	if _, err := r.Create(t.Context(), Services, newService("a", nil), CreateOptions{DryRun: true}); err != nil {
 		t.Fatal(err)
 	}
@@ -172,7 +175,7 @@ func TestDryRunAllocatesNothing(t *testing.T) {
 }
 
 func TestServiceTypeChanges(t *testing.T) {
-	r := allocationRegistry(t, allocationStore(t), clusterWith("10.96.0.0/16"))
+	r := allocationRegistry(t, allocationEtcd(t), clusterWith("10.96.0.0/16"))
 	service := create(t, r, newService("web", func(s *corev1.ServiceSpec) { s.Type = corev1.ServiceTypeNodePort }))
 	nodePort, ip := service.Spec.Ports[0].NodePort, service.Spec.ClusterIP
 	if nodePort < firstNodePort+staticNodePorts || nodePort > lastNodePort {
@@ -227,7 +230,7 @@ func TestServiceTypeChanges(t *testing.T) {
 }
 
 func TestNodePortsAskedFor(t *testing.T) {
-	r := allocationRegistry(t, allocationStore(t), clusterWith("10.96.0.0/16"))
+	r := allocationRegistry(t, allocationEtcd(t), clusterWith("10.96.0.0/16"))
 	ask := func(name string, port int32) error {
 		_, err := r.Create(t.Context(), Services, newService(name, func(s *corev1.ServiceSpec) {
 			s.Type, s.Ports = corev1.ServiceTypeNodePort, []corev1.ServicePort{{Port: 80, NodePort: port}}
@@ -255,7 +258,7 @@ func TestNodePortsAskedFor(t *testing.T) {
 }
 
 func TestDualStack(t *testing.T) {
-	store := allocationStore(t)
+	store := allocationEtcd(t)
 	single := allocationRegistry(t, store, clusterWith("10.96.0.0/16"))
 	require, prefer := corev1.IPFamilyPolicyRequireDualStack, corev1.IPFamilyPolicyPreferDualStack
 	if _, err := single.Create(t.Context(), Services, newService("no", func(s *corev1.ServiceSpec) { s.IPFamilyPolicy = &require }), CreateOptions{}); !apierrors.IsInvalid(err) ||
@@ -293,7 +296,7 @@ func TestDualStack(t *testing.T) {
 // TestAddressesAgainstTwin makes and deletes services at random and compares
 // every step with a set of addresses.
 func TestAddressesAgainstTwin(t *testing.T) {
-	r := allocationRegistry(t, allocationStore(t), clusterWith("10.96.0.0/27")) // 30 addresses
+	r := allocationRegistry(t, allocationEtcd(t), clusterWith("10.96.0.0/27")) // 30 addresses
 	random := rand.New(rand.NewPCG(1, 2))
 	twin := map[string]string{} // address -> service
 	for step := range 400 {
@@ -339,7 +342,7 @@ func TestAddressesAgainstTwin(t *testing.T) {
 // delete services and nodes at once: none may hold what another holds, and what
 // is held in the end is what the objects say.
 func TestConcurrentAllocation(t *testing.T) {
-	store := allocationStore(t)
+	store := allocationEtcd(t)
 	cfg := clusterWith("10.96.0.0/26")
 	cfg.PodCIDR, cfg.NodeMask = netip.MustParsePrefix("10.244.0.0/26"), 30 // 16 ranges
 	planes := []*Registry{allocationRegistry(t, store, cfg), allocationRegistry(t, store, cfg)}
@@ -469,7 +472,7 @@ func stored(t *testing.T, r *Registry, k *Kind) []Object {
 func TestPodRanges(t *testing.T) {
 	cfg := clusterWith("10.96.0.0/16")
 	cfg.PodCIDR = netip.MustParsePrefix("10.244.0.0/22")
-	r := allocationRegistry(t, allocationStore(t), cfg)
+	r := allocationRegistry(t, allocationEtcd(t), cfg)
 	add := func(name, podCIDR string) (*corev1.Node, error) {
 		node, err := r.Create(t.Context(), Nodes, &corev1.Node{
 			ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.NodeSpec{PodCIDR: podCIDR},

@@ -58,22 +58,31 @@ func allocatePodCIDR(ctx context.Context, r *Registry, tx *Tx, obj, old Object) 
 // any free one. Another node may take it first, which the guard notices.
 func choosePodCIDR(ctx context.Context, r *Registry, node *corev1.Node) (netip.Prefix, error) {
 	if node.Spec.PodCIDR != "" {
-		return requestedPodCIDR(ctx, r, node, podCIDRHolders(r, node))
+		return requestedPodCIDR(ctx, r, node)
 	}
-	prefix, ok := freeSubnet(r.config.PodCIDR, r.config.NodeMask, podCIDRHolders(r, node))
-	if !ok {
-		// The cache may not have seen yet what was freed.
-		if err := r.waitForStore(ctx, Nodes); err != nil {
-			return netip.Prefix{}, err
+	taken := podCIDRHolders(r, node)
+	for waited := false; ; {
+		prefix, ok := freeSubnet(r.config.PodCIDR, r.config.NodeMask, taken)
+		switch {
+		case ok:
+			// The cache may not know of this one's holder yet.
+			holder, err := podCIDRHolder(ctx, r, prefix)
+			if err != nil || holder.Key == "" {
+				return prefix, err
+			}
+			taken[prefix] = string(holder.Value)
+		case waited:
+			return netip.Prefix{}, apierrors.NewInternalError(fmt.Errorf(
+				"no pod range of /%d is left in %s for node %q: delete nodes that are gone, or use a larger pod range",
+				r.config.NodeMask, r.config.PodCIDR, node.Name))
+		default:
+			// Nor of those that were freed.
+			if err := r.waitForStore(ctx, Nodes); err != nil {
+				return netip.Prefix{}, err
+			}
+			waited, taken = true, podCIDRHolders(r, node)
 		}
-		prefix, ok = freeSubnet(r.config.PodCIDR, r.config.NodeMask, podCIDRHolders(r, node))
 	}
-	if !ok {
-		return netip.Prefix{}, apierrors.NewInternalError(fmt.Errorf(
-			"no pod range of /%d is left in %s for node %q: delete nodes that are gone, or use a larger pod range",
-			r.config.NodeMask, r.config.PodCIDR, node.Name))
-	}
-	return prefix, nil
 }
 
 // podCIDRHolders are the ranges of all other nodes, as the cache knows them.
@@ -87,9 +96,20 @@ func podCIDRHolders(r *Registry, node *corev1.Node) map[netip.Prefix]string {
 	return holders
 }
 
+// podCIDRHolder reads the record of a range from etcd; it has no key if there is none.
+func podCIDRHolder(ctx context.Context, r *Registry, prefix netip.Prefix) (storage.KeyValue, error) {
+	kv, err := r.store.Get(ctx, podCIDRKey(prefix))
+	if errors.Is(err, storage.ErrNotFound) {
+		return storage.KeyValue{}, nil
+	}
+	if err != nil {
+		return storage.KeyValue{}, apierrors.NewInternalError(fmt.Errorf("read who holds pod range %s: %w", prefix, err))
+	}
+	return kv, nil
+}
+
 // requestedPodCIDR refuses a range that overlaps one that another node holds.
-// The cache that taken comes from may be behind, so etcd has the last word.
-func requestedPodCIDR(ctx context.Context, r *Registry, node *corev1.Node, taken map[netip.Prefix]string) (netip.Prefix, error) {
+func requestedPodCIDR(ctx context.Context, r *Registry, node *corev1.Node) (netip.Prefix, error) {
 	refuse := func(reason string) (netip.Prefix, error) {
 		return netip.Prefix{}, apierrors.NewInvalid(Nodes.GVK.GroupKind(), node.Name,
 			field.ErrorList{field.Invalid(field.NewPath("spec", "podCIDR"), node.Spec.PodCIDR, reason)})
@@ -99,18 +119,13 @@ func requestedPodCIDR(ctx context.Context, r *Registry, node *corev1.Node, taken
 		return refuse("must be a valid address range")
 	}
 	prefix = prefix.Masked()
-	taken[prefix] = ""
-	for held := range taken {
-		if !held.Overlaps(prefix) {
-			continue
-		}
-		kv, err := r.store.Get(ctx, podCIDRKey(held))
-		switch {
-		case errors.Is(err, storage.ErrNotFound):
-		case err != nil:
-			return netip.Prefix{}, apierrors.NewInternalError(fmt.Errorf("read who holds pod range %s: %w", held, err))
-		default:
-			return refuse(fmt.Sprintf("overlaps %s, which node %q holds", held, kv.Value))
+	// The guard covers this very range only, so the cache must know all others.
+	if err := r.waitForStore(ctx, Nodes); err != nil {
+		return netip.Prefix{}, err
+	}
+	for held, holder := range podCIDRHolders(r, node) {
+		if held.Overlaps(prefix) {
+			return refuse(fmt.Sprintf("overlaps %s, which node %q holds", held, holder))
 		}
 	}
 	return prefix, nil
@@ -179,15 +194,9 @@ func releasePodCIDR(ctx context.Context, r *Registry, tx *Tx, node *corev1.Node)
 	if err != nil {
 		return nil // The node never held one.
 	}
-	kv, err := r.store.Get(ctx, podCIDRKey(prefix.Masked()))
-	if errors.Is(err, storage.ErrNotFound) {
-		return nil
-	}
-	if err != nil {
-		return apierrors.NewInternalError(fmt.Errorf("read who holds pod range %s: %w", prefix, err))
-	}
-	if string(kv.Value) != node.Name {
-		return nil
+	kv, err := podCIDRHolder(ctx, r, prefix.Masked())
+	if err != nil || kv.Key == "" || string(kv.Value) != node.Name {
+		return err
 	}
 	tx.Guards = append(tx.Guards, storage.Guard{Key: kv.Key, ModRevision: kv.ModRevision})
 	tx.Ops = append(tx.Ops, storage.Op{Key: kv.Key, Delete: true})
