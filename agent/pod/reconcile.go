@@ -198,7 +198,7 @@ func (w *worker) holdPull(c *containerState, now, until time.Time) {
 		return
 	}
 	w.at("pull "+c.name, until)
-	if c.waiting == reasonPullBackOff {
+	if c.waiting != reasonPull {
 		return
 	}
 	image := w.spec(c.name).Image

@@ -143,6 +143,18 @@ func (r *Runtime) messagePath(c *Container) string {
 	return filepath.Join(r.PodDir(c.PodUID), "containers", fmt.Sprintf("%s.%d.message", c.Name, c.Attempt))
 }
 
+// saveRecord writes what is known of a container now: whoever comes later
+// writes the newer state, however the writers are ordered.
+func (r *Runtime) saveRecord(id string) error {
+	r.records.Lock()
+	defer r.records.Unlock()
+	c, ok := r.Container(id)
+	if !ok {
+		return nil // forgotten
+	}
+	return r.writeRecord(&c)
+}
+
 // writeRecord replaces the container's record by rename: a reader sees the
 // old or the new one, never a part.
 func (r *Runtime) writeRecord(c *Container) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"sync"
@@ -88,7 +89,7 @@ func (r *Runtime) Create(ctx context.Context, p *Prepared, cfg ContainerConfig) 
 		State: Created, CreatedAt: time.Now(),
 		TerminationMessagePolicy: cfg.TerminationMessagePolicy,
 	}
-	e := &entry{Container: c, exited: make(chan struct{})}
+	e := newEntry(c)
 	r.insert(e)
 	defer func() {
 		if err != nil {
@@ -137,14 +138,14 @@ func (r *Runtime) Create(ctx context.Context, p *Prepared, cfg ContainerConfig) 
 	e.Pid = pid
 	c = e.Container
 	r.mu.Unlock()
+	r.reapPod(c.PodUID, false)
 	return c, nil
 }
 
 // createTask makes tasks of one pod one after the other: the first brings up
 // the shim that the others join.
 func (r *Runtime) createTask(ctx context.Context, podUID string, request *tasks.CreateTaskRequest) (int, error) {
-	value, _ := r.sandbox.LoadOrStore(podUID, &sync.Mutex{})
-	lock := value.(*sync.Mutex)
+	lock := r.podLock(podUID)
 	lock.Lock()
 	defer lock.Unlock()
 	response, err := r.client.TaskService().Create(ctx, request)
@@ -152,6 +153,11 @@ func (r *Runtime) createTask(ctx context.Context, podUID string, request *tasks.
 		return 0, errgrpc.ToNative(err)
 	}
 	return int(response.Pid), nil
+}
+
+func (r *Runtime) podLock(podUID string) *sync.Mutex {
+	lock, _ := r.locks.LoadOrStore(podUID, &sync.Mutex{})
+	return lock.(*sync.Mutex)
 }
 
 func (r *Runtime) makeMessageFile(c *Container, path string) error {
@@ -196,8 +202,8 @@ func (r *Runtime) Start(ctx context.Context, id string) (Container, error) {
 	r.mu.Unlock()
 	// The record holds what labels cannot: that and when it started. Labels
 	// alone suffice to adopt a running container, so its loss is survivable.
-	if err := r.writeRecord(&c); err != nil {
-		return c, err
+	if err := r.saveRecord(id); err != nil {
+		slog.Warn("start not recorded", "container", id, "err", err)
 	}
 	if overtaken {
 		r.exited(id, code, at)
@@ -216,6 +222,8 @@ func (r *Runtime) Forget(id string) {
 	delete(r.containers, id)
 	c := e.Container
 	r.mu.Unlock()
+	r.records.Lock()
+	defer r.records.Unlock()
 	_ = os.Remove(r.recordPath(&c))
 	_ = os.Remove(r.messagePath(&c))
 }
@@ -223,12 +231,13 @@ func (r *Runtime) Forget(id string) {
 // ForgetPod removes the pod's records and its state folder. Its containers
 // must have exited.
 func (r *Runtime) ForgetPod(podUID string) error {
+	r.reapPod(podUID, true)
 	for _, c := range r.Containers() {
 		if c.PodUID == podUID {
 			r.Forget(c.ID)
 		}
 	}
-	r.sandbox.Delete(podUID)
+	r.locks.Delete(podUID)
 	if err := os.RemoveAll(r.PodDir(podUID)); err != nil {
 		return fmt.Errorf("remove pod folder: %w", err)
 	}

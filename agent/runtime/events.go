@@ -107,14 +107,47 @@ func (r *Runtime) exited(id string, code int, at time.Time) {
 	if subscriber != nil {
 		subscriber(c)
 	}
-	r.work.Add(1)
-	go func() {
-		defer r.work.Done()
-		if err := r.writeRecord(&c); err != nil {
-			slog.Error("exit not recorded", "container", c.ID, "err", err)
+	r.work.Go(func() {
+		if err := r.saveRecord(id); err != nil {
+			slog.Error("exit not recorded", "container", id, "err", err)
 		}
-		r.cleanUp(id)
-	}()
+		r.reap(e)
+	})
+}
+
+// reapDelay keeps an ended task a little while: if its container is started
+// again at once, the pod's shim is still there to take the new task, and the
+// restart saves bringing up another.
+const reapDelay = 300 * time.Millisecond
+
+func (r *Runtime) reap(e *entry) {
+	timer := time.NewTimer(reapDelay)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-e.reapNow:
+	}
+	r.cleanUp(e.ID)
+	close(e.reaped)
+}
+
+// reapPod hurries the reaping of a pod's ended tasks; with wait it returns
+// when all are gone.
+func (r *Runtime) reapPod(podUID string, wait bool) {
+	r.mu.Lock()
+	var ended []*entry
+	for _, e := range r.containers {
+		if e.PodUID == podUID && e.State == Exited {
+			e.hurry()
+			ended = append(ended, e)
+		}
+	}
+	r.mu.Unlock()
+	for _, e := range ended {
+		if wait {
+			<-e.reaped
+		}
+	}
 }
 
 func exitReason(code int) string {
@@ -183,6 +216,13 @@ func logTail(path string) string {
 func (r *Runtime) cleanUp(id string) {
 	ctx, cancel := context.WithTimeout(r.ctx(context.Background()), time.Minute)
 	defer cancel()
+	if e, ok := r.lookup(id); ok {
+		// Not while a task of the pod is being made: it may be about to join
+		// the shim that ends with this one.
+		lock := r.podLock(e.PodUID)
+		lock.Lock()
+		defer lock.Unlock()
+	}
 	r.discard(ctx, id)
 	r.cfg.Logs.Close(id)
 }

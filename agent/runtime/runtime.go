@@ -53,13 +53,24 @@ type Runtime struct {
 
 	images  imageCache
 	pulls   pullGroup
-	sandbox sync.Map // pod UID -> *sync.Mutex: the first task of a pod starts its shim
+	locks   sync.Map   // pod UID -> *sync.Mutex: the first task of a pod starts its shim, the last ends it
+	records sync.Mutex // one record is written at a time
 	work    sync.WaitGroup
 }
 
 type entry struct {
 	Container
 	exited chan struct{} // closed when State is Exited
+
+	reapNow chan struct{} // closed by hurry
+	hurry   func()
+	reaped  chan struct{} // closed when containerd holds nothing of it any more
+}
+
+func newEntry(c Container) *entry {
+	e := &entry{Container: c, exited: make(chan struct{}), reapNow: make(chan struct{}), reaped: make(chan struct{})}
+	e.hurry = sync.OnceFunc(func() { close(e.reapNow) })
+	return e
 }
 
 // Connect reaches containerd and adopts what lives there. The event stream
@@ -240,7 +251,7 @@ func (r *Runtime) adoptOne(ctx context.Context, m containers.Container, task *ta
 			c.StartedAt = c.CreatedAt
 		}
 		c.State = Running
-		r.insert(&entry{Container: c, exited: make(chan struct{})})
+		r.insert(newEntry(c))
 		r.exited(m.ID, int(task.ExitStatus), task.ExitedAt.AsTime())
 	default:
 		c.State, c.Pid = Running, int(task.Pid)
@@ -250,7 +261,7 @@ func (r *Runtime) adoptOne(ctx context.Context, m containers.Container, task *ta
 		if !recorded {
 			_ = r.writeRecord(&c)
 		}
-		r.insert(&entry{Container: c, exited: make(chan struct{})})
+		r.insert(newEntry(c))
 	}
 }
 
@@ -278,8 +289,9 @@ func (r *Runtime) insert(e *entry) {
 }
 
 func exitedEntry(c Container) *entry {
-	e := &entry{Container: c, exited: make(chan struct{})}
+	e := newEntry(c)
 	close(e.exited)
+	close(e.reaped)
 	return e
 }
 

@@ -169,6 +169,7 @@ func writeSysctl(name, value string) error {
 // RemoveSandbox removes the pod's pins, shared memory and cgroup folders.
 // What is gone already is no error.
 func (r *Runtime) RemoveSandbox(podUID string) error {
+	r.reapPod(podUID, true)
 	dir := r.sandboxDir(podUID)
 	for _, name := range []string{"ns/uts", "ns/ipc", "ns/net", "shm"} {
 		if err := unmountAll(filepath.Join(dir, name)); err != nil {

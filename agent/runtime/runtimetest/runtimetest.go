@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -67,6 +68,7 @@ func Start(t testing.TB) *Node {
 			t.Errorf("stop containerd: %v", err)
 		}
 		removeCgroups(n.Config.CgroupParent)
+		unmountBelow(dir)
 		if err := os.RemoveAll(dir); err != nil {
 			t.Errorf("left behind: %v", err)
 		}
@@ -121,6 +123,16 @@ func shortDir(t testing.TB) string {
 		t.Fatal(err)
 	}
 	return dir
+}
+
+// unmountBelow takes away volumes that the test did not remove itself.
+func unmountBelow(dir string) {
+	mounts, _ := os.ReadFile("/proc/self/mounts")
+	for _, line := range strings.Split(string(mounts), "\n") {
+		if f := strings.Fields(line); len(f) > 1 && strings.HasPrefix(f[1], dir+"/") {
+			_ = syscall.Unmount(f[1], syscall.MNT_DETACH)
+		}
+	}
 }
 
 func removeCgroups(parent string) {
