@@ -3,6 +3,7 @@ package controlplane
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net"
 	"strconv"
 	"sync"
@@ -45,9 +46,16 @@ func (y *system) Run(ctx context.Context) error {
 	work := map[string]func(context.Context) error{
 		"service": y.service, "endpoints": y.endpoints, "slice": y.slice, "secret": y.secret,
 	}
+	if y.settings.advertise.IsLoopback() {
+		slog.Warn("The API is advertised at a loopback address, so the service default/kubernetes gets no endpoints: pods cannot reach it. Give --advertise-address to change that", "address", y.settings.advertise)
+		delete(work, "endpoints")
+		delete(work, "slice")
+	}
 	observe(ctx, &wg, y, resource.Services, metav1.NamespaceDefault, apiService, "service")
-	observe(ctx, &wg, y, resource.Endpoints, metav1.NamespaceDefault, apiService, "endpoints")
-	observe(ctx, &wg, y, resource.EndpointSlices, metav1.NamespaceDefault, apiService, "slice")
+	if work["slice"] != nil {
+		observe(ctx, &wg, y, resource.Endpoints, metav1.NamespaceDefault, apiService, "endpoints")
+		observe(ctx, &wg, y, resource.EndpointSlices, metav1.NamespaceDefault, apiService, "slice")
+	}
 	observe(ctx, &wg, y, resource.Secrets, metav1.NamespaceSystem, dnsSecret, "secret")
 	for name := range work {
 		y.queue.Add(name)

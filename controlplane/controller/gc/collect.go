@@ -167,11 +167,12 @@ func (c *Controller) syncOwner(ctx context.Context, it item) error {
 
 // orphan releases all dependents and then the owner.
 func (c *Controller) orphan(ctx context.Context, owner item) error {
-	if err := c.settle(ctx); err != nil {
+	dependents, err := c.listDependents(ctx, owner)
+	if err != nil {
 		return err
 	}
 	var failures []error
-	for _, it := range c.dependentsOf(owner.uid) {
+	for _, it := range dependents {
 		failures = append(failures, c.dropOwners(ctx, it, func(ref metav1.OwnerReference) bool { return ref.UID == owner.uid }))
 	}
 	if err := errors.Join(failures...); err != nil {
@@ -182,11 +183,12 @@ func (c *Controller) orphan(ctx context.Context, owner item) error {
 
 // deleteDependents has all dependents deleted, and lets the owner go when none is left that blocks it.
 func (c *Controller) deleteDependents(ctx context.Context, owner item) error {
-	if err := c.settle(ctx); err != nil {
+	dependents, err := c.listDependents(ctx, owner)
+	if err != nil {
 		return err
 	}
 	blocked := false
-	for _, it := range c.dependentsOf(owner.uid) {
+	for _, it := range dependents {
 		c.dependents.Add(it)
 		obj, err := c.current(ctx, it, "0")
 		if err != nil {
@@ -208,14 +210,26 @@ func blocks(obj resource.Object, owner types.UID) bool {
 	})
 }
 
-// settle waits until the pods' cache has all that was written so far: a
-// dependent that was made just before its owner was deleted must be seen.
-func (c *Controller) settle(ctx context.Context) error {
-	revision, err := c.registry.Store().Revision(ctx)
-	if err != nil {
-		return err
+// listDependents lists from the store, not from the index: a dependent that was
+// made just before its owner was deleted must be seen. It looks at all that can
+// be one, which only deletions that wait for dependents cost.
+func (c *Controller) listDependents(ctx context.Context, owner item) ([]item, error) {
+	var list []item
+	for _, k := range c.registry.Kinds() {
+		if k == resource.Events || !k.Namespaced && owner.kind.Namespaced {
+			continue
+		}
+		found, err := c.registry.List(ctx, k, owner.key.Namespace, resource.ListOptions{})
+		if err != nil {
+			return nil, err
+		}
+		for _, o := range found.Objects {
+			if slices.ContainsFunc(o.Value().GetOwnerReferences(), func(ref metav1.OwnerReference) bool { return ref.UID == owner.uid }) {
+				list = append(list, itemOf(k, o.Value()))
+			}
+		}
 	}
-	return c.registry.Cache(resource.Pods).WaitUntil(ctx, revision)
+	return list, nil
 }
 
 func (c *Controller) removeFinalizer(ctx context.Context, it item, finalizer string) error {
