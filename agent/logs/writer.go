@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -284,10 +285,13 @@ func (w *Writer) forget(s *stream) {
 
 // finishContainer ends a container's log: what its FIFOs still hold is written first.
 func (w *Writer) finishContainer(id string) error {
-	c := w.containers[id]
-	if c == nil {
-		return os.RemoveAll(filepath.Join(w.dir, id))
+	if _, err := os.Stat(filepath.Join(w.dir, id)); errors.Is(err, fs.ErrNotExist) {
+		return nil // ended already
 	}
+	if err := w.open(id); err != nil { // unknown to a writer that could not open it at its start
+		return errors.Join(err, os.RemoveAll(filepath.Join(w.dir, id)))
+	}
+	c := w.containers[id]
 	for _, s := range c.streams {
 		// A FIFO is drained with the second read; the bound is for a writer that should be gone and is not.
 		for range 32 {

@@ -53,13 +53,15 @@ func (n *Node) putLease(ctx context.Context) error {
 	lease := &coordinationv1.Lease{
 		ObjectMeta: metav1.ObjectMeta{
 			Name: n.cfg.Name, Namespace: corev1.NamespaceNodeLease,
-			OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: n.cfg.Name, UID: uid}},
 		},
 		Spec: coordinationv1.LeaseSpec{
 			HolderIdentity:       ptr.To(n.cfg.Name),
 			LeaseDurationSeconds: ptr.To[int32](leaseSeconds),
 			RenewTime:            ptr.To(metav1.NowMicro()),
 		},
+	}
+	if uid != "" { // else not yet registered since the start: the lease has its owner from before
+		lease.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: n.cfg.Name, UID: uid}}
 	}
 	_, err := leases.Update(ctx, lease, metav1.UpdateOptions{})
 	if apierrors.IsNotFound(err) {

@@ -41,11 +41,12 @@ type Source interface {
 	NodeNetwork() []Network
 }
 
-// A rate is taken over at least rateMin and, where nobody has asked for longer than rateMax, over a fresh pair of samples.
+// A rate is taken over 10 to 20 s where somebody asks often, up to rateMax where less often, and, where nobody has asked for
+// longer than that, over rateMin of waiting for a fresh pair of samples.
 const (
 	rateMin  = 100 * time.Millisecond
+	rateBase = 10 * time.Second
 	rateMax  = 60 * time.Second
-	rateBase = 10 * time.Second // a sample serves as base until one this much younger replaces it
 )
 
 // Collector samples on demand. Its methods may be called concurrently; one sample serves all who ask at once.
@@ -65,7 +66,8 @@ type Collector struct {
 // tracked is a cgroup whose files are open.
 type tracked struct {
 	files *Cgroup
-	base  Usage // of an earlier sample
+	base  Usage // what rates compare with
+	next  Usage // becomes base when it is rateBase old
 	now   Usage
 	seen  bool
 }
@@ -167,8 +169,11 @@ func (c *Collector) measure(path string, started time.Time) (again bool) {
 		delete(c.tracked, path)
 		return false
 	}
-	if u.At.Sub(t.now.At) >= rateBase && u.At.Sub(t.now.At) <= rateMax {
-		t.base = t.now
+	switch {
+	case t.next.At.IsZero():
+		t.next = u
+	case u.At.Sub(t.next.At) >= rateBase:
+		t.base, t.next = t.next, u
 	}
 	if u.At.Sub(t.base.At) > rateMax {
 		t.base = u

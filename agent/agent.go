@@ -1,0 +1,367 @@
+// Package agent is a node of the cluster: it puts together the parts that run pods, connect them, route services to them,
+// measure them and report about them, and keeps them running in the order in which they need each other.
+//
+// It owns the order of start and the lock that keeps a second agent off the host. Stopping it stops no pod: containers,
+// their logs, the network and the service tables live on without it, and the next agent takes them over.
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/tools/record"
+
+	"github.com/skep-io/skep/agent/logs"
+	"github.com/skep-io/skep/agent/node"
+	"github.com/skep-io/skep/agent/pod"
+	"github.com/skep-io/skep/agent/runtime"
+	"github.com/skep-io/skep/agent/server"
+	"github.com/skep-io/skep/agent/services"
+	"github.com/skep-io/skep/agent/stats"
+	"github.com/skep-io/skep/dataplane/podnet"
+	"github.com/skep-io/skep/dataplane/service"
+)
+
+// Port is where the API server reaches agents.
+const Port = 10250
+
+// Config is all that an agent is told.
+type Config struct {
+	Server, Token string
+	NodeName      string
+	NodeIP        netip.Addr // the one that leads to Server, if not given
+	Labels        map[string]string
+
+	ContainerdAddress string // empty: a private containerd
+	StateDir, RunDir  string
+	Cgroup            string // path under the cgroup root below which pods live
+	HookCgroup        string // path of the v2 cgroup whose sockets are translated; "/" for all of the host
+	BPFDir            string // for pins
+
+	ClusterDNS               []netip.Addr
+	ClusterDomain            string
+	ServiceCIDR, ClusterCIDR netip.Prefix
+
+	Version    string
+	LogCommand []string // starts the process that writes containers' logs
+	Ready      func()   // called when the node takes pods
+}
+
+// parts are what Run puts together.
+type parts struct {
+	cfg      Config
+	client   kubernetes.Interface
+	identity *node.Identity
+	node     *node.Node
+	logs     *logs.Logs
+	runtime  *runtime.Runtime
+	network  *podnet.Network
+	plane    *service.Plane
+	watcher  *services.Watcher
+	factory  informers.SharedInformerFactory
+	pods     *pod.Pods
+	stats    *stats.Collector
+	server   *server.Server
+	events   record.EventBroadcaster
+}
+
+// Run is the agent until ctx ends. It returns early only for what starting again, or the administrator, must put right.
+func Run(ctx context.Context, cfg Config) error {
+	if err := Check(cfg); err != nil {
+		return err
+	}
+	for _, dir := range []string{cfg.StateDir, cfg.RunDir} {
+		if err := os.MkdirAll(dir, 0o711); err != nil {
+			return fmt.Errorf("agent's folder: %w", err)
+		}
+	}
+	lock, err := lockHost(cfg.RunDir)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if !cfg.NodeIP.IsValid() {
+		if cfg.NodeIP, err = addressTowards(cfg.Server); err != nil {
+			return err
+		}
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	p := &parts{cfg: cfg}
+	defer p.close()
+	group.Go(func() error { return p.start(ctx, group) })
+	err = group.Wait()
+	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// start brings the parts up. Those that need nothing from outside come first, so that the pods that run here are adopted
+// whether or not the API server answers.
+func (p *parts) start(ctx context.Context, group *errgroup.Group) error {
+	if err := p.adoptContainers(ctx, group); err != nil {
+		return err
+	}
+	if err := p.joinCluster(ctx, group); err != nil {
+		return err
+	}
+	if err := p.startDataPlane(ctx, group); err != nil {
+		return err
+	}
+	if err := p.startPods(ctx, group); err != nil {
+		return err
+	}
+	if err := p.startServer(ctx, group); err != nil {
+		return err
+	}
+	group.Go(func() error { return p.node.Run(ctx) })
+	slog.Info("node is up", "node", p.cfg.NodeName, "address", p.cfg.NodeIP, "version", p.cfg.Version)
+	if p.cfg.Ready != nil {
+		p.cfg.Ready()
+	}
+	return nil
+}
+
+func (p *parts) adoptContainers(ctx context.Context, group *errgroup.Group) (err error) {
+	p.logs, err = logs.New(ctx, logs.Config{
+		StateDir: p.cfg.StateDir, RunDir: p.cfg.RunDir, Command: p.cfg.LogCommand, Version: p.cfg.Version,
+	})
+	if err != nil {
+		return err
+	}
+	group.Go(func() error { return p.logs.Run(ctx) })
+	address := p.cfg.ContainerdAddress
+	if address == "" {
+		daemon, err := runtime.StartContainerd(ctx, containerdConfig(p.cfg))
+		if err != nil {
+			return err
+		}
+		group.Go(func() error { <-daemon.Done(); return nil })
+		address = daemon.Address()
+	}
+	p.runtime, err = retry(ctx, "containerd", func() (*runtime.Runtime, error) {
+		return runtime.Connect(ctx, address, runtime.Config{
+			CgroupParent: p.cfg.Cgroup, StateDir: p.cfg.StateDir, RunDir: p.cfg.RunDir, Logs: p.logs,
+		})
+	})
+	if err != nil {
+		return err
+	}
+	group.Go(func() error { return p.runtime.Run(ctx) })
+	return nil
+}
+
+func containerdConfig(cfg Config) runtime.DaemonConfig {
+	return runtime.DaemonConfig{
+		Root: filepath.Join(cfg.StateDir, "containerd"), State: filepath.Join(cfg.RunDir, "containerd"),
+	}
+}
+
+// retry waits for something outside the agent that is not there yet.
+func retry[T any](ctx context.Context, what string, f func() (T, error)) (T, error) {
+	for wait := 200 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
+		v, err := f()
+		if err == nil || ctx.Err() != nil {
+			return v, err
+		}
+		slog.Warn("waiting for "+what, "error", err)
+		select {
+		case <-ctx.Done():
+			return v, ctx.Err()
+		case <-time.After(wait):
+		}
+	}
+}
+
+// joinCluster makes the host a node. A host that was one before starts with the pod range that it had, and hears from the API
+// server when that answers.
+func (p *parts) joinCluster(ctx context.Context, group *errgroup.Group) (err error) {
+	p.identity, err = node.OpenIdentity(ctx, node.IdentityConfig{
+		Server: p.cfg.Server, Token: p.cfg.Token, NodeName: p.cfg.NodeName, NodeIP: p.cfg.NodeIP, StateDir: p.cfg.StateDir,
+	})
+	if err != nil {
+		return err
+	}
+	group.Go(func() error { return p.identity.Run(ctx) })
+	if p.client, err = newClient(p.cfg, p.identity); err != nil {
+		return err
+	}
+	p.node, err = node.New(node.Config{
+		Client: p.client, Name: p.cfg.NodeName, IP: p.cfg.NodeIP, Labels: p.cfg.Labels, StateDir: p.cfg.StateDir,
+		Version: p.cfg.Version, RuntimeVersion: p.runtime.Version, Images: p.images, Port: Port,
+	})
+	if err != nil {
+		return err
+	}
+	known, ok := readPodCIDR(p.cfg)
+	if !ok {
+		known, err = p.node.Register(ctx)
+		if err != nil {
+			return err
+		}
+		if err := writePodCIDR(p.cfg, known); err != nil {
+			return err
+		}
+	} else {
+		group.Go(func() error { return p.confirm(ctx, known) })
+	}
+	p.network, err = podnet.New(podnet.Config{
+		PodCIDR: known, NodeIP: p.cfg.NodeIP, ClusterCIDR: p.cfg.ClusterCIDR, ServiceCIDR: p.cfg.ServiceCIDR, StateDir: p.cfg.StateDir,
+	})
+	return err
+}
+
+// confirm registers a node that was one before. If the cluster has given it another range meanwhile (the Node object was
+// deleted), its pods are of no use any more: the agent starts again with the new one.
+func (p *parts) confirm(ctx context.Context, known netip.Prefix) error {
+	now, err := p.node.Register(ctx)
+	if err != nil || now == known {
+		return err
+	}
+	if err := writePodCIDR(p.cfg, now); err != nil {
+		return err
+	}
+	return fmt.Errorf("this node's pod range is %s now, was %s: starting again", now, known)
+}
+
+func (p *parts) startDataPlane(ctx context.Context, group *errgroup.Group) (err error) {
+	if err := mountBPF(p.cfg.BPFDir); err != nil {
+		return err
+	}
+	root, err := cgroup2Root()
+	if err != nil {
+		return err
+	}
+	p.plane, err = service.Open(service.Options{PinDir: p.cfg.BPFDir, CgroupPath: filepath.Join(root, p.cfg.HookCgroup)})
+	if err != nil {
+		return fmt.Errorf("service data plane: %w", err)
+	}
+	p.factory = informers.NewSharedInformerFactory(p.client, 0)
+	p.watcher, err = services.New(p.factory, p.cfg.NodeName, p.plane, p.network)
+	if err != nil {
+		return err
+	}
+	group.Go(func() error { return p.watcher.Run(ctx) })
+	p.factory.StartWithContext(ctx)
+	group.Go(func() error {
+		<-ctx.Done()
+		p.factory.Shutdown()
+		return nil
+	})
+	return nil
+}
+
+func (p *parts) startPods(ctx context.Context, group *errgroup.Group) error {
+	p.events = record.NewBroadcaster(record.WithContext(ctx))
+	p.events.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: p.client.CoreV1().Events("")})
+	p.pods = pod.New(pod.Config{
+		Client: p.client, NodeName: p.cfg.NodeName, NodeIPs: []netip.Addr{p.cfg.NodeIP},
+		Runtime: p.runtime, Network: p.network, Plane: p.plane,
+		Recorder: p.events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "kubelet", Host: p.cfg.NodeName}),
+		Services: p.watcher.Lister(), ServicesSynced: p.watcher.HasSynced,
+		ClusterDNS: p.cfg.ClusterDNS, ClusterDomain: p.cfg.ClusterDomain, Allocatable: p.node.Allocatable,
+	})
+	group.Go(func() error { return p.pods.Run(ctx) })
+	return nil
+}
+
+func (p *parts) startServer(ctx context.Context, group *errgroup.Group) (err error) {
+	nodeCgroup := p.cfg.Cgroup
+	if strings.Trim(p.cfg.HookCgroup, "/") == "" {
+		nodeCgroup = "/" // the node is the whole host
+	}
+	p.stats, err = stats.New(stats.Config{
+		NodeName: p.cfg.NodeName, NodeCgroup: nodeCgroup, StateDir: p.cfg.StateDir, StartTime: time.Now(),
+		Source: &measured{p: p},
+	})
+	if err != nil {
+		return err
+	}
+	process, containers := prometheus.NewRegistry(), prometheus.NewRegistry()
+	process.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	containers.MustRegister(p.stats.Metrics())
+	p.server, err = server.New(server.Config{
+		Listen: netip.AddrPortFrom(p.cfg.NodeIP, Port).String(), TLS: p.identity.ServerTLS(),
+		Pods: p.pods, Runtime: p.runtime, Stats: p.stats, Metrics: process, Containers: containers,
+		Health: func() error {
+			_, err := p.runtime.Version(ctx)
+			return err
+		},
+	})
+	if err != nil {
+		return err
+	}
+	group.Go(func() error { return p.server.Run(ctx) })
+	return nil
+}
+
+// images tells the node's status what is stored here.
+func (p *parts) images(ctx context.Context) ([]corev1.ContainerImage, error) {
+	stored, err := p.runtime.Images(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]corev1.ContainerImage, 0, len(stored))
+	for _, i := range stored {
+		out = append(out, corev1.ContainerImage{Names: []string{i.Name}, SizeBytes: i.Size})
+	}
+	return out, nil
+}
+
+// close gives back what the process holds, after everything that runs has ended. Pods notice nothing.
+func (p *parts) close() {
+	if p.events != nil {
+		p.events.Shutdown()
+	}
+	if p.stats != nil {
+		p.stats.Close()
+	}
+	if p.plane != nil {
+		if err := p.plane.Close(); err != nil {
+			slog.Error("service data plane not closed", "error", err)
+		}
+	}
+	if p.network != nil {
+		p.network.Close()
+	}
+	if p.runtime != nil {
+		if err := p.runtime.Close(); err != nil {
+			slog.Error("connection to containerd not closed", "error", err)
+		}
+	}
+}
+
+// lockHost keeps a second agent off the folder; one that is just ending is waited for.
+func lockHost(runDir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(runDir, "agent.lock"), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("agent's lock: %w", err)
+	}
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return f, nil
+		}
+		if time.Now().After(deadline) {
+			f.Close()
+			return nil, fmt.Errorf("another skep-agent uses %s: stop it first", runDir)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}

@@ -1,0 +1,198 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/skep-io/skep/agent/logs"
+	"github.com/skep-io/skep/agent/runtime"
+	"github.com/skep-io/skep/dataplane/podnet"
+	"github.com/skep-io/skep/dataplane/service"
+)
+
+// Cleanup removes everything that agents made on this host: pods, containerd and log processes of theirs, interfaces, routes,
+// the nftables table, pins, cgroups and folders. It goes on past what fails, and may be called again.
+func Cleanup(ctx context.Context, cfg Config) error {
+	if os.Geteuid() != 0 {
+		return errors.New("must be root: run it with sudo")
+	}
+	if err := os.MkdirAll(cfg.RunDir, 0o711); err != nil {
+		return fmt.Errorf("agent's folder: %w", err)
+	}
+	lock, err := lockHost(cfg.RunDir)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	failed := []error{
+		removePods(ctx, cfg),
+		service.Remove(cfg.BPFDir),
+		podnet.Remove(),
+		logs.StopWriter(cfg.RunDir),
+		removeCgroups(filepath.Join(cfg.Cgroup, "pods")),
+		unmountBelow(cfg.RunDir), unmountBelow(cfg.StateDir),
+	}
+	if err := errors.Join(failed...); err != nil {
+		return err // the folders tell the next attempt what is left
+	}
+	return errors.Join(os.RemoveAll(cfg.StateDir), os.RemoveAll(cfg.RunDir))
+}
+
+// noLogs are for a runtime that only removes.
+type noLogs struct{}
+
+func (noLogs) Open(string, string, int, string) (string, string, error) {
+	return "", "", errors.New("no container is started while everything is removed")
+}
+func (noLogs) Close(string) {}
+
+// removePods ends every container through containerd, so that its shims end too. A private containerd is started for it if it
+// does not run, and then stopped.
+func removePods(ctx context.Context, cfg Config) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	address := cfg.ContainerdAddress
+	daemon := containerdConfig(cfg)
+	if address == "" {
+		if _, err := os.Stat(daemon.Root); errors.Is(err, fs.ErrNotExist) {
+			return nil // none ever ran
+		}
+		address = daemon.Address()
+		started, err := runtime.StartContainerd(ctx, daemon)
+		if err != nil {
+			return fmt.Errorf("remove pods: %w", err)
+		}
+		defer func() {
+			cancel()
+			<-started.Done()
+			if err := daemon.Stop(context.WithoutCancel(ctx)); err != nil {
+				slog.Error("containerd not stopped", "error", err)
+			}
+		}()
+	}
+	r, err := runtime.Connect(ctx, address, runtime.Config{CgroupParent: cfg.Cgroup, StateDir: cfg.StateDir, RunDir: cfg.RunDir, Logs: noLogs{}})
+	if err != nil {
+		return fmt.Errorf("remove pods: %w", err)
+	}
+	var running sync.WaitGroup
+	running.Go(func() {
+		if err := r.Run(ctx); err != nil {
+			slog.Error("containerd's events", "error", err)
+		}
+	})
+	var mu sync.Mutex
+	var failed []error
+	var stops sync.WaitGroup
+	for _, c := range r.Containers() {
+		if c.State == runtime.Exited {
+			continue
+		}
+		stops.Go(func() {
+			if err := r.Stop(ctx, c.ID, 0, nil); err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				failed = append(failed, err)
+			}
+		})
+	}
+	stops.Wait()
+	for _, uid := range r.PodUIDs() {
+		failed = append(failed, r.RemoveSandbox(uid), r.ForgetPod(uid))
+	}
+	cancel()
+	running.Wait()
+	return errors.Join(append(failed, r.Close())...)
+}
+
+// removeCgroups removes a folder in every hierarchy. What still runs in it is killed where the kernel can do that at once.
+func removeCgroups(path string) error {
+	const root = "/sys/fs/cgroup"
+	roots := []string{root}
+	entries, err := os.ReadDir(root)
+	if err != nil {
+		return fmt.Errorf("cgroups: %w", err)
+	}
+	for _, e := range entries {
+		if e.IsDir() {
+			roots = append(roots, filepath.Join(root, e.Name()))
+		}
+	}
+	var failed []error
+	for _, r := range roots {
+		dir := filepath.Join(r, path)
+		if _, err := os.Stat(dir); err != nil {
+			continue
+		}
+		if kill := filepath.Join(dir, "cgroup.kill"); fileExists(kill) {
+			failed = append(failed, os.WriteFile(kill, []byte("1"), 0))
+		}
+		failed = append(failed, removeTree(dir))
+	}
+	return errors.Join(failed...)
+}
+
+func fileExists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// removeTree removes cgroup folders from the leaves up, for as long as killed processes need to leave them.
+func removeTree(dir string) error {
+	var dirs []string
+	if err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			dirs = append(dirs, path)
+		}
+		return nil // what is gone needs no removal
+	}); err != nil {
+		return err
+	}
+	slices.Reverse(dirs)
+	for _, d := range dirs {
+		for deadline := time.Now().Add(5 * time.Second); ; {
+			err := unix.Rmdir(d)
+			if err == nil || errors.Is(err, unix.ENOENT) {
+				break
+			}
+			if !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) {
+				return fmt.Errorf("remove cgroup %s: %w", d, err)
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
+	return nil
+}
+
+// unmountBelow detaches every mount below a folder, the innermost first.
+func unmountBelow(dir string) error {
+	data, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return fmt.Errorf("list mounts: %w", err)
+	}
+	var points []string
+	for line := range strings.Lines(string(data)) {
+		fields := strings.Fields(line)
+		if len(fields) > 4 && (fields[4] == dir || strings.HasPrefix(fields[4], dir+"/")) {
+			points = append(points, fields[4])
+		}
+	}
+	slices.Reverse(points)
+	var failed []error
+	for _, p := range points {
+		if err := unix.Unmount(p, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
+			failed = append(failed, fmt.Errorf("unmount %s: %w", p, err))
+		}
+	}
+	return errors.Join(failed...)
+}

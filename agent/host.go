@@ -1,0 +1,184 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"github.com/skep-io/skep/agent/node"
+)
+
+// The oldest kernel that has all that the data plane uses.
+const (
+	kernelMajor = 6
+	kernelMinor = 1
+)
+
+// Check says in one line what the host lacks and what to do about it.
+func Check(cfg Config) error {
+	if os.Geteuid() != 0 {
+		return errors.New("must be root: run it with sudo, or as a systemd service")
+	}
+	var uts unix.Utsname
+	if err := unix.Uname(&uts); err != nil {
+		return fmt.Errorf("uname: %w", err)
+	}
+	if release := unix.ByteSliceToString(uts.Release[:]); tooOld(release) {
+		return fmt.Errorf("kernel %s is too old: %d.%d or newer is needed", release, kernelMajor, kernelMinor)
+	}
+	if _, err := os.Stat("/sys/kernel/btf/vmlinux"); err != nil {
+		return errors.New("the kernel has no BTF (/sys/kernel/btf/vmlinux): use one built with CONFIG_DEBUG_INFO_BTF=y, as distributions' are")
+	}
+	if _, err := cgroup2Root(); err != nil {
+		return err
+	}
+	needed := []string{"runc"}
+	if cfg.ContainerdAddress == "" {
+		needed = append(needed, "containerd")
+	}
+	for _, name := range needed {
+		if _, err := exec.LookPath(name); err != nil {
+			return fmt.Errorf("%s is not in PATH: install it (Debian: apt install containerd runc)", name)
+		}
+	}
+	return nil
+}
+
+func tooOld(release string) bool {
+	major, rest, _ := strings.Cut(release, ".")
+	minor, _, _ := strings.Cut(rest, ".")
+	minor, _, _ = strings.Cut(minor, "-")
+	a, err := strconv.Atoi(major)
+	b, err2 := strconv.Atoi(minor)
+	if err != nil || err2 != nil {
+		return false // a name that nobody can compare is no reason to refuse
+	}
+	return a < kernelMajor || a == kernelMajor && b < kernelMinor
+}
+
+// cgroup2Root is where the v2 tree is mounted, alone or beside v1's.
+func cgroup2Root() (string, error) {
+	for _, dir := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
+		var st unix.Statfs_t
+		if unix.Statfs(dir, &st) == nil && st.Type == unix.CGROUP2_SUPER_MAGIC {
+			return dir, nil
+		}
+	}
+	return "", errors.New("no cgroup v2 at /sys/fs/cgroup or /sys/fs/cgroup/unified: mount it with mount -t cgroup2 none /sys/fs/cgroup/unified")
+}
+
+// mountBPF sees to it that the folder for pins is on a BPF file system.
+func mountBPF(dir string) error {
+	const usual = "/sys/fs/bpf"
+	mountPoint := filepath.Dir(dir)
+	if strings.HasPrefix(dir, usual+"/") {
+		mountPoint = usual
+	}
+	var st unix.Statfs_t
+	for at := dir; ; at = filepath.Dir(at) { // the nearest folder that exists
+		err := unix.Statfs(at, &st)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, unix.ENOENT) || at == "/" {
+			return fmt.Errorf("folder for BPF pins %s: %w", dir, err)
+		}
+	}
+	if st.Type == unix.BPF_FS_MAGIC {
+		return nil
+	}
+	if err := os.MkdirAll(mountPoint, 0o755); err != nil {
+		return fmt.Errorf("folder for BPF pins: %w", err)
+	}
+	if err := unix.Mount("bpf", mountPoint, "bpf", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700"); err != nil {
+		return fmt.Errorf("mount a BPF file system at %s: %w", mountPoint, err)
+	}
+	return nil
+}
+
+// addressTowards is this host's address on the way to the API server.
+func addressTowards(server string) (netip.Addr, error) {
+	u, err := url.Parse(server)
+	if err != nil || u.Hostname() == "" {
+		return netip.Addr{}, fmt.Errorf("--server %q is not a URL", server)
+	}
+	port := u.Port()
+	if port == "" {
+		port = "443"
+	}
+	// Connecting a datagram socket sends nothing: it only asks for the route.
+	conn, err := net.Dial("udp4", net.JoinHostPort(u.Hostname(), port))
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("this host's address on the way to %s: %w; give it with --node-ip", server, err)
+	}
+	defer conn.Close()
+	addr := conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap()
+	if addr.IsLoopback() {
+		return addr, fmt.Errorf("the way to %s leads over loopback: give this host's address with --node-ip", server)
+	}
+	return addr, nil
+}
+
+// A connection over which nothing was acknowledged for so long is given up: after a cut, TCP would wait much longer before it
+// tries again.
+const acknowledgedWithin = 5 * time.Second
+
+func newClient(cfg Config, identity *node.Identity) (kubernetes.Interface, error) {
+	dialer := &net.Dialer{Timeout: acknowledgedWithin, KeepAlive: 2 * time.Second, Control: limitSilence}
+	client, err := kubernetes.NewForConfig(&rest.Config{
+		Host: cfg.Server,
+		// Files rather than their contents: client-go takes a renewed certificate from them.
+		TLSClientConfig: rest.TLSClientConfig{CAFile: identity.CAFile(), CertFile: identity.CertFile(), KeyFile: identity.KeyFile()},
+		UserAgent:       "skep-agent/" + cfg.Version,
+		ContentConfig: rest.ContentConfig{
+			AcceptContentTypes: "application/vnd.kubernetes.protobuf,application/json",
+			ContentType:        "application/vnd.kubernetes.protobuf",
+		},
+		QPS:  -1, // the API server limits; a limit here would delay leases behind events
+		Dial: dialer.DialContext,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("client of the API server: %w", err)
+	}
+	return client, nil
+}
+
+// podCIDRFile keeps the range between starts: pods of this range may be running.
+func podCIDRFile(cfg Config) string { return filepath.Join(cfg.StateDir, "pod-cidr") }
+
+func readPodCIDR(cfg Config) (netip.Prefix, bool) {
+	data, err := os.ReadFile(podCIDRFile(cfg))
+	if err != nil {
+		return netip.Prefix{}, false
+	}
+	fields := strings.Fields(string(data))
+	if len(fields) != 2 || fields[0] != cfg.NodeName {
+		return netip.Prefix{}, false
+	}
+	p, err := netip.ParsePrefix(fields[1])
+	return p, err == nil
+}
+
+func writePodCIDR(cfg Config, p netip.Prefix) error {
+	tmp := podCIDRFile(cfg) + ".new"
+	err := os.WriteFile(tmp, fmt.Appendf(nil, "%s %s\n", cfg.NodeName, p), 0o600)
+	if err == nil {
+		err = os.Rename(tmp, podCIDRFile(cfg))
+	}
+	if err != nil {
+		return fmt.Errorf("keep the node's pod range: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,72 @@
+package agent
+
+import (
+	"path/filepath"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/skep-io/skep/agent/runtime"
+	"github.com/skep-io/skep/agent/stats"
+)
+
+// measured tells the statistics what runs here.
+type measured struct{ p *parts }
+
+// Pods lists the pods that have a running container.
+func (m *measured) Pods() []stats.Pod {
+	var list []stats.Pod
+	for _, state := range m.p.pods.List() {
+		p := stats.Pod{Namespace: state.Pod.Namespace, Name: state.Pod.Name, UID: string(state.Pod.UID)}
+		if start := state.Status.StartTime; start != nil {
+			p.StartedAt = start.Time
+		}
+		for _, c := range state.Containers {
+			if c.State != runtime.Running {
+				continue
+			}
+			p.CgroupPath = filepath.Dir(c.CgroupPath)
+			p.Containers = append(p.Containers, stats.Container{Name: c.Name, CgroupPath: c.CgroupPath, StartedAt: c.StartedAt})
+		}
+		if len(p.Containers) > 0 {
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
+// PodNetwork reads the pod's interface from the host's side.
+func (m *measured) PodNetwork(uid string) (stats.Network, bool) {
+	c, err := m.p.network.Counters(uid)
+	if err != nil {
+		return stats.Network{}, false // in the host's network, or just gone
+	}
+	return stats.Network{
+		Interface: "eth0",
+		RxBytes:   c.RxBytes, RxErrors: c.RxErrors, RxPacket: c.RxPackets,
+		TxBytes: c.TxBytes, TxErrors: c.TxErrors, TxPacket: c.TxPackets,
+	}, true
+}
+
+// NodeNetwork reads the interface that has the node's address.
+func (m *measured) NodeNetwork() []stats.Network {
+	addrs, err := netlink.AddrList(nil, netlink.FAMILY_V4)
+	if err != nil {
+		return nil
+	}
+	for _, a := range addrs {
+		if !a.IP.Equal(m.p.cfg.NodeIP.AsSlice()) {
+			continue
+		}
+		link, err := netlink.LinkByIndex(a.LinkIndex)
+		if err != nil || link.Attrs().Statistics == nil {
+			return nil
+		}
+		s := link.Attrs().Statistics
+		return []stats.Network{{
+			Interface: link.Attrs().Name,
+			RxBytes:   s.RxBytes, RxErrors: s.RxErrors, RxPacket: s.RxPackets,
+			TxBytes: s.TxBytes, TxErrors: s.TxErrors, TxPacket: s.TxPackets,
+		}}
+	}
+	return nil
+}

@@ -1,0 +1,103 @@
+// Command skep-agent makes a Linux host a node of a Skep cluster. It holds flags and nothing else.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"k8s.io/klog/v2"
+
+	"github.com/skep-io/skep/agent"
+)
+
+// version is stamped by the Makefile from git.
+var version = "dev"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	if err := newCommand().ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "skep-agent:", err)
+		os.Exit(1)
+	}
+}
+
+func newCommand() *cobra.Command {
+	o := &options{}
+	command := &cobra.Command{
+		Use:   "skep-agent",
+		Short: "Run this host's pods and its part of the cluster's network",
+		Long: `skep-agent makes this host a node: it joins the cluster with the join token (once;
+afterwards its certificate is enough), runs the pods that are scheduled here on
+containerd, connects them, and keeps the kernel's service tables.
+
+Stopping it stops no pod, and the next start takes everything over. To take a host
+out of the cluster, delete its node, stop the agent and run skep-agent cleanup.`,
+		Example: `  skep-agent --server https://192.168.1.10:6443 --token skep1.…
+  skep-agent dataplane dump | jq '.services[]'`,
+		Args: cobra.NoArgs, Version: version, SilenceUsage: true, SilenceErrors: true,
+		RunE: func(command *cobra.Command, _ []string) error {
+			if err := setUpLogging(o.logLevel); err != nil {
+				return err
+			}
+			cfg, err := o.config()
+			if err != nil {
+				return err
+			}
+			cfg.Ready = func() { notify("READY=1") }
+			defer notify("STOPPING=1")
+			return agent.Run(command.Context(), cfg)
+		},
+	}
+	command.SetVersionTemplate("skep-agent {{.Version}}\n")
+	o.hostFlags(command)
+	o.clusterFlags(command)
+	command.AddCommand(newLogsCommand(), newDataplaneCommand(), newCleanupCommand(), newVersionCommand())
+	return command
+}
+
+func newVersionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		Run: func(command *cobra.Command, _ []string) {
+			fmt.Fprintln(command.OutOrStdout(), "skep-agent", version)
+		},
+	}
+}
+
+func setUpLogging(level string) error {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		return fmt.Errorf("--log-level %q: it is debug, info, warn or error", level)
+	}
+	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: l})))
+	klog.SetSlogLogger(slog.Default())
+	return nil
+}
+
+// notify tells systemd, if it started us.
+func notify(state string) {
+	address := os.Getenv("NOTIFY_SOCKET")
+	if address == "" {
+		return
+	}
+	if strings.HasPrefix(address, "@") {
+		address = "\x00" + address[1:]
+	}
+	conn, err := net.Dial("unixgram", address)
+	if err == nil {
+		_, err = conn.Write([]byte(state))
+		err = errors.Join(err, conn.Close())
+	}
+	if err != nil {
+		slog.Warn("systemd not notified", "state", state, "error", err)
+	}
+}

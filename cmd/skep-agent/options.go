@@ -1,0 +1,128 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/skep-io/skep/agent"
+)
+
+// options are flags as they were given.
+type options struct {
+	cfg                           agent.Config
+	nodeIP, labels, clusterDNS    string
+	serviceCIDR, clusterCIDR      string
+	logLevel                      string
+	stateDir, runDir, cgroup, bpf string
+}
+
+// hostFlags say where things lie on this host; the subcommands that look after them have the same.
+func (o *options) hostFlags(command *cobra.Command) {
+	f := command.Flags()
+	f.StringVar(&o.stateDir, "state-dir", "/var/lib/skep-agent", "Folder for what survives a reboot: certificate, pods, logs, containerd's data")
+	f.StringVar(&o.runDir, "run-dir", "/run/skep-agent", "Folder for sockets and namespaces")
+	f.StringVar(&o.cgroup, "cgroup", "/skep", "Cgroup, as a path under the cgroup root, below which pods live")
+	f.StringVar(&o.bpf, "bpf-fs", "/sys/fs/bpf/skep", "Folder for BPF pins; a BPF file system is mounted if there is none")
+	f.StringVar(&o.cfg.ContainerdAddress, "containerd-address", "", "Socket of a running containerd; an own one is started if empty")
+	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
+}
+
+func (o *options) clusterFlags(command *cobra.Command) {
+	f := command.Flags()
+	f.StringVar(&o.cfg.Server, "server", "", "URL of the API server, https://ADDR:6443 (required)")
+	f.StringVar(&o.cfg.Token, "token", os.Getenv("SKEP_TOKEN"), "Join token, from skepd's data folder; also taken from $SKEP_TOKEN; not needed once joined")
+	f.Lookup("token").DefValue = ""
+	f.StringVar(&o.cfg.NodeName, "node-name", "", "Name of the node; the host's name if empty")
+	f.StringVar(&o.nodeIP, "node-ip", "", "Address of this host that the others reach; the one on the way to the API server if empty")
+	f.StringVar(&o.labels, "labels", "", "Labels of the node, k=v,k=v; e.g. topology.kubernetes.io/zone=a")
+	f.StringVar(&o.cfg.HookCgroup, "hook-cgroup", "/", "Cgroup v2, as a path under its root, whose sockets find services; / for the whole host")
+	f.StringVar(&o.clusterDNS, "cluster-dns", "10.96.0.10", "Address of cluster DNS; several separated by commas")
+	f.StringVar(&o.cfg.ClusterDomain, "cluster-domain", "cluster.local", "Suffix of service names")
+	f.StringVar(&o.serviceCIDR, "service-cidr", "10.96.0.0/16", "Range of service addresses, as skepd has it")
+	f.StringVar(&o.clusterCIDR, "cluster-cidr", "10.244.0.0/16", "Range of all pods' addresses, as skepd has it (--pod-cidr)")
+}
+
+// hostConfig is what hostFlags say.
+func (o *options) hostConfig() (agent.Config, error) {
+	cfg := o.cfg
+	for name, path := range map[string]struct{ from, to *string }{
+		"--state-dir": {&o.stateDir, &cfg.StateDir}, "--run-dir": {&o.runDir, &cfg.RunDir},
+		"--cgroup": {&o.cgroup, &cfg.Cgroup}, "--bpf-fs": {&o.bpf, &cfg.BPFDir},
+	} {
+		if !filepath.IsAbs(*path.from) || filepath.Clean(*path.from) == "/" {
+			return cfg, fmt.Errorf("%s %q: give an absolute path, and not /", name, *path.from)
+		}
+		*path.to = filepath.Clean(*path.from)
+	}
+	cfg.Version = version
+	return cfg, nil
+}
+
+func (o *options) config() (agent.Config, error) {
+	cfg, err := o.hostConfig()
+	if err != nil {
+		return cfg, err
+	}
+	if cfg.Server == "" {
+		return cfg, errors.New("--server is missing: give the API server's URL, https://ADDR:6443")
+	}
+	if cfg.NodeName == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			return cfg, fmt.Errorf("this host's name: %w; give --node-name", err)
+		}
+		cfg.NodeName = strings.ToLower(host)
+	}
+	if problems := validation.IsDNS1123Subdomain(cfg.NodeName); len(problems) > 0 {
+		return cfg, fmt.Errorf("node name %q: %s; give another with --node-name", cfg.NodeName, problems[0])
+	}
+	if o.nodeIP != "" {
+		if cfg.NodeIP, err = netip.ParseAddr(o.nodeIP); err != nil || !cfg.NodeIP.Is4() {
+			return cfg, fmt.Errorf("--node-ip %q is not an IPv4 address", o.nodeIP)
+		}
+	}
+	if cfg.Labels, err = parseLabels(o.labels); err != nil {
+		return cfg, err
+	}
+	for _, s := range strings.FieldsFunc(o.clusterDNS, func(r rune) bool { return r == ',' }) {
+		addr, err := netip.ParseAddr(s)
+		if err != nil {
+			return cfg, fmt.Errorf("--cluster-dns: %q is not an address", s)
+		}
+		cfg.ClusterDNS = append(cfg.ClusterDNS, addr)
+	}
+	if cfg.ServiceCIDR, err = netip.ParsePrefix(o.serviceCIDR); err != nil {
+		return cfg, fmt.Errorf("--service-cidr: %w", err)
+	}
+	if cfg.ClusterCIDR, err = netip.ParsePrefix(o.clusterCIDR); err != nil {
+		return cfg, fmt.Errorf("--cluster-cidr: %w", err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return cfg, fmt.Errorf("path of this program: %w", err)
+	}
+	cfg.LogCommand = []string{self, "logs", "--run-dir", cfg.RunDir}
+	return cfg, nil
+}
+
+func parseLabels(s string) (map[string]string, error) {
+	labels := map[string]string{}
+	for _, pair := range strings.FieldsFunc(s, func(r rune) bool { return r == ',' }) {
+		key, value, ok := strings.Cut(pair, "=")
+		if !ok {
+			return nil, fmt.Errorf("--labels: %q is not k=v", pair)
+		}
+		if problems := append(validation.IsQualifiedName(key), validation.IsValidLabelValue(value)...); len(problems) > 0 {
+			return nil, fmt.Errorf("--labels: %q: %s", pair, problems[0])
+		}
+		labels[key] = value
+	}
+	return labels, nil
+}
