@@ -166,8 +166,12 @@ func newDocument(v any) document {
 	if err != nil {
 		panic(fmt.Sprintf("encode discovery: %v", err)) // plain structs
 	}
+	return document{data, newEtag(data)}
+}
+
+func newEtag(data []byte) string {
 	sum := sha256.Sum256(data)
-	return document{data, `"` + strings.ToUpper(hex.EncodeToString(sum[:])) + `"`}
+	return `"` + strings.ToUpper(hex.EncodeToString(sum[:])) + `"`
 }
 
 func (c *catalog) listPaths() []string {

@@ -83,9 +83,12 @@ func acceptsGzip(r *http.Request) bool {
 	for _, header := range r.Header.Values("Accept-Encoding") {
 		for part := range strings.SplitSeq(header, ",") {
 			name, params, _ := strings.Cut(strings.TrimSpace(part), ";")
-			if name == "gzip" && !strings.HasPrefix(strings.ReplaceAll(params, " ", ""), "q=0") {
-				return true
+			if name != "gzip" {
+				continue
 			}
+			quality, given := strings.CutPrefix(strings.ReplaceAll(params, " ", ""), "q=")
+			weight, err := strconv.ParseFloat(quality, 64)
+			return !given || err != nil || weight > 0
 		}
 	}
 	return false

@@ -1,0 +1,187 @@
+package apiserver
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/skep-io/skep/controlplane/etcd"
+	"github.com/skep-io/skep/controlplane/pki"
+	"github.com/skep-io/skep/controlplane/resource"
+	"github.com/skep-io/skep/controlplane/storage"
+)
+
+// controlPlane is a whole API server over a real etcd, as the tests drive it.
+type controlPlane struct {
+	dir      string
+	url      string
+	pki      *pki.PKI
+	registry *resource.Registry
+	server   *Server
+	config   *rest.Config
+	client   *kubernetes.Clientset
+	stop     func()
+}
+
+var shared *controlPlane
+
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		dir, err := os.MkdirTemp("", "skep-apiserver")
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer os.RemoveAll(dir)
+		if shared, err = start(dir, Config{}); err != nil {
+			fmt.Fprintln(os.Stderr, "start the API server:", err)
+			return 1
+		}
+		defer shared.stop()
+		return m.Run()
+	}())
+}
+
+// start brings up etcd, a registry with all kinds and a server on a port of the kernel's choice.
+func start(dir string, config Config) (*controlPlane, error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var group sync.WaitGroup
+	stop := func() { cancel(); group.Wait() }
+	database, err := etcd.Start(ctx, etcd.Config{DataDir: dir})
+	if err != nil {
+		stop()
+		return nil, err
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		stop()
+		return nil, err
+	}
+	p := &controlPlane{dir: dir, url: "https://" + listener.Addr().String()}
+	p.stop = func() { stop(); database.Close() }
+	p.pki, err = pki.Open(dir, pki.Options{Server: p.url, ServiceIPs: []netip.Addr{netip.MustParseAddr("10.96.0.1")}})
+	if err != nil {
+		p.stop()
+		return nil, err
+	}
+	p.registry = resource.NewRegistry(storage.NewEtcd(database.Client), resource.Config{
+		ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}, PodCIDR: netip.MustParsePrefix("10.244.0.0/16"),
+		NodeMask: 24, ClusterDomain: "cluster.local",
+	}, resource.Kinds())
+	config.Registry, config.PKI, config.Version = p.registry, p.pki, "test"
+	if p.server, err = New(config); err != nil {
+		p.stop()
+		return nil, err
+	}
+	group.Go(func() { _ = p.registry.Run(ctx) })
+	group.Go(func() {
+		if err := p.server.Run(ctx, listener); err != nil {
+			fmt.Fprintln(os.Stderr, "API server:", err)
+		}
+	})
+	if err := p.connect(ctx); err != nil {
+		p.stop()
+		return nil, err
+	}
+	return p, nil
+}
+
+// connect waits until the server is ready and makes the administrator's client from the kubeconfig that the server wrote.
+func (p *controlPlane) connect(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	if err := p.registry.WaitForSync(ctx); err != nil {
+		return err
+	}
+	if err := resource.EnsureNamespaces(ctx, p.registry); err != nil {
+		return err
+	}
+	var err error
+	if p.config, err = clientcmd.BuildConfigFromFlags("", p.pki.KubeconfigPath()); err != nil {
+		return err
+	}
+	p.config.QPS = -1
+	p.client, err = kubernetes.NewForConfig(p.config)
+	return err
+}
+
+// namespace makes a namespace for one test.
+func namespace(t *testing.T) string {
+	t.Helper()
+	ns, err := shared.client.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{
+		ObjectMeta: metav1.ObjectMeta{GenerateName: "test-"},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ns.Name
+}
+
+func configMap(name string, data ...string) *corev1.ConfigMap {
+	cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name}, Data: map[string]string{}}
+	for i := 0; i+1 < len(data); i += 2 {
+		cm.Data[data[i]] = data[i+1]
+	}
+	return cm
+}
+
+// raw sends a request as it is and returns the answer with its whole body.
+func (p *controlPlane) raw(t *testing.T, config *rest.Config, method, path string, header http.Header, body string) (*http.Response, []byte) {
+	t.Helper()
+	transport, err := rest.TransportFor(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request, err := http.NewRequestWithContext(t.Context(), method, p.url+path, bytes.NewReader([]byte(body)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, values := range header {
+		request.Header[name] = values
+	}
+	response, err := transport.RoundTrip(request)
+	if err != nil {
+		t.Fatalf("%s %s: %v", method, path, err)
+	}
+	defer response.Body.Close()
+	data, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatalf("%s %s: %v", method, path, err)
+	}
+	return response, data
+}
+
+// anonymous is a client without a certificate.
+func (p *controlPlane) anonymous() *rest.Config {
+	return &rest.Config{Host: p.url, TLSClientConfig: rest.TLSClientConfig{CAData: p.pki.CA()}}
+}
+
+// node is the client of a node's agent, with the certificate that the join endpoint would give it.
+func (p *controlPlane) node(t *testing.T, name string) (*rest.Config, tls.Certificate) {
+	t.Helper()
+	key, request := certificateRequest(t, name)
+	certificate, err := p.pki.SignNode(name, request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pair, err := tls.X509KeyPair(certificate, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &rest.Config{Host: p.url, QPS: -1, TLSClientConfig: rest.TLSClientConfig{CAData: p.pki.CA(), CertData: certificate, KeyData: key}}, pair
+}
