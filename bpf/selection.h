@@ -169,20 +169,17 @@ static __always_inline void refuse(struct selection *selection,
 	__sync_fetch_and_add(&state->refused, 1);
 }
 
-/* Finds the backend for selection->asked and counts it. The caller counts
- * selection->reason and acts on it. */
-static __always_inline void select_backend(struct selection *selection)
+/* Finds the backend for selection->asked, whose record frontend is, and counts
+ * it. The caller counts selection->reason and acts on it. */
+static __always_inline void select_backend(struct frontend *frontend,
+					   struct selection *selection)
 {
 	struct candidate candidate = {};
 	struct affinity_key key = {};
 	struct service_state *state;
-	struct frontend *frontend;
 	__u64 *connections;
 	__u64 now = 0;
 
-	frontend = find_frontend(&selection->asked, &selection->reason);
-	if (!frontend)
-		return;
 	key.service = frontend->service;
 	state = bpf_map_lookup_elem(&skep_cursors, &key.service);
 	if (!state) {

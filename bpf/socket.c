@@ -89,13 +89,23 @@ static __always_inline void note_direct(struct bpf_sock_addr *ctx,
 		forget_origin(ctx, asked);
 }
 
+/* A socket that was never connected has no origin to forget. A TCP socket loses
+ * its peer when connect fails; at worst it is then told the backend's address
+ * after asking first for that and next for the service. */
+static __always_inline bool was_connected(struct bpf_sock_addr *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+
+	return sk && sk->dst_port;
+}
+
 static __always_inline void note_translated(struct bpf_sock_addr *ctx,
 					    const struct selection *selection,
 					    bool connects)
 {
 	if (!connects || (selection->backend_flags & BACKEND_SHARED))
 		store_origin(ctx, &selection->peer, &selection->asked);
-	else
+	else if (was_connected(ctx))
 		forget_origin(ctx, &selection->peer);
 }
 
@@ -104,13 +114,18 @@ static __always_inline int forward(struct bpf_sock_addr *ctx, bool ip6,
 				   bool connects)
 {
 	struct selection selection = {};
+	struct frontend *frontend;
 
 	if (!read_endpoint(ctx, ip6, &selection.asked)) {
 		count(REASON_OTHER_PROTOCOL);
 		return ALLOW;
 	}
-	selection.client = bpf_get_netns_cookie(ctx);
-	select_backend(&selection);
+	frontend = find_frontend(&selection.asked, &selection.reason);
+	if (frontend) {
+		if (frontend->affinity_seconds)
+			selection.client = bpf_get_netns_cookie(ctx);
+		select_backend(frontend, &selection);
+	}
 	if (!ip6 && selection.reason == REASON_TRANSLATED &&
 	    !is_mapped(&selection.peer.addr))
 		selection.reason = REASON_FAMILY_MISMATCH;

@@ -25,6 +25,7 @@ SEC("tc")
 int skep_test_select(struct __sk_buff *skb)
 {
 	struct selection selection, *request;
+	struct frontend *frontend;
 	__u32 zero = 0;
 
 	(void)skb;
@@ -32,7 +33,9 @@ int skep_test_select(struct __sk_buff *skb)
 	if (!request)
 		return 1;
 	selection = *request;
-	select_backend(&selection);
+	frontend = find_frontend(&selection.asked, &selection.reason);
+	if (frontend)
+		select_backend(frontend, &selection);
 	count(selection.reason);
 	*request = selection;
 	return 0;
