@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/rest"
 	explain "k8s.io/kubectl/pkg/explain/v2"
 	openapiclient "k8s.io/kubectl/pkg/util/openapi"
+	"k8s.io/kubectl/pkg/validation"
 
 	"github.com/skep-io/skep/controlplane/resource"
 )
@@ -116,6 +117,32 @@ func TestQueryParameters(t *testing.T) {
 			if err := old.HasSupport(kind.GVK); err != nil {
 				t.Errorf("v2: %s: %v", kind.GVK, err)
 			}
+		}
+	}
+}
+
+// parsed joins two ends of kubectl that name the same method differently.
+type parsed struct {
+	*openapiclient.CachedOpenAPIParser
+}
+
+func (p parsed) OpenAPISchema() (openapiclient.Resources, error) { return p.Parse() }
+
+// TestClientSideValidation checks manifests as kubectl does where it does not
+// trust the server with it, by the v2 document.
+func TestClientSideValidation(t *testing.T) {
+	client := discovery.NewDiscoveryClientForConfigOrDie(serve(t))
+	schema := validation.NewSchemaValidation(parsed{openapiclient.NewOpenAPIParser(client)})
+	for manifest, want := range map[string]string{
+		`{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a"},"spec":{"containers":[{"name":"a","image":"b","ports":[{"containerPort":80}],"resources":{"limits":{"cpu":"1","memory":2}},"livenessProbe":{"httpGet":{"port":"http"}}}]}}`: "",
+		`{"apiVersion":"v1","kind":"Service","metadata":{"name":"a"},"spec":{"ports":[{"port":80,"targetPort":8080}]}}`:                                                                                                                      "",
+		`{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a"},"spec":{"containers":[{"name":"a","imgae":"b"}]}}`:                                                                                                                          `unknown field "imgae" in io.k8s.api.core.v1.Container`,
+		`{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a"},"spec":{}}`:                                                                                                                                                                 `missing required field "containers" in io.k8s.api.core.v1.PodSpec`,
+		`{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a"},"spec":{"containers":"x"}}`:                                                                                                                                                 `invalid type for io.k8s.api.core.v1.PodSpec.containers: got "string", expected "array"`,
+	} {
+		err := schema.ValidateBytes([]byte(manifest))
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: %v, want %q", manifest, err, want)
 		}
 	}
 }
