@@ -7,13 +7,13 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
+	"net/url"
 	"path/filepath"
 	"strconv"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes/scheme"
 
 	"github.com/skep-io/skep/agent/logs"
 	"github.com/skep-io/skep/agent/pod"
@@ -53,13 +53,9 @@ func writeJSON(w http.ResponseWriter, v any) {
 const sealedWithin = 5 * time.Second
 
 func (s *Server) containerLogs(w http.ResponseWriter, r *http.Request) {
-	var opts corev1.PodLogOptions
-	if err := scheme.ParameterCodec.DecodeParameters(r.URL.Query(), corev1.SchemeGroupVersion, &opts); err != nil {
-		fail(w, &requestError{err.Error()})
-		return
-	}
-	if opts.TailLines != nil && *opts.TailLines < 0 || opts.LimitBytes != nil && *opts.LimitBytes < 1 || opts.SinceSeconds != nil && *opts.SinceSeconds < 1 {
-		fail(w, &requestError{"tailLines must not be negative, limitBytes and sinceSeconds must be positive"})
+	opts, err := logOptions(r.URL.Query())
+	if err != nil {
+		fail(w, err)
 		return
 	}
 	c, err := s.find(r)
@@ -90,6 +86,43 @@ func (s *Server) containerLogs(w http.ResponseWriter, r *http.Request) {
 	default:
 		fail(w, err)
 	}
+}
+
+// logOptions reads the options of a log as the API names them.
+func logOptions(query url.Values) (opts corev1.PodLogOptions, err error) {
+	flag := func(name string, into *bool) {
+		if v := query.Get(name); v != "" && err == nil {
+			if *into, err = strconv.ParseBool(v); err != nil {
+				err = &requestError{fmt.Sprintf("%s: %q is not true or false", name, v)}
+			}
+		}
+	}
+	number := func(name string, least int64, into **int64) {
+		if v := query.Get(name); v != "" && err == nil {
+			n, bad := strconv.ParseInt(v, 10, 64)
+			if bad != nil || n < least {
+				err = &requestError{fmt.Sprintf("%s: %q is not a number of at least %d", name, v, least)}
+			}
+			*into = &n
+		}
+	}
+	flag("follow", &opts.Follow)
+	flag("previous", &opts.Previous)
+	flag("timestamps", &opts.Timestamps)
+	number("tailLines", 0, &opts.TailLines)
+	number("limitBytes", 1, &opts.LimitBytes)
+	number("sinceSeconds", 1, &opts.SinceSeconds)
+	if v := query.Get("sinceTime"); v != "" && err == nil {
+		at, bad := time.Parse(time.RFC3339Nano, v)
+		if bad != nil {
+			err = &requestError{fmt.Sprintf("sinceTime: %q is not an RFC 3339 time", v)}
+		}
+		opts.SinceTime = &metav1.Time{Time: at}
+	}
+	if v := query.Get("stream"); v != "" {
+		opts.Stream = &v
+	}
+	return opts, err
 }
 
 // flusher sends each write at once.

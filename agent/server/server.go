@@ -7,6 +7,7 @@ package server
 import (
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -20,6 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 
 	"github.com/skep-io/skep/agent/pod"
@@ -152,22 +154,39 @@ func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) {
 	_, _ = io.WriteString(w, "ok") // a client that is gone needs no answer
 }
 
-// fail answers an error in the way that the API server passes on.
-func fail(w http.ResponseWriter, err error) {
-	status := http.StatusInternalServerError
+// fail answers an error as text, which the API server passes on.
+func fail(w http.ResponseWriter, err error) { http.Error(w, err.Error(), statusCode(err)) }
+
+// failStream answers an error before a connection is taken over: clients of streams look for a Status.
+func failStream(w http.ResponseWriter, err error) {
+	code := statusCode(err)
+	reason := map[int]metav1.StatusReason{
+		http.StatusBadRequest: metav1.StatusReasonBadRequest, http.StatusNotFound: metav1.StatusReasonNotFound,
+		http.StatusInternalServerError: metav1.StatusReasonInternalError,
+	}[code]
+	status, encodeErr := json.Marshal(metav1.Status{
+		TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"},
+		Status:   metav1.StatusFailure, Message: err.Error(), Reason: reason, Code: int32(code),
+	})
+	if encodeErr != nil {
+		fail(w, err)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	_, _ = w.Write(status) // a client that is gone needs no answer
+}
+
+func statusCode(err error) int {
 	var bad *requestError
 	switch {
-	case errors.As(err, &bad):
-		status = http.StatusBadRequest
+	case errors.As(err, &bad), errors.Is(err, runtime.ErrNotRunning):
+		return http.StatusBadRequest
 	case errors.Is(err, pod.ErrNotFound):
-		status = http.StatusNotFound
-	case errors.Is(err, runtime.ErrNotRunning):
-		status = http.StatusBadRequest
+		return http.StatusNotFound
 	}
-	if status == http.StatusInternalServerError {
-		slog.Error("request failed", "error", err)
-	}
-	http.Error(w, err.Error(), status)
+	slog.Error("request failed", "error", err)
+	return http.StatusInternalServerError
 }
 
 // requestError is the asker's fault.

@@ -50,12 +50,12 @@ func streamOptions(r *http.Request) (*remotecommand.Options, error) {
 func (s *Server) exec(w http.ResponseWriter, r *http.Request) {
 	options, err := streamOptions(r)
 	if err != nil {
-		fail(w, err)
+		failStream(w, err)
 		return
 	}
 	command := r.URL.Query()["command"]
 	if len(command) == 0 {
-		fail(w, &requestError{"you must specify at least one command for the container"})
+		failStream(w, &requestError{"you must specify at least one command for the container"})
 		return
 	}
 	c, err := s.find(r)
@@ -63,7 +63,7 @@ func (s *Server) exec(w http.ResponseWriter, r *http.Request) {
 		err = &requestError{fmt.Sprintf("container %q in pod %q is not running", c.Name, c.PodName)}
 	}
 	if err != nil {
-		fail(w, err)
+		failStream(w, err)
 		return
 	}
 	remotecommand.ServeExec(w, r, &executor{s.cfg.Runtime}, c.PodName, c.PodUID, c.ID, command, options,
@@ -123,7 +123,7 @@ func sizes(ctx context.Context, from <-chan remotecommand.TerminalSize) <-chan r
 func (s *Server) attach(w http.ResponseWriter, r *http.Request) {
 	options, err := streamOptions(r)
 	if err != nil {
-		fail(w, err)
+		failStream(w, err)
 		return
 	}
 	c, err := s.find(r)
@@ -131,7 +131,7 @@ func (s *Server) attach(w http.ResponseWriter, r *http.Request) {
 		err = &requestError{fmt.Sprintf("container %q in pod %q is not running", c.Name, c.PodName)}
 	}
 	if err != nil {
-		fail(w, err)
+		failStream(w, err)
 		return
 	}
 	remotecommand.ServeAttach(w, r, &attacher{c}, c.PodName, c.PodUID, c.ID, options,
@@ -168,12 +168,12 @@ func (a *attacher) AttachContainer(ctx context.Context, _, _, _ string, in io.Re
 func (s *Server) portForward(w http.ResponseWriter, r *http.Request) {
 	options, err := portforward.NewV4Options(r)
 	if err != nil {
-		fail(w, &requestError{err.Error()})
+		failStream(w, &requestError{err.Error()})
 		return
 	}
 	pid, uid, err := s.processOf(r.PathValue("namespace"), r.PathValue("pod"))
 	if err != nil {
-		fail(w, err)
+		failStream(w, err)
 		return
 	}
 	portforward.ServePortForward(w, r, &forwarder{pid}, r.PathValue("pod"), uid, options,
