@@ -135,7 +135,7 @@ func (in *installed) newPool(key poolKey) (*pool, error) {
 	return p, nil
 }
 
-// nameOf returns the id of a node's record, written with its down bit before
+// nodeID returns the id of a node's record, written with its down bit before
 // any backend refers to it.
 func (in *installed) nodeID(name string, down bool) (uint32, error) {
 	if name == "" {
@@ -219,16 +219,6 @@ func (in *installed) release(r *retired) {
 	for _, freed := range r.runs {
 		in.slots.release(freed)
 	}
-}
-
-// takeRetired returns what was retired since the last call, nil if nothing.
-func (in *installed) takeRetired() *retired {
-	if in.retired.empty() {
-		return nil
-	}
-	batch := in.retired
-	in.retired = &retired{}
-	return batch
 }
 
 // names lists the services that have anything installed, in order.

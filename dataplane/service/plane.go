@@ -212,9 +212,8 @@ func (p *Plane) WithdrawAddress(addr netip.Addr) (restored func()) {
 	p.mu.Lock()
 	p.enqueue(true, p.tables.withdraw(addr, 1)...)
 	target := p.queue.generation
-	changed := p.changed
 	p.mu.Unlock()
-	p.awaitUrgent(target, changed)
+	p.awaitUrgent(target)
 	var once atomic.Bool
 	return func() {
 		if once.Swap(true) {
@@ -227,11 +226,11 @@ func (p *Plane) WithdrawAddress(addr netip.Addr) (restored func()) {
 }
 
 // awaitUrgent waits until the urgent work of a generation has been tried once.
-func (p *Plane) awaitUrgent(target uint64, changed <-chan struct{}) {
+func (p *Plane) awaitUrgent(target uint64) {
 	for {
 		p.mu.Lock()
 		done := p.queue.tried >= target || p.queue.closed
-		changed = p.changed
+		changed := p.changed
 		p.mu.Unlock()
 		if done {
 			return
