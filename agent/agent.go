@@ -25,6 +25,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 
 	"github.com/skep-io/skep/agent/logs"
@@ -257,6 +258,9 @@ func (p *parts) startDataPlane(ctx context.Context, group *errgroup.Group) (err 
 	if err != nil {
 		return err
 	}
+	if err := p.observeSelf(); err != nil {
+		return err
+	}
 	group.Go(func() error { return p.watcher.Run(ctx) })
 	p.factory.StartWithContext(ctx)
 	group.Go(func() error {
@@ -265,6 +269,19 @@ func (p *parts) startDataPlane(ctx context.Context, group *errgroup.Group) (err 
 		return nil
 	})
 	return nil
+}
+
+// observeSelf lets the node know what the cluster thinks of it.
+func (p *parts) observeSelf() error {
+	observe := func(obj any) {
+		if n, ok := obj.(*corev1.Node); ok {
+			p.node.Observe(n)
+		}
+	}
+	_, err := p.factory.Core().V1().Nodes().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc: observe, UpdateFunc: func(_, obj any) { observe(obj) },
+	})
+	return err
 }
 
 func (p *parts) startPods(ctx context.Context, group *errgroup.Group) error {

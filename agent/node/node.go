@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net/netip"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -43,7 +44,9 @@ type Node struct {
 	known    *corev1.NodeStatus // as found at registration: conditions that hold since then keep their times
 	uid      types.UID
 	problems map[string]error // part of the node -> why it does not work
-	changed  chan struct{}
+	// overruled is set when the API has conditions that others wrote over ours.
+	overruled bool
+	changed   chan struct{}
 }
 
 // statusInterval is how often the status is looked at, statusHeartbeat how often it is written though nothing changed.
@@ -86,6 +89,34 @@ func (n *Node) Report(part string, problem error) {
 	case n.changed <- struct{}{}:
 	default:
 	}
+}
+
+// Observe takes the node as the API has it. Conditions that the control plane set to Unknown while it did not hear from this
+// host are written again at once, not at the next heartbeat.
+func (n *Node) Observe(obj *corev1.Node) {
+	if obj.Name != n.cfg.Name {
+		return
+	}
+	unknown := func(c corev1.NodeCondition) bool { return c.Status == corev1.ConditionUnknown }
+	if !slices.ContainsFunc(obj.Status.Conditions, unknown) {
+		return
+	}
+	n.mu.Lock()
+	n.known, n.overruled = obj.Status.DeepCopy(), true
+	n.mu.Unlock()
+	select {
+	case n.changed <- struct{}{}:
+	default:
+	}
+}
+
+// takeOverruled says once whether the API's status is another's since the last call.
+func (n *Node) takeOverruled() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	overruled := n.overruled
+	n.overruled = false
+	return overruled
 }
 
 // Register makes the Node object or takes over the one of this name, and returns the range that the cluster gave its pods. It
@@ -210,6 +241,9 @@ func (n *Node) Run(ctx context.Context) error {
 	defer ticker.Stop()
 	wait := time.Duration(0)
 	for {
+		if n.takeOverruled() {
+			last = nil
+		}
 		status, err := n.status(ctx, n.before(last))
 		if err == nil && (last == nil || time.Since(written) > statusHeartbeat || !sameStatus(last, status)) {
 			err = n.writeStatus(ctx, status)

@@ -18,13 +18,12 @@ import (
 	"github.com/skep-io/skep/controlplane/watchcache"
 )
 
-const (
-	// minWatch is the shortest time after which a watch without a timeout of its own ends, so that clients spread over
-	// the servers again.
-	minWatch = 30 * time.Minute
-	// writeTimeout is how long a watch waits for its client to take what was written.
-	writeTimeout = 30 * time.Second
-)
+// defaultWriteTimeout is how long a watch waits for its client to take what was written.
+const defaultWriteTimeout = 30 * time.Second
+
+// minWatch is the shortest time after which a watch without a timeout of its own ends, so that clients spread over the
+// servers again.
+const minWatch = 30 * time.Minute
 
 // watchList answers with events until the client leaves, the time is up or the server ends.
 func (s *Server) watchList(w http.ResponseWriter, c *call) error {
@@ -112,16 +111,25 @@ func (e *eventStream) send(events []watchcache.Event) error {
 }
 
 func (e *eventStream) flush() error {
-	if err := e.control.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+	if err := e.control.SetWriteDeadline(time.Now().Add(e.server.writeTimeout)); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return err
 	}
+	// Left in place, the deadline would end an HTTP/2 stream also while nothing is written.
+	defer func() { _ = e.control.SetWriteDeadline(time.Time{}) }()
 	if _, err := e.w.Write(e.buf); err != nil {
 		return err
 	}
 	if cap(e.buf) > 1<<20 { // initial events can be many; what follows them is small
 		e.buf = nil
 	}
-	return e.control.Flush()
+	if err := e.control.Flush(); err != nil {
+		return err
+	}
+	// HTTP/2 resets the stream when the deadline comes, also of a stream with nothing to write.
+	if err := e.control.SetWriteDeadline(time.Time{}); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return err
+	}
+	return nil
 }
 
 func (e *eventStream) append(event *watchcache.Event) error {
