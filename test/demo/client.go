@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/remotecommand"
+	"k8s.io/streaming/pkg/httpstream"
 )
 
 // exec runs a command in the client pod, as `skep exec` does.
@@ -25,7 +26,17 @@ func (d *demo) exec(ctx context.Context, stdin io.Reader, stdout io.Writer, comm
 	if err != nil {
 		return err
 	}
-	err = websocket.StreamWithContext(ctx, remotecommand.StreamOptions{Stdin: stdin, Stdout: stdout, Stderr: stdout})
+	spdy, err := remotecommand.NewSPDYExecutor(d.config, http.MethodPost, url)
+	if err != nil {
+		return err
+	}
+	executor, err := remotecommand.NewFallbackExecutor(websocket, spdy, func(err error) bool {
+		return httpstream.IsUpgradeFailure(err) || httpstream.IsHTTPSProxyError(err)
+	})
+	if err != nil {
+		return err
+	}
+	err = executor.StreamWithContext(ctx, remotecommand.StreamOptions{Stdin: stdin, Stdout: stdout, Stderr: stdout})
 	if err != nil {
 		return fmt.Errorf("exec %s: %w", strings.Join(command, " "), err)
 	}
