@@ -64,6 +64,12 @@ func (r *Registry) bindBatch(ctx context.Context, bindings []Binding, errs []err
 		if attempt == maxAttempts && err == nil && len(changed) > 0 {
 			err = Pods.conflict("", errModified)
 		}
+		if apierrors.IsRequestEntityTooLargeError(err) && len(todo) > 1 {
+			half := len(bindings) / 2
+			r.bindBatch(ctx, bindings[:half], errs[:half])
+			r.bindBatch(ctx, bindings[half:], errs[half:])
+			return
+		}
 		if err != nil {
 			for _, p := range todo {
 				errs[p.at] = err
