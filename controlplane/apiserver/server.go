@@ -34,6 +34,8 @@ type Config struct {
 	Version string
 	// MaxReads and MaxChanges bound the requests worked on at once; 0 means the defaults of 400 and 200.
 	MaxReads, MaxChanges int
+	// WriteTimeout is how long a watch waits for its client to take what was written; 0 means 30 seconds.
+	WriteTimeout time.Duration
 }
 
 // Server is the API server. It is an http.Handler, so that it can be put behind another listener.
@@ -48,6 +50,8 @@ type Server struct {
 	stats    *statistics
 	ready    atomic.Bool
 
+	writeTimeout time.Duration
+
 	// stopping ends when the server does; watches and streams end with it.
 	stopping context.Context
 	stop     context.CancelFunc
@@ -61,6 +65,9 @@ func New(config Config) (*Server, error) {
 		limits:   newLimits(config.MaxReads, config.MaxChanges),
 		metrics:  newServerMetrics(),
 		catalog:  newCatalog(config.Registry.Kinds()),
+	}
+	if s.writeTimeout = config.WriteTimeout; s.writeTimeout <= 0 {
+		s.writeTimeout = defaultWriteTimeout
 	}
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	s.agents = newAgents(config.Registry, config.PKI)
