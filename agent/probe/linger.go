@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lingerZero makes closing a connection reset it.
-func lingerZero(_, _ string, c syscall.RawConn) error {
+// lingerShort bounds how long a closed connection lingers to a second.
+func lingerShort(_, _ string, c syscall.RawConn) error {
 	var set error
 	err := c.Control(func(fd uintptr) {
 		set = unix.SetsockoptLinger(int(fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1, Linger: 1})
