@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 	"k8s.io/client-go/kubernetes"
@@ -131,12 +130,7 @@ func addressTowards(server string) (netip.Addr, error) {
 	return addr, nil
 }
 
-// A connection over which nothing was acknowledged for so long is given up: after a cut, TCP would wait much longer before it
-// tries again.
-const acknowledgedWithin = 5 * time.Second
-
 func newClient(cfg Config, identity *node.Identity) (kubernetes.Interface, error) {
-	dialer := &net.Dialer{Timeout: acknowledgedWithin, KeepAlive: 2 * time.Second, Control: limitSilence}
 	client, err := kubernetes.NewForConfig(&rest.Config{
 		Host: cfg.Server,
 		// Files rather than their contents: client-go takes a renewed certificate from them.
@@ -147,7 +141,7 @@ func newClient(cfg Config, identity *node.Identity) (kubernetes.Interface, error
 			ContentType:        "application/vnd.kubernetes.protobuf",
 		},
 		QPS:  -1, // the API server limits; a limit here would delay leases behind events
-		Dial: dialer.DialContext,
+		Dial: dialPatiently,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("client of the API server: %w", err)

@@ -145,8 +145,12 @@ func (f *flusher) Write(p []byte) (int, error) {
 func (s *Server) find(r *http.Request) (runtime.Container, error) {
 	namespace, name, container := r.PathValue("namespace"), r.PathValue("pod"), r.PathValue("container")
 	c, p, err := s.cfg.Pods.Find(namespace, name, container)
-	if err == nil || p == nil || !errors.Is(err, pod.ErrNotFound) {
+	if err == nil || !errors.Is(err, pod.ErrNotFound) {
 		return c, err
+	}
+	if p == nil {
+		// Just started, and the API server's pods not known yet: containers know whose they are.
+		return s.adopted(namespace, name, container, err)
 	}
 	for _, list := range [][]corev1.ContainerStatus{p.Status.InitContainerStatuses, p.Status.ContainerStatuses} {
 		for i := range list {
@@ -161,6 +165,20 @@ func (s *Server) find(r *http.Request) (runtime.Container, error) {
 		}
 	}
 	return c, err
+}
+
+// adopted returns the newest attempt of a container; missing if there is none.
+func (s *Server) adopted(namespace, name, container string, missing error) (newest runtime.Container, err error) {
+	for _, c := range s.cfg.Runtime.Containers() {
+		if c.PodNamespace == namespace && c.PodName == name && c.Name == container && c.State != runtime.Created &&
+			(newest.ID == "" || c.CreatedAt.After(newest.CreatedAt)) {
+			newest = c
+		}
+	}
+	if newest.ID == "" {
+		return newest, missing
+	}
+	return newest, nil
 }
 
 // loadImages takes a tar of images: a docker archive or an OCI layout.
