@@ -17,7 +17,7 @@ enum capacity {
 	CAPACITY_SLOTS = 262144,
 	CAPACITY_NODES = 16384,
 	CAPACITY_ORIGINS = 65536, /* a power of two: indexed with a mask */
-	CAPACITY_AFFINITY = 65536,
+	CAPACITY_AFFINITY = 16384,
 	CAPACITY_NAMES = 131072,
 };
 

@@ -117,6 +117,40 @@ func TestLinksAreUpgradedInPlace(t *testing.T) {
 	}
 }
 
+// A host that came back has a new cgroup of the same name: its links are made
+// anew, over the maps that stayed.
+func TestRecreatedCgroupIsAttachedAgain(t *testing.T) {
+	s := newSandbox(t)
+	p := s.open(t)
+	p.SetService(serviceOf("default/echo:http", TCP, "10.96.0.1:80", three...))
+	flush(t, p)
+	p.Close()
+	if err := os.Remove(s.cgroup); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(s.cgroup, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	again := s.open(t)
+	id, err := cgroupID(s.cgroup)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range hooks(&bpf.SocketPrograms{}) {
+		l, err := link.LoadPinnedLink(filepath.Join(s.pins, linkPins, h.name), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if same, err := onCgroup(l, id); err != nil || !same {
+			t.Errorf("%s is not attached to the new cgroup: %v", h.name, err)
+		}
+		l.Close()
+	}
+	if d := dump(t, again); len(d.Services) != 1 || len(d.Services[0].Slots) != 3 {
+		t.Errorf("services %+v, want the one that was there", d.Services)
+	}
+}
+
 func TestRemoveLeavesNothing(t *testing.T) {
 	s := inside(t)
 	if s == nil {

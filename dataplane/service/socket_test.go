@@ -103,7 +103,15 @@ func TestPeerIsTheService(t *testing.T) {
 			t.Fatal(err)
 		}
 		buffer := make([]byte, 64)
-		n, err := conn.Read(buffer)
+		var n int
+		if udp, ok := conn.(*net.UDPConn); ok {
+			var from netip.AddrPort
+			if n, from, err = udp.ReadFromUDPAddrPort(buffer); from.String() != c.dial {
+				t.Errorf("%s %s: datagram from %s", c.network, c.dial, from)
+			}
+		} else {
+			n, err = conn.Read(buffer)
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
