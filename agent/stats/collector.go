@@ -117,11 +117,11 @@ func (c *Collector) sample(ctx context.Context, pods []Pod) error {
 	for _, t := range c.tracked {
 		t.seen = false
 	}
-	missing := c.measure(c.cgroup, time.Time{})
+	missing := c.measure(c.cgroup, time.Time{}, false)
 	for _, p := range pods {
-		missing = c.measure(p.CgroupPath, p.StartedAt) || missing
+		missing = c.measure(p.CgroupPath, p.StartedAt, false) || missing
 		for _, ctr := range p.Containers {
-			missing = c.measure(ctr.CgroupPath, ctr.StartedAt) || missing
+			missing = c.measure(ctr.CgroupPath, ctr.StartedAt, false) || missing
 		}
 	}
 	for path, t := range c.tracked {
@@ -140,14 +140,14 @@ func (c *Collector) sample(ctx context.Context, pods []Pod) error {
 	}
 	for path, t := range c.tracked {
 		if t.now.At.Sub(t.base.At) < rateMin {
-			c.measure(path, time.Time{})
+			c.measure(path, time.Time{}, false)
 		}
 	}
 	return nil
 }
 
 // measure reads a cgroup and says whether its rate needs a second sample.
-func (c *Collector) measure(path string, started time.Time) (again bool) {
+func (c *Collector) measure(path string, started time.Time, withIO bool) (again bool) {
 	t := c.tracked[path]
 	if t == nil {
 		files, err := c.hierarchy.Open(path)
@@ -163,12 +163,18 @@ func (c *Collector) measure(path string, started time.Time) (again bool) {
 		}
 		c.tracked[path] = t
 	}
-	u, err := t.files.Read(c.buf)
+	u, err := t.files.Read(c.buf, withIO)
 	if err != nil {
 		t.files.Close()
 		delete(c.tracked, path)
 		return false
 	}
+	t.seen = true
+	return t.advance(u)
+}
+
+// advance takes a sample and says whether there is too little before it to compare with.
+func (t *tracked) advance(u Usage) (again bool) {
 	switch {
 	case t.next.At.IsZero():
 		t.next = u
@@ -178,7 +184,7 @@ func (c *Collector) measure(path string, started time.Time) (again bool) {
 	if u.At.Sub(t.base.At) > rateMax {
 		t.base = u
 	}
-	t.now, t.seen = u, true
+	t.now = u
 	return u.At.Sub(t.base.At) < rateMin
 }
 

@@ -47,7 +47,7 @@ func (c *Collector) Usages(ctx context.Context) []Sampled {
 	}
 	var all []Sampled
 	take := func(p Pod, container, path string, started time.Time) {
-		c.measure(path, started)
+		c.measure(path, started, true)
 		if t := c.tracked[path]; t != nil {
 			all = append(all, Sampled{p, container, t.now})
 		}
