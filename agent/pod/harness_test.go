@@ -228,23 +228,31 @@ func (c *cluster) await(name, what string, condition func(*corev1.Pod) bool) *co
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	w, err := c.client.CoreV1().Pods("default").Watch(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + name})
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	defer w.Stop()
-	last := c.get(name)
-	for !condition(last) {
-		select {
-		case e := <-w.ResultChan():
+	var last *corev1.Pod
+	for ctx.Err() == nil { // a server may end a watch at any time
+		w, err := c.client.CoreV1().Pods("default").Watch(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + name})
+		if err != nil {
+			break
+		}
+		last = c.get(name)
+		found := condition(last)
+		for !found {
+			e, open := <-w.ResultChan()
+			if !open {
+				break
+			}
 			if p, ok := e.Object.(*corev1.Pod); ok && p.Name == name {
 				last = p
+				found = condition(p)
 			}
-		case <-ctx.Done():
-			c.t.Fatalf("pod %s: not in a minute: %s; status %s", name, what, describe(last))
+		}
+		w.Stop()
+		if found {
+			return last
 		}
 	}
-	return last
+	c.t.Fatalf("pod %s: not in a minute: %s; status %s", name, what, describe(last))
+	return nil
 }
 
 func describe(p *corev1.Pod) string {
