@@ -8,7 +8,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/skep-io/skep/controlplane/resource"
 )
@@ -103,8 +102,8 @@ func (s *Server) podOnNode(node, namespace, name string) bool {
 
 // nodeRefers says whether a pod bound to the node refers to a secret or a config map.
 func (s *Server) nodeRefers(node, kind, namespace, name string) bool {
-	for _, pod := range resource.ListAs[*corev1.Pod](s.registry, resource.Pods, namespace, labels.Everything()) {
-		if pod.Spec.NodeName == node && podRefers(pod, kind, name) {
+	for _, pod := range resource.ByIndex[*corev1.Pod](s.registry, resource.Pods, resource.PodsByNode, node) {
+		if pod.Namespace == namespace && podRefers(pod, kind, name) {
 			return true
 		}
 	}
