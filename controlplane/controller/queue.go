@@ -12,6 +12,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/util/workqueue"
+	"k8s.io/utils/clock"
 )
 
 // Back-off of a key whose work failed.
@@ -39,8 +40,13 @@ type Queue[K comparable] struct {
 
 // NewQueue makes a queue; name appears in log lines.
 func NewQueue[K comparable](name string) *Queue[K] {
+	return NewQueueOn[K](name, clock.RealClock{})
+}
+
+// NewQueueOn makes a queue whose delays go by a clock.
+func NewQueueOn[K comparable](name string, clock clock.WithTicker) *Queue[K] {
 	limiter := workqueue.NewTypedItemExponentialFailureRateLimiter[K](minBackoff, maxBackoff)
-	return &Queue[K]{name: name, q: workqueue.NewTypedRateLimitingQueue(limiter)}
+	return &Queue[K]{name: name, q: workqueue.NewTypedRateLimitingQueueWithConfig(limiter, workqueue.TypedRateLimitingQueueConfig[K]{Clock: clock})}
 }
 
 // Add asks for work on a key at once.

@@ -62,8 +62,8 @@ func New(registry *resource.Registry, recorder *event.Recorder, clock clock.With
 	return &Controller{
 		registry: registry, recorder: recorder, clock: clock,
 		health: newHealth(grace),
-		nodes:  controller.NewQueue[string]("node"),
-		pods:   controller.NewQueue[controller.Key]("eviction"),
+		nodes:  controller.NewQueueOn[string]("node", clock),
+		pods:   controller.NewQueueOn[controller.Key]("eviction", clock),
 	}
 }
 

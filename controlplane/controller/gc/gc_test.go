@@ -1,0 +1,123 @@
+package gc_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+
+	"github.com/skep-io/skep/controlplane/controller/gc"
+	"github.com/skep-io/skep/controlplane/controlplanetest"
+	"github.com/skep-io/skep/controlplane/resource"
+)
+
+const owner = `
+apiVersion: v1
+kind: ReplicationController
+metadata: {name: owner}
+spec:
+  replicas: 0
+  selector: {app: web}
+  template: {metadata: {labels: {app: web}}, spec: {containers: [{name: c, image: i}]}}
+`
+
+// family makes an owner, a config map of its own and one that it shares with the node "other".
+func family(t *testing.T, r *resource.Registry) resource.Object {
+	o := controlplanetest.Create(t, r, controlplanetest.Parse(t, owner)...)[0]
+	other := controlplanetest.Create(t, r, controlplanetest.Parse(t, "{apiVersion: v1, kind: Node, metadata: {name: other}}")...)[0]
+	ref := *metav1.NewControllerRef(o, corev1.SchemeGroupVersion.WithKind("ReplicationController"))
+	second := metav1.OwnerReference{APIVersion: "v1", Kind: "Node", Name: "other", UID: other.GetUID()}
+	for name, refs := range map[string][]metav1.OwnerReference{"own": {ref}, "shared": {ref, second}} {
+		controlplanetest.Create(t, r, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name, OwnerReferences: refs}})
+	}
+	return o
+}
+
+// state tells who is there, with how many owners.
+func state(r *resource.Registry) string {
+	out := ""
+	for _, rc := range controlplanetest.List[*corev1.ReplicationController](r, resource.ReplicationControllers, "default") {
+		out += rc.Name + " "
+	}
+	for _, cm := range controlplanetest.List[*corev1.ConfigMap](r, resource.ConfigMaps, "default") {
+		out += fmt.Sprintf("%s:%d ", cm.Name, len(cm.OwnerReferences))
+	}
+	return out
+}
+
+func TestPropagation(t *testing.T) {
+	for policy, want := range map[metav1.DeletionPropagation]string{
+		metav1.DeletePropagationBackground: "shared:1 ",
+		metav1.DeletePropagationForeground: "shared:1 ",
+		metav1.DeletePropagationOrphan:     "own:0 shared:1 ",
+	} {
+		for _, order := range []string{"loop first", "deletion first"} {
+			t.Run(string(policy)+"/"+order, func(t *testing.T) {
+				r := controlplanetest.Start(t)
+				run := func() { controlplanetest.Go(t, func(ctx context.Context) { _ = gc.New(r).Run(ctx) }) }
+				if order == "loop first" {
+					run()
+				}
+				o := family(t, r)
+				if _, _, err := r.Delete(t.Context(), resource.ReplicationControllers, "default", o.GetName(), &metav1.DeleteOptions{PropagationPolicy: &policy}); err != nil {
+					t.Fatal(err)
+				}
+				if order == "deletion first" {
+					run()
+				}
+				controlplanetest.Await(t, r, []*resource.Kind{resource.ReplicationControllers, resource.ConfigMaps}, func() string {
+					if got := state(r); got != want {
+						return fmt.Sprintf("there are %q, want %q", got, want)
+					}
+					return ""
+				})
+			})
+		}
+	}
+}
+
+// Who names an owner that never was goes; who names one of a kind that is not served stays.
+func TestDanglingAndUnknownOwners(t *testing.T) {
+	r := controlplanetest.Start(t)
+	controlplanetest.Go(t, func(ctx context.Context) { _ = gc.New(r).Run(ctx) })
+	controlplanetest.Create(t, r,
+		&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "foreign", OwnerReferences: []metav1.OwnerReference{{APIVersion: "example.com/v1", Kind: "Thing", Name: "x", UID: "1"}}}},
+		&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "dangling", OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Pod", Name: "x", UID: "2"}}}},
+	)
+	controlplanetest.Await(t, r, []*resource.Kind{resource.ConfigMaps}, func() string {
+		if got := state(r); got != "foreign:1 " {
+			return got
+		}
+		return ""
+	})
+}
+
+func TestPodsOfDeletedNode(t *testing.T) {
+	r := controlplanetest.Start(t)
+	controlplanetest.Go(t, func(ctx context.Context) { _ = gc.New(r).Run(ctx) })
+	controlplanetest.Create(t, r, controlplanetest.Parse(t, `
+{apiVersion: v1, kind: Node, metadata: {name: gone}}
+---
+{apiVersion: v1, kind: Node, metadata: {name: stays}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: a}, spec: {nodeName: gone, containers: [{name: c, image: i}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: b}, spec: {nodeName: stays, containers: [{name: c, image: i}]}}
+`)...)
+	if _, _, err := r.Delete(t.Context(), resource.Nodes, "", "gone", &metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)}); err != nil {
+		t.Fatal(err)
+	}
+	controlplanetest.Await(t, r, []*resource.Kind{resource.Pods}, func() string {
+		if _, err := resource.Get[*corev1.Pod](t.Context(), r, resource.Pods, "default", "a"); !apierrors.IsNotFound(err) {
+			return fmt.Sprint("pod a is still there: ", err)
+		}
+		return ""
+	})
+	if p, err := resource.Get[*corev1.Pod](t.Context(), r, resource.Pods, "default", "b"); err != nil || p.DeletionTimestamp != nil {
+		t.Errorf("pod b suffered: %v", err)
+	}
+}

@@ -1,0 +1,237 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"testing"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	clocktesting "k8s.io/utils/clock/testing"
+
+	"github.com/skep-io/skep/controlplane/controller"
+	"github.com/skep-io/skep/controlplane/controlplanetest"
+	"github.com/skep-io/skep/controlplane/event"
+	"github.com/skep-io/skep/controlplane/resource"
+)
+
+// hosts is a cluster of fake nodes with a clock of its own.
+type hosts struct {
+	t     *testing.T
+	r     *resource.Registry
+	c     *Controller
+	clock *clocktesting.FakeClock
+	beats int
+}
+
+func startHosts(t *testing.T, names ...string) *hosts {
+	r := controlplanetest.Start(t)
+	for _, name := range names {
+		controlplanetest.Create(t, r, controlplanetest.Parse(t, fmt.Sprintf(`
+apiVersion: v1
+kind: Node
+metadata: {name: %s}
+status:
+  conditions:
+  - {type: Ready, status: "True", lastHeartbeatTime: "2026-01-01T00:00:00Z"}
+  - {type: MemoryPressure, status: "False"}
+---
+apiVersion: coordination.k8s.io/v1
+kind: Lease
+metadata: {name: %[1]s, namespace: kube-node-lease}
+spec: {holderIdentity: %[1]s, leaseDurationSeconds: 5}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web-%[1]s}
+spec: {nodeName: %[1]s, containers: [{name: c, image: i}]}
+status: {phase: Running, conditions: [{type: Ready, status: "True"}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: tolerant-%[1]s}
+spec:
+  nodeName: %[1]s
+  containers: [{name: c, image: i}]
+  tolerations: [{key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute, tolerationSeconds: 60}]
+status: {phase: Running, conditions: [{type: Ready, status: "True"}]}
+`, name))...)
+	}
+	fake := clocktesting.NewFakeClock(time.Now())
+	recorder := event.NewRecorder(r, Component)
+	controlplanetest.Go(t, recorder.Run)
+	h := &hosts{t: t, r: r, clock: fake, c: New(r, recorder, fake, 5*time.Second)}
+	controlplanetest.Go(t, func(ctx context.Context) { _ = h.c.Run(ctx) })
+	h.await(func() bool {
+		h.c.health.mu.Lock()
+		defer h.c.health.mu.Unlock()
+		return !h.c.health.ticked.IsZero() && fake.HasWaiters() && len(h.c.health.nodes) == len(names)
+	})
+	return h
+}
+
+// await waits for something in the loop's memory, which it can only ask for.
+func (h *hosts) await(is func() bool) {
+	h.t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); !is(); runtime.Gosched() {
+		if time.Now().After(deadline) {
+			h.t.Fatal("the loop does not get there")
+		}
+	}
+}
+
+// live lets seconds pass in which the alive nodes renew their leases.
+func (h *hosts) live(seconds int, alive ...string) {
+	h.t.Helper()
+	for range seconds {
+		h.beats++
+		h.clock.Step(time.Second)
+		for _, name := range alive {
+			controlplanetest.Modify(h.t, h.r, resource.Leases, "", corev1.NamespaceNodeLease, name, func(l *coordinationv1.Lease) {
+				l.Spec.RenewTime = &metav1.MicroTime{Time: time.Unix(int64(h.beats), 0)}
+			})
+			h.await(func() bool {
+				h.c.health.mu.Lock()
+				defer h.c.health.mu.Unlock()
+				return !h.c.health.nodes[name].seen.Before(h.clock.Now())
+			})
+		}
+		h.await(func() bool {
+			h.c.health.mu.Lock()
+			defer h.c.health.mu.Unlock()
+			return h.c.health.ticked.Equal(h.clock.Now())
+		})
+	}
+}
+
+func (h *hosts) awaitNode(name string, is func(*corev1.Node) bool) {
+	h.t.Helper()
+	controlplanetest.Await(h.t, h.r, []*resource.Kind{resource.Nodes}, func() string {
+		n, err := resource.Get[*corev1.Node](h.t.Context(), h.r, resource.Nodes, "", name)
+		if err != nil {
+			return err.Error()
+		}
+		if is(n) {
+			return ""
+		}
+		return fmt.Sprintf("node %s has conditions %v and taints %v", name, n.Status.Conditions, n.Spec.Taints)
+	})
+}
+
+func (h *hosts) awaitPod(name string, is func(*corev1.Pod) bool) {
+	h.t.Helper()
+	controlplanetest.Await(h.t, h.r, []*resource.Kind{resource.Pods}, func() string {
+		p := h.pod(name)
+		if is(p) {
+			return ""
+		}
+		return fmt.Sprintf("pod %s is %v", name, p)
+	})
+}
+
+// pod returns nil for a pod that is gone.
+func (h *hosts) pod(name string) *corev1.Pod {
+	p, err := resource.Get[*corev1.Pod](h.t.Context(), h.r, resource.Pods, "default", name)
+	if err != nil {
+		return nil
+	}
+	return p
+}
+
+func unknown(n *corev1.Node) bool {
+	for _, kind := range []corev1.NodeConditionType{corev1.NodeReady, corev1.NodeMemoryPressure} {
+		c := controller.NodeCondition(n, kind)
+		if c == nil || c.Status != corev1.ConditionUnknown || c.Reason != "NodeStatusUnknown" || c.Message != "Kubelet stopped posting node status." {
+			return false
+		}
+	}
+	return true
+}
+
+func taints(n *corev1.Node, key string) (count int) {
+	for _, t := range n.Spec.Taints {
+		if t.Key == key {
+			count++
+		}
+	}
+	return count
+}
+
+func terminating(p *corev1.Pod) bool { return p != nil && p.DeletionTimestamp != nil }
+
+func TestSilentNode(t *testing.T) {
+	h := startHosts(t, "node1", "node2", "node3")
+	h.live(12, "node1", "node2", "node3")
+	h.live(5, "node1", "node2")
+	if n, _ := resource.Get[*corev1.Node](t.Context(), h.r, resource.Nodes, "", "node3"); unknown(n) || len(n.Spec.Taints) > 0 {
+		t.Fatalf("node3 is given up within the grace: %v %v", n.Status.Conditions, n.Spec.Taints)
+	}
+	h.live(1, "node1", "node2")
+	h.awaitNode("node3", func(n *corev1.Node) bool { return unknown(n) && taints(n, corev1.TaintNodeUnreachable) == 2 })
+	h.awaitPod("web-node3", func(p *corev1.Pod) bool { return terminating(p) && !controller.PodReady(p) })
+	h.awaitPod("tolerant-node3", func(p *corev1.Pod) bool { return !terminating(p) && !controller.PodReady(p) })
+	h.live(59, "node1", "node2")
+	if terminating(h.pod("tolerant-node3")) {
+		t.Error("a pod is evicted before its toleration ends")
+	}
+	h.live(3, "node1", "node2")
+	h.awaitPod("tolerant-node3", terminating)
+	// Deleted pods of a node that stays away go in the end.
+	h.live(180, "node1", "node2")
+	h.awaitPod("web-node3", func(p *corev1.Pod) bool { return p == nil })
+	for _, name := range []string{"web-node1", "web-node2"} {
+		if p := h.pod(name); terminating(p) || !controller.PodReady(p) {
+			t.Errorf("%s suffered", name)
+		}
+	}
+
+	h.live(1, "node1", "node2", "node3")
+	controlplanetest.Modify(t, h.r, resource.Nodes, "status", "", "node3", func(n *corev1.Node) {
+		c := controller.NodeCondition(n, corev1.NodeReady)
+		c.Status, c.Reason = corev1.ConditionTrue, "KubeletReady"
+	})
+	h.awaitNode("node3", func(n *corev1.Node) bool { return len(n.Spec.Taints) == 0 })
+}
+
+// When all nodes fall silent it is this process that is cut off, or there is nowhere to go.
+func TestAllSilent(t *testing.T) {
+	h := startHosts(t, "node1", "node2", "node3")
+	h.live(12, "node1", "node2", "node3")
+	h.live(120)
+	for _, name := range []string{"node1", "node2", "node3"} {
+		h.awaitNode(name, unknown)
+		n, _ := resource.Get[*corev1.Node](t.Context(), h.r, resource.Nodes, "", name)
+		if len(n.Spec.Taints) > 0 {
+			t.Errorf("%s is tainted: %v", name, n.Spec.Taints)
+		}
+		if p := h.pod("web-" + name); terminating(p) || !controller.PodReady(p) {
+			t.Errorf("the pod of %s suffered", name)
+		}
+	}
+	// Two return; the third is given time, and then given up.
+	h.live(5, "node1", "node2")
+	if terminating(h.pod("web-node3")) {
+		t.Error("the last node got no time to return as well")
+	}
+	h.live(25, "node1", "node2")
+	// On this clock its time to be kept may be over already.
+	h.awaitPod("web-node3", func(p *corev1.Pod) bool { return p == nil || terminating(p) })
+}
+
+// A process that was stopped blames nobody.
+func TestStalledProcess(t *testing.T) {
+	h := startHosts(t, "node1", "node2", "node3")
+	h.live(12, "node1", "node2", "node3")
+	h.clock.Step(time.Hour)
+	h.live(4)
+	h.live(20, "node1", "node2", "node3")
+	for _, name := range []string{"node1", "node2", "node3"} {
+		n, _ := resource.Get[*corev1.Node](t.Context(), h.r, resource.Nodes, "", name)
+		if unknown(n) || len(n.Spec.Taints) > 0 || terminating(h.pod("web-"+name)) {
+			t.Errorf("%s was given up: %v %v", name, n.Status.Conditions, n.Spec.Taints)
+		}
+	}
+}
