@@ -20,8 +20,12 @@ import (
 type cgroupRoots struct {
 	v2 string
 	// v1 holds the mount points of hierarchies that have controllers, empty on
-	// a pure v2 machine. The named systemd hierarchy is not among them.
+	// a pure v2 machine.
 	v1 []string
+	// named holds hierarchies without controllers, such as systemd's beside v1.
+	named []string
+	// options are what v1 and named hierarchies are mounted with, by mount point.
+	options map[string]string
 }
 
 func findCgroups() (cgroupRoots, error) {
@@ -30,7 +34,7 @@ func findCgroups() (cgroupRoots, error) {
 		return cgroupRoots{}, err
 	}
 	defer f.Close()
-	var roots cgroupRoots
+	roots := cgroupRoots{options: map[string]string{}}
 	seen := map[string]bool{}
 	for scanner := bufio.NewScanner(f); scanner.Scan(); {
 		before, after, ok := strings.Cut(scanner.Text(), " - ")
@@ -44,9 +48,12 @@ func findCgroups() (cgroupRoots, error) {
 				roots.v2 = fields[4]
 			}
 		case "cgroup":
-			if !strings.Contains(tail[2], "name=") {
+			seen[fields[4]] = true
+			roots.options[fields[4]] = hierarchyOptions(tail[2])
+			if strings.Contains(tail[2], "name=") {
+				roots.named = append(roots.named, fields[4])
+			} else {
 				roots.v1 = append(roots.v1, fields[4])
-				seen[fields[4]] = true
 			}
 		}
 	}
@@ -54,6 +61,24 @@ func findCgroups() (cgroupRoots, error) {
 		return roots, errors.New("no cgroup v2 hierarchy is mounted: mount one with `mkdir -p /sys/fs/cgroup/unified && mount -t cgroup2 none /sys/fs/cgroup/unified`")
 	}
 	return roots, nil
+}
+
+// hierarchyOptions are those that say which hierarchy it is.
+func hierarchyOptions(super string) string {
+	var names []string
+	for _, option := range strings.Split(super, ",") {
+		switch key, _, _ := strings.Cut(option, "="); key {
+		case "rw", "ro", "xattr", "noprefix", "clone_children", "cpuset_v2_mode", "release_agent":
+		default:
+			names = append(names, option)
+		}
+	}
+	return strings.Join(names, ",")
+}
+
+// all is every hierarchy's mount point.
+func (r cgroupRoots) all() []string {
+	return append(append([]string{r.v2}, r.v1...), r.named...)
 }
 
 // make creates the folder in the v2 hierarchy. Where v2 has controllers (no
@@ -181,7 +206,7 @@ func (r cgroupRoots) remove(ctx context.Context, path string) error {
 		return err
 	}
 	var errs []error
-	for _, root := range append([]string{r.v2}, r.v1...) {
+	for _, root := range r.all() {
 		errs = append(errs, removeCgroupTree(ctx, filepath.Join(root, path)))
 	}
 	return errors.Join(errs...)

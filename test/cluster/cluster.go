@@ -61,6 +61,9 @@ type Options struct {
 	Outbound bool
 	// NoDNS leaves cluster DNS out.
 	NoDNS bool
+	// Bare makes hosts to install Skep on, with neither a control plane nor
+	// agents: in the agent's place, this command is kept running on each host.
+	Bare []string
 	// SkepdArgs and AgentArgs are added to the programs' command lines.
 	SkepdArgs, AgentArgs []string
 }

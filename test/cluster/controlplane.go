@@ -23,7 +23,7 @@ func serverURL(st *state) string {
 }
 
 // startSkepd starts the control plane unless it runs.
-func (c *Cluster) startSkepd(st *state) error {
+func (c *Cluster) startSkepd(ctx context.Context, st *state) error {
 	if st.Skepd.alive() {
 		return nil
 	}
@@ -31,6 +31,10 @@ func (c *Cluster) startSkepd(st *state) error {
 		return err
 	}
 	path := clusterCgroup(c.Name) + "/skepd"
+	// A new folder each time: Linux 6.18 kills what is cloned into a cgroup that cgroup.kill was ever used on.
+	if err := c.cgroups.remove(ctx, path); err != nil {
+		return err
+	}
 	if err := c.cgroups.make(path); err != nil {
 		return err
 	}
@@ -123,8 +127,12 @@ func (c *Cluster) writeKubeconfig(st *state) error {
 
 // KillControlPlane ends skepd with SIGKILL and returns when it is gone.
 func (c *Cluster) KillControlPlane(ctx context.Context) error {
-	return c.change(func(*state) error {
-		return c.cgroups.kill(ctx, clusterCgroup(c.Name)+"/skepd")
+	return c.change(func(st *state) error {
+		if err := c.cgroups.kill(ctx, clusterCgroup(c.Name)+"/skepd"); err != nil {
+			return err
+		}
+		st.Skepd = process{} // it may still be on its way out, and must not be taken for running
+		return nil
 	})
 }
 
@@ -142,13 +150,17 @@ func (c *Cluster) StopControlPlane(ctx context.Context) error {
 		if err := unix.Kill(st.Skepd.PID, unix.SIGTERM); err != nil {
 			return err
 		}
-		return awaitEvent(ctx, events, "populated 0")
+		if err := awaitEvent(ctx, events, "populated 0"); err != nil {
+			return err
+		}
+		st.Skepd = process{}
+		return nil
 	})
 }
 
 // StartControlPlane starts skepd unless it runs, and returns when it is ready.
 func (c *Cluster) StartControlPlane(ctx context.Context) error {
-	if err := c.change(c.startSkepd); err != nil {
+	if err := c.change(func(st *state) error { return c.startSkepd(ctx, st) }); err != nil {
 		return err
 	}
 	return c.awaitSkepd(ctx)

@@ -110,8 +110,11 @@ func applyObject(ctx context.Context, objects dynamic.Interface, mapper meta.RES
 		}
 		resource = objects.Resource(mapping.Resource).Namespace(namespace)
 	}
-	_, err = resource.Create(ctx, object, metav1.CreateOptions{FieldManager: "skep"})
-	if !apierrors.IsAlreadyExists(err) {
+	// Looking comes first: creating a service that exists fails on its address, which is taken, and not on its name.
+	if _, err := resource.Get(ctx, object.GetName(), metav1.GetOptions{}); apierrors.IsNotFound(err) {
+		_, err := resource.Create(ctx, object, metav1.CreateOptions{FieldManager: "skep"})
+		return err
+	} else if err != nil {
 		return err
 	}
 	patch, err := json.Marshal(object)

@@ -90,7 +90,7 @@ func (c *Cluster) dismantle(ctx context.Context, outbound outboundState) (remove
 }
 
 func (r cgroupRoots) anywhere(path string) bool {
-	for _, root := range append([]string{r.v2}, r.v1...) {
+	for _, root := range r.all() {
 		if _, err := os.Stat(root + path); err == nil {
 			return true
 		}

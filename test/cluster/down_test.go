@@ -45,7 +45,7 @@ func traces(t *testing.T, c *Cluster) map[string][]string {
 			add("mounts", line)
 		}
 	}
-	for _, root := range append([]string{c.cgroups.v2}, c.cgroups.v1...) {
+	for _, root := range c.cgroups.all() {
 		_ = filepath.WalkDir(root+clusterCgroup(c.Name), func(path string, entry fs.DirEntry, err error) error {
 			if err == nil && entry.IsDir() {
 				add("cgroups", path)

@@ -25,8 +25,16 @@ func (c *Cluster) boot(ctx context.Context, st *state, node string) error {
 	if err := c.unplug(ctx, node, n.Index); err != nil {
 		return fail(err)
 	}
-	system := nodeCgroup(c.Name, node) + "/system"
-	if err := c.cgroups.make(system); err != nil {
+	config := &hostConfig{
+		Hostname: node, Agent: st.Bare, Log: c.agentLog(node), Cgroup: nodeCgroup(c.Name, node),
+		Nameservers: nameservers(st.Subnet), Hosts: hostsFile(st),
+	}
+	if len(st.Bare) > 0 {
+		config.Disk = filepath.Join(c.nodeDir(node), "disk")
+	} else {
+		config.Cgroup += "/system"
+	}
+	if err := c.cgroups.make(config.Cgroup); err != nil {
 		return fail(err)
 	}
 	if err := createNetns(netnsName(c.Name, node)); err != nil {
@@ -40,13 +48,11 @@ func (c *Cluster) boot(ctx context.Context, st *state, node string) error {
 			return fail(err)
 		}
 	}
-	argv, err := c.agentCommand(st, node)
-	if err != nil {
-		return fail(err)
-	}
-	config := &hostConfig{
-		Hostname: node, Agent: argv, Log: c.agentLog(node), Cgroup: system,
-		Nameservers: nameservers(st.Subnet), Hosts: hostsFile(st),
+	var err error
+	if config.Disk == "" {
+		if config.Agent, err = c.agentCommand(st, node); err != nil {
+			return fail(err)
+		}
 	}
 	n.Init, err = c.startInit(st, node, config)
 	if err != nil {

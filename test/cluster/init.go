@@ -24,6 +24,7 @@ type hostConfig struct {
 	// Cgroup is the folder of the host's daemons. The process is born in it in
 	// the v2 hierarchy and joins the same path in the v1 hierarchies itself.
 	Cgroup      string   `json:"cgroup"`
+	Disk        string   `json:"disk,omitempty"` // the folder of a bare host's own files
 	Nameservers []string `json:"nameservers"`
 	Hosts       []string `json:"hosts"` // lines of /etc/hosts
 }
@@ -43,10 +44,16 @@ const (
 // keeps the agent running until it gets SIGTERM.
 func RunInit(configPath string) error {
 	ready := os.NewFile(readyFD, "ready")
-	syscall.CloseOnExec(readyFD)
 	config, err := readHostConfig(configPath)
+	if err == nil && config.Disk != "" {
+		var again bool
+		if again, err = isolateBare(config); err == nil && again {
+			err = syscall.Exec("/proc/self/exe", os.Args, os.Environ())
+		}
+	}
+	syscall.CloseOnExec(readyFD)
 	if err == nil {
-		err = errors.Join(joinV1Cgroups(config.Cgroup), mountHost(config), unix.Sethostname([]byte(config.Hostname)))
+		err = setUpHost(config)
 	}
 	if err != nil {
 		fmt.Fprintln(ready, err)
@@ -58,6 +65,15 @@ func RunInit(configPath string) error {
 	}
 	ready.Close()
 	return supervise(config)
+}
+
+func setUpHost(config *hostConfig) error {
+	if config.Disk == "" {
+		if err := joinV1Cgroups(config.Cgroup); err != nil {
+			return err
+		}
+	}
+	return errors.Join(mountHost(config), unix.Sethostname([]byte(config.Hostname)))
 }
 
 func readHostConfig(path string) (*hostConfig, error) {
@@ -105,6 +121,11 @@ func mountHost(config *hostConfig) error {
 	resolvConf, err := filepath.EvalSymlinks("/etc/resolv.conf")
 	if err != nil {
 		resolvConf = "/etc/resolv.conf"
+	}
+	if config.Disk != "" {
+		if err := mountDisk(config.Disk); err != nil {
+			return err
+		}
 	}
 	if err := unmountBelow("/run"); err != nil {
 		return err

@@ -108,7 +108,11 @@ func (n *Node) Kill(ctx context.Context) error {
 		if err := setPort(n.cluster.Name, ns.Index, false); err != nil {
 			return err
 		}
-		return n.cluster.cgroups.kill(ctx, nodeCgroup(n.cluster.Name, n.Name))
+		if err := n.cluster.cgroups.kill(ctx, nodeCgroup(n.cluster.Name, n.Name)); err != nil {
+			return err
+		}
+		ns.Init = process{} // it may still be on its way out, and must not be taken for running
+		return nil
 	})
 }
 
@@ -222,6 +226,7 @@ func (n *Node) Exec(ctx context.Context, o ExecOptions, argv ...string) error {
 		if err := errors.Join(
 			joinNamespace(proc+"net", unix.CLONE_NEWNET),
 			joinNamespace(proc+"uts", unix.CLONE_NEWUTS),
+			joinNamespace(proc+"cgroup", unix.CLONE_NEWCGROUP),
 			joinNamespace(proc+"mnt", unix.CLONE_NEWNS)); err != nil {
 			return fmt.Errorf("enter %s: %w", n.Name, err)
 		}

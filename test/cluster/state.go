@@ -34,6 +34,7 @@ type state struct {
 	Bin       Binaries `json:"bin"`
 	SkepdArgs []string `json:"skepdArgs,omitempty"`
 	AgentArgs []string `json:"agentArgs,omitempty"`
+	Bare      []string `json:"bare,omitempty"`
 }
 
 type nodeState struct {

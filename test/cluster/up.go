@@ -33,6 +33,10 @@ func Up(ctx context.Context, o Options) (*Cluster, error) {
 	if err := c.prepare(o); err != nil {
 		return nil, err
 	}
+	if len(o.Bare) > 0 {
+		_, err := c.bootMissing(ctx)
+		return c, err
+	}
 	step, cancel := context.WithTimeout(ctx, 60*time.Second)
 	defer cancel()
 	if err := c.StartControlPlane(step); err != nil {
@@ -117,7 +121,7 @@ func (c *Cluster) prepare(o Options) error {
 	case st.Name != c.Name:
 		return fmt.Errorf("%s holds cluster %q: choose another --dir for %q", c.Dir, st.Name, c.Name)
 	}
-	st.Bin, st.SkepdArgs, st.AgentArgs = o.Bin, o.SkepdArgs, o.AgentArgs
+	st.Bin, st.SkepdArgs, st.AgentArgs, st.Bare = o.Bin, o.SkepdArgs, o.AgentArgs, o.Bare
 	if st.Subnet, err = ensureBridge(c.Name, st.Subnet); err != nil {
 		return err
 	}

@@ -89,24 +89,26 @@ func (t *traffic) Write(p []byte) (int, error) {
 	}
 }
 
+// take reads a line of the client: a time, a word that says what it is, and the rest.
 func (t *traffic) take(line string) {
 	t.lines = append(t.lines, line)
-	switch {
-	case strings.Contains(line, " answer: "):
+	_, event, _ := strings.Cut(line, " ")
+	kind, rest, _ := strings.Cut(event, ": ")
+	switch kind {
+	case "answer":
 		select {
 		case <-t.answered:
 		default:
 			close(t.answered)
 		}
-	case strings.Contains(line, " failed: "):
-		if _, after, ok := strings.Cut(line, "begun "); ok {
-			stamp, _, _ := strings.Cut(after, ": ")
-			if begun, err := time.Parse("15:04:05.000000", stamp); err == nil {
-				t.failures = append(t.failures, onDayOf(begun, time.Now().UTC()))
-			}
+	case "failed":
+		_, after, _ := strings.Cut(rest, "begun ")
+		stamp, _, _ := strings.Cut(after, ": ")
+		if begun, err := time.Parse("15:04:05.000000", stamp); err == nil {
+			t.failures = append(t.failures, onDayOf(begun, time.Now().UTC()))
 		}
-	case strings.Contains(line, " done: "):
-		_, t.last, _ = strings.Cut(line, " done: ")
+	case "done":
+		t.last = rest
 	}
 }
 
@@ -137,8 +139,8 @@ func (t *traffic) stop(after time.Time) (total string, early, late []time.Time, 
 			early = append(early, begun)
 		}
 	}
-	if t.last == "" && err == nil {
-		err = fmt.Errorf("the client did not say how many connections it made:\n%s", strings.Join(t.lines, "\n"))
+	if want := fmt.Sprintf(", %d failed", len(t.failures)); err == nil && !strings.HasSuffix(t.last, want) {
+		err = fmt.Errorf("the client ended with %q, but the lines before it have%s:\n%s", t.last, want[1:], strings.Join(t.lines, "\n"))
 	}
 	return t.last, early, late, err
 }

@@ -23,7 +23,7 @@ func TestTrafficSortsFailuresByTime(t *testing.T) {
 	early, late := now.Add(-time.Second), now.Add(time.Second)
 	text := stamp(early) + " answer: echo-a node1 10.244.1.2\n" +
 		stamp(early) + " failed: connection 2, begun " + stamp(early) + ": connection refused\n" +
-		stamp(late) + " failed: connection 3, begun " + stamp(late) + ": i/o timeout: more\n" +
+		stamp(late) + " failed: connection 3, begun " + stamp(late) + ": 10.96.1.1:7000 accepted, but no answer: EOF\n" +
 		stamp(late) + " done: 3 connections, 2 failed\n"
 	// The stream cuts lines anywhere.
 	for i := range text {
