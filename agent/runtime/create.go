@@ -17,6 +17,7 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/typeurl/v2"
+	"golang.org/x/sync/errgroup"
 )
 
 const (
@@ -113,17 +114,29 @@ func (r *Runtime) Create(ctx context.Context, p *Prepared, cfg ContainerConfig) 
 	if err != nil {
 		return c, fmt.Errorf("encode spec: %w", err)
 	}
-	if _, err := r.client.ContainerService().Create(ctx, containers.Container{
-		ID: c.ID, Labels: c.labels(), Image: c.Image,
-		Runtime:     containers.RuntimeInfo{Name: runtimeName},
-		Spec:        stored,
-		SnapshotKey: c.ID, Snapshotter: r.cfg.Snapshotter,
-	}); err != nil {
-		return c, fmt.Errorf("create container: %w", err)
-	}
-	stdout, stderr, err := r.cfg.Logs.Open(c.PodUID, c.Name, c.Attempt, c.ID)
-	if err != nil {
-		return c, fmt.Errorf("open log: %w", err)
+	// The log's reader and containerd's metadata are made side by side; both
+	// are on the way to a running pod.
+	var stdout, stderr string
+	var parallel errgroup.Group
+	parallel.Go(func() (err error) {
+		if stdout, stderr, err = r.cfg.Logs.Open(c.PodUID, c.Name, c.Attempt, c.ID); err != nil {
+			return fmt.Errorf("open log: %w", err)
+		}
+		return nil
+	})
+	parallel.Go(func() error {
+		if _, err := r.client.ContainerService().Create(ctx, containers.Container{
+			ID: c.ID, Labels: c.labels(), Image: c.Image,
+			Runtime:     containers.RuntimeInfo{Name: runtimeName},
+			Spec:        stored,
+			SnapshotKey: c.ID, Snapshotter: r.cfg.Snapshotter,
+		}); err != nil {
+			return fmt.Errorf("create container: %w", err)
+		}
+		return nil
+	})
+	if err := parallel.Wait(); err != nil {
+		return c, err
 	}
 	if cfg.TTY {
 		stderr = ""
