@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/kubernetes/scheme"
+	sigsyaml "sigs.k8s.io/yaml"
 
 	"github.com/skep-io/skep/controlplane/etcd"
 	"github.com/skep-io/skep/controlplane/resource"
@@ -86,7 +87,7 @@ func Parse(t *testing.T, text string) []resource.Object {
 		if len(bytes.TrimSpace(doc)) == 0 {
 			continue
 		}
-		asJSON, err := yaml.ToJSON(doc)
+		asJSON, err := sigsyaml.YAMLToJSON(doc)
 		if err != nil {
 			t.Fatalf("%v in\n%s", err, doc)
 		}
