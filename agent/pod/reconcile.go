@@ -162,9 +162,10 @@ func (w *worker) reconcileContainer(c *containerState) {
 		w.holdPull(c, now, now.Add(wait))
 		return
 	}
-	if c.waiting == reasonConfigError || c.waiting == reasonCreateError || c.waiting == reasonRunError {
+	switch c.waiting {
+	case reasonConfigError, reasonCreateError, reasonRunError, reasonCrashLoop:
 		if wait := c.restart.remaining(c.restart.since, now); wait > 0 && !c.exited() {
-			w.at("restart "+c.name, now.Add(wait))
+			w.holdStart(c, now, now.Add(wait))
 			return
 		}
 	}
@@ -185,6 +186,25 @@ func (w *worker) holdRestart(c *containerState, until time.Time) {
 		return
 	}
 	c.waiting, c.message = reasonCrashLoop, message
+	w.containerEvent(c.name, corev1.EventTypeWarning, "BackOff", "Back-off restarting failed container %s in pod %s", c.name, w.formatted())
+}
+
+// startErrorShown is how long a failure to run is shown before the wait.
+const startErrorShown = time.Second
+
+// holdStart shows the wait for another try at a process that could not be
+// started, once; what was wrong with it stays in the message.
+func (w *worker) holdStart(c *containerState, now, until time.Time) {
+	if shown := c.restart.since.Add(startErrorShown); c.waiting == reasonRunError && now.Before(shown) {
+		w.at("restart "+c.name, shown)
+		return
+	}
+	w.at("restart "+c.name, until)
+	if c.waiting != reasonRunError {
+		return
+	}
+	c.waiting = reasonCrashLoop
+	c.message = fmt.Sprintf("back-off %s restarting failed container=%s pod=%s: %s", c.restart.wait, c.name, w.formatted(), c.message)
 	w.containerEvent(c.name, corev1.EventTypeWarning, "BackOff", "Back-off restarting failed container %s in pod %s", c.name, w.formatted())
 }
 
