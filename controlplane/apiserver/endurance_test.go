@@ -127,3 +127,34 @@ func TestSlowWatcher(t *testing.T) {
 		}
 	}
 }
+
+// A watch on which nothing happens lives longer than its client is given to take what is written.
+func TestQuietWatch(t *testing.T) {
+	const limit = 200 * time.Millisecond
+	p, err := start(t.TempDir(), Config{WriteTimeout: limit})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.stop()
+	maps := p.client.CoreV1().ConfigMaps("default")
+	w, err := maps.Watch(t.Context(), metav1.ListOptions{ResourceVersion: "0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Stop()
+	quiet := time.After(0)
+	for _, name := range []string{"a", "b"} {
+		select {
+		case event := <-w.ResultChan():
+			t.Fatalf("the watch ended, or saw what was not there: %v", event)
+		case <-quiet:
+		}
+		if _, err := maps.Create(t.Context(), configMap(name), metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if event := <-w.ResultChan(); event.Type != watch.Added {
+			t.Fatalf("event %v, want ADDED %s", event, name)
+		}
+		quiet = time.After(5 * limit)
+	}
+}

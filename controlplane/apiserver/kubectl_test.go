@@ -12,8 +12,11 @@ import (
 	"time"
 )
 
-// buildKubectl builds the stock client once.
+// buildKubectl builds the stock client once. SKEP_TEST_KUBECTL names another release to test with instead.
 var buildKubectl = sync.OnceValues(func() (string, error) {
+	if path := os.Getenv("SKEP_TEST_KUBECTL"); path != "" {
+		return path, nil
+	}
 	path := filepath.Join(shared.dir, "kubectl")
 	output, err := exec.Command("go", "build", "-ldflags", "-X k8s.io/component-base/version.gitVersion="+kubernetesVersion,
 		"-o", path, "../../test/kubectl").CombinedOutput()

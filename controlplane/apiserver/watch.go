@@ -114,8 +114,6 @@ func (e *eventStream) flush() error {
 	if err := e.control.SetWriteDeadline(time.Now().Add(e.server.writeTimeout)); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return err
 	}
-	// Left in place, the deadline would end an HTTP/2 stream also while nothing is written.
-	defer func() { _ = e.control.SetWriteDeadline(time.Time{}) }()
 	if _, err := e.w.Write(e.buf); err != nil {
 		return err
 	}
