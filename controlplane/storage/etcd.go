@@ -147,9 +147,9 @@ func (e *Etcd) Revision(ctx context.Context) (int64, error) {
 }
 
 // RequestProgress implements Interface.
-func (e *Etcd) RequestProgress(ctx context.Context) error {
-	if err := e.client.RequestProgress(clientv3.WithRequireLeader(ctx)); err != nil {
-		return fmt.Errorf("request progress of etcd's watches: %w", err)
+func (e *Etcd) RequestProgress(ctx context.Context, prefix string) error {
+	if err := e.client.RequestProgress(watchContext(ctx, prefix)); err != nil {
+		return fmt.Errorf("request progress of etcd's watch of %s: %w", prefix, err)
 	}
 	return nil
 }

@@ -268,7 +268,7 @@ func TestWatchReportsProgressWithoutEvents(t *testing.T) {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		if err := s.RequestProgress(ctx); err != nil {
+		if err := s.RequestProgress(ctx, "/registry/pods/"); err != nil {
 			t.Fatal(err)
 		}
 		select {

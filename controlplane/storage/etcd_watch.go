@@ -8,6 +8,7 @@ import (
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/metadata"
 )
 
 // watchRetry is how long a watch waits before it is made again after an error.
@@ -46,9 +47,7 @@ type watch struct {
 
 // run forwards one etcd watch until that ends.
 func (w *watch) run(ctx context.Context) error {
-	// Without a leader this member can serve only the past: better to have the
-	// watch end and to try another member.
-	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
+	ctx, cancel := context.WithCancel(watchContext(ctx, w.prefix))
 	defer cancel()
 	etcdWatch := w.client.Watch(ctx, w.prefix, clientv3.WithPrefix(), clientv3.WithRev(w.revision+1), clientv3.WithProgressNotify())
 	for resp := range etcdWatch {
@@ -63,6 +62,17 @@ func (w *watch) run(ctx context.Context) error {
 		}
 	}
 	return errors.New("watch ended")
+}
+
+// watchContext gives each prefix an etcd stream of its own. etcd's client puts
+// watches with equal metadata on one stream, and many on one can block each other
+// for good: within a process a stream is a pair of short channels without flow
+// control, on which either side may wait for the other to read.
+func watchContext(ctx context.Context, prefix string) context.Context {
+	ctx = metadata.AppendToOutgoingContext(ctx, "skep-watch", prefix)
+	// Without a leader a member can serve only the past: better to have the watch
+	// end and to try another member.
+	return clientv3.WithRequireLeader(ctx)
 }
 
 // convert also advances the revision. The header of a response with events may

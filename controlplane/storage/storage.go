@@ -98,9 +98,10 @@ type Interface interface {
 	// order and without gaps, over lost connections too. The channel is closed when
 	// ctx ends or after a response with Err.
 	Watch(ctx context.Context, prefix string, after int64) <-chan WatchResponse
-	// RequestProgress makes the running watches report how far they are, without
-	// waiting for it. A store that is busy may drop the request.
-	RequestProgress(ctx context.Context) error
+	// RequestProgress makes the running watches of prefix report how far they are,
+	// without waiting for it. A store that is busy may drop the request. Callers
+	// keep at most one request per prefix under way.
+	RequestProgress(ctx context.Context, prefix string) error
 	// Revision is the store's current revision, linearizable.
 	Revision(ctx context.Context) (int64, error)
 }

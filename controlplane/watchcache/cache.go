@@ -16,7 +16,7 @@ import (
 const (
 	// treeDegree is the btree's; wide nodes cost less memory, narrow ones less copying.
 	treeDegree = 32
-	// progressRetry is how often a reader that waits for a revision asks etcd for progress again.
+	// progressRetry is how long etcd has to answer for its progress before it is asked again.
 	progressRetry = 20 * time.Millisecond
 	// listRetry is how long to wait after a list that failed.
 	listRetry = 500 * time.Millisecond
@@ -50,8 +50,11 @@ type Cache struct {
 	// revision is that of etcd up to which everything is in the tree.
 	revision int64
 	waiters  map[*waiter]struct{}
-	watchers watchers
-	handlers []func(Event)
+	// ask wakes askProgress when there is a waiter, answered when the watch has
+	// reported progress. Both have room for one.
+	ask, answered chan struct{}
+	watchers      watchers
+	handlers      []func(Event)
 	// running is set while Run is, and is what subscriptions run under.
 	running context.Context
 	group   sync.WaitGroup
@@ -68,6 +71,9 @@ func New(cfg Config) *Cache {
 		indexes: map[string]map[string]map[string]*Object{},
 		window:  newWindow(cfg.Window),
 		waiters: map[*waiter]struct{}{},
+
+		ask:      make(chan struct{}, 1),
+		answered: make(chan struct{}, 1),
 	}
 	for name := range cfg.Indexes {
 		c.indexes[name] = map[string]map[string]*Object{}
@@ -93,6 +99,7 @@ func (c *Cache) Run(ctx context.Context) error {
 	for _, h := range c.handlers {
 		c.startHandler(h)
 	}
+	c.group.Go(func() { c.askProgress(ctx) })
 	c.mu.Unlock()
 	defer c.group.Wait()
 	defer func() {
@@ -134,6 +141,9 @@ func (c *Cache) follow(ctx context.Context) error {
 			return resp.Err
 		}
 		c.apply(c.decodeEvents(resp.Events), resp.Revision)
+		if len(resp.Events) == 0 {
+			signal(c.answered)
+		}
 	}
 	return errors.New("watch ended")
 }
@@ -187,20 +197,12 @@ func (c *Cache) WaitUntil(ctx context.Context, revision int64) error {
 		delete(c.waiters, w)
 		c.mu.Unlock()
 	}()
-	ticker := time.NewTicker(progressRetry)
-	defer ticker.Stop()
-	for {
-		// A failed request is made again at the next tick; ctx bounds them all.
-		if err := c.store.RequestProgress(ctx); err != nil && ctx.Err() == nil {
-			slog.Debug("cache cannot ask etcd for progress", "prefix", c.prefix, "error", err)
-		}
-		select {
-		case <-w.done:
-			return nil
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-ticker.C:
-		}
+	signal(c.ask)
+	select {
+	case <-w.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 
