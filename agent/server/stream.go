@@ -76,8 +76,8 @@ type executor struct{ runtime Runtime }
 func (e *executor) ExecInContainer(ctx context.Context, _, _, container string, command []string, in io.Reader, out, errOut io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize, _ time.Duration) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	o := runtime.ExecOptions{Stdin: in, TTY: tty, Resize: sizes(ctx, resize)}
-	// A nil *Closer in an interface is not nil, so only real streams are handed on.
+	// What is not asked for is read all the same: a shim needs both.
+	o := runtime.ExecOptions{Stdin: in, Stdout: io.Discard, Stderr: io.Discard, TTY: tty, Resize: sizes(ctx, resize)}
 	if out != nil {
 		o.Stdout = out
 	}
