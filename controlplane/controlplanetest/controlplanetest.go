@@ -9,6 +9,7 @@ import (
 	"errors"
 	"io"
 	"net/netip"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -138,6 +139,7 @@ func Create(t *testing.T, r *resource.Registry, objects ...resource.Object) []re
 			}
 		}
 		created[i] = made
+		seen(t, r, k, made)
 	}
 	return created
 }
@@ -166,7 +168,20 @@ func Modify[T resource.Object](t *testing.T, r *resource.Registry, k *resource.K
 	if err != nil {
 		t.Fatalf("change %s %s/%s: %v", k.Singular, namespace, name, err)
 	}
+	seen(t, r, k, obj)
 	return obj.(T)
+}
+
+// seen waits until the cache has a write of the test, so that what is read from it next includes that.
+func seen(t *testing.T, r *resource.Registry, k *resource.Kind, obj resource.Object) {
+	t.Helper()
+	revision, err := strconv.ParseInt(obj.GetResourceVersion(), 10, 64)
+	if err == nil {
+		err = r.Cache(k).WaitUntil(t.Context(), revision)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // List reads all objects of a kind from the cache.

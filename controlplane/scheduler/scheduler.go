@@ -148,14 +148,20 @@ func (s *Scheduler) roomOn(host string) {
 	}
 }
 
+func (s *Scheduler) takeChanged() sets.Set[string] {
+	s.changedMu.Lock()
+	defer s.changedMu.Unlock()
+	if s.changed.Len() == 0 {
+		return nil
+	}
+	changed := s.changed
+	s.changed = sets.New[string]()
+	return changed
+}
+
 // wakeForRoom gives parked pods a turn that fit on one of the changed hosts.
 func (s *Scheduler) wakeForRoom() {
-	s.changedMu.Lock()
-	changed := s.changed
-	if changed.Len() > 0 {
-		s.changed = sets.New[string]()
-	}
-	s.changedMu.Unlock()
+	changed := s.takeChanged()
 	if changed.Len() == 0 {
 		return
 	}

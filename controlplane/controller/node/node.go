@@ -73,8 +73,10 @@ func (c *Controller) Run(ctx context.Context) error {
 	controller.Observe(ctx, &wg, c.registry, resource.Nodes, c.nodeChanged)
 	controller.Observe(ctx, &wg, c.registry, resource.Leases, c.leaseChanged)
 	controller.Observe(ctx, &wg, c.registry, resource.Pods, c.podChanged)
+	ticker := c.clock.NewTicker(max(c.health.grace/looksPerGrace, 10*time.Millisecond))
+	defer ticker.Stop()
 	c.health.start(c.clock.Now())
-	wg.Go(func() { c.look(ctx) })
+	wg.Go(func() { c.look(ctx, ticker) })
 	wg.Go(func() { c.nodes.Run(ctx, workers, c.syncNode) })
 	wg.Go(func() { c.pods.Run(ctx, podWorkers, c.syncPod) })
 	wg.Wait()
@@ -123,9 +125,7 @@ func (c *Controller) podChanged(old, cur *corev1.Pod, _ int64) {
 }
 
 // look finds nodes that have fallen silent.
-func (c *Controller) look(ctx context.Context) {
-	ticker := c.clock.NewTicker(max(c.health.grace/looksPerGrace, 10*time.Millisecond))
-	defer ticker.Stop()
+func (c *Controller) look(ctx context.Context, ticker clock.Ticker) {
 	for {
 		select {
 		case <-ctx.Done():

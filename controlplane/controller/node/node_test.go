@@ -68,7 +68,7 @@ status: {phase: Running, conditions: [{type: Ready, status: "True"}]}
 	h.await(func() bool {
 		h.c.health.mu.Lock()
 		defer h.c.health.mu.Unlock()
-		return !h.c.health.ticked.IsZero() && fake.HasWaiters() && len(h.c.health.nodes) == len(names)
+		return !h.c.health.ticked.IsZero() && len(h.c.health.nodes) == len(names)
 	})
 	return h
 }
