@@ -1,0 +1,227 @@
+package node
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// issuer signs what it is asked for over real TLS, as the API server's join does.
+type issuer struct {
+	t      *testing.T
+	server *httptest.Server
+	key    *ecdsa.PrivateKey
+	ca     *x509.Certificate
+	life   time.Duration // of issued certificates
+	asked  []string      // authorizations, or the client certificate's name
+}
+
+func newIssuer(t *testing.T) *issuer {
+	t.Helper()
+	i := &issuer{t: t, life: time.Hour}
+	var err error
+	if i.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
+		t.Fatal(err)
+	}
+	ca := &x509.Certificate{Subject: pkix.Name{CommonName: "ca"}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	i.ca = ca
+	i.ca = i.sign(ca, i.key)
+	serverKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert := i.sign(&x509.Certificate{Subject: pkix.Name{CommonName: "api"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}, serverKey)
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /skep/v1/ca", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(i.caPEM()) })
+	mux.HandleFunc("POST /skep/v1/join", i.join)
+	i.server = httptest.NewUnstartedServer(mux)
+	pool := x509.NewCertPool()
+	pool.AddCert(i.ca)
+	i.server.TLS = &tls.Config{
+		Certificates: []tls.Certificate{{Certificate: [][]byte{cert.Raw}, PrivateKey: serverKey}},
+		ClientAuth:   tls.VerifyClientCertIfGiven, ClientCAs: pool,
+	}
+	i.server.StartTLS()
+	t.Cleanup(i.server.Close)
+	return i
+}
+
+func (i *issuer) sign(template *x509.Certificate, key *ecdsa.PrivateKey) *x509.Certificate {
+	return i.signPublic(template, &key.PublicKey)
+}
+
+func (i *issuer) signPublic(template *x509.Certificate, public any) *x509.Certificate {
+	template.SerialNumber, template.NotBefore, template.NotAfter = big.NewInt(time.Now().UnixNano()), time.Now().Add(-i.life), time.Now().Add(i.life)
+	der, err := x509.CreateCertificate(rand.Reader, template, i.ca, public, i.key)
+	if err != nil {
+		i.t.Error(err)
+		return nil
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		i.t.Error(err)
+	}
+	return cert
+}
+
+func (i *issuer) caPEM() []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: i.ca.Raw})
+}
+
+func (i *issuer) token() string {
+	sum := sha256.Sum256(i.ca.Raw)
+	return "skep1." + hex.EncodeToString(sum[:])[:32] + ".secret"
+}
+
+func (i *issuer) join(w http.ResponseWriter, r *http.Request) {
+	who := r.Header.Get("Authorization")
+	if who == "" && len(r.TLS.PeerCertificates) > 0 {
+		who = r.TLS.PeerCertificates[0].Subject.CommonName
+	}
+	i.asked = append(i.asked, who)
+	if who != "Bearer "+i.token() && who != "system:node:n1" {
+		w.WriteHeader(http.StatusUnauthorized)
+		return
+	}
+	var q struct{ NodeName, CSR string }
+	if err := json.NewDecoder(r.Body).Decode(&q); err != nil {
+		i.t.Error(err)
+	}
+	block, _ := pem.Decode([]byte(q.CSR))
+	csr, err := x509.ParseCertificateRequest(block.Bytes)
+	if err != nil {
+		i.t.Error(err)
+		return
+	}
+	cert := i.signPublic(&x509.Certificate{
+		Subject: csr.Subject, DNSNames: csr.DNSNames, IPAddresses: csr.IPAddresses,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
+	}, csr.PublicKey)
+	_ = json.NewEncoder(w).Encode(map[string]string{
+		"certificate": string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})), "ca": string(i.caPEM()),
+	})
+}
+
+func (i *issuer) config(dir string) IdentityConfig {
+	return IdentityConfig{Server: i.server.URL, Token: i.token(), NodeName: "n1", NodeIP: netip.MustParseAddr("192.0.2.11"), StateDir: dir}
+}
+
+func TestJoinOnceAndKeepTheCertificate(t *testing.T) {
+	i, dir, ctx := newIssuer(t), t.TempDir(), context.Background()
+	first, err := OpenIdentity(ctx, i.config(dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range []string{first.CertFile(), first.KeyFile(), first.CAFile()} {
+		if info, err := os.Stat(f); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %v, %v", f, info, err)
+		}
+	}
+	cfg := i.config(dir)
+	cfg.Token = "" // no longer needed
+	second, err := OpenIdentity(ctx, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(i.asked) != 1 || !second.cert.Load().Leaf.Equal(first.cert.Load().Leaf) {
+		t.Errorf("asked %v; the same certificate: %v", i.asked, second.cert.Load().Leaf.Equal(first.cert.Load().Leaf))
+	}
+	moved := i.config(dir)
+	moved.NodeIP = netip.MustParseAddr("192.0.2.12")
+	if third, err := OpenIdentity(ctx, moved); err != nil || !third.cert.Load().Leaf.IPAddresses[0].Equal(net.IPv4(192, 0, 2, 12)) || len(i.asked) != 2 {
+		t.Errorf("after the address changed: %v, asked %v", err, i.asked)
+	}
+}
+
+func TestRenewalShowsTheOldCertificate(t *testing.T) {
+	i, dir := newIssuer(t), t.TempDir()
+	i.life = 2 * time.Second // half of it is over: renewed in less than a second
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	identity, err := OpenIdentity(ctx, i.config(dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, err := os.ReadFile(identity.CertFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	i.life = time.Hour
+	done := make(chan error, 1)
+	go func() { done <- identity.Run(ctx) }()
+	for {
+		now, err := os.ReadFile(identity.CertFile())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if string(now) != string(before) {
+			break
+		}
+		if ctx.Err() != nil {
+			t.Fatal("not renewed within 30 s")
+		}
+		<-time.NewTimer(5 * time.Millisecond).C
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if len(i.asked) != 2 || i.asked[1] != "system:node:n1" {
+		t.Errorf("asked %v", i.asked)
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	i, other := newIssuer(t), newIssuer(t)
+	for name, c := range map[string]struct {
+		change func(*IdentityConfig)
+		want   string
+	}{
+		"another cluster": {func(c *IdentityConfig) { c.Token = other.token() }, "is not the cluster of this join token"},
+		"wrong secret":    {func(c *IdentityConfig) { c.Token += "x" }, "refused the join token"},
+		"no token":        {func(c *IdentityConfig) { c.Token = "" }, "no --token"},
+		"no join token":   {func(c *IdentityConfig) { c.Token = "abc" }, "it looks like skep1.HASH.SECRET"},
+		"no https":        {func(c *IdentityConfig) { c.Server = "http://x" }, "is not an https:// URL"},
+	} {
+		cfg := i.config(t.TempDir())
+		c.change(&cfg)
+		_, err := OpenIdentity(context.Background(), cfg)
+		var refused *RefusedError
+		if !errors.As(err, &refused) || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, err := os.Stat(filepath.Join(cfg.StateDir, "pki", "node.crt")); err == nil {
+			t.Errorf("%s: a certificate was written", name)
+		}
+	}
+}
+
+func TestJoinWaitsForTheServer(t *testing.T) {
+	i := newIssuer(t)
+	cfg := i.config(t.TempDir())
+	cfg.Server = "https://127.0.0.1:1" // nobody listens there
+	ctx, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
+	defer cancel()
+	if _, err := OpenIdentity(ctx, cfg); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("%v, want to be still trying", err)
+	}
+}
