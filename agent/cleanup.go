@@ -107,6 +107,8 @@ func removePods(ctx context.Context, cfg Config) error {
 		})
 	}
 	stops.Wait()
+	// Volumes are mounts inside the pods' folders.
+	failed = append(failed, unmountBelow(filepath.Join(cfg.StateDir, "pods")))
 	for _, uid := range r.PodUIDs() {
 		failed = append(failed, r.RemoveSandbox(uid), r.ForgetPod(uid))
 	}
