@@ -64,6 +64,10 @@ func Serve(ctx context.Context, runDir, version string, log *slog.Logger, ready 
 	if err != nil {
 		return err
 	}
+	if err := w.adopt(); err != nil {
+		w.close()
+		return err
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	s := &commands{writer: w, version: version, stop: cancel}

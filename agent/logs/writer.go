@@ -89,12 +89,9 @@ func (w *Writer) close() {
 	unix.Close(w.wake)
 }
 
-// Run takes over the containers whose FIFOs it finds and copies until ctx ends. What it has read is then written; what comes
-// later waits in the FIFOs for the next writer.
-func (w *Writer) Run(ctx context.Context) error {
-	stop := context.AfterFunc(ctx, func() { w.post(func() {}) })
-	defer stop()
-	defer w.close()
+// adopt opens the FIFOs of the containers that are there. It comes before the writer is called ready: whoever waited for that
+// may end a container next, and what nobody has open then is lost.
+func (w *Writer) adopt() error {
 	entries, err := os.ReadDir(w.dir)
 	if err != nil {
 		return fmt.Errorf("scan for containers: %w", err)
@@ -104,6 +101,14 @@ func (w *Writer) Run(ctx context.Context) error {
 			w.log.Error("container's output is not read", "container", e.Name(), "error", err)
 		}
 	}
+	return nil
+}
+
+// Run copies until ctx ends. What it has read is then written; what comes later waits in the FIFOs for the next writer.
+func (w *Writer) Run(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() { w.post(func() {}) })
+	defer stop()
+	defer w.close()
 	events := make([]unix.EpollEvent, 64)
 	for ctx.Err() == nil {
 		timeout := -1
