@@ -29,7 +29,7 @@ const (
 //
 // The shim holds each FIFO open for reading too. While no writer runs, output waits in the FIFO and then in the container's
 // write call; a killed writer loses at most what it has read and not yet written: one read of each stream, and the unfinished
-// line that it holds for holdPartial.
+// line that it holds for holdPartial. A container that ends while no writer runs loses what is in its FIFOs.
 type Writer struct {
 	dir     string // a folder for each container: its FIFOs and the file "log" with its log's path
 	maxSize int64
