@@ -40,11 +40,15 @@ func Cleanup(ctx context.Context, cfg Config) error {
 		service.Remove(cfg.BPFDir),
 		podnet.Remove(),
 		logs.StopWriter(cfg.RunDir),
-		removeCgroups(filepath.Join(cfg.Cgroup, "pods")),
+		removeCgroups(filepath.Join(cfg.Cgroup, "pods")), removeEmptyCgroups(cfg.Cgroup),
 		unmountBelow(cfg.RunDir), unmountBelow(cfg.StateDir),
 	}
 	if err := errors.Join(failed...); err != nil {
 		return err // the folders tell the next attempt what is left
+	}
+	// Shims and runc use these whatever folders a containerd is told to use. Only empty ones go.
+	for _, dir := range []string{"runc/skep", "runc", "s", ""} {
+		_ = os.Remove(filepath.Join("/run/containerd", dir))
 	}
 	return errors.Join(os.RemoveAll(cfg.StateDir), os.RemoveAll(cfg.RunDir))
 }
@@ -117,18 +121,43 @@ func removePods(ctx context.Context, cfg Config) error {
 	return errors.Join(append(failed, r.Close())...)
 }
 
-// removeCgroups removes a folder in every hierarchy. What still runs in it is killed where the kernel can do that at once.
-func removeCgroups(path string) error {
+// cgroupRoots are the places where hierarchies may be mounted.
+func cgroupRoots() ([]string, error) {
 	const root = "/sys/fs/cgroup"
 	roots := []string{root}
 	entries, err := os.ReadDir(root)
 	if err != nil {
-		return fmt.Errorf("cgroups: %w", err)
+		return nil, fmt.Errorf("cgroups: %w", err)
 	}
 	for _, e := range entries {
 		if e.IsDir() {
 			roots = append(roots, filepath.Join(root, e.Name()))
 		}
+	}
+	return roots, nil
+}
+
+// removeEmptyCgroups removes a folder in every hierarchy unless others have folders or processes in it.
+func removeEmptyCgroups(path string) error {
+	roots, err := cgroupRoots()
+	if err != nil {
+		return err
+	}
+	var failed []error
+	for _, r := range roots {
+		err := unix.Rmdir(filepath.Join(r, path))
+		if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.ENOTEMPTY) {
+			failed = append(failed, fmt.Errorf("remove cgroup %s: %w", filepath.Join(r, path), err))
+		}
+	}
+	return errors.Join(failed...)
+}
+
+// removeCgroups removes a folder in every hierarchy. What still runs in it is killed where the kernel can do that at once.
+func removeCgroups(path string) error {
+	roots, err := cgroupRoots()
+	if err != nil {
+		return err
 	}
 	var failed []error
 	for _, r := range roots {
