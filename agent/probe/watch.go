@@ -49,6 +49,7 @@ func Watch(ctx context.Context, kind Kind, p *corev1.Probe, t Target, startedAt 
 	if period <= 0 {
 		period = 10 * time.Second
 	}
+	first := true
 	for {
 		select {
 		case <-ctx.Done():
@@ -60,12 +61,47 @@ func Watch(ctx context.Context, kind Kind, p *corev1.Probe, t Target, startedAt 
 		if ctx.Err() != nil {
 			return // an attempt cut short says nothing
 		}
+		if !outcome.OK && first && kind != Liveness && !initial {
+			report(Report{Kind: kind, Outcome: outcome, Changed: count.add(false), OK: count.answer})
+			if outcome = settle(ctx, p, t, began.Add(period)); ctx.Err() != nil {
+				return
+			}
+			began = time.Now()
+		}
+		first = false
 		changed := count.add(outcome.OK)
 		report(Report{Kind: kind, Outcome: outcome, Changed: changed, OK: count.answer})
 		if changed && (kind == Startup || kind == Liveness && !count.answer) {
 			return
 		}
 		timer.Reset(time.Until(began.Add(period)))
+	}
+}
+
+// settleFirst is the pause before the first attempt beyond the probe's period;
+// the pauses double.
+const settleFirst = 20 * time.Millisecond
+
+// settle goes on asking a container that has just been started until the next
+// attempt is due: programs listen a moment after their start, and would else
+// stay out of their services for a whole period. Failures before the last
+// attempt do not count, so thresholds mean what they mean in Kubernetes.
+func settle(ctx context.Context, p *corev1.Probe, t Target, due time.Time) Outcome {
+	for pause := settleFirst; ; pause *= 2 {
+		last := !time.Now().Add(pause).Before(due)
+		if last {
+			pause = time.Until(due)
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return Outcome{}
+		case <-timer.C:
+		}
+		if outcome := attemptRepeated(ctx, p, t); outcome.OK || last {
+			return outcome
+		}
 	}
 }
 
