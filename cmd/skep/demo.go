@@ -1,7 +1,10 @@
 package main
 
 import (
+	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
@@ -30,10 +33,27 @@ func newDemoCommand(streams genericiooptions.IOStreams) *cobra.Command {
 				}
 				image = filepath.Join(folder, "images", "echo.tar")
 			}
-			return demo.Run(command.Context(), demo.Options{Dir: dir, Image: image, Out: streams.Out})
+			return demo.Run(command.Context(), demo.Options{Dir: dir, Image: image, Skep: calledAs(), Out: streams.Out})
 		},
 	}
 	clusterFlags(command, &name, &dir)
 	command.Flags().StringVar(&image, "image", "", "Archive of the echo image; images/echo.tar beside this program if empty")
 	return command
+}
+
+// calledAs is what the user can type to run this program again from here.
+func calledAs() string {
+	self, err := os.Executable()
+	if err != nil {
+		return "skep"
+	}
+	if found, err := exec.LookPath("skep"); err == nil && found == self {
+		return "skep"
+	}
+	if here, err := os.Getwd(); err == nil {
+		if path, err := filepath.Rel(here, self); err == nil && !strings.HasPrefix(path, "..") {
+			return path
+		}
+	}
+	return self
 }

@@ -7,6 +7,7 @@
 package demo
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -27,6 +28,7 @@ import (
 type Options struct {
 	Dir   string // the cluster's state folder
 	Image string // the echo image's archive
+	Skep  string // how the reader calls skep
 	Out   io.Writer
 }
 
@@ -46,6 +48,7 @@ type demo struct {
 	view    *view
 	out     io.Writer
 	image   string
+	skep    string
 }
 
 // Run goes through the five points and returns the first that fails.
@@ -54,7 +57,7 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	d := &demo{cluster: c, out: o.Out, image: o.Image}
+	d := &demo{cluster: c, out: o.Out, image: o.Image, skep: cmp.Or(o.Skep, "skep")}
 	if d.config, err = c.RESTConfig(); err != nil {
 		return err
 	}
@@ -169,16 +172,20 @@ func splitAnswers(out string) (pods, others []string) {
 
 // tellHowToGoOn is point 5.
 func (d *demo) tellHowToGoOn() {
+	which := ""
+	if d.cluster.Name != cluster.DefaultName {
+		which = " --name " + d.cluster.Name
+	}
 	fmt.Fprintf(d.out, `
-5. The cluster is yours. Any Kubernetes client works; skep has kubectl's verbs:
+5. The cluster is yours. kubectl and all that speaks its API work; so does skep, which has kubectl's verbs:
 
-   export KUBECONFIG=%s
-   skep get pods -o wide
-   skep exec client -- /echo client --count 9 echo
-   skep node kill node2        # and 'skep get nodes -w'; 'skep node start node2' boots it again
+   export KUBECONFIG=%[1]s
+   %[2]s get pods -o wide
+   %[2]s exec client -- /echo client --count 9 echo
+   %[2]s node kill node2%[3]s    # watch with '%[2]s get pods -w'; '%[2]s node start node2%[3]s' boots it again
 
-   make down removes it.
-`, d.cluster.Kubeconfig())
+   '%[2]s down%[3]s' removes it.
+`, d.cluster.Kubeconfig(), d.skep, which)
 }
 
 func since(begin time.Time) string { return span(time.Since(begin)) }
