@@ -8,7 +8,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -303,7 +302,7 @@ func Eventually(t testing.TB, what string, condition func() bool) {
 		select {
 		case <-tick.C:
 		case <-deadline.C:
-			t.Fatal(fmt.Sprintf("not in a minute: %s", what))
+			t.Fatalf("not in a minute: %s", what)
 		}
 	}
 }
