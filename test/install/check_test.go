@@ -2,6 +2,8 @@ package install
 
 import (
 	"bufio"
+	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -27,7 +29,7 @@ func (in *installation) checkAnswers(out string) {
 	}
 }
 
-// checkNodes wants every node Ready, and the server not to be one.
+// checkNodes wants every node Ready, and no others.
 func (in *installation) checkNodes() {
 	in.Helper()
 	out := run(in.T, in.server, "skep get nodes --no-headers")
@@ -59,7 +61,7 @@ func (in *installation) checkUnits() {
 func (in *installation) undisturbed(f func()) {
 	in.Helper()
 	addr := strings.TrimSpace(run(in.T, in.server, fmt.Sprintf(
-		"skep get pods -l app=echo --field-selector spec.nodeName=%s -o jsonpath='{.items[0].status.podIP}'", in.nodes[1].Name)))
+		"skep get pods -l app=echo --field-selector spec.nodeName=%s -o jsonpath='{.items[0].status.podIP}'", in.nodes[len(in.nodes)-1].Name)))
 	var conn net.Conn
 	if err := in.nodes[0].InNetwork(func() (err error) {
 		conn, err = net.DialTimeout("tcp", net.JoinHostPort(addr, "7000"), 5*time.Second)
@@ -96,6 +98,62 @@ func (in *installation) undisturbed(f func()) {
 	}
 	in.exchange(conn, answers, "after")
 	in.checkAnswers(run(in.T, in.server, "skep wait --for=condition=Ready node --all --timeout=60s && skep exec client -- /echo client --count 30 echo"))
+}
+
+// crashAgents kills the nodes' agents and returns when their units have brought them back.
+func (in *installation) crashAgents() {
+	in.Helper()
+	for i, pid := range in.agents() {
+		run(in.T, in.nodes[i], "kill -9 "+pid)
+		in.eventually("skep-agent starts again after its death", func() error {
+			out, err := try(in.nodes[i], "systemctl is-active skep-agent && systemctl show -p MainPID --value skep-agent")
+			if err == nil && out == pid {
+				err = errors.New("it is not dead yet")
+			}
+			return err
+		})
+	}
+}
+
+// reboot pulls the plug of a host and switches it on again.
+func (in *installation) reboot(n *cluster.Node) {
+	in.Helper()
+	if err := errors.Join(n.Kill(in.Context()), n.Start(in.Context())); err != nil {
+		in.Fatal(err)
+	}
+	in.awaitStandIn(n)
+	in.copyFolders(n)
+	in.eventually("skep-agent starts at boot", func() error {
+		_, err := try(n, "systemctl is-active skep-agent")
+		return err
+	})
+	in.eventually("the service has its pods back after a reboot", func() error {
+		out, err := try(in.server, "skep exec client -- /echo client --count 30 echo")
+		if err == nil && !(strings.Contains(out, n.Name) && strings.Contains(out, "10/10/10, 0 failed")) {
+			err = errors.New(out)
+		}
+		return err
+	})
+}
+
+// eventually tries until there is no error.
+func (in *installation) eventually(what string, attempt func() error) {
+	in.Helper()
+	ctx, cancel := context.WithTimeout(in.Context(), time.Minute)
+	defer cancel()
+	ticker := time.NewTicker(50 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		err := attempt()
+		if err == nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			in.Fatalf("%s: not within a minute: %v", what, err)
+		case <-ticker.C:
+		}
+	}
 }
 
 // exchange wants a line that is sent on an open connection to come back.

@@ -17,7 +17,7 @@ const documentPath = "../../docs/install.md"
 // where on says on which hosts to run it: server, node (each of them), leaving
 // (the one that is removed) or admin (from where the cluster is used). A block
 // that only sets variables has the word "values": the reader fills them in, and
-// so does the test. One that the test must not run says "skip=WHY".
+// so does the test. One that the test does not run says so with skip= and one of skips.
 type step struct {
 	section  string // the heading above it
 	line     int
@@ -25,6 +25,13 @@ type step struct {
 	values   []string // names of the variables
 	skip     string
 	commands string
+}
+
+// skips are the reasons not to run a block, and what is done in its place.
+var skips = map[string]string{
+	"build":    "whoever runs the tests has built the programs: their presence is checked",
+	"copy":     "the hosts share the machine's files: links take the place of copies",
+	"packages": "changes the machine and needs its mirrors: the block after it fails if the programs are missing",
 }
 
 func (s step) String() string {
@@ -76,6 +83,9 @@ func (s *step) describe(words []string) error {
 		case "values":
 			s.values = []string{}
 		case "skip":
+			if skips[value] == "" {
+				return fmt.Errorf("%s: %q is no known reason to skip", s, value)
+			}
 			s.skip = value
 		default:
 			return fmt.Errorf("%s: %q is none of on=, values, skip=", s, word)
@@ -118,7 +128,7 @@ func readDocument(t *testing.T) []step {
 }
 
 func TestParseDocument(t *testing.T) {
-	steps, err := parseDocument("# A\n```sh on=server\necho 1\n# not a heading\necho 2\n```\n## B\n```toml\nx = 1\n```\n```sh on=node values\nA=1   # yours\nB=2\n```\n```sh on=node skip=network\nget\n```\n")
+	steps, err := parseDocument("# A\n```sh on=server\necho 1\n# not a heading\necho 2\n```\n## B\n```toml\nx = 1\n```\n```sh on=node values\nA=1   # yours\nB=2\n```\n```sh on=node skip=packages\nget\n```\n")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,7 +137,7 @@ func TestParseDocument(t *testing.T) {
 	want = append(want,
 		step{section: "A", line: 2, on: "server", commands: "echo 1\n# not a heading\necho 2\n"},
 		step{section: "B", line: 11, on: "node", values: []string{"A", "B"}, commands: "A=1   # yours\nB=2\n"},
-		step{section: "B", line: 15, on: "node", skip: "network", commands: "get\n"})
+		step{section: "B", line: 15, on: "node", skip: "packages", commands: "get\n"})
 	if fmt.Sprintf("%+v", want) != got {
 		t.Errorf("got  %s\nwant %+v", got, want)
 	}
@@ -135,6 +145,7 @@ func TestParseDocument(t *testing.T) {
 		"```sh\necho\n```\n",                    // nobody knows where
 		"```sh on=moon\necho\n```\n",            // no such host
 		"```sh on=server maybe\necho\n```\n",    // no such word
+		"```sh on=server skip=x\necho\n```\n",   // no good reason
 		"```sh on=server\n```\n",                // nothing to do
 		"```sh on=node values\nrm -r x\n```\n",  // not a value
 		"```sh on=server\necho\n",               // not closed

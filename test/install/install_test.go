@@ -30,17 +30,25 @@ const patience = 3 * time.Minute
 // installation is three bare hosts on the way to a cluster.
 type installation struct {
 	*testing.T
+	all    []*cluster.Node
 	server *cluster.Node
 	nodes  []*cluster.Node   // that are in the cluster, or will be
 	values map[string]string // what a reader fills in
 }
 
 func TestInstallByHand(t *testing.T) {
+	t.Run("server apart", func(t *testing.T) { installByHand(t, 1) })
+	t.Run("server is a node too", func(t *testing.T) { installByHand(t, 0) })
+}
+
+// installByHand goes through the whole page on three hosts, of which the nodes
+// begin with the one of that index.
+func installByHand(t *testing.T, firstNode int) {
 	steps := readDocument(t)
-	in := newInstallation(t)
-	hosts := append([]*cluster.Node{in.server}, in.nodes...)
+	in := newInstallation(t, firstNode)
+	machine := machineFiles(t)
 	before := map[string][]string{}
-	for _, host := range hosts {
+	for _, host := range in.all {
 		before[host.Name] = inventory(t, host)
 	}
 	sections := []string{}
@@ -59,6 +67,8 @@ func TestInstallByHand(t *testing.T) {
 		switch section {
 		case upgradeSection:
 			in.undisturbed(func() { in.doAll(steps) })
+			in.undisturbed(func() { in.crashAgents() })
+			in.reboot(in.nodes[len(in.nodes)-1])
 		case removeSection:
 			for _, n := range slices.Backward(in.nodes) {
 				in.values["NODE"] = n.Name
@@ -72,20 +82,23 @@ func TestInstallByHand(t *testing.T) {
 			in.checkUnits()
 		}
 	}
-	for _, host := range hosts {
+	if written := more(machine, machineFiles(t)); len(written) > 0 {
+		t.Errorf("commands on a host have written to the machine: %v", written)
+	}
+	for _, host := range in.all {
 		if left := more(before[host.Name], inventory(t, host)); len(left) > 0 {
 			t.Errorf("%s: uninstalling leaves behind:\n%s", host.Name, strings.Join(left, "\n"))
 		}
 	}
 }
 
-func newInstallation(t *testing.T) *installation {
+func newInstallation(t *testing.T, firstNode int) *installation {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	name := fmt.Sprintf("install-%d", os.Getpid())
+	name := fmt.Sprintf("install-%d-%d", os.Getpid(), firstNode)
 	dir := filepath.Join(t.TempDir(), name)
 	t.Cleanup(func() {
 		if err := cluster.Down(context.Background(), name, dir, t.Output()); err != nil {
@@ -103,7 +116,10 @@ func newInstallation(t *testing.T) *installation {
 	if err != nil {
 		t.Fatal(err)
 	}
-	in := &installation{T: t, server: nodes[0], nodes: nodes[1:], values: map[string]string{"SERVER": nodes[0].Addr.String()}}
+	in := &installation{
+		T: t, all: nodes, server: nodes[0], nodes: nodes[firstNode:],
+		values: map[string]string{"SERVER": nodes[0].Addr.String()},
+	}
 	for _, n := range nodes {
 		in.awaitStandIn(n)
 		in.copyFolders(n)

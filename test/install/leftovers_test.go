@@ -83,6 +83,23 @@ func files(t *testing.T, n *cluster.Node) []string {
 	return lines
 }
 
+// machineFiles are those of the machine itself at places where the page installs things.
+func machineFiles(t *testing.T) []string {
+	t.Helper()
+	var found []string
+	for _, pattern := range []string{
+		"/usr/local/bin/skep*", "/etc/systemd/system/skep*", "/etc/systemd/system/*/skep*", "/etc/default/skep*",
+		"/var/lib/skep*", "/run/skep*", "/sys/fs/bpf/skep*", "/sys/fs/cgroup/skep", "/sys/fs/cgroup/*/skep",
+	} {
+		paths, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		found = append(found, paths...)
+	}
+	return found
+}
+
 // programs are what is attached to the host's cgroup.
 func programs(t *testing.T, n *cluster.Node) []string {
 	t.Helper()

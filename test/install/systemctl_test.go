@@ -67,6 +67,9 @@ func serveStandIn() error {
 	if err != nil {
 		return err
 	}
+	if err := m.startEnabled(); err != nil {
+		return err
+	}
 	for {
 		conn, err := listener.Accept()
 		if err != nil {
@@ -80,6 +83,24 @@ func serveStandIn() error {
 			}
 		}()
 	}
+}
+
+// startEnabled is what happens at boot. The machine's own units, which the host
+// sees enabled too, are elsewhere.
+func (m *manager) startEnabled() error {
+	links, err := filepath.Glob(filepath.Join(unitDir, "multi-user.target.wants", "*.service"))
+	if err != nil {
+		return err
+	}
+	for _, link := range links {
+		if to, err := os.Readlink(link); err != nil || filepath.Dir(to) != unitDir {
+			continue
+		}
+		if a := m.answer([]string{"start", filepath.Base(link)}); a.Code != 0 {
+			fmt.Fprint(os.Stderr, a.Output) // it is tried again, as its unit says
+		}
+	}
+	return nil
 }
 
 // systemctl is the client's side.
