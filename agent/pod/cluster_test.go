@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"os/exec"
 	"path/filepath"
+	goruntime "runtime"
 	"sort"
 	"strings"
 	"syscall"
@@ -41,11 +42,19 @@ func startControlPlane(t testing.TB) kubernetes.Interface {
 	cmd := exec.Command(binary, "--data-dir", filepath.Join(dir, "data"), "--listen", freeAddress(t), "--dns-etcd-listen", freeAddress(t), "--node-monitor-grace", "1h")
 	cmd.Stdout, cmd.Stderr = &log, &log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
+	began, ended := make(chan error), make(chan error, 1)
+	go func() {
+		// The signal comes when the thread that started it ends, and threads
+		// that visited a pod's network namespace do: this one waits here.
+		goruntime.LockOSThread()
+		err := cmd.Start()
+		if began <- err; err == nil {
+			ended <- cmd.Wait()
+		}
+	}()
+	if err := <-began; err != nil {
 		t.Fatal(err)
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
 	t.Cleanup(func() {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		<-ended
