@@ -119,7 +119,11 @@ func TestAgainstControlPlane(t *testing.T) {
 		c.create(bound("graceful", func(s *corev1.PodSpec) {
 			grace := int64(30)
 			s.TerminationGracePeriodSeconds = &grace
-			s.Containers[0] = container("main", "trap 'exit 0' TERM; while true; do sleep 0.02; done")
+			// Ready only once the trap is set: a first process ignores the signal until then.
+			s.Containers[0] = container("main", "trap 'exit 0' TERM; > /trapped; while true; do sleep 0.02; done")
+			s.Containers[0].ReadinessProbe = &corev1.Probe{
+				ProbeHandler: corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"/bin/sh", "-c", "test -e /trapped"}}},
+			}
 		}))
 		first := c.await("graceful", "ready", isReady)
 		if first.Status.QOSClass != corev1.PodQOSBestEffort || first.Status.StartTime == nil {
