@@ -115,9 +115,10 @@ func (in *installation) crashAgents() {
 	}
 }
 
-// reboot pulls the plug of a host and switches it on again.
+// reboot pulls the plug of a host and switches it on again. By then it needs no token any more, as the page says.
 func (in *installation) reboot(n *cluster.Node) {
 	in.Helper()
+	run(in.T, n, "sed -i /SKEP_TOKEN/d /etc/default/skep-agent")
 	if err := errors.Join(n.Kill(in.Context()), n.Start(in.Context())); err != nil {
 		in.Fatal(err)
 	}

@@ -16,10 +16,11 @@ import (
 )
 
 // inventory is all that an installation can leave on a host, a line per thing.
+// Mounts elsewhere are the machine's: at boot a host has a copy of them.
 func inventory(t *testing.T, n *cluster.Node) []string {
 	t.Helper()
 	script := `
-cut -d' ' -f4,5 /proc/self/mountinfo | sed 's/^/mount /'
+cut -d' ' -f4,5 /proc/self/mountinfo | grep -E ' /(etc|run|sys|usr|var)(/|$)' | sed 's/^/mount /'
 ip -o link | sed -E 's/^[0-9]+: ([^ :@]+).*/link \1/'
 ip -o addr | grep -v 'inet6 fe80' | sed -E 's/^[0-9]+: //; s/ +valid_lft.*//; s/^/address /'
 ip route show table all | grep -v -e '^local' -e '^broadcast' -e '^multicast' | sed 's/^/route /'
