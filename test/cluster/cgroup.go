@@ -116,11 +116,6 @@ func delegateControllers(folder string) error {
 	return nil
 }
 
-func (r cgroupRoots) exists(path string) bool {
-	_, err := os.Stat(filepath.Join(r.v2, path))
-	return err == nil
-}
-
 // populated reports whether any process lives in the folder or below it.
 func (r cgroupRoots) populated(path string) (bool, error) {
 	data, err := os.ReadFile(filepath.Join(r.v2, path, "cgroup.events"))

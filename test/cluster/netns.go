@@ -59,12 +59,6 @@ func deleteNetns(name string) error {
 	return nil
 }
 
-// netnsUsable tells a namespace from the plain file that a reboot leaves where /run is on disk.
-func netnsUsable(name string) bool {
-	var fs unix.Statfs_t
-	return unix.Statfs(netnsPath(name), &fs) == nil && fs.Type == unix.NSFS_MAGIC
-}
-
 func listNetns(pattern *regexp.Regexp) ([]string, error) {
 	entries, err := os.ReadDir(netnsDir)
 	if errors.Is(err, fs.ErrNotExist) {
