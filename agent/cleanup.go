@@ -59,7 +59,8 @@ type noLogs struct{}
 func (noLogs) Open(string, string, int, string) (string, string, error) {
 	return "", "", errors.New("no container is started while everything is removed")
 }
-func (noLogs) Close(string) {}
+func (noLogs) Close(string)             {}
+func (noLogs) Retain(func(string) bool) {}
 
 // removePods ends every container through containerd, so that its shims end too. A private containerd is started for it if it
 // does not run, and then stopped.

@@ -38,6 +38,9 @@ type Logs struct {
 	in   *bufio.Reader
 }
 
+// hiddenPrefix begins the names of folders whose FIFOs are being made.
+const hiddenPrefix = "making-"
+
 // commandTimeout covers the start of a new writer too.
 const commandTimeout = 10 * time.Second
 
@@ -194,7 +197,7 @@ func (l *Logs) Open(podUID, container string, attempt int, containerID string) (
 	}
 	dir := filepath.Join(fifoDir(l.cfg.RunDir), containerID)
 	// Made complete before it gets its name: a writer that starts meanwhile finds all of it or nothing.
-	hidden := filepath.Join(l.cfg.RunDir, "making-"+containerID)
+	hidden := filepath.Join(l.cfg.RunDir, hiddenPrefix+containerID)
 	if err := os.MkdirAll(hidden, 0o700); err != nil {
 		return "", "", fmt.Errorf("container's FIFOs: %w", err)
 	}
@@ -220,6 +223,27 @@ func (l *Logs) Open(podUID, container string, attempt int, containerID string) (
 func (l *Logs) Close(containerID string) {
 	if err := l.command(request{Do: "close", ID: containerID}); err != nil {
 		l.cfg.Logger.Error("container's log not closed", "container", containerID, "error", err)
+	}
+}
+
+// Retain closes the logs of all containers but those that keep names: an agent that died between making the FIFOs and the
+// container, or between the container's end and Close, left them. It must not run beside Open.
+func (l *Logs) Retain(keep func(containerID string) bool) {
+	half, _ := filepath.Glob(filepath.Join(l.cfg.RunDir, hiddenPrefix+"*"))
+	for _, dir := range half {
+		if err := os.RemoveAll(dir); err != nil {
+			l.cfg.Logger.Error("half-made FIFOs stay", "folder", dir, "error", err)
+		}
+	}
+	entries, err := os.ReadDir(fifoDir(l.cfg.RunDir))
+	if err != nil {
+		l.cfg.Logger.Error("FIFOs of containers that are gone stay", "error", err)
+		return
+	}
+	for _, e := range entries {
+		if !keep(e.Name()) {
+			l.Close(e.Name())
+		}
 	}
 }
 

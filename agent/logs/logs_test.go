@@ -3,6 +3,7 @@ package logs
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -310,6 +311,27 @@ func TestFullDiskDropsOutputAndGoesOn(t *testing.T) {
 	if out, _ := followed(t, l.Path("uid", "c", 0), corev1.PodLogOptions{}); len(out) == 0 || len(out) > 64<<10 {
 		t.Fatalf("%d bytes kept on a disk of 64k", len(out))
 	}
+}
+
+func TestRetainRemovesWhatADeadAgentLeft(t *testing.T) {
+	l := newLogs(t, t.TempDir(), "1")
+	kept := openShim(t, l, "pod", "kept", "kept-id")
+	defer kept.close()
+	if _, _, err := l.Open("pod", "lost", 0, "lost-id"); err != nil {
+		t.Fatal(err)
+	}
+	half := filepath.Join(l.cfg.RunDir, hiddenPrefix+"half-id")
+	if err := os.Mkdir(half, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	l.Retain(func(id string) bool { return id == "kept-id" })
+	for _, gone := range []string{half, filepath.Join(fifoDir(l.cfg.RunDir), "lost-id")} {
+		if _, err := os.Stat(gone); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s is still there: %v", gone, err)
+		}
+	}
+	kept.print(t, "still read\n")
+	waitFor(t, l.Path("pod", "kept", 0), "still read")
 }
 
 func TestOnlyOneWriterServesAFolder(t *testing.T) {

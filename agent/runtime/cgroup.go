@@ -55,6 +55,20 @@ func (r *Runtime) removePodCgroups(podUID string) {
 	}
 }
 
+// podsWithCgroups lists the UIDs that have a folder in any hierarchy.
+func (r *Runtime) podsWithCgroups() []string {
+	var uids []string
+	for _, root := range hierarchies() {
+		entries, _ := os.ReadDir(filepath.Dir(filepath.Join(root, r.podCgroup("uid"))))
+		for _, e := range entries {
+			if e.IsDir() {
+				uids = append(uids, e.Name())
+			}
+		}
+	}
+	return uids
+}
+
 // oomKilled says whether the kernel's out-of-memory killer took a process of
 // the cgroup. The folder exists until the task is deleted, so asking between
 // the exit and the deletion is exact.

@@ -58,12 +58,14 @@ func (r *Runtime) Prepare(ctx context.Context, podUID, image string) (*Prepared,
 		return nil, err
 	}
 	p := &Prepared{ID: NewID(), image: img}
+	r.setPreparing(p.ID, true)
 	// The label tells the stray clean-up of the next agent that this is ours.
 	p.mounts, err = r.snapshotter().Prepare(ctx, p.ID, img.chainID, snapshots.WithLabels(map[string]string{
 		gcRoot:             time.Now().UTC().Format(time.RFC3339),
 		labelSnapshotOwner: podUID,
 	}))
 	if err != nil {
+		r.setPreparing(p.ID, false)
 		r.images.clear() // the image may have gone from under us
 		return nil, fmt.Errorf("prepare root file system of %s: %w", image, err)
 	}
@@ -72,6 +74,7 @@ func (r *Runtime) Prepare(ctx context.Context, podUID, image string) (*Prepared,
 
 // Discard removes a prepared root file system.
 func (r *Runtime) Discard(ctx context.Context, p *Prepared) error {
+	defer r.setPreparing(p.ID, false)
 	return r.snapshotter().Remove(r.ctx(ctx), p.ID)
 }
 
@@ -92,6 +95,7 @@ func (r *Runtime) Create(ctx context.Context, p *Prepared, cfg ContainerConfig) 
 	}
 	e := newEntry(c)
 	r.insert(e)
+	r.setPreparing(c.ID, false)
 	defer func() {
 		if err != nil {
 			r.mu.Lock()

@@ -230,8 +230,9 @@ func (r *Runtime) cleanUp(id string) {
 // discard removes task, container and snapshot, each of which may be gone.
 func (r *Runtime) discard(ctx context.Context, id string) {
 	_, err := r.client.TaskService().Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: id})
-	if err = errgrpc.ToNative(err); err != nil && errdefs.IsFailedPrecondition(err) {
-		// Still alive: created only, or a record that was wrong about it.
+	if err = errgrpc.ToNative(err); err != nil && !errdefs.IsNotFound(err) {
+		// Still alive: created only, left of a start that failed, or a record that
+		// was wrong about it. The shim's error for that has no code of its own.
 		_, _ = r.client.TaskService().Kill(ctx, &tasks.KillRequest{ContainerID: id, Signal: 9, All: true})
 		_, err = r.client.TaskService().Wait(ctx, &tasks.WaitRequest{ContainerID: id})
 		if err == nil {

@@ -30,6 +30,8 @@ const Namespace = "skep"
 type Logs interface {
 	Open(podUID, container string, attempt int, containerID string) (stdout, stderr string, err error)
 	Close(containerID string)
+	// Retain closes the logs of all containers but those that keep names.
+	Retain(keep func(containerID string) bool)
 }
 
 // Config places the runtime on a node.
@@ -49,6 +51,7 @@ type Runtime struct {
 
 	mu         sync.Mutex
 	containers map[string]*entry // by container ID
+	preparing  map[string]bool   // IDs whose root file system is there before their entry
 	subscriber func(Container)
 
 	images  imageCache
@@ -100,7 +103,7 @@ func Connect(ctx context.Context, address string, cfg Config) (*Runtime, error) 
 		client.Close()
 		return nil, fmt.Errorf("containerd does not answer on %s: %w; is it running?", address, err)
 	}
-	r := &Runtime{cfg: cfg, client: client, containers: map[string]*entry{}}
+	r := &Runtime{cfg: cfg, client: client, containers: map[string]*entry{}, preparing: map[string]bool{}}
 	r.images.init()
 	r.pulls.init()
 	if err := r.adopt(r.ctx(ctx), true); err != nil {
@@ -201,7 +204,14 @@ func (r *Runtime) adopt(ctx context.Context, first bool) error {
 			continue // not ours to touch
 		}
 		present[m.ID] = true
-		r.adoptOne(ctx, m, byID[m.ID], records, asOf)
+		if first {
+			r.adoptOne(ctx, m, byID[m.ID], records)
+		} else {
+			r.reconcile(m, byID[m.ID], asOf)
+		}
+	}
+	if first {
+		r.cfg.Logs.Retain(func(id string) bool { return present[id] })
 	}
 	r.mu.Lock()
 	for id, record := range records {
@@ -218,12 +228,8 @@ func (r *Runtime) adopt(ctx context.Context, first bool) error {
 	return r.removeStraySnapshots(ctx, present)
 }
 
-// adoptOne judges one container that containerd knows.
-func (r *Runtime) adoptOne(ctx context.Context, m containers.Container, task *tasktypes.Process, records map[string]Container, asOf time.Time) {
-	if e, known := r.lookup(m.ID); known {
-		r.reconcileKnown(e, task, asOf)
-		return
-	}
+// adoptOne judges one container that an earlier agent left in containerd.
+func (r *Runtime) adoptOne(ctx context.Context, m containers.Container, task *tasktypes.Process, records map[string]Container) {
 	c, err := fromLabels(m)
 	if err != nil {
 		slog.Warn("container cannot be adopted; removing it", "err", err)
@@ -320,7 +326,7 @@ func (r *Runtime) removeStraySnapshots(ctx context.Context, present map[string]b
 		return fmt.Errorf("list snapshots: %w", err)
 	}
 	for _, name := range stray {
-		if _, creating := r.lookup(name); creating {
+		if r.inUse(name) {
 			continue
 		}
 		if err := r.snapshotter().Remove(ctx, name); err != nil && !errdefs.IsNotFound(err) {
@@ -335,13 +341,13 @@ func (r *Runtime) snapshotter() snapshots.Snapshotter {
 }
 
 // PodUIDs lists every pod that has left anything on this node: containers,
-// records, a state folder, or pinned namespaces.
+// records, a state folder, pinned namespaces, or cgroup folders.
 func (r *Runtime) PodUIDs() []string {
 	seen := map[string]bool{}
 	for _, c := range r.Containers() {
 		seen[c.PodUID] = true
 	}
-	for _, uid := range r.Sandboxes() {
+	for _, uid := range append(r.Sandboxes(), r.podsWithCgroups()...) {
 		seen[uid] = true
 	}
 	entries, _ := os.ReadDir(filepath.Join(r.cfg.StateDir, "pods"))

@@ -280,6 +280,21 @@ func (l *Logs) Close(id string) {
 	}
 }
 
+// Retain closes all others.
+func (l *Logs) Retain(keep func(id string) bool) {
+	l.mu.Lock()
+	var gone []string
+	for id := range l.outputs {
+		if !keep(id) {
+			gone = append(gone, id)
+		}
+	}
+	l.mu.Unlock()
+	for _, id := range gone {
+		l.Close(id)
+	}
+}
+
 // Text is what a container has written so far.
 func (l *Logs) Text(id string) string {
 	l.mu.Lock()
