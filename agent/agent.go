@@ -70,6 +70,7 @@ type parts struct {
 	client   kubernetes.Interface
 	identity *node.Identity
 	node     *node.Node
+	podCIDR  netip.Prefix
 	logs     *logs.Logs
 	runtime  *runtime.Runtime
 	network  *podnet.Network
@@ -206,6 +207,7 @@ func (p *parts) joinCluster(ctx context.Context, group *errgroup.Group) (err err
 	p.node, err = node.New(node.Config{
 		Client: p.client, Name: p.cfg.NodeName, IP: p.cfg.NodeIP, Labels: p.cfg.Labels, StateDir: p.cfg.StateDir,
 		Version: p.cfg.Version, RuntimeVersion: p.runtime.Version, Images: p.images, Port: Port,
+		Registered: p.keepRange,
 	})
 	if err != nil {
 		return err
@@ -219,8 +221,10 @@ func (p *parts) joinCluster(ctx context.Context, group *errgroup.Group) (err err
 		if err := writePodCIDR(p.cfg, known); err != nil {
 			return err
 		}
-	} else {
-		group.Go(func() error { return p.confirm(ctx, known) })
+	}
+	p.podCIDR = known
+	if ok {
+		group.Go(func() error { return p.confirm(ctx) })
 	}
 	p.network, err = podnet.New(podnet.Config{
 		PodCIDR: known, NodeIP: p.cfg.NodeIP, ClusterCIDR: p.cfg.ClusterCIDR, ServiceCIDR: p.cfg.ServiceCIDR, StateDir: p.cfg.StateDir,
@@ -228,17 +232,25 @@ func (p *parts) joinCluster(ctx context.Context, group *errgroup.Group) (err err
 	return err
 }
 
-// confirm registers a node that was one before. If the cluster has given it another range meanwhile (the Node object was
-// deleted), its pods are of no use any more: the agent starts again with the new one.
-func (p *parts) confirm(ctx context.Context, known netip.Prefix) error {
+// confirm registers a node that was one before.
+func (p *parts) confirm(ctx context.Context) error {
 	now, err := p.node.Register(ctx)
-	if err != nil || now == known {
+	if err != nil {
 		return err
+	}
+	return p.keepRange(now)
+}
+
+// keepRange compares the pod range that the node has been given with the one that it works with. If it is another (the Node
+// object was deleted meanwhile), its pods are of no use any more: the agent starts again with the new one.
+func (p *parts) keepRange(now netip.Prefix) error {
+	if now == p.podCIDR {
+		return nil
 	}
 	if err := writePodCIDR(p.cfg, now); err != nil {
 		return err
 	}
-	return fmt.Errorf("this node's pod range is %s now, was %s: starting again", now, known)
+	return fmt.Errorf("this node's pod range is %s now, was %s: starting again", now, p.podCIDR)
 }
 
 func (p *parts) startDataPlane(ctx context.Context, group *errgroup.Group) (err error) {
@@ -280,6 +292,11 @@ func (p *parts) observeSelf() error {
 	}
 	_, err := p.factory.Core().V1().Nodes().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc: observe, UpdateFunc: func(_, obj any) { observe(obj) },
+		DeleteFunc: func(obj any) {
+			if name, err := cache.DeletionHandlingObjectToName(obj); err == nil {
+				p.node.ObserveDeletion(name.Name)
+			}
+		},
 	})
 	return err
 }

@@ -33,6 +33,8 @@ type Config struct {
 	RuntimeVersion func(context.Context) (string, error)
 	Images         func(context.Context) ([]corev1.ContainerImage, error) // optional
 	Port           int32
+	// Registered hears of the pod range whenever Run had to register the node again; an error from it ends Run.
+	Registered func(podCIDR netip.Prefix) error
 }
 
 // Node keeps the Node object and the lease current.
@@ -46,7 +48,9 @@ type Node struct {
 	problems map[string]error // part of the node -> why it does not work
 	// overruled is set when the API has conditions that others wrote over ours.
 	overruled bool
-	changed   chan struct{}
+	// deleted is set when the Node object has been removed while this host lives.
+	deleted bool
+	changed chan struct{}
 }
 
 // statusInterval is how often the status is looked at, statusHeartbeat how often it is written though nothing changed.
@@ -85,6 +89,11 @@ func (n *Node) Report(part string, problem error) {
 	if (before == nil) == (problem == nil) && (before == nil || before.Error() == problem.Error()) {
 		return
 	}
+	n.wakeUp()
+}
+
+// wakeUp has Run look again.
+func (n *Node) wakeUp() {
 	select {
 	case n.changed <- struct{}{}:
 	default:
@@ -104,10 +113,37 @@ func (n *Node) Observe(obj *corev1.Node) {
 	n.mu.Lock()
 	n.known, n.overruled = obj.Status.DeepCopy(), true
 	n.mu.Unlock()
-	select {
-	case n.changed <- struct{}{}:
-	default:
+	n.wakeUp()
+}
+
+// ObserveDeletion takes note that the Node object is gone: a host that lives registers again.
+func (n *Node) ObserveDeletion(name string) {
+	if name != n.cfg.Name {
+		return
 	}
+	n.mu.Lock()
+	n.deleted = true
+	n.mu.Unlock()
+	n.wakeUp()
+}
+
+// takeDeleted says once whether the Node object has been removed since the last call.
+func (n *Node) takeDeleted() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	deleted := n.deleted
+	n.deleted = false
+	return deleted
+}
+
+// registerAgain makes the Node object anew. Its pod range may be another now.
+func (n *Node) registerAgain(ctx context.Context) error {
+	slog.Warn("the Node object was deleted; registering again", "node", n.cfg.Name)
+	podCIDR, err := n.Register(ctx)
+	if err != nil || n.cfg.Registered == nil {
+		return err
+	}
+	return n.cfg.Registered(podCIDR)
 }
 
 // takeOverruled says once whether the API's status is another's since the last call.
@@ -230,7 +266,8 @@ func (n *Node) syncLabels(ctx context.Context, obj *corev1.Node) error {
 	return err
 }
 
-// Run writes the status when it changes, and renews the lease every second, until ctx ends.
+// Run writes the status when it changes, renews the lease every second, and registers the node again if it is deleted, until
+// ctx ends.
 func (n *Node) Run(ctx context.Context) error {
 	var running sync.WaitGroup
 	running.Go(func() { n.renewLease(ctx) })
@@ -241,6 +278,15 @@ func (n *Node) Run(ctx context.Context) error {
 	defer ticker.Stop()
 	wait := time.Duration(0)
 	for {
+		if n.takeDeleted() {
+			if err := n.registerAgain(ctx); err != nil {
+				if ctx.Err() != nil {
+					return nil
+				}
+				return err
+			}
+			last = nil
+		}
 		if n.takeOverruled() {
 			last = nil
 		}
@@ -259,11 +305,8 @@ func (n *Node) Run(ctx context.Context) error {
 				return nil
 			case <-time.After(wait):
 			}
-			if apierrors.IsNotFound(err) { // deleted by someone while this host lives
-				if _, err := n.Register(ctx); err != nil && ctx.Err() == nil {
-					slog.Error("node not registered again", "node", n.cfg.Name, "error", err)
-				}
-				last = nil
+			if apierrors.IsNotFound(err) {
+				n.ObserveDeletion(n.cfg.Name)
 			}
 			continue
 		}
