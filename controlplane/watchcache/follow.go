@@ -1,12 +1,19 @@
 package watchcache
 
-import "context"
+import (
+	"context"
+	"time"
+)
+
+// freshRetry is how long to wait after the store could not be asked its revision.
+const freshRetry = 200 * time.Millisecond
 
 // Follow calls h as Subscribe does, from the caller's goroutine, until ctx or
 // the cache ends. Between the initial state and what comes after it h gets a
-// bookmark with InitialEventsEnd.
+// bookmark with InitialEventsEnd. The initial state has all that was in the store
+// when Follow was called: a loop that takes over sees its predecessor's last write.
 func (c *Cache) Follow(ctx context.Context, h func(Event)) error {
-	if err := c.WaitForSync(ctx); err != nil {
+	if err := c.waitFresh(ctx); err != nil {
 		return err
 	}
 	w, err := c.Watch(WatchOptions{Initial: true, InitialEventsEnd: true, unlimited: true})
@@ -21,6 +28,21 @@ func (c *Cache) Follow(ctx context.Context, h func(Event)) error {
 		}
 		for _, ev := range events {
 			h(ev)
+		}
+	}
+}
+
+// waitFresh waits until the cache has what the store has now.
+func (c *Cache) waitFresh(ctx context.Context) error {
+	for {
+		revision, err := c.store.Revision(ctx)
+		if err == nil {
+			return c.WaitUntil(ctx, revision)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(freshRetry):
 		}
 	}
 }

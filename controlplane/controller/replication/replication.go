@@ -30,6 +30,8 @@ const (
 	resync = 10 * time.Minute
 	// burst is the most pods that one sync creates or deletes for one controller.
 	burst = 500
+	// writeTimeout bounds the creation of one pod.
+	writeTimeout = 10 * time.Second
 )
 
 var kind = corev1.SchemeGroupVersion.WithKind("ReplicationController")

@@ -39,15 +39,20 @@ func (c *Controller) create(ctx context.Context, rc *corev1.ReplicationControlle
 	return nil
 }
 
+// createOne makes one pod. A write that has begun is seen to its end though ctx
+// ends: given up halfway it could land after the next loop has counted.
 func (c *Controller) createOne(ctx context.Context, rc *corev1.ReplicationController) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeTimeout)
+	defer cancel()
 	obj, err := c.registry.Create(ctx, resource.Pods, newPod(rc), resource.CreateOptions{})
 	if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 		return nil
 	}
 	if err != nil {
-		if ctx.Err() == nil {
-			c.recorder.Eventf(rc, corev1.EventTypeWarning, "FailedCreate", "Error creating: %v", err)
-		}
+		c.recorder.Eventf(rc, corev1.EventTypeWarning, "FailedCreate", "Error creating: %v", err)
 		return err
 	}
 	pod := obj.(*corev1.Pod)
