@@ -56,7 +56,7 @@ func Cleanup(ctx context.Context, cfg Config) error {
 // noLogs are for a runtime that only removes.
 type noLogs struct{}
 
-func (noLogs) Open(string, string, int, string) (string, string, error) {
+func (noLogs) Open(string, string, int, string, bool) (string, string, error) {
 	return "", "", errors.New("no container is started while everything is removed")
 }
 func (noLogs) Close(string)             {}

@@ -190,8 +190,9 @@ func Ready() {
 }
 
 // Open makes a container's FIFOs and has the writer read them. They are removed with Close, or when all that have them open
-// for writing are gone.
-func (l *Logs) Open(podUID, container string, attempt int, containerID string) (stdout, stderr string, err error) {
+// for writing are gone. The output of a live container is in its log as soon as it is written, unfinished lines too: somebody
+// may be typing.
+func (l *Logs) Open(podUID, container string, attempt int, containerID string, live bool) (stdout, stderr string, err error) {
 	if !validID(containerID) || !validID(podUID) || !validID(container) {
 		return "", "", fmt.Errorf("cannot name a log for container %q (%s) of pod %q", container, containerID, podUID)
 	}
@@ -204,6 +205,11 @@ func (l *Logs) Open(podUID, container string, attempt int, containerID string) (
 	defer os.RemoveAll(hidden)
 	if err := os.WriteFile(filepath.Join(hidden, "log"), []byte(l.Path(podUID, container, attempt)), 0o600); err != nil {
 		return "", "", fmt.Errorf("container's FIFOs: %w", err)
+	}
+	if live {
+		if err := os.WriteFile(filepath.Join(hidden, liveMark), nil, 0o600); err != nil {
+			return "", "", fmt.Errorf("container's FIFOs: %w", err)
+		}
 	}
 	for _, stream := range []string{Stdout, Stderr} {
 		if err := unix.Mkfifo(filepath.Join(hidden, stream), 0o600); err != nil && !errors.Is(err, unix.EEXIST) {

@@ -84,7 +84,7 @@ type shim struct{ stdout, stderr, spareOut, spareErr *os.File }
 
 func openShim(t *testing.T, l *Logs, pod, container, id string) *shim {
 	t.Helper()
-	out, errOut, err := l.Open(pod, container, 0, id)
+	out, errOut, err := l.Open(pod, container, 0, id, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -317,7 +317,7 @@ func TestRetainRemovesWhatADeadAgentLeft(t *testing.T) {
 	l := newLogs(t, t.TempDir(), "1")
 	kept := openShim(t, l, "pod", "kept", "kept-id")
 	defer kept.close()
-	if _, _, err := l.Open("pod", "lost", 0, "lost-id"); err != nil {
+	if _, _, err := l.Open("pod", "lost", 0, "lost-id", false); err != nil {
 		t.Fatal(err)
 	}
 	half := filepath.Join(l.cfg.RunDir, hiddenPrefix+"half-id")
@@ -348,10 +348,10 @@ func TestOnlyOneWriterServesAFolder(t *testing.T) {
 func TestNamesCannotLeaveTheFolder(t *testing.T) {
 	l := newLogs(t, t.TempDir(), "1")
 	for _, id := range []string{"", "..", "../x", "a/b", ".hidden"} {
-		if _, _, err := l.Open("uid", "c", 0, id); err == nil {
+		if _, _, err := l.Open("uid", "c", 0, id, false); err == nil {
 			t.Errorf("opened container %q", id)
 		}
-		if _, _, err := l.Open(id, "c", 0, "ok"); err == nil {
+		if _, _, err := l.Open(id, "c", 0, "ok", false); err == nil {
 			t.Errorf("opened pod %q", id)
 		}
 	}

@@ -19,6 +19,9 @@ import (
 // without a newline is seen.
 const holdPartial = 100 * time.Millisecond
 
+// liveMark in a container's folder says that nothing of its output is held.
+const liveMark = "live"
+
 const (
 	readSize  = 64 << 10  // a FIFO's capacity
 	flushSize = 256 << 10 // records gathered before they are written
@@ -48,6 +51,7 @@ type Writer struct {
 
 type container struct {
 	id      string
+	live    bool
 	file    *file
 	streams []*stream
 }
@@ -188,6 +192,9 @@ func (w *Writer) open(id string) error {
 		return err
 	}
 	c := &container{id: id, file: f}
+	if _, err := os.Stat(filepath.Join(dir, liveMark)); err == nil {
+		c.live = true
+	}
 	for _, name := range []string{Stdout, Stderr} {
 		fd, err := unix.Open(filepath.Join(dir, name), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 		if err == nil {
@@ -228,6 +235,9 @@ func (w *Writer) read(s *stream) (more bool) {
 		if len(w.out) > flushSize {
 			w.write(s.container)
 		}
+	}
+	if s.container.live {
+		w.out = s.flush(w.out, stamp)
 	}
 	w.write(s.container)
 	if s.held != nil {

@@ -264,7 +264,8 @@ func (w *worker) containerConfig(ctx context.Context, pod *corev1.Pod, spec *cor
 	cfg = runtime.ContainerConfig{
 		PodNamespace: w.key.Namespace, PodName: w.key.Name, PodUID: w.uid,
 		Name: spec.Name, Attempt: attempt, SpecHash: specHash(spec),
-		Env: env.list, WorkingDir: spec.WorkingDir, TTY: spec.TTY,
+		Env: env.list, WorkingDir: spec.WorkingDir,
+		Stdin: spec.Stdin, StdinOnce: spec.StdinOnce, TTY: spec.TTY,
 		Mounts: mounts, Security: security(pod, spec), Resources: w.resources(pod, spec),
 		Sandbox: s.sandbox, HostPID: pod.Spec.HostPID,
 		TerminationMessagePath:   spec.TerminationMessagePath,

@@ -38,6 +38,8 @@ type Container struct {
 	LogPath      string
 	StopSignal   string
 	Terminal     bool
+	Stdin        bool // has a standard input
+	StdinOnce    bool // which ends with the first client
 	HostPID      bool
 
 	State      State
@@ -52,6 +54,10 @@ type Container struct {
 	TerminationMessagePolicy string
 }
 
+// Interactive tells that somebody may be typing: what the container writes is
+// to be seen at once, and so is its end.
+func (c *Container) Interactive() bool { return c.Stdin || c.Terminal }
+
 // Label names; everything that adoption needs to know who a container is.
 const (
 	labelPodNamespace = "skep.io/pod.namespace"
@@ -65,6 +71,8 @@ const (
 	labelCgroup       = "skep.io/container.cgroup"
 	labelStopSignal   = "skep.io/container.stop-signal"
 	labelTerminal     = "skep.io/container.terminal"
+	labelStdin        = "skep.io/container.stdin"
+	labelStdinOnce    = "skep.io/container.stdin-once"
 	labelHostPID      = "skep.io/container.host-pid"
 	labelTermPolicy   = "skep.io/container.termination-message-policy"
 )
@@ -86,6 +94,8 @@ func (c *Container) labels() map[string]string {
 		labelCgroup:       c.CgroupPath,
 		labelStopSignal:   c.StopSignal,
 		labelTerminal:     strconv.FormatBool(c.Terminal),
+		labelStdin:        strconv.FormatBool(c.Stdin),
+		labelStdinOnce:    strconv.FormatBool(c.StdinOnce),
 		labelHostPID:      strconv.FormatBool(c.HostPID),
 		labelTermPolicy:   c.TerminationMessagePolicy,
 	}
@@ -110,6 +120,8 @@ func fromLabels(m containers.Container) (Container, error) {
 		LogPath:      m.Labels[labelLogPath],
 		StopSignal:   m.Labels[labelStopSignal],
 		Terminal:     m.Labels[labelTerminal] == "true",
+		Stdin:        m.Labels[labelStdin] == "true",
+		StdinOnce:    m.Labels[labelStdinOnce] == "true",
 		HostPID:      m.Labels[labelHostPID] == "true",
 		State:        Created,
 		CreatedAt:    m.CreatedAt,

@@ -90,6 +90,7 @@ func (r *Runtime) Create(ctx context.Context, p *Prepared, cfg ContainerConfig) 
 		CgroupPath: filepath.Join(r.podCgroup(cfg.PodUID), p.ID),
 		LogPath:    r.LogPath(cfg.PodUID, cfg.Name, cfg.Attempt),
 		StopSignal: p.image.config.StopSignal, Terminal: cfg.TTY, HostPID: cfg.HostPID,
+		Stdin: cfg.Stdin, StdinOnce: cfg.Stdin && cfg.StdinOnce,
 		State: Created, CreatedAt: time.Now(),
 		TerminationMessagePolicy: cfg.TerminationMessagePolicy,
 	}
@@ -123,7 +124,7 @@ func (r *Runtime) Create(ctx context.Context, p *Prepared, cfg ContainerConfig) 
 	var stdout, stderr string
 	var parallel errgroup.Group
 	parallel.Go(func() (err error) {
-		if stdout, stderr, err = r.cfg.Logs.Open(c.PodUID, c.Name, c.Attempt, c.ID); err != nil {
+		if stdout, stderr, err = r.cfg.Logs.Open(c.PodUID, c.Name, c.Attempt, c.ID, c.Interactive()); err != nil {
 			return fmt.Errorf("open log: %w", err)
 		}
 		return nil
@@ -145,8 +146,14 @@ func (r *Runtime) Create(ctx context.Context, p *Prepared, cfg ContainerConfig) 
 	if cfg.TTY {
 		stderr = ""
 	}
+	var stdin string
+	if c.Stdin {
+		if stdin, err = r.makeStdin(c.ID); err != nil {
+			return c, err
+		}
+	}
 	pid, err := r.createTask(ctx, c.PodUID, &tasks.CreateTaskRequest{
-		ContainerID: c.ID, Rootfs: mountsToProto(p.mounts), Terminal: cfg.TTY, Stdout: stdout, Stderr: stderr,
+		ContainerID: c.ID, Rootfs: mountsToProto(p.mounts), Terminal: cfg.TTY, Stdin: stdin, Stdout: stdout, Stderr: stderr,
 	})
 	if err != nil {
 		return c, fmt.Errorf("failed to create containerd task: %w", err)

@@ -111,6 +111,9 @@ func (r *Runtime) exited(id string, code int, at time.Time) {
 		if err := r.saveRecord(id); err != nil {
 			slog.Error("exit not recorded", "container", id, "err", err)
 		}
+		if c.Interactive() {
+			e.hurry() // who is attached waits for the end of the log
+		}
 		r.reap(e)
 	})
 }
@@ -250,5 +253,8 @@ func (r *Runtime) discard(ctx context.Context, id string) {
 	}
 	if err := r.snapshotter().Remove(ctx, id); err != nil && !errdefs.IsNotFound(err) {
 		slog.Warn("snapshot not removed", "container", id, "err", err)
+	}
+	if err := os.RemoveAll(r.stdinDir(id)); err != nil {
+		slog.Warn("standard input's FIFO stays", "container", id, "err", err)
 	}
 }

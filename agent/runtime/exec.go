@@ -31,8 +31,8 @@ var ErrNotRunning = errors.New("container is not running")
 // environment, and returns the exit code. When ctx ends the command is killed.
 func (r *Runtime) Exec(ctx context.Context, id string, command []string, o ExecOptions) (int, error) {
 	ctx = r.ctx(ctx)
-	if c, ok := r.Container(id); !ok || c.State != Running {
-		return -1, fmt.Errorf("container %s: %w", id, ErrNotRunning)
+	if err := r.running(id); err != nil {
+		return -1, err
 	}
 	container, err := r.client.LoadContainer(ctx, id)
 	if err != nil {
@@ -44,7 +44,7 @@ func (r *Runtime) Exec(ctx context.Context, id string, command []string, o ExecO
 	}
 	process, stdin, err := r.startExec(ctx, container, task, command, o)
 	if err != nil {
-		return -1, err
+		return -1, r.unlessEnded(id, err)
 	}
 	defer func() {
 		_, _ = process.Delete(context.WithoutCancel(ctx), containerd.WithProcessKill)
@@ -54,14 +54,18 @@ func (r *Runtime) Exec(ctx context.Context, id string, command []string, o ExecO
 		return -1, fmt.Errorf("exec: %w", err)
 	}
 	if err := process.Start(ctx); err != nil {
-		return -1, fmt.Errorf("exec: %w", err)
+		return -1, r.unlessEnded(id, fmt.Errorf("exec: %w", err))
 	}
 	if stdin != nil {
 		stdin.process <- process
 	}
 	for {
 		select {
-		case size := <-o.Resize:
+		case size, ok := <-o.Resize:
+			if !ok {
+				o.Resize = nil
+				continue
+			}
 			_ = process.Resize(ctx, uint32(size.Width), uint32(size.Height))
 		case status := <-exited:
 			process.IO().Wait()
@@ -71,6 +75,29 @@ func (r *Runtime) Exec(ctx context.Context, id string, command []string, o ExecO
 			return -1, ctx.Err()
 		}
 	}
+}
+
+// running returns an error that says why there is no process to join.
+func (r *Runtime) running(id string) error {
+	c, ok := r.Container(id)
+	switch {
+	case !ok:
+		return fmt.Errorf("container %s: %w", id, ErrNotRunning)
+	case c.State == Exited:
+		return fmt.Errorf("container %q: %w: it ended with exit code %d (%s)", c.Name, ErrNotRunning, c.ExitCode, c.Reason)
+	case c.State != Running:
+		return fmt.Errorf("container %q: %w yet", c.Name, ErrNotRunning)
+	}
+	return nil
+}
+
+// unlessEnded replaces an error of joining a container by the reason, if that
+// is the container's end.
+func (r *Runtime) unlessEnded(id string, err error) error {
+	if ended := r.running(id); ended != nil {
+		return ended
+	}
+	return err
 }
 
 func (r *Runtime) startExec(ctx context.Context, container containerd.Container, task containerd.Task, command []string, o ExecOptions) (containerd.Process, *stdinCloser, error) {
@@ -93,11 +120,18 @@ func (r *Runtime) startExec(ctx context.Context, container containerd.Container,
 		closer = &stdinCloser{Reader: stdin, process: make(chan containerd.Process, 1)}
 		stdin = closer
 	}
-	stderr := o.Stderr
+	// What nobody wants is read all the same: a shim opens every stream.
+	stdout, stderr := o.Stdout, o.Stderr
+	if stdout == nil {
+		stdout = io.Discard
+	}
+	if stderr == nil {
+		stderr = io.Discard
+	}
 	if o.TTY {
 		stderr = nil
 	}
-	options := []cio.Opt{cio.WithStreams(stdin, o.Stdout, stderr), cio.WithFIFODir(filepath.Join(r.cfg.RunDir, "fifo"))}
+	options := []cio.Opt{cio.WithStreams(stdin, stdout, stderr), cio.WithFIFODir(filepath.Join(r.cfg.RunDir, "fifo"))}
 	if o.TTY {
 		options = append(options, cio.WithTerminal)
 	}

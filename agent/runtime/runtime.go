@@ -26,9 +26,10 @@ import (
 const Namespace = "skep"
 
 // Logs hands out the FIFOs that a container's output goes to. Its reading
-// ends live in a process that outlives the agent.
+// ends live in a process that outlives the agent. With live set, unfinished
+// lines can be read at once.
 type Logs interface {
-	Open(podUID, container string, attempt int, containerID string) (stdout, stderr string, err error)
+	Open(podUID, container string, attempt int, containerID string, live bool) (stdout, stderr string, err error)
 	Close(containerID string)
 	// Retain closes the logs of all containers but those that keep names.
 	Retain(keep func(containerID string) bool)

@@ -3,6 +3,7 @@ package runtime_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -89,6 +90,13 @@ func TestExec(t *testing.T) {
 	if err != nil || code != 7 || out.String() != "input" || errOut.String() != "problem\n" {
 		t.Errorf("code %d, err %v, stdout %q, stderr %q", code, err, out.String(), errOut.String())
 	}
+	resize := make(chan runtime.Size)
+	close(resize)
+	for _, tty := range []bool{false, true} {
+		if code, err := n.Exec(context.Background(), c.ID, []string{"sh", "-c", "echo; echo >&2; exit 4"}, runtime.ExecOptions{TTY: tty, Resize: resize}); err != nil || code != 4 {
+			t.Errorf("without streams, terminal %v: code %d, err %v", tty, code, err)
+		}
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
 	defer cancel()
 	if _, err := n.Exec(ctx, c.ID, []string{"sleep", "1000"}, runtime.ExecOptions{}); err == nil {
@@ -100,8 +108,9 @@ func TestExec(t *testing.T) {
 	if got := waitExit(t, n, c.ID); got.ExitCode != 137 {
 		t.Errorf("exit code %d after SIGKILL, want 137", got.ExitCode)
 	}
-	if _, err := n.Exec(context.Background(), c.ID, []string{"true"}, runtime.ExecOptions{}); err == nil {
-		t.Error("exec in an exited container did not fail")
+	_, err = n.Exec(context.Background(), c.ID, []string{"true"}, runtime.ExecOptions{})
+	if !errors.Is(err, runtime.ErrNotRunning) || !strings.Contains(err.Error(), `container "main": container is not running: it ended with exit code 137 (Error)`) {
+		t.Errorf("exec in an exited container: %v", err)
 	}
 }
 

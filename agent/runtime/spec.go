@@ -50,7 +50,7 @@ type ContainerConfig struct {
 	Command, Args                 []string
 	Env                           []string // replaces the image's of the same name
 	WorkingDir                    string
-	TTY                           bool
+	Stdin, StdinOnce, TTY         bool
 	Mounts                        []Mount
 	Security                      Security
 	Resources                     Resources

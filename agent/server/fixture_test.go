@@ -218,6 +218,12 @@ func (f *fixture) load() {
 // run starts attempt number attempt of the container "main".
 func (f *fixture) run(attempt int, tty bool, script string) runtime.Container {
 	f.t.Helper()
+	return f.start(runtime.ContainerConfig{Attempt: attempt, TTY: tty, Command: []string{"sh", "-c", script}})
+}
+
+// start runs the container "main" with what cfg says of its command and streams.
+func (f *fixture) start(cfg runtime.ContainerConfig) runtime.Container {
+	f.t.Helper()
 	ctx := context.Background()
 	sandbox, _, err := f.node.CreateSandbox(runtime.SandboxConfig{PodUID: "uid", Hostname: "pod"})
 	if err != nil {
@@ -240,10 +246,9 @@ func (f *fixture) run(attempt int, tty bool, script string) runtime.Container {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	c, err := f.node.Create(ctx, prepared, runtime.ContainerConfig{
-		PodNamespace: "default", PodName: "pod", PodUID: "uid", Name: "main", Attempt: attempt, Sandbox: sandbox, TTY: tty,
-		Command: []string{"sh", "-c", script}, Security: runtime.Security{AllowPrivilegeEscalation: true},
-	})
+	cfg.PodNamespace, cfg.PodName, cfg.PodUID, cfg.Name, cfg.Sandbox = "default", "pod", "uid", "main", sandbox
+	cfg.Security = runtime.Security{AllowPrivilegeEscalation: true}
+	c, err := f.node.Create(ctx, prepared, cfg)
 	if err != nil {
 		f.t.Fatal(err)
 	}

@@ -40,9 +40,12 @@ type Pods interface {
 	List() []pod.PodState
 }
 
-// Runtime runs commands and takes images.
+// Runtime runs commands, connects to what containers read, and takes images.
 type Runtime interface {
 	Containers() []runtime.Container
+	OpenStdin(id string) (*runtime.Stdin, error)
+	CloseStdin(ctx context.Context, id string) error
+	Resize(ctx context.Context, id string, size runtime.Size) error
 	Exec(ctx context.Context, id string, command []string, o runtime.ExecOptions) (int, error)
 	Import(ctx context.Context, archive io.Reader) ([]string, error)
 }

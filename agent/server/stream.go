@@ -8,13 +8,10 @@ import (
 	"net/http"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/cri-streaming/pkg/streaming/portforward"
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 	utilexec "k8s.io/utils/exec"
-	"k8s.io/utils/ptr"
 
-	"github.com/skep-io/skep/agent/logs"
 	"github.com/skep-io/skep/agent/pod"
 	"github.com/skep-io/skep/agent/runtime"
 )
@@ -58,10 +55,7 @@ func (s *Server) exec(w http.ResponseWriter, r *http.Request) {
 		failStream(w, &requestError{"you must specify at least one command for the container"})
 		return
 	}
-	c, err := s.find(r)
-	if err == nil && c.State != runtime.Running {
-		err = &requestError{fmt.Sprintf("container %q in pod %q is not running", c.Name, c.PodName)}
-	}
+	c, err := s.findRunning(r)
 	if err != nil {
 		failStream(w, err)
 		return
@@ -70,14 +64,26 @@ func (s *Server) exec(w http.ResponseWriter, r *http.Request) {
 		idleTimeout, creationTimeout, remotecommand.SupportedStreamingProtocols)
 }
 
+// findRunning finds the container of a request, which must have a process to talk to.
+func (s *Server) findRunning(r *http.Request) (runtime.Container, error) {
+	c, err := s.find(r)
+	switch {
+	case err != nil:
+	case c.State == runtime.Exited:
+		err = &requestError{fmt.Sprintf("container %q in pod %q is not running: it ended with exit code %d (%s)", c.Name, c.PodName, c.ExitCode, c.Reason)}
+	case c.State != runtime.Running:
+		err = &requestError{fmt.Sprintf("container %q in pod %q is not running yet", c.Name, c.PodName)}
+	}
+	return c, err
+}
+
 type executor struct{ runtime Runtime }
 
 // ExecInContainer implements remotecommand.Executor; container is an ID.
 func (e *executor) ExecInContainer(ctx context.Context, _, _, container string, command []string, in io.Reader, out, errOut io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize, _ time.Duration) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	// What is not asked for is read all the same: a shim needs both.
-	o := runtime.ExecOptions{Stdin: in, Stdout: io.Discard, Stderr: io.Discard, TTY: tty, Resize: sizes(ctx, resize)}
+	o := runtime.ExecOptions{Stdin: in, TTY: tty, Resize: sizes(ctx, resize)}
 	if out != nil {
 		o.Stdout = out
 	}
@@ -118,51 +124,6 @@ func sizes(ctx context.Context, from <-chan remotecommand.TerminalSize) <-chan r
 		}
 	}()
 	return to
-}
-
-func (s *Server) attach(w http.ResponseWriter, r *http.Request) {
-	options, err := streamOptions(r)
-	if err != nil {
-		failStream(w, err)
-		return
-	}
-	c, err := s.find(r)
-	if err == nil && c.State != runtime.Running {
-		err = &requestError{fmt.Sprintf("container %q in pod %q is not running", c.Name, c.PodName)}
-	}
-	if err != nil {
-		failStream(w, err)
-		return
-	}
-	remotecommand.ServeAttach(w, r, &attacher{c}, c.PodName, c.PodUID, c.ID, options,
-		idleTimeout, creationTimeout, remotecommand.SupportedStreamingProtocols)
-}
-
-type attacher struct{ container runtime.Container }
-
-// AttachContainer implements remotecommand.Attacher: output from now on, until the container ends. Containers have no
-// standard input that could be connected, which a user who wants to type is told.
-func (a *attacher) AttachContainer(ctx context.Context, _, _, _ string, in io.Reader, out, errOut io.WriteCloser, _ bool, _ <-chan remotecommand.TerminalSize) error {
-	show := func(w io.WriteCloser) io.Writer {
-		if w == nil {
-			return io.Discard
-		}
-		return w
-	}
-	if in != nil {
-		notice := show(errOut)
-		if errOut == nil {
-			notice = show(out)
-		}
-		if _, err := io.WriteString(notice, "This container's standard input cannot be attached; use exec to run a command in it.\r\n"); err != nil {
-			return err
-		}
-	}
-	err := logs.Read(ctx, a.container.LogPath, corev1.PodLogOptions{Follow: true, TailLines: ptr.To[int64](0)}, show(out), show(errOut))
-	if err != nil {
-		return fmt.Errorf("follow the output of container %s: %w", a.container.Name, err)
-	}
-	return nil
 }
 
 func (s *Server) portForward(w http.ResponseWriter, r *http.Request) {

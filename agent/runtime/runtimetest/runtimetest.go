@@ -166,7 +166,7 @@ func Image(t testing.TB, change func(*v1.Config)) v1.Image {
 		_, _ = w.Write(data)
 	}
 	file("bin/busybox", 0o755, busybox)
-	for _, applet := range []string{"sh", "cat", "echo", "sleep", "id", "nc", "httpd", "hostname", "env", "ls", "kill", "true", "false", "touch", "wget", "ip", "dd", "tail", "stat", "mkdir"} {
+	for _, applet := range []string{"sh", "cat", "echo", "sleep", "id", "nc", "httpd", "hostname", "env", "ls", "kill", "true", "false", "touch", "wget", "ip", "dd", "tail", "stat", "mkdir", "stty"} {
 		if err := w.WriteHeader(&tar.Header{Name: "bin/" + applet, Linkname: "busybox", Typeflag: tar.TypeSymlink, Mode: 0o777}); err != nil {
 			t.Fatal(err)
 		}
@@ -229,7 +229,7 @@ type output struct {
 }
 
 // Open makes the FIFOs and reads them.
-func (l *Logs) Open(podUID, container string, attempt int, id string) (string, string, error) {
+func (l *Logs) Open(podUID, container string, attempt int, id string, _ bool) (string, string, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.outputs == nil {

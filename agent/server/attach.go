@@ -1,0 +1,175 @@
+package server
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
+	"k8s.io/utils/ptr"
+
+	"github.com/skep-io/skep/agent/logs"
+	"github.com/skep-io/skep/agent/runtime"
+)
+
+func (s *Server) attach(w http.ResponseWriter, r *http.Request) {
+	options, err := streamOptions(r)
+	if err != nil {
+		failStream(w, err)
+		return
+	}
+	c, err := s.findRunning(r)
+	if err != nil {
+		failStream(w, err)
+		return
+	}
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	remotecommand.ServeAttach(&leavingWriter{w, cancel}, r.WithContext(ctx), &attacher{s.cfg.Runtime, c, options}, c.PodName, c.PodUID, c.ID, options,
+		idleTimeout, creationTimeout, remotecommand.SupportedStreamingProtocols)
+}
+
+type attacher struct {
+	runtime   Runtime
+	container runtime.Container
+	wanted    *remotecommand.Options // over WebSocket there are streams for what is not wanted too
+}
+
+// AttachContainer implements remotecommand.Attacher: it connects a client to a running container until the container ends, the
+// client leaves, or the client's input ends and the container's does not end with it.
+//
+// Output is taken from the container's log as it is written: clients read at their own pace, and none can hold up the
+// container or another client.
+func (a *attacher) AttachContainer(ctx context.Context, _, _, _ string, in io.Reader, out, errOut io.WriteCloser, _ bool, resize <-chan remotecommand.TerminalSize) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	c := &a.container
+	if c.Terminal {
+		go a.resize(ctx, sizes(ctx, resize))
+	}
+	show := corev1.PodLogOptions{Follow: true, TailLines: ptr.To[int64](0)}
+	if a.wanted.Stdin {
+		stdin, err := a.openStdin(out, errOut)
+		if err != nil {
+			return err
+		}
+		if stdin != nil {
+			defer stdin.Close() // ends a write that the container does not read
+			if stdin.First && c.StdinOnce {
+				show.TailLines = nil // this client is the one that the container was started for: it sees the first prompt too
+			}
+			go func() {
+				if a.send(stdin, in); !a.endsInput() {
+					cancel()
+				}
+			}()
+		}
+	}
+	if err := logs.Read(ctx, c.LogPath, show, orNone(out), orNone(errOut)); err != nil {
+		return fmt.Errorf("follow the output of container %s: %w", c.Name, err)
+	}
+	return nil
+}
+
+// openStdin connects to the container's input. A client that wants to type where that is not possible is told and may watch.
+func (a *attacher) openStdin(out, errOut io.Writer) (*runtime.Stdin, error) {
+	notice := ""
+	if !a.container.Stdin {
+		notice = "This container has no standard input (stdin: true in its specification): what you type goes nowhere.\r\n"
+	} else {
+		stdin, err := a.runtime.OpenStdin(a.container.ID)
+		if err == nil || !errors.Is(err, runtime.ErrStdinClosed) {
+			return stdin, err
+		}
+		notice = "This container's standard input has ended: what you type goes nowhere.\r\n"
+	}
+	for _, w := range []io.Writer{errOut, out} {
+		if w != nil {
+			_, err := io.WriteString(w, notice)
+			return nil, err
+		}
+	}
+	return nil, nil
+}
+
+// endsInput tells whether the container's input ends with the client's. A terminal stays open, so that another client can
+// resume the session.
+func (a *attacher) endsInput() bool { return a.container.StdinOnce && !a.container.Terminal }
+
+// send copies what the client types until the client or the container has enough of it.
+func (a *attacher) send(stdin *runtime.Stdin, in io.Reader) {
+	_, err := io.Copy(stdin.File, in)
+	if err = errors.Join(err, stdin.Close()); err != nil {
+		slog.Debug("client's input cut short", "container", a.container.ID, "error", err) // it or the container left
+	}
+	if a.endsInput() {
+		// Not with the client's context: that the client has left is why the container must learn of the end.
+		if err := a.runtime.CloseStdin(context.Background(), a.container.ID); err != nil {
+			slog.Debug("container's input not ended", "container", a.container.ID, "error", err) // so has the container
+		}
+	}
+}
+
+func (a *attacher) resize(ctx context.Context, sizes <-chan runtime.Size) {
+	for {
+		select {
+		case size := <-sizes:
+			if err := a.runtime.Resize(ctx, a.container.ID, size); err != nil {
+				slog.Debug("terminal not resized", "container", a.container.ID, "error", err) // the container has ended
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func orNone(w io.WriteCloser) io.Writer {
+	if w == nil {
+		return io.Discard
+	}
+	return w
+}
+
+// leavingWriter calls left when the client of a connection that was taken over is gone; the HTTP server no longer looks.
+type leavingWriter struct {
+	http.ResponseWriter
+	left func()
+}
+
+func (w *leavingWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// Hijack implements http.Hijacker.
+func (w *leavingWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, buffered, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	ahead, err := buffered.Reader.Peek(buffered.Reader.Buffered())
+	if err != nil {
+		conn.Close()
+		return nil, nil, err
+	}
+	watched := &leavingConn{conn, w.left}
+	reader := bufio.NewReader(io.MultiReader(bytes.NewReader(bytes.Clone(ahead)), watched))
+	return watched, bufio.NewReadWriter(reader, bufio.NewWriter(watched)), nil
+}
+
+type leavingConn struct {
+	net.Conn
+	left func()
+}
+
+func (c *leavingConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if err != nil {
+		c.left()
+	}
+	return n, err
+}
