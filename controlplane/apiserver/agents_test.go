@@ -1,7 +1,6 @@
 package apiserver
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -18,26 +17,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/tools/remotecommand"
-	streaming "k8s.io/cri-streaming/pkg/streaming/remotecommand"
 	statsv1alpha1 "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 	metricsclient "k8s.io/metrics/pkg/client/clientset/versioned"
 )
-
-// echoExecutor answers exec with the command, then with what it is sent.
-type echoExecutor struct{}
-
-func (echoExecutor) ExecInContainer(_ context.Context, name, _, container string, cmd []string, in io.Reader, out, errOut io.WriteCloser,
-	_ bool, _ <-chan streaming.TerminalSize, _ time.Duration) error {
-	fmt.Fprintf(out, "%s/%s %s\n", name, container, strings.Join(cmd, " "))
-	if in != nil {
-		if _, err := io.Copy(out, in); err != nil {
-			return err
-		}
-	}
-	_, err := errOut.Write([]byte("done"))
-	return err
-}
 
 // serveAgent listens as a node's agent with the node's own certificate, takes the API server's certificate alone, and
 // registers the node.
@@ -171,38 +153,6 @@ func TestFollowedLog(t *testing.T) {
 	case <-left:
 	case <-time.After(10 * time.Second):
 		t.Error("the agent was not told that the client has left")
-	}
-}
-
-func TestExec(t *testing.T) {
-	ns := namespace(t)
-	serveAgent(t, "exec-1", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		parts := strings.Split(r.URL.Path, "/") // /exec/NS/POD/CONTAINER
-		options, err := streaming.NewOptions(r)
-		if err != nil || len(parts) != 5 || parts[1] != "exec" {
-			http.Error(w, fmt.Sprint(r.URL, err), http.StatusBadRequest)
-			return
-		}
-		streaming.ServeExec(w, r, echoExecutor{}, parts[3], "", parts[4], r.URL.Query()["command"], options,
-			time.Minute, time.Minute, streaming.SupportedStreamingProtocols)
-	}))
-	makePod(t, ns, "p", "exec-1")
-	request := shared.client.CoreV1().RESTClient().Post().Resource("pods").Namespace(ns).Name("p").SubResource("exec").
-		Param("command", "echo").Param("command", "a b").Param("stdin", "true").Param("stdout", "true").Param("stderr", "true")
-	executor, err := remotecommand.NewSPDYExecutor(shared.config, "POST", request.URL())
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	var out, errOut bytes.Buffer
-	err = executor.StreamWithContext(ctx, remotecommand.StreamOptions{Stdin: strings.NewReader("input"), Stdout: &out, Stderr: &errOut})
-	if err != nil || out.String() != "p/c echo a b\ninput" || errOut.String() != "done" {
-		t.Errorf("exec: %q %q %v", out.String(), errOut.String(), err)
-	}
-	// What stock kubectl does, which tries websockets first.
-	if got, err := kubectl(t, "more", "-n", ns, "exec", "-i", "p", "--", "cat"); err != nil || !strings.Contains(got, "p/c cat\n") || !strings.Contains(got, "more") {
-		t.Errorf("kubectl exec: %q, %v", got, err)
 	}
 }
 

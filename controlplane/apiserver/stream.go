@@ -15,6 +15,9 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/proxy"
+	streamproxy "k8s.io/apiserver/pkg/util/proxy"
+	"k8s.io/klog/v2"
+	"k8s.io/streaming/pkg/httpstream/wsstream"
 
 	"github.com/skep-io/skep/controlplane/resource"
 )
@@ -44,8 +47,23 @@ func (s *Server) stream(w http.ResponseWriter, c *call) error {
 	if err != nil {
 		return err
 	}
-	s.passThrough(w, c, location, true)
+	translated(s.proxy(location, true), location, s.agents.transport, c).ServeHTTP(&endedWriter{w, c.Context()}, forAgent(c))
 	return nil
+}
+
+// translated has kubectl's own protocols over WebSocket spoken here, since agents speak SPDY: version 5 of remote commands,
+// which can tell that input has ended, and the tunnel for forwarded ports. Other clients talk to the agent themselves.
+func translated(direct http.Handler, location *url.URL, transport http.RoundTripper, c *call) http.Handler {
+	switch {
+	case c.subresource == "portforward" && wsstream.IsWebSocketRequestWithTunnelingProtocol(c.Request):
+		return streamproxy.NewTunnelingHandler(direct)
+	case c.subresource != "portforward" && wsstream.IsWebSocketRequestWithStreamCloseProtocol(c.Request):
+		query := location.Query()
+		return streamproxy.NewStreamTranslatorHandler(location, transport, 0, streamproxy.Options{
+			Stdin: query.Has("input"), Stdout: query.Has("output"), Stderr: query.Has("error") && !query.Has("tty"), Tty: query.Has("tty"),
+		})
+	}
+	return direct
 }
 
 // streamQuery puts the options of exec and attach as agents name them.
@@ -77,17 +95,27 @@ func (s *Server) nodeProxy(w http.ResponseWriter, c *call) error {
 	if location.Path == "" {
 		location.Path = "/"
 	}
-	s.passThrough(w, c, location, false)
+	s.passThrough(w, c, location)
 	return nil
 }
 
-func (s *Server) passThrough(w http.ResponseWriter, c *call, location *url.URL, upgrade bool) {
-	// The client's certificate says who it is; its headers must not speak to the agent in our name.
-	request := c.Clone(c.Context())
-	request.Header.Del("Authorization")
+func (s *Server) passThrough(w http.ResponseWriter, c *call, location *url.URL) {
+	s.proxy(location, false).ServeHTTP(&endedWriter{w, c.Context()}, forAgent(c))
+}
+
+func (s *Server) proxy(location *url.URL, upgrade bool) http.Handler {
 	handler := proxy.NewUpgradeAwareHandler(location, s.agents.transport, false, upgrade, proxyErrors{location.Host})
 	handler.UseLocationHost = true
-	handler.ServeHTTP(&endedWriter{w, c.Context()}, request)
+	return handler
+}
+
+// forAgent is the request as it goes to an agent: the client's certificate has said who it is, and its headers must not speak
+// to the agent in our name. The libraries that carry streams report through the context's logger that clients leave, every one
+// as an error; that is no news, and what goes wrong with an agent is answered to the client.
+func forAgent(c *call) *http.Request {
+	request := c.Clone(klog.NewContext(c.Context(), klog.Logger{}))
+	request.Header.Del("Authorization")
+	return request
 }
 
 // endedWriter closes a connection that was handed over when the request's context ends, which nobody else would do.
