@@ -204,15 +204,15 @@ func (p *parts) joinCluster(ctx context.Context, group *errgroup.Group) (err err
 	if p.client, err = newClient(p.cfg, p.identity); err != nil {
 		return err
 	}
+	known, ok := readPodCIDR(p.cfg)
 	p.node, err = node.New(node.Config{
 		Client: p.client, Name: p.cfg.NodeName, IP: p.cfg.NodeIP, Labels: p.cfg.Labels, StateDir: p.cfg.StateDir,
 		Version: p.cfg.Version, RuntimeVersion: p.runtime.Version, Images: p.images, Port: Port,
-		Registered: p.keepRange,
+		PodCIDR: known, Registered: p.keepRange,
 	})
 	if err != nil {
 		return err
 	}
-	known, ok := readPodCIDR(p.cfg)
 	if !ok {
 		known, err = p.node.Register(ctx)
 		if err != nil {

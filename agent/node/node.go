@@ -33,6 +33,9 @@ type Config struct {
 	RuntimeVersion func(context.Context) (string, error)
 	Images         func(context.Context) ([]corev1.ContainerImage, error) // optional
 	Port           int32
+	// PodCIDR is the range that the host's pods have from before, if it was a node already: the Node object asks for it
+	// whenever it has to be made.
+	PodCIDR netip.Prefix
 	// Registered hears of the pod range whenever Run had to register the node again; an error from it ends Run.
 	Registered func(podCIDR netip.Prefix) error
 }
@@ -45,6 +48,7 @@ type Node struct {
 	mu       sync.Mutex
 	known    *corev1.NodeStatus // as found at registration: conditions that hold since then keep their times
 	uid      types.UID
+	podCIDR  netip.Prefix
 	problems map[string]error // part of the node -> why it does not work
 	// overruled is set when the API has conditions that others wrote over ours.
 	overruled bool
@@ -65,7 +69,7 @@ func New(cfg Config) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Node{cfg: cfg, capacity: size, problems: map[string]error{}, changed: make(chan struct{}, 1)}, nil
+	return &Node{cfg: cfg, capacity: size, podCIDR: cfg.PodCIDR, problems: map[string]error{}, changed: make(chan struct{}, 1)}, nil
 }
 
 // Allocatable is what pods may ask of the node.
@@ -179,7 +183,7 @@ func (n *Node) register(ctx context.Context) (netip.Prefix, error) {
 	nodes := n.cfg.Client.CoreV1().Nodes()
 	obj, err := nodes.Get(ctx, n.cfg.Name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
-		obj, err = nodes.Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: n.cfg.Name, Labels: n.labels()}}, metav1.CreateOptions{})
+		obj, err = n.create(ctx)
 	} else if err == nil {
 		err = n.syncLabels(ctx, obj)
 	}
@@ -201,7 +205,36 @@ func (n *Node) register(ctx context.Context) (netip.Prefix, error) {
 	if err != nil {
 		return podCIDR, fmt.Errorf("pod range of node %s: %w", n.cfg.Name, err)
 	}
+	n.mu.Lock()
+	n.podCIDR = podCIDR.Masked()
+	n.mu.Unlock()
 	return podCIDR.Masked(), nil
+}
+
+// create makes the Node object. That of a host which was a node before asks for the range that its pods have, if no other
+// node holds it by now, and says from the first moment that it is ready: a node without conditions is taken for one that is
+// not, and its pods are evicted.
+func (n *Node) create(ctx context.Context) (*corev1.Node, error) {
+	nodes := n.cfg.Client.CoreV1().Nodes()
+	obj := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: n.cfg.Name, Labels: n.labels()}}
+	n.mu.Lock()
+	held := n.podCIDR
+	n.mu.Unlock()
+	if held.IsValid() {
+		status, err := n.status(ctx, nil)
+		if err != nil {
+			return nil, err
+		}
+		obj.Status = *status
+		obj.Spec.PodCIDR, obj.Spec.PodCIDRs = held.String(), []string{held.String()}
+		created, err := nodes.Create(ctx, obj, metav1.CreateOptions{})
+		if !apierrors.IsInvalid(err) {
+			return created, err
+		}
+		slog.Warn("the node's pod range is not free any more; taking another", "node", n.cfg.Name, "error", err)
+		obj.Spec = corev1.NodeSpec{}
+	}
+	return nodes.Create(ctx, obj, metav1.CreateOptions{})
 }
 
 // awaitPodCIDR waits for whoever assigns ranges, where that is not the API server itself.
@@ -269,9 +302,11 @@ func (n *Node) syncLabels(ctx context.Context, obj *corev1.Node) error {
 // Run writes the status when it changes, renews the lease every second, and registers the node again if it is deleted, until
 // ctx ends.
 func (n *Node) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
 	running.Go(func() { n.renewLease(ctx) })
 	defer running.Wait()
+	defer cancel()
 	var last *corev1.NodeStatus
 	var written time.Time
 	ticker := time.NewTicker(statusInterval)

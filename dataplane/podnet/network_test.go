@@ -111,6 +111,26 @@ func TestUnusedAndUntranslatedAddressesAreRefusedAtOnce(t *testing.T) {
 	}
 }
 
+// A node that was deleted and registered again may have another range, and another host the old one.
+func TestFormerRangeIsNotRefused(t *testing.T) {
+	f := newFabric(t, 1)
+	n := f.network(t, 0)
+	cfg := n.cfg
+	before := len(routesOf(t, f.hosts[0]))
+	cfg.PodCIDR = netip.MustParsePrefix("10.244.99.0/24")
+	f.hosts[0].do(t, func() error {
+		next, err := New(cfg)
+		if err == nil {
+			next.Close()
+		}
+		return err
+	})
+	after := routesOf(t, f.hosts[0])
+	if text := fmt.Sprint(after); len(after) != before || strings.Contains(text, n.cfg.PodCIDR.String()) || !strings.Contains(text, "10.244.99.0/24") {
+		t.Errorf("routes with the new range: %v", after)
+	}
+}
+
 func TestRestartTakesOverPodsAndTheirConnections(t *testing.T) {
 	f := newFabric(t, 1)
 	first := f.network(t, 0)

@@ -106,6 +106,27 @@ func (n *Network) refuseUnused() error {
 			return fmt.Errorf("refuse unused addresses of %s: %w", cidr, err)
 		}
 	}
+	return n.forgetOldRanges()
+}
+
+// forgetOldRanges removes the refusals of ranges that this host had before: another host's pods may have them now.
+func (n *Network) forgetOldRanges() error {
+	routes, err := ownRoutes(n.nl)
+	if err != nil {
+		return err
+	}
+	for _, r := range routes {
+		if r.Type != unix.RTN_UNREACHABLE || r.Dst == nil {
+			continue
+		}
+		cidr, ok := prefixOf(r.Dst)
+		if !ok || cidr == n.cfg.PodCIDR || cidr == n.cfg.ServiceCIDR {
+			continue
+		}
+		if err := n.nl.RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("stop refusing the former range %s: %w", cidr, err)
+		}
+	}
 	return nil
 }
 
