@@ -35,6 +35,9 @@ func (s *Server) authorize(id identity, a attributes) error {
 		}
 		return forbidden(id, a, "")
 	}
+	if a.verb == "create" && selfReviewOf(a.target) != nil {
+		return nil
+	}
 	node := id.node()
 	if node == "" {
 		return forbidden(id, a, "")
@@ -149,16 +152,14 @@ func forbidden(id identity, a attributes, reason string) error {
 	return apierrors.NewForbidden(a.resourceVersion().GroupResource(), a.name, fmt.Errorf("%s", message))
 }
 
-// isDiscoveryPath says whether a path only tells what the API is, which every authenticated client may read.
+// discoveryRules are the paths that only tell what the API is, which every authenticated client may read.
+var discoveryRules = []string{
+	"/", "/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/livez/*", "/openapi/*", "/readyz", "/readyz/*", "/version", "/version/*",
+}
+
 func isDiscoveryPath(path string) bool {
-	switch path {
-	case "/", "/api", "/apis", "/version", "/healthz", "/livez", "/readyz":
-		return true
-	}
-	for _, prefix := range []string{"/api/", "/apis/", "/openapi/", "/livez/", "/readyz/", "/version/"} {
-		if strings.HasPrefix(path, prefix) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(discoveryRules, func(rule string) bool {
+		prefix, isPrefix := strings.CutSuffix(rule, "*")
+		return path == rule || (isPrefix && strings.HasPrefix(path, prefix))
+	})
 }

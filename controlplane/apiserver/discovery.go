@@ -49,6 +49,10 @@ func newCatalog(kinds []*resource.Kind) *catalog {
 		{Name: "nodes", Kind: "NodeMetrics", Verbs: []string{"get", "list"}},
 		{Name: "pods", Kind: "PodMetrics", Namespaced: true, Verbs: []string{"get", "list"}},
 	})
+	for i := range selfReviews {
+		r := &selfReviews[i]
+		c.add(r.group, []metav1.APIResource{{Name: r.resource(), SingularName: r.singular, Kind: r.kind, Verbs: []string{"create"}}})
+	}
 	slices.SortStableFunc(c.groups, func(a, b metav1.APIGroup) int { return strings.Compare(a.Name, b.Name) })
 	c.core, c.named = c.aggregate(true), c.aggregate(false)
 	c.paths = c.listPaths()

@@ -133,6 +133,9 @@ func (s *Server) serveResource(w http.ResponseWriter, c *call) error {
 	if c.group == "" && c.version == "v1" && c.resource == "bindings" && c.namespace != "" && c.name == "" {
 		return s.only(w, c, map[string]handler{http.MethodPost: s.bind})
 	}
+	if review := selfReviewOf(c.target); review != nil {
+		return s.serveSelfReview(w, c, review)
+	}
 	kind, ok := s.registry.Kind(c.resourceVersion())
 	if !ok || (kind.Namespaced && c.namespace == "" && c.name != "") || (!kind.Namespaced && c.namespace != "") {
 		return notFound()
