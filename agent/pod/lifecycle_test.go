@@ -2,6 +2,8 @@ package pod_test
 
 import (
 	"context"
+	"net"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -55,18 +57,12 @@ func TestDeletion(t *testing.T) {
 		s.Containers[0] = container("main", "trap 'exit 0' TERM; while true; do sleep 0.05; done")
 		s.Containers[0].Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: []string{"sh", "-c", "echo bye > /proc/1/fd/1"}}}}
 	}))
-	p := c.await("gone", "ready", isReady)
+	c.await("gone", "ready", isReady)
 	running, _, err := c.pods.Find("default", "gone", "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	// What the API server does with a graceful deletion.
-	now, grace := metav1.NewTime(time.Now().Add(30*time.Second)), int64(30)
-	p.DeletionTimestamp, p.DeletionGracePeriodSeconds = &now, &grace
-	p.Finalizers = []string{"test/hold"} // the tracker refuses a bare deletion timestamp
-	if _, err := c.client.CoreV1().Pods("default").Update(context.Background(), p, metav1.UpdateOptions{}); err != nil {
-		t.Fatal(err)
-	}
+	c.deleteGracefully("gone", 30*time.Second)
 	runtimetest.Eventually(t, "removal from the node", func() bool { return !contains(c.node.PodUIDs(), "uid-gone") })
 	if _, err := c.client.CoreV1().Pods("default").Get(context.Background(), "gone", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
 		t.Errorf("the object is still there: %v", err)
@@ -75,6 +71,64 @@ func TestDeletion(t *testing.T) {
 		t.Errorf("the preStop hook left %q", text)
 	}
 	c.expectEvents(t, "Normal Killing Stopping container main")
+}
+
+// A registry that takes connections and says nothing must not hold up a deletion: with it, a drain would hang.
+func TestDeletionWhilePulling(t *testing.T) {
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { silent.Close() }) // ends the pull: the kernel resets what nobody has accepted
+	c := newCluster(t, nil)
+	c.create(newPod("pulling", func(s *corev1.PodSpec) { s.Containers[0].Image = silent.Addr().String() + "/absent:1" }))
+	pulling := `Normal Pulling Pulling image "` + silent.Addr().String() + `/absent:1"`
+	runtimetest.Eventually(t, pulling, func() bool { return c.hasEvent(pulling) })
+	c.deleteGracefully("pulling", 30*time.Second)
+	runtimetest.Eventually(t, "removal from the node", func() bool { return !contains(c.node.PodUIDs(), "uid-pulling") })
+	runtimetest.Eventually(t, "removal of the object", func() bool {
+		_, err := c.client.CoreV1().Pods("default").Get(context.Background(), "pulling", metav1.GetOptions{})
+		return apierrors.IsNotFound(err)
+	})
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, e := range c.log {
+		if strings.HasPrefix(e, "Warning") {
+			t.Errorf("event %q", e)
+		}
+	}
+}
+
+// The end of a grace period in the API has no fractions of a second; the container gets the whole period all the same.
+func TestGracePeriodIsGrantedWhole(t *testing.T) {
+	c := newCluster(t, nil)
+	c.create(newPod("stubborn", func(s *corev1.PodSpec) {
+		s.Containers[0] = container("main", "trap '' TERM; while true; do sleep 0.05; done")
+	}))
+	c.await("stubborn", "ready", isReady)
+	const grace = 2 * time.Second
+	began := time.Now()
+	c.deleteGracefully("stubborn", grace)
+	runtimetest.Eventually(t, "removal from the node", func() bool { return !contains(c.node.PodUIDs(), "uid-stubborn") })
+	if took := time.Since(began); took < grace {
+		t.Errorf("killed after %v of a grace period of %v", took, grace)
+	}
+}
+
+// deleteGracefully does what the API server does with a graceful deletion, at the worst moment: the end of the period is
+// cut to the second.
+func (c *cluster) deleteGracefully(name string, grace time.Duration) {
+	c.t.Helper()
+	p, err := c.client.CoreV1().Pods("default").Get(context.Background(), name, metav1.GetOptions{})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	end, seconds := metav1.NewTime(time.Now().Add(grace-999*time.Millisecond)), int64(grace/time.Second)
+	p.DeletionTimestamp, p.DeletionGracePeriodSeconds = &end, &seconds
+	p.Finalizers = []string{"test/hold"} // the tracker refuses a bare deletion timestamp
+	if _, err := c.client.CoreV1().Pods("default").Update(context.Background(), p, metav1.UpdateOptions{}); err != nil {
+		c.t.Fatal(err)
+	}
 }
 
 func TestActiveDeadline(t *testing.T) {

@@ -27,21 +27,25 @@ func (e *waitError) Error() string { return e.reason + ": " + e.message }
 // beginStart runs the next attempt beside the worker.
 func (w *worker) beginStart(c *containerState) {
 	c.starting = true
+	wanted, giveUp := context.WithCancel(w.ctx)
+	c.giveUp = giveUp
 	pod, spec, s, attempt := w.pod, w.spec(c.name), w.setup, c.next
 	w.beside(func(ctx context.Context) func() {
+		defer giveUp()
+		// Only the image is given up: from then on the start takes no longer than a stop, and has things to leave behind.
+		if failure := w.ensureImage(wanted, pod, spec); failure != nil {
+			return func() { w.startDone(c, nil, failure) }
+		}
 		started, failure := w.start(ctx, pod, spec, s, attempt)
 		return func() { w.startDone(c, started, failure) }
 	})
 }
 
-// start makes one attempt: image, root file system, then, as soon as the
-// pod's namespaces and volumes exist, the container; it is let go when the
-// network is up.
+// start makes one attempt with an image that is there: root file system, then,
+// as soon as the pod's namespaces and volumes exist, the container; it is let
+// go when the network is up.
 func (w *worker) start(ctx context.Context, pod *corev1.Pod, spec *corev1.Container, s *setup, attempt int) (*runtime.Container, *waitError) {
 	rt := w.pods.cfg.Runtime
-	if failure := w.ensureImage(ctx, pod, spec); failure != nil {
-		return nil, failure
-	}
 	prepared, err := rt.Prepare(ctx, w.uid, spec.Image)
 	if err != nil {
 		return nil, w.startFailed(ctx, spec.Name, reasonCreateError, err)

@@ -22,6 +22,7 @@ func (w *worker) stopAll(grace time.Duration) (allEnded bool) {
 	allEnded, mainsEnded := true, true
 	for _, c := range w.containers {
 		if c.starting {
+			c.giveUp()
 			allEnded = false // its result comes, and then it is stopped
 			mainsEnded = mainsEnded && c.role != roleMain
 		}
@@ -48,7 +49,7 @@ func (w *worker) beginStop(c *containerState, grace time.Duration, why string) {
 	if c.stopping || !c.running() {
 		return
 	}
-	c.stopping, c.deadline = true, time.Now().Add(grace)
+	c.stopping, c.grace, c.deadline = true, grace, time.Now().Add(grace)
 	c.stopProbes()
 	c.ready = false
 	w.withdrawFor(c.name)
@@ -79,24 +80,20 @@ func (w *worker) beginStop(c *containerState, grace time.Duration, why string) {
 	})
 }
 
-// shorten ends a grace period that a later deletion made shorter.
+// shorten ends a grace period that a later deletion made shorter. It counts
+// from now, as the kubelet does: the deletion's timestamp has no fractions of a
+// second, and counting to it would take up to one away from the container.
 func (w *worker) shorten(c *containerState, grace time.Duration) {
-	until := w.graceEnd(grace)
+	if grace >= c.grace {
+		return
+	}
+	c.grace = grace
+	until := time.Now().Add(grace)
 	if !until.Before(c.deadline) {
 		return
 	}
 	c.deadline = until
-	hurry := c.hurry
-	time.AfterFunc(time.Until(until), hurry)
-}
-
-// graceEnd counts the grace period from the deletion, where there is one.
-func (w *worker) graceEnd(grace time.Duration) time.Time {
-	if d := w.pod.DeletionTimestamp; d != nil {
-		// The timestamp is the end of the period, not the request.
-		return d.Time
-	}
-	return time.Now().Add(grace)
+	time.AfterFunc(grace, c.hurry)
 }
 
 func (w *worker) stopDone(c *containerState, id string, err error) {

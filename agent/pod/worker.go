@@ -77,7 +77,9 @@ type containerState struct {
 	last     *runtime.Container // the exited attempt before it
 	next     int                // number of the next attempt
 	starting bool
+	giveUp   context.CancelFunc // ends the wait for the image of the start under way
 	stopping bool
+	grace    time.Duration      // the shortest asked for while stopping
 	deadline time.Time          // end of the grace period while stopping
 	hurry    context.CancelFunc // ends it at once
 
