@@ -21,6 +21,8 @@ func newImageCommand(config genericclioptions.RESTClientGetter, streams generici
 	command := &cobra.Command{
 		Use:   "image COMMAND",
 		Short: "Load an image onto the nodes without a registry",
+		Args:  cobra.NoArgs,
+		RunE:  showHelp,
 	}
 	var nodes []string
 	load := &cobra.Command{
@@ -32,7 +34,7 @@ func newImageCommand(config genericclioptions.RESTClientGetter, streams generici
 		Example: templates.Examples(`
 			skep image load bin/images/echo.tar
 			docker save my/app:1 -o app.tar && skep image load app.tar --node node1`),
-		Args: cobra.ExactArgs(1),
+		Args: one("image archive"),
 		RunE: func(command *cobra.Command, args []string) error {
 			rest, err := config.ToRESTConfig()
 			if err != nil {

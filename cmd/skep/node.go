@@ -33,6 +33,8 @@ func newNodeCommand(streams genericiooptions.IOStreams) *cobra.Command {
 
 			# See a host's service maps
 			skep node exec node1 -- ls /sys/fs/bpf/skep`),
+		Args: cobra.NoArgs,
+		RunE: showHelp,
 	}
 	command.PersistentFlags().StringVar(&n.name, "name", cluster.DefaultName, "Name of the cluster")
 	command.PersistentFlags().StringVar(&n.dir, "dir", "", "State folder of the cluster; $HOME/.skep/NAME if empty")
@@ -72,7 +74,7 @@ func (n *nodeCommand) find(name string) (*cluster.Node, error) {
 
 func (n *nodeCommand) verb(name, short, done string, act func(*cluster.Node, context.Context) error) *cobra.Command {
 	return &cobra.Command{
-		Use: name + " NODE", Short: short, Args: cobra.ExactArgs(1),
+		Use: name + " NODE", Short: short, Args: one("node"),
 		RunE: func(command *cobra.Command, args []string) error {
 			node, err := n.find(args[0])
 			if err != nil {

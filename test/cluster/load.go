@@ -7,6 +7,8 @@ import (
 	"io"
 	"sync"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 )
 
@@ -40,9 +42,20 @@ func loadImage(ctx context.Context, client kubernetes.Interface, node string, op
 		Resource("nodes").Name(node).SubResource("proxy").Suffix("images/load").
 		SetHeader("Content-Type", "application/x-tar").
 		Body(io.Reader(archive)).Do(ctx)
-	body, err := result.Raw()
-	if err != nil && len(body) > 0 {
-		return fmt.Errorf("%w: %s", err, body)
+	return agentsWords(result.Error())
+}
+
+// agentsWords takes what an agent said out of an error: it answers in plain text, in place of which client-go tells what
+// the status code means.
+func agentsWords(err error) error {
+	var answer apierrors.APIStatus
+	if !errors.As(err, &answer) || answer.Status().Details == nil {
+		return err
+	}
+	for _, cause := range answer.Status().Details.Causes {
+		if cause.Type == metav1.CauseTypeUnexpectedServerResponse {
+			return errors.New(cause.Message)
+		}
 	}
 	return err
 }
