@@ -40,6 +40,14 @@ type objectPatch struct {
 	warned bool
 }
 
+// patchOperation is what a JSON patch is a list of. The name is seen by clients whose patch is no list.
+type patchOperation struct {
+	Op    string `json:"op"`
+	Path  string `json:"path"`
+	From  string `json:"from"`
+	Value any    `json:"value"`
+}
+
 // readPatch reads and checks everything about a patch that does not depend on the object.
 func readPatch(w http.ResponseWriter, c *call) (*objectPatch, error) {
 	mediaType, _, err := mime.ParseMediaType(c.Header.Get("Content-Type"))
@@ -133,12 +141,7 @@ func (p *objectPatch) applyJSON(before []byte) (after []byte, flaws []error, err
 		}
 		return after, flaws, nil
 	}
-	var shape []struct {
-		Op    string `json:"op"`
-		Path  string `json:"path"`
-		From  string `json:"from"`
-		Value any    `json:"value"`
-	}
+	var shape []patchOperation
 	if flaws, err = kjson.UnmarshalStrict(p.body, &shape); err != nil {
 		return nil, nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/skep-io/skep/controlplane/resource"
@@ -184,9 +185,12 @@ func methodNotAllowed(c *call) error {
 	return apierrors.NewMethodNotSupported(c.groupResource(), c.verb)
 }
 
-// notFound is the answer for a path that names no resource.
+// notFound is the answer for a path that names no resource. Its details are empty, but there: from them clients tell a
+// missing resource from a missing object, and kubectl debug does so without looking whether there are any.
 func notFound() error {
-	return statusError(http.StatusNotFound, "NotFound", "the server could not find the requested resource")
+	err := statusError(http.StatusNotFound, metav1.StatusReasonNotFound, "the server could not find the requested resource")
+	err.ErrStatus.Details = &metav1.StatusDetails{}
+	return err
 }
 
 // servePublic answers what needs no certificate.
