@@ -10,6 +10,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 )
 
 func TestAnonymous(t *testing.T) {
@@ -131,4 +132,41 @@ func second(_ any, err error) error { return err }
 
 func newLease(name string) *coordinationv1.Lease {
 	return &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: name}}
+}
+
+// A request on behalf of somebody has that one's rights and no more, and only the administrator may make one.
+func TestImpersonation(t *testing.T) {
+	ns := namespace(t)
+	agent, _ := shared.node(t, "impersonate-1")
+	as := func(pairs ...string) http.Header {
+		header := http.Header{}
+		for i := 0; i < len(pairs); i += 2 {
+			header.Add(pairs[i], pairs[i+1])
+		}
+		return header
+	}
+	maps := "/api/v1/namespaces/" + ns + "/configmaps"
+	for _, test := range []struct {
+		who    *rest.Config
+		path   string
+		header http.Header
+		code   int
+		text   string
+	}{
+		{shared.config, maps, as("Impersonate-User", "bob"), 403, `configmaps is forbidden: User \"bob\" cannot list resource \"configmaps\"`},
+		{shared.config, "/apis", as("Impersonate-User", "bob"), 200, "APIGroupList"},
+		{shared.config, maps, as("Impersonate-User", "bob", "Impersonate-Group", "system:masters"), 200, "ConfigMapList"},
+		{shared.config, "/api/v1/services", as("Impersonate-User", "system:node:x", "Impersonate-Group", "system:nodes"), 200, "ServiceList"},
+		{shared.config, maps, as("Impersonate-User", "system:node:x", "Impersonate-Group", "system:nodes"), 403, "forbidden"},
+		{shared.config, maps, as("Impersonate-Group", "system:masters"), 400, "without a user"},
+		{shared.config, maps, as("Impersonate-Extra-Scopes", "x"), 400, "without a user"},
+		{agent, "/api/v1/services", as("Impersonate-User", "skep:admin", "Impersonate-Group", "system:masters"), 403,
+			`users \"skep:admin\" is forbidden: User \"system:node:impersonate-1\" cannot impersonate resource \"users\"`},
+		{shared.anonymous(), maps, as("Impersonate-User", "skep:admin", "Impersonate-Group", "system:masters"), 401, "Unauthorized"},
+	} {
+		response, body := shared.raw(t, test.who, "GET", test.path, test.header, "")
+		if response.StatusCode != test.code || !strings.Contains(string(body), test.text) {
+			t.Errorf("%s as %v: %s %s, want %d %s", test.path, test.header, response.Status, body, test.code, test.text)
+		}
+	}
 }

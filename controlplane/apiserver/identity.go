@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/skep-io/skep/controlplane/pki"
@@ -27,6 +28,31 @@ func authenticate(r *http.Request) (identity, error) {
 	}
 	return identity{name: subject.CommonName, groups: subject.Organization}, nil
 }
+
+// impersonate returns who the request says it is to be treated as: the client itself, or whoever the administrator names in
+// the headers that kubectl --as writes. Nobody else may name anyone. The headers are used up.
+func impersonate(id identity, header http.Header) (identity, error) {
+	name, groups := header.Get(authenticationv1.ImpersonateUserHeader), header.Values(authenticationv1.ImpersonateGroupHeader)
+	asked := false
+	for key := range header {
+		if strings.HasPrefix(key, impersonatePrefix) {
+			asked = true
+			header.Del(key)
+		}
+	}
+	switch {
+	case !asked:
+		return id, nil
+	case name == "":
+		return identity{}, apierrors.NewBadRequest("the request asks for a group, UID or extra to be impersonated without a user: name one with Impersonate-User (kubectl --as)")
+	case !id.master():
+		return identity{}, forbidden(id, attributes{target: target{resource: "users", name: name}, verb: "impersonate"}, "")
+	}
+	return identity{name: name, groups: groups}, nil
+}
+
+// impersonatePrefix begins the headers that ask for a request to be treated as somebody else's, as net/http writes it.
+const impersonatePrefix = "Impersonate-"
 
 func (id identity) master() bool { return slices.Contains(id.groups, pki.MastersGroup) }
 

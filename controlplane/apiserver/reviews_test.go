@@ -96,12 +96,15 @@ func TestKubectlAuth(t *testing.T) {
 	}{
 		{"auth whoami", []string{"skep:admin", "[system:masters system:authenticated]"}},
 		{"auth can-i create pods", []string{"yes\n"}},
+		{"auth whoami --as=bob --as-group=crew", []string{"bob", "[crew system:authenticated]"}},
+		{"auth can-i create pods --as=bob", []string{"no"}},
+		{"auth can-i create pods --as=bob --as-group=system:masters", []string{"yes\n"}},
 		{"auth can-i get /metrics", []string{"yes\n"}},
 		{"auth can-i --list", []string{"*.*", "selfsubjectaccessreviews.authorization.k8s.io", "[/livez/*]"}},
 		{"api-resources -o name --verbs=create", []string{"selfsubjectreviews.authentication.k8s.io\n"}},
 	} {
 		out, err := kubectl(t, "", strings.Fields(step.args)...)
-		if err != nil {
+		if no := slices.Equal(step.want, []string{"no"}); (err != nil) != no {
 			t.Errorf("kubectl %s: %v\n%s", step.args, err, out)
 		}
 		for _, want := range step.want {

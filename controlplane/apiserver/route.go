@@ -49,6 +49,9 @@ func (s *Server) serve(w http.ResponseWriter, c *call) error {
 	if c.URL.Path == joinPath {
 		return s.join(w, c)
 	}
+	if c.id, err = impersonate(c.id, c.Header); err != nil {
+		return err
+	}
 	t, isResource := parseTarget(c.URL.Path)
 	c.target = t
 	c.verb = verbOf(c, isResource)
