@@ -31,8 +31,9 @@ func TestContainerdDies(t *testing.T) {
 	n := startNode(t)
 	stays := run(t, n, "uid1", "stays", func(c *runtime.ContainerConfig) { c.Command = []string{"sleep", "1000"} })
 	ends := run(t, n, "uid2", "ends", func(c *runtime.ContainerConfig) {
-		c.Command = []string{"sh", "-c", "trap 'exit 6' TERM; while true; do sleep 0.01; done"}
+		c.Command = []string{"sh", "-c", "trap 'exit 6' TERM; echo ready; while true; do sleep 0.01; done"}
 	})
+	awaitReady(t, n, ends.ID)
 	first := daemonPID(t, n)
 	if err := syscall.Kill(first, syscall.SIGKILL); err != nil {
 		t.Fatal(err)

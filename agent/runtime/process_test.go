@@ -6,6 +6,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/skep-io/skep/agent/runtime/runtimetest"
 )
 
 func signalPid(t testing.TB, pid int) {
@@ -28,4 +30,11 @@ func parentOf(t testing.TB, pid int) string {
 	}
 	t.Fatalf("process %d has no parent", pid)
 	return ""
+}
+
+// awaitReady returns when a script has said that it is ready. Before, its trap is not set, and the first process of a PID
+// namespace ignores what it has no handler for.
+func awaitReady(t testing.TB, n *runtimetest.Node, id string) {
+	t.Helper()
+	runtimetest.Eventually(t, "ready", func() bool { return n.Logs.Text(id) == "ready\n" })
 }

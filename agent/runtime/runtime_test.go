@@ -118,8 +118,9 @@ func TestAdoption(t *testing.T) {
 	n := startNode(t)
 	sleeper := run(t, n, "uid1", "sleeper", func(c *runtime.ContainerConfig) { c.Command = []string{"sleep", "1000"} })
 	ender := run(t, n, "uid1", "ender", func(c *runtime.ContainerConfig) {
-		c.Command = []string{"sh", "-c", "trap 'exit 5' TERM; while true; do sleep 0.01; done"}
+		c.Command = []string{"sh", "-c", "trap 'exit 5' TERM; echo ready; while true; do sleep 0.01; done"}
 	})
+	awaitReady(t, n, ender.ID)
 	half, err := n.Prepare(context.Background(), "uid2", testImage)
 	if err != nil {
 		t.Fatal(err)
