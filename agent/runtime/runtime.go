@@ -213,6 +213,7 @@ func (r *Runtime) adopt(ctx context.Context, first bool) error {
 	}
 	if first {
 		r.cfg.Logs.Retain(func(id string) bool { return present[id] })
+		r.retainStdin(present)
 	}
 	r.mu.Lock()
 	for id, record := range records {

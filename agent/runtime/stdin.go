@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 
@@ -36,6 +37,19 @@ func (r *Runtime) makeStdin(id string) (string, error) {
 		return "", fmt.Errorf("standard input %s: %w", path, err)
 	}
 	return path, nil
+}
+
+// retainStdin removes the inputs of all containers but those that are present:
+// what is left where containerd has lost a container, or the host its power.
+func (r *Runtime) retainStdin(present map[string]bool) {
+	entries, _ := os.ReadDir(filepath.Join(r.cfg.RunDir, "stdin")) // none before the first container with an input
+	for _, e := range entries {
+		if !present[e.Name()] {
+			if err := os.RemoveAll(r.stdinDir(e.Name())); err != nil {
+				slog.Warn("standard input's FIFO stays", "container", e.Name(), "err", err)
+			}
+		}
+	}
 }
 
 // Stdin is a client's end of a container's standard input. Writing waits for

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"io"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -143,8 +145,15 @@ func TestInputOutlivesClientsAndAgent(t *testing.T) {
 	second.in.Close() // ends this session, not the container's input
 	second.ends()
 
+	lost := filepath.Join(f.node.Config.RunDir, "stdin", "lost")
+	if err := os.Mkdir(lost, 0o700); err != nil {
+		t.Fatal(err)
+	}
 	f.node.Disconnect()
 	f.node.Connect()
+	if _, err := os.Stat(lost); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the input of a container that is gone: %v", err)
+	}
 	if c := f.node.Containers(); len(c) != 1 || !c[0].Stdin || c[0].StdinOnce || c[0].State != runtime.Running {
 		t.Fatalf("adopted %+v", c)
 	}
