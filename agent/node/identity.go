@@ -179,7 +179,10 @@ func (i *Identity) load() error {
 	if hash, _, err := parseToken(i.cfg.Token); err == nil && !matchesHash(caPEM, hash) {
 		return errors.New("it is another cluster's")
 	}
-	return i.use(certPEM, caPEM)
+	if err := i.use(certPEM, caPEM); err != nil {
+		return fmt.Errorf("%s with %s: %w", i.CertFile(), filepath.Base(i.CAFile()), err)
+	}
+	return nil
 }
 
 func (i *Identity) use(certPEM, caPEM []byte) error {

@@ -225,3 +225,19 @@ func TestJoinWaitsForTheServer(t *testing.T) {
 		t.Errorf("%v, want to be still trying", err)
 	}
 }
+
+func TestDamagedCertificateIsNamed(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "pki"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"node.crt", "node.key", "ca.crt"} {
+		if err := os.WriteFile(filepath.Join(dir, "pki", name), []byte("damaged"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := OpenIdentity(t.Context(), IdentityConfig{Server: "https://127.0.0.1:1", NodeName: "n", StateDir: dir})
+	if err == nil || !strings.Contains(err.Error(), filepath.Join(dir, "pki", "node.crt")) || !strings.Contains(err.Error(), "--token") {
+		t.Errorf("error %v: want one that names the file and says what to do", err)
+	}
+}
