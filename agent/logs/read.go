@@ -13,13 +13,22 @@ import (
 	"slices"
 	"time"
 
-	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 )
 
 // Read copies a container's log, rotated files first, to out and (what the container wrote to standard error) errOut, as opts
 // selects. With Follow it goes on until the log is sealed, ctx ends or LimitBytes is reached.
 func Read(ctx context.Context, path string, opts corev1.PodLogOptions, out, errOut io.Writer) error {
+	return copyLog(ctx, path, opts, out, errOut, func() {})
+}
+
+// Follow copies what is written to a container's log from now on, until the log is sealed or ctx ends. It calls begun when all
+// that is written afterwards will be copied.
+func Follow(ctx context.Context, path string, out, errOut io.Writer, begun func()) error {
+	return copyLog(ctx, path, corev1.PodLogOptions{Follow: true, TailLines: new(int64)}, out, errOut, begun)
+}
+
+func copyLog(ctx context.Context, path string, opts corev1.PodLogOptions, out, errOut io.Writer, begun func()) error {
 	r, err := newReader(path, opts, out, errOut)
 	if err != nil {
 		return err
@@ -36,6 +45,7 @@ func Read(ctx context.Context, path string, opts corev1.PodLogOptions, out, errO
 	if err := r.start(opts.TailLines); err != nil {
 		return err
 	}
+	begun()
 	for {
 		// Order: whether there is more to come must be asked before the last look, else what came between is missed.
 		newest, sealed, err := r.position()
@@ -355,38 +365,4 @@ func (b *backward) previous() (line []byte, start int64, err error) {
 		}
 		b.buf = slices.Concat(block, b.buf)
 	}
-}
-
-// changes reports changes in a folder.
-type changes struct {
-	f    *os.File
-	stop func() bool
-	buf  [4096]byte
-}
-
-func watchDir(ctx context.Context, dir string) (*changes, error) {
-	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
-	if err != nil {
-		return nil, fmt.Errorf("watch log: %w", err)
-	}
-	f := os.NewFile(uintptr(fd), "inotify")
-	mask := uint32(unix.IN_MODIFY | unix.IN_ATTRIB | unix.IN_CREATE | unix.IN_MOVED_FROM | unix.IN_MOVED_TO | unix.IN_DELETE | unix.IN_DELETE_SELF)
-	if _, err := unix.InotifyAddWatch(fd, dir, mask); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("watch %s: %w", dir, err)
-	}
-	c := &changes{f: f}
-	c.stop = context.AfterFunc(ctx, func() { f.Close() })
-	return c, nil
-}
-
-// wait returns after at least one change.
-func (c *changes) wait() error {
-	_, err := c.f.Read(c.buf[:])
-	return err
-}
-
-func (c *changes) close() {
-	c.stop()
-	c.f.Close()
 }

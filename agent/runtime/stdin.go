@@ -17,10 +17,7 @@ import (
 // for reading, and for writing until CloseStdin. So input stays open while no
 // client is attached and while no agent runs, and clients come and go by
 // opening the FIFO. It lies in a folder that lives as long as the task.
-const (
-	stdinFIFO     = "fifo"
-	stdinAttached = "attached" // somebody has been attached
-)
+const stdinFIFO = "fifo"
 
 // ErrStdinClosed means that a container's standard input has ended.
 var ErrStdinClosed = errors.New("standard input is closed")
@@ -52,16 +49,9 @@ func (r *Runtime) retainStdin(present map[string]bool) {
 	}
 }
 
-// Stdin is a client's end of a container's standard input. Writing waits for
-// the container to read; Close ends a write that waits.
-type Stdin struct {
-	*os.File
-	First bool // nobody was attached to this container before
-}
-
-// OpenStdin connects to a running container's standard input. Closing it
-// again does not end the input.
-func (r *Runtime) OpenStdin(id string) (*Stdin, error) {
+// OpenStdin connects to a running container's standard input. Writing waits
+// for the container to read; Close ends a write that waits, and not the input.
+func (r *Runtime) OpenStdin(id string) (*os.File, error) {
 	path := filepath.Join(r.stdinDir(id), stdinFIFO)
 	f, err := os.OpenFile(path, os.O_WRONLY|unix.O_NONBLOCK, 0)
 	if errors.Is(err, unix.ENXIO) || errors.Is(err, os.ErrNotExist) {
@@ -70,11 +60,7 @@ func (r *Runtime) OpenStdin(id string) (*Stdin, error) {
 	if err != nil {
 		return nil, fmt.Errorf("standard input of container %s: %w", id, err)
 	}
-	mark, err := os.OpenFile(filepath.Join(r.stdinDir(id), stdinAttached), os.O_CREATE|os.O_EXCL, 0o600)
-	if err == nil {
-		mark.Close()
-	}
-	return &Stdin{File: f, First: err == nil}, nil
+	return f, nil
 }
 
 // CloseStdin lets the container find the end of its input once all clients

@@ -10,10 +10,9 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
-	"k8s.io/utils/ptr"
 
 	"github.com/skep-io/skep/agent/logs"
 	"github.com/skep-io/skep/agent/runtime"
@@ -45,7 +44,7 @@ type attacher struct {
 // AttachContainer implements remotecommand.Attacher: it connects a client to a running container until the container ends, the
 // client leaves, or the client's input ends and the container's does not end with it.
 //
-// Output is taken from the container's log as it is written: clients read at their own pace, and none can hold up the
+// Output is taken from the container's log as it is written, from now on (kubectl run shows what was before): clients read at their own pace, and none can hold up the
 // container or another client.
 func (a *attacher) AttachContainer(ctx context.Context, _, _, _ string, in io.Reader, out, errOut io.WriteCloser, _ bool, resize <-chan remotecommand.TerminalSize) error {
 	ctx, cancel := context.WithCancel(ctx)
@@ -54,7 +53,7 @@ func (a *attacher) AttachContainer(ctx context.Context, _, _, _ string, in io.Re
 	if c.Terminal {
 		go a.resize(ctx, sizes(ctx, resize))
 	}
-	show := corev1.PodLogOptions{Follow: true, TailLines: ptr.To[int64](0)}
+	begun := func() {}
 	if a.wanted.Stdin {
 		stdin, err := a.openStdin(out, errOut)
 		if err != nil {
@@ -62,24 +61,24 @@ func (a *attacher) AttachContainer(ctx context.Context, _, _, _ string, in io.Re
 		}
 		if stdin != nil {
 			defer stdin.Close() // ends a write that the container does not read
-			if stdin.First && c.StdinOnce {
-				show.TailLines = nil // this client is the one that the container was started for: it sees the first prompt too
+			// Only then, so that the client sees the answer to the first that it sends.
+			begun = func() {
+				go func() {
+					if a.send(stdin, in); !a.endsInput() {
+						cancel()
+					}
+				}()
 			}
-			go func() {
-				if a.send(stdin, in); !a.endsInput() {
-					cancel()
-				}
-			}()
 		}
 	}
-	if err := logs.Read(ctx, c.LogPath, show, orNone(out), orNone(errOut)); err != nil {
+	if err := logs.Follow(ctx, c.LogPath, orNone(out), orNone(errOut), begun); err != nil {
 		return fmt.Errorf("follow the output of container %s: %w", c.Name, err)
 	}
 	return nil
 }
 
 // openStdin connects to the container's input. A client that wants to type where that is not possible is told and may watch.
-func (a *attacher) openStdin(out, errOut io.Writer) (*runtime.Stdin, error) {
+func (a *attacher) openStdin(out, errOut io.Writer) (*os.File, error) {
 	notice := ""
 	if !a.container.Stdin {
 		notice = "This container has no standard input (stdin: true in its specification): what you type goes nowhere.\r\n"
@@ -104,8 +103,8 @@ func (a *attacher) openStdin(out, errOut io.Writer) (*runtime.Stdin, error) {
 func (a *attacher) endsInput() bool { return a.container.StdinOnce && !a.container.Terminal }
 
 // send copies what the client types until the client or the container has enough of it.
-func (a *attacher) send(stdin *runtime.Stdin, in io.Reader) {
-	_, err := io.Copy(stdin.File, in)
+func (a *attacher) send(stdin *os.File, in io.Reader) {
+	_, err := io.Copy(stdin, in)
 	if err = errors.Join(err, stdin.Close()); err != nil {
 		slog.Debug("client's input cut short", "container", a.container.ID, "error", err) // it or the container left
 	}

@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"slices"
 	"time"
 
@@ -43,7 +44,7 @@ type Pods interface {
 // Runtime runs commands, connects to what containers read, and takes images.
 type Runtime interface {
 	Containers() []runtime.Container
-	OpenStdin(id string) (*runtime.Stdin, error)
+	OpenStdin(id string) (*os.File, error)
 	CloseStdin(ctx context.Context, id string) error
 	Resize(ctx context.Context, id string, size runtime.Size) error
 	Exec(ctx context.Context, id string, command []string, o runtime.ExecOptions) (int, error)
