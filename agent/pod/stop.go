@@ -16,6 +16,9 @@ import (
 	"github.com/skep-io/skep/agent/runtime"
 )
 
+// stopRetry is how long a stop that failed is not tried again.
+const stopRetry = time.Second
+
 // stopAll stops every container and says whether all have ended. Sidecars
 // outlive the main containers, as the pod API promises.
 func (w *worker) stopAll(grace time.Duration) (allEnded bool) {
@@ -76,6 +79,14 @@ func (w *worker) beginStop(c *containerState, grace time.Duration, why string) {
 		// signal, as the kubelet grants.
 		rest := max(grace-time.Since(began), 2*time.Second)
 		err := w.pods.cfg.Runtime.Stop(w.ctx, id, rest, hurry.Done())
+		if err != nil {
+			// The worker tries again at once when it hears of the failure, and
+			// containerd that is away fails at once.
+			select {
+			case <-time.After(stopRetry):
+			case <-w.ctx.Done():
+			}
+		}
 		return func() { w.stopDone(c, id, err) }
 	})
 }
