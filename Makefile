@@ -42,12 +42,12 @@ test: NEEDED := systemd-analyze:systemd
 test: deps build
 	@test "$$(id -u)" -eq 0 || { echo "test: must be root, as Skep itself: run it with sudo" >&2; exit 1; }
 	@go build -o bin/report ./test/report
-	@units=$$(go list ./... | grep -v -e /test/ -e /internal_probe) && \
+	@units=$$(go list ./... | grep -v /test/) && \
 	{ go test -json -count=1 -timeout 10m $$units; \
 	  go test -json -count=1 -timeout 20m -p 1 $(CLUSTER_TESTS); } 2>&1 | bin/report
 
 bench: deps build
-	@go test -run '^$$' -bench . -count=1 -timeout 60m $$(go list ./... | grep -v /internal_probe)
+	@go test -run '^$$' -bench . -count=1 -timeout 60m $$(go list ./...)
 
 lint:
 	@.ci/lint
