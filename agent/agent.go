@@ -19,7 +19,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
@@ -378,24 +377,5 @@ func (p *parts) close() {
 		if err := p.runtime.Close(); err != nil {
 			slog.Error("connection to containerd not closed", "error", err)
 		}
-	}
-}
-
-// lockHost keeps a second agent off the folder; one that is just ending is waited for.
-func lockHost(runDir string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(runDir, "agent.lock"), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("agent's lock: %w", err)
-	}
-	for deadline := time.Now().Add(10 * time.Second); ; {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return f, nil
-		}
-		if time.Now().After(deadline) {
-			f.Close()
-			return nil, fmt.Errorf("another skep-agent uses %s: stop it first", runDir)
-		}
-		time.Sleep(50 * time.Millisecond)
 	}
 }

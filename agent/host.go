@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"k8s.io/client-go/kubernetes"
@@ -175,4 +176,23 @@ func writePodCIDR(cfg Config, p netip.Prefix) error {
 		return fmt.Errorf("keep the node's pod range: %w", err)
 	}
 	return nil
+}
+
+// lockHost keeps a second agent off the folder; one that is just ending is waited for.
+func lockHost(runDir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(runDir, "agent.lock"), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("agent's lock: %w", err)
+	}
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return f, nil
+		}
+		if time.Now().After(deadline) {
+			f.Close()
+			return nil, fmt.Errorf("another skep-agent uses %s: stop it first", runDir)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
 }
