@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -201,7 +200,12 @@ func TestLogsOfNowBeforeAndToTheEnd(t *testing.T) {
 func TestPortForwardReachesThePodsLoopback(t *testing.T) {
 	f := newFixture(t)
 	f.load()
-	f.run(0, false, "while :; do nc -l -p 8080 -e echo inside; done")
+	// The server listens when its first process ends; a client that comes before is refused, and gives up for good.
+	f.run(0, false, "mkdir /www; echo inside >/www/index.html; httpd -p 127.0.0.1:8080 -h /www; echo up; sleep 1000")
+	runtimetest.Eventually(t, "the pod listens", func() bool {
+		_, text := f.do(f.apiserver(), "GET", "/containerLogs/default/pod/main", nil)
+		return text == "up\n"
+	})
 	transport, upgrader, err := spdy.RoundTripperFor(f.apiserver())
 	if err != nil {
 		t.Fatal(err)
@@ -226,16 +230,14 @@ func TestPortForwardReachesThePodsLoopback(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	runtimetest.Eventually(t, "an answer from the pod", func() bool {
-		conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", ports[0].Local))
-		if err != nil {
-			return false
-		}
-		defer conn.Close()
-		answer := make([]byte, 7)
-		_, err = io.ReadFull(conn, answer)
-		return err == nil && string(answer) == "inside\n"
-	})
+	resp, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/", ports[0].Local))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if answer, err := io.ReadAll(resp.Body); err != nil || string(answer) != "inside\n" {
+		t.Errorf("the pod answered %q, %v", answer, err)
+	}
 	close(stop)
 	if err := <-done; err != nil {
 		t.Error(err)
