@@ -25,11 +25,14 @@ const (
 type agents struct {
 	registry  *resource.Registry
 	transport *http.Transport
+	// fresh makes a connection for each request. A request with a body cannot be
+	// sent again when the kept connection turns out to be one to an agent that died.
+	fresh *http.Transport
 }
 
 func newAgents(registry *resource.Registry, authority *pki.PKI) *agents {
 	dialer := &net.Dialer{Timeout: agentDialTimeout, KeepAlive: 15 * time.Second}
-	return &agents{registry, &http.Transport{
+	kept := &http.Transport{
 		DialContext:         dialer.DialContext,
 		TLSClientConfig:     authority.AgentTLS(),
 		TLSHandshakeTimeout: agentDialTimeout,
@@ -37,7 +40,10 @@ func newAgents(registry *resource.Registry, authority *pki.PKI) *agents {
 		ForceAttemptHTTP2:   false,
 		MaxIdleConnsPerHost: 4,
 		IdleConnTimeout:     time.Minute,
-	}}
+	}
+	fresh := kept.Clone()
+	fresh.DisableKeepAlives = true
+	return &agents{registry: registry, transport: kept, fresh: fresh}
 }
 
 func (a *agents) close() { a.transport.CloseIdleConnections() }

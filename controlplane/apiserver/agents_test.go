@@ -116,6 +116,22 @@ func TestLogsAndNodeProxy(t *testing.T) {
 	}
 }
 
+// A body cannot be sent twice, so it must not go to a connection that was kept: the agent may have died since.
+func TestBodiesGoToFreshConnections(t *testing.T) {
+	serveAgent(t, "fresh-1", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		fmt.Fprintf(w, "%s from %s", body, r.RemoteAddr)
+	}))
+	seen := map[string]bool{}
+	for range 3 {
+		response, body := shared.raw(t, shared.config, "POST", "/api/v1/nodes/fresh-1/proxy/images/load", nil, "image")
+		if response.StatusCode != 200 || !strings.HasPrefix(string(body), "image from ") || seen[string(body)] {
+			t.Errorf("%s %q, seen before: %v", response.Status, body, seen[string(body)])
+		}
+		seen[string(body)] = true
+	}
+}
+
 // A log that is followed arrives line by line, and the agent learns when nobody reads any more.
 func TestFollowedLog(t *testing.T) {
 	ns := namespace(t)

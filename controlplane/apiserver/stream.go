@@ -104,7 +104,7 @@ func (s *Server) passThrough(w http.ResponseWriter, c *call, location *url.URL) 
 }
 
 func (s *Server) proxy(location *url.URL, upgrade bool) http.Handler {
-	handler := proxy.NewUpgradeAwareHandler(location, s.agents.transport, false, upgrade, proxyErrors{location.Host})
+	handler := proxy.NewUpgradeAwareHandler(location, s.agents.fresh, false, upgrade, proxyErrors{location.Host})
 	handler.UseLocationHost = true
 	return handler
 }
