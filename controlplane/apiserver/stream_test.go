@@ -62,11 +62,15 @@ func TestExec(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
 	var out, errOut bytes.Buffer
-	err = executor.StreamWithContext(ctx, remotecommand.StreamOptions{Stdin: strings.NewReader("input"), Stdout: &out, Stderr: &errOut})
-	if err != nil || out.String() != "p/c echo a b\ninput" || errOut.String() != "done" {
+	stream := func(e remotecommand.Executor) error {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		out.Reset()
+		errOut.Reset()
+		return e.StreamWithContext(ctx, remotecommand.StreamOptions{Stdin: strings.NewReader("input"), Stdout: &out, Stderr: &errOut})
+	}
+	if err := stream(executor); err != nil || out.String() != "p/c echo a b\ninput" || errOut.String() != "done" {
 		t.Errorf("exec: %q %q %v", out.String(), errOut.String(), err)
 	}
 	// Stock kubectl speaks a protocol over WebSocket that can end the input. Its two outputs come together, in no order.
@@ -81,10 +85,7 @@ func TestExec(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out.Reset()
-	errOut.Reset()
-	err = websocket.StreamWithContext(ctx, remotecommand.StreamOptions{Stdin: strings.NewReader("input"), Stdout: &out, Stderr: &errOut})
-	if err != nil || out.String() != "p/c echo a b\ninput" || errOut.String() != "done" {
+	if err := stream(websocket); err != nil || out.String() != "p/c echo a b\ninput" || errOut.String() != "done" {
 		t.Errorf("exec over WebSocket: %q %q %v", out.String(), errOut.String(), err)
 	}
 }
