@@ -73,14 +73,24 @@ func registryScope(s string) string {
 	return strings.TrimSuffix(strings.TrimSuffix(s, "/v1"), "/v2")
 }
 
+// defaultRegistry is where images come from whose name says no registry. Files of
+// credentials know it with "index." before it.
+var defaultRegistry = func() string {
+	named, err := reference.ParseNormalizedNamed("image")
+	if err != nil {
+		panic(err)
+	}
+	return reference.Domain(named)
+}()
+
 // find returns the credentials of the longest scope that covers the image.
 func (c Credentials) find(host, repository string) (Credential, bool) {
 	var best Credential
 	found := false
 	for _, candidate := range c {
 		scopeHost, path, _ := strings.Cut(candidate.Scope, "/")
-		if scopeHost == "index.docker.io" {
-			scopeHost = "docker.io"
+		if scopeHost == "index."+defaultRegistry {
+			scopeHost = defaultRegistry
 		}
 		covers := path == "" || repository == path || strings.HasPrefix(repository, path+"/")
 		if scopeHost == host && covers && (!found || len(candidate.Scope) > len(best.Scope)) {
