@@ -92,6 +92,10 @@ func isNamespace(path string) bool {
 	return unix.Statfs(path, &st) == nil && st.Type == unix.NSFS_MAGIC
 }
 
+// The main thread stays with the main goroutine: it cannot end with a goroutine
+// that has taken it to a pod's namespaces, and /proc/self would show them.
+func init() { goruntime.LockOSThread() }
+
 // makeNamespaces runs on a goroutine of its own and never unlocks its thread:
 // the thread carries the new namespaces and must end with the goroutine.
 func makeNamespaces(s Sandbox, c SandboxConfig) error {

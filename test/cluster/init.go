@@ -31,7 +31,7 @@ type hostConfig struct {
 
 const (
 	restartDelayMin = 100 * time.Millisecond
-	restartDelayMax = 10 * time.Second
+	restartDelayMax = time.Second
 	// An agent that ran this long was healthy: its next restart is quick again.
 	restartDelayReset = 10 * time.Second
 	// readyFD is where the first process says that the host is set up: it

@@ -73,6 +73,12 @@ func listNetns(pattern *regexp.Regexp) ([]string, error) {
 	return names, err
 }
 
+// The main thread stays with the main goroutine. It is the one that cannot end
+// with a goroutine, and what /proc/self shows is the main thread's: if a
+// goroutine took it to another namespace, the program would from then on see
+// that namespace's mounts as its own.
+func init() { runtime.LockOSThread() }
+
 // onOwnThread runs f on a thread that ends with it, so namespaces that f joins
 // never leak into other goroutines.
 func onOwnThread(f func() error) error {
