@@ -174,7 +174,8 @@ func (d *readOnly) Watch(client pb.Watch_WatchServer) error {
 	group.Go(func() error {
 		select {
 		case err := <-received:
-			cancel()
+			// Returning it ends the other half, after it: ended before, that half's
+			// Canceled could be what the client is told.
 			return err
 		case <-ctx.Done():
 			return ctx.Err()
