@@ -16,17 +16,22 @@ import (
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
+// createOptions reads the options of a POST from its query.
+func createOptions(c *call) (options metav1.CreateOptions, err error) {
+	if err := decodeOptions(c.query, &options); err != nil {
+		return options, err
+	}
+	return options, invalidOptions("CreateOptions", metavalidation.ValidateCreateOptions(&options))
+}
+
 // create answers POST on a collection.
 func (s *Server) create(w http.ResponseWriter, c *call) error {
 	o, err := negotiate(c.Request, c.query, true, false)
 	if err != nil {
 		return err
 	}
-	var options metav1.CreateOptions
-	if err := decodeOptions(c.query, &options); err != nil {
-		return err
-	}
-	if err := invalidOptions("CreateOptions", metavalidation.ValidateCreateOptions(&options)); err != nil {
+	options, err := createOptions(c)
+	if err != nil {
 		return err
 	}
 	obj, err := s.readObject(w, c, options.FieldValidation)

@@ -16,11 +16,8 @@ import (
 
 // bind answers POST on bindings and on a pod's binding: it puts a pod on a node.
 func (s *Server) bind(w http.ResponseWriter, c *call) error {
-	var options metav1.CreateOptions
-	if err := decodeOptions(c.query, &options); err != nil {
-		return err
-	}
-	if err := invalidOptions("CreateOptions", metavalidation.ValidateCreateOptions(&options)); err != nil {
+	options, err := createOptions(c)
+	if err != nil {
 		return err
 	}
 	body, err := readBody(c.Request)

@@ -9,7 +9,6 @@ import (
 	authorizationv1 "k8s.io/api/authorization/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -55,11 +54,8 @@ func (s *Server) serveSelfReview(w http.ResponseWriter, c *call, review *selfRev
 		if err != nil {
 			return err
 		}
-		var options metav1.CreateOptions
-		if err := decodeOptions(c.query, &options); err != nil {
-			return err
-		}
-		if err := invalidOptions("CreateOptions", metavalidation.ValidateCreateOptions(&options)); err != nil {
+		options, err := createOptions(c)
+		if err != nil {
 			return err
 		}
 		body, err := readBody(c.Request)
