@@ -1,0 +1,222 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#ifndef SKEP_FLOW_H
+#define SKEP_FLOW_H
+
+/* Per-packet connections: what became of the first packet is done to the next.
+ *
+ *   forward  client, frontend (scope)         -> backend
+ *   reverse  client, backend (SCOPE_REVERSE)  -> frontend
+ *
+ * A forward key is the packet's own source and destination. The reverse entry
+ * exists where the backend's answers have to be given the frontend's address,
+ * which is the node that delivers to it. Both expire by `used`; the map's LRU
+ * only bounds their number.
+ *
+ * Includes before this: packet.h, maps.h. */
+
+/* Key scope of reverse entries, beside enum frontend_scope. */
+enum flow_scope {
+	SCOPE_REVERSE = 2,
+};
+
+enum flow_flags {
+	FLOW_LOCAL = 1,       /* the backend lives on this node */
+	FLOW_SNAT = 2,        /* packets also get flow->source as their source */
+	FLOW_ESTABLISHED = 4, /* TCP: more than a SYN was seen */
+	FLOW_CLOSING = 8,     /* TCP: FIN or RST was seen; a SYN starts anew */
+};
+
+enum flow_capacity {
+	CAPACITY_FLOWS = 131072,
+};
+
+enum flow_timeout {
+	FLOW_SECONDS_UDP = 120,
+	FLOW_SECONDS_TCP_OPENING = 120, /* longer than SYNs are repeated */
+	FLOW_SECONDS_TCP = 86400,
+	FLOW_SECONDS_TCP_CLOSING = 60,
+	/* `used` is written at most this often, and the reverse entry renewed:
+	 * a flow that only the client speaks on keeps both. */
+	FLOW_SECONDS_RENEWAL = 1,
+};
+
+/* 40 bytes, named as in a packet from the client. Of a reverse key destination
+ * is the backend and its scope SCOPE_REVERSE. source.scope is 0. */
+struct flow_key {
+	struct endpoint source;
+	struct endpoint destination;
+};
+
+struct flow {
+	struct endpoint peer;   /* forward: the backend; reverse: the frontend */
+	struct endpoint source; /* with FLOW_SNAT. Forward: this node's address and
+				 * port; reverse: the client */
+	__u32 backend;          /* id */
+	__u32 serial;           /* of the backend: a reused id is another backend */
+	__u32 node;             /* of the backend; 0: none */
+	__u32 service;
+	__u32 flags; /* enum flow_flags */
+	__u32 pad;
+	__u64 used; /* bpf_ktime_get_coarse_ns */
+};
+
+SKEP_MAP(skep_flows, BPF_MAP_TYPE_LRU_HASH, struct flow_key, struct flow,
+	 CAPACITY_FLOWS, 0);
+
+static __always_inline __u64 flow_lifetime(const struct flow *flow, __u8 protocol)
+{
+	__u64 seconds = FLOW_SECONDS_UDP;
+
+	if (protocol != PROTOCOL_UDP) {
+		if (flow->flags & FLOW_CLOSING)
+			seconds = FLOW_SECONDS_TCP_CLOSING;
+		else if (protocol == PROTOCOL_SCTP ||
+			 flow->flags & FLOW_ESTABLISHED)
+			seconds = FLOW_SECONDS_TCP;
+		else
+			seconds = FLOW_SECONDS_TCP_OPENING;
+	}
+	return seconds * NANOSECONDS;
+}
+
+static __always_inline bool flow_expired(const struct flow *flow, __u8 protocol,
+					 __u64 now)
+{
+	__s64 idle = now - flow->used; /* negative: written by another CPU since */
+
+	return idle > (__s64)flow_lifetime(flow, protocol);
+}
+
+/* Notes what a packet of the flow says about it. */
+static __always_inline void touch_flow(struct flow *flow, __u8 protocol,
+				       __u8 tcp_flags, __u64 now)
+{
+	__u32 flags = flow->flags;
+
+	if (protocol == PROTOCOL_TCP) {
+		if (tcp_flags & (TCP_FIN | TCP_RST))
+			flags |= FLOW_CLOSING;
+		if (!(tcp_flags & TCP_SYN))
+			flags |= FLOW_ESTABLISHED;
+		if (flags != flow->flags)
+			flow->flags = flags;
+	}
+	if (now - flow->used > (__u64)FLOW_SECONDS_RENEWAL * NANOSECONDS)
+		flow->used = now;
+}
+
+/* The flow of a packet from the client to a frontend, or NULL: none, or one that
+ * has expired or that this packet, a SYN after the end, begins anew. The
+ * backend still has to be checked with backend_of. The key is header's first 40
+ * bytes; destination.scope names the scope. */
+static __always_inline struct flow *lookup_forward(struct header *header,
+						   enum frontend_scope scope,
+						   __u64 now)
+{
+	struct flow *flow;
+
+	header->destination.scope = scope;
+	flow = bpf_map_lookup_elem(&skep_flows, (struct flow_key *)header);
+	if (!flow)
+		return NULL;
+	if ((flow->flags & FLOW_CLOSING) && (header->tcp_flags & TCP_SYN))
+		return NULL;
+	if (flow_expired(flow, header->protocol, now))
+		return NULL;
+	return flow;
+}
+
+/* The record of the flow's backend while it is the one that the flow was made
+ * for; NULL: it is gone, or on a node that is down. A draining backend is not. */
+static __always_inline struct backend *backend_of(const struct flow *flow)
+{
+	__u32 id = flow->backend;
+	struct backend *backend = bpf_map_lookup_elem(&skep_backends, &id);
+
+	if (!backend || backend->serial != flow->serial ||
+	    backend->service != flow->service ||
+	    !same_address(&backend->key.addr, &flow->peer.addr) ||
+	    backend->key.port != flow->peer.port || node_down(backend->node))
+		return NULL;
+	return backend;
+}
+
+/* The reverse key of packets between a client and a backend. */
+static __always_inline void reverse_key(struct flow_key *key,
+					const struct endpoint *client,
+					const struct endpoint *backend)
+{
+	key->source = *client;
+	key->source.scope = 0;
+	key->destination = *backend;
+	key->destination.scope = SCOPE_REVERSE;
+}
+
+/* What a packet from `from`, a backend, to `to`, a client, answers; NULL: it is
+ * not an answer. flow->peer is the frontend, flow->source the client's own
+ * endpoint if FLOW_SNAT. Endpoints carry the protocol. Touch it with
+ * touch_flow. */
+static __always_inline struct flow *lookup_reverse(const struct endpoint *from,
+						   const struct endpoint *to,
+						   __u64 now)
+{
+	struct flow_key key;
+	struct flow *flow;
+
+	reverse_key(&key, to, from);
+	flow = bpf_map_lookup_elem(&skep_flows, &key);
+	if (!flow || flow_expired(flow, from->protocol, now))
+		return NULL;
+	return flow;
+}
+
+enum remembered {
+	REMEMBERED,
+	REMEMBER_COLLISION, /* another frontend leads this client's port to this
+			     * backend: answers could not be told apart */
+	REMEMBER_FULL,      /* the map took no entry */
+};
+
+/* Writes the reverse entry of a flow, of which `flow` is the forward value, or
+ * renews it. */
+static __always_inline enum remembered
+remember_reverse(const struct endpoint *client, const struct endpoint *frontend,
+		 const struct flow *flow)
+{
+	struct flow reverse = *flow, *present;
+	struct flow_key key;
+
+	reverse_key(&key, client, &flow->peer);
+	present = bpf_map_lookup_elem(&skep_flows, &key);
+	if (present && !same_endpoint(&present->peer, frontend) &&
+	    !(present->flags & FLOW_CLOSING) &&
+	    !flow_expired(present, client->protocol, flow->used))
+		return REMEMBER_COLLISION;
+	reverse.peer = *frontend;
+	if (bpf_map_update_elem(&skep_flows, &key, &reverse, BPF_ANY))
+		return REMEMBER_FULL;
+	return REMEMBERED;
+}
+
+/* Writes both entries of a flow from client to frontend (with its scope). On a
+ * collision neither is written: the caller selects another backend or refuses. */
+static __always_inline enum remembered
+remember(const struct endpoint *client, const struct endpoint *frontend,
+	 const struct flow *flow)
+{
+	enum remembered remembered = REMEMBERED;
+	struct flow_key key;
+
+	if (flow->flags & FLOW_LOCAL)
+		remembered = remember_reverse(client, frontend, flow);
+	if (remembered != REMEMBERED)
+		return remembered;
+	key.source = *client;
+	key.source.scope = 0;
+	key.destination = *frontend;
+	if (bpf_map_update_elem(&skep_flows, &key, flow, BPF_ANY))
+		return REMEMBER_FULL;
+	return REMEMBERED;
+}
+
+#endif
