@@ -46,6 +46,7 @@ test: deps build
 	{ go test -json -count=1 -timeout 10m $$units; \
 	  go test -json -count=1 -timeout 20m -p 1 $(CLUSTER_TESTS); } 2>&1 | bin/report
 
+bench: NEEDED := iptables-legacy-restore:iptables
 bench: deps build
 	@go test -run '^$$' -bench . -count=1 -timeout 60m $$(go list ./...)
 

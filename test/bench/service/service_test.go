@@ -189,59 +189,6 @@ func BenchmarkConnect(b *testing.B) {
 	}
 }
 
-// BenchmarkConnectionsPerSecond makes whole TCP connections, one after another,
-// to a listener in this process.
-func BenchmarkConnectionsPerSecond(b *testing.B) {
-	for _, services := range sizes {
-		b.Run(fmt.Sprintf("services=%d", services), func(b *testing.B) {
-			a := currentArena()
-			plane(b, services, service.TCP)
-			for k := range backendsEach {
-				sink(b, netip.AddrPortFrom(address([4]byte{127, 1, 0, 1}, k), port).String())
-			}
-			var direct []unix.RawSockaddrInet4
-			for k := range backendsEach {
-				direct = append(direct, sockaddr(address([4]byte{127, 1, 0, 1}, k)))
-			}
-			through := []unix.RawSockaddrInet4{sockaddr(frontendOf(0))}
-			var directRate, serviceRate, ratios []float64
-			for b.Loop() {
-				enter(b, a.plain)
-				d := rate(b, direct)
-				enter(b, a.hooked)
-				s := rate(b, through)
-				directRate, serviceRate = append(directRate, d), append(serviceRate, s)
-				ratios = append(ratios, s/d)
-			}
-			b.ReportMetric(median(directRate), "direct-conn/s")
-			b.ReportMetric(median(serviceRate), "service-conn/s")
-			b.ReportMetric(median(ratios), "ratio")
-			b.ReportMetric(0, "ns/op")
-		})
-	}
-}
-
-// rate makes a batch of connections and returns how many a second.
-func rate(b *testing.B, to []unix.RawSockaddrInet4) float64 {
-	b.Helper()
-	start := time.Now()
-	for i := range batch {
-		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			b.Fatal(err)
-		}
-		// Reset on close: no port is left waiting.
-		if err := unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}); err != nil {
-			b.Fatal(err)
-		}
-		if errno := connect(fd, &to[i%len(to)]); errno != 0 {
-			b.Fatal("connect: ", errno)
-		}
-		unix.Close(fd)
-	}
-	return batch / time.Since(start).Seconds()
-}
-
 // BenchmarkEndpointChange times one changed backend among 10,000 services, from
 // SetService until the maps have it.
 func BenchmarkEndpointChange(b *testing.B) {
