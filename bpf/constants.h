@@ -6,7 +6,7 @@
  * does not: Go compares it with the pinned value and starts fresh maps when
  * they differ. */
 enum layout_version {
-	LAYOUT_VERSION = 1,
+	LAYOUT_VERSION = 2,
 };
 
 /* Default sizes. Go overrides all but the counters before it creates the maps. */
@@ -19,6 +19,8 @@ enum capacity {
 	CAPACITY_ORIGINS = 65536, /* a power of two: indexed with a mask */
 	CAPACITY_AFFINITY = 16384,
 	CAPACITY_NAMES = 131072,
+	CAPACITY_ADDRESSES = 32768,
+	CAPACITY_SOURCES = 16384,
 };
 
 /* Where a frontend is reachable from. Socket hooks look up SCOPE_CLUSTER. */
@@ -33,6 +35,34 @@ enum backend_flags {
 	/* Reachable through several frontends: what a socket asked for cannot
 	 * be derived from the backend and is remembered in skep_origins. */
 	BACKEND_SHARED = 2,
+	/* Lives on this node. */
+	BACKEND_LOCAL = 4,
+};
+
+enum frontend_flags {
+	/* Stands for its service when a peer is derived. */
+	FRONTEND_PRIMARY = 1,
+	/* Leads to this node's backends only (traffic policy Local). */
+	FRONTEND_LOCAL = 2,
+	/* Only clients in the service's source ranges (skep_sources). */
+	FRONTEND_RESTRICTED = 4,
+};
+
+enum service_flags {
+	/* The way a backend is chosen: the low bits, one of these. */
+	SELECT_ROUND_ROBIN = 0,
+	SELECT_LEAST_CONNECTIONS = 1,
+	SELECT_RANDOM = 2,
+	SELECT_MAGLEV = 3,
+	SELECT_MASK = 15,
+	/* Packets reach backends elsewhere with this node's address as source. */
+	SERVICE_SNAT = 16,
+};
+
+/* What an address in skep_addresses is. */
+enum address_flags {
+	ADDRESS_OWN = 1,  /* of this node: ports of every address apply */
+	ADDRESS_PEER = 2, /* of another node: it may send us encapsulated packets */
 };
 
 /* One reason for each way a program ends, of which every run of a hook counts
@@ -46,7 +76,9 @@ enum counter {
 	REASON_BACKEND_MISSING, /* slot or backend record absent: refused */
 	REASON_FRONTEND_STALE,  /* record replaced under every lookup: refused */
 	REASON_FAMILY_MISMATCH, /* IPv6 backend for an IPv4 socket: refused */
-	REASON_OTHER_PROTOCOL,  /* neither TCP nor UDP: left alone */
+	REASON_OTHER_PROTOCOL,  /* none of TCP, UDP, SCTP: left alone */
+	REASON_NO_LOCAL_BACKEND, /* traffic policy Local, none here: refused */
+	REASON_SOURCE_REFUSED,   /* client outside the source ranges: refused */
 	/* getpeername and recvmsg */
 	REASON_REVERSED,     /* backend address became a service address */
 	REASON_NOT_REVERSED, /* not the peer of a translated socket */
@@ -65,6 +97,7 @@ enum name_kind {
 enum {
 	PROTOCOL_TCP = 6,
 	PROTOCOL_UDP = 17,
+	PROTOCOL_SCTP = 132,
 	PROTOCOL_MPTCP = 262,
 	NAME_LENGTH = 160,
 	/* Cursor ticks tried before the scan over every slot. */

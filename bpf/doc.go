@@ -8,4 +8,4 @@
 // neither.
 package bpf
 
-//go:generate go tool bpf2go -go-package bpf -target bpfel -cc clang -cflags "-O2 -mcpu=v3 -Wall -Wextra -Werror -I/usr/include/x86_64-linux-gnu -I/usr/include/aarch64-linux-gnu" -type endpoint -type frontend -type backend -type node -type service_state -type origin -type affinity_key -type affinity -type name_key -type name -type layout -type layout_version -type frontend_scope -type backend_flags -type counter -type name_kind Socket socket.c
+//go:generate go tool bpf2go -go-package bpf -target bpfel -cc clang -cflags "-O2 -mcpu=v3 -Wall -Wextra -Werror -I/usr/include/x86_64-linux-gnu -I/usr/include/aarch64-linux-gnu" -type endpoint -type address -type frontend_record -type backend -type node -type service_state -type origin -type affinity_key -type affinity -type name_key -type name -type source_key -type config -type layout -type layout_version -type frontend_scope -type backend_flags -type frontend_flags -type service_flags -type address_flags -type counter -type name_kind Socket socket.c

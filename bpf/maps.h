@@ -14,7 +14,7 @@
 /* frontend -> index of its record in skep_frontends */
 SKEP_MAP(skep_services, BPF_MAP_TYPE_HASH, struct endpoint, __u32,
 	 CAPACITY_FRONTENDS, BPF_F_NO_PREALLOC);
-SKEP_MAP(skep_frontends, BPF_MAP_TYPE_ARRAY, __u32, struct frontend,
+SKEP_MAP(skep_frontends, BPF_MAP_TYPE_ARRAY, __u32, struct frontend_record,
 	 CAPACITY_FRONTENDS, 0);
 /* backend ids; a service owns a contiguous run */
 SKEP_MAP(skep_slots, BPF_MAP_TYPE_ARRAY, __u32, __u32, CAPACITY_SLOTS, 0);
@@ -39,6 +39,13 @@ SKEP_MAP(skep_affinity, BPF_MAP_TYPE_LRU_HASH, struct affinity_key,
 	 struct affinity, CAPACITY_AFFINITY, 0);
 SKEP_MAP(skep_counters, BPF_MAP_TYPE_PERCPU_ARRAY, enum counter, __u64,
 	 COUNTER_COUNT, 0);
+/* addresses of this node and of others -> enum address_flags */
+SKEP_MAP(skep_addresses, BPF_MAP_TYPE_HASH, struct address, enum address_flags,
+	 CAPACITY_ADDRESSES, BPF_F_NO_PREALLOC);
+/* source ranges of services: who may use their restricted frontends */
+SKEP_MAP(skep_sources, BPF_MAP_TYPE_LPM_TRIE, struct source_key, __u32,
+	 CAPACITY_SOURCES, BPF_F_NO_PREALLOC);
+SKEP_MAP(skep_config, BPF_MAP_TYPE_ARRAY, __u32, struct config, 1, 0);
 /* names, for whoever reads the maps: no program does */
 SKEP_MAP(skep_names, BPF_MAP_TYPE_HASH, struct name_key, struct name,
 	 CAPACITY_NAMES, BPF_F_NO_PREALLOC);

@@ -22,10 +22,29 @@ enum {
 	SOCKET_CONNECTED = 1, /* TCP_ESTABLISHED, also of a connected UDP socket */
 };
 
-static __always_inline bool is_mapped(const struct address *addr)
+/* Loopback, and "any address", which a connect takes for loopback. */
+static __always_inline bool is_loopback(const struct address *addr)
 {
-	return !addr->word[0] && !addr->word[1] &&
-	       addr->word[2] == bpf_htonl(0xffff);
+	if (is_unspecified(addr))
+		return true;
+	if (is_mapped(addr))
+		return (addr->word[3] & bpf_htonl(0xff000000)) ==
+		       bpf_htonl(0x7f000000);
+	return !addr->word[0] && !addr->word[1] && !addr->word[2] &&
+	       addr->word[3] == bpf_htonl(1);
+}
+
+/* Whether an address is this node's because it is the host's loopback. */
+static __always_inline bool is_host_loopback(struct bpf_sock_addr *ctx,
+					     const struct address *addr)
+{
+	struct config *config;
+	__u32 zero = 0;
+
+	if (!is_loopback(addr))
+		return false;
+	config = bpf_map_lookup_elem(&skep_config, &zero);
+	return config && config->host_netns == bpf_get_netns_cookie(ctx);
 }
 
 /* The address that the call names; false: not ours to translate. */
@@ -36,7 +55,8 @@ static __always_inline bool read_endpoint(struct bpf_sock_addr *ctx, bool ip6,
 
 	if (protocol == PROTOCOL_MPTCP)
 		protocol = PROTOCOL_TCP;
-	if (protocol != PROTOCOL_TCP && protocol != PROTOCOL_UDP)
+	if (protocol != PROTOCOL_TCP && protocol != PROTOCOL_UDP &&
+	    protocol != PROTOCOL_SCTP)
 		return false;
 	if (ip6) {
 		endpoint->addr.word[0] = ctx->user_ip6[0];
@@ -109,22 +129,32 @@ static __always_inline void note_translated(struct bpf_sock_addr *ctx,
 		forget_origin(ctx, &selection->peer);
 }
 
+static __always_inline void name_client(struct bpf_sock_addr *ctx,
+					struct address *client)
+{
+	__u64 cookie = bpf_get_netns_cookie(ctx);
+
+	client->word[0] = cookie;
+	client->word[1] = cookie >> 32;
+}
+
 /* connect and sendmsg. */
 static __always_inline int forward(struct bpf_sock_addr *ctx, bool ip6,
 				   bool connects)
 {
 	struct selection selection = {};
-	struct frontend *frontend;
+	struct frontend frontend = {};
 
 	if (!read_endpoint(ctx, ip6, &selection.asked)) {
 		count(REASON_OTHER_PROTOCOL);
 		return ALLOW;
 	}
-	frontend = find_frontend(&selection.asked, &selection.reason);
-	if (frontend) {
-		if (frontend->affinity_seconds)
-			selection.client = bpf_get_netns_cookie(ctx);
-		select_backend(frontend, &selection);
+	if (find_service_frontend(&selection.asked,
+				  is_host_loopback(ctx, &selection.asked.addr),
+				  &frontend, &selection.reason)) {
+		if (frontend.affinity_seconds)
+			name_client(ctx, &selection.client);
+		select_backend(&frontend, &selection);
 	}
 	if (!ip6 && selection.reason == REASON_TRANSLATED &&
 	    !is_mapped(&selection.peer.addr))

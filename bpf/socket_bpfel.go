@@ -13,6 +13,18 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type SocketAddress struct {
+	_    structs.HostLayout
+	Word [4]uint32
+}
+
+type SocketAddressFlags uint32
+
+const (
+	SocketAddressFlagsADDRESS_OWN  SocketAddressFlags = 1
+	SocketAddressFlagsADDRESS_PEER SocketAddressFlags = 2
+)
+
 type SocketAffinity struct {
 	_       structs.HostLayout
 	Used    uint64
@@ -22,9 +34,8 @@ type SocketAffinity struct {
 
 type SocketAffinityKey struct {
 	_       structs.HostLayout
-	Client  uint64
+	Client  SocketAddress
 	Service uint32
-	Pad     uint32
 }
 
 type SocketBackend struct {
@@ -41,7 +52,13 @@ type SocketBackendFlags uint32
 const (
 	SocketBackendFlagsBACKEND_SELECTABLE SocketBackendFlags = 1
 	SocketBackendFlagsBACKEND_SHARED     SocketBackendFlags = 2
+	SocketBackendFlagsBACKEND_LOCAL      SocketBackendFlags = 4
 )
+
+type SocketConfig struct {
+	_         structs.HostLayout
+	HostNetns uint64
+}
 
 type SocketCounter uint32
 
@@ -54,32 +71,43 @@ const (
 	SocketCounterREASON_FRONTEND_STALE   SocketCounter = 5
 	SocketCounterREASON_FAMILY_MISMATCH  SocketCounter = 6
 	SocketCounterREASON_OTHER_PROTOCOL   SocketCounter = 7
-	SocketCounterREASON_REVERSED         SocketCounter = 8
-	SocketCounterREASON_NOT_REVERSED     SocketCounter = 9
-	SocketCounterEVENT_NODE_DOWN_SKIPPED SocketCounter = 10
-	SocketCounterEVENT_AFFINITY_HIT      SocketCounter = 11
-	SocketCounterEVENT_ORIGIN_STORED     SocketCounter = 12
-	SocketCounterCOUNTER_COUNT           SocketCounter = 13
+	SocketCounterREASON_NO_LOCAL_BACKEND SocketCounter = 8
+	SocketCounterREASON_SOURCE_REFUSED   SocketCounter = 9
+	SocketCounterREASON_REVERSED         SocketCounter = 10
+	SocketCounterREASON_NOT_REVERSED     SocketCounter = 11
+	SocketCounterEVENT_NODE_DOWN_SKIPPED SocketCounter = 12
+	SocketCounterEVENT_AFFINITY_HIT      SocketCounter = 13
+	SocketCounterEVENT_ORIGIN_STORED     SocketCounter = 14
+	SocketCounterCOUNTER_COUNT           SocketCounter = 15
 )
 
 type SocketEndpoint struct {
-	_    structs.HostLayout
-	Addr struct {
-		_    structs.HostLayout
-		Word [4]uint32
-	}
+	_        structs.HostLayout
+	Addr     SocketAddress
 	Port     uint16
 	Protocol uint8
 	Scope    uint8
 }
 
-type SocketFrontend struct {
+type SocketFrontendFlags uint32
+
+const (
+	SocketFrontendFlagsFRONTEND_PRIMARY    SocketFrontendFlags = 1
+	SocketFrontendFlagsFRONTEND_LOCAL      SocketFrontendFlags = 2
+	SocketFrontendFlagsFRONTEND_RESTRICTED SocketFrontendFlags = 4
+)
+
+type SocketFrontendRecord struct {
 	_               structs.HostLayout
 	Key             SocketEndpoint
 	Service         uint32
 	SlotBase        uint32
 	SlotCount       uint32
 	AffinitySeconds uint32
+	LocalBase       uint32
+	LocalCount      uint32
+	Flags           SocketFrontendFlags
+	ServiceFlags    SocketServiceFlags
 }
 
 type SocketFrontendScope uint32
@@ -98,7 +126,7 @@ type SocketLayout struct {
 type SocketLayoutVersion uint32
 
 const (
-	SocketLayoutVersionLAYOUT_VERSION SocketLayoutVersion = 1
+	SocketLayoutVersionLAYOUT_VERSION SocketLayoutVersion = 2
 )
 
 type SocketName struct {
@@ -121,10 +149,8 @@ const (
 
 type SocketNode struct {
 	_    structs.HostLayout
-	Addr struct {
-		_    structs.HostLayout
-		Word [4]uint32
-	}
+	Ip4  SocketAddress
+	Ip6  SocketAddress
 	Down uint32
 }
 
@@ -135,6 +161,17 @@ type SocketOrigin struct {
 	Asked  SocketEndpoint
 }
 
+type SocketServiceFlags uint32
+
+const (
+	SocketServiceFlagsSELECT_ROUND_ROBIN       SocketServiceFlags = 0
+	SocketServiceFlagsSELECT_LEAST_CONNECTIONS SocketServiceFlags = 1
+	SocketServiceFlagsSELECT_RANDOM            SocketServiceFlags = 2
+	SocketServiceFlagsSELECT_MAGLEV            SocketServiceFlags = 3
+	SocketServiceFlagsSELECT_MASK              SocketServiceFlags = 15
+	SocketServiceFlagsSERVICE_SNAT             SocketServiceFlags = 16
+)
+
 type SocketServiceState struct {
 	_           structs.HostLayout
 	Cursor      uint64
@@ -142,12 +179,21 @@ type SocketServiceState struct {
 	Refused     uint64
 }
 
+type SocketSourceKey struct {
+	_       structs.HostLayout
+	Prefix  uint32
+	Service uint32
+	Addr    SocketAddress
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	SocketMapSkepAddresses     = "skep_addresses"
 	SocketMapSkepAffinity      = "skep_affinity"
 	SocketMapSkepBackends      = "skep_backends"
+	SocketMapSkepConfig        = "skep_config"
 	SocketMapSkepConnections   = "skep_connections"
 	SocketMapSkepCounters      = "skep_counters"
 	SocketMapSkepCursors       = "skep_cursors"
@@ -160,6 +206,7 @@ const (
 	SocketMapSkepReverse       = "skep_reverse"
 	SocketMapSkepServices      = "skep_services"
 	SocketMapSkepSlots         = "skep_slots"
+	SocketMapSkepSources       = "skep_sources"
 	SocketProgSkepConnect4     = "skep_connect4"
 	SocketProgSkepConnect6     = "skep_connect6"
 	SocketProgSkepGetpeername4 = "skep_getpeername4"
@@ -226,8 +273,10 @@ type SocketProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SocketMapSpecs struct {
+	SkepAddresses   *ebpf.MapSpec `ebpf:"skep_addresses"`
 	SkepAffinity    *ebpf.MapSpec `ebpf:"skep_affinity"`
 	SkepBackends    *ebpf.MapSpec `ebpf:"skep_backends"`
+	SkepConfig      *ebpf.MapSpec `ebpf:"skep_config"`
 	SkepConnections *ebpf.MapSpec `ebpf:"skep_connections"`
 	SkepCounters    *ebpf.MapSpec `ebpf:"skep_counters"`
 	SkepCursors     *ebpf.MapSpec `ebpf:"skep_cursors"`
@@ -240,6 +289,7 @@ type SocketMapSpecs struct {
 	SkepReverse     *ebpf.MapSpec `ebpf:"skep_reverse"`
 	SkepServices    *ebpf.MapSpec `ebpf:"skep_services"`
 	SkepSlots       *ebpf.MapSpec `ebpf:"skep_slots"`
+	SkepSources     *ebpf.MapSpec `ebpf:"skep_sources"`
 }
 
 // SocketVariableSpecs contains global variables before they are loaded into the kernel.
@@ -268,8 +318,10 @@ func (o *SocketObjects) Close() error {
 //
 // It can be passed to LoadSocketObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SocketMaps struct {
+	SkepAddresses   *ebpf.Map `ebpf:"skep_addresses"`
 	SkepAffinity    *ebpf.Map `ebpf:"skep_affinity"`
 	SkepBackends    *ebpf.Map `ebpf:"skep_backends"`
+	SkepConfig      *ebpf.Map `ebpf:"skep_config"`
 	SkepConnections *ebpf.Map `ebpf:"skep_connections"`
 	SkepCounters    *ebpf.Map `ebpf:"skep_counters"`
 	SkepCursors     *ebpf.Map `ebpf:"skep_cursors"`
@@ -282,12 +334,15 @@ type SocketMaps struct {
 	SkepReverse     *ebpf.Map `ebpf:"skep_reverse"`
 	SkepServices    *ebpf.Map `ebpf:"skep_services"`
 	SkepSlots       *ebpf.Map `ebpf:"skep_slots"`
+	SkepSources     *ebpf.Map `ebpf:"skep_sources"`
 }
 
 func (m *SocketMaps) Close() error {
 	return _SocketClose(
+		m.SkepAddresses,
 		m.SkepAffinity,
 		m.SkepBackends,
+		m.SkepConfig,
 		m.SkepConnections,
 		m.SkepCounters,
 		m.SkepCursors,
@@ -300,6 +355,7 @@ func (m *SocketMaps) Close() error {
 		m.SkepReverse,
 		m.SkepServices,
 		m.SkepSlots,
+		m.SkepSources,
 	)
 }
 

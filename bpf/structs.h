@@ -20,12 +20,16 @@ struct endpoint {
 /* Immutable from the moment skep_services names it until a grace period after
  * it no longer does. The hash element that led here may be recycled for
  * another key while a program reads it; comparing key shows that. */
-struct frontend {
+struct frontend_record {
 	struct endpoint key;
 	__u32 service;
 	__u32 slot_base;
 	__u32 slot_count;
 	__u32 affinity_seconds; /* 0: none */
+	__u32 local_base;
+	__u32 local_count;
+	enum frontend_flags flags;
+	enum service_flags service_flags;
 };
 
 /* Immutable but for flags while anything refers to it. */
@@ -38,7 +42,8 @@ struct backend {
 };
 
 struct node {
-	struct address addr;
+	struct address ip4; /* mapped; all zero: none known */
+	struct address ip6; /* all zero: none known */
 	__u32 down;
 };
 
@@ -58,9 +63,15 @@ struct origin {
 };
 
 struct affinity_key {
-	__u64 client; /* network namespace cookie */
+	struct address client; /* see struct selection */
 	__u32 service;
-	__u32 pad;
+};
+
+/* A client's address, as a prefix of a service's source ranges. */
+struct source_key {
+	__u32 prefix; /* bits that count: 32 of service, then those of addr */
+	__u32 service;
+	struct address addr;
 };
 
 struct affinity {
@@ -84,12 +95,24 @@ struct layout {
 	enum frontend_scope socket_scope; /* what socket hooks look up */
 };
 
+/* What this host is; written at every start. */
+struct config {
+	__u64 host_netns; /* cookie of the host's network namespace */
+};
+
 /* Selection's small context: what is asked and what comes of it. */
 struct selection {
-	struct endpoint asked;
-	__u64 client; /* network namespace cookie, read only with affinity */
+	struct endpoint asked; /* in */
+	/* in: whose affinity it is, and who is let in. A packet's source
+	 * address; for a socket {network namespace cookie, 0, 0}. */
+	struct address client;
+	__u32 hash; /* in: of the flow; read by Maglev */
+	__u32 service; /* out: id */
+	__u32 backend; /* out: id */
+	__u32 node; /* out: id of the backend's node, 0: none */
+	enum service_flags service_flags; /* out */
+	enum backend_flags backend_flags; /* out */
 	struct endpoint peer; /* out: the backend, if reason is translated */
-	__u32 backend_flags; /* out */
 	enum counter reason; /* out */
 };
 

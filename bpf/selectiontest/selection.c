@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <linux/bpf.h>
+#include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
 #include "../constants.h"
@@ -25,7 +26,7 @@ SEC("tc")
 int skep_test_select(struct __sk_buff *skb)
 {
 	struct selection selection, *request;
-	struct frontend *frontend;
+	struct frontend frontend = {};
 	__u32 zero = 0;
 
 	(void)skb;
@@ -33,9 +34,9 @@ int skep_test_select(struct __sk_buff *skb)
 	if (!request)
 		return 1;
 	selection = *request;
-	frontend = find_frontend(&selection.asked, &selection.reason);
-	if (frontend)
-		select_backend(frontend, &selection);
+	if (find_service_frontend(&selection.asked, false, &frontend,
+				  &selection.reason))
+		select_backend(&frontend, &selection);
 	count(selection.reason);
 	*request = selection;
 	return 0;

@@ -13,6 +13,18 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type SelectionAddress struct {
+	_    structs.HostLayout
+	Word [4]uint32
+}
+
+type SelectionAddressFlags uint32
+
+const (
+	SelectionAddressFlagsADDRESS_OWN  SelectionAddressFlags = 1
+	SelectionAddressFlagsADDRESS_PEER SelectionAddressFlags = 2
+)
+
 type SelectionAffinity struct {
 	_       structs.HostLayout
 	Used    uint64
@@ -22,9 +34,8 @@ type SelectionAffinity struct {
 
 type SelectionAffinityKey struct {
 	_       structs.HostLayout
-	Client  uint64
+	Client  SelectionAddress
 	Service uint32
-	Pad     uint32
 }
 
 type SelectionBackend struct {
@@ -34,6 +45,11 @@ type SelectionBackend struct {
 	Node    uint32
 	Flags   uint32
 	Serial  uint32
+}
+
+type SelectionConfig struct {
+	_         structs.HostLayout
+	HostNetns uint64
 }
 
 type SelectionCounter uint32
@@ -47,32 +63,35 @@ const (
 	SelectionCounterREASON_FRONTEND_STALE   SelectionCounter = 5
 	SelectionCounterREASON_FAMILY_MISMATCH  SelectionCounter = 6
 	SelectionCounterREASON_OTHER_PROTOCOL   SelectionCounter = 7
-	SelectionCounterREASON_REVERSED         SelectionCounter = 8
-	SelectionCounterREASON_NOT_REVERSED     SelectionCounter = 9
-	SelectionCounterEVENT_NODE_DOWN_SKIPPED SelectionCounter = 10
-	SelectionCounterEVENT_AFFINITY_HIT      SelectionCounter = 11
-	SelectionCounterEVENT_ORIGIN_STORED     SelectionCounter = 12
-	SelectionCounterCOUNTER_COUNT           SelectionCounter = 13
+	SelectionCounterREASON_NO_LOCAL_BACKEND SelectionCounter = 8
+	SelectionCounterREASON_SOURCE_REFUSED   SelectionCounter = 9
+	SelectionCounterREASON_REVERSED         SelectionCounter = 10
+	SelectionCounterREASON_NOT_REVERSED     SelectionCounter = 11
+	SelectionCounterEVENT_NODE_DOWN_SKIPPED SelectionCounter = 12
+	SelectionCounterEVENT_AFFINITY_HIT      SelectionCounter = 13
+	SelectionCounterEVENT_ORIGIN_STORED     SelectionCounter = 14
+	SelectionCounterCOUNTER_COUNT           SelectionCounter = 15
 )
 
 type SelectionEndpoint struct {
-	_    structs.HostLayout
-	Addr struct {
-		_    structs.HostLayout
-		Word [4]uint32
-	}
+	_        structs.HostLayout
+	Addr     SelectionAddress
 	Port     uint16
 	Protocol uint8
 	Scope    uint8
 }
 
-type SelectionFrontend struct {
+type SelectionFrontendRecord struct {
 	_               structs.HostLayout
 	Key             SelectionEndpoint
 	Service         uint32
 	SlotBase        uint32
 	SlotCount       uint32
 	AffinitySeconds uint32
+	LocalBase       uint32
+	LocalCount      uint32
+	Flags           uint32
+	ServiceFlags    uint32
 }
 
 type SelectionLayout struct {
@@ -94,10 +113,8 @@ type SelectionNameKey struct {
 
 type SelectionNode struct {
 	_    structs.HostLayout
-	Addr struct {
-		_    structs.HostLayout
-		Word [4]uint32
-	}
+	Ip4  SelectionAddress
+	Ip6  SelectionAddress
 	Down uint32
 }
 
@@ -111,12 +128,15 @@ type SelectionOrigin struct {
 type SelectionSelection struct {
 	_            structs.HostLayout
 	Asked        SelectionEndpoint
-	_            [4]byte
-	Client       uint64
-	Peer         SelectionEndpoint
+	Client       SelectionAddress
+	Hash         uint32
+	Service      uint32
+	Backend      uint32
+	Node         uint32
+	ServiceFlags uint32
 	BackendFlags uint32
+	Peer         SelectionEndpoint
 	Reason       SelectionCounter
-	_            [4]byte
 }
 
 type SelectionServiceState struct {
@@ -126,12 +146,21 @@ type SelectionServiceState struct {
 	Refused     uint64
 }
 
+type SelectionSourceKey struct {
+	_       structs.HostLayout
+	Prefix  uint32
+	Service uint32
+	Addr    SelectionAddress
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	SelectionMapSkepAddresses     = "skep_addresses"
 	SelectionMapSkepAffinity      = "skep_affinity"
 	SelectionMapSkepBackends      = "skep_backends"
+	SelectionMapSkepConfig        = "skep_config"
 	SelectionMapSkepConnections   = "skep_connections"
 	SelectionMapSkepCounters      = "skep_counters"
 	SelectionMapSkepCursors       = "skep_cursors"
@@ -144,6 +173,7 @@ const (
 	SelectionMapSkepReverse       = "skep_reverse"
 	SelectionMapSkepServices      = "skep_services"
 	SelectionMapSkepSlots         = "skep_slots"
+	SelectionMapSkepSources       = "skep_sources"
 	SelectionMapSkepTestSelection = "skep_test_selection"
 	SelectionProgSkepTestSelect   = "skep_test_select"
 )
@@ -197,8 +227,10 @@ type SelectionProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SelectionMapSpecs struct {
+	SkepAddresses     *ebpf.MapSpec `ebpf:"skep_addresses"`
 	SkepAffinity      *ebpf.MapSpec `ebpf:"skep_affinity"`
 	SkepBackends      *ebpf.MapSpec `ebpf:"skep_backends"`
+	SkepConfig        *ebpf.MapSpec `ebpf:"skep_config"`
 	SkepConnections   *ebpf.MapSpec `ebpf:"skep_connections"`
 	SkepCounters      *ebpf.MapSpec `ebpf:"skep_counters"`
 	SkepCursors       *ebpf.MapSpec `ebpf:"skep_cursors"`
@@ -211,6 +243,7 @@ type SelectionMapSpecs struct {
 	SkepReverse       *ebpf.MapSpec `ebpf:"skep_reverse"`
 	SkepServices      *ebpf.MapSpec `ebpf:"skep_services"`
 	SkepSlots         *ebpf.MapSpec `ebpf:"skep_slots"`
+	SkepSources       *ebpf.MapSpec `ebpf:"skep_sources"`
 	SkepTestSelection *ebpf.MapSpec `ebpf:"skep_test_selection"`
 }
 
@@ -240,8 +273,10 @@ func (o *SelectionObjects) Close() error {
 //
 // It can be passed to LoadSelectionObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SelectionMaps struct {
+	SkepAddresses     *ebpf.Map `ebpf:"skep_addresses"`
 	SkepAffinity      *ebpf.Map `ebpf:"skep_affinity"`
 	SkepBackends      *ebpf.Map `ebpf:"skep_backends"`
+	SkepConfig        *ebpf.Map `ebpf:"skep_config"`
 	SkepConnections   *ebpf.Map `ebpf:"skep_connections"`
 	SkepCounters      *ebpf.Map `ebpf:"skep_counters"`
 	SkepCursors       *ebpf.Map `ebpf:"skep_cursors"`
@@ -254,13 +289,16 @@ type SelectionMaps struct {
 	SkepReverse       *ebpf.Map `ebpf:"skep_reverse"`
 	SkepServices      *ebpf.Map `ebpf:"skep_services"`
 	SkepSlots         *ebpf.Map `ebpf:"skep_slots"`
+	SkepSources       *ebpf.Map `ebpf:"skep_sources"`
 	SkepTestSelection *ebpf.Map `ebpf:"skep_test_selection"`
 }
 
 func (m *SelectionMaps) Close() error {
 	return _SelectionClose(
+		m.SkepAddresses,
 		m.SkepAffinity,
 		m.SkepBackends,
+		m.SkepConfig,
 		m.SkepConnections,
 		m.SkepCounters,
 		m.SkepCursors,
@@ -273,6 +311,7 @@ func (m *SelectionMaps) Close() error {
 		m.SkepReverse,
 		m.SkepServices,
 		m.SkepSlots,
+		m.SkepSources,
 		m.SkepTestSelection,
 	)
 }

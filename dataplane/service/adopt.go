@@ -15,6 +15,9 @@ func (in *installed) adopt(m *kernelMaps) error {
 	if err != nil {
 		return err
 	}
+	if err := in.adoptAddresses(m); err != nil {
+		return err
+	}
 	nodes, err := in.adoptNodes(m, names)
 	if err != nil {
 		return err
@@ -55,7 +58,7 @@ func (in *installed) adoptNodes(m *kernelMaps, names map[bpf.SocketNameKey]bpf.S
 			in.orphans.names = append(in.orphans.names, key)
 			continue
 		}
-		n := &node{name: name, id: key.Id, down: record.Down != 0}
+		n := &node{name: name, id: key.Id, record: record}
 		in.nodes[name], byID[n.id] = n, n
 	}
 	return byID, nil

@@ -10,10 +10,10 @@ import (
 // desiredService is one service with the answers that applying it needs, taken
 // under one lock.
 type desiredService struct {
-	name      string
-	pools     map[poolKey]*desiredPool
-	nodesDown map[string]bool     // of the nodes of its backends
-	claimed   func(Frontend) bool // wanted by any service now
+	name    string
+	pools   map[poolKey]*desiredPool
+	nodes   map[string]bpf.SocketNode // of its backends
+	claimed func(Frontend) bool       // wanted by any service now
 }
 
 // apply makes the maps hold one service. It returns the names of services that
@@ -168,7 +168,7 @@ func (in *installed) replaceSlots(p *pool, slots []uint32) error {
 // putFrontend leads a frontend to the pool's slots, in one write, and returns
 // the name of the service that it was taken from, if any.
 func (in *installed) putFrontend(p *pool, f Frontend, affinitySeconds uint32) (taken string, err error) {
-	record := bpf.SocketFrontend{
+	record := bpf.SocketFrontendRecord{
 		Key:             toNetwork(f),
 		Service:         p.id,
 		SlotBase:        p.run.base,

@@ -17,20 +17,7 @@ import (
 // loadPrograms loads every socket program over the given maps.
 func loadPrograms(spec *ebpf.CollectionSpec, m *kernelMaps) (*bpf.SocketPrograms, error) {
 	var programs bpf.SocketPrograms
-	opts := &ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{
-		bpf.SocketMapSkepAffinity:    m.objects.SkepAffinity,
-		bpf.SocketMapSkepBackends:    m.objects.SkepBackends,
-		bpf.SocketMapSkepConnections: m.objects.SkepConnections,
-		bpf.SocketMapSkepCounters:    m.objects.SkepCounters,
-		bpf.SocketMapSkepCursors:     m.objects.SkepCursors,
-		bpf.SocketMapSkepFrontends:   m.objects.SkepFrontends,
-		bpf.SocketMapSkepNodes:       m.objects.SkepNodes,
-		bpf.SocketMapSkepOrigins:     m.objects.SkepOrigins,
-		bpf.SocketMapSkepPrimaries:   m.objects.SkepPrimaries,
-		bpf.SocketMapSkepReverse:     m.objects.SkepReverse,
-		bpf.SocketMapSkepServices:    m.objects.SkepServices,
-		bpf.SocketMapSkepSlots:       m.objects.SkepSlots,
-	}}
+	opts := &ebpf.CollectionOptions{MapReplacements: m.byName}
 	if err := spec.LoadAndAssign(&programs, opts); err != nil {
 		return nil, fmt.Errorf("load socket programs: %w", err)
 	}

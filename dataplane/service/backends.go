@@ -44,7 +44,7 @@ func (in *installed) backend(d *desiredService, p *pool, key backendKey) (*poolB
 	if b := p.backends[key]; b != nil {
 		return b, nil
 	}
-	nodeID, err := in.nodeID(key.node, d.nodesDown[key.node])
+	nodeID, err := in.nodeID(key.node, d.nodes[key.node])
 	if err != nil {
 		return nil, err
 	}

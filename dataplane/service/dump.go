@@ -162,7 +162,7 @@ func (d *dumper) walkFrontends() error {
 	return nil
 }
 
-func (d *dumper) service(record bpf.SocketFrontend) (*DumpService, error) {
+func (d *dumper) service(record bpf.SocketFrontendRecord) (*DumpService, error) {
 	s := &DumpService{ID: record.Service, Name: decodeName(d.names[serviceName(record.Service)]), Slots: []netip.AddrPort{}}
 	state, _, err := d.m.cursors.get(record.Service)
 	if err != nil {
@@ -269,6 +269,8 @@ var counterLabels = [bpf.SocketCounterCOUNTER_COUNT]string{
 	bpf.SocketCounterREASON_FRONTEND_STALE:   "frontend_stale",
 	bpf.SocketCounterREASON_FAMILY_MISMATCH:  "family_mismatch",
 	bpf.SocketCounterREASON_OTHER_PROTOCOL:   "other_protocol",
+	bpf.SocketCounterREASON_NO_LOCAL_BACKEND: "no_local_backend",
+	bpf.SocketCounterREASON_SOURCE_REFUSED:   "source_refused",
 	bpf.SocketCounterREASON_REVERSED:         "reversed",
 	bpf.SocketCounterREASON_NOT_REVERSED:     "not_reversed",
 	bpf.SocketCounterEVENT_NODE_DOWN_SKIPPED: "node_down_skipped",

@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"maps"
+	"net/netip"
 	"slices"
 
 	"github.com/skep-io/skep/bpf"
@@ -25,12 +26,13 @@ type Limits struct {
 type installed struct {
 	write writer
 
-	pools   map[poolKey]*pool
-	byName  map[string]map[poolKey]*pool
-	owners  map[Frontend]*pool          // whose record skep_services names
-	reverse map[Frontend][]*poolBackend // first: whose id skep_reverse holds
-	nodes   map[string]*node
-	orphans orphans
+	pools     map[poolKey]*pool
+	byName    map[string]map[poolKey]*pool
+	owners    map[Frontend]*pool          // whose record skep_services names
+	reverse   map[Frontend][]*poolBackend // first: whose id skep_reverse holds
+	nodes     map[string]*node
+	orphans   orphans
+	addresses map[netip.Addr]bpf.SocketAddressFlags
 
 	frontendIDs, serviceIDs, backendIDs, nodeIDs *ids
 	slots                                        *runs
@@ -59,7 +61,7 @@ type pool struct {
 
 type installedFrontend struct {
 	index  uint32
-	record bpf.SocketFrontend
+	record bpf.SocketFrontendRecord
 }
 
 type poolBackend struct {
@@ -71,10 +73,10 @@ type poolBackend struct {
 }
 
 type node struct {
-	name string
-	id   uint32
-	down bool
-	refs int
+	name   string
+	id     uint32
+	record bpf.SocketNode
+	refs   int
 }
 
 func newInstalled(w writer, limits Limits) *installed {
@@ -87,6 +89,7 @@ func newInstalled(w writer, limits Limits) *installed {
 		owners:      map[Frontend]*pool{},
 		reverse:     map[Frontend][]*poolBackend{},
 		nodes:       map[string]*node{},
+		addresses:   map[netip.Addr]bpf.SocketAddressFlags{},
 		frontendIDs: newIDs("frontends", limits.Frontends),
 		serviceIDs:  newIDs("services", limits.Services),
 		backendIDs:  newIDs("backends", limits.Backends),
@@ -137,7 +140,7 @@ func (in *installed) newPool(key poolKey) (*pool, error) {
 
 // nodeID returns the id of a node's record, written with its down bit before
 // any backend refers to it.
-func (in *installed) nodeID(name string, down bool) (uint32, error) {
+func (in *installed) nodeID(name string, record bpf.SocketNode) (uint32, error) {
 	if name == "" {
 		return 0, nil
 	}
@@ -148,7 +151,7 @@ func (in *installed) nodeID(name string, down bool) (uint32, error) {
 	if err != nil {
 		return 0, err
 	}
-	err = in.write.PutNode(id, nodeRecord(down))
+	err = in.write.PutNode(id, record)
 	if err == nil {
 		err = in.write.PutName(nodeName(id), name)
 	}
@@ -156,7 +159,7 @@ func (in *installed) nodeID(name string, down bool) (uint32, error) {
 		in.nodeIDs.release(id)
 		return 0, err
 	}
-	in.nodes[name] = &node{name: name, id: id, down: down}
+	in.nodes[name] = &node{name: name, id: id, record: record}
 	return id, nil
 }
 
@@ -173,25 +176,18 @@ func (in *installed) dropNode(name string) error {
 	return in.write.DeleteName(nodeName(n.id))
 }
 
-// setNodeDown drops or restores all backends of a node in one write.
-func (in *installed) setNodeDown(name string, down bool) error {
+// putNode drops or restores all backends of a node, or moves the node to other
+// addresses, in one write.
+func (in *installed) putNode(name string, record bpf.SocketNode) error {
 	n := in.nodes[storedName(name)]
-	if n == nil || n.down == down {
+	if n == nil || n.record == record {
 		return nil
 	}
-	if err := in.write.PutNode(n.id, nodeRecord(down)); err != nil {
+	if err := in.write.PutNode(n.id, record); err != nil {
 		return err
 	}
-	n.down = down
+	n.record = record
 	return nil
-}
-
-func nodeRecord(down bool) bpf.SocketNode {
-	var record bpf.SocketNode
-	if down {
-		record.Down = 1
-	}
-	return record
 }
 
 func nodeName(id uint32) bpf.SocketNameKey {

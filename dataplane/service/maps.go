@@ -57,9 +57,10 @@ func (t table[K, V]) explain(err error) error {
 
 // kernelMaps gives every pinned map its types.
 type kernelMaps struct {
+	byName      map[string]*ebpf.Map
 	objects     *bpf.SocketMaps
 	services    table[bpf.SocketEndpoint, uint32]
-	frontends   table[uint32, bpf.SocketFrontend]
+	frontends   table[uint32, bpf.SocketFrontendRecord]
 	slots       table[uint32, uint32]
 	backends    table[uint32, bpf.SocketBackend]
 	connections table[uint32, uint64]
@@ -69,13 +70,16 @@ type kernelMaps struct {
 	reverse     table[bpf.SocketEndpoint, uint32]
 	names       table[bpf.SocketNameKey, bpf.SocketName]
 	layout      table[uint32, bpf.SocketLayout]
+	addresses   table[bpf.SocketAddress, bpf.SocketAddressFlags]
+	config      table[uint32, bpf.SocketConfig]
 }
 
-func newMaps(objects *bpf.SocketMaps) *kernelMaps {
+func newMaps(objects *bpf.SocketMaps, byName map[string]*ebpf.Map) *kernelMaps {
 	return &kernelMaps{
+		byName:      byName,
 		objects:     objects,
 		services:    table[bpf.SocketEndpoint, uint32]{objects.SkepServices},
-		frontends:   table[uint32, bpf.SocketFrontend]{objects.SkepFrontends},
+		frontends:   table[uint32, bpf.SocketFrontendRecord]{objects.SkepFrontends},
 		slots:       table[uint32, uint32]{objects.SkepSlots},
 		backends:    table[uint32, bpf.SocketBackend]{objects.SkepBackends},
 		connections: table[uint32, uint64]{objects.SkepConnections},
@@ -85,6 +89,8 @@ func newMaps(objects *bpf.SocketMaps) *kernelMaps {
 		reverse:     table[bpf.SocketEndpoint, uint32]{objects.SkepReverse},
 		names:       table[bpf.SocketNameKey, bpf.SocketName]{objects.SkepNames},
 		layout:      table[uint32, bpf.SocketLayout]{objects.SkepLayout},
+		addresses:   table[bpf.SocketAddress, bpf.SocketAddressFlags]{objects.SkepAddresses},
+		config:      table[uint32, bpf.SocketConfig]{objects.SkepConfig},
 	}
 }
 
@@ -108,7 +114,7 @@ func (m *kernelMaps) readSlots(r run) ([]uint32, error) {
 type writer interface {
 	PutService(key bpf.SocketEndpoint, frontend uint32) error
 	DeleteService(key bpf.SocketEndpoint) error
-	PutFrontend(index uint32, record bpf.SocketFrontend) error
+	PutFrontend(index uint32, record bpf.SocketFrontendRecord) error
 	PutSlots(base uint32, backends []uint32) error
 	PutBackend(id uint32, record bpf.SocketBackend) error
 	ResetConnections(backend uint32) error
@@ -119,6 +125,8 @@ type writer interface {
 	PutNode(id uint32, record bpf.SocketNode) error
 	PutName(key bpf.SocketNameKey, name string) error
 	DeleteName(key bpf.SocketNameKey) error
+	PutAddress(key bpf.SocketAddress, flags bpf.SocketAddressFlags) error
+	DeleteAddress(key bpf.SocketAddress) error
 }
 
 var _ writer = (*kernelMaps)(nil)
@@ -128,7 +136,7 @@ func (m *kernelMaps) PutService(key bpf.SocketEndpoint, frontend uint32) error {
 }
 func (m *kernelMaps) DeleteService(key bpf.SocketEndpoint) error { return m.services.delete(key) }
 
-func (m *kernelMaps) PutFrontend(index uint32, record bpf.SocketFrontend) error {
+func (m *kernelMaps) PutFrontend(index uint32, record bpf.SocketFrontendRecord) error {
 	return m.frontends.put(index, record)
 }
 
@@ -167,6 +175,11 @@ func (m *kernelMaps) PutName(key bpf.SocketNameKey, name string) error {
 	return m.names.put(key, encodeName(name))
 }
 func (m *kernelMaps) DeleteName(key bpf.SocketNameKey) error { return m.names.delete(key) }
+
+func (m *kernelMaps) PutAddress(key bpf.SocketAddress, flags bpf.SocketAddressFlags) error {
+	return m.addresses.put(key, flags)
+}
+func (m *kernelMaps) DeleteAddress(key bpf.SocketAddress) error { return m.addresses.delete(key) }
 
 // encodeName keeps names that are too long distinct by a hash of the whole.
 func encodeName(name string) bpf.SocketName {

@@ -3,6 +3,7 @@ package service
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 
@@ -77,11 +78,12 @@ func loadPinned(dir string, spec *ebpf.CollectionSpec, opts *ebpf.LoadPinOptions
 			return nil, fmt.Errorf("%w: %s has %d entries, not %d", errLayout, name, m.MaxEntries(), mapSpec.MaxEntries)
 		}
 	}
+	byName := maps.Clone(collection.Maps)
 	var objects bpf.SocketMaps
 	if err := collection.Assign(&objects); err != nil {
 		return nil, err
 	}
-	m := newMaps(&objects)
+	m := newMaps(&objects, byName)
 	layout, _, err := m.layout.get(0)
 	if err != nil {
 		m.Close()
@@ -113,11 +115,12 @@ func createPinned(dir string, spec *ebpf.CollectionSpec) (*kernelMaps, error) {
 			return nil, fmt.Errorf("pin map %s: %w", name, err)
 		}
 	}
+	byName := maps.Clone(collection.Maps)
 	var objects bpf.SocketMaps
 	if err := collection.Assign(&objects); err != nil {
 		return nil, err
 	}
-	m := newMaps(&objects)
+	m := newMaps(&objects, byName)
 	if err := m.layout.put(0, layoutNow()); err != nil {
 		m.Close()
 		return nil, err

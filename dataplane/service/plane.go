@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -14,6 +15,8 @@ import (
 	"sync/atomic"
 
 	"github.com/cilium/ebpf"
+
+	"github.com/skep-io/skep/bpf"
 )
 
 // Options says where the data plane lives.
@@ -21,6 +24,7 @@ type Options struct {
 	PinDir     string // on a BPF filesystem; made if absent
 	CgroupPath string // cgroup v2 folder whose sockets are translated
 	Limits     Limits
+	Node       string       // this node: backends with that Node are local
 	Logger     *slog.Logger // nil: slog.Default
 }
 
@@ -42,6 +46,7 @@ type Plane struct {
 	changed chan struct{} // closed and replaced when settled or lastErr changes
 	wake    chan struct{} // one place: the reconciler has something to do
 
+	gone *departures
 	stop context.CancelFunc
 	done sync.WaitGroup
 	once sync.Once
@@ -70,6 +75,7 @@ func open(o Options, writerOf func(*kernelMaps) writer) (*Plane, error) {
 		tables:  newTables(),
 		changed: make(chan struct{}),
 		wake:    make(chan struct{}, 1),
+		gone:    newDepartures(),
 	}
 	if p.log == nil {
 		p.log = slog.Default()
@@ -106,6 +112,13 @@ func (p *Plane) start(writerOf func(*kernelMaps) writer) error {
 	default:
 		return err
 	}
+	netns, err := hostNetns()
+	if err != nil {
+		return err
+	}
+	if err := p.maps.config.put(0, bpf.SocketConfig{HostNetns: netns}); err != nil {
+		return err
+	}
 	in := newInstalled(writerOf(p.maps), p.options.Limits)
 	if err := in.adopt(p.maps); err != nil {
 		return fmt.Errorf("adopt pinned maps: %w", err)
@@ -125,6 +138,7 @@ func (p *Plane) start(writerOf func(*kernelMaps) writer) error {
 		freed:   make(chan *retired, 1),
 	}
 	p.done.Go(func() { r.run(ctx) })
+	p.done.Go(func() { p.gone.run(ctx) })
 	p.done.Go(func() { graceLoop(ctx, r.retired, r.freed) })
 	return nil
 }
@@ -200,7 +214,7 @@ func (p *Plane) Synced() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.synced = true
-	p.queue.sweep = true
+	p.queue.sweep, p.queue.hosts = true, true
 	p.touch()
 }
 
@@ -253,6 +267,12 @@ func (p *Plane) SetNodeDown(name string, down bool) {
 	p.queue.addNode(name)
 	p.touch()
 }
+
+// Maps gives every map by its C name, for programs of other packages that read
+// the same tables (ebpf.CollectionOptions.MapReplacements). Their owner stays
+// this package: nobody else writes or closes them. While maps of another layout
+// are being filled, the ones given are the new ones.
+func (p *Plane) Maps() map[string]*ebpf.Map { return maps.Clone(p.maps.byName) }
 
 // Problems lists what was asked for and cannot be installed: frontends that
 // another service holds, entries without an address or a port.

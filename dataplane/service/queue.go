@@ -10,6 +10,7 @@ type queue struct {
 	names  []string
 	queued map[string]bool // service -> in urgent
 	sweep  bool            // Synced was called
+	hosts  bool            // addresses of nodes changed
 
 	generation uint64 // of the desired state
 	tried      uint64 // every urgent service of it was applied or has failed
@@ -43,8 +44,18 @@ func (q *queue) addNode(name string) {
 	}
 }
 
-// pop removes the next piece of work; both names empty if there is none.
-func (q *queue) pop() (node, service string) {
+// work is one thing to look at.
+type work struct {
+	node, service string
+	hosts         bool
+}
+
+// pop removes the next piece of work; zero if there is none.
+func (q *queue) pop() work {
+	if q.hosts {
+		q.hosts = false
+		return work{hosts: true}
+	}
 	for _, list := range []*[]string{&q.nodes, &q.urgent, &q.names} {
 		if len(*list) == 0 {
 			continue
@@ -52,12 +63,12 @@ func (q *queue) pop() (node, service string) {
 		name := (*list)[0]
 		*list = (*list)[1:]
 		if list == &q.nodes {
-			return name, ""
+			return work{node: name}
 		}
 		delete(q.queued, name)
-		return "", name
+		return work{service: name}
 	}
-	return "", ""
+	return work{}
 }
 
-func (q *queue) urgentDone() bool { return len(q.nodes) == 0 && len(q.urgent) == 0 }
+func (q *queue) urgentDone() bool { return !q.hosts && len(q.nodes) == 0 && len(q.urgent) == 0 }

@@ -3,6 +3,8 @@ package service
 import (
 	"context"
 	"time"
+
+	"github.com/skep-io/skep/bpf"
 )
 
 const (
@@ -18,6 +20,7 @@ type reconciler struct {
 
 	failed  map[string]struct{} // services to apply again after the delay
 	nodes   map[string]struct{} // nodes to write again after the delay
+	hosts   bool                // addresses to write again after the delay
 	rest    bool                // orphans or activation to try again
 	delay   time.Duration
 	retired chan *retired // to the grace loop
@@ -67,7 +70,7 @@ func (r *reconciler) wait(ctx context.Context, retry <-chan time.Time) bool {
 	}
 }
 
-func (r *reconciler) failing() bool { return len(r.failed)+len(r.nodes) > 0 || r.rest }
+func (r *reconciler) failing() bool { return len(r.failed)+len(r.nodes) > 0 || r.hosts || r.rest }
 
 func (r *reconciler) requeue() {
 	p := r.plane
@@ -80,20 +83,23 @@ func (r *reconciler) requeue() {
 		p.queue.addNode(name)
 	}
 	p.queue.sweep = p.queue.sweep || r.rest
+	p.queue.hosts = p.queue.hosts || r.hosts
 	clear(r.failed)
 	clear(r.nodes)
-	r.rest = false
+	r.hosts, r.rest = false, false
 }
 
 // drain applies everything that is queued.
 func (r *reconciler) drain(ctx context.Context) {
 	for ctx.Err() == nil {
-		node, service, more := r.next()
+		next, more := r.next()
 		switch {
-		case node != "":
-			r.applyNode(node)
-		case service != "":
-			r.applyService(service)
+		case next.hosts:
+			r.applyHosts()
+		case next.node != "":
+			r.applyNode(next.node)
+		case next.service != "":
+			r.applyService(next.service)
 		case !more:
 			return
 		}
@@ -102,7 +108,7 @@ func (r *reconciler) drain(ctx context.Context) {
 
 // next takes a piece of work, or settles if there is none: under the same lock,
 // so that no change can slip in between.
-func (r *reconciler) next() (node, service string, more bool) {
+func (r *reconciler) next() (next work, more bool) {
 	p := r.plane
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -110,18 +116,17 @@ func (r *reconciler) next() (node, service string, more bool) {
 		p.queue.tried = p.queue.generation
 		p.broadcast()
 	}
-	node, service = p.queue.pop()
-	if node != "" || service != "" {
-		return node, service, true
+	if next = p.queue.pop(); next != (work{}) {
+		return next, true
 	}
 	if p.queue.sweep && !r.swept() {
-		return "", "", !p.queueEmpty()
+		return work{}, !p.queueEmpty()
 	}
 	if p.queueEmpty() && !r.failing() && p.queue.settled < p.queue.generation {
 		p.queue.settled, p.lastErr = p.queue.generation, nil
 		p.broadcast()
 	}
-	return "", "", !p.queueEmpty()
+	return work{}, !p.queueEmpty()
 }
 
 func (p *Plane) queueEmpty() bool {
@@ -146,7 +151,7 @@ func (r *reconciler) swept() bool {
 		}
 	}
 	for name := range r.in.nodes {
-		if _, down := p.tables.nodesDown[name]; down != r.in.nodes[name].down {
+		if p.tables.desiredNode(name) != r.in.nodes[name].record {
 			p.queue.addNode(name)
 			leftover = true
 		}
@@ -169,12 +174,25 @@ func (r *reconciler) swept() bool {
 	return true
 }
 
+func (r *reconciler) applyHosts() {
+	p := r.plane
+	p.mu.Lock()
+	want := p.tables.desiredAddresses(r.in.addresses, p.synced)
+	p.mu.Unlock()
+	if err := r.in.putAddresses(want); err != nil {
+		r.hosts = true
+		p.mu.Lock()
+		r.fail("write addresses of nodes", err)
+		p.mu.Unlock()
+	}
+}
+
 func (r *reconciler) applyNode(name string) {
 	p := r.plane
 	p.mu.Lock()
-	_, down := p.tables.nodesDown[name]
+	record := p.tables.desiredNode(name)
 	p.mu.Unlock()
-	if err := r.in.setNodeDown(name, down); err != nil {
+	if err := r.in.putNode(name, record); err != nil {
 		r.nodes[name] = struct{}{}
 		p.mu.Lock()
 		r.fail("write node "+name, err)
@@ -207,11 +225,11 @@ func (r *reconciler) fail(what string, err error) {
 
 // desiredService takes from the tables what applying one service needs.
 func (p *Plane) desiredService(name string) *desiredService {
-	d := &desiredService{name: name, pools: p.tables.desired(name), nodesDown: map[string]bool{}}
+	d := &desiredService{name: name, pools: p.tables.desired(name), nodes: map[string]bpf.SocketNode{}}
 	for _, pool := range d.pools {
 		for _, b := range pool.backends {
 			node := storedName(b.key.node)
-			_, d.nodesDown[node] = p.tables.nodesDown[node]
+			d.nodes[node] = p.tables.desiredNode(node)
 		}
 	}
 	d.claimed = func(f Frontend) bool {

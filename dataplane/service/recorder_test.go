@@ -52,7 +52,7 @@ func (r *recorder) PutService(key bpf.SocketEndpoint, frontend uint32) error {
 func (r *recorder) DeleteService(key bpf.SocketEndpoint) error {
 	return r.do("DeleteService", func() error { return r.writer.DeleteService(key) })
 }
-func (r *recorder) PutFrontend(index uint32, record bpf.SocketFrontend) error {
+func (r *recorder) PutFrontend(index uint32, record bpf.SocketFrontendRecord) error {
 	return r.do("PutFrontend", func() error { return r.writer.PutFrontend(index, record) })
 }
 func (r *recorder) PutSlots(base uint32, backends []uint32) error {
@@ -81,6 +81,12 @@ func (r *recorder) PutNode(id uint32, record bpf.SocketNode) error {
 }
 func (r *recorder) PutName(key bpf.SocketNameKey, name string) error {
 	return r.do("PutName", func() error { return r.writer.PutName(key, name) })
+}
+func (r *recorder) PutAddress(key bpf.SocketAddress, flags bpf.SocketAddressFlags) error {
+	return r.do("PutAddress", func() error { return r.writer.PutAddress(key, flags) })
+}
+func (r *recorder) DeleteAddress(key bpf.SocketAddress) error {
+	return r.do("DeleteAddress", func() error { return r.writer.DeleteAddress(key) })
 }
 func (r *recorder) DeleteName(key bpf.SocketNameKey) error {
 	return r.do("DeleteName", func() error { return r.writer.DeleteName(key) })

@@ -22,12 +22,7 @@ func newSelector(t testing.TB, p *Plane) *selector {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := p.maps.objects
-	replacements := map[string]*ebpf.Map{
-		"skep_services": m.SkepServices, "skep_frontends": m.SkepFrontends, "skep_slots": m.SkepSlots,
-		"skep_backends": m.SkepBackends, "skep_connections": m.SkepConnections, "skep_nodes": m.SkepNodes,
-		"skep_cursors": m.SkepCursors, "skep_affinity": m.SkepAffinity, "skep_counters": m.SkepCounters,
-	}
+	replacements := p.Maps()
 	for name, replacement := range replacements {
 		spec.Maps[name].MaxEntries = replacement.MaxEntries()
 	}
@@ -46,7 +41,7 @@ func (s *selector) run(asked Frontend, client uint64) (Frontend, bpf.SocketCount
 	from := toNetwork(asked)
 	request.Asked.Addr.Word = from.Addr.Word
 	request.Asked.Port, request.Asked.Protocol, request.Asked.Scope = from.Port, from.Protocol, from.Scope
-	request.Client = client
+	request.Client.Word[0], request.Client.Word[1] = uint32(client), uint32(client>>32)
 	if err := s.objects.SkepTestSelection.Put(uint32(0), &request); err != nil {
 		s.t.Fatal(err)
 	}

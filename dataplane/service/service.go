@@ -76,17 +76,56 @@ func (s State) String() string {
 	return fmt.Sprintf("state %d", uint8(s))
 }
 
+// Selection is how a service chooses among its backends.
+type Selection uint8
+
+const (
+	// RoundRobin takes them in turn, exactly.
+	RoundRobin = Selection(bpf.SocketServiceFlagsSELECT_ROUND_ROBIN)
+	// LeastConnections takes the one that this node's sockets have the fewest
+	// open connections to.
+	LeastConnections = Selection(bpf.SocketServiceFlagsSELECT_LEAST_CONNECTIONS)
+	// Random takes any.
+	Random = Selection(bpf.SocketServiceFlagsSELECT_RANDOM)
+	// Maglev takes the same one for the same flow on every node.
+	Maglev = Selection(bpf.SocketServiceFlagsSELECT_MAGLEV)
+)
+
+func (s Selection) String() string {
+	switch s {
+	case RoundRobin:
+		return "round-robin"
+	case LeastConnections:
+		return "least-connections"
+	case Random:
+		return "random"
+	case Maglev:
+		return "maglev"
+	}
+	return fmt.Sprintf("selection %d", uint8(s))
+}
+
 // Frontend is an address that clients ask for. An IPv4-mapped IPv6 address is
-// the same as the IPv4 address.
+// the same as the IPv4 address; an unspecified one is every address of this
+// node (node ports, host ports). Two frontends that differ in nothing but Local
+// and Restricted are the same: the last one given counts.
 type Frontend struct {
-	Addr     netip.Addr
-	Port     uint16
-	Protocol Protocol
-	Scope    Scope
+	Addr       netip.Addr
+	Port       uint16
+	Protocol   Protocol
+	Scope      Scope
+	Local      bool // leads to this node's backends only (traffic policy)
+	Restricted bool // only for clients in SourceRanges; for packets, not sockets
 }
 
 func (f Frontend) String() string {
 	return fmt.Sprintf("%s/%s", netip.AddrPortFrom(f.Addr, f.Port), f.Protocol)
+}
+
+// identity is what tells frontends apart.
+func (f Frontend) identity() Frontend {
+	f.Local, f.Restricted = false, false
+	return f
 }
 
 // Backend is an address that connections go to.
@@ -95,15 +134,22 @@ type Backend struct {
 	Port  uint16
 	Node  string // "" if no node: it is never down
 	State State
+	// Distant backends are not for this node's clients, by topology: they get
+	// connections by traffic policy Local and from other nodes only, and
+	// everybody's where no other backend is left.
+	Distant bool
 }
 
 // Service is one port of a service: every frontend leads to the backends of its
 // own address family.
 type Service struct {
-	Name            string // "namespace/name:port"
-	Frontends       []Frontend
+	Name            string     // "namespace/name:port"
+	Frontends       []Frontend // the first of a family is what getpeername derives
 	Backends        []Backend
 	AffinityTimeout time.Duration // 0: each connection takes the next backend
+	Selection       Selection
+	SNAT            bool           // packets reach backends elsewhere from this node's address
+	SourceRanges    []netip.Prefix // who may use Restricted frontends; none: nobody
 }
 
 // Problem is a part of a service that could not be installed.
@@ -125,7 +171,8 @@ func (s Service) normalise() (Service, []Problem) {
 		p.Service, p.Reason = s.Name, fmt.Sprintf(format, args...)
 		problems = append(problems, p)
 	}
-	out := Service{Name: s.Name, AffinityTimeout: s.AffinityTimeout}
+	out := s
+	out.Frontends, out.Backends = nil, nil
 	for _, f := range s.Frontends {
 		f.Addr = f.Addr.Unmap().WithZone("")
 		if !f.Addr.IsValid() || f.Addr.IsUnspecified() || f.Port == 0 || f.Protocol == 0 {

@@ -16,6 +16,7 @@ type tables struct {
 	byAddr    map[netip.Addr]map[string]struct{} // backend address -> services
 	withdrawn map[netip.Addr]int                 // address -> withdrawals not restored
 	nodesDown map[string]struct{}
+	hosts     hosts
 }
 
 func newTables() *tables {
@@ -26,6 +27,7 @@ func newTables() *tables {
 		byAddr:    map[netip.Addr]map[string]struct{}{},
 		withdrawn: map[netip.Addr]int{},
 		nodesDown: map[string]struct{}{},
+		hosts:     hosts{nodes: map[string][]netip.Addr{}},
 	}
 }
 

@@ -1,0 +1,82 @@
+package service
+
+import (
+	"context"
+	"net/netip"
+)
+
+// Departure says that a backend takes no new connections through a service any
+// more. Sockets may still be connected to it.
+type Departure struct {
+	Service  string
+	Addr     netip.Addr
+	Port     uint16
+	Protocol Protocol
+	// Draining: the service still lists it, without slots (it is terminating
+	// or unready). Told for UDP only, whose sockets never learn of it.
+	Draining bool
+	// Withdrawn: the address itself is gone, by WithdrawAddress.
+	Withdrawn bool
+	// Last: no service has this address, port and protocol any more.
+	Last bool
+}
+
+// Gone tells every departure from the first call on, once each and in order.
+// Whoever calls it has to read until Close, which closes the channel: what is
+// not read is kept in memory.
+func (p *Plane) Gone() <-chan Departure {
+	p.gone.listen()
+	return p.gone.out
+}
+
+// departures is a queue without bound between the reconciler, which must not
+// wait, and one reader.
+type departures struct {
+	in, out chan Departure
+	wanted  chan struct{}
+}
+
+func newDepartures() *departures {
+	return &departures{in: make(chan Departure), out: make(chan Departure), wanted: make(chan struct{}, 1)}
+}
+
+func (d *departures) listen() {
+	select {
+	case d.wanted <- struct{}{}:
+	default:
+	}
+}
+
+// tell returns at once, as run is always ready to receive.
+func (d *departures) tell(ctx context.Context, departure Departure) {
+	select {
+	case d.in <- departure:
+	case <-ctx.Done():
+	}
+}
+
+// run passes departures on until ctx ends; those before listen go nowhere.
+func (d *departures) run(ctx context.Context) {
+	defer close(d.out)
+	var waiting []Departure
+	listening := false
+	for {
+		var out chan Departure
+		var next Departure
+		if len(waiting) > 0 {
+			out, next = d.out, waiting[0]
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-d.wanted:
+			listening = true
+		case departure := <-d.in:
+			if listening {
+				waiting = append(waiting, departure)
+			}
+		case out <- next:
+			waiting = waiting[1:]
+		}
+	}
+}

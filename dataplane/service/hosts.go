@@ -1,0 +1,151 @@
+package service
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/skep-io/skep/bpf"
+)
+
+// hosts is what is desired of the addresses of this node and of others. nil
+// means that nobody has said: what an earlier process wrote stays.
+type hosts struct {
+	own   map[netip.Addr]struct{}
+	nodes map[string][]netip.Addr
+}
+
+// SetAddresses says which addresses this node has: those at which frontends
+// with an unspecified address answer. Loopback is always one.
+func (p *Plane) SetAddresses(addrs []netip.Addr) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.tables.hosts.own = map[netip.Addr]struct{}{}
+	for _, addr := range addrs {
+		p.tables.hosts.own[plain(addr)] = struct{}{}
+	}
+	p.queue.hosts = true
+	p.touch()
+}
+
+// SetNodeAddresses says at which addresses, at most one a family, another node
+// takes packets for its backends. None: it is forgotten.
+func (p *Plane) SetNodeAddresses(node string, addrs []netip.Addr) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	node = storedName(node)
+	if len(addrs) == 0 {
+		delete(p.tables.hosts.nodes, node)
+	} else {
+		p.tables.hosts.nodes[node] = nil
+		for _, addr := range addrs {
+			p.tables.hosts.nodes[node] = append(p.tables.hosts.nodes[node], plain(addr))
+		}
+	}
+	p.queue.hosts = true
+	p.queue.addNode(node)
+	p.touch()
+}
+
+func plain(addr netip.Addr) netip.Addr { return addr.Unmap().WithZone("") }
+
+// desiredAddresses is what skep_addresses should hold. What nobody has said yet
+// is kept as it is.
+func (t *tables) desiredAddresses(installed map[netip.Addr]bpf.SocketAddressFlags, synced bool) map[netip.Addr]bpf.SocketAddressFlags {
+	want := map[netip.Addr]bpf.SocketAddressFlags{}
+	for addr, flags := range installed {
+		if t.hosts.own != nil {
+			flags &^= bpf.SocketAddressFlagsADDRESS_OWN
+		}
+		if synced {
+			flags &^= bpf.SocketAddressFlagsADDRESS_PEER
+		}
+		want[addr] = flags
+	}
+	for addr := range t.hosts.own {
+		want[addr] |= bpf.SocketAddressFlagsADDRESS_OWN
+	}
+	for _, addrs := range t.hosts.nodes {
+		for _, addr := range addrs {
+			want[addr] |= bpf.SocketAddressFlagsADDRESS_PEER
+		}
+	}
+	maps.DeleteFunc(want, func(_ netip.Addr, flags bpf.SocketAddressFlags) bool { return flags == 0 })
+	return want
+}
+
+// putAddresses makes skep_addresses hold what is wanted.
+func (in *installed) putAddresses(want map[netip.Addr]bpf.SocketAddressFlags) error {
+	var failed []error
+	for addr, flags := range want {
+		if in.addresses[addr] == flags {
+			continue
+		}
+		if err := in.write.PutAddress(toAddress(addr), flags); err != nil {
+			failed = append(failed, err)
+			continue
+		}
+		in.addresses[addr] = flags
+	}
+	for addr := range in.addresses {
+		if want[addr] != 0 {
+			continue
+		}
+		if err := in.write.DeleteAddress(toAddress(addr)); err != nil {
+			failed = append(failed, err)
+			continue
+		}
+		delete(in.addresses, addr)
+	}
+	return errors.Join(failed...)
+}
+
+func (in *installed) adoptAddresses(m *kernelMaps) error {
+	pinned, err := m.addresses.all()
+	if err != nil {
+		return err
+	}
+	for key, flags := range pinned {
+		in.addresses[fromAddress(key)] = flags
+	}
+	return nil
+}
+
+func (t *tables) desiredNode(name string) bpf.SocketNode {
+	_, down := t.nodesDown[name]
+	return nodeRecord(down, t.hosts.nodes[name])
+}
+
+func nodeRecord(down bool, addrs []netip.Addr) bpf.SocketNode {
+	var record bpf.SocketNode
+	if down {
+		record.Down = 1
+	}
+	for _, addr := range slices.Backward(addrs) { // the first of a family counts
+		if addr.Is4() {
+			record.Ip4 = toAddress(addr)
+		} else {
+			record.Ip6 = toAddress(addr)
+		}
+	}
+	return record
+}
+
+// hostNetns returns the cookie of the network namespace that this process runs
+// in, which is the host's.
+func hostNetns() (uint64, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, fmt.Errorf("read the network namespace's cookie: %w", err)
+	}
+	defer unix.Close(fd)
+	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	if err != nil {
+		return 0, fmt.Errorf("read the network namespace's cookie: %w", err)
+	}
+	return cookie, nil
+}
