@@ -150,6 +150,9 @@ type Service struct {
 	Selection       Selection
 	SNAT            bool           // packets reach backends elsewhere from this node's address
 	SourceRanges    []netip.Prefix // who may use Restricted frontends; none: nobody
+	// Unconditional services keep a backend whose address was withdrawn: they
+	// lead to pods whether or not those are ready.
+	Unconditional bool
 }
 
 // Problem is a part of a service that could not be installed.

@@ -102,6 +102,10 @@ func (t *tables) withdraw(addr netip.Addr, by int) []string {
 	return names
 }
 
+func (t *tables) isWithdrawn(s Service, b Backend) bool {
+	return !s.Unconditional && t.withdrawn[b.Addr] > 0
+}
+
 func (t *tables) owner(f Frontend) (string, bool) {
 	names := t.claims[f]
 	if len(names) == 0 {
@@ -180,7 +184,7 @@ func (t *tables) desired(name string) map[poolKey]*desiredPool {
 func (t *tables) desiredBackends(s Service, key poolKey) []desiredBackend {
 	usable := Active
 	anyActive := func(b Backend) bool {
-		return b.Addr.Is6() == key.ip6 && b.State == Active && t.withdrawn[b.Addr] == 0
+		return b.Addr.Is6() == key.ip6 && b.State == Active && !t.isWithdrawn(s, b)
 	}
 	if !slices.ContainsFunc(s.Backends, anyActive) {
 		usable = Terminating
@@ -195,7 +199,7 @@ func (t *tables) desiredBackends(s Service, key poolKey) []desiredBackend {
 				endpoint: Frontend{Addr: b.Addr, Port: b.Port, Protocol: key.protocol},
 				node:     b.Node,
 			},
-			selectable: b.State <= usable && t.withdrawn[b.Addr] == 0,
+			selectable: b.State <= usable && !t.isWithdrawn(s, b),
 		})
 	}
 	return backends

@@ -1,0 +1,21 @@
+package service
+
+import (
+	"net/netip"
+	"testing"
+)
+
+// A withdrawal takes an address out of ordinary services and leaves those that lead to it whatever its state.
+func TestUnconditionalServiceKeepsWithdrawnBackend(t *testing.T) {
+	addr := netip.MustParseAddr("10.244.1.2")
+	for _, unconditional := range []bool{false, true} {
+		tables := newTables()
+		f := Frontend{Addr: netip.MustParseAddr("10.96.0.1"), Port: 80, Protocol: TCP, Scope: ScopeCluster}
+		tables.set(Service{Name: "ns/web", Frontends: []Frontend{f}, Backends: []Backend{{Addr: addr, Port: 80}}, Unconditional: unconditional})
+		tables.withdraw(addr, 1)
+		backends := tables.desired("ns/web")[poolOf("ns/web", f)].backends
+		if len(backends) != 1 || backends[0].selectable != unconditional {
+			t.Errorf("unconditional %v: backends %+v", unconditional, backends)
+		}
+	}
+}
