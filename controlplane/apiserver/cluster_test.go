@@ -80,8 +80,8 @@ func start(dir string, config Config) (*controlPlane, error) {
 		return nil, err
 	}
 	p.registry = resource.NewRegistry(storage.NewEtcd(database.Client), resource.Config{
-		ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}, PodCIDR: netip.MustParsePrefix("10.244.0.0/16"),
-		NodeMask: 24, ClusterDomain: "cluster.local",
+		ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}, ClusterDomain: "cluster.local",
+		PodCIDRs: []resource.PodRange{{Prefix: netip.MustParsePrefix("10.244.0.0/16"), NodeMask: 24}},
 	}, resource.Kinds())
 	config.Registry, config.PKI, config.Version = p.registry, p.pki, "test"
 	if p.server, err = New(config); err != nil {

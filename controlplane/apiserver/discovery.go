@@ -105,8 +105,11 @@ func resourcesOf(kind *resource.Kind) []metav1.APIResource {
 		sub("exec", own.WithKind("PodExecOptions"), "create", "get")
 		sub("attach", own.WithKind("PodAttachOptions"), "create", "get")
 		sub("portforward", own.WithKind("PodPortForwardOptions"), "create", "get")
+		sub("proxy", own.WithKind("PodProxyOptions"), proxyVerbs...)
 	case resource.Nodes:
-		sub("proxy", own.WithKind("NodeProxyOptions"), "create", "delete", "get", "patch", "update")
+		sub("proxy", own.WithKind("NodeProxyOptions"), proxyVerbs...)
+	case resource.Services:
+		sub("proxy", own.WithKind("ServiceProxyOptions"), proxyVerbs...)
 	case resource.Namespaces:
 		sub("finalize", kind.GVK, "update")
 	}

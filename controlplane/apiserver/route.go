@@ -232,6 +232,10 @@ func (s *Server) serveSubresource(w http.ResponseWriter, c *call) error {
 		methods[http.MethodGet], methods[http.MethodPost] = s.stream, s.stream
 	case "/nodes/proxy":
 		return s.nodeProxy(w, c)
+	case "/pods/proxy":
+		return s.podProxy(w, c)
+	case "/services/proxy":
+		return s.serviceProxy(w, c)
 	case "/namespaces/finalize":
 		methods[http.MethodPut] = s.finalize
 	default:

@@ -86,23 +86,6 @@ func streamQuery(c *call) (url.Values, error) {
 	return query, nil
 }
 
-// nodeProxy answers nodes/NAME/proxy/…: whatever the agent serves there.
-func (s *Server) nodeProxy(w http.ResponseWriter, c *call) error {
-	location, err := s.agents.location(c.Context(), c.name, c.rest, c.query)
-	if err != nil {
-		return err
-	}
-	if location.Path == "" {
-		location.Path = "/"
-	}
-	s.passThrough(w, c, location)
-	return nil
-}
-
-func (s *Server) passThrough(w http.ResponseWriter, c *call, location *url.URL) {
-	s.proxy(location, false).ServeHTTP(&endedWriter{w, c.Context()}, forAgent(c))
-}
-
 func (s *Server) proxy(location *url.URL, upgrade bool) http.Handler {
 	handler := proxy.NewUpgradeAwareHandler(location, s.agents.fresh, false, upgrade, proxyErrors{location.Host})
 	handler.UseLocationHost = true

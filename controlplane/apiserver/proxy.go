@@ -1,0 +1,180 @@
+package apiserver
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strconv"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/labels"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
+	"k8s.io/apimachinery/pkg/util/proxy"
+	streamproxy "k8s.io/apiserver/pkg/util/proxy"
+
+	"github.com/skep-io/skep/controlplane/resource"
+)
+
+// proxyVerbs are what discovery tells of every proxy subresource.
+var proxyVerbs = []string{"create", "delete", "get", "patch", "update"}
+
+// nodeProxy answers nodes/NAME/proxy/…: whatever the agent serves there, or another server on the node for
+// nodes/[SCHEME:]NAME:PORT/proxy/….
+func (s *Server) nodeProxy(w http.ResponseWriter, c *call) error {
+	scheme, name, port, ok := utilnet.SplitSchemeNamePort(c.name)
+	if !ok {
+		return apierrors.NewBadRequest(fmt.Sprintf("invalid node request %q", c.name))
+	}
+	node, err := resource.Get[*corev1.Node](c.Context(), s.registry, resource.Nodes, "", name)
+	if err != nil {
+		return err
+	}
+	address, err := agentAddress(node)
+	if err != nil {
+		return err
+	}
+	host, ownPort, err := net.SplitHostPort(address)
+	if err != nil {
+		return apierrors.NewInternalError(err)
+	}
+	if port != "" && port != ownPort {
+		location := &url.URL{Scheme: scheme, Host: net.JoinHostPort(host, port), Path: c.rest}
+		s.proxyTo(w, c, location, &http.Transport{TLSClientConfig: anyCertificate(), DisableKeepAlives: true})
+		return nil
+	}
+	location := &url.URL{Scheme: "https", Host: address, Path: c.rest, RawQuery: c.query.Encode()}
+	if location.Path == "" {
+		location.Path = "/"
+	}
+	s.proxy(location, false).ServeHTTP(&endedWriter{w, c.Context()}, forAgent(c))
+	return nil
+}
+
+// podProxy answers pods/[SCHEME:]NAME[:PORT]/proxy/…: what the pod serves there, by default on the first port that it names.
+func (s *Server) podProxy(w http.ResponseWriter, c *call) error {
+	scheme, name, port, ok := utilnet.SplitSchemeNamePort(c.name)
+	if !ok {
+		return apierrors.NewBadRequest(fmt.Sprintf("invalid pod request %q", c.name))
+	}
+	pod, err := resource.Get[*corev1.Pod](c.Context(), s.registry, resource.Pods, c.namespace, name)
+	if err != nil {
+		return err
+	}
+	for i := 0; port == "" && i < len(pod.Spec.Containers); i++ {
+		if ports := pod.Spec.Containers[i].Ports; len(ports) > 0 {
+			port = strconv.Itoa(int(ports[0].ContainerPort))
+		}
+	}
+	ip, err := netip.ParseAddr(pod.Status.PodIP)
+	if err != nil || !ip.IsGlobalUnicast() {
+		return apierrors.NewBadRequest("address not allowed")
+	}
+	host := net.JoinHostPort(pod.Status.PodIP, port)
+	if port == "" {
+		host = host[:len(host)-1]
+	}
+	return s.proxyToPod(w, c, pod, &url.URL{Scheme: scheme, Host: host, Path: c.rest})
+}
+
+// serviceProxy answers services/[SCHEME:]NAME[:PORT]/proxy/…: what one of the service's ready pods serves at the port, which
+// is named or numbered as in the service.
+func (s *Server) serviceProxy(w http.ResponseWriter, c *call) error {
+	scheme, name, port, ok := utilnet.SplitSchemeNamePort(c.name)
+	if !ok {
+		return apierrors.NewBadRequest(fmt.Sprintf("invalid service request %q", c.name))
+	}
+	service, err := resource.Get[*corev1.Service](c.Context(), s.registry, resource.Services, c.namespace, name)
+	if err != nil {
+		return err
+	}
+	if number, err := strconv.ParseInt(port, 10, 32); err == nil {
+		if port, ok = portNamed(service, int32(number)); !ok {
+			return apierrors.NewServiceUnavailable(fmt.Sprintf("no service port %d found for service %q", number, name))
+		}
+	}
+	slices := resource.ListAs[*discoveryv1.EndpointSlice](s.registry, resource.EndpointSlices, c.namespace,
+		labels.SelectorFromSet(labels.Set{discoveryv1.LabelServiceName: name}))
+	family := corev1.IPFamilyUnknown
+	if len(service.Spec.IPFamilies) > 0 {
+		family = service.Spec.IPFamilies[0]
+	}
+	var chosen *corev1.Pod
+	host, err := streamproxy.RandomEndpoint(name, slices, port, family, func(endpoint *discoveryv1.Endpoint) bool {
+		chosen = s.podBehind(c.Context(), c.namespace, endpoint)
+		return chosen != nil
+	})
+	if err != nil {
+		return err
+	}
+	return s.proxyToPod(w, c, chosen, &url.URL{Scheme: scheme, Host: host, Path: c.rest})
+}
+
+func portNamed(service *corev1.Service, number int32) (name string, ok bool) {
+	for _, port := range service.Spec.Ports {
+		if port.Port == number {
+			return port.Name, true
+		}
+	}
+	return "", false
+}
+
+// podBehind returns the pod that an endpoint is about, or nil: whoever may write endpoints must not reach other addresses
+// through the API server.
+func (s *Server) podBehind(ctx context.Context, namespace string, endpoint *discoveryv1.Endpoint) *corev1.Pod {
+	ref := endpoint.TargetRef
+	if ref == nil || ref.Namespace != namespace || len(endpoint.Addresses) == 0 {
+		return nil
+	}
+	pod, err := resource.Get[*corev1.Pod](ctx, s.registry, resource.Pods, namespace, ref.Name)
+	if err != nil {
+		return nil
+	}
+	for _, ip := range pod.Status.PodIPs {
+		if ip.IP == endpoint.Addresses[0] {
+			return pod
+		}
+	}
+	return nil
+}
+
+// proxyToPod goes through the agent of the pod's node, which is the one that has a route to the pod for certain.
+func (s *Server) proxyToPod(w http.ResponseWriter, c *call, pod *corev1.Pod, location *url.URL) error {
+	node, err := resource.Get[*corev1.Node](c.Context(), s.registry, resource.Nodes, "", pod.Spec.NodeName)
+	if err != nil {
+		return err
+	}
+	agent, err := agentAddress(node)
+	if err != nil {
+		return err
+	}
+	s.proxyTo(w, c, location, s.agents.through(agent))
+	return nil
+}
+
+// proxyTo answers with what a server outside of the control plane says, in whose pages links to itself are made to lead
+// through here. A path without its slash is redirected, as relative links need it.
+func (s *Server) proxyTo(w http.ResponseWriter, c *call, location *url.URL, transport *http.Transport) {
+	handler := proxy.NewUpgradeAwareHandler(location, transport, true, false, backendErrors{})
+	handler.ServeHTTP(&endedWriter{w, c.Context()}, forAgent(c))
+}
+
+// anyCertificate is for servers in pods and on nodes: nobody has told by which authority they are known.
+func anyCertificate() *tls.Config {
+	return &tls.Config{InsecureSkipVerify: true} //nolint:gosec // as Kubernetes does, and documents
+}
+
+// backendErrors answers for a server that cannot.
+type backendErrors struct{}
+
+func (backendErrors) Error(w http.ResponseWriter, r *http.Request, err error) {
+	if status := apierrors.APIStatus(nil); !asStatus(err, &status) {
+		err = apierrors.NewServiceUnavailable(fmt.Sprintf("error trying to reach service: %v", err))
+	}
+	writeError(w, r, err)
+}
