@@ -10,6 +10,7 @@ import (
 
 	"github.com/skep-io/skep/controlplane/controller/endpoints"
 	"github.com/skep-io/skep/controlplane/controller/gc"
+	"github.com/skep-io/skep/controlplane/controller/loadbalancer"
 	"github.com/skep-io/skep/controlplane/controller/namespace"
 	"github.com/skep-io/skep/controlplane/controller/node"
 	"github.com/skep-io/skep/controlplane/controller/replication"
@@ -39,6 +40,7 @@ func lead(ctx context.Context, s *settings, registry *resource.Registry, authori
 		"scheduler":      scheduler.New(registry, recorder(scheduler.Component), realClock),
 		"replication":    replication.New(registry, recorder(replication.Component), realClock),
 		"endpoints":      endpoints.New(registry, recorder(endpoints.Component)),
+		"load balancers": loadbalancer.New(registry, recorder(loadbalancer.Component), s.pool),
 		"node":           node.New(registry, recorder(node.Component), realClock, s.NodeMonitorGrace),
 		"namespace":      namespace.New(registry),
 		"gc":             gc.New(registry),

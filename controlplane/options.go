@@ -7,9 +7,9 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
+	"github.com/skep-io/skep/controlplane/controller/loadbalancer"
 	"github.com/skep-io/skep/controlplane/controller/node"
 	"github.com/skep-io/skep/controlplane/resource"
 	"github.com/skep-io/skep/controlplane/storage"
@@ -25,10 +25,17 @@ type Options struct {
 	AdvertiseAddress string
 	// Etcd is an etcd cluster to use; without endpoints an etcd of our own runs in the process.
 	Etcd storage.DialConfig
-	// ServiceCIDR and PodCIDR are the ranges of service and of pod addresses. The
-	// first may be two, separated by a comma, one of each family.
+	// ServiceCIDR and PodCIDR are the ranges of service and of pod addresses. Each
+	// may be two, separated by a comma, one of each family; the first is of the
+	// primary one.
 	ServiceCIDR, PodCIDR string
-	ClusterDomain        string
+	// NodeMask, NodeMask4 and NodeMask6 say how large a node's part of PodCIDR is;
+	// 0: the default. The first is for a PodCIDR of one family.
+	NodeMask, NodeMask4, NodeMask6 int
+	// LoadBalancerCIDR are the addresses for services of type LoadBalancer: CIDRs
+	// and ranges, separated by commas. Empty: none.
+	LoadBalancerCIDR string
+	ClusterDomain    string
 	// TLSSANs are further names and addresses that clients reach the API by.
 	TLSSANs []string
 	// DNSEtcdListen is where cluster DNS reads etcd; empty: port 2379 at the address of Listen.
@@ -56,7 +63,9 @@ const (
 	DefaultClusterDomain = "cluster.local"
 	DefaultDataDir       = "/var/lib/skepd"
 
-	nodeMask    = 24
+	DefaultNodeMask4 = 24
+	DefaultNodeMask6 = 64
+
 	dnsEtcdPort = "2379"
 )
 
@@ -66,7 +75,8 @@ type settings struct {
 	listenHost, listenPort string
 	advertise              netip.Addr
 	services               []netip.Prefix
-	pods                   netip.Prefix
+	pods                   []resource.PodRange
+	pool                   loadbalancer.Pool
 }
 
 func (o Options) complete() (*settings, error) {
@@ -98,34 +108,16 @@ func (o Options) complete() (*settings, error) {
 	if _, _, err := net.SplitHostPort(s.DNSEtcdListen); err != nil {
 		return nil, fmt.Errorf("--dns-etcd-listen %q is not ADDR:PORT: %w", s.DNSEtcdListen, err)
 	}
-	for _, cidr := range strings.Split(o.ServiceCIDR, ",") {
-		prefix, err := parseRange("--service-cidr", cidr)
-		if err != nil {
-			return nil, err
-		}
-		s.services = append(s.services, prefix)
-	}
-	if len(s.services) > 2 || len(s.services) == 2 && s.services[0].Addr().Is4() == s.services[1].Addr().Is4() {
-		return nil, fmt.Errorf("--service-cidr %s: give one range, or one of each family", o.ServiceCIDR)
-	}
-	if s.pods, err = parseRange("--pod-cidr", o.PodCIDR); err != nil {
+	if s.services, err = parseRanges("--service-cidr", o.ServiceCIDR); err != nil {
 		return nil, err
 	}
-	if s.pods.Addr().Is4() && s.pods.Bits() > nodeMask {
-		return nil, fmt.Errorf("--pod-cidr %s is too small: every node gets a /%d of it", o.PodCIDR, nodeMask)
+	if s.pods, err = o.podRanges(); err != nil {
+		return nil, err
 	}
-	return s, nil
-}
-
-func parseRange(flag, cidr string) (netip.Prefix, error) {
-	prefix, err := netip.ParsePrefix(strings.TrimSpace(cidr))
-	if err != nil {
-		return prefix, fmt.Errorf("%s %q is not a range like 10.96.0.0/16", flag, cidr)
+	if s.pool, err = loadbalancer.ParsePool(o.LoadBalancerCIDR); err != nil {
+		return nil, fmt.Errorf("--lb-cidr %s: %w", o.LoadBalancerCIDR, err)
 	}
-	if prefix != prefix.Masked() {
-		return prefix, fmt.Errorf("%s %s has bits set past its prefix; did you mean %s?", flag, cidr, prefix.Masked())
-	}
-	return prefix, nil
+	return s, s.apart()
 }
 
 // advertised works out where others reach the API.
@@ -180,7 +172,7 @@ func (s *settings) url() string {
 }
 
 func (s *settings) registryConfig() resource.Config {
-	return resource.Config{ServiceCIDRs: s.services, PodCIDR: s.pods, NodeMask: nodeMask, ClusterDomain: s.ClusterDomain}
+	return resource.Config{ServiceCIDRs: s.services, PodCIDRs: s.pods, ClusterDomain: s.ClusterDomain}
 }
 
 // firstServiceIPs are the addresses of the service default/kubernetes.

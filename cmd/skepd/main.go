@@ -12,6 +12,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"k8s.io/klog/v2"
 
 	"github.com/skep-io/skep/controlplane"
@@ -32,7 +33,7 @@ func main() {
 
 func newCommand() *cobra.Command {
 	options := controlplane.Options{Version: version}
-	var join, lbCIDR, etcdServers, logLevel string
+	var join, etcdServers, logLevel string
 	command := &cobra.Command{
 		Use:   "skepd",
 		Short: "Run Skep's control plane",
@@ -47,9 +48,6 @@ and the token by which agents join (join-token).`,
 			if join != "" {
 				return fmt.Errorf("--join %s: clusters of several skepd are not available yet; run one, with its own etcd or with --etcd-servers", join)
 			}
-			if lbCIDR != "" {
-				return fmt.Errorf("--lb-cidr %s: load-balancer addresses are not available yet; leave it out", lbCIDR)
-			}
 			if err := setUpLogging(logLevel); err != nil {
 				return err
 			}
@@ -62,6 +60,12 @@ and the token by which agents join (join-token).`,
 		},
 	}
 	f := command.Flags()
+	f.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+		if name == "cluster-cidr" { // as skep-agent and kube-controller-manager call it
+			name = "pod-cidr"
+		}
+		return pflag.NormalizedName(name)
+	})
 	f.StringVar(&options.DataDir, "data-dir", controlplane.DefaultDataDir, "Folder for etcd's data, certificates, the kubeconfig and the join token")
 	f.StringVar(&options.Listen, "listen", controlplane.DefaultListen, "ADDR:PORT of the API")
 	f.StringVar(&options.AdvertiseAddress, "advertise-address", "", "Address that others reach the API at; --listen's if empty, or this host's first one if that is all of them")
@@ -70,9 +74,12 @@ and the token by which agents join (join-token).`,
 	f.StringVar(&options.Etcd.CertFile, "etcd-certfile", "", "Client certificate for --etcd-servers, in PEM")
 	f.StringVar(&options.Etcd.KeyFile, "etcd-keyfile", "", "Key of the client certificate for --etcd-servers, in PEM")
 	f.StringVar(&join, "join", "", "Another skepd to form a cluster with (not available yet)")
-	f.StringVar(&lbCIDR, "lb-cidr", "", "Range of load-balancer addresses (not available yet)")
+	f.StringVar(&options.LoadBalancerCIDR, "lb-cidr", "", "Addresses for services of type LoadBalancer: CIDRs and ranges (192.0.2.10-192.0.2.99) of the hosts' link, separated by commas")
 	f.StringVar(&options.ServiceCIDR, "service-cidr", controlplane.DefaultServiceCIDR, "Range of service addresses; two, of different families, separated by a comma")
-	f.StringVar(&options.PodCIDR, "pod-cidr", controlplane.DefaultPodCIDR, "Range of pod addresses; every node gets a part of it")
+	f.StringVar(&options.PodCIDR, "pod-cidr", controlplane.DefaultPodCIDR, "Range of pod addresses, of which every node gets a part; two, of different families, separated by a comma (also --cluster-cidr)")
+	f.IntVar(&options.NodeMask, "node-cidr-mask-size", 0, "Prefix length of a node's part of a --pod-cidr of one family")
+	f.IntVar(&options.NodeMask4, "node-cidr-mask-size-ipv4", controlplane.DefaultNodeMask4, "Prefix length of a node's IPv4 part of --pod-cidr")
+	f.IntVar(&options.NodeMask6, "node-cidr-mask-size-ipv6", controlplane.DefaultNodeMask6, "Prefix length of a node's IPv6 part of --pod-cidr")
 	f.StringVar(&options.ClusterDomain, "cluster-domain", controlplane.DefaultClusterDomain, "Suffix of service names")
 	f.StringSliceVar(&options.TLSSANs, "tls-san", nil, "Further names and addresses that clients reach the API by")
 	f.StringVar(&options.DNSEtcdListen, "dns-etcd-listen", "", "ADDR:PORT at which cluster DNS reads etcd; port 2379 at --listen's address if empty")

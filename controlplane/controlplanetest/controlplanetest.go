@@ -39,7 +39,7 @@ func Start(t *testing.T) *resource.Registry {
 	}
 	registry := resource.NewRegistry(storage.NewEtcd(server.Client), resource.Config{
 		ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")},
-		PodCIDR:      netip.MustParsePrefix("10.244.0.0/16"), NodeMask: 24, ClusterDomain: "cluster.local",
+		PodCIDRs:     []resource.PodRange{{Prefix: netip.MustParsePrefix("10.244.0.0/16"), NodeMask: 24}}, ClusterDomain: "cluster.local",
 	}, resource.Kinds())
 	ctx, stop := context.WithCancel(context.Background())
 	var wg sync.WaitGroup

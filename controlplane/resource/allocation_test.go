@@ -73,11 +73,15 @@ func allocationRegistry(t *testing.T, endpoint string, cfg Config) *Registry {
 }
 
 func clusterWith(ranges ...string) Config {
-	cfg := Config{PodCIDR: netip.MustParsePrefix("10.244.0.0/16"), NodeMask: 24}
+	cfg := Config{PodCIDRs: podRanges("10.244.0.0/16", 24)}
 	for _, text := range ranges {
 		cfg.ServiceCIDRs = append(cfg.ServiceCIDRs, netip.MustParsePrefix(text))
 	}
 	return cfg
+}
+
+func podRanges(cidr string, mask int) []PodRange {
+	return []PodRange{{netip.MustParsePrefix(cidr), mask}}
 }
 
 func newService(name string, change func(*corev1.ServiceSpec)) *corev1.Service {
@@ -106,7 +110,7 @@ func create(t *testing.T, r *Registry, service *corev1.Service) *corev1.Service 
 func TestConcurrentAllocation(t *testing.T) {
 	store := allocationEtcd(t)
 	cfg := clusterWith("10.96.0.0/26")
-	cfg.PodCIDR, cfg.NodeMask = netip.MustParsePrefix("10.244.0.0/26"), 30 // 16 ranges
+	cfg.PodCIDRs = podRanges("10.244.0.0/26", 30) // 16 ranges
 	planes := []*Registry{allocationRegistry(t, store, cfg), allocationRegistry(t, store, cfg)}
 	var group sync.WaitGroup
 	for worker := range 8 {
@@ -186,7 +190,9 @@ func checkRecords(t *testing.T, r *Registry) {
 		}
 	}
 	for _, obj := range stored(t, r, Nodes) {
-		hold(podCIDRKey(netip.MustParsePrefix(obj.(*corev1.Node).Spec.PodCIDR)), obj.GetName())
+		for _, podCIDR := range obj.(*corev1.Node).Spec.PodCIDRs {
+			hold(podCIDRKey(netip.MustParsePrefix(podCIDR)), obj.GetName())
+		}
 	}
 	got := map[string]string{}
 	for _, obj := range stored(t, r, IPAddresses) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -19,54 +20,124 @@ import (
 // node's name.
 const podCIDRPrefix = "/skep/podcidrs/"
 
-func init() { Nodes.Allocate = allocatePodCIDR }
+// oddPodCIDRKey changes whenever a node gets a range that is not one of those
+// that PodRanges are cut into. Such a range can overlap one that has another
+// key: who takes a range of the cut guards that no odd one came in between, and
+// who takes an odd one, that none came at all.
+const oddPodCIDRKey = "/skep/podcidrs-odd"
+
+func init() { Nodes.Allocate = allocatePodCIDRs }
 
 func podCIDRKey(prefix netip.Prefix) string {
 	return fmt.Sprintf("%s%s-%d", podCIDRPrefix, prefix.Addr(), prefix.Bits())
 }
 
-// allocatePodCIDR gives a new node a pod range that no other node holds, or the
-// one that it asks for, and frees it with the node. A range's key and the node
-// land in one transaction, so a range is held exactly as long as its node exists.
-func allocatePodCIDR(ctx context.Context, r *Registry, tx *Tx, obj, old Object) error {
+func podCIDROfKey(key string) (netip.Prefix, error) {
+	text := strings.TrimPrefix(key, podCIDRPrefix)
+	if i := strings.LastIndexByte(text, '-'); i >= 0 {
+		text = text[:i] + "/" + text[i+1:]
+	}
+	return netip.ParsePrefix(text)
+}
+
+// allocatePodCIDRs gives a new node a pod range of each family that no other
+// node holds, or the ranges that it asks for, and frees them with the node. The
+// keys of all its ranges and the node land in one transaction, so a range is held
+// exactly as long as its node exists. A node that has ranges keeps them, also
+// after the cluster has gained a family.
+func allocatePodCIDRs(ctx context.Context, r *Registry, tx *Tx, obj, old Object) error {
 	if obj == nil {
-		return releasePodCIDR(ctx, r, tx, old.(*corev1.Node))
+		return releasePodCIDRs(ctx, r, tx, old.(*corev1.Node))
 	}
 	node := obj.(*corev1.Node)
 	if old != nil && old.(*corev1.Node).Spec.PodCIDR != "" {
 		return nil // Validation refuses to change a range once it is set.
 	}
-	if !r.config.PodCIDR.IsValid() && node.Spec.PodCIDR == "" {
-		return nil
-	}
-	prefix, err := choosePodCIDR(ctx, r, node)
-	if err != nil {
+	a := podCIDRAllocation{r: r, node: node}
+	if asked := podCIDRsOf(node); len(asked) > 0 {
+		if err := a.takeAsked(ctx, asked); err != nil {
+			return err
+		}
+	} else if err := a.takeFree(ctx); err != nil {
 		return err
 	}
-	if node.Spec.PodCIDR == "" {
-		node.Spec.PodCIDR = prefix.String()
+	if len(a.ranges) == 0 {
+		return nil
 	}
-	if len(node.Spec.PodCIDRs) == 0 {
-		node.Spec.PodCIDRs = []string{node.Spec.PodCIDR}
+	node.Spec.PodCIDRs = make([]string, len(a.ranges))
+	for i, prefix := range a.ranges {
+		node.Spec.PodCIDRs[i] = prefix.String()
+		tx.Guards = append(tx.Guards, storage.Guard{Key: podCIDRKey(prefix)})
+		tx.Ops = append(tx.Ops, storage.Op{Key: podCIDRKey(prefix), Value: []byte(node.Name)})
 	}
-	tx.Guards = append(tx.Guards, storage.Guard{Key: podCIDRKey(prefix)})
-	tx.Ops = append(tx.Ops, storage.Op{Key: podCIDRKey(prefix), Value: []byte(node.Name)})
+	node.Spec.PodCIDR = node.Spec.PodCIDRs[0]
+	tx.Guards = append(tx.Guards, a.guards...)
+	tx.Ops = append(tx.Ops, a.ops...)
 	return nil
 }
 
-// choosePodCIDR returns the range that the node asks for, if it is free, or else
-// any free one. Another node may take it first, which the guard notices.
-func choosePodCIDR(ctx context.Context, r *Registry, node *corev1.Node) (netip.Prefix, error) {
-	if node.Spec.PodCIDR != "" {
-		return requestedPodCIDR(ctx, r, node)
+// podCIDRsOf are the ranges that a node has, or asks for.
+func podCIDRsOf(node *corev1.Node) []string {
+	if len(node.Spec.PodCIDRs) == 0 && node.Spec.PodCIDR != "" {
+		return []string{node.Spec.PodCIDR}
 	}
-	taken := podCIDRHolders(r, node)
+	return node.Spec.PodCIDRs
+}
+
+// podCIDRAllocation is the work of one transaction.
+type podCIDRAllocation struct {
+	r      *Registry
+	node   *corev1.Node
+	ranges []netip.Prefix
+	guards []storage.Guard
+	ops    []storage.Op
+}
+
+// takeFree takes a range of each family. Another node may take one first, which its guard notices.
+func (a *podCIDRAllocation) takeFree(ctx context.Context) error {
+	if len(a.r.config.PodCIDRs) == 0 {
+		return nil
+	}
+	if err := a.guardCut(ctx); err != nil {
+		return err
+	}
+	for _, within := range a.r.config.PodCIDRs {
+		prefix, err := a.free(ctx, within)
+		if err != nil {
+			return err
+		}
+		a.ranges = append(a.ranges, prefix)
+	}
+	return nil
+}
+
+// guardCut sees to it that the cache knows all odd ranges, and that no other comes before the commit.
+func (a *podCIDRAllocation) guardCut(ctx context.Context) error {
+	guard, err := a.odd(ctx)
+	if err != nil {
+		return err
+	}
+	a.guards = append(a.guards, guard)
+	return a.r.waitUntil(ctx, Nodes, guard.ModRevision)
+}
+
+// odd is the guard on oddPodCIDRKey as it is now.
+func (a *podCIDRAllocation) odd(ctx context.Context) (storage.Guard, error) {
+	kv, err := a.r.store.Get(ctx, oddPodCIDRKey)
+	if err != nil && !errors.Is(err, storage.ErrNotFound) {
+		return storage.Guard{}, storeError(ctx, err)
+	}
+	return storage.Guard{Key: oddPodCIDRKey, ModRevision: kv.ModRevision}, nil
+}
+
+func (a *podCIDRAllocation) free(ctx context.Context, within PodRange) (netip.Prefix, error) {
+	taken := podCIDRHolders(a.r, a.node)
 	for waited := false; ; {
-		prefix, ok := freeSubnet(r.config.PodCIDR, r.config.NodeMask, taken)
+		prefix, ok := freeSubnet(within.Prefix, within.NodeMask, taken)
 		switch {
 		case ok:
 			// The cache may not know of this one's holder yet.
-			holder, err := podCIDRHolder(ctx, r, prefix)
+			holder, err := podCIDRHolder(ctx, a.r, prefix)
 			if err != nil || holder.Key == "" {
 				return prefix, err
 			}
@@ -74,13 +145,13 @@ func choosePodCIDR(ctx context.Context, r *Registry, node *corev1.Node) (netip.P
 		case waited:
 			return netip.Prefix{}, apierrors.NewInternalError(fmt.Errorf(
 				"no pod range of /%d is left in %s for node %q: delete nodes that are gone, or use a larger pod range",
-				r.config.NodeMask, r.config.PodCIDR, node.Name))
+				within.NodeMask, within.Prefix, a.node.Name))
 		default:
 			// Nor of those that were freed.
-			if err := r.waitForStore(ctx, Nodes); err != nil {
+			if err := a.r.waitForStore(ctx, Nodes); err != nil {
 				return netip.Prefix{}, err
 			}
-			waited, taken = true, podCIDRHolders(r, node)
+			waited, taken = true, podCIDRHolders(a.r, a.node)
 		}
 	}
 }
@@ -89,8 +160,13 @@ func choosePodCIDR(ctx context.Context, r *Registry, node *corev1.Node) (netip.P
 func podCIDRHolders(r *Registry, node *corev1.Node) map[netip.Prefix]string {
 	holders := map[netip.Prefix]string{}
 	for _, other := range ListAs[*corev1.Node](r, Nodes, "", nil) {
-		if prefix, err := netip.ParsePrefix(other.Spec.PodCIDR); err == nil && other.Name != node.Name {
-			holders[prefix.Masked()] = other.Name
+		if other.Name == node.Name {
+			continue
+		}
+		for _, text := range podCIDRsOf(other) {
+			if prefix, err := netip.ParsePrefix(text); err == nil {
+				holders[prefix.Masked()] = other.Name
+			}
 		}
 	}
 	return holders
@@ -108,27 +184,43 @@ func podCIDRHolder(ctx context.Context, r *Registry, prefix netip.Prefix) (stora
 	return kv, nil
 }
 
-// requestedPodCIDR refuses a range that overlaps one that another node holds.
-func requestedPodCIDR(ctx context.Context, r *Registry, node *corev1.Node) (netip.Prefix, error) {
-	refuse := func(reason string) (netip.Prefix, error) {
-		return netip.Prefix{}, apierrors.NewInvalid(Nodes.GVK.GroupKind(), node.Name,
-			field.ErrorList{field.Invalid(field.NewPath("spec", "podCIDR"), node.Spec.PodCIDR, reason)})
-	}
-	prefix, err := netip.ParsePrefix(node.Spec.PodCIDR)
+// takeAsked takes what the node asks for, unless it overlaps what another holds.
+// It takes the records from etcd, and guards that no other came since.
+func (a *podCIDRAllocation) takeAsked(ctx context.Context, asked []string) error {
+	odd, err := a.odd(ctx)
 	if err != nil {
-		return refuse("must be a valid address range")
+		return err
 	}
-	prefix = prefix.Masked()
-	// The guard covers this very range only, so the cache must know all others.
-	if err := r.waitForStore(ctx, Nodes); err != nil {
-		return netip.Prefix{}, err
+	kvs, revision, err := a.r.store.List(ctx, podCIDRPrefix)
+	if err != nil {
+		return storeError(ctx, err)
 	}
-	for held, holder := range podCIDRHolders(r, node) {
-		if held.Overlaps(prefix) {
-			return refuse(fmt.Sprintf("overlaps %s, which node %q holds", held, holder))
+	held := make(map[netip.Prefix]string, len(kvs))
+	for _, kv := range kvs {
+		if prefix, err := podCIDROfKey(kv.Key); err == nil {
+			held[prefix] = string(kv.Value)
 		}
 	}
-	return prefix, nil
+	for i, text := range asked {
+		path := field.NewPath("spec", "podCIDRs").Index(i)
+		refuse := func(reason string) error {
+			return apierrors.NewInvalid(Nodes.GVK.GroupKind(), a.node.Name, field.ErrorList{field.Invalid(path, text, reason)})
+		}
+		prefix, err := netip.ParsePrefix(text)
+		if err != nil {
+			return refuse("must be a valid address range")
+		}
+		prefix = prefix.Masked()
+		for other, holder := range held {
+			if other.Overlaps(prefix) {
+				return refuse(fmt.Sprintf("overlaps %s, which node %q holds", other, holder))
+			}
+		}
+		a.ranges = append(a.ranges, prefix)
+	}
+	a.guards = append(a.guards, odd, storage.Guard{Key: podCIDRPrefix, ModRevision: revision, Below: true})
+	a.ops = append(a.ops, storage.Op{Key: oddPodCIDRKey, Value: []byte(a.node.Name)})
+	return nil
 }
 
 // freeSubnet picks a subnet of the given mask that overlaps no taken one,
@@ -188,17 +280,22 @@ func subnetAt(within netip.Prefix, mask int, n uint64) netip.Prefix {
 	return netip.PrefixFrom(out, mask)
 }
 
-// releasePodCIDR frees the node's range if the node is the one that holds it.
-func releasePodCIDR(ctx context.Context, r *Registry, tx *Tx, node *corev1.Node) error {
-	prefix, err := netip.ParsePrefix(node.Spec.PodCIDR)
-	if err != nil {
-		return nil // The node never held one.
+// releasePodCIDRs frees those of the node's ranges that the node is the one to hold.
+func releasePodCIDRs(ctx context.Context, r *Registry, tx *Tx, node *corev1.Node) error {
+	for _, text := range podCIDRsOf(node) {
+		prefix, err := netip.ParsePrefix(text)
+		if err != nil {
+			continue // The node never held it.
+		}
+		kv, err := podCIDRHolder(ctx, r, prefix.Masked())
+		if err != nil {
+			return err
+		}
+		if kv.Key == "" || string(kv.Value) != node.Name {
+			continue
+		}
+		tx.Guards = append(tx.Guards, storage.Guard{Key: kv.Key, ModRevision: kv.ModRevision})
+		tx.Ops = append(tx.Ops, storage.Op{Key: kv.Key, Delete: true})
 	}
-	kv, err := podCIDRHolder(ctx, r, prefix.Masked())
-	if err != nil || kv.Key == "" || string(kv.Value) != node.Name {
-		return err
-	}
-	tx.Guards = append(tx.Guards, storage.Guard{Key: kv.Key, ModRevision: kv.ModRevision})
-	tx.Ops = append(tx.Ops, storage.Op{Key: kv.Key, Delete: true})
 	return nil
 }

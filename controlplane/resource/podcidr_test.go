@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -14,7 +15,7 @@ import (
 
 func TestPodRanges(t *testing.T) {
 	cfg := clusterWith("10.96.0.0/16")
-	cfg.PodCIDR = netip.MustParsePrefix("10.244.0.0/22")
+	cfg.PodCIDRs = podRanges("10.244.0.0/22", 24)
 	r := allocationRegistry(t, allocationEtcd(t), cfg)
 	add := func(name, podCIDR string) (*corev1.Node, error) {
 		node, err := r.Create(t.Context(), Nodes, &corev1.Node{
@@ -52,6 +53,115 @@ func TestPodRanges(t *testing.T) {
 		t.Errorf("a freed range: %+v, %v", node, err)
 	}
 	checkRecords(t, r)
+}
+
+// TestPodRangesOfBothFamilies also covers a cluster that gains a family: nodes keep what they have.
+func TestPodRangesOfBothFamilies(t *testing.T) {
+	store := allocationEtcd(t)
+	cfg := clusterWith("10.96.0.0/16")
+	cfg.PodCIDRs = podRanges("10.244.0.0/22", 24)
+	before := allocationRegistry(t, store, cfg)
+	cfg.PodCIDRs = append(cfg.PodCIDRs, podRanges("fd00:10:244::/62", 64)...)
+	r := allocationRegistry(t, store, cfg)
+	add := func(r *Registry, name string, asked ...string) (*corev1.Node, error) {
+		node, err := r.Create(t.Context(), Nodes, &corev1.Node{
+			ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.NodeSpec{PodCIDRs: asked},
+		}, CreateOptions{})
+		if err != nil {
+			return nil, err
+		}
+		return node.(*corev1.Node), nil
+	}
+	old, err := add(before, "old")
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept, err := r.Modify(t.Context(), Nodes, "", "", "old", UpdateOptions{}, func(current Object) (Object, error) {
+		node := current.DeepCopyObject().(*corev1.Node)
+		node.Labels = map[string]string{"a": "b"}
+		return node, nil
+	})
+	if err != nil || !slices.Equal(kept.(*corev1.Node).Spec.PodCIDRs, old.Spec.PodCIDRs) {
+		t.Errorf("the old node had %v and has %v (%v)", old.Spec.PodCIDRs, kept, err)
+	}
+	asked := []string{"10.244.2.0/25", "fd00:10:244:2::/64"}
+	for i := range 2 {
+		node, err := add(r, fmt.Sprintf("node%d", i))
+		if err != nil {
+			t.Fatal(err)
+		}
+		four, six := netip.MustParsePrefix(node.Spec.PodCIDRs[0]), netip.MustParsePrefix(node.Spec.PodCIDRs[1])
+		if node.Spec.PodCIDR != node.Spec.PodCIDRs[0] || !cfg.PodCIDRs[0].Contains(four.Addr()) || four.Bits() != 24 ||
+			!cfg.PodCIDRs[1].Contains(six.Addr()) || six.Bits() != 64 {
+			t.Errorf("node has %q and %v", node.Spec.PodCIDR, node.Spec.PodCIDRs)
+		}
+	}
+	held := map[string]bool{}
+	for _, obj := range stored(t, r, Nodes) {
+		for _, podCIDR := range obj.(*corev1.Node).Spec.PodCIDRs {
+			held[podCIDR] = true
+		}
+	}
+	// Of four IPv4 ranges three are taken: what is asked for in the last is had, of the rest nothing.
+	for i := range 4 {
+		if cidr := fmt.Sprintf("10.244.%d", i); !held[cidr+".0/24"] {
+			asked[0] = cidr + ".0/25"
+		}
+		if cidr := subnetAt(cfg.PodCIDRs[1].Prefix, 64, uint64(i)).String(); !held[cidr] {
+			asked[1] = cidr
+		}
+	}
+	node, err := add(r, "asks", asked...)
+	if err != nil || !slices.Equal(node.Spec.PodCIDRs, asked) {
+		t.Errorf("asked for %v: %+v, %v", asked, node, err)
+	}
+	if _, err := add(r, "toomany"); err == nil || !strings.Contains(err.Error(), "no pod range of /24 is left") {
+		t.Errorf("a fifth node: %v", err)
+	}
+	checkRecords(t, r)
+}
+
+// TestPodRangesOfTwoSizesAtOnce has nodes ask at once, at two control planes,
+// for ranges that overlap without being equal, while others take any.
+func TestPodRangesOfTwoSizesAtOnce(t *testing.T) {
+	store := allocationEtcd(t)
+	cfg := clusterWith("10.96.0.0/16")
+	cfg.PodCIDRs = podRanges("10.244.0.0/26", 28) // four ranges
+	planes := []*Registry{allocationRegistry(t, store, cfg), allocationRegistry(t, store, cfg)}
+	for round := range 25 {
+		var group sync.WaitGroup
+		for i, asked := range []string{"10.244.0.0/27", "10.244.0.16/28", "10.244.0.24/29", "10.244.0.0/26", "", "", ""} {
+			group.Go(func() {
+				_, err := planes[i%2].Create(t.Context(), Nodes, &corev1.Node{
+					ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("node%d", i)}, Spec: corev1.NodeSpec{PodCIDR: asked},
+				}, CreateOptions{})
+				full := apierrors.IsInternalError(err) && strings.Contains(err.Error(), "no pod range of /28 is left")
+				overlaps := apierrors.IsInvalid(err) && strings.Contains(err.Error(), "overlaps")
+				if err != nil && !full && !overlaps {
+					t.Errorf("%q: %v", asked, err)
+				}
+			})
+		}
+		group.Wait()
+		nodes := stored(t, planes[0], Nodes)
+		if len(nodes) == 0 {
+			t.Fatal("nobody got a range")
+		}
+		for i, a := range nodes {
+			for _, b := range nodes[:i] {
+				x, y := a.(*corev1.Node).Spec.PodCIDR, b.(*corev1.Node).Spec.PodCIDR
+				if netip.MustParsePrefix(x).Overlaps(netip.MustParsePrefix(y)) {
+					t.Fatalf("round %d: %s has %s and %s has %s", round, a.GetName(), x, b.GetName(), y)
+				}
+			}
+		}
+		checkRecords(t, planes[0])
+		for _, node := range nodes {
+			if _, _, err := planes[0].Delete(t.Context(), Nodes, "", node.GetName(), nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
 }
 
 func TestSubnets(t *testing.T) {

@@ -19,10 +19,16 @@ import (
 type Config struct {
 	// ServiceCIDRs are the ranges of service addresses, the first one of the primary family.
 	ServiceCIDRs []netip.Prefix
-	// PodCIDR is cut into one range of NodeMask bits for every node.
-	PodCIDR       netip.Prefix
-	NodeMask      int
+	// PodCIDRs are the ranges that nodes' pod ranges come from: at most one of
+	// each family, the primary one first.
+	PodCIDRs      []PodRange
 	ClusterDomain string
+}
+
+// PodRange is a range that is cut into one of NodeMask bits for every node.
+type PodRange struct {
+	netip.Prefix
+	NodeMask int
 }
 
 // ListOptions says what to list, and how fresh it must be.

@@ -41,6 +41,13 @@ func (r *Registry) Update(ctx context.Context, k *Kind, sub string, obj Object, 
 // be called several times, first with the cached state, which can be old. Errors
 // of change are returned as they are.
 func (r *Registry) Modify(ctx context.Context, k *Kind, sub, ns, name string, o UpdateOptions, change func(current Object) (Object, error)) (Object, error) {
+	return r.ModifyWith(ctx, k, sub, ns, name, o, func(current Object, _ *Tx) (Object, error) { return change(current) })
+}
+
+// ModifyWith is Modify for a change that must land together with other keys: what
+// change adds to tx is guarded and written with the object, or not at all. A
+// guard that does not hold has change called again, with a new tx.
+func (r *Registry) ModifyWith(ctx context.Context, k *Kind, sub, ns, name string, o UpdateOptions, change func(current Object, tx *Tx) (Object, error)) (Object, error) {
 	rules, ok := k.subresource(sub)
 	if !ok {
 		return nil, k.notFound(name)
@@ -70,7 +77,7 @@ type modification struct {
 	key     string
 	name    string
 	options UpdateOptions
-	change  func(Object) (Object, error)
+	change  func(Object, *Tx) (Object, error)
 	// next is the state to make the next attempt on, nil for the cached one.
 	next *watchcache.Object
 }
@@ -108,7 +115,8 @@ func (u *modification) try(ctx context.Context, current *watchcache.Object) (Obj
 	if err := u.k.check(u.options.Preconditions, old); err != nil {
 		return nil, err
 	}
-	obj, err := u.change(old)
+	var tx Tx
+	obj, err := u.change(old, &tx)
 	if err != nil || obj == old {
 		return obj, err
 	}
@@ -121,7 +129,6 @@ func (u *modification) try(ctx context.Context, current *watchcache.Object) (Obj
 	if u.k.finished(obj, old) {
 		return u.remove(ctx, current, obj)
 	}
-	var tx Tx
 	if u.main && u.k.Allocate != nil {
 		if err := u.k.Allocate(ctx, u.r, &tx, obj, old); err != nil {
 			return nil, err
@@ -185,7 +192,11 @@ func (u *modification) write(ctx context.Context, tx *Tx, current *watchcache.Ob
 		return nil, apierrors.NewInternalError(err)
 	}
 	if bytes.Equal(value, before) {
-		return current.Value(), nil
+		if len(tx.Ops) == 0 || u.options.DryRun {
+			return current.Value(), nil
+		}
+		tx.Guards = append(tx.Guards, storage.Guard{Key: u.key, ModRevision: current.Revision})
+		return current.Value(), u.commit(ctx, tx, nil)
 	}
 	obj.GetObjectKind().SetGroupVersionKind(u.k.GVK)
 	if u.options.DryRun {
@@ -213,6 +224,7 @@ func (u *modification) remove(ctx context.Context, current *watchcache.Object, o
 	return obj, u.commit(ctx, &tx, obj)
 }
 
+// commit writes, and tells obj its revision; nil: the object itself is not written.
 func (u *modification) commit(ctx context.Context, tx *Tx, obj Object) error {
 	revision, err := u.r.store.Commit(ctx, tx.Guards, tx.Ops)
 	var conflict *storage.ConflictError
@@ -228,7 +240,9 @@ func (u *modification) commit(ctx context.Context, tx *Tx, obj Object) error {
 	if err != nil {
 		return storeError(ctx, err)
 	}
-	obj.SetResourceVersion(strconv.FormatInt(revision, 10))
+	if obj != nil {
+		obj.SetResourceVersion(strconv.FormatInt(revision, 10))
+	}
 	return nil
 }
 

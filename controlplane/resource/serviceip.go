@@ -36,7 +36,10 @@ func allocateService(ctx context.Context, r *Registry, tx *Tx, obj, old Object) 
 		if err := releaseIPs(ctx, r, tx, before, nil); err != nil {
 			return err
 		}
-		return releaseNodePorts(ctx, r, tx, before, nil)
+		if err := releaseNodePorts(ctx, r, tx, before, nil); err != nil {
+			return err
+		}
+		return releaseLoadBalancerIPs(ctx, r, tx, nil, before)
 	}
 	service = obj.(*corev1.Service)
 	if err := setFamilies(service, before, r.serviceFamilies()); err != nil {
@@ -46,6 +49,9 @@ func allocateService(ctx context.Context, r *Registry, tx *Tx, obj, old Object) 
 		return err
 	}
 	if err := allocateNodePorts(ctx, r, tx, service, before); err != nil {
+		return err
+	}
+	if err := releaseLoadBalancerIPs(ctx, r, tx, service, before); err != nil {
 		return err
 	}
 	var errs field.ErrorList

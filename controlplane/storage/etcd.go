@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
@@ -86,8 +87,7 @@ func (e *Etcd) Commit(ctx context.Context, guards []Guard, ops []Op) (int64, err
 	compares := make([]clientv3.Cmp, len(guards))
 	current := make([]clientv3.Op, len(guards))
 	for i, g := range guards {
-		compares[i] = clientv3.Compare(clientv3.ModRevision(g.Key), "=", g.ModRevision)
-		current[i] = clientv3.OpGet(g.Key, clientv3.WithKeysOnly())
+		compares[i], current[i] = g.compare()
 	}
 	then := make([]clientv3.Op, len(ops))
 	for i, op := range ops {
@@ -112,15 +112,33 @@ func (e *Etcd) Commit(ctx context.Context, guards []Guard, ops []Op) (int64, err
 	}
 	conflict := &ConflictError{}
 	for i, r := range resp.Responses {
-		revision := int64(0)
-		if kvs := r.GetResponseRange().GetKvs(); len(kvs) > 0 {
-			revision = kvs[0].ModRevision
-		}
-		if revision != guards[i].ModRevision {
+		if kvs := r.GetResponseRange().GetKvs(); !guards[i].holds(kvs) {
 			conflict.Keys = append(conflict.Keys, guards[i].Key)
 		}
 	}
 	return 0, conflict
+}
+
+// compare returns the guard as etcd checks it, and what to read to know afterwards whether it held.
+func (g Guard) compare() (clientv3.Cmp, clientv3.Op) {
+	if g.Below {
+		// etcd takes a range without keys for one key that was never put.
+		return clientv3.Compare(clientv3.ModRevision(g.Key), "<", g.ModRevision+1).WithPrefix(),
+			clientv3.OpGet(g.Key, clientv3.WithPrefix(), clientv3.WithKeysOnly(), clientv3.WithMinModRev(g.ModRevision+1), clientv3.WithLimit(1))
+	}
+	return clientv3.Compare(clientv3.ModRevision(g.Key), "=", g.ModRevision), clientv3.OpGet(g.Key, clientv3.WithKeysOnly())
+}
+
+// holds says whether the guard holds for what was read.
+func (g Guard) holds(kvs []*mvccpb.KeyValue) bool {
+	if g.Below {
+		return len(kvs) == 0
+	}
+	revision := int64(0)
+	if len(kvs) > 0 {
+		revision = kvs[0].ModRevision
+	}
+	return revision == g.ModRevision
 }
 
 func (e *Etcd) op(ctx context.Context, op Op) (clientv3.Op, error) {

@@ -33,9 +33,12 @@ type KeyValue struct {
 }
 
 // Guard is a condition of a Commit: Key's last change was at ModRevision; 0 means that it must not exist.
+// With Below, Key is a prefix and no key below it was put after ModRevision;
+// deletions go unnoticed.
 type Guard struct {
 	Key         string
 	ModRevision int64
+	Below       bool
 }
 
 // Op is one change of a Commit: a put, or a delete. A put with a TTL expires

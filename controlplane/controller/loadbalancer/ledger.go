@@ -1,0 +1,59 @@
+package loadbalancer
+
+import (
+	"net/netip"
+	"sync"
+
+	"github.com/skep-io/skep/controlplane/controller"
+)
+
+// ledger knows who uses which address, as far as the cache tells: services show
+// them in their status or claim them as external addresses, nodes have them. It
+// says where to look for a free one; that it is free the store decides.
+type ledger struct {
+	mu    sync.Mutex
+	addrs map[controller.Key][]netip.Addr
+	users map[netip.Addr]map[controller.Key]struct{}
+}
+
+func newLedger() *ledger {
+	return &ledger{addrs: map[controller.Key][]netip.Addr{}, users: map[netip.Addr]map[controller.Key]struct{}{}}
+}
+
+// set takes over what an object uses now, and says whether any address became free.
+func (l *ledger) set(key controller.Key, addrs []netip.Addr) (freed bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	before := l.addrs[key]
+	for _, addr := range before {
+		delete(l.users[addr], key)
+	}
+	for _, addr := range addrs {
+		if l.users[addr] == nil {
+			l.users[addr] = map[controller.Key]struct{}{}
+		}
+		l.users[addr][key] = struct{}{}
+	}
+	for _, addr := range before {
+		if len(l.users[addr]) == 0 {
+			delete(l.users, addr)
+			freed = true
+		}
+	}
+	if l.addrs[key] = addrs; len(addrs) == 0 {
+		delete(l.addrs, key)
+	}
+	return freed
+}
+
+// user returns one that uses an address and is not key.
+func (l *ledger) user(addr netip.Addr, key controller.Key) (controller.Key, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for user := range l.users[addr] {
+		if user != key {
+			return user, true
+		}
+	}
+	return controller.Key{}, false
+}
