@@ -1,0 +1,372 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+//go:build ignore
+
+/* Closes the sockets that are left on backends that are gone. Walks over a
+ * network namespace's sockets (bpf iterators) ask one question of each that is
+ * connected to a departed endpoint: does what it asked for still lead there?
+ * skep_judge_socket answers the same question for a socket that user space has
+ * found by other means. */
+#include <stdbool.h>
+#include <stddef.h>
+#include <linux/bpf.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "constants.h"
+#include "structs.h"
+#include "maps.h"
+#include "selection.h"
+
+enum {
+	CAPACITY_DEPARTED = 4096, /* endpoints judged in one walk */
+};
+
+/* What becomes of a socket that is connected to a departed endpoint. Go's
+ * labels follow this order. */
+enum verdict {
+	VERDICT_OTHER,    /* not connected to a departed endpoint */
+	VERDICT_OUTSIDE,  /* its cgroup has no hooks: it asked for the peer itself */
+	VERDICT_DIRECT,   /* it asked for the peer itself */
+	VERDICT_SERVED,   /* what it asked for leads to the peer again, or still */
+	VERDICT_UNKNOWN,  /* several services may have led it there */
+	VERDICT_ALIVE,    /* connected, and its backend may still answer */
+	VERDICT_STALE,    /* nothing leads it there any more: closed */
+	VERDICT_REFUSED,  /* stale, and the kernel would not close it */
+	VERDICT_COUNT,
+};
+
+struct departed {
+	__u64 verdicts[VERDICT_COUNT]; /* sockets, counted by the walks */
+	/* Not zero: leave TCP connections that the backend has answered. */
+	__u64 only_connecting;
+};
+
+/* An endpoint without address and port stands for every backend whose node is
+ * down. */
+SKEP_MAP(skep_departed, BPF_MAP_TYPE_HASH, struct endpoint, struct departed,
+	 CAPACITY_DEPARTED, 0);
+
+/* What skep_judge_socket is asked, and its answer. */
+struct connected_socket {
+	__u64 cookie;
+	struct endpoint peer;
+	__u32 if_node_down; /* not zero: other unless the peer's node is down */
+	enum verdict verdict; /* out */
+	__u32 pad;
+};
+
+/* Id of the cgroup that the socket programs are attached to, 0: not known. */
+const volatile __u64 skep_hooked_cgroup = 0;
+
+/* The few fields that are read; their offsets are the running kernel's. */
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+struct kernfs_node {
+	__u64 id;
+};
+
+struct cgroup_subsys_state {
+	struct cgroup *cgroup;
+	struct cgroup_subsys_state *parent;
+};
+
+struct cgroup {
+	struct cgroup_subsys_state self;
+	struct kernfs_node *kn;
+};
+
+struct sock_cgroup_data {
+	struct cgroup *cgroup;
+};
+
+struct in6_addr {
+	union {
+		__be32 u6_addr32[4];
+	} in6_u;
+};
+
+struct sock_common {
+	unsigned short skc_family;
+	__be32 skc_daddr;
+	__be16 skc_dport;
+	unsigned char skc_state;
+	struct in6_addr skc_v6_daddr;
+};
+
+struct sock {
+	struct sock_common __sk_common;
+	struct sock_cgroup_data sk_cgrp_data;
+};
+
+struct inet_sock {
+	struct sock sk;
+};
+
+struct inet_connection_sock {
+	struct inet_sock icsk_inet;
+};
+
+struct tcp_sock {
+	struct inet_connection_sock inet_conn;
+};
+
+struct udp_sock {
+	struct inet_sock inet;
+};
+
+struct bpf_iter_meta;
+
+struct bpf_iter__tcp {
+	struct bpf_iter_meta *meta;
+	struct sock_common *sk_common;
+};
+
+struct bpf_iter__udp {
+	struct bpf_iter_meta *meta;
+	struct udp_sock *udp_sk;
+};
+
+#pragma clang attribute pop
+
+enum {
+	FAMILY_IPV4 = 2,
+	FAMILY_IPV6 = 10,
+	STATE_SYN_SENT = 2,
+	CGROUP_LEVELS = 32,
+};
+
+int bpf_sock_destroy(struct sock_common *sk) __ksym;
+
+static __always_inline void read_peer(const struct sock_common *sk,
+				      __u8 protocol, struct endpoint *peer)
+{
+	if (sk->skc_family == FAMILY_IPV6) {
+		peer->addr.word[0] = sk->skc_v6_daddr.in6_u.u6_addr32[0];
+		peer->addr.word[1] = sk->skc_v6_daddr.in6_u.u6_addr32[1];
+		peer->addr.word[2] = sk->skc_v6_daddr.in6_u.u6_addr32[2];
+		peer->addr.word[3] = sk->skc_v6_daddr.in6_u.u6_addr32[3];
+	} else {
+		peer->addr.word[2] = bpf_htonl(0xffff);
+		peer->addr.word[3] = sk->skc_daddr;
+	}
+	peer->port = sk->skc_dport;
+	peer->protocol = protocol;
+}
+
+/* Whether the socket programs saw this socket's calls. */
+static __always_inline bool hooked(const struct sock *sk)
+{
+	struct cgroup *cgroup = sk->sk_cgrp_data.cgroup;
+	int level;
+
+	if (!skep_hooked_cgroup)
+		return true;
+	for (level = 0; level < CGROUP_LEVELS; level++) {
+		struct cgroup_subsys_state *parent;
+
+		if (!cgroup)
+			return false;
+		if (cgroup->kn->id == skep_hooked_cgroup)
+			return true;
+		parent = cgroup->self.parent;
+		if (!parent)
+			return false;
+		cgroup = parent->cgroup;
+	}
+	return false;
+}
+
+struct search {
+	struct endpoint peer;
+	__u32 base;
+	bool found;
+};
+
+static int search_slot(__u32 step, struct search *search)
+{
+	__u32 index = search->base + step;
+	__u32 *slot = bpf_map_lookup_elem(&skep_slots, &index);
+	struct backend *backend;
+	__u32 id;
+
+	if (!slot)
+		return 1;
+	id = *slot;
+	backend = bpf_map_lookup_elem(&skep_backends, &id);
+	if (!backend || !same_endpoint(&backend->key, &search->peer) ||
+	    node_down(backend->node))
+		return 0;
+	search->found = true;
+	return 1;
+}
+
+/* Whether a new connection to asked could reach peer. The socket was translated
+ * once, so a port of any address of this node counts even if the address is
+ * loopback or no longer ours: at worst a live backend keeps a client. */
+static __always_inline bool leads_to(const struct endpoint *asked,
+				     const struct endpoint *peer)
+{
+	struct search search = { .peer = *peer };
+	struct frontend frontend = {};
+	enum counter reason;
+
+	if (!find_service_frontend(asked, true, &frontend, &reason))
+		return false;
+	search.base = frontend.record->slot_base;
+	bpf_loop(frontend.record->slot_count, search_slot, &search, 0);
+	if (search.found)
+		return true;
+	search.base = frontend.record->local_base;
+	bpf_loop(frontend.record->local_count, search_slot, &search, 0);
+	return search.found;
+}
+
+/* What the socket asked for, as far as it was remembered. */
+static __always_inline bool remembered(__u64 cookie, const struct endpoint *peer,
+				       struct endpoint *asked)
+{
+	__u32 index = (__u32)cookie + peer->addr.word[3] * 0x9e3779b1u +
+		      peer->port * 0x85ebca6bu;
+	struct origin *origin;
+
+	index &= CAPACITY_ORIGINS - 1;
+	origin = bpf_map_lookup_elem(&skep_origins, &index);
+	if (!origin || *(volatile __u64 *)&origin->socket != cookie ||
+	    !same_endpoint(&origin->peer, peer))
+		return false;
+	*asked = origin->asked;
+	barrier();
+	return *(volatile __u64 *)&origin->socket == cookie;
+}
+
+/* The order matters: what was remembered is certain, what is derived holds for
+ * a backend of one frontend only, and a socket that may have asked for another
+ * service, which still has the backend, is left alone. */
+static __always_inline enum verdict judge(__u64 cookie,
+					  const struct endpoint *peer)
+{
+	struct endpoint asked = {}, *primary;
+	struct backend *backend;
+	__u32 *id, key;
+
+	if (remembered(cookie, peer, &asked)) {
+		if (same_endpoint(&asked, peer))
+			return VERDICT_DIRECT;
+		return leads_to(&asked, peer) ? VERDICT_SERVED : VERDICT_STALE;
+	}
+	id = bpf_map_lookup_elem(&skep_reverse, peer);
+	if (!id)
+		return VERDICT_STALE;
+	key = *(volatile __u32 *)id;
+	backend = bpf_map_lookup_elem(&skep_backends, &key);
+	if (!backend || !same_endpoint(&backend->key, peer))
+		return VERDICT_UNKNOWN;
+	if (node_down(backend->node)) /* whichever service it was */
+		return VERDICT_STALE;
+	if (backend->flags & BACKEND_SHARED)
+		return VERDICT_UNKNOWN;
+	key = backend->service;
+	primary = bpf_map_lookup_elem(&skep_primaries, &key);
+	if (!primary || !primary->port)
+		return VERDICT_UNKNOWN;
+	asked = *primary;
+	return leads_to(&asked, peer) ? VERDICT_SERVED : VERDICT_STALE;
+}
+
+static __always_inline bool on_down_node(const struct endpoint *peer)
+{
+	__u32 *id = bpf_map_lookup_elem(&skep_reverse, peer);
+	struct backend *backend;
+	__u32 key;
+
+	if (!id)
+		return false;
+	key = *(volatile __u32 *)id;
+	backend = bpf_map_lookup_elem(&skep_backends, &key);
+	return backend && same_endpoint(&backend->key, peer) &&
+	       node_down(backend->node);
+}
+
+/* The departed endpoint that a peer is, or NULL. */
+static __always_inline struct departed *find_departed(const struct endpoint *peer)
+{
+	struct departed *departed = bpf_map_lookup_elem(&skep_departed, peer);
+	struct endpoint down = { .protocol = peer->protocol };
+
+	if (departed)
+		return departed;
+	departed = bpf_map_lookup_elem(&skep_departed, &down);
+	return departed && on_down_node(peer) ? departed : NULL;
+}
+
+/* Judges a socket, closes it if it is stale, and counts what was done. The walk
+ * holds the socket's lock. */
+static __always_inline void sweep(struct sock_common *sk, const struct sock *full,
+				  const struct endpoint *peer,
+				  struct departed *departed)
+{
+	enum verdict verdict = VERDICT_OUTSIDE;
+
+	if (hooked(full))
+		verdict = judge(bpf_get_socket_cookie(sk), peer);
+	if (verdict == VERDICT_STALE && peer->protocol == PROTOCOL_TCP &&
+	    departed->only_connecting && sk->skc_state != STATE_SYN_SENT)
+		verdict = VERDICT_ALIVE;
+	if (verdict == VERDICT_STALE && bpf_sock_destroy(sk))
+		verdict = VERDICT_REFUSED;
+	departed->verdicts[verdict] += 1;
+}
+
+SEC("iter/tcp")
+int skep_close_tcp(struct bpf_iter__tcp *ctx)
+{
+	struct sock_common *sk = ctx->sk_common;
+	struct endpoint peer = {};
+	struct departed *departed;
+	struct tcp_sock *tcp;
+
+	if (!sk || !sk->skc_dport)
+		return 0;
+	read_peer(sk, PROTOCOL_TCP, &peer);
+	departed = find_departed(&peer);
+	if (!departed)
+		return 0;
+	tcp = bpf_skc_to_tcp_sock(sk);
+	if (tcp) /* else not a connection yet, or none any more */
+		sweep(sk, &tcp->inet_conn.icsk_inet.sk, &peer, departed);
+	return 0;
+}
+
+SEC("iter/udp")
+int skep_close_udp(struct bpf_iter__udp *ctx)
+{
+	struct udp_sock *udp = ctx->udp_sk;
+	struct endpoint peer = {};
+	struct departed *departed;
+	struct sock_common *sk;
+
+	if (!udp)
+		return 0;
+	sk = (struct sock_common *)udp;
+	if (!sk->skc_dport) /* not connected: every datagram is sent anew */
+		return 0;
+	read_peer(sk, PROTOCOL_UDP, &peer);
+	departed = find_departed(&peer);
+	if (departed)
+		sweep(sk, &udp->inet.sk, &peer, departed);
+	return 0;
+}
+
+SEC("syscall")
+int skep_judge_socket(struct connected_socket *socket)
+{
+	struct endpoint peer = socket->peer;
+
+	if (socket->if_node_down && !on_down_node(&peer))
+		socket->verdict = VERDICT_OTHER;
+	else
+		socket->verdict = judge(socket->cookie, &peer);
+	return 0;
+}
+
+char skep_license[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,90 @@
+package sockets
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+)
+
+type inode struct{ dev, ino uint64 }
+
+// eachNamespace calls visit once in each network namespace, first in the host's.
+// A namespace that cannot be entered does not keep it from the others. It
+// returns at ctx's end after the visit that is under way.
+func eachNamespace(ctx context.Context, host *os.File, paths []string, visit func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		// Never unlocked: the thread ends with the goroutine and takes the
+		// namespace that it is in with it.
+		runtime.LockOSThread()
+		done <- visitAll(ctx, host, paths, visit)
+	}()
+	return <-done
+}
+
+func visitAll(ctx context.Context, host *os.File, paths []string, visit func() error) error {
+	seen := map[inode]struct{}{}
+	if _, err := enter(int(host.Fd()), seen); err != nil {
+		return fmt.Errorf("enter the host's network namespace: %w", err)
+	}
+	failed := []error{visit()}
+	for _, path := range paths {
+		if ctx.Err() != nil {
+			return errors.Join(append(failed, ctx.Err())...)
+		}
+		if err := visitPath(path, seen, visit); err != nil {
+			failed = append(failed, fmt.Errorf("network namespace %s: %w", path, err))
+		}
+	}
+	return errors.Join(failed...)
+}
+
+// visitPath passes over a namespace that is gone: its sockets are, too.
+func visitPath(path string, seen map[inode]struct{}, visit func() error) error {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	entered, err := enter(fd, seen)
+	if errors.Is(err, unix.EINVAL) { // the mount is gone, its mount point is left
+		return nil
+	}
+	if err != nil || !entered {
+		return err
+	}
+	return visit()
+}
+
+// enter moves the thread into a namespace unless it has been there.
+func enter(fd int, seen map[inode]struct{}) (bool, error) {
+	var stat unix.Stat_t
+	if err := unix.Fstat(fd, &stat); err != nil {
+		return false, err
+	}
+	at := inode{stat.Dev, stat.Ino}
+	if _, been := seen[at]; been {
+		return false, nil
+	}
+	if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
+		return false, err
+	}
+	seen[at] = struct{}{}
+	return true, nil
+}
+
+// cgroupID is the number that the kernel names a cgroup by: its inode.
+func cgroupID(path string) (uint64, error) {
+	var stat unix.Stat_t
+	if err := unix.Stat(path, &stat); err != nil {
+		return 0, fmt.Errorf("cgroup %s: %w", path, err)
+	}
+	return stat.Ino, nil
+}
