@@ -121,6 +121,7 @@ func (s *Server) routes() *http.ServeMux {
 	mux.Handle("GET /metrics/cadvisor", metricsHandler(s.cfg.Containers))
 	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", s.containerLogs)
 	mux.HandleFunc("POST /images/load", s.loadImages)
+	mux.HandleFunc("GET /connect/{address}", s.connect)
 	for _, method := range []string{"GET", "POST"} {
 		mux.HandleFunc(method+" /exec/{namespace}/{pod}/{container}", s.exec)
 		mux.HandleFunc(method+" /attach/{namespace}/{pod}/{container}", s.attach)
