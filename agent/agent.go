@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -45,7 +46,7 @@ const Port = 10250
 type Config struct {
 	Server, Token string
 	NodeName      string
-	NodeIP        netip.Addr // the one that leads to Server, if not given
+	NodeIPs       []netip.Addr // of each family at most one, the primary first; those on the way to Server, if none is given
 	Labels        map[string]string
 
 	ContainerdAddress string // empty: a private containerd
@@ -54,9 +55,9 @@ type Config struct {
 	HookCgroup        string // path of the v2 cgroup whose sockets are translated; "/" for all of the host
 	BPFDir            string // for pins
 
-	ClusterDNS               []netip.Addr
-	ClusterDomain            string
-	ServiceCIDR, ClusterCIDR netip.Prefix
+	ClusterDNS                 []netip.Addr
+	ClusterDomain              string
+	ServiceCIDRs, ClusterCIDRs []netip.Prefix // of each family at most one
 
 	Version    string
 	LogCommand []string // starts the process that writes containers' logs
@@ -69,7 +70,7 @@ type parts struct {
 	client   kubernetes.Interface
 	identity *node.Identity
 	node     *node.Node
-	podCIDR  netip.Prefix
+	podCIDRs []netip.Prefix
 	logs     *logs.Logs
 	runtime  *runtime.Runtime
 	network  *podnet.Network
@@ -97,8 +98,8 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	defer lock.Close()
-	if !cfg.NodeIP.IsValid() {
-		if cfg.NodeIP, err = addressTowards(cfg.Server); err != nil {
+	if len(cfg.NodeIPs) == 0 {
+		if cfg.NodeIPs, err = ownAddresses(cfg); err != nil {
 			return err
 		}
 	}
@@ -132,7 +133,7 @@ func (p *parts) start(ctx context.Context, group *errgroup.Group) error {
 		return err
 	}
 	group.Go(func() error { return p.node.Run(ctx) })
-	slog.Info("node is up", "node", p.cfg.NodeName, "address", p.cfg.NodeIP, "version", p.cfg.Version)
+	slog.Info("node is up", "node", p.cfg.NodeName, "addresses", p.cfg.NodeIPs, "version", p.cfg.Version)
 	if p.cfg.Ready != nil {
 		p.cfg.Ready()
 	}
@@ -194,7 +195,7 @@ func retry[T any](ctx context.Context, what string, f func() (T, error)) (T, err
 // server when that answers.
 func (p *parts) joinCluster(ctx context.Context, group *errgroup.Group) (err error) {
 	p.identity, err = node.OpenIdentity(ctx, node.IdentityConfig{
-		Server: p.cfg.Server, Token: p.cfg.Token, NodeName: p.cfg.NodeName, NodeIP: p.cfg.NodeIP, StateDir: p.cfg.StateDir,
+		Server: p.cfg.Server, Token: p.cfg.Token, NodeName: p.cfg.NodeName, NodeIP: p.cfg.NodeIPs[0], StateDir: p.cfg.StateDir,
 	})
 	if err != nil {
 		return err
@@ -203,11 +204,11 @@ func (p *parts) joinCluster(ctx context.Context, group *errgroup.Group) (err err
 	if p.client, err = newClient(p.cfg, p.identity); err != nil {
 		return err
 	}
-	known, ok := readPodCIDR(p.cfg)
+	known, ok := readPodCIDRs(p.cfg)
 	p.node, err = node.New(node.Config{
-		Client: p.client, Name: p.cfg.NodeName, IP: p.cfg.NodeIP, Labels: p.cfg.Labels, StateDir: p.cfg.StateDir,
+		Client: p.client, Name: p.cfg.NodeName, IPs: p.cfg.NodeIPs, Labels: p.cfg.Labels, StateDir: p.cfg.StateDir,
 		Version: p.cfg.Version, RuntimeVersion: p.runtime.Version, Images: p.images, Port: Port,
-		PodCIDR: known, Registered: p.keepRange,
+		PodCIDRs: known, Registered: p.keepRanges,
 	})
 	if err != nil {
 		return err
@@ -217,16 +218,16 @@ func (p *parts) joinCluster(ctx context.Context, group *errgroup.Group) (err err
 		if err != nil {
 			return err
 		}
-		if err := writePodCIDR(p.cfg, known); err != nil {
+		if err := writePodCIDRs(p.cfg, known); err != nil {
 			return err
 		}
 	}
-	p.podCIDR = known
+	p.podCIDRs = known
 	if ok {
 		group.Go(func() error { return p.confirm(ctx) })
 	}
 	p.network, err = podnet.New(podnet.Config{
-		PodCIDR: known, NodeIP: p.cfg.NodeIP, ClusterCIDR: p.cfg.ClusterCIDR, ServiceCIDR: p.cfg.ServiceCIDR, StateDir: p.cfg.StateDir,
+		PodCIDRs: known, NodeIPs: p.cfg.NodeIPs, ClusterCIDRs: p.cfg.ClusterCIDRs, ServiceCIDRs: p.cfg.ServiceCIDRs,
 	})
 	return err
 }
@@ -237,19 +238,19 @@ func (p *parts) confirm(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return p.keepRange(now)
+	return p.keepRanges(now)
 }
 
-// keepRange compares the pod range that the node has been given with the one that it works with. If it is another (the Node
-// object was deleted meanwhile), its pods are of no use any more: the agent starts again with the new one.
-func (p *parts) keepRange(now netip.Prefix) error {
-	if now == p.podCIDR {
+// keepRanges compares the pod ranges that the node has been given with those that it works with. If they are others (the Node
+// object was deleted meanwhile), its pods are of no use any more: the agent starts again with the new ones.
+func (p *parts) keepRanges(now []netip.Prefix) error {
+	if slices.Equal(now, p.podCIDRs) {
 		return nil
 	}
-	if err := writePodCIDR(p.cfg, now); err != nil {
+	if err := writePodCIDRs(p.cfg, now); err != nil {
 		return err
 	}
-	return fmt.Errorf("this node's pod range is %s now, was %s: starting again", now, p.podCIDR)
+	return fmt.Errorf("this node's pod ranges are %s now, were %s: starting again", now, p.podCIDRs)
 }
 
 func (p *parts) startDataPlane(ctx context.Context, group *errgroup.Group) (err error) {
@@ -304,7 +305,7 @@ func (p *parts) startPods(ctx context.Context, group *errgroup.Group) error {
 	p.events = record.NewBroadcaster(record.WithContext(ctx))
 	p.events.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: p.client.CoreV1().Events("")})
 	p.pods = pod.New(pod.Config{
-		Client: p.client, NodeName: p.cfg.NodeName, NodeIPs: []netip.Addr{p.cfg.NodeIP},
+		Client: p.client, NodeName: p.cfg.NodeName, NodeIPs: p.cfg.NodeIPs,
 		Runtime: p.runtime, Network: p.network, Plane: p.plane,
 		Recorder: p.events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "kubelet", Host: p.cfg.NodeName}),
 		Services: p.watcher.Lister(), ServicesSynced: p.watcher.HasSynced,
@@ -330,7 +331,7 @@ func (p *parts) startServer(ctx context.Context, group *errgroup.Group) (err err
 	process.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	containers.MustRegister(p.stats.Metrics())
 	p.server, err = server.New(server.Config{
-		Listen: netip.AddrPortFrom(p.cfg.NodeIP, Port).String(), TLS: p.identity.ServerTLS(),
+		Listen: netip.AddrPortFrom(p.cfg.NodeIPs[0], Port).String(), TLS: p.identity.ServerTLS(),
 		Pods: p.pods, Runtime: p.runtime, Stats: p.stats, Metrics: process, Containers: containers,
 		Health: func() error {
 			_, err := p.runtime.Version(ctx)

@@ -9,10 +9,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -108,6 +110,43 @@ func mountBPF(dir string) error {
 	return nil
 }
 
+// ownAddresses are this host's address on the way to the API server and, where the cluster has a second family, one of that
+// family on the same interface.
+func ownAddresses(cfg Config) ([]netip.Addr, error) {
+	primary, err := addressTowards(cfg.Server)
+	if err != nil {
+		return nil, err
+	}
+	addrs := []netip.Addr{primary}
+	for _, cidr := range cfg.ClusterCIDRs {
+		if cidr.Addr().Is4() == primary.Is4() {
+			continue
+		}
+		if second, ok := addressBeside(primary, cidr.Addr().Is4()); ok {
+			addrs = append(addrs, second)
+		}
+	}
+	return addrs, nil
+}
+
+// addressBeside is a lasting address of the other family on the interface that has primary.
+func addressBeside(primary netip.Addr, is4 bool) (netip.Addr, bool) {
+	all, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return netip.Addr{}, false
+	}
+	link := slices.IndexFunc(all, func(a netlink.Addr) bool { return a.IP.Equal(primary.AsSlice()) })
+	for _, a := range all {
+		addr, ok := netip.AddrFromSlice(a.IP)
+		addr = addr.Unmap()
+		passing := a.Flags&(unix.IFA_F_TEMPORARY|unix.IFA_F_DEPRECATED|unix.IFA_F_TENTATIVE|unix.IFA_F_DADFAILED) != 0
+		if ok && link >= 0 && a.LinkIndex == all[link].LinkIndex && addr.Is4() == is4 && addr.IsGlobalUnicast() && !passing {
+			return addr, true
+		}
+	}
+	return netip.Addr{}, false
+}
+
 // addressTowards is this host's address on the way to the API server.
 func addressTowards(server string) (netip.Addr, error) {
 	u, err := url.Parse(server)
@@ -119,7 +158,7 @@ func addressTowards(server string) (netip.Addr, error) {
 		port = "443"
 	}
 	// Connecting a datagram socket sends nothing: it only asks for the route.
-	conn, err := net.Dial("udp4", net.JoinHostPort(u.Hostname(), port))
+	conn, err := net.Dial("udp", net.JoinHostPort(u.Hostname(), port))
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("this host's address on the way to %s: %w; give it with --node-ip", server, err)
 	}
@@ -150,25 +189,36 @@ func newClient(cfg Config, identity *node.Identity) (kubernetes.Interface, error
 	return client, nil
 }
 
-// podCIDRFile keeps the range between starts: pods of this range may be running.
+// podCIDRFile keeps the ranges between starts: pods of these ranges may be running.
 func podCIDRFile(cfg Config) string { return filepath.Join(cfg.StateDir, "pod-cidr") }
 
-func readPodCIDR(cfg Config) (netip.Prefix, bool) {
+func readPodCIDRs(cfg Config) ([]netip.Prefix, bool) {
 	data, err := os.ReadFile(podCIDRFile(cfg))
 	if err != nil {
-		return netip.Prefix{}, false
+		return nil, false
 	}
 	fields := strings.Fields(string(data))
-	if len(fields) != 2 || fields[0] != cfg.NodeName {
-		return netip.Prefix{}, false
+	if len(fields) < 2 || fields[0] != cfg.NodeName {
+		return nil, false
 	}
-	p, err := netip.ParsePrefix(fields[1])
-	return p, err == nil
+	var ranges []netip.Prefix
+	for _, field := range fields[1:] {
+		p, err := netip.ParsePrefix(field)
+		if err != nil {
+			return nil, false
+		}
+		ranges = append(ranges, p)
+	}
+	return ranges, true
 }
 
-func writePodCIDR(cfg Config, p netip.Prefix) error {
+func writePodCIDRs(cfg Config, ranges []netip.Prefix) error {
 	tmp := podCIDRFile(cfg) + ".new"
-	err := os.WriteFile(tmp, fmt.Appendf(nil, "%s %s\n", cfg.NodeName, p), 0o600)
+	line := cfg.NodeName
+	for _, p := range ranges {
+		line += " " + p.String()
+	}
+	err := os.WriteFile(tmp, []byte(line+"\n"), 0o600)
 	if err == nil {
 		err = os.Rename(tmp, podCIDRFile(cfg))
 	}

@@ -49,12 +49,12 @@ func (m *measured) PodNetwork(uid string) (stats.Network, bool) {
 
 // NodeNetwork reads the interface that has the node's address.
 func (m *measured) NodeNetwork() []stats.Network {
-	addrs, err := netlink.AddrList(nil, netlink.FAMILY_V4)
+	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil {
 		return nil
 	}
 	for _, a := range addrs {
-		if !a.IP.Equal(m.p.cfg.NodeIP.AsSlice()) {
+		if !a.IP.Equal(m.p.cfg.NodeIPs[0].AsSlice()) {
 			continue
 		}
 		link, err := netlink.LinkByIndex(a.LinkIndex)

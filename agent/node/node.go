@@ -26,18 +26,18 @@ import (
 type Config struct {
 	Client         kubernetes.Interface
 	Name           string
-	IP             netip.Addr
+	IPs            []netip.Addr      // the first is the primary one
 	Labels         map[string]string // beside those that every node has
 	StateDir       string
 	Version        string // of the agent
 	RuntimeVersion func(context.Context) (string, error)
 	Images         func(context.Context) ([]corev1.ContainerImage, error) // optional
 	Port           int32
-	// PodCIDR is the range that the host's pods have from before, if it was a node already: the Node object asks for it
+	// PodCIDRs are the ranges that the host's pods have from before, if it was a node already: the Node object asks for them
 	// whenever it has to be made.
-	PodCIDR netip.Prefix
-	// Registered hears of the pod range whenever Run had to register the node again; an error from it ends Run.
-	Registered func(podCIDR netip.Prefix) error
+	PodCIDRs []netip.Prefix
+	// Registered hears of the pod ranges whenever Run had to register the node again; an error from it ends Run.
+	Registered func(podCIDRs []netip.Prefix) error
 }
 
 // Node keeps the Node object and the lease current.
@@ -48,7 +48,7 @@ type Node struct {
 	mu       sync.Mutex
 	known    *corev1.NodeStatus // as found at registration: conditions that hold since then keep their times
 	uid      types.UID
-	podCIDR  netip.Prefix
+	podCIDRs []netip.Prefix
 	problems map[string]error // part of the node -> why it does not work
 	// overruled is set when the API has conditions that others wrote over ours.
 	overruled bool
@@ -69,7 +69,7 @@ func New(cfg Config) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Node{cfg: cfg, capacity: size, podCIDR: cfg.PodCIDR, problems: map[string]error{}, changed: make(chan struct{}, 1)}, nil
+	return &Node{cfg: cfg, capacity: size, podCIDRs: cfg.PodCIDRs, problems: map[string]error{}, changed: make(chan struct{}, 1)}, nil
 }
 
 // Allocatable is what pods may ask of the node.
@@ -143,11 +143,11 @@ func (n *Node) takeDeleted() bool {
 // registerAgain makes the Node object anew. Its pod range may be another now.
 func (n *Node) registerAgain(ctx context.Context) error {
 	slog.Warn("the Node object was deleted; registering again", "node", n.cfg.Name)
-	podCIDR, err := n.Register(ctx)
+	podCIDRs, err := n.Register(ctx)
 	if err != nil || n.cfg.Registered == nil {
 		return err
 	}
-	return n.cfg.Registered(podCIDR)
+	return n.cfg.Registered(podCIDRs)
 }
 
 // takeOverruled says once whether the API's status is another's since the last call.
@@ -159,25 +159,25 @@ func (n *Node) takeOverruled() bool {
 	return overruled
 }
 
-// Register makes the Node object or takes over the one of this name, and returns the range that the cluster gave its pods. It
+// Register makes the Node object or takes over the one of this name, and returns the ranges that the cluster gave its pods. It
 // tries for as long as the API server does not answer.
-func (n *Node) Register(ctx context.Context) (netip.Prefix, error) {
+func (n *Node) Register(ctx context.Context) ([]netip.Prefix, error) {
 	for wait := retryFirst; ; wait = min(2*wait, retryMax) {
-		podCIDR, err := n.register(ctx)
+		podCIDRs, err := n.register(ctx)
 		var refused *RefusedError
 		if err == nil || errors.As(err, &refused) || ctx.Err() != nil {
-			return podCIDR, err
+			return podCIDRs, err
 		}
 		slog.Warn("node not registered; trying again", "node", n.cfg.Name, "error", err)
 		select {
 		case <-ctx.Done():
-			return netip.Prefix{}, ctx.Err()
+			return nil, ctx.Err()
 		case <-time.After(wait):
 		}
 	}
 }
 
-func (n *Node) register(ctx context.Context) (netip.Prefix, error) {
+func (n *Node) register(ctx context.Context) ([]netip.Prefix, error) {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
 	nodes := n.cfg.Client.CoreV1().Nodes()
@@ -188,45 +188,63 @@ func (n *Node) register(ctx context.Context) (netip.Prefix, error) {
 		err = n.syncLabels(ctx, obj)
 	}
 	if apierrors.IsInvalid(err) || apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) {
-		return netip.Prefix{}, &RefusedError{fmt.Sprintf("the API server refuses node %s: %v", n.cfg.Name, err)}
+		return nil, &RefusedError{fmt.Sprintf("the API server refuses node %s: %v", n.cfg.Name, err)}
 	}
 	if err != nil {
-		return netip.Prefix{}, err
+		return nil, err
 	}
 	n.mu.Lock()
 	n.uid, n.known = obj.UID, obj.Status.DeepCopy()
 	n.mu.Unlock()
 	if obj.Spec.PodCIDR == "" {
 		if obj, err = n.awaitPodCIDR(ctx, obj.ResourceVersion); err != nil {
-			return netip.Prefix{}, err
+			return nil, err
 		}
 	}
-	podCIDR, err := netip.ParsePrefix(obj.Spec.PodCIDR)
+	podCIDRs, err := podCIDRsOf(obj)
 	if err != nil {
-		return podCIDR, fmt.Errorf("pod range of node %s: %w", n.cfg.Name, err)
+		return nil, fmt.Errorf("pod range of node %s: %w", n.cfg.Name, err)
 	}
 	n.mu.Lock()
-	n.podCIDR = podCIDR.Masked()
+	n.podCIDRs = podCIDRs
 	n.mu.Unlock()
-	return podCIDR.Masked(), nil
+	return podCIDRs, nil
 }
 
-// create makes the Node object. That of a host which was a node before asks for the range that its pods have, if no other
-// node holds it by now, and says from the first moment that it is ready: a node without conditions is taken for one that is
+func podCIDRsOf(obj *corev1.Node) (list []netip.Prefix, err error) {
+	texts := obj.Spec.PodCIDRs
+	if len(texts) == 0 {
+		texts = []string{obj.Spec.PodCIDR}
+	}
+	for _, text := range texts {
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, p.Masked())
+	}
+	return list, nil
+}
+
+// create makes the Node object. That of a host which was a node before asks for the ranges that its pods have, if no other
+// node holds them by now, and says from the first moment that it is ready: a node without conditions is taken for one that is
 // not, and its pods are evicted.
 func (n *Node) create(ctx context.Context) (*corev1.Node, error) {
 	nodes := n.cfg.Client.CoreV1().Nodes()
 	obj := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: n.cfg.Name, Labels: n.labels()}}
 	n.mu.Lock()
-	held := n.podCIDR
+	held := n.podCIDRs
 	n.mu.Unlock()
-	if held.IsValid() {
+	if len(held) > 0 {
 		status, err := n.status(ctx, nil)
 		if err != nil {
 			return nil, err
 		}
 		obj.Status = *status
-		obj.Spec.PodCIDR, obj.Spec.PodCIDRs = held.String(), []string{held.String()}
+		for _, p := range held {
+			obj.Spec.PodCIDRs = append(obj.Spec.PodCIDRs, p.String())
+		}
+		obj.Spec.PodCIDR = obj.Spec.PodCIDRs[0]
 		created, err := nodes.Create(ctx, obj, metav1.CreateOptions{})
 		if !apierrors.IsInvalid(err) {
 			return created, err

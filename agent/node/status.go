@@ -32,12 +32,9 @@ func (n *Node) status(ctx context.Context, last *corev1.NodeStatus) (*corev1.Nod
 		return nil, err
 	}
 	status := &corev1.NodeStatus{
-		Capacity:    n.capacity,
-		Allocatable: n.capacity,
-		Addresses: []corev1.NodeAddress{
-			{Type: corev1.NodeInternalIP, Address: n.cfg.IP.String()},
-			{Type: corev1.NodeHostName, Address: n.cfg.Name},
-		},
+		Capacity:        n.capacity,
+		Allocatable:     n.capacity,
+		Addresses:       n.addresses(),
 		DaemonEndpoints: corev1.NodeDaemonEndpoints{KubeletEndpoint: corev1.DaemonEndpoint{Port: n.cfg.Port}},
 		NodeInfo:        info,
 		Conditions:      append(pressureConditions(low), n.ready()),
@@ -56,6 +53,13 @@ func (n *Node) status(ctx context.Context, last *corev1.NodeStatus) (*corev1.Nod
 		}
 	}
 	return status, nil
+}
+
+func (n *Node) addresses() (list []corev1.NodeAddress) {
+	for _, ip := range n.cfg.IPs {
+		list = append(list, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: ip.String()})
+	}
+	return append(list, corev1.NodeAddress{Type: corev1.NodeHostName, Address: n.cfg.Name})
 }
 
 func runtimeProblem(err error) error {

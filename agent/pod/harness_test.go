@@ -34,7 +34,7 @@ type addresses struct {
 	held map[string]podnet.Attachment
 }
 
-func (a *addresses) Attach(podID, netns string) (podnet.Attachment, error) {
+func (a *addresses) Attach(podID, netns string, _ podnet.Bandwidth) (podnet.Attachment, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.held == nil {
@@ -44,7 +44,7 @@ func (a *addresses) Attach(podID, netns string) (podnet.Attachment, error) {
 		return have, nil
 	}
 	a.next++
-	a.held[podID] = podnet.Attachment{Addr: netip.AddrFrom4([4]byte{10, 244, 7, a.next})}
+	a.held[podID] = podnet.Attachment{Addrs: []netip.Addr{netip.AddrFrom4([4]byte{10, 244, 7, a.next})}}
 	return a.held[podID], nil
 }
 

@@ -48,7 +48,7 @@ func (w *worker) writeHosts(pod *corev1.Pod, s *setup) error {
 	if info, err := os.Stat(path); err == nil && info.Size() > 0 {
 		return nil
 	}
-	text, err := w.hosts(pod, s.addr)
+	text, err := w.hosts(pod, s.addrs)
 	if err != nil {
 		return err
 	}
@@ -70,7 +70,7 @@ func writeOnce(path, text string) error {
 	return f.Close()
 }
 
-func (w *worker) hosts(pod *corev1.Pod, addr netip.Addr) (string, error) {
+func (w *worker) hosts(pod *corev1.Pod, addrs []netip.Addr) (string, error) {
 	var b strings.Builder
 	if pod.Spec.HostNetwork {
 		node, err := os.ReadFile("/etc/hosts")
@@ -83,10 +83,12 @@ func (w *worker) hosts(pod *corev1.Pod, addr netip.Addr) (string, error) {
 		b.WriteString("# Hosts file of this pod\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n" +
 			"fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n")
 		host := podHostname(pod)
+		names := host
 		if pod.Spec.Subdomain != "" {
-			fmt.Fprintf(&b, "%s\t%s.%s.%s.svc.%s\t%s\n", addr, host, pod.Spec.Subdomain, pod.Namespace, w.pods.cfg.ClusterDomain, host)
-		} else {
-			fmt.Fprintf(&b, "%s\t%s\n", addr, host)
+			names = fmt.Sprintf("%s.%s.%s.svc.%s\t%s", host, pod.Spec.Subdomain, pod.Namespace, w.pods.cfg.ClusterDomain, host)
+		}
+		for _, addr := range addrs {
+			fmt.Fprintf(&b, "%s\t%s\n", addr, names)
 		}
 	}
 	if len(pod.Spec.HostAliases) > 0 {

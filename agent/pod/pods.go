@@ -26,7 +26,7 @@ import (
 
 // Network connects pods.
 type Network interface {
-	Attach(podID, netnsPath string) (podnet.Attachment, error)
+	Attach(podID, netnsPath string, limits podnet.Bandwidth) (podnet.Attachment, error)
 	Detach(podID string) error
 	Attachments() map[string]podnet.Attachment
 }

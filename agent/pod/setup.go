@@ -23,7 +23,7 @@ type setup struct {
 
 	sandbox runtime.Sandbox
 	paths   map[string]string // volume name -> where it lies
-	addr    netip.Addr        // invalid on the node's network
+	addrs   []netip.Addr      // none on the node's network
 	failed  bool              // worker goroutine only
 	ready   bool              // worker goroutine only
 }
@@ -93,15 +93,26 @@ func (w *worker) setUpNamespaces(s *setup, pod *corev1.Pod) {
 		s.network.finish(nil)
 		return
 	}
-	attachment, err := w.pods.cfg.Network.Attach(w.uid, sandbox.NetNS)
+	s.network.finish(w.attach(s, pod, sandbox.NetNS))
+}
+
+// attach connects the pod. A bandwidth that the kernel cannot limit is told and
+// no reason to keep the pod from running; one that makes no sense is.
+func (w *worker) attach(s *setup, pod *corev1.Pod, netns string) error {
+	limits, err := bandwidth(pod.Annotations)
 	if err != nil {
-		err = fmt.Errorf("failed to set up the pod's network: %w", err)
+		return fmt.Errorf("failed to set up the pod's network: %w", err)
 	}
-	s.addr = attachment.Addr
-	if err == nil {
-		w.setAddr(attachment.Addr)
+	attachment, err := w.pods.cfg.Network.Attach(w.uid, netns, limits)
+	if err != nil {
+		return fmt.Errorf("failed to set up the pod's network: %w", err)
 	}
-	s.network.finish(err)
+	if attachment.Unlimited != nil {
+		w.event(corev1.EventTypeWarning, reasonFailedSandbox, "The pod runs, but its %v", attachment.Unlimited)
+	}
+	s.addrs = attachment.Addrs
+	w.setAddrs(attachment.Addrs)
+	return nil
 }
 
 func sysctls(spec *corev1.PodSpec) map[string]string {

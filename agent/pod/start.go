@@ -182,8 +182,8 @@ func (w *worker) watchProbe(ctx context.Context, c *containerState, kind probe.K
 }
 
 func (w *worker) probeHost() string {
-	if addr := w.address(); addr.IsValid() {
-		return addr.String()
+	if addrs := w.addresses(); len(addrs) > 0 {
+		return addrs[0].String()
 	}
 	if len(w.pods.cfg.NodeIPs) > 0 {
 		return w.pods.cfg.NodeIPs[0].String()

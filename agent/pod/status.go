@@ -83,19 +83,26 @@ func (w *worker) addAddresses(status *corev1.PodStatus) {
 	if len(status.HostIPs) > 0 {
 		status.HostIP = status.HostIPs[0].IP
 	}
-	switch addr := w.address(); {
+	switch addrs := w.addresses(); {
 	case w.pod.Spec.HostNetwork:
 		for _, ip := range status.HostIPs {
 			status.PodIPs = append(status.PodIPs, corev1.PodIP(ip))
 		}
-	case addr.IsValid():
-		status.PodIPs = []corev1.PodIP{{IP: addr.String()}}
+	case len(addrs) > 0:
+		status.PodIPs = podIPs(addrs)
 	default:
 		status.PodIPs = w.pod.Status.PodIPs
 	}
 	if len(status.PodIPs) > 0 {
 		status.PodIP = status.PodIPs[0].IP
 	}
+}
+
+func podIPs(addrs []netip.Addr) (list []corev1.PodIP) {
+	for _, addr := range addrs {
+		list = append(list, corev1.PodIP{IP: addr.String()})
+	}
+	return list
 }
 
 // withAddresses is the pod as its own variables should see it: addresses are
@@ -111,8 +118,8 @@ func withAddresses(pod *corev1.Pod, s *setup, nodeIPs []netip.Addr) *corev1.Pod 
 	}
 	select {
 	case <-s.network.done:
-		if s.addr.IsValid() {
-			placed.Status.PodIPs = []corev1.PodIP{{IP: s.addr.String()}}
+		if len(s.addrs) > 0 {
+			placed.Status.PodIPs = podIPs(s.addrs)
 		} else if pod.Spec.HostNetwork {
 			for _, ip := range placed.Status.HostIPs {
 				placed.Status.PodIPs = append(placed.Status.PodIPs, corev1.PodIP(ip))

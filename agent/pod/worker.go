@@ -28,7 +28,7 @@ type worker struct {
 
 	withdrawMu sync.Mutex
 	withdrawn  func() // takes the withdrawal back; nil while the pod is in the maps
-	addr       netip.Addr
+	addrs      []netip.Addr
 	serving    map[string]bool // containers whose exit withdraws the address
 
 	filesMu sync.Mutex // hosts, resolv.conf and hostname are written once
@@ -247,7 +247,7 @@ func (w *worker) adopt() {
 		state.current, state.next = &c, c.Attempt+1
 	}
 	if attachment, ok := w.pods.cfg.Network.Attachments()[w.uid]; ok {
-		w.setAddr(attachment.Addr)
+		w.setAddrs(attachment.Addrs)
 	}
 	for _, status := range append(append([]corev1.ContainerStatus(nil), w.pod.Status.InitContainerStatuses...), w.pod.Status.ContainerStatuses...) {
 		state := w.containers[status.Name]
@@ -321,8 +321,17 @@ func (w *worker) withdraw() {
 }
 
 func (w *worker) withdrawLocked() {
-	if w.withdrawn == nil && w.addr.IsValid() {
-		w.withdrawn = w.pods.cfg.Plane.WithdrawAddress(w.addr)
+	if w.withdrawn != nil || len(w.addrs) == 0 {
+		return
+	}
+	var undo []func()
+	for _, addr := range w.addrs {
+		undo = append(undo, w.pods.cfg.Plane.WithdrawAddress(addr))
+	}
+	w.withdrawn = func() {
+		for _, restored := range undo {
+			restored()
+		}
 	}
 }
 
@@ -336,17 +345,17 @@ func (w *worker) restore() {
 	}
 }
 
-// setAddr names the pod's own address; a pod on the node's network has none.
-func (w *worker) setAddr(addr netip.Addr) {
+// setAddrs names the pod's own addresses; a pod on the node's network has none.
+func (w *worker) setAddrs(addrs []netip.Addr) {
 	w.withdrawMu.Lock()
 	defer w.withdrawMu.Unlock()
-	w.addr = addr
+	w.addrs = addrs
 }
 
-func (w *worker) address() netip.Addr {
+func (w *worker) addresses() []netip.Addr {
 	w.withdrawMu.Lock()
 	defer w.withdrawMu.Unlock()
-	return w.addr
+	return w.addrs
 }
 
 func (w *worker) published() *corev1.PodStatus { return w.latest.Load() }

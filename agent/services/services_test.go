@@ -50,7 +50,7 @@ func (r *recorder) SyncRoutes(peers []podnet.Peer) error {
 	r.do(func() {
 		r.peers = nil
 		for _, p := range peers {
-			r.peers = append(r.peers, fmt.Sprint(p.Name, " ", p.PodCIDR, " via ", p.NodeIP))
+			r.peers = append(r.peers, fmt.Sprint(p.Name, " ", p.PodCIDRs[0], " via ", p.NodeIPs[0]))
 		}
 		slices.Sort(r.peers)
 	})

@@ -213,7 +213,7 @@ func (w *Watcher) nodeChanged(obj any) {
 	} else {
 		w.peers[n.Name] = peer
 	}
-	changed := had != (err == nil) || old != peer
+	changed := had != (err == nil) || !old.Equal(peer)
 	down := isDown(n)
 	turned := w.down[n.Name] != down
 	w.down[n.Name] = down
@@ -252,17 +252,31 @@ func isDown(n *corev1.Node) bool {
 
 func peerOf(n *corev1.Node) (p podnet.Peer, err error) {
 	p.Name = n.Name
-	if p.PodCIDR, err = netip.ParsePrefix(n.Spec.PodCIDR); err != nil {
-		return podnet.Peer{}, err
+	cidrs := n.Spec.PodCIDRs
+	if len(cidrs) == 0 && n.Spec.PodCIDR != "" {
+		cidrs = []string{n.Spec.PodCIDR}
 	}
-	p.PodCIDR = p.PodCIDR.Masked()
-	for _, a := range n.Status.Addresses {
-		if a.Type == corev1.NodeInternalIP {
-			p.NodeIP, err = netip.ParseAddr(a.Address)
-			return p, err
+	for _, text := range cidrs {
+		cidr, err := netip.ParsePrefix(text)
+		if err != nil {
+			return podnet.Peer{}, err
 		}
+		p.PodCIDRs = append(p.PodCIDRs, cidr.Masked())
 	}
-	return podnet.Peer{}, errors.New("no InternalIP")
+	for _, a := range n.Status.Addresses {
+		if a.Type != corev1.NodeInternalIP {
+			continue
+		}
+		addr, err := netip.ParseAddr(a.Address)
+		if err != nil {
+			return podnet.Peer{}, err
+		}
+		p.NodeIPs = append(p.NodeIPs, addr.Unmap())
+	}
+	if len(p.NodeIPs) == 0 || len(p.PodCIDRs) == 0 {
+		return podnet.Peer{}, errors.New("no InternalIP or no pod range")
+	}
+	return p, nil
 }
 
 // object unwraps what an informer hands to a deletion handler.

@@ -40,13 +40,13 @@ func (o *options) clusterFlags(command *cobra.Command) {
 	f.StringVar(&o.cfg.Token, "token", os.Getenv("SKEP_TOKEN"), "Join token, from skepd's data folder; also taken from $SKEP_TOKEN; not needed once joined")
 	f.Lookup("token").DefValue = ""
 	f.StringVar(&o.cfg.NodeName, "node-name", "", "Name of the node; the host's name if empty")
-	f.StringVar(&o.nodeIP, "node-ip", "", "Address of this host that the others reach; the one on the way to the API server if empty")
+	f.StringVar(&o.nodeIP, "node-ip", "", "Address of this host that the others reach; two, of different families, separated by a comma; those on the way to the API server if empty")
 	f.StringVar(&o.labels, "labels", "", "Labels of the node, k=v,k=v; e.g. topology.kubernetes.io/zone=a")
 	f.StringVar(&o.cfg.HookCgroup, "hook-cgroup", "/", "Cgroup v2, as a path under its root, whose sockets find services; / for the whole host")
 	f.StringVar(&o.clusterDNS, "cluster-dns", "10.96.0.10", "Address of cluster DNS; several separated by commas")
 	f.StringVar(&o.cfg.ClusterDomain, "cluster-domain", "cluster.local", "Suffix of service names")
-	f.StringVar(&o.serviceCIDR, "service-cidr", "10.96.0.0/16", "Range of service addresses, as skepd has it")
-	f.StringVar(&o.clusterCIDR, "cluster-cidr", "10.244.0.0/16", "Range of all pods' addresses, as skepd has it (--pod-cidr)")
+	f.StringVar(&o.serviceCIDR, "service-cidr", "10.96.0.0/16", "Range of service addresses, as skepd has it; two, of different families, separated by a comma")
+	f.StringVar(&o.clusterCIDR, "cluster-cidr", "10.244.0.0/16", "Range of all pods' addresses, as skepd has it (--pod-cidr); two, of different families, separated by a comma")
 }
 
 // hostConfig is what hostFlags say.
@@ -83,10 +83,8 @@ func (o *options) config() (agent.Config, error) {
 	if problems := validation.IsDNS1123Subdomain(cfg.NodeName); len(problems) > 0 {
 		return cfg, fmt.Errorf("node name %q: %s; give another with --node-name", cfg.NodeName, problems[0])
 	}
-	if o.nodeIP != "" {
-		if cfg.NodeIP, err = netip.ParseAddr(o.nodeIP); err != nil || !cfg.NodeIP.Is4() {
-			return cfg, fmt.Errorf("--node-ip %q is not an IPv4 address", o.nodeIP)
-		}
+	if cfg.NodeIPs, err = parseFamilies("--node-ip", o.nodeIP, netip.ParseAddr, netip.Addr.Is4); err != nil {
+		return cfg, err
 	}
 	if cfg.Labels, err = parseLabels(o.labels); err != nil {
 		return cfg, err
@@ -98,11 +96,12 @@ func (o *options) config() (agent.Config, error) {
 		}
 		cfg.ClusterDNS = append(cfg.ClusterDNS, addr)
 	}
-	if cfg.ServiceCIDR, err = netip.ParsePrefix(o.serviceCIDR); err != nil {
-		return cfg, fmt.Errorf("--service-cidr: %w", err)
+	isPrefix4 := func(p netip.Prefix) bool { return p.Addr().Is4() }
+	if cfg.ServiceCIDRs, err = parseFamilies("--service-cidr", o.serviceCIDR, netip.ParsePrefix, isPrefix4); err != nil {
+		return cfg, err
 	}
-	if cfg.ClusterCIDR, err = netip.ParsePrefix(o.clusterCIDR); err != nil {
-		return cfg, fmt.Errorf("--cluster-cidr: %w", err)
+	if cfg.ClusterCIDRs, err = parseFamilies("--cluster-cidr", o.clusterCIDR, netip.ParsePrefix, isPrefix4); err != nil {
+		return cfg, err
 	}
 	self, err := os.Executable()
 	if err != nil {
@@ -110,6 +109,26 @@ func (o *options) config() (agent.Config, error) {
 	}
 	cfg.LogCommand = []string{self, "logs", "--run-dir", cfg.RunDir}
 	return cfg, nil
+}
+
+// parseFamilies reads values separated by commas, of each address family at most one.
+func parseFamilies[T any](flag, text string, parse func(string) (T, error), is4 func(T) bool) (list []T, err error) {
+	for part := range strings.SplitSeq(text, ",") {
+		if part = strings.TrimSpace(part); part == "" {
+			continue
+		}
+		value, err := parse(part)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", flag, err)
+		}
+		for _, other := range list {
+			if is4(other) == is4(value) {
+				return nil, fmt.Errorf("%s %s: give one, or one of each family", flag, text)
+			}
+		}
+		list = append(list, value)
+	}
+	return list, nil
 }
 
 func parseLabels(s string) (map[string]string, error) {

@@ -1,6 +1,7 @@
 package podnet
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -83,7 +84,7 @@ func (ns *namespace) greet(t *testing.T, addr string) (port uint16) {
 	t.Helper()
 	var listener net.Listener
 	ns.do(t, func() (err error) {
-		listener, err = net.Listen("tcp4", net.JoinHostPort(addr, "0"))
+		listener, err = net.Listen("tcp", net.JoinHostPort(addr, "0"))
 		return err
 	})
 	t.Cleanup(func() { listener.Close() })
@@ -106,7 +107,7 @@ func (ns *namespace) call(t *testing.T, to netip.AddrPort) (string, error) {
 	var seen []byte
 	var failure error
 	ns.do(t, func() error {
-		c, err := net.DialTimeout("tcp4", to.String(), 5*time.Second)
+		c, err := net.DialTimeout("tcp", to.String(), 5*time.Second)
 		if err != nil {
 			failure = err
 			return nil
@@ -129,54 +130,50 @@ func (ns *namespace) mustCall(t *testing.T, to netip.AddrPort) string {
 
 const fabricMTU = 1400
 
-// fabric is a network of hosts on one bridge, whose owner is also their router to a namespace outside.
+// fabric is a network of hosts on one bridge, whose owner is also their router to a namespace outside and to hosts that are
+// not on the bridge. All have addresses of both families.
 //
-//	hosts 192.0.2.11, .12, ... -- bridge 192.0.2.1, 203.0.113.1 -- 203.0.113.9 far
+//	hosts 192.0.2.11, .12, ...      -- bridge 192.0.2.1    \
+//	routed hosts 198.51.K.3       -- port 198.51.K.1      -- one namespace that routes
+//	far 203.0.113.9              -- port 203.0.113.1      /
 type fabric struct {
 	bridge, far *namespace
 	hosts       []*namespace
+	onBridge    int // hosts after these are routed
 }
 
-func newFabric(t *testing.T, hosts int) *fabric {
+func newFabric(t *testing.T, onBridge int) *fabric { return newRoutedFabric(t, onBridge, 0) }
+
+func newRoutedFabric(t *testing.T, onBridge, routed int) *fabric {
 	t.Helper()
-	f := &fabric{bridge: newNamespace(t, "bridge"), far: newNamespace(t, "far")}
+	f := &fabric{bridge: newNamespace(t, "bridge"), far: newNamespace(t, "far"), onBridge: onBridge}
 	f.bridge.do(t, func() error {
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name = "br0"
-		if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
-			return err
-		}
-		if err := addressed("br0", "192.0.2.1/24"); err != nil {
-			return err
-		}
-		return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0)
+		return errors.Join(
+			netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}),
+			addressed("br0", "192.0.2.1/24", "2001:db8:2::1/64"),
+			os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0),
+			os.WriteFile("/proc/sys/net/ipv6/conf/all/forwarding", []byte("1"), 0))
 	})
-	f.wire(t, f.far, "far", "203.0.113.9/24", "203.0.113.1")
-	f.bridge.do(t, func() error { return addressed("far", "203.0.113.1/24") })
-	for i := range hosts {
-		host := newNamespace(t, fmt.Sprintf("host%d", i+1))
-		f.wire(t, host, fmt.Sprintf("host%d", i+1), fmt.Sprintf("192.0.2.%d/24", 11+i), "192.0.2.1")
-		f.bridge.do(t, func() error {
-			port, err := netlink.LinkByName(fmt.Sprintf("host%d", i+1))
-			if err != nil {
-				return err
-			}
-			br, err := netlink.LinkByName("br0")
-			if err != nil {
-				return err
-			}
-			if err := netlink.LinkSetMaster(port, br); err != nil {
-				return err
-			}
-			return netlink.LinkSetUp(port)
-		})
+	f.wire(t, f.far, "far", []string{"203.0.113.9/24", "2001:db8:9::9/64"}, []string{"203.0.113.1/24", "2001:db8:9::1/64"})
+	for i := range onBridge + routed {
+		name := fmt.Sprintf("host%d", i+1)
+		host := newNamespace(t, name)
 		f.hosts = append(f.hosts, host)
+		addrs := []string{f.nodeIP(i).String() + "/24", f.nodeIP6(i).String() + "/64"}
+		if i >= onBridge {
+			f.wire(t, host, name, addrs, []string{
+				netip.PrefixFrom(f.nodeIP(i).Prev().Prev(), 24).String(), netip.PrefixFrom(f.nodeIP6(i).Prev().Prev(), 64).String()})
+			continue
+		}
+		f.wire(t, host, name, addrs, nil)
 	}
 	return f
 }
 
-// wire joins ns to the bridge's namespace, where the other end is called port.
-func (f *fabric) wire(t *testing.T, ns *namespace, port, addr, gateway string) {
+// wire joins ns to the routing namespace, where the other end is called port: with addresses, or on the bridge.
+func (f *fabric) wire(t *testing.T, ns *namespace, port string, addrs, portAddrs []string) {
 	t.Helper()
 	inner, err := os.Open(ns.path)
 	if err != nil {
@@ -186,52 +183,110 @@ func (f *fabric) wire(t *testing.T, ns *namespace, port, addr, gateway string) {
 	f.bridge.do(t, func() error {
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name, attrs.MTU = port, fabricMTU
-		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerMTU: fabricMTU, PeerNamespace: netlink.NsFd(int(inner.Fd()))})
-	})
-	ns.do(t, func() error {
-		if err := addressed("eth0", addr); err != nil {
+		err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerMTU: fabricMTU, PeerNamespace: netlink.NsFd(int(inner.Fd()))})
+		if err != nil || len(portAddrs) > 0 {
+			return errors.Join(err, addressed(port, portAddrs...))
+		}
+		link, err := netlink.LinkByName(port)
+		if err != nil {
 			return err
 		}
-		return netlink.RouteAdd(&netlink.Route{Gw: net.ParseIP(gateway)})
+		br, err := netlink.LinkByName("br0")
+		if err != nil {
+			return err
+		}
+		return errors.Join(netlink.LinkSetMaster(link, br), netlink.LinkSetUp(link))
+	})
+	gateways := []string{"192.0.2.1", "2001:db8:2::1"}
+	for i, addr := range portAddrs {
+		gateways[i] = netip.MustParsePrefix(addr).Addr().String()
+	}
+	ns.do(t, func() error {
+		if err := addressed("eth0", addrs...); err != nil {
+			return err
+		}
+		for _, gateway := range gateways {
+			if err := netlink.RouteAdd(&netlink.Route{Gw: net.ParseIP(gateway)}); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 }
 
-func addressed(name, cidr string) error {
+func addressed(name string, cidrs ...string) error {
 	link, err := netlink.LinkByName(name)
 	if err != nil {
 		return err
 	}
-	addr, err := netlink.ParseAddr(cidr)
-	if err != nil {
+	if err := netlink.LinkSetUp(link); err != nil {
 		return err
 	}
-	if err := netlink.AddrAdd(link, addr); err != nil {
-		return err
+	for _, cidr := range cidrs {
+		addr, err := netlink.ParseAddr(cidr)
+		if err != nil {
+			return err
+		}
+		if addr.IP.To4() == nil {
+			addr.Flags = unix.IFA_F_NODAD
+		}
+		if err := netlink.AddrAdd(link, addr); err != nil {
+			return err
+		}
 	}
-	return netlink.LinkSetUp(link)
+	return nil
 }
 
 func (f *fabric) config(host int) Config {
 	return Config{
-		PodCIDR:     podRange(host),
-		NodeIP:      nodeIP(host),
-		ClusterCIDR: netip.MustParsePrefix("10.244.0.0/16"),
-		ServiceCIDR: netip.MustParsePrefix("10.96.0.0/16"),
+		PodCIDRs:     podRanges(host),
+		NodeIPs:      []netip.Addr{f.nodeIP(host), f.nodeIP6(host)},
+		ClusterCIDRs: prefixes("10.244.0.0/16", "fd00:10:244::/48"),
+		ServiceCIDRs: prefixes("10.96.0.0/16", "fd00:10:96::/112"),
 	}
 }
 
-func podRange(host int) netip.Prefix {
-	return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 244, byte(host + 1), 0}), 24)
+func prefixes(list ...string) (out []netip.Prefix) {
+	for _, text := range list {
+		out = append(out, netip.MustParsePrefix(text))
+	}
+	return out
 }
 
-func nodeIP(host int) netip.Addr { return netip.AddrFrom4([4]byte{192, 0, 2, byte(11 + host)}) }
+func podRanges(host int) []netip.Prefix {
+	return prefixes(fmt.Sprintf("10.244.%d.0/24", host+1), fmt.Sprintf("fd00:10:244:%d::/64", host+1))
+}
+
+// nodeIP is the second address after the router's, so that Prev().Prev() is the router.
+func (f *fabric) nodeIP(host int) netip.Addr {
+	if host >= f.onBridge {
+		return netip.AddrFrom4([4]byte{198, 51, byte(100 + host), 3})
+	}
+	return netip.AddrFrom4([4]byte{192, 0, 2, byte(11 + host)})
+}
+
+func (f *fabric) nodeIP6(host int) netip.Addr {
+	if host >= f.onBridge {
+		return netip.MustParseAddr(fmt.Sprintf("2001:db8:%d::3", 100+host))
+	}
+	return netip.MustParseAddr(fmt.Sprintf("2001:db8:2::%d", 11+host))
+}
+
+func (f *fabric) peer(host int) Peer {
+	return Peer{Name: fmt.Sprint("node", host+1), NodeIPs: []netip.Addr{f.nodeIP(host), f.nodeIP6(host)}, PodCIDRs: podRanges(host)}
+}
 
 // network starts the pod network of a host, as a process would.
 func (f *fabric) network(t *testing.T, host int) *Network {
 	t.Helper()
+	return f.start(t, host, f.config(host))
+}
+
+func (f *fabric) start(t *testing.T, host int, cfg Config) *Network {
+	t.Helper()
 	var n *Network
 	f.hosts[host].do(t, func() (err error) {
-		n, err = New(f.config(host))
+		n, err = New(cfg)
 		return err
 	})
 	t.Cleanup(n.Close)
@@ -240,10 +295,29 @@ func (f *fabric) network(t *testing.T, host int) *Network {
 
 func (f *fabric) attach(t *testing.T, n *Network, host int, podID string, pod *namespace) Attachment {
 	t.Helper()
+	return f.attachLimited(t, n, host, podID, pod, Bandwidth{})
+}
+
+func (f *fabric) attachLimited(t *testing.T, n *Network, host int, podID string, pod *namespace, limits Bandwidth) Attachment {
+	t.Helper()
 	var a Attachment
 	f.hosts[host].do(t, func() (err error) {
-		a, err = n.Attach(podID, pod.path)
+		a, err = n.Attach(podID, pod.path, limits)
 		return err
 	})
 	return a
+}
+
+// join tells every network of all the others.
+func (f *fabric) join(t *testing.T, networks ...*Network) {
+	t.Helper()
+	for host, n := range networks {
+		var peers []Peer
+		for other := range networks {
+			if other != host {
+				peers = append(peers, f.peer(other))
+			}
+		}
+		f.hosts[host].do(t, func() error { return n.SyncRoutes(peers) })
+	}
 }

@@ -19,10 +19,6 @@ import (
 // podInterface is the pod's end of its veth pair.
 const podInterface = "eth0"
 
-// gateway is every pod's next hop: a link-local address that no interface has. Pods hold a permanent neighbour entry for it
-// with hostMAC, so that neither a proxy nor an ARP exchange stands between a pod and its first packet.
-var gateway = netip.AddrFrom4([4]byte{169, 254, 1, 1})
-
 // hostMAC is the address of every host end. Giving it explicitly also keeps udev from replacing a generated one after the
 // pod has already learnt it.
 var hostMAC = net.HardwareAddr{0x0e, 0x5c, 0xe9, 0, 0, 1}
@@ -43,106 +39,127 @@ func podMAC(podID string) net.HardwareAddr {
 }
 
 // The alias is the record of an attachment; written once the pod's end is in place, so a link without it is half made.
-func formatAlias(podID string, addr netip.Addr) string {
-	return "skep pod " + podID + " " + addr.String()
-}
-
-func parseAlias(alias string) (podID string, addr netip.Addr, err error) {
-	f := strings.Fields(alias)
-	if len(f) != 4 || f[0] != "skep" || f[1] != "pod" {
-		return "", netip.Addr{}, fmt.Errorf("alias %q is not a pod's", alias)
+func formatAlias(podID string, addrs []netip.Addr) string {
+	alias := "skep pod " + podID
+	for _, addr := range addrs {
+		alias += " " + addr.String()
 	}
-	addr, err = netip.ParseAddr(f[3])
-	return f[2], addr, err
+	return alias
 }
 
-// Attach gives the pod whose network namespace is pinned at netnsPath its interface and address. Calling it again, also from
-// a later process, repairs what is missing and returns the same address.
-func (n *Network) Attach(podID, netnsPath string) (Attachment, error) {
+func parseAlias(alias string) (podID string, addrs []netip.Addr, err error) {
+	f := strings.Fields(alias)
+	if len(f) < 4 || f[0] != "skep" || f[1] != "pod" {
+		return "", nil, fmt.Errorf("alias %q is not a pod's", alias)
+	}
+	for _, text := range f[3:] {
+		addr, err := netip.ParseAddr(text)
+		if err != nil {
+			return "", nil, fmt.Errorf("alias %q: %w", alias, err)
+		}
+		addrs = append(addrs, addr)
+	}
+	return f[2], addrs, nil
+}
+
+// Attach gives the pod whose network namespace is pinned at netnsPath its interface, addresses and bandwidth. Calling it
+// again, also from a later process, repairs what is missing and returns the same addresses.
+func (n *Network) Attach(podID, netnsPath string, limits Bandwidth) (Attachment, error) {
 	if podID == "" || len(podID) > 128 || strings.ContainsAny(podID, " \t\n") {
 		return Attachment{}, fmt.Errorf("pod id %q cannot be kept in an interface alias", podID)
 	}
 	unlock := n.lockPod(podID)
 	defer unlock()
-	ns, err := netns.GetFromPath(netnsPath)
-	if err != nil {
-		return Attachment{}, fmt.Errorf("network namespace %s of pod %s: %w", netnsPath, podID, err)
-	}
-	defer ns.Close()
-	inside, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
-	if err != nil {
-		return Attachment{}, fmt.Errorf("enter network namespace %s of pod %s: %w", netnsPath, podID, err)
-	}
-	defer inside.Close()
-
-	addr, fresh, err := n.reserve(podID)
+	pod, err := openPod(podID, netnsPath)
 	if err != nil {
 		return Attachment{}, err
 	}
-	a, err := n.connect(podID, addr, ns, inside)
+	defer pod.close()
+	addrs, fresh, err := n.reserve(podID)
 	if err != nil {
-		n.abandon(podID, addr, fresh)
+		return Attachment{}, err
+	}
+	a, err := n.connect(pod, addrs, limits)
+	if err != nil {
+		n.abandon(podID, addrs, fresh)
 		return Attachment{}, fmt.Errorf("attach pod %s to the network: %w", podID, err)
 	}
 	n.mu.Lock()
-	n.pods[podID] = a
+	n.pods[podID], n.paths[podID] = a, netnsPath
 	n.mu.Unlock()
 	return a, nil
 }
 
-// reserve returns the pod's address, a new one if it has none.
-func (n *Network) reserve(podID string) (addr netip.Addr, fresh bool, err error) {
+// reserve returns the pod's addresses, new ones if it has none. A pod keeps what it began with, also when the host has got a
+// second family since.
+func (n *Network) reserve(podID string) (addrs []netip.Addr, fresh bool, err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if a, ok := n.pods[podID]; ok {
-		return a.Addr, false, nil
+		return a.Addrs, false, nil
 	}
-	addr, err = n.addresses.allocate(podID)
-	return addr, true, err
+	for _, f := range n.families {
+		addr, err := f.addresses.allocate(podID)
+		if err != nil {
+			n.release(addrs, podID)
+			return nil, true, err
+		}
+		addrs = append(addrs, addr)
+	}
+	return addrs, true, nil
 }
 
-// abandon undoes a first Attach that failed. A failed repair keeps the address: the pod may still be using it.
-func (n *Network) abandon(podID string, addr netip.Addr, fresh bool) {
+// release is called with mu held.
+func (n *Network) release(addrs []netip.Addr, podID string) {
+	for _, addr := range addrs {
+		n.family(familyOf(addr)).addresses.release(addr, podID)
+	}
+}
+
+// abandon undoes a first Attach that failed. A failed repair keeps the addresses: the pod may still be using them.
+func (n *Network) abandon(podID string, addrs []netip.Addr, fresh bool) {
 	if !fresh {
 		return
 	}
 	if link, err := n.nl.LinkByName(HostInterface(podID)); err == nil {
 		if err := n.deleteLink(link); err != nil {
 			n.log.Error("a half made pod interface stays until the next start", "interface", link.Attrs().Name, "error", err)
-			return // the address stays taken with it
+			return // the addresses stay taken with it
 		}
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.addresses.release(addr, podID)
+	n.release(addrs, podID)
 }
 
-func (n *Network) connect(podID string, addr netip.Addr, ns netns.NsHandle, inside *netlink.Handle) (Attachment, error) {
-	name := HostInterface(podID)
-	if err := n.ensurePair(podID, name, ns, inside); err != nil {
+func (n *Network) connect(pod *podEnd, addrs []netip.Addr, limits Bandwidth) (Attachment, error) {
+	name := HostInterface(pod.id)
+	if err := n.ensurePair(pod, name); err != nil {
 		return Attachment{}, err
 	}
 	host, err := n.nl.LinkByName(name)
 	if err != nil {
 		return Attachment{}, fmt.Errorf("interface %s: %w", name, err)
 	}
-	if err := configurePod(inside, addr); err != nil {
+	if err := n.configurePod(pod, addrs); err != nil {
 		return Attachment{}, err
 	}
-	if err := n.configureHost(host, podID, addr); err != nil {
+	if err := n.configureHost(host, pod.id, addrs); err != nil {
 		return Attachment{}, err
 	}
-	if err := n.nl.LinkSetAlias(host, formatAlias(podID, addr)); err != nil {
+	a := Attachment{Addrs: addrs, HostInterface: name, Index: host.Attrs().Index, PodMAC: podMAC(pod.id)}
+	a.Shaped, a.Unlimited = n.limit(host, pod, limits)
+	if err := n.nl.LinkSetAlias(host, formatAlias(pod.id, addrs)); err != nil {
 		return Attachment{}, fmt.Errorf("set the alias of %s: %w", name, err)
 	}
-	return Attachment{Addr: addr, HostInterface: name, Index: host.Attrs().Index}, nil
+	return a, nil
 }
 
 // ensurePair makes the veth pair unless its two ends already are where they belong. An old pair whose inner end went away
 // with its namespace cannot exist; one whose inner end is in another namespace is replaced.
-func (n *Network) ensurePair(podID, name string, ns netns.NsHandle, inside *netlink.Handle) error {
-	mac := podMAC(podID)
-	peer, err := inside.LinkByName(podInterface)
+func (n *Network) ensurePair(pod *podEnd, name string) error {
+	mac := podMAC(pod.id)
+	peer, err := pod.nl.LinkByName(podInterface)
 	if err != nil && !isLinkNotFound(err) {
 		return fmt.Errorf("look for %s in the pod: %w", podInterface, err)
 	}
@@ -159,7 +176,7 @@ func (n *Network) ensurePair(podID, name string, ns netns.NsHandle, inside *netl
 		}
 	}
 	if err == nil {
-		if err := inside.LinkDel(peer); err != nil && !isLinkNotFound(err) && !errors.Is(err, unix.ENODEV) {
+		if err := pod.nl.LinkDel(peer); err != nil && !isLinkNotFound(err) && !errors.Is(err, unix.ENODEV) {
 			return fmt.Errorf("remove the %s that was in the pod: %w", podInterface, err)
 		}
 	}
@@ -170,7 +187,7 @@ func (n *Network) ensurePair(podID, name string, ns netns.NsHandle, inside *netl
 		PeerName:         podInterface,
 		PeerHardwareAddr: mac,
 		PeerMTU:          uint32(n.cfg.MTU),
-		PeerNamespace:    netlink.NsFd(int(ns)),
+		PeerNamespace:    netlink.NsFd(int(pod.ns)),
 	}
 	if err := n.nl.LinkAdd(pair); err != nil {
 		return fmt.Errorf("make interface pair %s: %w", name, err)
@@ -178,66 +195,49 @@ func (n *Network) ensurePair(podID, name string, ns netns.NsHandle, inside *netl
 	return nil
 }
 
-// configurePod brings the pod's loopback and its interface up. The order matters: the routes need the interface up, and the
-// neighbour entry must be there before the default route lets the first packet out.
-func configurePod(inside *netlink.Handle, addr netip.Addr) error {
-	lo, err := inside.LinkByName("lo")
-	if err != nil {
-		return fmt.Errorf("loopback in the pod: %w", err)
-	}
-	eth, err := inside.LinkByName(podInterface)
-	if err != nil {
-		return fmt.Errorf("%s in the pod: %w", podInterface, err)
-	}
-	for _, link := range []netlink.Link{lo, eth} {
-		if err := inside.LinkSetUp(link); err != nil {
-			return fmt.Errorf("set %s in the pod up: %w", link.Attrs().Name, err)
+// configureHost makes the host end forward, refuse forged source addresses, and lead to the pod's addresses. For IPv6 the
+// kernel has no filter of forged sources: the programs at the pod's interface are what refuses them.
+func (n *Network) configureHost(host netlink.Link, podID string, addrs []netip.Addr) error {
+	name := host.Attrs().Name
+	for _, addr := range addrs {
+		f := n.family(familyOf(addr))
+		if err := f.prepareHostEnd(name); err != nil {
+			return err
 		}
-	}
-	if err := inside.AddrReplace(eth, &netlink.Addr{IPNet: hostNet(addr)}); err != nil {
-		return fmt.Errorf("give %s to the pod: %w", addr, err)
-	}
-	index := eth.Attrs().Index
-	if err := inside.NeighSet(&netlink.Neigh{
-		LinkIndex: index, Family: unix.AF_INET, State: netlink.NUD_PERMANENT, IP: gateway.AsSlice(), HardwareAddr: hostMAC,
-	}); err != nil {
-		return fmt.Errorf("set the pod's gateway neighbour: %w", err)
-	}
-	if err := inside.RouteReplace(&netlink.Route{LinkIndex: index, Dst: hostNet(gateway), Scope: netlink.SCOPE_LINK}); err != nil {
-		return fmt.Errorf("route to the pod's gateway: %w", err)
-	}
-	if err := inside.RouteReplace(&netlink.Route{LinkIndex: index, Dst: anywhere(), Gw: gateway.AsSlice(), Src: addr.AsSlice()}); err != nil {
-		return fmt.Errorf("default route of the pod: %w", err)
-	}
-	return nil
-}
-
-// configureHost makes the host end forward, refuse forged source addresses, and lead to the pod's address.
-func (n *Network) configureHost(host netlink.Link, podID string, addr netip.Addr) error {
-	name, index := host.Attrs().Name, host.Attrs().Index
-	if err := enableForwarding(name); err != nil {
-		return err
-	}
-	if err := setSysctl(interfaceSysctl(name, "rp_filter"), "1"); err != nil {
-		return err
 	}
 	if err := n.nl.LinkSetUp(host); err != nil {
 		return fmt.Errorf("set %s up: %w", name, err)
 	}
-	if err := n.nl.NeighSet(&netlink.Neigh{
-		LinkIndex: index, Family: unix.AF_INET, State: netlink.NUD_PERMANENT, IP: addr.AsSlice(), HardwareAddr: podMAC(podID),
-	}); err != nil {
-		return fmt.Errorf("set the neighbour entry of %s: %w", addr, err)
-	}
-	if err := n.nl.RouteReplace(&netlink.Route{
-		LinkIndex: index, Dst: hostNet(addr), Src: n.cfg.NodeIP.AsSlice(), Scope: netlink.SCOPE_LINK, Protocol: RouteProtocol,
-	}); err != nil {
-		return fmt.Errorf("route to pod address %s: %w", addr, err)
+	for _, addr := range addrs {
+		f := n.family(familyOf(addr))
+		if err := n.nl.NeighSet(&netlink.Neigh{
+			LinkIndex: host.Attrs().Index, Family: f.id, State: netlink.NUD_PERMANENT, IP: addr.AsSlice(), HardwareAddr: podMAC(podID),
+		}); err != nil {
+			return fmt.Errorf("set the neighbour entry of %s: %w", addr, err)
+		}
+		if err := n.nl.RouteReplace(&netlink.Route{
+			LinkIndex: host.Attrs().Index, Dst: hostNet(addr), Src: f.node.AsSlice(), Scope: netlink.SCOPE_LINK, Protocol: RouteProtocol,
+		}); err != nil {
+			return fmt.Errorf("route to pod address %s: %w", addr, err)
+		}
 	}
 	return nil
 }
 
-// Detach removes the pod's interface and frees its address. It is no error if there is none.
+// prepareHostEnd comes before the interface is up. It takes no router advertisements, with which a pod could become the
+// host's router, and no link-local address of its own, which nothing would use.
+func (f *family) prepareHostEnd(name string) error {
+	if f.is4() {
+		return errors.Join(f.enableForwarding(name), setSysctl(sysctlPath(f.id, name, "rp_filter"), "1"))
+	}
+	return errors.Join(
+		setSysctl(sysctlPath(f.id, name, "disable_ipv6"), "0"),
+		setSysctl(sysctlPath(f.id, name, "accept_ra"), "0"),
+		setSysctl(sysctlPath(f.id, name, "addr_gen_mode"), "1"),
+		f.enableForwarding(name))
+}
+
+// Detach removes the pod's interface and frees its addresses. It is no error if there is none.
 func (n *Network) Detach(podID string) error {
 	unlock := n.lockPod(podID)
 	defer unlock()
@@ -253,8 +253,9 @@ func (n *Network) Detach(podID string) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if a, ok := n.pods[podID]; ok {
-		n.addresses.release(a.Addr, podID)
+		n.release(a.Addrs, podID)
 		delete(n.pods, podID)
+		delete(n.paths, podID)
 	}
 	return nil
 }
@@ -273,8 +274,27 @@ func isLinkNotFound(err error) bool {
 	return errors.As(err, &notFound)
 }
 
-func hostNet(addr netip.Addr) *net.IPNet {
-	return &net.IPNet{IP: addr.AsSlice(), Mask: net.CIDRMask(addr.BitLen(), addr.BitLen())}
+// podEnd is an open network namespace of a pod.
+type podEnd struct {
+	id string
+	ns netns.NsHandle
+	nl *netlink.Handle
 }
 
-func anywhere() *net.IPNet { return &net.IPNet{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)} }
+func openPod(podID, netnsPath string) (*podEnd, error) {
+	ns, err := netns.GetFromPath(netnsPath)
+	if err != nil {
+		return nil, fmt.Errorf("network namespace %s of pod %s: %w", netnsPath, podID, err)
+	}
+	h, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
+	if err != nil {
+		ns.Close()
+		return nil, fmt.Errorf("enter network namespace %s of pod %s: %w", netnsPath, podID, err)
+	}
+	return &podEnd{id: podID, ns: ns, nl: h}, nil
+}
+
+func (p *podEnd) close() {
+	p.nl.Close()
+	p.ns.Close()
+}

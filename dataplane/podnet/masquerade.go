@@ -1,6 +1,7 @@
 package podnet
 
 import (
+	"bytes"
 	"fmt"
 	"net"
 	"net/netip"
@@ -9,29 +10,52 @@ import (
 	"github.com/google/nftables/expr"
 )
 
-const tableName = "skep"
-
-// ipv4 header offsets of the addresses
 const (
-	sourceOffset      = 12
-	destinationOffset = 16
+	tableName = "skep"
+	nodesName = "nodes"
 )
 
-func ownTable() *nftables.Table {
-	return &nftables.Table{Name: tableName, Family: nftables.TableFamilyIPv4}
+// header says where a family's IP header has the addresses.
+type header struct {
+	source, destination, length uint32
+	table                       nftables.TableFamily
+	keys                        nftables.SetDatatype
 }
 
-// syncMasquerade replaces the table "ip skep" in one transaction: pods' packets that leave the cluster take the host's
-// address. Connections under way keep their translation, which is in conntrack.
-func (n *Network) syncMasquerade() error {
+func (f *family) header() header {
+	if f.is4() {
+		return header{source: 12, destination: 16, length: 4, table: nftables.TableFamilyIPv4, keys: nftables.TypeIPAddr}
+	}
+	return header{source: 8, destination: 24, length: 16, table: nftables.TableFamilyIPv6, keys: nftables.TypeIP6Addr}
+}
+
+func (h header) ownTable() *nftables.Table { return &nftables.Table{Name: tableName, Family: h.table} }
+
+func (h header) nodes() *nftables.Set {
+	return &nftables.Set{Table: h.ownTable(), Name: nodesName, KeyType: h.keys}
+}
+
+// syncMasquerade replaces the family's table "skep" in one transaction: pods' packets that leave the cluster take the host's
+// address. Hosts that share a link are of the cluster as well, since their answers find the pod. Connections under way keep
+// their translation, which is in conntrack.
+func (n *Network) syncMasquerade(f *family) error {
 	c, err := nftables.New()
 	if err != nil {
 		return fmt.Errorf("open nftables: %w", err)
 	}
-	table := ownTable()
+	h := f.header()
+	table := h.ownTable()
 	c.AddTable(table) // so that deleting it cannot fail
 	c.DelTable(table)
 	c.AddTable(table)
+	nodes := h.nodes()
+	var present []netip.Addr
+	for addr := range n.nodes {
+		present = append(present, addr)
+	}
+	if err := c.AddSet(nodes, elements(f, present)); err != nil {
+		return fmt.Errorf("nftables set %s: %w", nodesName, err)
+	}
 	chain := c.AddChain(&nftables.Chain{
 		Name:     "postrouting",
 		Table:    table,
@@ -39,25 +63,94 @@ func (n *Network) syncMasquerade() error {
 		Hooknum:  nftables.ChainHookPostrouting,
 		Priority: nftables.ChainPriorityNATSource,
 	})
-	match := matchPrefix(sourceOffset, n.cfg.PodCIDR, expr.CmpOpEq)
-	match = append(match, matchPrefix(destinationOffset, n.cfg.ClusterCIDR, expr.CmpOpNeq)...)
-	if n.cfg.ServiceCIDR.IsValid() && n.cfg.ServiceCIDR.Addr().Is4() {
-		match = append(match, matchPrefix(destinationOffset, n.cfg.ServiceCIDR, expr.CmpOpNeq)...)
+	match := h.matchPrefix(h.source, f.pods, expr.CmpOpEq)
+	match = append(match, h.matchPrefix(h.destination, f.cluster, expr.CmpOpNeq)...)
+	if f.service.IsValid() {
+		match = append(match, h.matchPrefix(h.destination, f.service, expr.CmpOpNeq)...)
 	}
+	match = append(match, h.load(h.destination), &expr.Lookup{SourceRegister: 1, SetName: nodes.Name, SetID: nodes.ID, Invert: true})
 	// Fully random source ports: two pods' queries from one port at one moment must not be given the same one.
 	c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: append(match, &expr.Counter{}, &expr.Masq{FullyRandom: true})})
 	if err := c.Flush(); err != nil {
-		return fmt.Errorf("write nftables table ip %s: %w", tableName, err)
+		return fmt.Errorf("write nftables table %s: %w", tableName, err)
 	}
 	return nil
 }
 
-func matchPrefix(offset uint32, p netip.Prefix, op expr.CmpOp) []expr.Any {
+func (h header) load(offset uint32) expr.Any {
+	return &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: h.length}
+}
+
+func (h header) matchPrefix(offset uint32, p netip.Prefix, op expr.CmpOp) []expr.Any {
 	return []expr.Any{
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4},
-		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: net.CIDRMask(p.Bits(), 32), Xor: make([]byte, 4)},
+		h.load(offset),
+		&expr.Bitwise{
+			SourceRegister: 1, DestRegister: 1, Len: h.length,
+			Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen()), Xor: bytes.Repeat([]byte{0}, int(h.length)),
+		},
 		&expr.Cmp{Op: op, Register: 1, Data: p.Addr().AsSlice()},
 	}
+}
+
+func elements(f *family, addrs []netip.Addr) (list []nftables.SetElement) {
+	for _, addr := range addrs {
+		if familyOf(addr) == f.id {
+			list = append(list, nftables.SetElement{Key: addr.AsSlice()})
+		}
+	}
+	return list
+}
+
+// syncNodes makes the hosts on shared links those of wanted, writing only the difference.
+func (n *Network) syncNodes(wanted map[netip.Addr]bool) error {
+	var come, gone []netip.Addr
+	for addr := range wanted {
+		if !n.nodes[addr] {
+			come = append(come, addr)
+		}
+	}
+	for addr := range n.nodes {
+		if !wanted[addr] {
+			gone = append(gone, addr)
+		}
+	}
+	if len(come)+len(gone) == 0 {
+		return nil
+	}
+	for _, f := range n.families {
+		if !f.masqueraded {
+			continue
+		}
+		if err := changeNodes(f, elements(f, come), elements(f, gone)); err != nil {
+			return err
+		}
+	}
+	n.nodes = wanted
+	return nil
+}
+
+func changeNodes(f *family, come, gone []nftables.SetElement) error {
+	if len(come)+len(gone) == 0 {
+		return nil
+	}
+	c, err := nftables.New()
+	if err != nil {
+		return fmt.Errorf("open nftables: %w", err)
+	}
+	set := f.header().nodes()
+	if len(come) > 0 {
+		err = c.SetAddElements(set, come)
+	}
+	if err == nil && len(gone) > 0 {
+		err = c.SetDeleteElements(set, gone)
+	}
+	if err == nil {
+		err = c.Flush()
+	}
+	if err != nil {
+		return fmt.Errorf("write the hosts that are not masqueraded towards to nftables: %w", err)
+	}
+	return nil
 }
 
 func removeMasquerade() error {
@@ -65,17 +158,19 @@ func removeMasquerade() error {
 	if err != nil {
 		return fmt.Errorf("open nftables: %w", err)
 	}
-	tables, err := c.ListTablesOfFamily(nftables.TableFamilyIPv4)
-	if err != nil {
-		return nil // a kernel without nftables has no table of ours
-	}
-	for _, t := range tables {
-		if t.Name != tableName {
-			continue
+	for _, id := range []nftables.TableFamily{nftables.TableFamilyIPv4, nftables.TableFamilyIPv6} {
+		tables, err := c.ListTablesOfFamily(id)
+		if err != nil {
+			continue // a kernel without nftables has no table of ours
 		}
-		c.DelTable(t)
-		if err := c.Flush(); err != nil {
-			return fmt.Errorf("remove nftables table ip %s: %w", tableName, err)
+		for _, t := range tables {
+			if t.Name != tableName {
+				continue
+			}
+			c.DelTable(t)
+			if err := c.Flush(); err != nil {
+				return fmt.Errorf("remove nftables table %s: %w", tableName, err)
+			}
 		}
 	}
 	return nil

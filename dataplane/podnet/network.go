@@ -1,16 +1,19 @@
-// Package podnet gives every pod a network interface and an address, and makes the address reachable: from this host, from
-// the other hosts on a shared link, and outwards through masquerading.
+// Package podnet gives every pod a network interface and an address of each family, and makes the addresses reachable: from
+// this host, from the other hosts (by routes on a shared link, through VXLAN where there is none), and outwards through
+// masquerading.
 //
-// It owns, on one host: the veth links named "skep" and eleven hex digits, all routes that carry route protocol 83, and the
-// nftables table "ip skep". It changes nothing else that it finds; what it holds is recovered from the kernel, so a new
-// process takes over the interfaces of the one before. It never decides which pods exist, and knows no Kubernetes types.
+// It owns, on one host: the veth links named "skep" and eleven hex digits, the VXLAN links "skep-vxlan4" and "skep-vxlan6",
+// all routes that carry route protocol 83, and the nftables tables "ip skep" and "ip6 skep". It changes nothing else that it
+// finds; what it holds is recovered from the kernel, so a new process takes over the interfaces of the one before. It never
+// decides which pods exist, and knows no Kubernetes types.
 package podnet
 
 import (
-	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"github.com/vishvananda/netlink"
@@ -18,49 +21,74 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Config says where the host's pods get their addresses and how they leave the host.
+// Config says where the host's pods get their addresses and how they leave the host. Each list has at most one entry of a
+// family.
 type Config struct {
-	PodCIDR     netip.Prefix // this host's pods
-	NodeIP      netip.Addr   // an address of this host; source of its traffic to pods, and what peers route through
-	ClusterCIDR netip.Prefix // all hosts' pods: never masqueraded
-	ServiceCIDR netip.Prefix // optional; what the service translation let through is refused here instead of leaking out
-	MTU         int          // 0: that of the interface with NodeIP
-	StateDir    string       // unused while the kernel holds all the state
-	Logger      *slog.Logger // nil: slog.Default()
+	PodCIDRs     []netip.Prefix // this host's pods; they get an address of each, in this order
+	NodeIPs      []netip.Addr   // addresses of this host; source of its traffic to pods, and what peers send to
+	ClusterCIDRs []netip.Prefix // all hosts' pods: never masqueraded
+	ServiceCIDRs []netip.Prefix // optional; what the service translation let through is refused here instead of leaking out
+	MTU          int            // of the links between hosts; 0: that of the interface with the first of NodeIPs
+	Logger       *slog.Logger   // nil: slog.Default()
 }
 
 // Attachment is a pod's place on the network.
 type Attachment struct {
-	Addr          netip.Addr
+	Addrs         []netip.Addr // one of each family, in the order of Config.PodCIDRs
 	HostInterface string
 	Index         int // of HostInterface, on the host
+	PodMAC        net.HardwareAddr
+	// Shaped is set if the pod's inbound bandwidth is limited: packets to it wait in a queue of HostInterface, and must not be
+	// handed to the pod past it.
+	Shaped bool
+	// Unlimited says why a bandwidth that was asked for is not enforced; nil if it is.
+	Unlimited error
+}
+
+// Equal tells whether two attachments are the same place.
+func (a Attachment) Equal(b Attachment) bool {
+	return a.HostInterface == b.HostInterface && a.Index == b.Index && a.Shaped == b.Shaped &&
+		slices.Equal(a.Addrs, b.Addrs) && slices.Equal(a.PodMAC, b.PodMAC)
 }
 
 // Network is this host's pod network. Its methods may be called concurrently.
 //
 // Every method must run in the network namespace that New ran in.
 type Network struct {
-	cfg     Config
-	log     *slog.Logger
-	nl      *netlink.Handle
-	stats   map[int]*nl.SocketHandle // its own socket: sampling does not wait for changes
-	uplinks []netlink.Link
+	cfg      Config
+	log      *slog.Logger
+	families []*family
+	nl       *netlink.Handle
+	stats    map[int]*nl.SocketHandle // its own socket: sampling does not wait for changes
+	uplinks  []netlink.Link
 
-	mu        sync.Mutex
-	busy      map[string]chan struct{} // pods with an Attach or Detach under way
-	pods      map[string]Attachment
-	addresses *addresses
-	routes    sync.Mutex // one SyncRoutes at a time
+	mu    sync.Mutex
+	busy  map[string]chan struct{} // pods with an Attach or Detach under way
+	pods  map[string]Attachment
+	paths map[string]string // pod -> its network namespace, for those that this process attached
+
+	// overhead is what the overlays in use add to a packet.
+	overhead int
+
+	routes   sync.Mutex          // one change of routes at a time; taken before mu, guards what follows
+	peers    []Peer              // as last told
+	nodes    map[netip.Addr]bool // hosts on a shared link: not masqueraded towards
+	overlays map[int]*overlay    // by family of the addresses between hosts
 }
 
 // New takes over what an earlier process left, removes interfaces that it left half made, and prepares forwarding,
 // refusal of unused addresses and masquerading. A host without nftables works, without masquerading, and says so.
 func New(cfg Config) (*Network, error) {
-	if err := cfg.validate(); err != nil {
-		return nil, err
-	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
+	}
+	families, err := cfg.families()
+	if err != nil {
+		return nil, err
+	}
+	families, err = usable(families, cfg.Logger)
+	if err != nil {
+		return nil, err
 	}
 	h, err := netlink.NewHandle()
 	if err != nil {
@@ -72,13 +100,16 @@ func New(cfg Config) (*Network, error) {
 		return nil, fmt.Errorf("open rtnetlink for counters: %w", err)
 	}
 	n := &Network{
-		stats:     map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: s}},
-		cfg:       cfg,
-		log:       cfg.Logger,
-		nl:        h,
-		busy:      map[string]chan struct{}{},
-		pods:      map[string]Attachment{},
-		addresses: newAddresses(cfg.PodCIDR),
+		stats:    map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: s}},
+		cfg:      cfg,
+		log:      cfg.Logger,
+		families: families,
+		nl:       h,
+		busy:     map[string]chan struct{}{},
+		pods:     map[string]Attachment{},
+		paths:    map[string]string{},
+		nodes:    map[netip.Addr]bool{},
+		overlays: map[int]*overlay{},
 	}
 	if err := n.start(); err != nil {
 		n.Close()
@@ -87,24 +118,31 @@ func New(cfg Config) (*Network, error) {
 	return n, nil
 }
 
-func (c Config) validate() error {
-	if !c.PodCIDR.IsValid() || c.PodCIDR != c.PodCIDR.Masked() {
-		return fmt.Errorf("pod range %s is not a network prefix", c.PodCIDR)
+// usable leaves IPv6 out on a host that does not have it, unless nothing else is left.
+func usable(families []*family, log *slog.Logger) ([]*family, error) {
+	off := ipv6Off()
+	if off == "" {
+		return families, nil
 	}
-	if !c.NodeIP.IsValid() {
-		return errors.New("the node's IP address is missing")
+	kept := slices.DeleteFunc(slices.Clone(families), func(f *family) bool { return !f.is4() })
+	if len(kept) == 0 {
+		return nil, fmt.Errorf("this node's pod range %s is IPv6, and IPv6 is off on this host: %s", families[0].pods, off)
 	}
-	if !c.PodCIDR.Addr().Is4() || !c.NodeIP.Is4() {
-		return fmt.Errorf("pod range %s and node address %s: only IPv4 is supported", c.PodCIDR, c.NodeIP)
+	if len(kept) < len(families) {
+		log.Warn("pods get no IPv6 addresses: IPv6 is off on this host", "reason", off)
 	}
-	if !c.ClusterCIDR.IsValid() || !c.ClusterCIDR.Overlaps(c.PodCIDR) || c.ClusterCIDR.Bits() > c.PodCIDR.Bits() {
-		return fmt.Errorf("the cluster's pod range %s does not contain this node's, %s", c.ClusterCIDR, c.PodCIDR)
-	}
-	return nil
+	return kept, nil
 }
 
+// start is in the order in which packets depend on it: nothing is forwarded to a range before its unused addresses are refused.
 func (n *Network) start() error {
 	if err := n.findUplinks(); err != nil {
+		return err
+	}
+	if err := n.prepareForwarding(); err != nil {
+		return err
+	}
+	if err := n.adoptOverlays(); err != nil {
 		return err
 	}
 	if err := n.adopt(); err != nil {
@@ -113,42 +151,71 @@ func (n *Network) start() error {
 	if err := n.refuseUnused(); err != nil {
 		return err
 	}
-	for _, link := range n.uplinks {
-		if err := enableForwarding(link.Attrs().Name); err != nil {
-			return err
-		}
+	if err := n.adoptNodes(); err != nil {
+		return err
 	}
-	if err := n.syncMasquerade(); err != nil {
-		n.log.Warn("pods cannot reach addresses outside the cluster: no masquerading; load the kernel's nf_tables and nft_masq modules and restart the agent", "error", err)
+	for _, f := range n.families {
+		if err := n.syncMasquerade(f); err != nil {
+			n.log.Warn("pods cannot reach addresses outside the cluster: no masquerading; load the kernel's nf_tables and nft_masq modules and restart the agent", "family", f, "error", err)
+			continue
+		}
+		f.masqueraded = true
+	}
+	for _, problem := range DroppedForwarding() {
+		n.log.Warn("this host drops packets that it forwards, so pods may not be reached; let the pods' ranges pass", "dropped by", problem, "ranges", n.cfg.ClusterCIDRs)
 	}
 	return nil
 }
 
-// findUplinks finds the interface with the node's address, and those that default routes use: replies to pods arrive there.
+// prepareForwarding lets packets for pods in at the uplinks. Advertisements come first, on all interfaces that follow them:
+// see keepAdvertisements.
+func (n *Network) prepareForwarding() error {
+	if n.family(netlink.FAMILY_V6) != nil {
+		followers, err := n.followers()
+		if err != nil {
+			return err
+		}
+		for _, name := range followers {
+			if err := keepAdvertisements(name); err != nil {
+				return err
+			}
+		}
+	}
+	for _, f := range n.families {
+		for _, link := range n.uplinks {
+			if err := f.enableForwarding(link.Attrs().Name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// findUplinks finds the interfaces with the node's addresses, and those that default routes use: replies to pods arrive there.
 func (n *Network) findUplinks() error {
-	addrs, err := n.nl.AddrList(nil, netlink.FAMILY_V4)
+	addrs, err := n.nl.AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil {
 		return fmt.Errorf("list addresses: %w", err)
 	}
 	indexes := map[int]bool{}
-	for _, a := range addrs {
-		if got, ok := netip.AddrFromSlice(a.IP.To4()); ok && got == n.cfg.NodeIP {
-			indexes[a.LinkIndex] = true
+	for _, want := range n.cfg.NodeIPs {
+		at := slices.IndexFunc(addrs, func(a netlink.Addr) bool {
+			got, ok := netip.AddrFromSlice(a.IP)
+			return ok && got.Unmap() == want
+		})
+		if at < 0 {
+			return fmt.Errorf("no interface of this host has the node address %s", want)
 		}
-	}
-	if len(indexes) == 0 {
-		return fmt.Errorf("no interface of this host has the node address %s", n.cfg.NodeIP)
-	}
-	for index := range indexes {
-		link, err := n.nl.LinkByIndex(index)
+		link, err := n.nl.LinkByIndex(addrs[at].LinkIndex)
 		if err != nil {
-			return fmt.Errorf("interface of node address %s: %w", n.cfg.NodeIP, err)
+			return fmt.Errorf("interface of node address %s: %w", want, err)
 		}
 		if n.cfg.MTU == 0 {
 			n.cfg.MTU = link.Attrs().MTU
 		}
+		indexes[addrs[at].LinkIndex] = true
 	}
-	routes, err := n.nl.RouteList(nil, netlink.FAMILY_V4)
+	routes, err := n.nl.RouteList(nil, netlink.FAMILY_ALL)
 	if err != nil {
 		return fmt.Errorf("list routes: %w", err)
 	}
@@ -159,7 +226,7 @@ func (n *Network) findUplinks() error {
 	}
 	for index := range indexes {
 		link, err := n.nl.LinkByIndex(index)
-		if err != nil {
+		if err != nil || link.Attrs().Flags&net.FlagLoopback != 0 {
 			continue // a default route's interface that went away meanwhile forwards nothing
 		}
 		n.uplinks = append(n.uplinks, link)
@@ -167,43 +234,25 @@ func (n *Network) findUplinks() error {
 	return nil
 }
 
-// adopt recovers pods and addresses from the aliases of this host's links. A link of ours without a readable alias was left
-// half made by a process that died, and is removed: nothing uses it yet.
-func (n *Network) adopt() error {
-	links, err := n.nl.LinkList()
+// followers are the interfaces that live by router advertisements: the uplinks, and those with a route from one.
+func (n *Network) followers() ([]string, error) {
+	routes, err := n.nl.RouteList(nil, netlink.FAMILY_V6)
 	if err != nil {
-		return err
+		return nil, fmt.Errorf("list routes: %w", err)
 	}
-	newest := 0
-	for _, link := range links {
-		attrs := link.Attrs()
-		if link.Type() != "veth" || !isHostInterface(attrs.Name) {
+	var names []string
+	for _, link := range n.uplinks {
+		names = append(names, link.Attrs().Name)
+	}
+	for _, r := range routes {
+		if r.Protocol != unix.RTPROT_RA {
 			continue
 		}
-		podID, addr, err := parseAlias(attrs.Alias)
-		if err == nil && attrs.Name != HostInterface(podID) {
-			err = fmt.Errorf("alias names pod %q, which has another interface", podID)
-		}
-		if err == nil {
-			err = n.addresses.take(addr, podID)
-		}
-		if err != nil {
-			n.log.Warn("removing a pod interface that no pod can use", "interface", attrs.Name, "reason", err)
-			if err := n.deleteLink(link); err != nil {
-				return err
-			}
-			continue
-		}
-		n.pods[podID] = Attachment{Addr: addr, HostInterface: attrs.Name, Index: attrs.Index}
-		if attrs.Index > newest {
-			newest = attrs.Index
-			n.addresses.continueAfter(addr)
-		}
-		if err := n.configureHost(link, podID, addr); err != nil {
-			return fmt.Errorf("pod %s: %w", podID, err)
+		if link, err := n.nl.LinkByIndex(r.LinkIndex); err == nil && !slices.Contains(names, link.Attrs().Name) {
+			names = append(names, link.Attrs().Name)
 		}
 	}
-	return nil
+	return names, nil
 }
 
 // Attachments returns every pod that has an interface, by pod id.
@@ -219,6 +268,16 @@ func (n *Network) Attachments() map[string]Attachment {
 
 // MTU is that of the pods' interfaces.
 func (n *Network) MTU() int { return n.cfg.MTU }
+
+// Uplinks are the interfaces by which this host reaches others: where packets for pods arrive from outside.
+func (n *Network) Uplinks() []string {
+	var names []string
+	for _, link := range n.uplinks {
+		names = append(names, link.Attrs().Name)
+	}
+	slices.Sort(names)
+	return names
+}
 
 // Close releases the process's handles; interfaces, routes and rules stay.
 func (n *Network) Close() {

@@ -19,40 +19,56 @@ func TestPodsReachEachOtherAcrossHostsWithTheirOwnAddresses(t *testing.T) {
 	f := newFabric(t, 2)
 	networks := []*Network{f.network(t, 0), f.network(t, 1)}
 	pods := map[string]*namespace{}
-	addrs := map[string]netip.Addr{}
+	addrs := map[string][]netip.Addr{}
 	for host, n := range networks {
 		for _, name := range []string{"a", "b"} {
 			id := fmt.Sprintf("%s%d", name, host)
 			pods[id] = newNamespace(t, id)
-			addrs[id] = f.attach(t, n, host, id, pods[id]).Addr
+			addrs[id] = f.attach(t, n, host, id, pods[id]).Addrs
 		}
-		other := 1 - host
-		f.hosts[host].do(t, func() error {
-			return n.SyncRoutes([]Peer{{Name: "other", NodeIP: nodeIP(other), PodCIDR: podRange(other)}})
-		})
 	}
+	f.join(t, networks...)
 	for _, to := range []string{"a0", "b0", "a1", "b1"} {
-		target := netip.AddrPortFrom(addrs[to], pods[to].greet(t, addrs[to].String()))
-		for from := range pods {
-			if got := pods[from].mustCall(t, target); got != addrs[from].String() {
-				t.Errorf("%s saw %s at %s, want its own address %s", to, from, got, addrs[from])
+		for family, addr := range addrs[to] {
+			target := netip.AddrPortFrom(addr, pods[to].greet(t, addr.String()))
+			for from := range pods {
+				if got := pods[from].mustCall(t, target); got != addrs[from][family].String() {
+					t.Errorf("%s saw %s at %s, want its own address %s", to, from, got, addrs[from][family])
+				}
 			}
-		}
-		host := int(to[1] - '0')
-		if got := f.hosts[host].mustCall(t, target); got != nodeIP(host).String() {
-			t.Errorf("%s saw its host at %s, want %s", to, got, nodeIP(host))
+			host := int(to[1] - '0')
+			for _, caller := range []int{host, 1 - host} {
+				want := []netip.Addr{f.nodeIP(caller), f.nodeIP6(caller)}[family].String()
+				if got := f.hosts[caller].mustCall(t, target); got != want {
+					t.Errorf("%s saw host %d at %s, want %s", to, caller, got, want)
+				}
+			}
 		}
 	}
 }
 
 func TestPodsLeaveTheClusterWithTheHostsAddress(t *testing.T) {
-	f := newFabric(t, 1)
+	f := newFabric(t, 2)
 	n := f.network(t, 0)
+	f.join(t, n, f.network(t, 1))
 	pod := newNamespace(t, "pod")
-	f.attach(t, n, 0, "pod", pod)
-	port := f.far.greet(t, "203.0.113.9")
-	if got := pod.mustCall(t, netip.AddrPortFrom(netip.MustParseAddr("203.0.113.9"), port)); got != nodeIP(0).String() {
-		t.Fatalf("outside saw the pod at %s, want the host's %s", got, nodeIP(0))
+	a := f.attach(t, n, 0, "pod", pod)
+	for outside, want := range map[string]string{"203.0.113.9": f.nodeIP(0).String(), "2001:db8:9::9": f.nodeIP6(0).String()} {
+		port := f.far.greet(t, outside)
+		if got := pod.mustCall(t, netip.AddrPortFrom(netip.MustParseAddr(outside), port)); got != want {
+			t.Errorf("outside saw the pod at %s, want the host's %s", got, want)
+		}
+	}
+	for family, node := range []netip.Addr{f.nodeIP(1), f.nodeIP6(1)} {
+		port := f.hosts[1].greet(t, node.String())
+		if got := pod.mustCall(t, netip.AddrPortFrom(node, port)); got != a.Addrs[family].String() {
+			t.Errorf("another node saw the pod at %s, want its own address %s", got, a.Addrs[family])
+		}
+	}
+	f.hosts[0].do(t, func() error { return n.SyncRoutes(nil) }) // it is no node any more
+	port := f.hosts[1].greet(t, f.nodeIP(1).String())
+	if got := pod.mustCall(t, netip.AddrPortFrom(f.nodeIP(1), port)); got != f.nodeIP(0).String() {
+		t.Errorf("a host that is no node saw the pod at %s, want the host's %s", got, f.nodeIP(0))
 	}
 }
 
@@ -104,9 +120,12 @@ func TestUnusedAndUntranslatedAddressesAreRefusedAtOnce(t *testing.T) {
 	n := f.network(t, 0)
 	pod := newNamespace(t, "pod")
 	f.attach(t, n, 0, "pod", pod)
-	for _, to := range []string{"10.244.1.77:80", "10.96.0.1:443"} {
-		if _, err := pod.call(t, netip.MustParseAddrPort(to)); !errors.Is(err, unix.EHOSTUNREACH) {
-			t.Errorf("connect to %s: %v, want %v", to, err, unix.EHOSTUNREACH)
+	for to, want := range map[string]error{
+		"10.244.1.77:80": unix.EHOSTUNREACH, "10.96.0.1:443": unix.EHOSTUNREACH,
+		"[fd00:10:244:1::77]:80": unix.ENETUNREACH, "[fd00:10:96::1]:443": unix.ENETUNREACH, // as the kernel words it
+	} {
+		if _, err := pod.call(t, netip.MustParseAddrPort(to)); !errors.Is(err, want) {
+			t.Errorf("connect to %s: %v, want %v", to, err, want)
 		}
 	}
 }
@@ -117,7 +136,7 @@ func TestFormerRangeIsNotRefused(t *testing.T) {
 	n := f.network(t, 0)
 	cfg := n.cfg
 	before := len(routesOf(t, f.hosts[0]))
-	cfg.PodCIDR = netip.MustParsePrefix("10.244.99.0/24")
+	cfg.PodCIDRs = prefixes("10.244.99.0/24", "fd00:10:244:99::/64")
 	f.hosts[0].do(t, func() error {
 		next, err := New(cfg)
 		if err == nil {
@@ -126,7 +145,9 @@ func TestFormerRangeIsNotRefused(t *testing.T) {
 		return err
 	})
 	after := routesOf(t, f.hosts[0])
-	if text := fmt.Sprint(after); len(after) != before || strings.Contains(text, n.cfg.PodCIDR.String()) || !strings.Contains(text, "10.244.99.0/24") {
+	if text := fmt.Sprint(after); len(after) != before ||
+		strings.Contains(text, "10.244.1.") || strings.Contains(text, "244:1::") ||
+		!strings.Contains(text, "10.244.99.0/24") || !strings.Contains(text, "fd00:10:244:99::/64") {
 		t.Errorf("routes with the new range: %v", after)
 	}
 }
@@ -141,7 +162,7 @@ func TestRestartTakesOverPodsAndTheirConnections(t *testing.T) {
 	var listener net.Listener
 	var client net.Conn
 	pod.do(t, func() (err error) {
-		listener, err = net.Listen("tcp4", net.JoinHostPort(a.Addr.String(), "0"))
+		listener, err = net.Listen("tcp4", net.JoinHostPort(a.Addrs[0].String(), "0"))
 		return err
 	})
 	defer listener.Close()
@@ -158,10 +179,10 @@ func TestRestartTakesOverPodsAndTheirConnections(t *testing.T) {
 
 	before := hostLinks(t, f.hosts[0])
 	second := f.network(t, 0)
-	if got := second.Attachments()["pod"]; got != a {
+	if got := second.Attachments()["pod"]; !got.Equal(a) {
 		t.Fatalf("after the restart the pod has %+v, want %+v", got, a)
 	}
-	if got := f.attach(t, second, 0, "pod", pod); got != a {
+	if got := f.attach(t, second, 0, "pod", pod); !got.Equal(a) {
 		t.Fatalf("attached again the pod has %+v, want %+v", got, a)
 	}
 	if after := hostLinks(t, f.hosts[0]); !slices.Equal(before, after) {
@@ -175,8 +196,8 @@ func TestRestartTakesOverPodsAndTheirConnections(t *testing.T) {
 		t.Fatalf("read %q, %v over the connection", buf, err)
 	}
 	third := newNamespace(t, "third")
-	if got := f.attach(t, second, 0, "third", third); got.Addr != netip.MustParseAddr("10.244.1.3") {
-		t.Fatalf("the next pod got %s, want 10.244.1.3: the next one not handed out", got.Addr)
+	if got := f.attach(t, second, 0, "third", third); got.Addrs[0] != netip.MustParseAddr("10.244.1.3") {
+		t.Fatalf("the next pod got %s, want 10.244.1.3: the next one not handed out", got.Addrs[0])
 	}
 }
 
@@ -201,8 +222,8 @@ func TestHalfMadeInterfaceIsRemovedAndThePodAttachedAnew(t *testing.T) {
 	}
 	f.hosts[0].do(t, half) // and killed again after the start
 	a := f.attach(t, n, 0, "pod", pod)
-	port := pod.greet(t, a.Addr.String())
-	f.hosts[0].mustCall(t, netip.AddrPortFrom(a.Addr, port))
+	port := pod.greet(t, a.Addrs[0].String())
+	f.hosts[0].mustCall(t, netip.AddrPortFrom(a.Addrs[0], port))
 }
 
 func TestPodInANewNamespaceKeepsItsAddress(t *testing.T) {
@@ -211,10 +232,10 @@ func TestPodInANewNamespaceKeepsItsAddress(t *testing.T) {
 	a := f.attach(t, n, 0, "pod", newNamespace(t, "old"))
 	again := newNamespace(t, "new")
 	b := f.attach(t, n, 0, "pod", again)
-	if b.Addr != a.Addr {
-		t.Fatalf("address changed from %s to %s", a.Addr, b.Addr)
+	if !slices.Equal(b.Addrs, a.Addrs) {
+		t.Fatalf("addresses changed from %s to %s", a.Addrs, b.Addrs)
 	}
-	f.hosts[0].mustCall(t, netip.AddrPortFrom(b.Addr, again.greet(t, b.Addr.String())))
+	f.hosts[0].mustCall(t, netip.AddrPortFrom(b.Addrs[0], again.greet(t, b.Addrs[0].String())))
 }
 
 func TestDetachAndRemoveLeaveNothing(t *testing.T) {
@@ -227,7 +248,7 @@ func TestDetachAndRemoveLeaveNothing(t *testing.T) {
 		f.attach(t, n, 0, fmt.Sprint("pod", i), newNamespace(t, fmt.Sprint("pod", i)))
 	}
 	f.hosts[0].do(t, func() error {
-		if err := n.SyncRoutes([]Peer{{Name: "b", NodeIP: nodeIP(1), PodCIDR: podRange(1)}}); err != nil {
+		if err := n.SyncRoutes([]Peer{f.peer(1)}); err != nil {
 			return err
 		}
 		for range 2 { // the second finds nothing to do
@@ -261,65 +282,6 @@ func TestDetachAndRemoveLeaveNothing(t *testing.T) {
 	})
 }
 
-func TestSyncRoutesChangesOnlyTheDifferenceAndOnlyItsOwn(t *testing.T) {
-	f := newFabric(t, 1)
-	n := f.network(t, 0)
-	host := f.hosts[0]
-	foreign := &netlink.Route{Dst: ipNet(netip.MustParsePrefix("10.244.9.0/24")), Gw: net.IPv4(192, 0, 2, 1)}
-	peers := []Peer{
-		{Name: "b", NodeIP: netip.MustParseAddr("192.0.2.12"), PodCIDR: netip.MustParsePrefix("10.244.2.0/24")},
-		{Name: "c", NodeIP: netip.MustParseAddr("192.0.2.13"), PodCIDR: netip.MustParsePrefix("10.244.3.0/24")},
-	}
-	host.do(t, func() error { return errors.Join(netlink.RouteAdd(foreign), n.SyncRoutes(peers)) })
-	updates, stop := make(chan netlink.RouteUpdate, 16), make(chan struct{})
-	host.do(t, func() error { return netlink.RouteSubscribe(updates, stop) })
-	moved := []Peer{peers[0], {Name: "c", NodeIP: netip.MustParseAddr("192.0.2.14"), PodCIDR: peers[1].PodCIDR},
-		{Name: "far", NodeIP: netip.MustParseAddr("172.16.0.1"), PodCIDR: netip.MustParsePrefix("10.244.4.0/24")}}
-	host.do(t, func() error {
-		if err := netlink.RouteDel(&netlink.Route{Dst: ipNet(netip.MustParsePrefix("0.0.0.0/0"))}); err != nil {
-			return err
-		}
-		err := n.SyncRoutes(moved)
-		if err == nil || !strings.Contains(err.Error(), "node far") || !strings.Contains(err.Error(), "not on a link") {
-			t.Errorf("SyncRoutes with an unreachable peer: %v", err)
-		}
-		return netlink.RouteDel(foreign) // marks the end of the updates
-	})
-	var changed []string
-	for u := range updates {
-		if u.Dst != nil && u.Dst.String() == foreign.Dst.String() {
-			break
-		}
-		if u.Protocol == RouteProtocol {
-			changed = append(changed, fmt.Sprint(u.Dst, " via ", u.Gw))
-		}
-	}
-	close(stop)
-	if want := []string{"10.244.3.0/24 via 192.0.2.14"}; !slices.Equal(changed, want) {
-		t.Fatalf("routes changed: %v, want %v", changed, want)
-	}
-	host.do(t, func() error { return n.SyncRoutes(nil) })
-	for _, r := range routesOf(t, host) {
-		if strings.Contains(r, "via 192.0.2.1") {
-			t.Errorf("route left after all peers went: %s", r)
-		}
-	}
-}
-
-func TestMTUFollowsTheUplink(t *testing.T) {
-	f := newFabric(t, 1)
-	n := f.network(t, 0)
-	pod := newNamespace(t, "pod")
-	f.attach(t, n, 0, "pod", pod)
-	pod.do(t, func() error {
-		eth, err := netlink.LinkByName("eth0")
-		if err == nil && eth.Attrs().MTU != fabricMTU {
-			t.Errorf("MTU in the pod is %d, want the uplink's %d", eth.Attrs().MTU, fabricMTU)
-		}
-		return err
-	})
-}
-
 func TestCountersAreThePodsView(t *testing.T) {
 	f := newFabric(t, 1)
 	n := f.network(t, 0)
@@ -331,7 +293,7 @@ func TestCountersAreThePodsView(t *testing.T) {
 	}
 	var conn *net.UDPConn
 	f.hosts[0].do(t, func() (err error) {
-		conn, err = net.DialUDP("udp4", nil, &net.UDPAddr{IP: a.Addr.AsSlice(), Port: 9})
+		conn, err = net.DialUDP("udp4", nil, &net.UDPAddr{IP: a.Addrs[0].AsSlice(), Port: 9})
 		if err != nil {
 			return err
 		}
@@ -354,7 +316,7 @@ func TestCountersAreThePodsView(t *testing.T) {
 func TestUnknownNodeAddressIsRefused(t *testing.T) {
 	f := newFabric(t, 1)
 	cfg := f.config(0)
-	cfg.NodeIP = netip.MustParseAddr("192.0.2.99")
+	cfg.NodeIPs = []netip.Addr{netip.MustParseAddr("192.0.2.99")}
 	f.hosts[0].do(t, func() error {
 		if _, err := New(cfg); err == nil || !strings.Contains(err.Error(), "no interface of this host has the node address 192.0.2.99") {
 			t.Errorf("New: %v", err)
@@ -381,7 +343,7 @@ func hostLinks(t *testing.T, host *namespace) (found []string) {
 func routesOf(t *testing.T, host *namespace) (found []string) {
 	t.Helper()
 	host.do(t, func() error {
-		routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
+		routes, err := netlink.RouteList(nil, netlink.FAMILY_ALL)
 		for _, r := range routes {
 			found = append(found, fmt.Sprint(r.Dst, " via ", r.Gw, " dev ", r.LinkIndex, " type ", r.Type))
 		}

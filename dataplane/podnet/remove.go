@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Remove takes everything off this host that the package ever made: pods' interfaces, routes, and the nftables table.
+// Remove takes everything off this host that the package ever made: pods' and VXLAN interfaces, routes, and the nftables tables.
 // Forwarding stays on for the interfaces that leave the host, since others may rely on it.
 func Remove() error {
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
@@ -22,7 +22,7 @@ func Remove() error {
 	}
 	var failed []error
 	for _, link := range links {
-		if link.Type() != "veth" || !isHostInterface(link.Attrs().Name) {
+		if !isOverlay(link) && (link.Type() != "veth" || !isHostInterface(link.Attrs().Name)) {
 			continue
 		}
 		if err := h.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {

@@ -3,8 +3,9 @@ package podnet
 import (
 	"errors"
 	"fmt"
-	"net"
+	"maps"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -13,80 +14,159 @@ import (
 // RouteProtocol marks the routes that this package made; it touches no others. 83 is assigned to no routing daemon.
 const RouteProtocol netlink.RouteProtocol = 83
 
-// Peer is another host and its pods' range.
+// Peer is another host and its pods' ranges, one of a family at most.
 type Peer struct {
-	Name    string
-	NodeIP  netip.Addr
-	PodCIDR netip.Prefix
+	Name     string
+	NodeIPs  []netip.Addr
+	PodCIDRs []netip.Prefix
 }
 
-// SyncRoutes makes the routes to other hosts' pods exactly those of peers, changing only what differs. Peers that cannot be
-// routed to (not on a link that this host shares) are reported together, after all others are in place.
+// Equal tells whether two peers are reached alike.
+func (p Peer) Equal(q Peer) bool {
+	return p.Name == q.Name && slices.Equal(p.NodeIPs, q.NodeIPs) && slices.Equal(p.PodCIDRs, q.PodCIDRs)
+}
+
+// hop is where packets for a range go next.
+type hop struct {
+	link int
+	via  netip.Addr
+	src  netip.Addr // of this host's own packets
+}
+
+// way is how a range of a peer is reached: by a route, or through an overlay with a partner in it.
+type way struct {
+	hop
+	underlay int // family of the overlay; 0: directly
+	partner  partner
+}
+
+// SyncRoutes makes the ways to other hosts' pods exactly those of peers, changing only what differs: a route to a host on a
+// link that this one shares, VXLAN to the others. Peers that cannot be reached at all are reported together, after all others
+// are in place.
 func (n *Network) SyncRoutes(peers []Peer) error {
 	n.routes.Lock()
 	defer n.routes.Unlock()
-	present, err := n.peerRoutes()
+	n.peers = slices.Clone(peers)
+	return n.syncRoutes()
+}
+
+// syncRoutes is called with routes held. The order keeps packets from being lost: partners before the routes that lead to
+// them, and the pods' packet sizes before the overlay is used and after it is left.
+func (n *Network) syncRoutes() error {
+	table, err := n.readTable()
 	if err != nil {
 		return err
 	}
-	var failed []error
-	wanted := make(map[netip.Prefix]bool, len(peers))
-	for _, p := range peers {
-		if !p.PodCIDR.IsValid() || !p.NodeIP.Is4() || p.PodCIDR == n.cfg.PodCIDR {
-			continue
-		}
-		wanted[p.PodCIDR] = true
-		if old, ok := present[p.PodCIDR]; ok && old == p.NodeIP {
-			continue
-		}
-		if err := n.nl.RouteReplace(n.peerRoute(p.PodCIDR, p.NodeIP)); err != nil {
-			failed = append(failed, peerRouteError(p, err))
+	wanted, failed := n.plan(table)
+	used := map[int]int{} // underlay -> partners
+	for _, w := range wanted {
+		if w.underlay != 0 {
+			used[w.underlay]++
 		}
 	}
-	for cidr, via := range present {
-		if wanted[cidr] {
-			continue
-		}
-		if err := n.nl.RouteDel(n.peerRoute(cidr, via)); err != nil && !errors.Is(err, unix.ESRCH) {
-			failed = append(failed, fmt.Errorf("remove the route to %s via %s: %w", cidr, via, err))
+	for underlay := range used {
+		if err := n.ensureOverlay(underlay); err != nil {
+			failed = append(failed, err)
+			maps.DeleteFunc(wanted, func(_ netip.Prefix, w way) bool { return w.underlay == underlay })
 		}
 	}
-	return errors.Join(failed...)
+	failed = append(failed, n.resize(), n.syncPartners(wanted))
+	failed = append(failed, n.writeRoutes(table, wanted)...)
+	for underlay := range n.overlays {
+		if used[underlay] == 0 {
+			failed = append(failed, n.removeOverlay(underlay))
+		}
+	}
+	failed = append(failed, n.resize())
+	nodes := map[netip.Addr]bool{}
+	for _, w := range wanted {
+		if w.underlay == 0 {
+			nodes[w.via] = true
+		}
+	}
+	return errors.Join(append(failed, n.syncNodes(nodes))...)
 }
 
-func peerRouteError(p Peer, err error) error {
-	if errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EINVAL) {
-		return fmt.Errorf("route to the pods of node %s (%s): its address %s is not on a link that this node shares", p.Name, p.PodCIDR, p.NodeIP)
+// plan chooses the way to every range of every peer.
+func (n *Network) plan(t *table) (wanted map[netip.Prefix]way, failed []error) {
+	wanted = map[netip.Prefix]way{}
+	for _, p := range n.peers {
+		for _, cidr := range p.PodCIDRs {
+			f := n.family(familyOf(cidr.Addr()))
+			if f == nil || cidr.Overlaps(f.pods) {
+				continue // nobody here speaks it, or it is what this host had before
+			}
+			w, err := n.choose(t, f, p, cidr)
+			if err != nil {
+				failed = append(failed, fmt.Errorf("the pods of node %s (%s) cannot be reached: %w", p.Name, cidr, err))
+				continue
+			}
+			wanted[cidr] = w
+		}
 	}
-	return fmt.Errorf("route to the pods of node %s (%s via %s): %w", p.Name, p.PodCIDR, p.NodeIP, err)
+	return wanted, failed
 }
 
-func (n *Network) peerRoute(cidr netip.Prefix, via netip.Addr) *netlink.Route {
-	return &netlink.Route{Dst: ipNet(cidr), Gw: via.AsSlice(), Src: n.cfg.NodeIP.AsSlice(), Protocol: RouteProtocol}
-}
-
-// peerRoutes returns our routes that have a gateway: pod range -> host.
-func (n *Network) peerRoutes() (map[netip.Prefix]netip.Addr, error) {
-	routes, err := ownRoutes(n.nl)
-	if err != nil {
-		return nil, err
+func (n *Network) choose(t *table, f *family, p Peer, cidr netip.Prefix) (way, error) {
+	if direct := addrIn(p.NodeIPs, f.id); direct.IsValid() && f.node.IsValid() {
+		if link := t.sharedLink(direct); link != 0 {
+			return way{hop: hop{link: link, via: direct, src: f.node}}, nil
+		}
 	}
-	found := map[netip.Prefix]netip.Addr{}
-	for _, r := range routes {
-		if r.Dst == nil || r.Gw == nil {
+	// Both ends must choose alike, so the order is not this host's own.
+	for _, underlay := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		mine, theirs := addrIn(n.cfg.NodeIPs, underlay), addrIn(p.NodeIPs, underlay)
+		if !mine.IsValid() || !theirs.IsValid() {
 			continue
 		}
-		cidr, ok := prefixOf(r.Dst)
-		via, ok2 := netip.AddrFromSlice(r.Gw)
-		if ok && ok2 {
-			found[cidr] = via.Unmap()
+		if !t.reaches(theirs) {
+			return way{}, fmt.Errorf("this node has no route to its address %s", theirs)
+		}
+		to := partnerOf(theirs)
+		return way{hop: hop{via: to.gateway(cidr), src: f.base()}, underlay: underlay, partner: to}, nil
+	}
+	return way{}, fmt.Errorf("its addresses %v and this node's %v have no family in common", p.NodeIPs, n.cfg.NodeIPs)
+}
+
+// writeRoutes changes routes in place: there is no moment at which a range that stays has none.
+func (n *Network) writeRoutes(t *table, wanted map[netip.Prefix]way) (failed []error) {
+	for cidr, w := range wanted {
+		if w.underlay != 0 {
+			w.link = n.overlays[w.underlay].index
+		}
+		if t.own[cidr] == w.hop {
+			continue
+		}
+		if err := n.nl.RouteReplace(peerRoute(cidr, w.hop, w.underlay != 0)); err != nil {
+			failed = append(failed, fmt.Errorf("route to the pods of %s via %s: %w", cidr, w.via, err))
+			continue
+		}
+		if w.underlay != 0 {
+			n.log.Info("no link is shared with this node: its pods are reached through VXLAN", "pods", cidr, "node", w.partner.node)
 		}
 	}
-	return found, nil
+	for cidr, h := range t.own {
+		if _, ok := wanted[cidr]; ok {
+			continue
+		}
+		if err := n.nl.RouteDel(peerRoute(cidr, h, false)); err != nil && !errors.Is(err, unix.ESRCH) {
+			failed = append(failed, fmt.Errorf("remove the route to %s via %s: %w", cidr, h.via, err))
+		}
+	}
+	return failed
+}
+
+// peerRoute is a route through a host. An overlay's hosts are not on its link as the kernel sees it, but are.
+func peerRoute(cidr netip.Prefix, h hop, onLink bool) *netlink.Route {
+	r := &netlink.Route{Dst: ipNet(cidr), LinkIndex: h.link, Gw: h.via.AsSlice(), Src: h.src.AsSlice(), Protocol: RouteProtocol}
+	if onLink {
+		r.Flags = int(netlink.FLAG_ONLINK)
+	}
+	return r
 }
 
 func ownRoutes(h *netlink.Handle) ([]netlink.Route, error) {
-	routes, err := h.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Protocol: RouteProtocol, Table: unix.RT_TABLE_MAIN},
+	routes, err := h.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Protocol: RouteProtocol, Table: unix.RT_TABLE_MAIN},
 		netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
 	if err != nil {
 		return nil, fmt.Errorf("list the pod network's routes: %w", err)
@@ -94,23 +174,27 @@ func ownRoutes(h *netlink.Handle) ([]netlink.Route, error) {
 	return routes, nil
 }
 
-// refuseUnused answers for addresses of this host's pod range that no pod has, and for service addresses that were not
+// refuseUnused answers for addresses of this host's pod ranges that no pod has, and for service addresses that were not
 // translated. Without it they would follow the default route out of the host, or loop between hosts.
 func (n *Network) refuseUnused() error {
-	for _, cidr := range []netip.Prefix{n.cfg.PodCIDR, n.cfg.ServiceCIDR} {
-		if !cidr.IsValid() || !cidr.Addr().Is4() {
-			continue
+	refused := map[netip.Prefix]bool{}
+	for _, f := range n.families {
+		refused[f.pods] = true
+		if f.service.IsValid() {
+			refused[f.service] = true
 		}
+	}
+	for cidr := range refused {
 		route := &netlink.Route{Dst: ipNet(cidr), Type: unix.RTN_UNREACHABLE, Protocol: RouteProtocol}
 		if err := n.nl.RouteReplace(route); err != nil {
 			return fmt.Errorf("refuse unused addresses of %s: %w", cidr, err)
 		}
 	}
-	return n.forgetOldRanges()
+	return n.forgetOldRanges(refused)
 }
 
 // forgetOldRanges removes the refusals of ranges that this host had before: another host's pods may have them now.
-func (n *Network) forgetOldRanges() error {
+func (n *Network) forgetOldRanges(refused map[netip.Prefix]bool) error {
 	routes, err := ownRoutes(n.nl)
 	if err != nil {
 		return err
@@ -120,7 +204,7 @@ func (n *Network) forgetOldRanges() error {
 			continue
 		}
 		cidr, ok := prefixOf(r.Dst)
-		if !ok || cidr == n.cfg.PodCIDR || cidr == n.cfg.ServiceCIDR {
+		if !ok || refused[cidr] {
 			continue
 		}
 		if err := n.nl.RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) {
@@ -130,20 +214,16 @@ func (n *Network) forgetOldRanges() error {
 	return nil
 }
 
-func isDefault(r netlink.Route) bool {
-	if r.Dst == nil {
-		return true
+// adoptNodes recovers which hosts an earlier process found on shared links: those that its routes lead through.
+func (n *Network) adoptNodes() error {
+	t, err := n.readTable()
+	if err != nil {
+		return err
 	}
-	ones, _ := r.Dst.Mask.Size()
-	return ones == 0 && r.Dst.IP.IsUnspecified()
-}
-
-func ipNet(p netip.Prefix) *net.IPNet {
-	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
-}
-
-func prefixOf(n *net.IPNet) (netip.Prefix, bool) {
-	addr, ok := netip.AddrFromSlice(n.IP)
-	ones, _ := n.Mask.Size()
-	return netip.PrefixFrom(addr.Unmap(), ones), ok
+	for _, h := range t.own {
+		if _, overlaid := n.overlayOf(h.link); !overlaid {
+			n.nodes[h.via] = true
+		}
+	}
+	return nil
 }

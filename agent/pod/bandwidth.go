@@ -1,0 +1,47 @@
+package pod
+
+import (
+	"errors"
+	"fmt"
+
+	"k8s.io/apimachinery/pkg/api/resource"
+
+	"github.com/skep-io/skep/dataplane/podnet"
+)
+
+// What Kubernetes calls them; values are bits per second.
+const (
+	ingressBandwidth = "kubernetes.io/ingress-bandwidth"
+	egressBandwidth  = "kubernetes.io/egress-bandwidth"
+)
+
+// What makes sense, as Kubernetes has it.
+var (
+	minBandwidth = resource.MustParse("1k")
+	maxBandwidth = resource.MustParse("1P")
+)
+
+// bandwidth reads a pod's limits from its annotations. One that makes no sense is
+// no limit, and named in the error.
+func bandwidth(annotations map[string]string) (podnet.Bandwidth, error) {
+	ingress, err := bitsPerSecond(annotations, ingressBandwidth)
+	egress, err2 := bitsPerSecond(annotations, egressBandwidth)
+	return podnet.Bandwidth{Ingress: ingress, Egress: egress}, errors.Join(err, err2)
+}
+
+func bitsPerSecond(annotations map[string]string, name string) (uint64, error) {
+	text, ok := annotations[name]
+	if !ok {
+		return 0, nil
+	}
+	q, err := resource.ParseQuantity(text)
+	switch {
+	case err != nil:
+		return 0, fmt.Errorf("annotation %s %q is not a quantity of bits per second, such as 10M; there is no limit: %w", name, text, err)
+	case q.Cmp(minBandwidth) < 0:
+		return 0, fmt.Errorf("annotation %s %s is unreasonably small (< 1kbit); there is no limit", name, text)
+	case q.Cmp(maxBandwidth) > 0:
+		return 0, fmt.Errorf("annotation %s %s is unreasonably large (> 1Pbit); there is no limit", name, text)
+	}
+	return uint64(q.Value()), nil
+}

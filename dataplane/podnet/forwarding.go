@@ -1,0 +1,63 @@
+package podnet
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+
+	"github.com/google/nftables"
+)
+
+// DroppedForwarding names the packet filter chains of this network namespace that drop whatever is forwarded and that no rule
+// lets pass: what Docker, among others, sets up. Where bridged packets go through these chains too (see BridgedFiltering),
+// they also drop what passes a bridge.
+func DroppedForwarding() []string {
+	var found []string
+	if c, err := nftables.New(); err == nil {
+		chains, err := c.ListChains()
+		if err != nil {
+			chains = nil // without nftables there are none
+		}
+		for _, chain := range chains {
+			if chain.Hooknum != nil && *chain.Hooknum == *nftables.ChainHookForward && chain.Type == nftables.ChainTypeFilter &&
+				chain.Policy != nil && *chain.Policy == nftables.ChainPolicyDrop && familyName[chain.Table.Family] != "" {
+				found = append(found, fmt.Sprintf("nftables chain %s %s %s (policy drop)", familyName[chain.Table.Family], chain.Table.Name, chain.Name))
+			}
+		}
+	}
+	return append(found, legacyForwarding()...)
+}
+
+var familyName = map[nftables.TableFamily]string{
+	nftables.TableFamilyINet: "inet", nftables.TableFamilyIPv4: "ip", nftables.TableFamilyIPv6: "ip6",
+}
+
+// legacyForwarding asks the tool of the older iptables, whose tables nothing else reads; only if such tables exist.
+func legacyForwarding() (found []string) {
+	for tables, command := range map[string]string{
+		"/proc/net/ip_tables_names": "iptables-legacy", "/proc/net/ip6_tables_names": "ip6tables-legacy",
+	} {
+		names, err := os.ReadFile(tables)
+		if err != nil || !strings.Contains(string(names), "filter") {
+			continue
+		}
+		out, err := exec.Command(command, "--wait", "-S", "FORWARD").Output()
+		if err == nil && strings.HasPrefix(string(out), "-P FORWARD DROP") {
+			found = append(found, command+" chain FORWARD (policy DROP)")
+		}
+	}
+	return found
+}
+
+// BridgedFiltering tells whether packets that pass a bridge of this network namespace go through the packet filter chains as
+// if they were routed: net.bridge.bridge-nf-call-iptables or -ip6tables is 1.
+func BridgedFiltering() bool {
+	for _, setting := range []string{"bridge-nf-call-iptables", "bridge-nf-call-ip6tables"} {
+		value, err := os.ReadFile("/proc/sys/net/bridge/" + setting)
+		if err == nil && strings.TrimSpace(string(value)) == "1" {
+			return true
+		}
+	}
+	return false
+}
