@@ -30,7 +30,10 @@ func Kinds() []*Kind {
 		Services,
 		Leases,
 		EndpointSlices,
+		IngressClasses,
+		Ingresses,
 		IPAddresses,
+		NetworkPolicies,
 		ServiceCIDRs,
 	}
 }

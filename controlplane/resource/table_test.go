@@ -40,6 +40,9 @@ func TestTableColumns(t *testing.T) {
 		Leases:                 "Name,Holder,Age",
 		IPAddresses:            "Name,ParentRef",
 		ServiceCIDRs:           "Name,CIDRs,Age",
+		Ingresses:              "Name,Class,Hosts,Address,Ports,Age",
+		IngressClasses:         "Name,Controller,Parameters,Age",
+		NetworkPolicies:        "Name,Pod-Selector,Age",
 	}
 	for _, kind := range Kinds() {
 		empty, err := kind.Table(nil, metav1.TableOptions{})
