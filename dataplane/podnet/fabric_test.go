@@ -67,6 +67,12 @@ func (ns *namespace) do(t *testing.T, f func() error) {
 	onThread(t, func() error { return ns.enter(f) })
 }
 
+// apart is do for what lasts: it runs beside the test.
+func (ns *namespace) apart(f func() error) error {
+	runtime.LockOSThread()
+	return ns.enter(f)
+}
+
 func (ns *namespace) enter(f func() error) error {
 	fd, err := unix.Open(ns.path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {

@@ -9,9 +9,9 @@ import (
 	"github.com/google/nftables"
 )
 
-// DroppedForwarding names the packet filter chains of this network namespace that drop whatever is forwarded and that no rule
-// lets pass: what Docker, among others, sets up. Where bridged packets go through these chains too (see BridgedFiltering),
-// they also drop what passes a bridge.
+// DroppedForwarding names the packet filter chains of this network namespace whose policy is to drop what is forwarded, which
+// Docker, among others, sets up. A rule of theirs may still let pods' packets pass; which, nobody can tell from outside. Where
+// bridged packets go through these chains too (see BridgedFiltering), they also drop what passes a bridge.
 func DroppedForwarding() []string {
 	var found []string
 	if c, err := nftables.New(); err == nil {

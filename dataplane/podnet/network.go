@@ -71,7 +71,7 @@ type Network struct {
 	overhead int
 
 	routes   sync.Mutex          // one change of routes at a time; taken before mu, guards what follows
-	peers    []Peer              // as last told
+	peers    []Peer              // as last told; nil before
 	nodes    map[netip.Addr]bool // hosts on a shared link: not masqueraded towards
 	overlays map[int]*overlay    // by family of the addresses between hosts
 }
@@ -162,7 +162,7 @@ func (n *Network) start() error {
 		f.masqueraded = true
 	}
 	for _, problem := range DroppedForwarding() {
-		n.log.Warn("this host drops packets that it forwards, so pods may not be reached; let the pods' ranges pass", "dropped by", problem, "ranges", n.cfg.ClusterCIDRs)
+		n.log.Warn("this host drops forwarded packets unless a rule lets them pass: without one for the pods' ranges, pods cannot be reached", "dropped by", problem, "ranges", n.cfg.ClusterCIDRs)
 	}
 	return nil
 }

@@ -46,7 +46,7 @@ type way struct {
 func (n *Network) SyncRoutes(peers []Peer) error {
 	n.routes.Lock()
 	defer n.routes.Unlock()
-	n.peers = slices.Clone(peers)
+	n.peers = append([]Peer{}, peers...)
 	return n.syncRoutes()
 }
 

@@ -1,0 +1,119 @@
+package podnet
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+func TestRoutesComeBackWithTheLink(t *testing.T) {
+	f := newFabric(t, 2)
+	n := f.network(t, 0)
+	host := f.hosts[0]
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	started := make(chan struct{})
+	go func() {
+		ended <- host.apart(func() error {
+			close(started)
+			return n.Run(ctx)
+		})
+	}()
+	defer func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	}()
+	<-started
+	host.do(t, func() error { return n.SyncRoutes([]Peer{f.peer(1)}) })
+	updates, stop := make(chan netlink.RouteUpdate, 64), make(chan struct{})
+	defer close(stop)
+	host.do(t, func() error { return netlink.RouteSubscribe(updates, stop) })
+	host.do(t, func() error {
+		eth, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		six := &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(f.nodeIP6(0), 64)), Flags: unix.IFA_F_NODAD}
+		return errors.Join(netlink.LinkSetDown(eth), netlink.LinkSetUp(eth), netlink.AddrReplace(eth, six))
+	})
+	for range 2 { // the two families in any order
+		awaitAny(t, updates, podRanges(1))
+	}
+	host.do(t, func() error {
+		table, err := n.readTable()
+		for i, cidr := range podRanges(1) {
+			if via := table.own[cidr].via; via != f.peer(1).NodeIPs[i] {
+				t.Errorf("the way to %s leads through %s", cidr, via)
+			}
+		}
+		return err
+	})
+}
+
+// awaitAny returns when a route of ours to one of the prefixes is seen to come.
+func awaitAny(t *testing.T, updates <-chan netlink.RouteUpdate, cidrs []netip.Prefix) {
+	t.Helper()
+	for u := range updates {
+		got, ok := destination(u.Route)
+		if !ok || u.Type != unix.RTM_NEWROUTE || u.Protocol != RouteProtocol {
+			continue
+		}
+		for _, cidr := range cidrs {
+			if got == cidr {
+				return
+			}
+		}
+	}
+	t.Fatal("the updates ended")
+}
+
+func TestPodsComingAndGoingCauseNoWork(t *testing.T) {
+	f := newFabric(t, 1)
+	n := f.network(t, 0)
+	host := f.hosts[0]
+	foreign := make(chan string, 1024)
+	closed := make(chan struct{})
+	mark := &netlink.Route{Dst: ipNet(netip.MustParsePrefix("198.51.100.0/24")), Gw: netip.MustParseAddr("192.0.2.1").AsSlice()}
+	var socket *nl.NetlinkSocket
+	host.do(t, func() (err error) {
+		socket, err = nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE,
+			unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV6_ROUTE)
+		return err
+	})
+	defer socket.Close()
+	go func() {
+		defer close(closed)
+		for {
+			messages, _, err := socket.Receive()
+			if err != nil {
+				return
+			}
+			for _, m := range messages {
+				if !isForeign(m) {
+					continue
+				}
+				if bytes.Contains(m.Data, mark.Dst.IP.To4()) {
+					return
+				}
+				foreign <- fmt.Sprintf("type %d: %x", m.Header.Type, m.Data)
+			}
+		}
+	}()
+	pod := newNamespace(t, "pod")
+	f.attach(t, n, 0, "pod", pod)
+	host.do(t, func() error { return errors.Join(n.Detach("pod"), netlink.RouteAdd(mark)) })
+	<-closed
+	close(foreign)
+	for m := range foreign {
+		t.Errorf("taken for a change of the host's: %s", m)
+	}
+}
