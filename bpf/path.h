@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#ifndef SKEP_PATH_H
+#define SKEP_PATH_H
+
+/* What only the programs at pods' interfaces use: their maps, and one counter
+ * for each way a packet leaves them. */
+
+enum path_capacity {
+	CAPACITY_PODS = 4096,     /* addresses of this node's pods */
+	CAPACITY_TRAFFIC = 16384, /* backends on this node */
+	PATH_RANGES = 8,          /* the cluster's pod ranges */
+};
+
+/* Raise it whenever the meaning of a path map's bytes changes. */
+enum path_version {
+	PATH_VERSION = 1,
+};
+
+/* Which program counted. */
+enum path_hook {
+	HOOK_FROM_POD, /* ingress of a pod's host interface */
+	HOOK_TO_POD,   /* egress of a pod's host interface */
+	HOOK_UPLINK,   /* ingress of an uplink or of the VXLAN device */
+	HOOK_COUNT,
+};
+
+/* Every packet counts one reason; then what happened to it on the way. */
+enum path_counter {
+	PATH_NOT_IP,        /* the stack: ARP and the like */
+	PATH_MALFORMED,     /* dropped from a pod; else the stack's to drop */
+	PATH_NEIGHBOUR,     /* the stack: IPv6 neighbour discovery, MLD */
+	PATH_FORGED,        /* dropped: not an address of this pod */
+	PATH_STACK,         /* the stack: no fast path leads there */
+	PATH_HOPS_SPENT,    /* the stack, which answers "time exceeded" */
+	PATH_TOO_BIG,       /* the stack, which answers "too big" */
+	PATH_NO_ROUTE,      /* the stack: no route, or one that only it can take */
+	PATH_PEER,          /* into a pod here */
+	PATH_QUEUE,         /* into a pod here, through its interface's queue */
+	PATH_NEIGHBOUR_NODE, /* towards a pod elsewhere */
+	PATH_DIRECT,        /* an answer, out to the client */
+	PATH_HOST,          /* an answer to this host, handed to its stack */
+	PATH_DELIVERED,     /* to the pod: went on */
+	PATH_RESET,         /* service without backends: TCP reset sent back */
+	PATH_UNREACHABLE,   /* the same: ICMP port unreachable sent back */
+	PATH_UNANSWERED,    /* dropped: it could not be turned into an answer */
+	PATH_SCTP_PORT,     /* dropped: SCTP whose port would have to change */
+	PATH_COLLISION,     /* dropped: two services lead this client's port to
+			     * one backend */
+	PATH_NOT_STORED,    /* dropped: the flow could not be remembered */
+	PATH_NOT_WRITTEN,   /* dropped: the kernel refused to change the packet */
+	PATH_REASONS,
+	PATH_EVENT_TRANSLATED = PATH_REASONS, /* service became backend */
+	PATH_EVENT_NEW_FLOW,                  /* and a backend was chosen for it */
+	PATH_EVENT_REVERSED,                  /* backend became service */
+	PATH_EVENT_HAIRPIN,                   /* a pod talks to itself */
+	PATH_EVENT_ERROR,                     /* ICMP error followed its flow */
+	PATH_EVENT_FRAGMENT_UNKNOWN,          /* later fragment without its first */
+	PATH_EVENT_TRAFFIC_FULL,              /* not accounted: no room */
+	PATH_COUNTER_COUNT,
+};
+
+enum pod_flags {
+	/* Its interface has a queue (bandwidth limit), which nothing may pass
+	 * by. */
+	POD_QUEUED = 1,
+};
+
+struct pod {
+	__u32 ifindex; /* of the host's end */
+	enum pod_flags flags;
+	__u8 mac[6];
+	__u8 host_mac[6];
+};
+
+struct path_range {
+	struct address base;
+	struct address mask;
+};
+
+struct path_config {
+	enum path_version version;
+	enum path_hook hooks; /* how many count */
+	__u32 uplink; /* where answers to this host itself are handed in; 0: none */
+	__u32 pad;
+	__u64 netns; /* cookie of the network namespace that ifindexes belong to */
+	struct address hairpin4; /* source of a pod's packets to itself */
+	struct address hairpin6;
+	struct path_range ranges[PATH_RANGES]; /* unused: base and mask all ones */
+};
+
+struct traffic {
+	__u64 to_packets; /* to the backend */
+	__u64 to_bytes;
+	__u64 from_packets;
+	__u64 from_bytes;
+};
+
+/* address -> the pod of this node that has it */
+SKEP_MAP(skep_pods, BPF_MAP_TYPE_HASH, struct address, struct pod, CAPACITY_PODS,
+	 BPF_F_NO_PREALLOC);
+SKEP_MAP(skep_path_config, BPF_MAP_TYPE_ARRAY, __u32, struct path_config, 1, 0);
+/* backend endpoint -> what it received and sent, on this node */
+SKEP_MAP(skep_traffic, BPF_MAP_TYPE_PERCPU_HASH, struct endpoint, struct traffic,
+	 CAPACITY_TRAFFIC, BPF_F_NO_PREALLOC);
+/* hook * PATH_COUNTER_COUNT + counter */
+SKEP_MAP(skep_path_counters, BPF_MAP_TYPE_PERCPU_ARRAY, enum path_counter, __u64,
+	 HOOK_COUNT *PATH_COUNTER_COUNT, 0);
+
+/* One packet on its way through one program. */
+struct passage {
+	struct __sk_buff *skb;
+	enum path_hook hook;
+	enum parsed parsed;
+	__u64 now;
+	struct packet packet;
+};
+
+/* The large things that a new flow or a refusal needs, which the stack has no
+ * room for. Programs of one CPU do not interrupt each other. */
+struct workspace {
+	struct selection selection;
+	struct flow flow;
+	struct flow reverse;
+};
+
+SKEP_MAP(skep_path_workspace, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct workspace,
+	 1, 0);
+
+static __always_inline struct workspace *workspace(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&skep_path_workspace, &zero);
+}
+
+static __always_inline void tally(const struct passage *passage,
+				  enum path_counter counter)
+{
+	__u32 index = passage->hook * PATH_COUNTER_COUNT + counter;
+	__u64 *value = bpf_map_lookup_elem(&skep_path_counters, &index);
+
+	if (value)
+		*value += 1;
+}
+
+/* The verdict of a packet for which there is nothing more to do here. Other
+ * programs at the same hook see it, which TC_ACT_OK would keep from them. */
+static __always_inline int to_stack(const struct passage *passage,
+				    enum path_counter reason)
+{
+	tally(passage, reason);
+	return TC_ACT_UNSPEC;
+}
+
+static __always_inline int drop(const struct passage *passage,
+				enum path_counter reason)
+{
+	tally(passage, reason);
+	return TC_ACT_SHOT;
+}
+
+static __always_inline struct path_config *path_config(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&skep_path_config, &zero);
+}
+
+static __always_inline bool in_cluster(const struct path_config *config,
+				       const struct address *addr)
+{
+	int i;
+
+	for (i = 0; i < PATH_RANGES; i++) {
+		const struct path_range *range = &config->ranges[i];
+
+		if ((addr->word[3] & range->mask.word[3]) == range->base.word[3] &&
+		    (addr->word[2] & range->mask.word[2]) == range->base.word[2] &&
+		    (addr->word[1] & range->mask.word[1]) == range->base.word[1] &&
+		    (addr->word[0] & range->mask.word[0]) == range->base.word[0])
+			return true;
+	}
+	return false;
+}
+
+/* Adds a packet to what a backend on this node received or sent. Most packets
+ * belong to a backend at one end only, so a miss is decided by one lookup. */
+static __always_inline void account(const struct passage *passage,
+				    const struct endpoint *endpoint, bool received)
+{
+	struct endpoint key = *endpoint;
+	struct traffic *traffic, none = {};
+	__u32 packets = passage->skb->gso_segs ?: 1;
+
+	key.scope = 0;
+	if (!bpf_map_lookup_elem(&skep_reverse, &key))
+		return;
+	traffic = bpf_map_lookup_elem(&skep_traffic, &key);
+	if (!traffic) {
+		/* Another CPU may have been first: then the lookup finds its. */
+		bpf_map_update_elem(&skep_traffic, &key, &none, BPF_NOEXIST);
+		traffic = bpf_map_lookup_elem(&skep_traffic, &key);
+		if (!traffic) {
+			tally(passage, PATH_EVENT_TRAFFIC_FULL);
+			return;
+		}
+	}
+	if (received) {
+		traffic->to_packets += packets;
+		traffic->to_bytes += passage->skb->len;
+	} else {
+		traffic->from_packets += packets;
+		traffic->from_bytes += passage->skb->len;
+	}
+}
+
+#endif

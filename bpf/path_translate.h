@@ -1,0 +1,331 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#ifndef SKEP_PATH_TRANSLATE_H
+#define SKEP_PATH_TRANSLATE_H
+
+/* Services by the packet, for what no socket hook saw: a flow from a pod to a
+ * service address is led to a backend, and what the backend answers gets the
+ * service's address again. Answers to flows that came from outside through XDP
+ * look the same and are undone by the same code. */
+
+enum step {
+	STEP_NONE,    /* not ours: the packet is as it was */
+	STEP_CHANGED, /* translated: it goes on */
+	STEP_ENDED,   /* *verdict says how */
+};
+
+enum {
+	CAPACITY_FRAGMENTED = 8192,
+	/* IPv4's reassembly timeout: after it an identification may be another
+	 * datagram's. */
+	FRAGMENT_SECONDS = 30,
+};
+
+struct datagram {
+	struct address source;
+	struct address destination;
+	__u32 id;
+	__u32 protocol;
+};
+
+struct datagram_ports {
+	__u64 noted; /* bpf_ktime_get_coarse_ns */
+	struct ports ports;
+	__u32 pad;
+};
+
+/* Ports of datagrams that come in fragments, as they were before translation. */
+SKEP_MAP(skep_path_fragments, BPF_MAP_TYPE_LRU_HASH, struct datagram,
+	 struct datagram_ports, CAPACITY_FRAGMENTED, 0);
+
+/* Gives a later fragment the ports of its datagram, which the first one noted.
+ * One that overtakes its first keeps port 0: nothing is found for it, and its
+ * datagram is lost if it should have been translated. */
+static __always_inline void know_fragment(struct passage *passage)
+{
+	struct header *header = &passage->packet.outer;
+	struct datagram_ports *known;
+	struct datagram key = {
+		.source = header->source.addr,
+		.destination = header->destination.addr,
+		.id = header->fragment_id,
+		.protocol = header->protocol,
+	};
+
+	if (header->fragment == FRAGMENT_FIRST) {
+		struct datagram_ports first = {
+			.noted = passage->now,
+			.ports.source = header->source.port,
+			.ports.destination = header->destination.port,
+		};
+
+		bpf_map_update_elem(&skep_path_fragments, &key, &first, BPF_ANY);
+		return;
+	}
+	known = bpf_map_lookup_elem(&skep_path_fragments, &key);
+	if (!known ||
+	    passage->now - known->noted > (__u64)FRAGMENT_SECONDS * NANOSECONDS) {
+		tally(passage, PATH_EVENT_FRAGMENT_UNKNOWN);
+		return;
+	}
+	header->source.port = known->ports.source;
+	header->destination.port = known->ports.destination;
+}
+
+static __always_inline enum step failed(struct passage *passage, int *verdict,
+					enum path_counter reason)
+{
+	*verdict = drop(passage, reason);
+	return STEP_ENDED;
+}
+
+/* The ICMP error is about a packet that the backend's side sent or received:
+ * inner names it as the backend's side knows it. */
+static __always_inline long reverse_error(struct passage *passage,
+					  const struct endpoint *frontend,
+					  const struct endpoint *client, bool snat)
+{
+	struct header *outer = &passage->packet.outer;
+	struct header *inner = &passage->packet.inner;
+	struct __sk_buff *skb = passage->skb;
+	long failed = 0;
+
+	/* Else a router between reports it, who is right about who it is. */
+	if (same_address(&outer->source.addr, &inner->destination.addr))
+		failed = replace_address(skb, outer, END_SOURCE, &frontend->addr);
+	failed = failed ?: replace_quoted(skb, outer, inner, END_DESTINATION,
+					  frontend);
+	if (snat && !failed) {
+		failed = replace_quoted(skb, outer, inner, END_SOURCE, client);
+		failed = failed ?: replace_address(skb, outer, END_DESTINATION,
+						   &client->addr);
+	}
+	return failed;
+}
+
+/* If the packet is a backend's answer to a flow that was translated by the
+ * packet, gives it the address that the client asked. */
+static __always_inline enum step reverse(struct passage *passage, int *verdict)
+{
+	struct header *outer = &passage->packet.outer;
+	struct header *inner = &passage->packet.inner;
+	struct endpoint frontend, client;
+	struct flow *flow;
+	bool snat;
+	long error;
+
+	if (passage->parsed == PARSED_PORTS)
+		flow = lookup_reverse(&outer->source, &outer->destination,
+				      passage->now);
+	else if (passage->parsed == PARSED_ERROR)
+		flow = lookup_reverse(&inner->destination, &inner->source,
+				      passage->now);
+	else
+		return STEP_NONE;
+	if (!flow)
+		return STEP_NONE;
+	frontend = flow->peer;
+	client = flow->source;
+	snat = flow->flags & FLOW_SNAT;
+	if (passage->parsed == PARSED_ERROR) {
+		tally(passage, PATH_EVENT_ERROR);
+		error = reverse_error(passage, &frontend, &client, snat);
+	} else {
+		touch_flow(flow, outer->protocol, outer->tcp_flags, passage->now);
+		error = replace_endpoint(passage->skb, outer, END_SOURCE, &frontend);
+		if (snat)
+			error = error ?: replace_endpoint(passage->skb, outer,
+							  END_DESTINATION,
+							  &client);
+	}
+	if (error)
+		return failed(passage, verdict, PATH_NOT_WRITTEN);
+	tally(passage, PATH_EVENT_REVERSED);
+	return STEP_CHANGED;
+}
+
+/* Writes the reverse entry of a pod's flow to itself, or renews it: answers go
+ * back to the pod under its own address. */
+static __always_inline enum remembered
+remember_hairpin(const struct endpoint *client, const struct endpoint *frontend,
+		 struct workspace *space)
+{
+	struct flow *flow = &space->flow, *present;
+	struct flow_key key;
+
+	reverse_key(&key, &flow->source, &flow->peer);
+	present = bpf_map_lookup_elem(&skep_flows, &key);
+	if (present && !same_endpoint(&present->peer, frontend) &&
+	    !(present->flags & FLOW_CLOSING) &&
+	    !flow_expired(present, client->protocol, flow->used))
+		return REMEMBER_COLLISION;
+	space->reverse = *flow;
+	space->reverse.peer = *frontend;
+	space->reverse.source = *client;
+	if (bpf_map_update_elem(&skep_flows, &key, &space->reverse, BPF_ANY))
+		return REMEMBER_FULL;
+	return REMEMBERED;
+}
+
+/* Writes both entries of a new flow of the packet's, or renews them. */
+static __always_inline enum remembered remember_pod_flow(struct header *header,
+							 struct workspace *space)
+{
+	struct flow *flow = &space->flow;
+	enum remembered remembered;
+
+	header->destination.scope = SCOPE_CLUSTER;
+	if (flow->flags & FLOW_SNAT)
+		remembered = remember_hairpin(&header->source,
+					      &header->destination, space);
+	else
+		remembered = remember_reverse(&header->source,
+					      &header->destination, flow);
+	if (remembered == REMEMBERED &&
+	    bpf_map_update_elem(&skep_flows, (struct flow_key *)header, flow,
+				BPF_ANY))
+		remembered = REMEMBER_FULL;
+	return remembered;
+}
+
+/* A pod that is its own backend sees its packets come from an address that it
+ * does not have: from its own it would not accept them. */
+static __always_inline void hide_client(const struct passage *passage,
+					struct flow *flow)
+{
+	const struct header *header = &passage->packet.outer;
+	struct pod *pod = bpf_map_lookup_elem(&skep_pods, &flow->peer.addr);
+	struct path_config *config = path_config();
+
+	if (!pod || !config || pod->ifindex != passage->skb->ifindex)
+		return;
+	flow->source = header->source;
+	flow->source.addr = header->family == FAMILY_IPV4 ? config->hairpin4 :
+							    config->hairpin6;
+	flow->flags |= FLOW_SNAT;
+}
+
+/* Chooses a backend and fills the workspace's flow with it. */
+static __always_inline enum step begin_flow(struct passage *passage,
+					    struct frontend *frontend,
+					    struct workspace *space, int *verdict)
+{
+	struct header *header = &passage->packet.outer;
+	struct selection *selection = &space->selection;
+	struct flow *flow = &space->flow;
+	struct backend *backend;
+	__u32 id;
+
+	__builtin_memset(space, 0, sizeof(*space));
+	selection->asked = header->destination;
+	selection->client = header->source.addr;
+	selection->hash = bpf_get_hash_recalc(passage->skb);
+	select_backend(frontend, selection);
+	if (selection->reason == REASON_TRANSLATED &&
+	    is_mapped(&selection->peer.addr) != (header->family == FAMILY_IPV4))
+		selection->reason = REASON_FAMILY_MISMATCH;
+	count(selection->reason);
+	id = selection->backend;
+	backend = bpf_map_lookup_elem(&skep_backends, &id);
+	if (selection->reason != REASON_TRANSLATED || !backend) {
+		*verdict = refuse_packet(passage);
+		return STEP_ENDED;
+	}
+	flow->peer = selection->peer;
+	flow->backend = id;
+	flow->serial = backend->serial;
+	flow->node = selection->node;
+	flow->service = selection->service;
+	flow->used = passage->now;
+	hide_client(passage, flow);
+	touch_flow(flow, header->protocol, header->tcp_flags, passage->now);
+	tally(passage, PATH_EVENT_NEW_FLOW);
+	return STEP_CHANGED;
+}
+
+static __always_inline enum step apply_flow(struct passage *passage,
+					    const struct flow *flow, int *verdict)
+{
+	struct header *header = &passage->packet.outer;
+	long error;
+
+	if (header->protocol == PROTOCOL_SCTP &&
+	    flow->peer.port != header->destination.port)
+		return failed(passage, verdict, PATH_SCTP_PORT);
+	error = replace_endpoint(passage->skb, header, END_DESTINATION, &flow->peer);
+	if (flow->flags & FLOW_SNAT) {
+		tally(passage, PATH_EVENT_HAIRPIN);
+		error = error ?: replace_endpoint(passage->skb, header, END_SOURCE,
+						  &flow->source);
+	}
+	if (error)
+		return failed(passage, verdict, PATH_NOT_WRITTEN);
+	tally(passage, PATH_EVENT_TRANSLATED);
+	return STEP_CHANGED;
+}
+
+/* The pod's packet asks for a service: leads it to a backend. */
+static __always_inline enum step to_service(struct passage *passage, int *verdict)
+{
+	struct header *header = &passage->packet.outer;
+	enum counter reason = REASON_NO_SERVICE;
+	struct workspace *space = workspace();
+	struct frontend frontend = {};
+	struct flow *known;
+	bool fresh = true;
+
+	header->destination.scope = SCOPE_CLUSTER;
+	if (!space || !find_service_frontend(&header->destination, false, &frontend,
+					     &reason))
+		return STEP_NONE;
+	known = lookup_forward(header, SCOPE_CLUSTER, passage->now);
+	if (known && backend_of(known)) {
+		fresh = passage->now - known->used >
+			(__u64)FLOW_SECONDS_RENEWAL * NANOSECONDS;
+		touch_flow(known, header->protocol, header->tcp_flags, passage->now);
+		space->flow = *known;
+	} else {
+		enum step step = begin_flow(passage, &frontend, space, verdict);
+
+		if (step != STEP_CHANGED)
+			return step;
+	}
+	if (fresh) {
+		enum remembered remembered = remember_pod_flow(header, space);
+
+		if (remembered == REMEMBER_COLLISION)
+			return failed(passage, verdict, PATH_COLLISION);
+		if (remembered == REMEMBER_FULL)
+			return failed(passage, verdict, PATH_NOT_STORED);
+	}
+	return apply_flow(passage, &space->flow, verdict);
+}
+
+/* The pod reports an error about an answer that it got from a service: it goes
+ * to the backend that sent it. */
+static __always_inline enum step error_to_service(struct passage *passage,
+						  int *verdict)
+{
+	struct header *outer = &passage->packet.outer;
+	struct header *inner = &passage->packet.inner;
+	struct flow_key key = {
+		.source = inner->destination,
+		.destination = inner->source,
+	};
+	struct endpoint backend;
+	struct flow *flow;
+	long error;
+
+	flow = bpf_map_lookup_elem(&skep_flows, &key);
+	if (!flow || flow->flags & FLOW_SNAT)
+		return STEP_NONE;
+	backend = flow->peer;
+	error = replace_quoted(passage->skb, outer, inner, END_SOURCE, &backend);
+	error = error ?: replace_address(passage->skb, outer, END_DESTINATION,
+					 &backend.addr);
+	if (error)
+		return failed(passage, verdict, PATH_NOT_WRITTEN);
+	tally(passage, PATH_EVENT_ERROR);
+	return STEP_CHANGED;
+}
+
+#endif

@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+//go:build ignore
+
+/* Entry point 2: packets at pods' interfaces and, towards pods, at the uplink.
+ * Services by the packet for what no socket hook saw, answers of flows that were
+ * translated by the packet, refusal of forged sources, accounting, and the way
+ * around the host's upper stack. */
+#include <stdbool.h>
+#include <stddef.h>
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/pkt_cls.h>
+#include <linux/tcp.h>
+#include <linux/udp.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "constants.h"
+#include "structs.h"
+#include "maps.h"
+#include "selection.h"
+#include "packet.h"
+#include "flow.h"
+#include "path.h"
+#include "path_rewrite.h"
+#include "path_deliver.h"
+#include "path_refuse.h"
+#include "path_translate.h"
+
+enum {
+	/* All headers that are looked at, of a packet and of the one inside an
+	 * ICMP error. */
+	HEADERS_LENGTH = 192,
+};
+
+/* Parses the packet into zeroed *packet. A global function: it is verified once,
+ * and what follows it once for whatever it found, not once for every way through
+ * its headers. */
+__noinline int skep_parse(struct __sk_buff *skb, struct packet *packet)
+{
+	void *data = (void *)(long)skb->data;
+	void *data_end = (void *)(long)skb->data_end;
+	__u32 linear = data_end - data, length = skb->len;
+	enum family family;
+	__be16 type;
+
+	if (!packet)
+		return PARSED_MALFORMED;
+	if (length > HEADERS_LENGTH)
+		length = HEADERS_LENGTH;
+	if (linear < length) {
+		bpf_skb_pull_data(skb, length);
+		data = (void *)(long)skb->data;
+		data_end = (void *)(long)skb->data_end;
+	}
+	family = ethernet_family(data, data_end, &type);
+	if (family == FAMILY_NONE)
+		return PARSED_NOT_IP;
+	return parse_packet(data, data_end, skb->len, ETH_HLEN, family, packet);
+}
+
+/* True: the packet is IP. */
+static __always_inline bool enter(struct passage *passage, struct __sk_buff *skb,
+				  enum path_hook hook)
+{
+	passage->skb = skb;
+	passage->hook = hook;
+	passage->parsed = skep_parse(skb, &passage->packet);
+	if (passage->parsed == PARSED_NOT_IP)
+		return false;
+	passage->now = bpf_ktime_get_coarse_ns();
+	if (passage->parsed == PARSED_PORTS && passage->packet.outer.fragment)
+		know_fragment(passage);
+	return true;
+}
+
+/* IPv6 neighbour discovery and multicast listener reports have sources of their
+ * own, and go no further than the host. */
+static __always_inline bool is_neighbour_talk(const struct header *header)
+{
+	const struct address *source = &header->source.addr;
+	bool link_local = (source->word[0] & bpf_htonl(0xffc00000)) ==
+			  bpf_htonl(0xfe800000);
+	bool unspecified = !source->word[0] && !source->word[1] &&
+			   !source->word[2] && !source->word[3];
+
+	return header->family == FAMILY_IPV6 &&
+	       header->protocol == IPPROTO_NUMBER_ICMPV6 &&
+	       (link_local || unspecified);
+}
+
+/* A packet that now has its final addresses, after a pod sent it. reversed: its
+ * source is a service's. */
+static __always_inline int leave_pod(struct passage *passage, bool reversed)
+{
+	const struct address *to = &passage->packet.outer.destination.addr;
+	struct pod *pod = bpf_map_lookup_elem(&skep_pods, to);
+	struct path_config *config;
+
+	if (pod)
+		return into_pod(passage, pod, reversed);
+	if (reversed)
+		return out(passage, PATH_DIRECT, true);
+	config = path_config();
+	if (config && in_cluster(config, to))
+		return out(passage, PATH_NEIGHBOUR_NODE, false);
+	return to_stack(passage, PATH_STACK);
+}
+
+/* Whether a service may be asked for: its address is neither a pod's nor in the
+ * cluster's pod ranges. */
+static __always_inline bool may_be_service(const struct passage *passage)
+{
+	const struct address *to = &passage->packet.outer.destination.addr;
+	struct path_config *config = path_config();
+
+	return config && !in_cluster(config, to);
+}
+
+static __always_inline int from_pod(struct passage *passage)
+{
+	const struct header *header = &passage->packet.outer;
+	struct pod *pod = bpf_map_lookup_elem(&skep_pods, &header->source.addr);
+	enum step step;
+	int verdict = TC_ACT_SHOT;
+
+	if (passage->parsed == PARSED_MALFORMED)
+		return drop(passage, PATH_MALFORMED);
+	if (!pod || pod->ifindex != passage->skb->ifindex) {
+		if (is_neighbour_talk(header))
+			return to_stack(passage, PATH_NEIGHBOUR);
+		return drop(passage, PATH_FORGED);
+	}
+	if (header->hops <= 1)
+		return to_stack(passage, PATH_HOPS_SPENT);
+	if (passage->parsed == PARSED_PORTS)
+		account(passage, &header->source, false);
+	step = reverse(passage, &verdict);
+	if (step == STEP_CHANGED)
+		return leave_pod(passage, true);
+	if (step == STEP_NONE && may_be_service(passage)) {
+		if (passage->parsed == PARSED_PORTS)
+			step = to_service(passage, &verdict);
+		else if (passage->parsed == PARSED_ERROR)
+			step = error_to_service(passage, &verdict);
+	}
+	if (step == STEP_ENDED)
+		return verdict;
+	return leave_pod(passage, false);
+}
+
+SEC("tc")
+int skep_from_pod(struct __sk_buff *skb)
+{
+	struct passage passage = {};
+
+	if (!enter(&passage, skb, HOOK_FROM_POD))
+		return to_stack(&passage, PATH_NOT_IP);
+	return from_pod(&passage);
+}
+
+/* What the host's stack sends to a pod. */
+SEC("tc")
+int skep_to_pod(struct __sk_buff *skb)
+{
+	struct passage passage = {};
+	int verdict = TC_ACT_SHOT;
+
+	if (!enter(&passage, skb, HOOK_TO_POD))
+		return to_stack(&passage, PATH_NOT_IP);
+	if (passage.parsed == PARSED_MALFORMED)
+		return to_stack(&passage, PATH_MALFORMED);
+	if (reverse(&passage, &verdict) == STEP_ENDED)
+		return verdict;
+	if (passage.parsed == PARSED_PORTS)
+		account(&passage, &passage.packet.outer.destination, true);
+	return to_stack(&passage, PATH_DELIVERED);
+}
+
+/* Whether the host's connection tracking must not be kept from seeing the
+ * packet: it comes from outside and nothing shows that the answer will pass the
+ * stack by as well. */
+static __always_inline bool is_strange(const struct passage *passage)
+{
+	const struct header *header = &passage->packet.outer;
+	struct path_config *config = path_config();
+
+	if (config && in_cluster(config, &header->source.addr))
+		return false;
+	if (passage->parsed == PARSED_ERROR)
+		return !lookup_reverse(&passage->packet.inner.source,
+				       &passage->packet.inner.destination,
+				       passage->now);
+	return passage->parsed != PARSED_PORTS ||
+	       !lookup_reverse(&header->destination, &header->source,
+			       passage->now);
+}
+
+SEC("tc")
+int skep_from_uplink(struct __sk_buff *skb)
+{
+	struct passage passage = {};
+	int verdict = TC_ACT_SHOT;
+	struct pod *pod;
+	enum step step;
+
+	if (!enter(&passage, skb, HOOK_UPLINK))
+		return to_stack(&passage, PATH_NOT_IP);
+	if (passage.parsed == PARSED_MALFORMED)
+		return to_stack(&passage, PATH_MALFORMED);
+	pod = bpf_map_lookup_elem(&skep_pods,
+				  &passage.packet.outer.destination.addr);
+	if (!pod)
+		return to_stack(&passage, PATH_STACK);
+	if (passage.packet.outer.hops <= 1)
+		return to_stack(&passage, PATH_HOPS_SPENT);
+	step = reverse(&passage, &verdict);
+	if (step == STEP_ENDED)
+		return verdict;
+	if (step == STEP_NONE && is_strange(&passage))
+		return to_stack(&passage, PATH_STACK);
+	return into_pod(&passage, pod, step == STEP_CHANGED);
+}
+
+char skep_license[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,327 @@
+package fabrictest
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/skep-io/skep/dataplane/podnet"
+	"github.com/skep-io/skep/dataplane/podpath"
+	"github.com/skep-io/skep/dataplane/service"
+)
+
+// Deadline bounds every wait; reaching it is a failure.
+const Deadline = 60 * time.Second
+
+// Fabric is some hosts on one link, whose router leads to a namespace outside.
+//
+//	hosts 192.0.2.11, .12, ... 2001:db8:2::11, ...  -- router 192.0.2.1, 203.0.113.1 -- outside 203.0.113.9, 2001:db8:9::9
+type Fabric struct {
+	Router  *Namespace
+	Outside *Namespace
+	Hosts   []*Host
+	MTU     int
+	tb      testing.TB
+}
+
+// Host is a node: pod network, service maps, and the pod path once OpenPath made it.
+type Host struct {
+	*Namespace
+	Name    string
+	Index   int
+	Network *podnet.Network
+	Plane   *service.Plane
+	Path    *podpath.Path
+	Pins    string // folder on a BPF filesystem of the host's own
+	fabric  *Fabric
+	flows   podpath.Maps
+	pods    []*Pod
+}
+
+// Pod is a namespace with an address of each family.
+type Pod struct {
+	*Namespace
+	podnet.Attachment
+	ID   string
+	Host *Host
+}
+
+// Addr4 and Addr6 are the pod's addresses.
+func (p *Pod) Addr4() netip.Addr { return p.Addrs[0] }
+func (p *Pod) Addr6() netip.Addr { return p.Addrs[1] }
+
+// New makes a fabric whose hosts have their pod network and service maps and know each other's pods. No process is in the
+// cgroup that their socket programs are attached to: whatever a test sends is seen by packet programs only.
+func New(tb testing.TB, hosts int) *Fabric {
+	tb.Helper()
+	f := &Fabric{Router: NewNamespace(tb, "router"), Outside: NewNamespace(tb, "outside"), MTU: 1500, tb: tb}
+	f.Router.Do(func() error {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = "br0"
+		return errors.Join(
+			netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}),
+			up("br0", "192.0.2.1/24", "2001:db8:2::1/64"),
+			os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0),
+			os.WriteFile("/proc/sys/net/ipv6/conf/all/forwarding", []byte("1"), 0))
+	})
+	wire(f.Router, "outside", f.Outside, "eth0", f.MTU)
+	f.Router.Do(func() error { return up("outside", "203.0.113.1/24", "2001:db8:9::1/64") })
+	f.Outside.Do(func() error {
+		return errors.Join(up("eth0", "203.0.113.9/24", "2001:db8:9::9/64"), routeVia("203.0.113.1", "2001:db8:9::1"))
+	})
+	for i := range hosts {
+		f.Hosts = append(f.Hosts, f.newHost(i))
+	}
+	for _, h := range f.Hosts {
+		h.introduce()
+	}
+	return f
+}
+
+// NodeIPs are a host's addresses, one of each family.
+func NodeIPs(host int) []netip.Addr {
+	return []netip.Addr{
+		netip.AddrFrom4([4]byte{192, 0, 2, byte(11 + host)}),
+		netip.MustParseAddr(fmt.Sprintf("2001:db8:2::%d", 11+host)),
+	}
+}
+
+func podRanges(host int) []netip.Prefix {
+	return []netip.Prefix{
+		netip.MustParsePrefix(fmt.Sprintf("10.244.%d.0/24", host+1)),
+		netip.MustParsePrefix(fmt.Sprintf("fd00:10:244:%d::/64", host+1)),
+	}
+}
+
+// ClusterRanges hold all pods.
+func ClusterRanges() []netip.Prefix {
+	return []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fd00:10:244::/48")}
+}
+
+func serviceRanges() []netip.Prefix {
+	return []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("fd00:10:96::/112")}
+}
+
+func (f *Fabric) newHost(index int) *Host {
+	f.tb.Helper()
+	h := &Host{Name: fmt.Sprint("node", index+1), Index: index, fabric: f}
+	h.Namespace = NewNamespace(f.tb, h.Name)
+	wire(f.Router, h.Name, h.Namespace, "eth0", f.MTU)
+	f.Router.Do(func() error {
+		port, err := netlink.LinkByName(h.Name)
+		if err != nil {
+			return err
+		}
+		bridge, err := netlink.LinkByName("br0")
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetMaster(port, bridge)
+	})
+	h.Do(func() error {
+		ips := NodeIPs(index)
+		return errors.Join(up("eth0", ips[0].String()+"/24", ips[1].String()+"/64"), routeVia("192.0.2.1", "2001:db8:2::1"))
+	})
+	h.Pins = mountPins(f.tb)
+	h.startNetwork()
+	h.startPlane()
+	return h
+}
+
+func mountPins(tb testing.TB) string {
+	tb.Helper()
+	dir := tb.TempDir()
+	if err := unix.Mount("bpf", dir, "bpf", 0, ""); err != nil {
+		tb.Fatal("mount a BPF filesystem (root is needed): ", err)
+	}
+	tb.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			tb.Error("unmount: ", err)
+		}
+	})
+	return dir
+}
+
+func (h *Host) startNetwork() {
+	h.fabric.tb.Helper()
+	h.Do(func() (err error) {
+		h.Network, err = podnet.New(podnet.Config{
+			PodCIDRs:     podRanges(h.Index),
+			NodeIPs:      NodeIPs(h.Index),
+			ClusterCIDRs: ClusterRanges(),
+			ServiceCIDRs: serviceRanges(),
+		})
+		return err
+	})
+	h.fabric.tb.Cleanup(h.Network.Close)
+}
+
+func (h *Host) startPlane() {
+	tb := h.fabric.tb
+	tb.Helper()
+	cgroup := newCgroup(tb)
+	h.Do(func() (err error) {
+		h.Plane, err = service.Open(service.Options{PinDir: filepath.Join(h.Pins, "service"), CgroupPath: cgroup, Node: h.Name})
+		return err
+	})
+	tb.Cleanup(func() {
+		if err := errors.Join(h.Plane.Close(), service.Remove(filepath.Join(h.Pins, "service"))); err != nil {
+			tb.Error(err)
+		}
+	})
+	h.Plane.SetAddresses(NodeIPs(h.Index))
+}
+
+var cgroups atomic.Int32
+
+func newCgroup(tb testing.TB) string {
+	tb.Helper()
+	root, err := cgroupRoot()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	folder := filepath.Join(root, fmt.Sprintf("skep-fabric-%d-%d", os.Getpid(), cgroups.Add(1)))
+	if err := os.Mkdir(folder, 0o755); err != nil {
+		tb.Fatal("make cgroup (root is needed): ", err)
+	}
+	tb.Cleanup(func() {
+		if err := os.Remove(folder); err != nil {
+			tb.Error("remove cgroup: ", err)
+		}
+	})
+	return folder
+}
+
+func cgroupRoot() (string, error) {
+	mounts, err := os.Open("/proc/self/mounts")
+	if err != nil {
+		return "", err
+	}
+	defer mounts.Close()
+	for scan := bufio.NewScanner(mounts); scan.Scan(); {
+		if fields := strings.Fields(scan.Text()); len(fields) > 2 && fields[2] == "cgroup2" {
+			return fields[1], nil
+		}
+	}
+	return "", errors.New("no cgroup v2 hierarchy is mounted: mount -t cgroup2 none /sys/fs/cgroup/unified")
+}
+
+// introduce tells the host of all others.
+func (h *Host) introduce() {
+	h.fabric.tb.Helper()
+	var peers []podnet.Peer
+	for _, other := range h.fabric.Hosts {
+		h.Plane.SetNodeAddresses(other.Name, NodeIPs(other.Index))
+		if other != h {
+			peers = append(peers, podnet.Peer{Name: other.Name, NodeIPs: NodeIPs(other.Index), PodCIDRs: podRanges(other.Index)})
+		}
+	}
+	h.Do(func() error { return h.Network.SyncRoutes(peers) })
+}
+
+// Uplinks are the interfaces that the host's path is attached to.
+func (h *Host) Uplinks() []string { return h.Network.Uplinks() }
+
+// PathOptions are those that OpenPath starts from.
+func (h *Host) PathOptions() podpath.Options {
+	return podpath.Options{
+		PinDir:       filepath.Join(h.Pins, "path"),
+		Plane:        h.Plane,
+		Flows:        h.flows,
+		Uplinks:      h.Uplinks(),
+		ClusterCIDRs: ClusterRanges(),
+	}
+}
+
+// OpenPath starts the pod path, with the pods that the host has by now attached; change may be nil. The path of before, if
+// there was one, is closed first, as by a new process.
+func (h *Host) OpenPath(change func(*podpath.Options)) {
+	h.fabric.tb.Helper()
+	options := h.PathOptions()
+	if change != nil {
+		change(&options)
+	}
+	if h.Path == nil {
+		h.fabric.tb.Cleanup(func() {
+			err := h.Path.Close()
+			if err := errors.Join(err, h.Try(func() error { return podpath.Remove(options.PinDir) })); err != nil {
+				h.fabric.tb.Error(err)
+			}
+		})
+	} else if err := h.Path.Close(); err != nil {
+		h.fabric.tb.Fatal(err)
+	}
+	h.Do(func() (err error) {
+		h.Path, err = podpath.Open(options)
+		return err
+	})
+	for _, pod := range h.pods {
+		h.attach(pod)
+	}
+}
+
+// OpenPaths starts the pod path on every host.
+func (f *Fabric) OpenPaths() {
+	for _, h := range f.Hosts {
+		h.OpenPath(nil)
+	}
+}
+
+// UseFlows makes paths that are opened from now on share these flow maps.
+func (h *Host) UseFlows(flows interface{ Maps() map[string]*ebpf.Map }) { h.flows = flows }
+
+// NewPod makes a pod on the host, on its pod path if there is one.
+func (h *Host) NewPod(id string) *Pod {
+	h.fabric.tb.Helper()
+	return h.NewLimitedPod(id, podnet.Bandwidth{})
+}
+
+// NewLimitedPod makes a pod with a bandwidth.
+func (h *Host) NewLimitedPod(id string, limits podnet.Bandwidth) *Pod {
+	h.fabric.tb.Helper()
+	pod := &Pod{Namespace: NewNamespace(h.fabric.tb, id), ID: id, Host: h}
+	h.Do(func() (err error) {
+		pod.Attachment, err = h.Network.Attach(id, pod.Path, limits)
+		return err
+	})
+	h.pods = append(h.pods, pod)
+	if h.Path != nil {
+		h.attach(pod)
+	}
+	return pod
+}
+
+func (h *Host) attach(pod *Pod) {
+	h.fabric.tb.Helper()
+	h.Do(func() error { return h.Path.Attach(pod.Index, pod.Addrs, pod.PodMAC) })
+}
+
+// SetService installs a service on every host and waits until their maps say so.
+func (f *Fabric) SetService(s service.Service) {
+	f.tb.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), Deadline)
+	defer cancel()
+	for _, h := range f.Hosts {
+		h.Plane.SetService(s)
+		if err := h.Plane.Flush(ctx); err != nil {
+			f.tb.Fatal(err)
+		}
+	}
+}
+
+// Backend is a service's backend at a port of the pod.
+func (p *Pod) Backend(addr netip.Addr, port uint16) service.Backend {
+	return service.Backend{Addr: addr, Port: port, Node: p.Host.Name}
+}
