@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -81,6 +82,8 @@ type parts struct {
 	stats    *stats.Collector
 	server   *server.Server
 	events   record.EventBroadcaster
+	recorder record.EventRecorder
+	adopted  chan struct{} // closed when the pods that were here have their host ports again
 }
 
 // Run is the agent until ctx ends. It returns early only for what starting again, or the administrator, must put right.
@@ -104,7 +107,7 @@ func Run(ctx context.Context, cfg Config) error {
 		}
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	p := &parts{cfg: cfg}
+	p := &parts{cfg: cfg, adopted: make(chan struct{})}
 	defer p.close()
 	group.Go(func() error { return p.start(ctx, group) })
 	err = group.Wait()
@@ -254,6 +257,9 @@ func (p *parts) keepRanges(now []netip.Prefix) error {
 }
 
 func (p *parts) startDataPlane(ctx context.Context, group *errgroup.Group) (err error) {
+	p.events = record.NewBroadcaster(record.WithContext(ctx))
+	p.events.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: p.client.CoreV1().Events("")})
+	p.recorder = p.events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "kubelet", Host: p.cfg.NodeName})
 	if err := mountBPF(p.cfg.BPFDir); err != nil {
 		return err
 	}
@@ -261,12 +267,15 @@ func (p *parts) startDataPlane(ctx context.Context, group *errgroup.Group) (err 
 	if err != nil {
 		return err
 	}
-	p.plane, err = service.Open(service.Options{PinDir: p.cfg.BPFDir, CgroupPath: filepath.Join(root, p.cfg.HookCgroup)})
+	p.plane, err = service.Open(service.Options{PinDir: p.cfg.BPFDir, CgroupPath: filepath.Join(root, p.cfg.HookCgroup), Node: p.cfg.NodeName})
 	if err != nil {
 		return fmt.Errorf("service data plane: %w", err)
 	}
 	p.factory = informers.NewSharedInformerFactory(p.client, 0)
-	p.watcher, err = services.New(p.factory, p.cfg.NodeName, p.plane, p.network)
+	p.watcher, err = services.New(services.Config{
+		Factory: p.factory, Node: p.cfg.NodeName, Plane: p.plane, Router: p.network, Recorder: p.recorder,
+		ServiceCIDRs: p.cfg.ServiceCIDRs, Adopted: p.adopted,
+	})
 	if err != nil {
 		return err
 	}
@@ -302,12 +311,11 @@ func (p *parts) observeSelf() error {
 }
 
 func (p *parts) startPods(ctx context.Context, group *errgroup.Group) error {
-	p.events = record.NewBroadcaster(record.WithContext(ctx))
-	p.events.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: p.client.CoreV1().Events("")})
 	p.pods = pod.New(pod.Config{
 		Client: p.client, NodeName: p.cfg.NodeName, NodeIPs: p.cfg.NodeIPs,
 		Runtime: p.runtime, Network: p.network, Plane: p.plane,
-		Recorder: p.events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "kubelet", Host: p.cfg.NodeName}),
+		Endpoints: p.watcher, HostPorts: p.watcher, Adopted: sync.OnceFunc(func() { close(p.adopted) }),
+		Recorder: p.recorder,
 		Services: p.watcher.Lister(), ServicesSynced: p.watcher.HasSynced,
 		ClusterDNS: p.cfg.ClusterDNS, ClusterDomain: p.cfg.ClusterDomain, Allocatable: p.node.Allocatable,
 	})

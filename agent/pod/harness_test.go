@@ -18,7 +18,9 @@ import (
 
 	"github.com/skep-io/skep/agent/pod"
 	"github.com/skep-io/skep/agent/runtime/runtimetest"
+	"github.com/skep-io/skep/agent/services"
 	"github.com/skep-io/skep/dataplane/podnet"
+	"github.com/skep-io/skep/dataplane/service"
 )
 
 const (
@@ -34,7 +36,7 @@ type addresses struct {
 	held map[string]podnet.Attachment
 }
 
-func (a *addresses) Attach(podID, netns string, _ podnet.Bandwidth) (podnet.Attachment, error) {
+func (a *addresses) Attach(podID, _ string, _ podnet.Bandwidth) (podnet.Attachment, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.held == nil {
@@ -87,6 +89,39 @@ func (p *plane) WithdrawAddress(addr netip.Addr) func() {
 	}
 }
 
+// What the watcher says of services is not looked at here.
+func (p *plane) SetService(service.Service)            {}
+func (p *plane) DeleteService(string)                  {}
+func (p *plane) Synced()                               {}
+func (p *plane) SetNodeDown(string, bool)              {}
+func (p *plane) SetNodeAddresses(string, []netip.Addr) {}
+func (p *plane) Problems() []service.Problem           { return nil }
+
+type noRoutes struct{}
+
+func (noRoutes) SyncRoutes([]podnet.Peer) error { return nil }
+
+// hostPorts records which pods have theirs.
+type hostPorts struct {
+	mu   sync.Mutex
+	pods map[types.UID][]netip.Addr
+}
+
+func (h *hostPorts) SetHostPorts(p *corev1.Pod, addrs []netip.Addr) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.pods == nil {
+		h.pods = map[types.UID][]netip.Addr{}
+	}
+	h.pods[p.UID] = addrs
+}
+
+func (h *hostPorts) DeleteHostPorts(p *corev1.Pod) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.pods, p.UID)
+}
+
 // cluster is one node's agent part on a real containerd.
 type cluster struct {
 	t       testing.TB
@@ -94,6 +129,8 @@ type cluster struct {
 	client  kubernetes.Interface
 	network *addresses
 	plane   *plane
+	ports   *hostPorts
+	watcher *services.Watcher
 	events  *record.FakeRecorder
 	pods    *pod.Pods
 	stop    func()
@@ -107,7 +144,7 @@ func newCluster(t testing.TB, client kubernetes.Interface) *cluster {
 	if client == nil {
 		client = fake.NewClientset()
 	}
-	c := &cluster{t: t, node: runtimetest.Start(t), client: client, network: &addresses{}, plane: &plane{}}
+	c := &cluster{t: t, node: runtimetest.Start(t), client: client, network: &addresses{}, plane: &plane{}, ports: &hostPorts{}}
 	if _, err := c.node.Import(context.Background(), runtimetest.Archive(t, testImage, runtimetest.Image(t, nil))); err != nil {
 		t.Fatal(err)
 	}
@@ -140,13 +177,21 @@ func newCluster(t testing.TB, client kubernetes.Interface) *cluster {
 func (c *cluster) startAgent() {
 	ctx, cancel := context.WithCancel(context.Background())
 	factory := informers.NewSharedInformerFactory(c.client, 0)
-	services := factory.Core().V1().Services()
-	lister, synced := services.Lister(), services.Informer().HasSynced
+	watcher, err := services.New(services.Config{
+		Factory: factory, Node: testNode, Plane: c.plane, Router: noRoutes{}, Recorder: c.events,
+	})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.watcher = watcher
+	watching := make(chan error, 1)
+	go func() { watching <- watcher.Run(ctx) }()
 	factory.Start(ctx.Done())
 	c.pods = pod.New(pod.Config{
 		Client: c.client, NodeName: testNode, NodeIPs: []netip.Addr{netip.MustParseAddr("192.0.2.1")},
 		Runtime: c.node.Runtime, Network: c.network, Plane: c.plane, Recorder: c.events,
-		Services: lister, ServicesSynced: synced,
+		Endpoints: watcher, HostPorts: c.ports, Adopted: func() {},
+		Services: watcher.Lister(), ServicesSynced: watcher.HasSynced,
 		ClusterDNS: []netip.Addr{netip.MustParseAddr("10.96.0.10")}, ClusterDomain: "cluster.local",
 	})
 	done := make(chan error, 1)
@@ -155,6 +200,9 @@ func (c *cluster) startAgent() {
 		cancel()
 		if err := <-done; err != nil {
 			c.t.Errorf("Run: %v", err)
+		}
+		if err := <-watching; err != nil {
+			c.t.Errorf("watcher: %v", err)
 		}
 		factory.Shutdown()
 	})

@@ -37,14 +37,24 @@ type Plane interface {
 	WithdrawAddress(addr netip.Addr) (restored func())
 }
 
+// HostPorts leads ports of the host to pods.
+type HostPorts interface {
+	SetHostPorts(pod *corev1.Pod, addrs []netip.Addr)
+	DeleteHostPorts(pod *corev1.Pod)
+}
+
 // Config is all that pods need of their node.
 type Config struct {
-	Client   kubernetes.Interface
-	NodeName string
-	NodeIPs  []netip.Addr
-	Runtime  *runtime.Runtime
-	Network  Network
-	Plane    Plane
+	Client    kubernetes.Interface
+	NodeName  string
+	NodeIPs   []netip.Addr
+	Runtime   *runtime.Runtime
+	Network   Network
+	Plane     Plane
+	Endpoints Endpoints
+	HostPorts HostPorts
+	// Adopted is called when the pods that were here before have their host ports again.
+	Adopted  func()
 	Recorder record.EventRecorder
 
 	// Services of the cluster, for environment variables. Pods start once
@@ -125,6 +135,7 @@ func (p *Pods) Run(ctx context.Context) error {
 		p.informer.Run(ctx.Done())
 	}()
 	if cache.WaitForCacheSync(ctx.Done(), registration.HasSynced) {
+		p.cfg.Adopted()
 		p.removeOrphans()
 	}
 	<-ctx.Done()
@@ -146,6 +157,9 @@ func (p *Pods) podChanged(pod *corev1.Pod) {
 			return // finished long ago; nothing of it is here
 		}
 		w = newWorker(p, pod)
+		if attachment, ok := p.cfg.Network.Attachments()[uid]; ok && !isTerminal(pod) {
+			w.setAddrs(attachment.Addrs)
+		}
 		p.workers[uid] = w
 		p.start(w)
 		return

@@ -25,6 +25,7 @@ const (
 	messageDeadline     = "Pod was active on the node longer than the specified deadline"
 	reasonFailedSandbox = "FailedCreatePodSandBox"
 	reasonFailedMount   = "FailedMount"
+	reasonBandwidth     = "BandwidthNotLimited"
 )
 
 // reconcile compares what should be with what is, begins what is missing and
@@ -236,11 +237,13 @@ func (w *worker) reconcileFinished() {
 	}
 }
 
-// reconcileDeletion ends the pod: containers, then everything else, then the
-// API object itself.
+// reconcileDeletion ends the pod: connections that would come to it, containers,
+// then everything else, then the API object itself.
 func (w *worker) reconcileDeletion() {
-	w.withdraw()
-	if !w.stopAll(w.gracePeriod()) {
+	if w.gone {
+		w.withdraw()
+	}
+	if !w.drain() || !w.stopAll(w.gracePeriod()) {
 		return
 	}
 	w.removeAll()

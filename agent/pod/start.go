@@ -139,20 +139,23 @@ func (w *worker) startProbes(c *containerState) {
 	spec := w.spec(c.name)
 	c.stopProbes()
 	ctx, cancel := context.WithCancel(w.ctx)
-	c.probes = cancel
+	mortal, spare := context.WithCancel(ctx)
+	c.probes, c.mortal = cancel, spare
 	if spec.StartupProbe == nil {
 		c.started = true
 	}
 	if spec.StartupProbe != nil && !c.started {
-		w.watchProbe(ctx, c, probe.Startup, spec.StartupProbe, false)
+		w.watchProbe(mortal, c, probe.Startup, spec.StartupProbe, false)
 		return // the others begin when it has succeeded
 	}
-	w.startSteadyProbes(ctx, c, spec)
+	w.startSteadyProbes(ctx, mortal, c, spec)
 }
 
-func (w *worker) startSteadyProbes(ctx context.Context, c *containerState, spec *corev1.Container) {
+// startSteadyProbes begins those that last as long as the container; mortal ends
+// the one whose failure would end it.
+func (w *worker) startSteadyProbes(ctx, mortal context.Context, c *containerState, spec *corev1.Container) {
 	if spec.LivenessProbe != nil {
-		w.watchProbe(ctx, c, probe.Liveness, spec.LivenessProbe, true)
+		w.watchProbe(mortal, c, probe.Liveness, spec.LivenessProbe, true)
 	}
 	if spec.ReadinessProbe == nil {
 		c.ready = true
@@ -213,7 +216,7 @@ func (w *worker) probed(ctx context.Context, c *containerState, id string, r pro
 	case probe.Startup:
 		if r.OK {
 			c.started = true
-			w.startSteadyProbes(ctx, c, w.spec(c.name))
+			w.startProbes(c)
 			return
 		}
 		w.restartContainer(c, fmt.Sprintf("Container %s failed startup probe", c.name), w.spec(c.name).StartupProbe)

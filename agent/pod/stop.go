@@ -53,9 +53,12 @@ func (w *worker) beginStop(c *containerState, grace time.Duration, why string) {
 		return
 	}
 	c.stopping, c.grace, c.deadline = true, grace, time.Now().Add(grace)
-	c.stopProbes()
-	c.ready = false
-	w.withdrawFor(c.name)
+	if !w.drained {
+		// It is replaced, not taken away with its pod.
+		c.stopProbes()
+		c.ready = false
+		w.withdrawFor(c.name)
+	}
 	w.containerEvent(c.name, corev1.EventTypeNormal, "Killing", "%s", why)
 	hurry, cancel := context.WithCancel(w.ctx)
 	c.hurry = cancel
@@ -184,12 +187,13 @@ func (w *worker) releaseResources() {
 		return
 	}
 	w.cleaning = true
-	s := w.setup
+	s, pod := w.setup, w.ref
 	w.beside(func(ctx context.Context) func() {
 		if s != nil {
 			<-s.network.done
 			<-s.volumes.done
 		}
+		w.pods.cfg.HostPorts.DeleteHostPorts(pod)
 		err := errors.Join(
 			w.pods.cfg.Network.Detach(w.uid),
 			w.pods.cfg.Runtime.RemoveSandbox(w.uid),

@@ -27,7 +27,7 @@ type worker struct {
 	wake   chan struct{}
 
 	withdrawMu sync.Mutex
-	withdrawn  func() // takes the withdrawal back; nil while the pod is in the maps
+	withdrawn  []func() // take withdrawals back; none while the pod is in the maps
 	addrs      []netip.Addr
 	serving    map[string]bool // containers whose exit withdraws the address
 
@@ -51,7 +51,10 @@ type worker struct {
 	ended      bool        // everything of the pod has been removed
 	cleaning   bool
 	cleanAfter time.Time
-	released   bool // network, namespaces and volumes have been given back
+	draining   bool   // waits for other nodes to look elsewhere
+	drained    bool   // that is over: containers are told to end
+	undrain    func() // ends what draining asked of this node; nil before
+	released   bool   // network, namespaces and volumes have been given back
 	timers     map[string]*time.Timer
 	refreshing bool
 }
@@ -91,7 +94,8 @@ type containerState struct {
 	pullErr string
 
 	started, ready bool
-	probes         context.CancelFunc
+	probes         context.CancelFunc // all of them
+	mortal         context.CancelFunc // those whose failure ends the container
 }
 
 func newWorker(p *Pods, pod *corev1.Pod) *worker {
@@ -168,6 +172,9 @@ func (w *worker) run(ctx context.Context) {
 	w.writer.stop()
 	w.work.Wait()
 	w.restore()
+	if w.undrain != nil {
+		w.undrain()
+	}
 	w.pods.objects.release(w.uid)
 }
 
@@ -205,7 +212,7 @@ func (w *worker) stopProbes() {
 func (c *containerState) stopProbes() {
 	if c.probes != nil {
 		c.probes()
-		c.probes = nil
+		c.probes, c.mortal = nil, nil
 	}
 }
 
@@ -245,9 +252,6 @@ func (w *worker) adopt() {
 			state.last = state.current
 		}
 		state.current, state.next = &c, c.Attempt+1
-	}
-	if attachment, ok := w.pods.cfg.Network.Attachments()[w.uid]; ok {
-		w.setAddrs(attachment.Addrs)
 	}
 	for _, status := range append(append([]corev1.ContainerStatus(nil), w.pod.Status.InitContainerStatuses...), w.pod.Status.ContainerStatuses...) {
 		state := w.containers[status.Name]
@@ -321,17 +325,11 @@ func (w *worker) withdraw() {
 }
 
 func (w *worker) withdrawLocked() {
-	if w.withdrawn != nil || len(w.addrs) == 0 {
+	if len(w.withdrawn) > 0 {
 		return
 	}
-	var undo []func()
 	for _, addr := range w.addrs {
-		undo = append(undo, w.pods.cfg.Plane.WithdrawAddress(addr))
-	}
-	w.withdrawn = func() {
-		for _, restored := range undo {
-			restored()
-		}
+		w.withdrawn = append(w.withdrawn, w.pods.cfg.Plane.WithdrawAddress(addr))
 	}
 }
 
@@ -339,17 +337,18 @@ func (w *worker) withdrawLocked() {
 func (w *worker) restore() {
 	w.withdrawMu.Lock()
 	defer w.withdrawMu.Unlock()
-	if w.withdrawn != nil {
-		w.withdrawn()
-		w.withdrawn = nil
+	for _, restored := range w.withdrawn {
+		restored()
 	}
+	w.withdrawn = nil
 }
 
 // setAddrs names the pod's own addresses; a pod on the node's network has none.
 func (w *worker) setAddrs(addrs []netip.Addr) {
 	w.withdrawMu.Lock()
-	defer w.withdrawMu.Unlock()
 	w.addrs = addrs
+	w.withdrawMu.Unlock()
+	w.pods.cfg.HostPorts.SetHostPorts(w.ref, addrs)
 }
 
 func (w *worker) addresses() []netip.Addr {

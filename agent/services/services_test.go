@@ -13,8 +13,12 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/client-go/tools/record"
+	"k8s.io/klog/v2"
 	"k8s.io/utils/ptr"
 
 	"github.com/skep-io/skep/dataplane/podnet"
@@ -23,13 +27,16 @@ import (
 
 // recorder keeps what it is told, and how often.
 type recorder struct {
-	mu       sync.Mutex
-	services map[string]service.Service
-	down     map[string]bool
-	peers    []string
-	sets     int
-	synced   int // services there when Synced was called; -1: not called
-	changed  chan struct{}
+	mu        sync.Mutex
+	services  map[string]service.Service
+	down      map[string]bool
+	peers     []string
+	addresses map[string]string
+	problems  []service.Problem
+	owned     string
+	sets      int
+	synced    int // services there when Synced was called; -1: not called
+	changed   chan struct{}
 }
 
 func (r *recorder) do(f func()) {
@@ -46,11 +53,20 @@ func (r *recorder) SetService(s service.Service)     { r.do(func() { r.services[
 func (r *recorder) DeleteService(name string)        { r.do(func() { delete(r.services, name) }) }
 func (r *recorder) Synced()                          { r.do(func() { r.synced = len(r.services) }) }
 func (r *recorder) SetNodeDown(node string, is bool) { r.do(func() { r.down[node] = is }) }
+func (r *recorder) SetNodeAddresses(node string, addrs []netip.Addr) {
+	r.do(func() { r.addresses[node] = fmt.Sprint(addrs) })
+}
+func (r *recorder) Problems() []service.Problem {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.problems
+}
+func (r *recorder) Own(addrs []netip.Addr) { r.do(func() { r.owned = fmt.Sprint(addrs) }) }
 func (r *recorder) SyncRoutes(peers []podnet.Peer) error {
 	r.do(func() {
 		r.peers = nil
 		for _, p := range peers {
-			r.peers = append(r.peers, fmt.Sprint(p.Name, " ", p.PodCIDRs[0], " via ", p.NodeIPs[0]))
+			r.peers = append(r.peers, fmt.Sprint(p.Name, " ", p.PodCIDRs, " via ", p.NodeIPs))
 		}
 		slices.Sort(r.peers)
 	})
@@ -91,7 +107,7 @@ func slice(name, owner string, port int32, endpoints ...discoveryv1.Endpoint) *d
 	}
 }
 
-func endpoint(ip string, ready, serving, terminating bool) discoveryv1.Endpoint {
+func ep(ip string, ready, serving, terminating bool) discoveryv1.Endpoint {
 	return discoveryv1.Endpoint{Addresses: []string{ip}, NodeName: ptr.To("n1"),
 		Conditions: discoveryv1.EndpointConditions{Ready: &ready, Serving: &serving, Terminating: &terminating}}
 }
@@ -106,17 +122,21 @@ func node(name, cidr, ip string, ready corev1.ConditionStatus) *corev1.Node {
 	}
 }
 
-var http = corev1.ServicePort{Name: "http", Port: 80, Protocol: corev1.ProtocolTCP}
+var httpPort = corev1.ServicePort{Name: "http", Port: 80, Protocol: corev1.ProtocolTCP}
 
-func TestChangesReachThePlane(t *testing.T) {
-	client := fake.NewClientset(
-		svc("web", "10.96.0.5", http), svc("other", "10.96.0.6", http), svc("headless", corev1.ClusterIPNone, http),
-		slice("web-1", "web", 8080, endpoint("10.244.1.1", true, true, false)),
-		node("me", "10.244.0.0/24", "192.0.2.10", corev1.ConditionFalse), node("n1", "10.244.1.0/24", "192.0.2.11", corev1.ConditionTrue),
-	)
-	r := &recorder{services: map[string]service.Service{}, down: map[string]bool{}, synced: -1, changed: make(chan struct{}, 1)}
+// start runs a watcher of node "me" until the test ends.
+func start(t *testing.T, client kubernetes.Interface, adopted <-chan struct{}) (*Watcher, *recorder, *events) {
+	t.Helper()
+	r := &recorder{
+		services: map[string]service.Service{}, down: map[string]bool{}, addresses: map[string]string{},
+		synced: -1, changed: make(chan struct{}, 1),
+	}
+	e := &events{changed: make(chan struct{}, 1)}
 	factory := informers.NewSharedInformerFactory(client, 0)
-	w, err := New(factory, "me", r, r)
+	w, err := New(Config{
+		Factory: factory, Node: "me", Plane: r, Router: r, Announcer: r, Recorder: e, Adopted: adopted,
+		ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,17 +144,83 @@ func TestChangesReachThePlane(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- w.Run(ctx) }()
 	factory.StartWithContext(ctx)
-	defer func() {
+	t.Cleanup(func() {
 		cancel()
 		factory.Shutdown()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
-	}()
+	})
+	return w, r, e
+}
+
+// events keeps those that were written, as "KIND NAME REASON: MESSAGE".
+type events struct {
+	mu      sync.Mutex
+	list    []string
+	changed chan struct{}
+}
+
+func (e *events) Event(obj runtime.Object, _, reason, message string) {
+	name := "?"
+	switch o := obj.(type) {
+	case *corev1.Service:
+		name = "Service " + o.Name
+	case *corev1.ObjectReference:
+		name = o.Kind + " " + o.Name
+	}
+	e.mu.Lock()
+	e.list = append(e.list, name+" "+reason+": "+message)
+	e.mu.Unlock()
+	select {
+	case e.changed <- struct{}{}:
+	default:
+	}
+}
+func (e *events) Eventf(obj runtime.Object, kind, reason, format string, args ...any) {
+	e.Event(obj, kind, reason, fmt.Sprintf(format, args...))
+}
+func (e *events) AnnotatedEventf(obj runtime.Object, _ map[string]string, kind, reason, format string, args ...any) {
+	e.Eventf(obj, kind, reason, format, args...)
+}
+func (e *events) WithLogger(klog.Logger) record.EventRecorderLogger { return nil }
+
+// await returns when an event with the text has been written.
+func (e *events) await(t *testing.T, text string) {
+	t.Helper()
+	deadline := time.After(30 * time.Second)
+	for e.count(text) == 0 {
+		select {
+		case <-e.changed:
+		case <-deadline:
+			t.Fatalf("no event %q within 30 s; have %q", text, e.list)
+		}
+	}
+}
+
+func (e *events) count(text string) (n int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, have := range e.list {
+		if strings.Contains(have, text) {
+			n++
+		}
+	}
+	return n
+}
+
+func TestChangesReachThePlane(t *testing.T) {
+	client := fake.NewClientset(
+		svc("web", "10.96.0.5", httpPort), svc("other", "10.96.0.6", httpPort), svc("headless", corev1.ClusterIPNone, httpPort),
+		slice("web-1", "web", 8080, ep("10.244.1.1", true, true, false)),
+		node("me", "10.244.0.0/24", "192.0.2.10", corev1.ConditionFalse), node("n1", "10.244.1.0/24", "192.0.2.11", corev1.ConditionTrue),
+	)
+	ctx := context.Background()
+	_, r, _ := start(t, client, nil)
 
 	r.await(t, "the initial services, then Synced", func() bool { return r.synced == 2 })
 	r.await(t, "the route to the other node and none to this one", func() bool {
-		return slices.Equal(r.peers, []string{"n1 10.244.1.0/24 via 192.0.2.11"})
+		return slices.Equal(r.peers, []string{"n1 [10.244.1.0/24] via [192.0.2.11]"})
 	})
 	if r.down["me"] {
 		t.Error("this node counts as down for itself")
@@ -158,7 +244,7 @@ func TestChangesReachThePlane(t *testing.T) {
 	r.mu.Lock()
 	before := r.sets
 	r.mu.Unlock()
-	update(slice("web-1", "web", 8080, endpoint("10.244.1.1", false, true, true), endpoint("10.244.1.2", false, false, false), endpoint("10.244.1.3", true, true, false)))
+	update(slice("web-1", "web", 8080, ep("10.244.1.1", false, true, true), ep("10.244.1.2", false, false, false), ep("10.244.1.3", true, true, false)))
 	r.await(t, "all three states", func() bool {
 		return backends("ns/web:http") == "10.244.1.1:8080 n1 terminating, 10.244.1.2:8080 n1 unready, 10.244.1.3:8080 n1 active"
 	})
@@ -167,7 +253,7 @@ func TestChangesReachThePlane(t *testing.T) {
 		t.Errorf("one changed slice set %d services", got)
 	}
 	r.mu.Unlock()
-	update(slice("web-1", "other", 8080, endpoint("10.244.1.3", true, true, false)))
+	update(slice("web-1", "other", 8080, ep("10.244.1.3", true, true, false)))
 	r.await(t, "the slice at its new service", func() bool {
 		return backends("ns/web:http") == "" && backends("ns/other:http") == "10.244.1.3:8080 n1 active"
 	})
@@ -186,7 +272,7 @@ func TestChangesReachThePlane(t *testing.T) {
 	}
 	r.await(t, "no route and no node", func() bool { return len(r.peers) == 0 && r.down["n1"] })
 
-	renamed := http
+	renamed := httpPort
 	renamed.Name = "web"
 	if _, err := client.CoreV1().Services("ns").Update(ctx, svc("other", "10.96.0.6", renamed), metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
@@ -200,19 +286,4 @@ func TestChangesReachThePlane(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.await(t, "the deleted service gone", func() bool { _, ok := r.services["ns/web:http"]; return !ok })
-}
-
-func TestTranslate(t *testing.T) {
-	s := svc("dns", "10.96.0.10", corev1.ServicePort{Port: 53, Protocol: corev1.ProtocolUDP})
-	s.Spec.ClusterIPs = []string{"10.96.0.10", "fd00::10"}
-	s.Spec.SessionAffinity = corev1.ServiceAffinityClientIP
-	got := translate(s, nil)
-	want := service.Frontend{Addr: netip.MustParseAddr("fd00::10"), Port: 53, Protocol: service.UDP, Scope: service.ScopeCluster}
-	if len(got) != 1 || got[0].Name != "ns/dns" || got[0].AffinityTimeout != 3*time.Hour || len(got[0].Frontends) != 2 || got[0].Frontends[1] != want {
-		t.Errorf("%+v", got)
-	}
-	s.Spec.Type = corev1.ServiceTypeExternalName
-	if got := translate(s, nil); got != nil {
-		t.Errorf("an external name became %+v", got)
-	}
 }

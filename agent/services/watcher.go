@@ -1,13 +1,13 @@
-// Package services carries what the API server says about services, their endpoints and other nodes to this node's data
-// plane: every port of a service with a cluster address becomes a service of the plane, every other node a route and a mark
-// whether it is down.
+// Package services carries what the API server says about services, their endpoints and nodes to this node's data plane:
+// every port of a service with a cluster address becomes a service of the plane, as do the host ports of this node's pods;
+// every other node a route, an address to send to, and a mark whether it is down. It answers load balancers that ask whether a
+// service has endpoints here, and says on the Service what of it could not be done.
 //
-// It owns neither maps nor routes, and makes no decision: it translates, one service per change.
+// It owns neither maps nor routes, and makes no choice that Kubernetes leaves open: it translates, one service per change.
 package services
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -19,6 +19,7 @@ import (
 	"k8s.io/client-go/informers"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
 	"k8s.io/client-go/util/workqueue"
 
 	"github.com/skep-io/skep/dataplane/podnet"
@@ -31,6 +32,8 @@ type Plane interface {
 	DeleteService(name string)
 	Synced()
 	SetNodeDown(node string, down bool)
+	SetNodeAddresses(node string, addrs []netip.Addr)
+	Problems() []service.Problem
 }
 
 // Router is what routes to other nodes' pods.
@@ -38,44 +41,81 @@ type Router interface {
 	SyncRoutes([]podnet.Peer) error
 }
 
+// Announcer makes this node answer for load-balancer addresses that it owns.
+type Announcer interface {
+	// Own names all of them; those not named are no longer owned.
+	Own(addrs []netip.Addr)
+}
+
+// Config is where a watcher looks and what it tells.
+type Config struct {
+	Factory      informers.SharedInformerFactory
+	Node         string // this one
+	Plane        Plane
+	Router       Router
+	Announcer    Announcer // nil: nobody answers from here
+	Recorder     record.EventRecorder
+	ServiceCIDRs []netip.Prefix // no endpoint lies in them
+	// Adopted is closed when the host ports of pods that were here before have been set; nil if there are none.
+	Adopted <-chan struct{}
+}
+
 // Watcher follows services, endpoint slices and nodes.
 type Watcher struct {
-	node   string
-	plane  Plane
-	router Router
-	queue  workqueue.TypedRateLimitingInterface[string] // service keys, and routesKey
+	cfg   Config
+	queue workqueue.TypedRateLimitingInterface[string] // service keys, and those below
 
 	services  cache.SharedIndexInformer
 	slices    cache.SharedIndexInformer
 	nodes     cache.SharedIndexInformer
 	installed map[string][]string // service key -> names in the plane; used by the one worker
+	health    *healthServers
+	reporter  *reporter
 
-	mu    sync.Mutex
-	peers map[string]podnet.Peer
-	down  map[string]bool
+	mu        sync.Mutex
+	peers     map[string]podnet.Peer
+	down      map[string]bool
+	zone      string
+	owned     map[string][]netip.Addr // service key -> addresses that this node announces
+	claimed   map[netip.Addr]int      // cluster addresses of services -> how many have it
+	draining  map[string]*drain       // by pod UID
+	hostPorts map[string][]string     // pod UID -> names in the plane
 }
 
-// routesKey cannot be a service's key, which has a slash.
-const routesKey = "routes"
+// Keys that cannot be a service's, which has a slash.
+const (
+	routesKey = "routes"
+	everyKey  = "every service"
+)
 
-const bySvc = "service"
+const (
+	bySvc = "service"
+	byPod = "pod"
+)
 
 // New prepares a watcher on the node's informers; nothing reaches plane and router before Run.
-func New(factory informers.SharedInformerFactory, node string, plane Plane, router Router) (*Watcher, error) {
+func New(cfg Config) (*Watcher, error) {
 	w := &Watcher{
-		node: node, plane: plane, router: router,
+		cfg: cfg,
 		queue: workqueue.NewTypedRateLimitingQueue(
 			workqueue.NewTypedItemExponentialFailureRateLimiter[string](50*time.Millisecond, 30*time.Second)),
-		services:  factory.Core().V1().Services().Informer(),
-		slices:    factory.Discovery().V1().EndpointSlices().Informer(),
-		nodes:     factory.Core().V1().Nodes().Informer(),
+		services:  cfg.Factory.Core().V1().Services().Informer(),
+		slices:    cfg.Factory.Discovery().V1().EndpointSlices().Informer(),
+		nodes:     cfg.Factory.Core().V1().Nodes().Informer(),
 		installed: map[string][]string{},
 		peers:     map[string]podnet.Peer{},
 		down:      map[string]bool{},
+		owned:     map[string][]netip.Addr{},
+		claimed:   map[netip.Addr]int{},
+		draining:  map[string]*drain{},
+		hostPorts: map[string][]string{},
 	}
-	if err := w.slices.AddIndexers(cache.Indexers{bySvc: func(obj any) ([]string, error) {
-		return []string{sliceService(obj.(*discoveryv1.EndpointSlice))}, nil
-	}}); err != nil {
+	w.reporter = newReporter(cfg.Recorder, cfg.Plane.Problems, w.Lister())
+	w.health = newHealthServers(w.reporter.healthPort)
+	if err := w.slices.AddIndexers(cache.Indexers{
+		bySvc: func(obj any) ([]string, error) { return []string{sliceService(obj.(*discoveryv1.EndpointSlice))}, nil },
+		byPod: func(obj any) ([]string, error) { return podsOf(obj.(*discoveryv1.EndpointSlice), cfg.Node), nil },
+	}); err != nil {
 		return nil, fmt.Errorf("index endpoint slices: %w", err)
 	}
 	return w, nil
@@ -90,7 +130,12 @@ func (w *Watcher) HasSynced() bool { return w.services.HasSynced() }
 // Run translates until ctx ends; the factory's informers must be running. What the plane held before stays in force until
 // every list is complete and installed, so that a restart takes nothing away.
 func (w *Watcher) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var beside sync.WaitGroup
+	defer beside.Wait()
+	defer cancel()
 	defer w.queue.ShutDown()
+	defer w.health.close()
 	synced, err := w.handle()
 	if err != nil {
 		return err
@@ -101,8 +146,16 @@ func (w *Watcher) Run(ctx context.Context) error {
 	for _, key := range w.services.GetStore().ListKeys() {
 		w.syncService(key)
 	}
-	w.plane.Synced()
+	if w.cfg.Adopted != nil {
+		select {
+		case <-w.cfg.Adopted:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+	w.cfg.Plane.Synced()
 	slog.Info("services installed", "services", len(w.installed))
+	beside.Go(func() { w.reporter.run(ctx) })
 	stop := context.AfterFunc(ctx, w.queue.ShutDown)
 	defer stop()
 	for {
@@ -116,21 +169,21 @@ func (w *Watcher) Run(ctx context.Context) error {
 }
 
 func (w *Watcher) handle() (synced []cache.InformerSynced, err error) {
-	onService := func(obj any) {
-		if key, err := cache.DeletionHandlingMetaNamespaceKeyFunc(obj); err == nil {
-			w.queue.Add(key)
-		}
-	}
 	onSlice := func(obj any) {
 		if s, ok := object[*discoveryv1.EndpointSlice](obj); ok {
 			w.queue.Add(sliceService(s))
+			w.sliceChanged(s)
 		}
 	}
 	for _, h := range []struct {
 		informer cache.SharedIndexInformer
 		funcs    cache.ResourceEventHandlerFuncs
 	}{
-		{w.services, cache.ResourceEventHandlerFuncs{AddFunc: onService, DeleteFunc: onService, UpdateFunc: func(_, obj any) { onService(obj) }}},
+		{w.services, cache.ResourceEventHandlerFuncs{
+			AddFunc:    func(obj any) { w.serviceChanged(nil, obj) },
+			UpdateFunc: func(old, obj any) { w.serviceChanged(old, obj) },
+			DeleteFunc: func(obj any) { w.serviceChanged(obj, nil) },
+		}},
 		{w.slices, cache.ResourceEventHandlerFuncs{AddFunc: onSlice, DeleteFunc: onSlice, UpdateFunc: func(old, obj any) {
 			onSlice(old) // a slice may have moved to another service
 			onSlice(obj)
@@ -146,137 +199,147 @@ func (w *Watcher) handle() (synced []cache.InformerSynced, err error) {
 	return synced, nil
 }
 
-func (w *Watcher) sync(key string) {
-	if key != routesKey {
-		w.syncService(key)
-		return
-	}
+// serviceChanged keeps what is looked up across services; either side may be absent.
+func (w *Watcher) serviceChanged(old, obj any) {
 	w.mu.Lock()
-	peers := make([]podnet.Peer, 0, len(w.peers))
-	for _, p := range w.peers {
-		peers = append(peers, p)
+	var key string
+	if svc, ok := object[*corev1.Service](old); ok {
+		key = svc.Namespace + "/" + svc.Name
+		for _, addr := range clusterAddrs(svc) {
+			if w.claimed[addr]--; w.claimed[addr] == 0 {
+				delete(w.claimed, addr)
+			}
+		}
+	}
+	if svc, ok := object[*corev1.Service](obj); ok {
+		key = svc.Namespace + "/" + svc.Name
+		for _, addr := range clusterAddrs(svc) {
+			w.claimed[addr]++
+		}
 	}
 	w.mu.Unlock()
-	if err := w.router.SyncRoutes(peers); err != nil {
-		slog.Error("pods of other nodes are not reachable", "error", err)
-		w.queue.AddRateLimited(key)
-		return
+	w.queue.Add(key)
+}
+
+func (w *Watcher) sync(key string) {
+	switch key {
+	case routesKey:
+		w.syncRoutes()
+	case everyKey:
+		for _, k := range w.services.GetStore().ListKeys() {
+			w.queue.Add(k)
+		}
+	default:
+		w.syncService(key)
 	}
-	w.queue.Forget(key)
 }
 
 // syncService makes the plane's services for one service what the API server says now.
 func (w *Watcher) syncService(key string) {
-	var wanted []service.Service
+	var wanted translation
+	var svc *corev1.Service
 	if obj, ok, _ := w.services.GetStore().GetByKey(key); ok {
 		slices, err := w.slices.GetIndexer().ByIndex(bySvc, key)
 		if err != nil {
 			slog.Error("endpoint slices not found", "service", key, "error", err)
 			return
 		}
-		wanted = translate(obj.(*corev1.Service), slices)
+		svc = obj.(*corev1.Service)
+		wanted = w.view().translate(svc, slices)
 	}
-	names := make([]string, 0, len(wanted))
-	present := map[string]bool{}
-	for _, s := range wanted {
+	names := make([]string, 0, len(wanted.services))
+	for _, s := range wanted.services {
 		names = append(names, s.Name)
-		present[s.Name] = true
 	}
 	// Old ones first: a port that was renamed has the same address.
 	for _, name := range w.installed[key] {
-		if !present[name] {
-			w.plane.DeleteService(name)
+		if !contains(names, name) {
+			w.cfg.Plane.DeleteService(name)
 		}
 	}
-	for _, s := range wanted {
-		w.plane.SetService(s)
+	for _, s := range wanted.services {
+		w.cfg.Plane.SetService(s)
 	}
 	if len(names) > 0 {
 		w.installed[key] = names
 	} else {
 		delete(w.installed, key)
 	}
+	w.health.set(key, wanted.health)
+	w.announce(key, svc)
+	w.reporter.translated(svc, key, wanted.warnings)
 }
 
-// nodeChanged keeps the peers and their down marks. This node's own mark is never set: its pods are here, whatever the
-// control plane thinks.
-func (w *Watcher) nodeChanged(obj any) {
-	n, ok := object[*corev1.Node](obj)
-	if !ok || n.Name == w.node {
+// view is how this node looks at services now.
+func (w *Watcher) view() *view {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return &view{node: w.cfg.Node, zone: w.zone, draining: w.isDraining, reserved: w.reserved}
+}
+
+// reserved says why no endpoint can have an address: translated twice a connection would go round, and what only this node
+// can reach is another place on each.
+func (w *Watcher) reserved(addr netip.Addr) string {
+	switch {
+	case addr.IsLoopback():
+		return "it is a loopback address"
+	case addr.IsLinkLocalUnicast():
+		return "it is a link-local address"
+	case addr.IsMulticast(), addr.IsUnspecified():
+		return "it is not the address of one host"
+	}
+	for _, p := range w.cfg.ServiceCIDRs {
+		if p.Contains(addr) {
+			return "it is in the range of service addresses, " + p.String()
+		}
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.claimed[addr] > 0 {
+		return "it is the address of a service"
+	}
+	return ""
+}
+
+// announce keeps the addresses that this node answers for.
+func (w *Watcher) announce(key string, svc *corev1.Service) {
+	if w.cfg.Announcer == nil {
 		return
 	}
-	peer, err := peerOf(n)
+	var addrs []netip.Addr
+	if svc != nil && svc.Spec.Type == corev1.ServiceTypeLoadBalancer && svc.Annotations[AnnouncedByAnnotation] == w.cfg.Node {
+		for _, ingress := range svc.Status.LoadBalancer.Ingress {
+			if addr, err := netip.ParseAddr(ingress.IP); err == nil {
+				addrs = append(addrs, addr.Unmap())
+			}
+		}
+	}
 	w.mu.Lock()
-	old, had := w.peers[n.Name]
-	if err != nil {
-		delete(w.peers, n.Name)
+	_, had := w.owned[key]
+	if len(addrs) == 0 && !had {
+		w.mu.Unlock()
+		return
+	}
+	if len(addrs) > 0 {
+		w.owned[key] = addrs
 	} else {
-		w.peers[n.Name] = peer
+		delete(w.owned, key)
 	}
-	changed := had != (err == nil) || !old.Equal(peer)
-	down := isDown(n)
-	turned := w.down[n.Name] != down
-	w.down[n.Name] = down
+	var all []netip.Addr
+	for _, list := range w.owned {
+		all = append(all, list...)
+	}
 	w.mu.Unlock()
-	if changed {
-		w.queue.Add(routesKey)
-	}
-	if turned {
-		slog.Info("node changed", "node", n.Name, "down", down)
-		w.plane.SetNodeDown(n.Name, down)
-	}
+	w.cfg.Announcer.Own(all)
 }
 
-func (w *Watcher) nodeDeleted(obj any) {
-	n, ok := object[*corev1.Node](obj)
-	if !ok || n.Name == w.node {
-		return
-	}
-	w.mu.Lock()
-	delete(w.peers, n.Name)
-	delete(w.down, n.Name)
-	w.mu.Unlock()
-	w.queue.Add(routesKey)
-	w.plane.SetNodeDown(n.Name, true)
-}
-
-// isDown is false for a node that has said nothing yet.
-func isDown(n *corev1.Node) bool {
-	for _, c := range n.Status.Conditions {
-		if c.Type == corev1.NodeReady {
-			return c.Status != corev1.ConditionTrue
+func contains(list []string, s string) bool {
+	for _, x := range list {
+		if x == s {
+			return true
 		}
 	}
 	return false
-}
-
-func peerOf(n *corev1.Node) (p podnet.Peer, err error) {
-	p.Name = n.Name
-	cidrs := n.Spec.PodCIDRs
-	if len(cidrs) == 0 && n.Spec.PodCIDR != "" {
-		cidrs = []string{n.Spec.PodCIDR}
-	}
-	for _, text := range cidrs {
-		cidr, err := netip.ParsePrefix(text)
-		if err != nil {
-			return podnet.Peer{}, err
-		}
-		p.PodCIDRs = append(p.PodCIDRs, cidr.Masked())
-	}
-	for _, a := range n.Status.Addresses {
-		if a.Type != corev1.NodeInternalIP {
-			continue
-		}
-		addr, err := netip.ParseAddr(a.Address)
-		if err != nil {
-			return podnet.Peer{}, err
-		}
-		p.NodeIPs = append(p.NodeIPs, addr.Unmap())
-	}
-	if len(p.NodeIPs) == 0 || len(p.PodCIDRs) == 0 {
-		return podnet.Peer{}, errors.New("no InternalIP or no pod range")
-	}
-	return p, nil
 }
 
 // object unwraps what an informer hands to a deletion handler.
