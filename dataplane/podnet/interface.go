@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"regexp"
 	"strings"
 	"syscall"
@@ -228,13 +229,23 @@ func (n *Network) configureHost(host netlink.Link, podID string, addrs []netip.A
 // host's router, and no link-local address of its own, which nothing would use.
 func (f *family) prepareHostEnd(name string) error {
 	if f.is4() {
-		return errors.Join(f.enableForwarding(name), setSysctl(sysctlPath(f.id, name, "rp_filter"), "1"))
+		return errors.Join(f.enableForwarding(name), refuseForged(name))
 	}
 	return errors.Join(
 		setSysctl(sysctlPath(f.id, name, "disable_ipv6"), "0"),
 		setSysctl(sysctlPath(f.id, name, "accept_ra"), "0"),
 		setSysctl(sysctlPath(f.id, name, "addr_gen_mode"), "1"),
 		f.enableForwarding(name))
+}
+
+// refuseForged has the kernel drop what a pod sends from an address that is not its own, unless others who look after that
+// have loosened it (2).
+func refuseForged(name string) error {
+	path := sysctlPath(netlink.FAMILY_V4, name, "rp_filter")
+	if value, err := os.ReadFile(path); err == nil && strings.TrimSpace(string(value)) == "2" {
+		return nil
+	}
+	return setSysctl(path, "1")
 }
 
 // Detach removes the pod's interface and frees its addresses. It is no error if there is none.

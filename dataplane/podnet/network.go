@@ -30,6 +30,8 @@ type Config struct {
 	ServiceCIDRs []netip.Prefix // optional; what the service translation let through is refused here instead of leaking out
 	MTU          int            // of the links between hosts; 0: that of the interface with the first of NodeIPs
 	Logger       *slog.Logger   // nil: slog.Default()
+	// UplinksChanged, if given, is called with what Uplinks returns whenever that changes. It must not call SyncRoutes.
+	UplinksChanged func(interfaces []string)
 }
 
 // Attachment is a pod's place on the network.
@@ -66,6 +68,8 @@ type Network struct {
 	busy  map[string]chan struct{} // pods with an Attach or Detach under way
 	pods  map[string]Attachment
 	paths map[string]string // pod -> its network namespace, for those that this process attached
+	// arrivals is what Uplinks returns.
+	arrivals []string
 
 	// overhead is what the overlays in use add to a packet.
 	overhead int
@@ -145,6 +149,7 @@ func (n *Network) start() error {
 	if err := n.adoptOverlays(); err != nil {
 		return err
 	}
+	n.tellUplinks()
 	if err := n.adopt(); err != nil {
 		return fmt.Errorf("take over pod interfaces: %w", err)
 	}
@@ -197,7 +202,7 @@ func (n *Network) findUplinks() error {
 	if err != nil {
 		return fmt.Errorf("list addresses: %w", err)
 	}
-	indexes := map[int]bool{}
+	var indexes []int
 	for _, want := range n.cfg.NodeIPs {
 		at := slices.IndexFunc(addrs, func(a netlink.Addr) bool {
 			got, ok := netip.AddrFromSlice(a.IP)
@@ -213,7 +218,7 @@ func (n *Network) findUplinks() error {
 		if n.cfg.MTU == 0 {
 			n.cfg.MTU = link.Attrs().MTU
 		}
-		indexes[addrs[at].LinkIndex] = true
+		indexes = append(indexes, addrs[at].LinkIndex)
 	}
 	routes, err := n.nl.RouteList(nil, netlink.FAMILY_ALL)
 	if err != nil {
@@ -221,12 +226,12 @@ func (n *Network) findUplinks() error {
 	}
 	for _, r := range routes {
 		if isDefault(r) && r.LinkIndex > 0 {
-			indexes[r.LinkIndex] = true
+			indexes = append(indexes, r.LinkIndex)
 		}
 	}
-	for index := range indexes {
+	for i, index := range indexes {
 		link, err := n.nl.LinkByIndex(index)
-		if err != nil || link.Attrs().Flags&net.FlagLoopback != 0 {
+		if slices.Contains(indexes[:i], index) || err != nil || link.Attrs().Flags&net.FlagLoopback != 0 {
 			continue // a default route's interface that went away meanwhile forwards nothing
 		}
 		n.uplinks = append(n.uplinks, link)
@@ -269,14 +274,32 @@ func (n *Network) Attachments() map[string]Attachment {
 // MTU is that of the pods' interfaces.
 func (n *Network) MTU() int { return n.cfg.MTU }
 
-// Uplinks are the interfaces by which this host reaches others: where packets for pods arrive from outside.
+// Uplinks are the interfaces at which packets for pods arrive from outside and from other hosts, overlays in use included; one
+// with a node address comes first.
 func (n *Network) Uplinks() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Clone(n.arrivals)
+}
+
+// tellUplinks is called with routes held.
+func (n *Network) tellUplinks() {
 	var names []string
 	for _, link := range n.uplinks {
 		names = append(names, link.Attrs().Name)
 	}
-	slices.Sort(names)
-	return names
+	for _, underlay := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		if n.overlays[underlay] != nil {
+			names = append(names, overlayName(underlay))
+		}
+	}
+	n.mu.Lock()
+	changed := !slices.Equal(n.arrivals, names)
+	n.arrivals = names
+	n.mu.Unlock()
+	if changed && n.cfg.UplinksChanged != nil {
+		n.cfg.UplinksChanged(slices.Clone(names))
+	}
 }
 
 // Close releases the process's handles; interfaces, routes and rules stay.

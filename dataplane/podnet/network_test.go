@@ -345,6 +345,9 @@ func routesOf(t *testing.T, host *namespace) (found []string) {
 	host.do(t, func() error {
 		routes, err := netlink.RouteList(nil, netlink.FAMILY_ALL)
 		for _, r := range routes {
+			if cidr, _ := destination(r); cidr.Addr().IsLinkLocalUnicast() {
+				continue // comes by itself, some time after a link is up
+			}
 			found = append(found, fmt.Sprint(r.Dst, " via ", r.Gw, " dev ", r.LinkIndex, " type ", r.Type))
 		}
 		return err

@@ -167,7 +167,10 @@ func TestHostsThatShareNoLinkAreReachedThroughVXLAN(t *testing.T) {
 
 func TestPeerMovesBetweenRouteAndVXLANInPlace(t *testing.T) {
 	f := newRoutedFabric(t, 2, 1)
-	n := f.network(t, 0)
+	var told [][]string
+	cfg := f.config(0)
+	cfg.UplinksChanged = func(interfaces []string) { told = append(told, interfaces) }
+	n := f.start(t, 0, cfg)
 	pod := newNamespace(t, "pod")
 	f.attach(t, n, 0, "pod", pod)
 	moved := Peer{Name: "moved", NodeIPs: f.peer(1).NodeIPs, PodCIDRs: podRanges(2)}
@@ -211,6 +214,9 @@ func TestPeerMovesBetweenRouteAndVXLANInPlace(t *testing.T) {
 	for _, step := range steps {
 		f.hosts[0].do(t, func() error { return n.SyncRoutes(step.peers) })
 		check(step.name, step.device, step.cluster, default4, default6)
+	}
+	if want := [][]string{{"eth0"}, {"eth0", "skep-vxlan4"}, {"eth0"}}; !slices.EqualFunc(told, want, slices.Equal) || !slices.Equal(n.Uplinks(), want[2]) {
+		t.Errorf("told of uplinks %v and left with %v, want %v", told, n.Uplinks(), want)
 	}
 	f.hosts[0].do(t, func() error {
 		if _, err := netlink.LinkByName("skep-vxlan4"); !isLinkNotFound(err) {
