@@ -12,7 +12,9 @@
  * which is the node that delivers to it. Both expire by `used`; the map's LRU
  * only bounds their number.
  *
- * Includes before this: packet.h, maps.h. */
+ * Includes before this: packet.h, maps.h, selection.h. */
+
+#include <linux/errno.h>
 
 /* Key scope of reverse entries, beside enum frontend_scope. */
 enum flow_scope {
@@ -49,13 +51,13 @@ struct flow_key {
 
 struct flow {
 	struct endpoint peer;   /* forward: the backend; reverse: the frontend */
-	struct endpoint source; /* with FLOW_SNAT. Forward: this node's address and
+	struct endpoint source; /* forward, with FLOW_SNAT: this node's address and
 				 * port; reverse: the client */
 	__u32 backend;          /* id */
 	__u32 serial;           /* of the backend: a reused id is another backend */
 	__u32 node;             /* of the backend; 0: none */
 	__u32 service;
-	__u32 flags; /* enum flow_flags */
+	enum flow_flags flags;
 	__u32 pad;
 	__u64 used; /* bpf_ktime_get_coarse_ns */
 };
@@ -172,30 +174,53 @@ static __always_inline struct flow *lookup_reverse(const struct endpoint *from,
 
 enum remembered {
 	REMEMBERED,
-	REMEMBER_COLLISION, /* another frontend leads this client's port to this
-			     * backend: answers could not be told apart */
+	REMEMBER_COLLISION, /* another frontend, or with FLOW_SNAT another client,
+			     * leads to this backend under the same source:
+			     * answers could not be told apart */
 	REMEMBER_FULL,      /* the map took no entry */
 };
 
-/* Writes the reverse entry of a flow, of which `flow` is the forward value, or
- * renews it. */
+/* Whether the entry of another flow must not be replaced. The same client may
+ * begin anew after the end; its place is free for others when it expires. */
+static __always_inline bool in_use(const struct flow *present,
+				   const struct endpoint *client,
+				   const struct endpoint *frontend, __u64 now)
+{
+	bool same_client = same_endpoint(&present->source, client);
+
+	if (same_client && (same_endpoint(&present->peer, frontend) ||
+			    (present->flags & FLOW_CLOSING)))
+		return false;
+	return !flow_expired(present, client->protocol, now);
+}
+
+/* Writes the reverse entry of a flow from client to frontend, whose forward value
+ * is `flow`, or renews it. Endpoints of clients have scope 0. */
 static __always_inline enum remembered
 remember_reverse(const struct endpoint *client, const struct endpoint *frontend,
 		 const struct flow *flow)
 {
 	struct flow reverse = *flow, *present;
 	struct flow_key key;
+	__u64 mode = BPF_NOEXIST; /* two CPUs may want it now */
 
-	reverse_key(&key, client, &flow->peer);
+	reverse_key(&key, flow->flags & FLOW_SNAT ? &flow->source : client,
+		    &flow->peer);
 	present = bpf_map_lookup_elem(&skep_flows, &key);
-	if (present && !same_endpoint(&present->peer, frontend) &&
-	    !(present->flags & FLOW_CLOSING) &&
-	    !flow_expired(present, client->protocol, flow->used))
-		return REMEMBER_COLLISION;
+	if (present) {
+		if (in_use(present, client, frontend, flow->used))
+			return REMEMBER_COLLISION;
+		mode = BPF_ANY;
+	}
 	reverse.peer = *frontend;
-	if (bpf_map_update_elem(&skep_flows, &key, &reverse, BPF_ANY))
-		return REMEMBER_FULL;
-	return REMEMBERED;
+	reverse.source = *client;
+	switch (bpf_map_update_elem(&skep_flows, &key, &reverse, mode)) {
+	case 0:
+		return REMEMBERED;
+	case -EEXIST:
+		return REMEMBER_COLLISION;
+	}
+	return REMEMBER_FULL;
 }
 
 /* Writes both entries of a flow from client to frontend (with its scope). On a
@@ -207,12 +232,11 @@ remember(const struct endpoint *client, const struct endpoint *frontend,
 	enum remembered remembered = REMEMBERED;
 	struct flow_key key;
 
-	if (flow->flags & FLOW_LOCAL)
+	if (flow->flags & (FLOW_LOCAL | FLOW_SNAT))
 		remembered = remember_reverse(client, frontend, flow);
 	if (remembered != REMEMBERED)
 		return remembered;
 	key.source = *client;
-	key.source.scope = 0;
 	key.destination = *frontend;
 	if (bpf_map_update_elem(&skep_flows, &key, flow, BPF_ANY))
 		return REMEMBER_FULL;

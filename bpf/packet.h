@@ -114,6 +114,8 @@ static __always_inline void *packet_at(void *data, void *data_end, __u32 offset,
 {
 	void *at;
 
+	/* The verifier has to see the value that was compared added. */
+	asm volatile("" : "+r"(offset));
 	if (offset > PACKET_OFFSET_MAX)
 		return NULL;
 	at = data + offset;

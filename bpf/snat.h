@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#ifndef SKEP_SNAT_H
+#define SKEP_SNAT_H
+
+/* Backends elsewhere reached from this node's own address, for services that
+ * ask for it and for backends that no node of the cluster has: they answer to
+ * us, and we to the client. */
+
+enum {
+	/* Above what the kernel gives to sockets (ip_local_port_range). */
+	SNAT_PORT_FIRST = 61000,
+	SNAT_PORTS = 65536 - SNAT_PORT_FIRST,
+	SNAT_TRIES = 16,
+};
+
+/* Finds a port under which the backend has no other flow of ours, and writes
+ * both entries of arrival->flow. */
+__noinline int claim_port(struct xdp_md *ctx, struct arrival *arrival)
+{
+	int remembered = REMEMBER_FULL;
+	struct uplink *uplink = uplink_of(ctx);
+	struct header *header;
+	struct flow *flow;
+	__u32 i, hash;
+
+	if (!arrival || !uplink)
+		return REMEMBER_FULL;
+	header = &arrival->packet.outer;
+	flow = &arrival->flow;
+	hash = arrival->selection.hash;
+	flow->source.addr = header->family == FAMILY_IPV4 ? uplink->ip4 :
+							    uplink->ip6;
+	flow->source.protocol = header->protocol;
+	flow->source.scope = 0;
+	if (header->protocol == PROTOCOL_SCTP) { /* its port stays */
+		flow->source.port = header->source.port;
+		return remember(&header->source, &header->destination, flow);
+	}
+	for (i = 0; i < SNAT_TRIES; i++) {
+		flow->source.port = bpf_htons(SNAT_PORT_FIRST +
+					      (hash + i * 277) % SNAT_PORTS);
+		remembered = remember(&header->source, &header->destination,
+				      flow);
+		if (remembered != REMEMBER_COLLISION)
+			break;
+	}
+	return remembered;
+}
+
+static __always_inline bool is_snat_port(__be16 port)
+{
+	return bpf_ntohs(port) >= SNAT_PORT_FIRST;
+}
+
+/* Gives the packet the endpoints of arrival->to and sends it. */
+__noinline int translate(struct xdp_md *ctx, struct arrival *arrival,
+			 enum uplink_reason reason)
+{
+	enum route route = ROUTE_NONE;
+	struct header *header;
+	struct hop *hop;
+
+	if (!arrival)
+		return XDP_ABORTED;
+	header = &arrival->packet.outer;
+	hop = find_hop(ctx, &arrival->to.destination.addr, arrival->now, &route);
+	if (!hop)
+		return leave(UPLINK_NO_ROUTE, XDP_DROP);
+	if (route == ROUTE_READY && header->end - header->l3 > hop->mtu) {
+		arrival->mtu = hop->mtu;
+		return STEP_TOO_BIG;
+	}
+	if (!rewrite_packet(ctx, arrival) || !decrement_hops(ctx, header))
+		return leave(UPLINK_NO_ROOM, XDP_DROP);
+	return send_to(ctx, hop, route, reason);
+}
+
+#endif

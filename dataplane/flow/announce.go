@@ -1,0 +1,155 @@
+package flow
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/skep-io/skep/bpf"
+)
+
+// Neighbours are told of a new owner at once, and again, since nobody acknowledges it.
+const (
+	tellings     = 4
+	tellingPause = time.Second
+)
+
+// announcer keeps skep_announced equal to what is asked for and tells the neighbours of an address that is new here.
+type announcer struct {
+	log       *slog.Logger
+	announced table[bpf.UplinkAddress, uint64]
+	uplinks   []uplink
+	socket    *neighbourSocket
+
+	ctx  context.Context
+	stop context.CancelFunc
+	done sync.WaitGroup
+
+	mu      sync.Mutex
+	telling map[netip.Addr]context.CancelFunc
+}
+
+func newAnnouncer(log *slog.Logger, announced table[bpf.UplinkAddress, uint64], uplinks []uplink) (*announcer, error) {
+	socket, err := openNeighbourSocket()
+	if err != nil {
+		return nil, err
+	}
+	a := &announcer{log: log, announced: announced, uplinks: uplinks, socket: socket, telling: map[netip.Addr]context.CancelFunc{}}
+	a.ctx, a.stop = context.WithCancel(context.Background())
+	return a, nil
+}
+
+// Announce makes this node the one that answers ARP and NDP for the given addresses, each until its time, and for no others.
+// Neighbours are told of those that are new. Call it again before the times to go on; a node that cannot falls silent by
+// itself, so that another may take over.
+func (f *Flows) Announce(until map[netip.Addr]time.Time) error {
+	return f.announcer.set(until)
+}
+
+func (a *announcer) set(until map[netip.Addr]time.Time) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	boot, err := bootTime()
+	if err != nil {
+		return err
+	}
+	present, err := a.announced.all()
+	if err != nil {
+		return err
+	}
+	var failed []error
+	for addr, deadline := range until {
+		addr = addr.Unmap()
+		key, left := toNetwork(addr), time.Until(deadline)
+		if left <= 0 {
+			continue
+		}
+		before, known := present[key]
+		delete(present, key)
+		if err := a.put(addr, uint64(boot+int64(left))); err != nil {
+			failed = append(failed, err)
+			continue
+		}
+		if !known || before <= uint64(boot) {
+			a.tell(addr)
+		}
+	}
+	for key := range present {
+		failed = append(failed, a.withdraw(fromNetwork(key)))
+	}
+	return errors.Join(failed...)
+}
+
+func (a *announcer) put(addr netip.Addr, deadline uint64) error {
+	for _, u := range a.uplinks {
+		if err := a.socket.listen(u, addr, true); err != nil {
+			return fmt.Errorf("announce %s on uplink %s: %w", addr, u.name, err)
+		}
+	}
+	return a.announced.put(toNetwork(addr), deadline)
+}
+
+func (a *announcer) withdraw(addr netip.Addr) error {
+	if stop, ok := a.telling[addr]; ok {
+		stop()
+		delete(a.telling, addr)
+	}
+	failed := []error{a.announced.delete(toNetwork(addr))}
+	for _, u := range a.uplinks {
+		if err := a.socket.listen(u, addr, false); err != nil {
+			failed = append(failed, fmt.Errorf("stop listening for %s on uplink %s: %w", addr, u.name, err))
+		}
+	}
+	return errors.Join(failed...)
+}
+
+// tell sends what makes the neighbours' tables and the switches' learn the address, now and a few times more.
+func (a *announcer) tell(addr netip.Addr) {
+	if stop, ok := a.telling[addr]; ok {
+		stop()
+	}
+	ctx, stop := context.WithCancel(a.ctx)
+	a.telling[addr] = stop
+	a.done.Go(func() {
+		defer stop()
+		next := time.NewTicker(tellingPause)
+		defer next.Stop()
+		for i := range tellings {
+			if i > 0 {
+				select {
+				case <-next.C:
+				case <-ctx.Done():
+				}
+			}
+			if ctx.Err() != nil {
+				return
+			}
+			for _, u := range a.uplinks {
+				if err := a.socket.tell(u, addr); err != nil {
+					a.log.Warn("neighbours were not told of an address", "address", addr, "uplink", u.name, "reason", err)
+				}
+			}
+		}
+	})
+}
+
+func (a *announcer) close() error {
+	a.stop()
+	a.done.Wait()
+	return a.socket.close()
+}
+
+// bootTime is what bpf_ktime_get_boot_ns says.
+func bootTime() (int64, error) {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
+		return 0, fmt.Errorf("read the clock: %w", err)
+	}
+	return now.Nano(), nil
+}

@@ -1,0 +1,188 @@
+// Package flow runs the XDP program at a node's uplinks, which brings packets from outside to the backends of node ports,
+// external and load-balancer addresses, and answers ARP and NDP for the addresses that this node announces.
+//
+// It owns the maps of flows and fragments, which the programs at pods' interfaces share, the maps skep_uplinks, skep_hops,
+// skep_answers, skep_announced and skep_uplink_counters, the program skep_uplink, and where it is attached. Services, nodes
+// and addresses are read from the maps of package service. It never changes interfaces, addresses or routes and knows no
+// Kubernetes types.
+package flow
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/skep-io/skep/bpf"
+)
+
+// Maps has kernel maps by their names in C: *service.Plane.
+type Maps interface{ Maps() map[string]*ebpf.Map }
+
+// Limits are the sizes of maps; 0: what the C says.
+type Limits struct {
+	Flows     uint32 // a flow to a backend here has two entries
+	Fragments uint32
+}
+
+// Options says where the flows live and what the program runs on.
+type Options struct {
+	PinDir     string       // on a BPF filesystem, not shared with another package; made if absent
+	Plane      Maps         // services
+	Uplinks    []string     // interfaces that packets from outside arrive at
+	NodeIPs    []netip.Addr // this node's address, of each family: the source of what is encapsulated or translated
+	GenericXDP bool         // do not try the driver's own XDP
+	Limits     Limits
+	Logger     *slog.Logger // nil: slog.Default()
+}
+
+// Flows is the program at this node's uplinks. Its methods may be called concurrently.
+//
+// Open must run in the network namespace that the uplinks are in.
+type Flows struct {
+	options   Options
+	log       *slog.Logger
+	lock      *os.File
+	maps      *kernelMaps
+	uplinks   []uplink
+	announcer *announcer
+	once      sync.Once
+}
+
+// Open adopts what is pinned in o.PinDir, so that flows go on, and makes every uplink run this build's program: in place if
+// one runs there already. No packet passes without a program meanwhile.
+func Open(o Options) (*Flows, error) {
+	if o.Plane == nil {
+		return nil, errors.New("flows: the service maps are missing")
+	}
+	if len(o.Uplinks) == 0 {
+		return nil, errors.New("flows: no uplink is named")
+	}
+	lock, err := lockPins(o.PinDir)
+	if err != nil {
+		return nil, err
+	}
+	f := &Flows{options: o, log: o.Logger, lock: lock}
+	if f.log == nil {
+		f.log = slog.Default()
+	}
+	if err := f.start(); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+func (f *Flows) start() (err error) {
+	if f.uplinks, err = findUplinks(f.options.Uplinks); err != nil {
+		return err
+	}
+	spec, err := specFor(f.options.Limits)
+	if err != nil {
+		return err
+	}
+	if f.maps, err = openMaps(f.options.PinDir, spec, f.options.Plane, f.log); err != nil {
+		return err
+	}
+	if err := f.configure(); err != nil {
+		return err
+	}
+	var programs bpf.UplinkPrograms
+	if err := spec.LoadAndAssign(&programs, &ebpf.CollectionOptions{MapReplacements: f.maps.byName}); err != nil {
+		return fmt.Errorf("load the program for uplinks: %w", err)
+	}
+	defer programs.Close() // links hold it
+	if err := f.attach(programs.SkepUplink); err != nil {
+		return err
+	}
+	if err := f.maps.pin(f.options.PinDir); err != nil {
+		return err
+	}
+	if err := f.detachOthers(); err != nil {
+		return err
+	}
+	f.announcer, err = newAnnouncer(f.log, f.maps.announced, f.uplinks)
+	return err
+}
+
+// configure tells the program about each uplink, and forgets others.
+func (f *Flows) configure() error {
+	present, err := f.maps.uplinks.all()
+	if err != nil {
+		return err
+	}
+	var record bpf.UplinkUplink
+	for _, addr := range f.options.NodeIPs {
+		addr = addr.Unmap()
+		switch {
+		case addr.Is4():
+			record.Ip4 = toNetwork(addr)
+		case addr.Is6():
+			record.Ip6 = toNetwork(addr)
+		default:
+			return fmt.Errorf("flows: %q is no address of this node", addr)
+		}
+	}
+	for _, u := range f.uplinks {
+		record.Mac = u.mac
+		if err := f.maps.uplinks.put(uint32(u.index), record); err != nil {
+			return err
+		}
+		delete(present, uint32(u.index))
+	}
+	for index := range present {
+		if err := f.maps.uplinks.delete(index); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Maps returns the maps that this package owns by their names in C.
+func (f *Flows) Maps() map[string]*ebpf.Map {
+	own := map[string]*ebpf.Map{}
+	for name := range f.maps.own {
+		own[name] = f.maps.byName[name]
+	}
+	return own
+}
+
+// Close ends announcing and releases the process's handles. Program, maps and their pins stay; announced addresses are
+// answered for until their deadlines.
+func (f *Flows) Close() error {
+	var err error
+	f.once.Do(func() {
+		if f.announcer != nil {
+			err = f.announcer.close()
+		}
+		if f.maps != nil {
+			err = errors.Join(err, f.maps.Close())
+		}
+		err = errors.Join(err, f.lock.Close())
+	})
+	return err
+}
+
+// Remove detaches the program everywhere and removes every pin below a pin folder. It succeeds if there is nothing.
+func Remove(pinDir string) error {
+	pins, err := os.ReadDir(filepath.Join(pinDir, linkPins))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("read pinned links: %w", err)
+	}
+	var failed []error
+	for _, pin := range pins {
+		failed = append(failed, detach(filepath.Join(pinDir, linkPins, pin.Name())))
+	}
+	if err := errors.Join(failed...); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(pinDir); err != nil {
+		return fmt.Errorf("remove pins: %w", err)
+	}
+	return nil
+}
