@@ -15,6 +15,7 @@ import (
 	"github.com/skep-io/skep/controlplane/controller/node"
 	"github.com/skep-io/skep/controlplane/controller/replication"
 	"github.com/skep-io/skep/controlplane/controller/serviceaccount"
+	"github.com/skep-io/skep/controlplane/controller/servicecidr"
 	"github.com/skep-io/skep/controlplane/event"
 	"github.com/skep-io/skep/controlplane/pki"
 	"github.com/skep-io/skep/controlplane/resource"
@@ -44,6 +45,7 @@ func lead(ctx context.Context, s *settings, registry *resource.Registry, authori
 		"node":           node.New(registry, recorder(node.Component), realClock, s.NodeMonitorGrace),
 		"namespace":      namespace.New(registry),
 		"gc":             gc.New(registry),
+		"servicecidr":    servicecidr.New(registry, recorder(servicecidr.Component), recorder(servicecidr.RepairComponent)),
 		"serviceaccount": serviceaccount.New(registry, authority.CA),
 	}
 	for name, loop := range loops {

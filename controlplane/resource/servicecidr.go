@@ -14,8 +14,8 @@ import (
 	"k8s.io/kubernetes/pkg/apis/networking/validation"
 )
 
-// defaultServiceCIDR is the ServiceCIDR that holds the cluster's configured ranges.
-const defaultServiceCIDR = "kubernetes"
+// DefaultServiceCIDR is the ServiceCIDR that holds the cluster's configured ranges.
+const DefaultServiceCIDR = "kubernetes"
 
 // ServiceCIDRs is the kind of networking.k8s.io/v1 ServiceCIDR: ranges that
 // service addresses may come from.
@@ -53,34 +53,34 @@ func EnsureServiceCIDR(ctx context.Context, r *Registry) error {
 		ranges[i] = prefix.String()
 	}
 	created, err := r.Create(ctx, ServiceCIDRs, &networkingv1.ServiceCIDR{
-		ObjectMeta: metav1.ObjectMeta{Name: defaultServiceCIDR},
+		ObjectMeta: metav1.ObjectMeta{Name: DefaultServiceCIDR},
 		Spec:       networkingv1.ServiceCIDRSpec{CIDRs: ranges},
 	}, CreateOptions{})
 	if apierrors.IsAlreadyExists(err) {
-		created, err = r.Get(ctx, ServiceCIDRs, "", defaultServiceCIDR, "")
+		created, err = r.Get(ctx, ServiceCIDRs, "", DefaultServiceCIDR, "")
 	}
 	if err != nil {
-		return fmt.Errorf("ServiceCIDR %q: %w", defaultServiceCIDR, err)
+		return fmt.Errorf("ServiceCIDR %q: %w", DefaultServiceCIDR, err)
 	}
 	stored := created.(*networkingv1.ServiceCIDR).Spec.CIDRs
 	if len(stored) == 1 && len(ranges) == 2 && stored[0] == ranges[0] {
-		_, err := r.Modify(ctx, ServiceCIDRs, "", "", defaultServiceCIDR, UpdateOptions{}, func(current Object) (Object, error) {
+		_, err := r.Modify(ctx, ServiceCIDRs, "", "", DefaultServiceCIDR, UpdateOptions{}, func(current Object) (Object, error) {
 			cidr := current.DeepCopyObject().(*networkingv1.ServiceCIDR)
 			cidr.Spec.CIDRs = ranges
 			return cidr, nil
 		})
 		if err != nil {
-			return fmt.Errorf("ServiceCIDR %q: add %s: %w", defaultServiceCIDR, ranges[1], err)
+			return fmt.Errorf("ServiceCIDR %q: add %s: %w", DefaultServiceCIDR, ranges[1], err)
 		}
 	} else if !slices.Equal(stored, ranges) {
 		return fmt.Errorf("the service ranges are configured as %v, but the cluster was made with %v (ServiceCIDR %q): start with the old ranges",
-			ranges, stored, defaultServiceCIDR)
+			ranges, stored, DefaultServiceCIDR)
 	}
 	return markServiceCIDRReady(ctx, r)
 }
 
 func markServiceCIDRReady(ctx context.Context, r *Registry) error {
-	_, err := r.Modify(ctx, ServiceCIDRs, "status", "", defaultServiceCIDR, UpdateOptions{}, func(current Object) (Object, error) {
+	_, err := r.Modify(ctx, ServiceCIDRs, "status", "", DefaultServiceCIDR, UpdateOptions{}, func(current Object) (Object, error) {
 		cidr := current.DeepCopyObject().(*networkingv1.ServiceCIDR)
 		if apimeta.FindStatusCondition(cidr.Status.Conditions, networkingv1.ServiceCIDRConditionReady) == nil {
 			apimeta.SetStatusCondition(&cidr.Status.Conditions, metav1.Condition{

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -108,14 +109,16 @@ func allocateIPs(ctx context.Context, r *Registry, tx *Tx, service, before *core
 	return releaseIPs(ctx, r, tx, before, heldIPs(service))
 }
 
-// allocateIP takes the address that is asked for, or any free one.
+// allocateIP takes the address that is asked for, or any free one. The range that
+// it is of must not change before the address is had: it may be about to go.
 func allocateIP(ctx context.Context, r *Registry, tx *Tx, service *corev1.Service, family corev1.IPFamily, requested string) (string, error) {
 	ranges := r.serviceRanges(family)
 	var addr netip.Addr
+	var guard storage.Guard
 	if requested == "" {
 		var ok bool
 		var err error
-		if addr, ok, err = r.freeServiceIP(ctx, ranges); err != nil {
+		if addr, guard, ok, err = r.freeServiceIP(ctx, ranges); err != nil {
 			return "", err
 		}
 		if !ok {
@@ -124,7 +127,7 @@ func allocateIP(ctx context.Context, r *Registry, tx *Tx, service *corev1.Servic
 	} else {
 		var err error
 		if addr, err = netip.ParseAddr(requested); err == nil {
-			err = r.checkServiceIP(ctx, ranges, addr)
+			guard, err = r.checkServiceIP(ctx, ranges, addr)
 		}
 		if apierrors.IsInternalError(err) {
 			return "", err
@@ -139,7 +142,7 @@ func allocateIP(ctx context.Context, r *Registry, tx *Tx, service *corev1.Servic
 		return "", apierrors.NewInternalError(err)
 	}
 	key := storage.Key(IPAddresses.GroupResource(), "", addr.String())
-	tx.Guards = append(tx.Guards, storage.Guard{Key: key})
+	tx.Guards = append(tx.Guards, storage.Guard{Key: key}, guard)
 	tx.Ops = append(tx.Ops, storage.Op{Key: key, Value: value})
 	return addr.String(), nil
 }
@@ -164,21 +167,44 @@ func serviceIPRecord(service *corev1.Service, addr netip.Addr, family corev1.IPF
 	return record
 }
 
+// serviceRange is a range of service addresses, and the guard that holds as long as it is one.
+type serviceRange struct {
+	netip.Prefix
+	guard storage.Guard
+}
+
 // serviceRanges are the ranges that addresses of a family come from: those of
-// the configuration, then those of further ServiceCIDR objects that are ready.
-func (r *Registry) serviceRanges(family corev1.IPFamily) []netip.Prefix {
-	ranges := slices.Clone(r.config.ServiceCIDRs)
-	for _, cidr := range ListAs[*networkingv1.ServiceCIDR](r, ServiceCIDRs, "", nil) {
-		if cidr.DeletionTimestamp != nil || !serviceCIDRReady(cidr) {
+// the ServiceCIDR objects that are ready, the default one's first. Before there
+// is a default one, the configuration stands for it.
+func (r *Registry) serviceRanges(family corev1.IPFamily) []serviceRange {
+	var ranges []serviceRange
+	add := func(prefix netip.Prefix, guard storage.Guard) {
+		if familyOf(prefix.Addr().String()) == family {
+			ranges = append(ranges, serviceRange{prefix, guard})
+		}
+	}
+	key := func(name string) string { return ServiceCIDRs.key("", name) }
+	if _, ok := r.Cache(ServiceCIDRs).Get(key(DefaultServiceCIDR)); !ok {
+		for _, prefix := range r.config.ServiceCIDRs {
+			add(prefix, storage.Guard{Key: key(DefaultServiceCIDR)})
+		}
+	}
+	cidrs := ListAs[*networkingv1.ServiceCIDR](r, ServiceCIDRs, "", nil)
+	slices.SortStableFunc(cidrs, func(a, b *networkingv1.ServiceCIDR) int {
+		return strings.Compare(strings.TrimPrefix(a.Name, DefaultServiceCIDR), strings.TrimPrefix(b.Name, DefaultServiceCIDR))
+	})
+	for _, cidr := range cidrs {
+		revision, err := parseRevision(cidr.ResourceVersion)
+		if err != nil || cidr.DeletionTimestamp != nil || !serviceCIDRReady(cidr) {
 			continue
 		}
 		for _, text := range cidr.Spec.CIDRs {
-			if prefix, err := netip.ParsePrefix(text); err == nil && !slices.Contains(ranges, prefix) {
-				ranges = append(ranges, prefix)
+			if prefix, err := netip.ParsePrefix(text); err == nil {
+				add(prefix, storage.Guard{Key: key(cidr.Name), ModRevision: revision})
 			}
 		}
 	}
-	return slices.DeleteFunc(ranges, func(prefix netip.Prefix) bool { return familyOf(prefix.Addr().String()) != family })
+	return ranges
 }
 
 // serviceCIDRReady takes a range that nobody has judged for ready, as Kubernetes does.
@@ -193,47 +219,47 @@ func serviceCIDRReady(cidr *networkingv1.ServiceCIDR) bool {
 
 // checkServiceIP says why an address that was asked for cannot be had. It asks
 // etcd, not the cache: an address that was just freed must be free.
-func (r *Registry) checkServiceIP(ctx context.Context, ranges []netip.Prefix, addr netip.Addr) error {
-	i := slices.IndexFunc(ranges, func(prefix netip.Prefix) bool { return prefix.Contains(addr) })
+func (r *Registry) checkServiceIP(ctx context.Context, ranges []serviceRange, addr netip.Addr) (storage.Guard, error) {
+	i := slices.IndexFunc(ranges, func(within serviceRange) bool { return within.Contains(addr) })
 	if i < 0 {
-		return errors.New("the provided network does not match the current range")
+		return storage.Guard{}, errors.New("the provided network does not match the current range")
 	}
-	if band := newAddressBand(ranges[i]); addr.Less(band.first) || band.last.Less(addr) {
-		return fmt.Errorf("the provided IP (%v) is not in the valid range. The range of valid IPs is %s", addr, ranges[i])
+	if band := newAddressBand(ranges[i].Prefix); addr.Less(band.first) || band.last.Less(addr) {
+		return storage.Guard{}, fmt.Errorf("the provided IP (%v) is not in the valid range. The range of valid IPs is %s", addr, ranges[i].Prefix)
 	}
 	_, err := r.store.Get(ctx, storage.Key(IPAddresses.GroupResource(), "", addr.String()))
 	switch {
 	case err == nil:
-		return errors.New("provided IP is already allocated")
+		return storage.Guard{}, errors.New("provided IP is already allocated")
 	case errors.Is(err, storage.ErrNotFound):
-		return nil
+		return ranges[i].guard, nil
 	}
-	return apierrors.NewInternalError(fmt.Errorf("read who holds %s: %w", addr, err))
+	return storage.Guard{}, apierrors.NewInternalError(fmt.Errorf("read who holds %s: %w", addr, err))
 }
 
 // freeServiceIP finds an address that the cache knows no holder of. Before it
 // says that there is none, it waits until the cache has seen what was freed.
-func (r *Registry) freeServiceIP(ctx context.Context, ranges []netip.Prefix) (addr netip.Addr, ok bool, err error) {
+func (r *Registry) freeServiceIP(ctx context.Context, ranges []serviceRange) (addr netip.Addr, guard storage.Guard, ok bool, err error) {
 	taken := func(addr netip.Addr) bool {
 		_, held := r.Cache(IPAddresses).Get(storage.Key(IPAddresses.GroupResource(), "", addr.String()))
 		return held
 	}
-	search := func() (netip.Addr, bool) {
-		for _, prefix := range ranges {
-			if addr, ok := newAddressBand(prefix).free(taken); ok {
-				return addr, true
+	search := func() (netip.Addr, storage.Guard, bool) {
+		for _, within := range ranges {
+			if addr, ok := newAddressBand(within.Prefix).free(taken); ok {
+				return addr, within.guard, true
 			}
 		}
-		return netip.Addr{}, false
+		return netip.Addr{}, storage.Guard{}, false
 	}
-	if addr, ok = search(); ok {
-		return addr, true, nil
+	if addr, guard, ok = search(); ok {
+		return addr, guard, true, nil
 	}
 	if err := r.waitForStore(ctx, IPAddresses); err != nil {
-		return netip.Addr{}, false, err
+		return netip.Addr{}, storage.Guard{}, false, err
 	}
-	addr, ok = search()
-	return addr, ok, nil
+	addr, guard, ok = search()
+	return addr, guard, ok, nil
 }
 
 // addressBand is the usable part of a range: [first, last], of which the first

@@ -1,0 +1,86 @@
+package resource
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/skep-io/skep/controlplane/storage"
+)
+
+// RecordServiceIP writes the record of an address that a service has, in the
+// place of one that is wrong or, if that is nil, of none. If the service or the
+// record has changed since they were read, it is a conflict.
+func (r *Registry) RecordServiceIP(ctx context.Context, service *corev1.Service, addr netip.Addr, wrong *networkingv1.IPAddress) error {
+	value, err := storage.Encode(serviceIPRecord(service, addr, familyOf(addr.String())))
+	if err != nil {
+		return apierrors.NewInternalError(err)
+	}
+	guard := storage.Guard{Key: IPAddresses.key("", addr.String())}
+	if wrong != nil {
+		if guard.ModRevision, err = parseRevision(wrong.ResourceVersion); err != nil {
+			return err
+		}
+	}
+	return r.record(ctx, service, []storage.Guard{guard}, []storage.Op{{Key: guard.Key, Value: value}})
+}
+
+// PortFinding is a node port of a service that is not recorded as the
+// service's. Holder is the service that it is recorded for, if there is one.
+type PortFinding struct {
+	Port   int32
+	Holder string
+}
+
+// RecordNodePorts records the node ports of a service that have no record, as
+// those of a store that another control plane wrote, and returns what it found.
+func (r *Registry) RecordNodePorts(ctx context.Context, service *corev1.Service) ([]PortFinding, error) {
+	var findings []PortFinding
+	var guards []storage.Guard
+	var ops []storage.Op
+	name := service.Namespace + "/" + service.Name
+	for _, port := range heldNodePorts(service) {
+		kv, err := r.store.Get(ctx, port.key())
+		switch {
+		case errors.Is(err, storage.ErrNotFound):
+			findings = append(findings, PortFinding{Port: port.number})
+			guards = append(guards, storage.Guard{Key: port.key()})
+			ops = append(ops, storage.Op{Key: port.key(), Value: []byte(name)})
+		case err != nil:
+			return nil, apierrors.NewInternalError(fmt.Errorf("read who holds node port %d: %w", port.number, err))
+		case string(kv.Value) != name:
+			findings = append(findings, PortFinding{Port: port.number, Holder: string(kv.Value)})
+		}
+	}
+	if len(findings) == 0 {
+		return nil, nil
+	}
+	// Also with nothing to write: what was found must be true of the service as it is now.
+	if err := r.record(ctx, service, guards, ops); err != nil {
+		return nil, err
+	}
+	return findings, nil
+}
+
+// record writes records of a service, if that has not changed since it was read.
+func (r *Registry) record(ctx context.Context, service *corev1.Service, guards []storage.Guard, ops []storage.Op) error {
+	revision, err := parseRevision(service.ResourceVersion)
+	if err != nil {
+		return err
+	}
+	guards = append(guards, storage.Guard{Key: Services.key(service.Namespace, service.Name), ModRevision: revision})
+	_, err = r.store.Commit(ctx, guards, ops)
+	var conflict *storage.ConflictError
+	if errors.As(err, &conflict) {
+		return Services.conflict(service.Name, errModified)
+	}
+	if err != nil {
+		return storeError(ctx, err)
+	}
+	return nil
+}
