@@ -9,14 +9,15 @@ enum layout_version {
 	LAYOUT_VERSION = 2,
 };
 
-/* Default sizes. Go overrides all but the counters before it creates the maps. */
+/* Default sizes. Go overrides all but the counters before it creates the maps.
+ * 250,000 endpoints in 50,000 services fit. */
 enum capacity {
-	CAPACITY_FRONTENDS = 65536,
+	CAPACITY_FRONTENDS = 131072,
 	CAPACITY_SERVICES = 65536,
-	CAPACITY_BACKENDS = 131072,
-	CAPACITY_SLOTS = 262144,
+	CAPACITY_BACKENDS = 262144,
+	CAPACITY_SLOT_LINES = 65536, /* of SLOTS_EACH slots */
 	CAPACITY_NODES = 16384,
-	CAPACITY_ORIGINS = 65536, /* a power of two: indexed with a mask */
+	CAPACITY_DATAGRAMS = 16384,
 	CAPACITY_AFFINITY = 16384,
 	CAPACITY_NAMES = 131072,
 	CAPACITY_ADDRESSES = 32768,
@@ -30,13 +31,15 @@ enum frontend_scope {
 };
 
 enum backend_flags {
-	/* In the slots of its service now: affinity may return to it. */
-	BACKEND_SELECTABLE = 1,
-	/* Reachable through several frontends: what a socket asked for cannot
-	 * be derived from the backend and is remembered in skep_origins. */
-	BACKEND_SHARED = 2,
+	/* In the run of its service now: affinity may return to it. */
+	BACKEND_IN_RUN = 1,
+	/* In the run of this node's backends now. */
+	BACKEND_IN_LOCAL_RUN = 2,
 	/* Lives on this node. */
 	BACKEND_LOCAL = 4,
+	/* The one that skep_reverse names for its address: a socket that asked
+	 * for the primary frontend of its service needs no memory of it. */
+	BACKEND_DERIVED = 8,
 };
 
 enum frontend_flags {
@@ -46,6 +49,7 @@ enum frontend_flags {
 	FRONTEND_LOCAL = 2,
 	/* Only clients in the service's source ranges (skep_sources). */
 	FRONTEND_RESTRICTED = 4,
+	FRONTEND_KNOWN = 7,
 };
 
 enum service_flags {
@@ -86,6 +90,7 @@ enum counter {
 	EVENT_NODE_DOWN_SKIPPED, /* a backend passed over */
 	EVENT_AFFINITY_HIT,      /* client kept its backend */
 	EVENT_ORIGIN_STORED,     /* origin written for a socket */
+	EVENT_ORIGIN_LOST,       /* no memory to write it */
 	COUNTER_COUNT,
 };
 
@@ -100,9 +105,12 @@ enum {
 	PROTOCOL_SCTP = 132,
 	PROTOCOL_MPTCP = 262,
 	NAME_LENGTH = 160,
-	/* Cursor ticks tried before the scan over every slot. */
-	SELECT_TICKS = 4,
-	SERVICE_LOOKUPS = 3,
+	/* Turns tried before the scan over every slot. */
+	SELECT_TURNS = 4,
+	/* Backends weighed for one connection of least connections. */
+	LEAST_WINDOW = 64,
+	FRONTEND_LOOKUPS = 3,
+	SLOTS_EACH = 16,
 	NANOSECONDS = 1000000000,
 };
 

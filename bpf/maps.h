@@ -11,30 +11,33 @@
 		__uint(map_flags, flag_bits);                                  \
 	} map_name SEC(".maps")
 
-/* frontend -> index of its record in skep_frontends */
-SKEP_MAP(skep_services, BPF_MAP_TYPE_HASH, struct endpoint, __u32,
+/* frontend -> its service: enum frontend_entry */
+SKEP_MAP(skep_frontends, BPF_MAP_TYPE_HASH, struct endpoint, __u64,
 	 CAPACITY_FRONTENDS, BPF_F_NO_PREALLOC);
-SKEP_MAP(skep_frontends, BPF_MAP_TYPE_ARRAY, __u32, struct frontend_record,
-	 CAPACITY_FRONTENDS, 0);
-/* backend ids; a service owns a contiguous run */
-SKEP_MAP(skep_slots, BPF_MAP_TYPE_ARRAY, __u32, __u32, CAPACITY_SLOTS, 0);
+/* Go writes the next three through memory that it shares with programs; being
+ * mappable also aligns their elements to cache lines. */
+SKEP_MAP(skep_services, BPF_MAP_TYPE_ARRAY, __u32, struct service,
+	 CAPACITY_SERVICES, BPF_F_MMAPABLE);
+SKEP_MAP(skep_slots, BPF_MAP_TYPE_ARRAY, __u32, struct slot_line,
+	 CAPACITY_SLOT_LINES, BPF_F_MMAPABLE);
 SKEP_MAP(skep_backends, BPF_MAP_TYPE_ARRAY, __u32, struct backend,
-	 CAPACITY_BACKENDS, 0);
-/* connections to a backend, by backend id */
-SKEP_MAP(skep_connections, BPF_MAP_TYPE_ARRAY, __u32, __u64,
-	 CAPACITY_BACKENDS, 0);
+	 CAPACITY_BACKENDS, BPF_F_MMAPABLE);
 SKEP_MAP(skep_nodes, BPF_MAP_TYPE_ARRAY, __u32, struct node, CAPACITY_NODES, 0);
-/* service id -> cursor and totals; shared by all CPUs so that turns are exact */
-SKEP_MAP(skep_cursors, BPF_MAP_TYPE_ARRAY, __u32, struct service_state,
-	 CAPACITY_SERVICES, 0);
 /* service id -> the frontend that stands for it when a peer is derived */
 SKEP_MAP(skep_primaries, BPF_MAP_TYPE_ARRAY, __u32, struct endpoint,
 	 CAPACITY_SERVICES, 0);
 /* backend endpoint -> backend id */
 SKEP_MAP(skep_reverse, BPF_MAP_TYPE_HASH, struct endpoint, __u32,
 	 CAPACITY_BACKENDS, BPF_F_NO_PREALLOC);
-SKEP_MAP(skep_origins, BPF_MAP_TYPE_ARRAY, __u32, struct origin,
-	 CAPACITY_ORIGINS, 0);
+/* The exceptions to what can be derived; gone with its socket. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__type(key, int);
+	__type(value, struct socket_state);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+} skep_sockets SEC(".maps");
+SKEP_MAP(skep_datagrams, BPF_MAP_TYPE_LRU_HASH, struct datagram_key,
+	 struct endpoint, CAPACITY_DATAGRAMS, 0);
 SKEP_MAP(skep_affinity, BPF_MAP_TYPE_LRU_HASH, struct affinity_key,
 	 struct affinity, CAPACITY_AFFINITY, 0);
 SKEP_MAP(skep_counters, BPF_MAP_TYPE_PERCPU_ARRAY, enum counter, __u64,

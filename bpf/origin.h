@@ -2,66 +2,109 @@
 #ifndef SKEP_ORIGIN_H
 #define SKEP_ORIGIN_H
 
-/* What a connected socket asked for is derived: its peer is a backend, the
- * backend has one service, the service has one frontend. Exceptions are
- * remembered here, by socket and peer:
- *   - the peer is reachable through several frontends (BACKEND_SHARED),
- *   - the socket asked for the backend's own address,
- *   - the socket is unconnected (sendmsg): it may also receive from backends
- *     that it never sent to through a service, so nothing can be derived. */
+/* What a connected socket asked for is derived: its peer is a backend,
+ * skep_reverse names one backend for that address, and its service has a
+ * primary frontend. Whoever asked for exactly that needs no memory. Exceptions
+ * are remembered:
+ *   - in skep_sockets, until the socket is closed: it asked for another frontend
+ *     (a node port), for another service that has the same backend, or for the
+ *     backend's own address; with least connections, also whom it counts for;
+ *   - in skep_datagrams: an unconnected socket (sendmsg). It may also receive
+ *     from backends that it never sent to through a service, so that nothing can
+ *     be derived. */
 
-static __always_inline struct origin *
-origin_entry(__u64 socket, const struct endpoint *peer)
+static __always_inline struct socket_state *
+socket_state(struct bpf_sock_addr *ctx, bool create)
 {
-	__u32 index = (__u32)socket + peer->addr.word[3] * 0x9e3779b1u +
-		      peer->port * 0x85ebca6bu;
+	struct bpf_sock *sk = ctx->sk;
 
-	index &= CAPACITY_ORIGINS - 1;
-	return bpf_map_lookup_elem(&skep_origins, &index);
+	if (!sk)
+		return NULL;
+	return bpf_sk_storage_get(&skep_sockets, sk, 0,
+				  create ? BPF_SK_STORAGE_GET_F_CREATE : 0);
 }
 
-/* Empties the entry while it is written: a reader in between finds no match. */
-static __always_inline void store_origin(struct bpf_sock_addr *ctx,
+/* The socket is no longer one of its backend's. */
+static __always_inline void uncount_socket(struct socket_state *state)
+{
+	struct backend *backend;
+	__u32 id = state->backend;
+	__u32 serial = state->serial;
+
+	if (!serial)
+		return;
+	state->serial = 0;
+	backend = bpf_map_lookup_elem(&skep_backends, &id);
+	if (backend && backend->serial == serial)
+		__sync_fetch_and_add(&backend->active, -1);
+}
+
+static __always_inline void count_socket(struct socket_state *state,
+					 __u32 id, __u32 serial)
+{
+	struct backend *backend = bpf_map_lookup_elem(&skep_backends, &id);
+
+	if (!backend || backend->serial != serial)
+		return;
+	state->backend = id;
+	state->serial = serial;
+	__sync_fetch_and_add(&backend->active, 1);
+}
+
+/* Has no port while it is written: a reader in between finds no match. */
+static __always_inline void store_origin(struct socket_state *state,
 					 const struct endpoint *peer,
 					 const struct endpoint *asked)
 {
-	__u64 socket = bpf_get_socket_cookie(ctx);
-	struct origin *origin = origin_entry(socket, peer);
-
-	if (!origin)
-		return;
-	*(volatile __u64 *)&origin->socket = 0;
-	origin->peer = *peer;
-	origin->asked = *asked;
+	*(volatile __u16 *)&state->peer.port = 0;
+	state->asked = *asked;
+	state->peer.addr = peer->addr;
+	state->peer.protocol = peer->protocol;
+	state->peer.scope = peer->scope;
 	barrier();
-	*(volatile __u64 *)&origin->socket = socket;
+	*(volatile __u16 *)&state->peer.port = peer->port;
 	count(EVENT_ORIGIN_STORED);
 }
 
-static __always_inline void forget_origin(struct bpf_sock_addr *ctx,
-					  const struct endpoint *peer)
+static __always_inline void forget_origin(struct socket_state *state)
 {
-	__u64 socket = bpf_get_socket_cookie(ctx);
-	struct origin *origin = origin_entry(socket, peer);
-
-	if (origin && origin->socket == socket &&
-	    same_endpoint(&origin->peer, peer))
-		*(volatile __u64 *)&origin->socket = 0;
+	*(volatile __u16 *)&state->peer.port = 0;
 }
 
-static __always_inline bool load_origin(struct bpf_sock_addr *ctx,
-					const struct endpoint *peer,
-					struct endpoint *asked)
+static __always_inline void name_datagram(struct bpf_sock_addr *ctx,
+					  const struct endpoint *peer,
+					  struct datagram_key *key)
 {
-	__u64 socket = bpf_get_socket_cookie(ctx);
-	struct origin *origin = origin_entry(socket, peer);
+	key->socket = bpf_get_socket_cookie(ctx);
+	key->peer = *peer;
+	key->pad = 0;
+}
 
-	if (!origin || *(volatile __u64 *)&origin->socket != socket ||
-	    !same_endpoint(&origin->peer, peer))
-		return false;
-	*asked = origin->asked;
-	barrier();
-	return *(volatile __u64 *)&origin->socket == socket;
+/* Written once for each socket and peer, as long as it is read now and then. */
+static __always_inline void store_datagram(struct bpf_sock_addr *ctx,
+					   const struct endpoint *peer,
+					   const struct endpoint *asked)
+{
+	struct datagram_key key;
+	struct endpoint *known;
+
+	name_datagram(ctx, peer, &key);
+	known = bpf_map_lookup_elem(&skep_datagrams, &key);
+	if (known && same_endpoint(known, asked))
+		return;
+	if (bpf_map_update_elem(&skep_datagrams, &key, asked, BPF_ANY))
+		count(EVENT_ORIGIN_LOST);
+	else
+		count(EVENT_ORIGIN_STORED);
+}
+
+static __always_inline void forget_datagram(struct bpf_sock_addr *ctx,
+					    const struct endpoint *peer)
+{
+	struct datagram_key key;
+
+	name_datagram(ctx, peer, &key);
+	bpf_map_delete_elem(&skep_datagrams, &key);
 }
 
 static __always_inline struct backend *find_backend(const struct endpoint *peer)
@@ -79,30 +122,44 @@ static __always_inline struct backend *find_backend(const struct endpoint *peer)
 	return backend;
 }
 
-/* Replaces *peer by what the socket asked for; false: by nothing. */
-static __always_inline bool reverse_peer(struct bpf_sock_addr *ctx,
-					 struct endpoint *peer, bool connected)
+/* Replaces *peer by what a connected socket asked for; false: by nothing. */
+static __always_inline bool reverse_connected(struct bpf_sock_addr *ctx,
+					      struct endpoint *peer)
 {
-	struct endpoint asked, *primary;
+	struct socket_state *state = socket_state(ctx, false);
+	struct endpoint *primary;
 	struct backend *backend;
 	__u32 service;
 
-	if (load_origin(ctx, peer, &asked)) {
-		bool changed = !same_endpoint(&asked, peer);
-
-		*peer = asked;
-		return changed;
+	if (state && same_endpoint(&state->peer, peer)) {
+		if (same_endpoint(&state->asked, peer))
+			return false;
+		*peer = state->asked;
+		return true;
 	}
-	if (!connected)
-		return false;
 	backend = find_backend(peer);
-	if (!backend || (backend->flags & BACKEND_SHARED))
+	if (!backend)
 		return false;
 	service = backend->service;
 	primary = bpf_map_lookup_elem(&skep_primaries, &service);
 	if (!primary || !primary->port)
 		return false;
 	*peer = *primary;
+	return true;
+}
+
+/* The same for a datagram that an unconnected socket received. */
+static __always_inline bool reverse_datagram(struct bpf_sock_addr *ctx,
+					     struct endpoint *peer)
+{
+	struct datagram_key key;
+	struct endpoint *asked;
+
+	name_datagram(ctx, peer, &key);
+	asked = bpf_map_lookup_elem(&skep_datagrams, &key);
+	if (!asked)
+		return false;
+	*peer = *asked;
 	return true;
 }
 

@@ -81,15 +81,16 @@ const (
 	PodPathCounterPATH_COLLISION              PodPathCounter = 18
 	PodPathCounterPATH_NOT_STORED             PodPathCounter = 19
 	PodPathCounterPATH_NOT_WRITTEN            PodPathCounter = 20
-	PodPathCounterPATH_REASONS                PodPathCounter = 21
-	PodPathCounterPATH_EVENT_TRANSLATED       PodPathCounter = 21
-	PodPathCounterPATH_EVENT_NEW_FLOW         PodPathCounter = 22
-	PodPathCounterPATH_EVENT_REVERSED         PodPathCounter = 23
-	PodPathCounterPATH_EVENT_HAIRPIN          PodPathCounter = 24
-	PodPathCounterPATH_EVENT_ERROR            PodPathCounter = 25
-	PodPathCounterPATH_EVENT_FRAGMENT_UNKNOWN PodPathCounter = 26
-	PodPathCounterPATH_EVENT_TRAFFIC_FULL     PodPathCounter = 27
-	PodPathCounterPATH_COUNTER_COUNT          PodPathCounter = 28
+	PodPathCounterPATH_HANDED_OVER            PodPathCounter = 21
+	PodPathCounterPATH_REASONS                PodPathCounter = 22
+	PodPathCounterPATH_EVENT_TRANSLATED       PodPathCounter = 22
+	PodPathCounterPATH_EVENT_NEW_FLOW         PodPathCounter = 23
+	PodPathCounterPATH_EVENT_REVERSED         PodPathCounter = 24
+	PodPathCounterPATH_EVENT_HAIRPIN          PodPathCounter = 25
+	PodPathCounterPATH_EVENT_ERROR            PodPathCounter = 26
+	PodPathCounterPATH_EVENT_FRAGMENT_UNKNOWN PodPathCounter = 27
+	PodPathCounterPATH_EVENT_TRAFFIC_FULL     PodPathCounter = 28
+	PodPathCounterPATH_COUNTER_COUNT          PodPathCounter = 29
 )
 
 type PodPathHook uint32
@@ -143,15 +144,13 @@ const (
 	PodMapSkepAffinity      = "skep_affinity"
 	PodMapSkepBackends      = "skep_backends"
 	PodMapSkepConfig        = "skep_config"
-	PodMapSkepConnections   = "skep_connections"
 	PodMapSkepCounters      = "skep_counters"
-	PodMapSkepCursors       = "skep_cursors"
+	PodMapSkepDatagrams     = "skep_datagrams"
 	PodMapSkepFlows         = "skep_flows"
 	PodMapSkepFrontends     = "skep_frontends"
 	PodMapSkepLayout        = "skep_layout"
 	PodMapSkepNames         = "skep_names"
 	PodMapSkepNodes         = "skep_nodes"
-	PodMapSkepOrigins       = "skep_origins"
 	PodMapSkepPathAnswer    = "skep_path_answer"
 	PodMapSkepPathConfig    = "skep_path_config"
 	PodMapSkepPathCounters  = "skep_path_counters"
@@ -162,6 +161,7 @@ const (
 	PodMapSkepReverse       = "skep_reverse"
 	PodMapSkepServices      = "skep_services"
 	PodMapSkepSlots         = "skep_slots"
+	PodMapSkepSockets       = "skep_sockets"
 	PodMapSkepSources       = "skep_sources"
 	PodMapSkepTraffic       = "skep_traffic"
 	PodProgSkepFromPod      = "skep_from_pod"
@@ -224,15 +224,13 @@ type PodMapSpecs struct {
 	SkepAffinity      *ebpf.MapSpec `ebpf:"skep_affinity"`
 	SkepBackends      *ebpf.MapSpec `ebpf:"skep_backends"`
 	SkepConfig        *ebpf.MapSpec `ebpf:"skep_config"`
-	SkepConnections   *ebpf.MapSpec `ebpf:"skep_connections"`
 	SkepCounters      *ebpf.MapSpec `ebpf:"skep_counters"`
-	SkepCursors       *ebpf.MapSpec `ebpf:"skep_cursors"`
+	SkepDatagrams     *ebpf.MapSpec `ebpf:"skep_datagrams"`
 	SkepFlows         *ebpf.MapSpec `ebpf:"skep_flows"`
 	SkepFrontends     *ebpf.MapSpec `ebpf:"skep_frontends"`
 	SkepLayout        *ebpf.MapSpec `ebpf:"skep_layout"`
 	SkepNames         *ebpf.MapSpec `ebpf:"skep_names"`
 	SkepNodes         *ebpf.MapSpec `ebpf:"skep_nodes"`
-	SkepOrigins       *ebpf.MapSpec `ebpf:"skep_origins"`
 	SkepPathAnswer    *ebpf.MapSpec `ebpf:"skep_path_answer"`
 	SkepPathConfig    *ebpf.MapSpec `ebpf:"skep_path_config"`
 	SkepPathCounters  *ebpf.MapSpec `ebpf:"skep_path_counters"`
@@ -243,6 +241,7 @@ type PodMapSpecs struct {
 	SkepReverse       *ebpf.MapSpec `ebpf:"skep_reverse"`
 	SkepServices      *ebpf.MapSpec `ebpf:"skep_services"`
 	SkepSlots         *ebpf.MapSpec `ebpf:"skep_slots"`
+	SkepSockets       *ebpf.MapSpec `ebpf:"skep_sockets"`
 	SkepSources       *ebpf.MapSpec `ebpf:"skep_sources"`
 	SkepTraffic       *ebpf.MapSpec `ebpf:"skep_traffic"`
 }
@@ -277,15 +276,13 @@ type PodMaps struct {
 	SkepAffinity      *ebpf.Map `ebpf:"skep_affinity"`
 	SkepBackends      *ebpf.Map `ebpf:"skep_backends"`
 	SkepConfig        *ebpf.Map `ebpf:"skep_config"`
-	SkepConnections   *ebpf.Map `ebpf:"skep_connections"`
 	SkepCounters      *ebpf.Map `ebpf:"skep_counters"`
-	SkepCursors       *ebpf.Map `ebpf:"skep_cursors"`
+	SkepDatagrams     *ebpf.Map `ebpf:"skep_datagrams"`
 	SkepFlows         *ebpf.Map `ebpf:"skep_flows"`
 	SkepFrontends     *ebpf.Map `ebpf:"skep_frontends"`
 	SkepLayout        *ebpf.Map `ebpf:"skep_layout"`
 	SkepNames         *ebpf.Map `ebpf:"skep_names"`
 	SkepNodes         *ebpf.Map `ebpf:"skep_nodes"`
-	SkepOrigins       *ebpf.Map `ebpf:"skep_origins"`
 	SkepPathAnswer    *ebpf.Map `ebpf:"skep_path_answer"`
 	SkepPathConfig    *ebpf.Map `ebpf:"skep_path_config"`
 	SkepPathCounters  *ebpf.Map `ebpf:"skep_path_counters"`
@@ -296,6 +293,7 @@ type PodMaps struct {
 	SkepReverse       *ebpf.Map `ebpf:"skep_reverse"`
 	SkepServices      *ebpf.Map `ebpf:"skep_services"`
 	SkepSlots         *ebpf.Map `ebpf:"skep_slots"`
+	SkepSockets       *ebpf.Map `ebpf:"skep_sockets"`
 	SkepSources       *ebpf.Map `ebpf:"skep_sources"`
 	SkepTraffic       *ebpf.Map `ebpf:"skep_traffic"`
 }
@@ -306,15 +304,13 @@ func (m *PodMaps) Close() error {
 		m.SkepAffinity,
 		m.SkepBackends,
 		m.SkepConfig,
-		m.SkepConnections,
 		m.SkepCounters,
-		m.SkepCursors,
+		m.SkepDatagrams,
 		m.SkepFlows,
 		m.SkepFrontends,
 		m.SkepLayout,
 		m.SkepNames,
 		m.SkepNodes,
-		m.SkepOrigins,
 		m.SkepPathAnswer,
 		m.SkepPathConfig,
 		m.SkepPathCounters,
@@ -325,6 +321,7 @@ func (m *PodMaps) Close() error {
 		m.SkepReverse,
 		m.SkepServices,
 		m.SkepSlots,
+		m.SkepSockets,
 		m.SkepSources,
 		m.SkepTraffic,
 	)

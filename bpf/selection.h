@@ -2,6 +2,10 @@
 #ifndef SKEP_SELECTION_H
 #define SKEP_SELECTION_H
 
+/* From an endpoint that was asked for to a backend. Every entry point calls
+ * find_frontend or find_service_frontend, then select_backend (select_local,
+ * for what another node has chosen us for), then count(selection.reason). */
+
 static __always_inline bool same_endpoint(const struct endpoint *a,
 					  const struct endpoint *b)
 {
@@ -14,41 +18,59 @@ static __always_inline bool same_endpoint(const struct endpoint *a,
 
 /* What a lookup found. */
 struct frontend {
-	struct frontend_record *record;
+	struct service *record;
 	__u32 service; /* id */
 	enum frontend_flags flags;
 	enum service_flags service_flags;
 	__u32 affinity_seconds;
 };
 
-/* The frontend of exactly this endpoint, or false with *reason set. A mismatch
- * of the key means that the hash element was recycled between lookup and read;
- * the next lookup sees what replaced it. */
+/* Differs for certain between two keys that differ in one word. Go computes
+ * the same. */
+static __always_inline __u32 endpoint_check(const struct endpoint *key)
+{
+	const __u32 factor = 0x9e3779b1;
+	__u32 check = key->addr.word[0];
+
+	check = check * factor + key->addr.word[1];
+	check = check * factor + key->addr.word[2];
+	check = check * factor + key->addr.word[3];
+	return check * factor +
+	       (key->port | key->protocol << 16 | (__u32)key->scope << 24);
+}
+
+/* The frontend of exactly this endpoint, or false with *reason set. A check
+ * that does not fit means that the hash element was recycled between lookup and
+ * read; the next lookup sees what replaced it. */
 static __always_inline bool find_frontend(const struct endpoint *asked,
 					  struct frontend *frontend,
 					  enum counter *reason)
 {
+	__u32 check = endpoint_check(asked);
 	int i;
 
-	for (i = 0; i < SERVICE_LOOKUPS; i++) {
-		struct frontend_record *record;
-		__u32 *entry, index;
+	for (i = 0; i < FRONTEND_LOOKUPS; i++) {
+		__u64 *value = bpf_map_lookup_elem(&skep_frontends, asked);
+		struct service *service;
+		__u64 entry;
 
-		entry = bpf_map_lookup_elem(&skep_services, asked);
-		if (!entry) {
+		if (!value) {
 			*reason = REASON_NO_SERVICE;
 			return false;
 		}
-		index = *(volatile __u32 *)entry;
-		record = bpf_map_lookup_elem(&skep_frontends, &index);
-		if (record && same_endpoint(&record->key, asked)) {
-			frontend->record = record;
-			frontend->service = record->service;
-			frontend->flags = record->flags;
-			frontend->service_flags = record->service_flags;
-			frontend->affinity_seconds = record->affinity_seconds;
-			return true;
-		}
+		entry = *(volatile __u64 *)value;
+		if ((__u32)entry != check)
+			continue;
+		frontend->service = (entry >> ENTRY_ID_SHIFT) & ENTRY_ID_MASK;
+		frontend->flags = entry >> ENTRY_FLAGS_SHIFT;
+		service = bpf_map_lookup_elem(&skep_services,
+					      &frontend->service);
+		if (!service)
+			break;
+		frontend->record = service;
+		frontend->service_flags = service->flags;
+		frontend->affinity_seconds = service->affinity_seconds;
+		return true;
 	}
 	*reason = REASON_FRONTEND_STALE;
 	return false;
@@ -112,24 +134,51 @@ static __always_inline bool node_down(__u32 id)
 	return node && *(volatile __u32 *)&node->down;
 }
 
-/* What one slot offers. */
+/* The backends to choose from. */
+struct run {
+	__u32 service;
+	__u32 base;
+	__u32 count;
+	__u32 direct;
+};
+
+/* What one place of a run offers. */
 struct candidate {
 	struct backend *backend;
 	__u32 id;
 	enum counter reason;
 };
 
-static __always_inline bool take_slot(__u32 service, __u32 index,
-				      struct candidate *candidate)
+static __always_inline void read_run(const struct frontend *frontend,
+				     bool local, struct run *run)
 {
-	__u32 *slot = bpf_map_lookup_elem(&skep_slots, &index);
+	struct service *service = frontend->record;
+	__u64 word = local ? *(volatile __u64 *)&service->local_run :
+			     *(volatile __u64 *)&service->run;
+
+	run->service = frontend->service;
+	run->base = word;
+	run->count = (word >> RUN_COUNT_SHIFT) & RUN_COUNT_MASK;
+	run->direct = word >> RUN_DIRECT_SHIFT;
+}
+
+static __always_inline bool take_place(const struct run *run, __u32 place,
+				       struct candidate *candidate)
+{
 	struct backend *backend;
 
-	if (!slot)
-		return false;
-	candidate->id = *slot;
+	candidate->id = run->base + place;
+	if (!run->direct) {
+		__u32 index = candidate->id / SLOTS_EACH;
+		struct slot_line *line;
+
+		line = bpf_map_lookup_elem(&skep_slots, &index);
+		if (!line)
+			return false;
+		candidate->id = line->backend[candidate->id % SLOTS_EACH];
+	}
 	backend = bpf_map_lookup_elem(&skep_backends, &candidate->id);
-	if (!backend || backend->service != service)
+	if (!backend || backend->service != run->service)
 		return false;
 	if (node_down(backend->node)) {
 		candidate->reason = REASON_BACKENDS_DOWN;
@@ -140,43 +189,137 @@ static __always_inline bool take_slot(__u32 service, __u32 index,
 	return true;
 }
 
-struct scan {
-	__u32 service;
-	__u32 slot_base;
-	__u32 slot_count;
+/* A walk over the places of a run. */
+struct walk {
+	struct run run;
 	__u32 first;
-	__u32 found; /* slot index, meaningful if ok */
+	__u32 found; /* place, meaningful if ok */
 	__u32 ok;
+	__u32 least; /* active sockets of found */
+	__u32 hint;
 	enum counter reason;
 };
 
-/* One step of the walk over every slot, which is reached only when several
- * turns in a row met a down node. */
-static int scan_slot(__u32 step, struct scan *scan)
+static __always_inline __u32 walk_place(const struct walk *walk, __u32 step)
 {
-	struct candidate candidate = {};
-	__u32 index;
+	return walk->run.count ? (walk->first + step) % walk->run.count : 0;
+}
 
-	if (!scan->slot_count)
-		return 1;
-	index = scan->slot_base + (scan->first + step) % scan->slot_count;
-	if (take_slot(scan->service, index, &candidate)) {
-		scan->found = index;
-		scan->ok = 1;
+/* One step to the next usable backend. */
+static int next_usable(__u32 step, struct walk *walk)
+{
+	__u32 place = walk_place(walk, step);
+	struct candidate candidate = {};
+
+	if (take_place(&walk->run, place, &candidate)) {
+		walk->found = place;
+		walk->ok = 1;
 		return 1;
 	}
 	if (candidate.reason != REASON_TRANSLATED)
-		scan->reason = candidate.reason;
+		walk->reason = candidate.reason;
 	return 0;
 }
 
-/* The backend this client used last, if it may still be used. */
+/* One step to the usable backend with the fewest sockets; the first of equals. */
+static int next_lesser(__u32 step, struct walk *walk)
+{
+	__u32 place = walk_place(walk, step);
+	struct candidate candidate = {};
+	__u32 active;
+
+	if (!take_place(&walk->run, place, &candidate))
+		return 0;
+	active = candidate.backend->active;
+	if (walk->ok && active >= walk->least)
+		return 0;
+	walk->found = place;
+	walk->least = active;
+	walk->ok = 1;
+	return !active;
+}
+
+/* One step to the backend whose address ends like the hint. */
+static int next_hinted(__u32 step, struct walk *walk)
+{
+	__u32 place = walk_place(walk, step);
+	struct candidate candidate = {};
+
+	if (!take_place(&walk->run, place, &candidate))
+		return 0;
+	if ((bpf_ntohl(candidate.backend->key.addr.word[3]) & 0xffff) !=
+	    walk->hint)
+		return 0;
+	walk->found = place;
+	walk->ok = 1;
+	return 1;
+}
+
+/* The place to try first. */
+static __always_inline __u32 first_place(const struct frontend *frontend,
+					 const struct run *run, __u64 *cursor,
+					 __u32 hash)
+{
+	switch (frontend->service_flags & SELECT_MASK) {
+	case SELECT_MAGLEV:
+		return hash % run->count;
+	case SELECT_RANDOM:
+		return bpf_get_prandom_u32() % run->count;
+	default:
+		return (__u32)__sync_fetch_and_add(cursor, 1) % run->count;
+	}
+}
+
+/* Chooses from a run as the service says. A round-robin turn that falls on a
+ * down node is spent and the next one taken, so that the live backends still
+ * share evenly. */
+static __always_inline bool choose(struct frontend *frontend, bool local,
+				   __u32 hash, struct candidate *candidate)
+{
+	struct service *service = frontend->record;
+	__u64 *cursor = local ? &service->local_cursor : &service->cursor;
+	__u32 selection = frontend->service_flags & SELECT_MASK;
+	struct walk walk = {};
+	int i;
+
+	read_run(frontend, local, &walk.run);
+	candidate->reason = local ? REASON_NO_LOCAL_BACKEND : REASON_NO_BACKEND;
+	if (!walk.run.count)
+		return false;
+	candidate->reason = REASON_BACKEND_MISSING;
+	walk.first = first_place(frontend, &walk.run, cursor, hash);
+	if (selection == SELECT_LEAST_CONNECTIONS) {
+		__u32 window = walk.run.count;
+
+		if (window > LEAST_WINDOW)
+			window = LEAST_WINDOW;
+		bpf_loop(window, next_lesser, &walk, 0);
+		if (walk.ok)
+			return take_place(&walk.run, walk.found, candidate);
+	} else if (take_place(&walk.run, walk.first, candidate)) {
+		return true;
+	} else if (selection == SELECT_ROUND_ROBIN) {
+		for (i = 1; i < SELECT_TURNS; i++) {
+			walk.first = first_place(frontend, &walk.run, cursor, 0);
+			if (take_place(&walk.run, walk.first, candidate))
+				return true;
+		}
+	}
+	walk.reason = candidate->reason;
+	bpf_loop(walk.run.count, next_usable, &walk, 0);
+	candidate->reason = walk.reason;
+	return walk.ok && take_place(&walk.run, walk.found, candidate);
+}
+
+/* The backend that this client used last, if new connections may go there. */
 static __always_inline bool take_affine(const struct frontend *frontend,
 					const struct affinity_key *key,
 					__u64 now, struct candidate *candidate)
 {
-	struct affinity *affinity = bpf_map_lookup_elem(&skep_affinity, key);
+	__u32 in_run = frontend->flags & FRONTEND_LOCAL ? BACKEND_IN_LOCAL_RUN :
+							  BACKEND_IN_RUN;
 	__u64 timeout = (__u64)frontend->affinity_seconds * NANOSECONDS;
+	struct affinity *affinity = bpf_map_lookup_elem(&skep_affinity, key);
 	struct backend *backend;
 
 	if (!affinity || now - affinity->used > timeout)
@@ -185,55 +328,12 @@ static __always_inline bool take_affine(const struct frontend *frontend,
 	backend = bpf_map_lookup_elem(&skep_backends, &candidate->id);
 	if (!backend || backend->serial != affinity->serial ||
 	    backend->service != frontend->service ||
-	    !(backend->flags & BACKEND_SELECTABLE) || node_down(backend->node))
+	    !(backend->flags & in_run) || node_down(backend->node))
 		return false;
 	affinity->used = now;
 	candidate->backend = backend;
 	count(EVENT_AFFINITY_HIT);
 	return true;
-}
-
-/* The backend whose turn it is. A turn that falls on a down node is spent and
- * the next one taken, so that the live backends still share evenly. */
-static __always_inline bool take_turn(struct frontend *frontend,
-				      struct service_state *state, bool local,
-				      struct candidate *candidate)
-{
-	__u32 base = local ? frontend->record->local_base :
-			     frontend->record->slot_base;
-	__u32 turns = local ? frontend->record->local_count :
-			      frontend->record->slot_count;
-	__u32 position = 0;
-	int i;
-
-	candidate->reason = local ? REASON_NO_LOCAL_BACKEND : REASON_NO_BACKEND;
-	if (!turns)
-		return false;
-	candidate->reason = REASON_BACKEND_MISSING;
-	for (i = 0; i < SELECT_TICKS; i++) {
-		position = __sync_fetch_and_add(&state->cursor, 1) % turns;
-		if (take_slot(frontend->service,
-			      base + position, candidate))
-			return true;
-	}
-
-	struct scan scan = {
-		.service = frontend->service,
-		.slot_base = base,
-		.slot_count = turns,
-		.first = position,
-		.reason = candidate->reason,
-	};
-	bpf_loop(turns, scan_slot, &scan, 0);
-	candidate->reason = scan.reason;
-	return scan.ok && take_slot(scan.service, scan.found, candidate);
-}
-
-static __always_inline void refuse(struct selection *selection,
-				   struct service_state *state, enum counter reason)
-{
-	selection->reason = reason;
-	__sync_fetch_and_add(&state->refused, 1);
 }
 
 /* Whether the client may use a frontend that is not for everyone. */
@@ -250,21 +350,25 @@ static __always_inline bool let_in(const struct frontend *frontend,
 	       bpf_map_lookup_elem(&skep_sources, &key);
 }
 
-static __always_inline void fill_selection(struct selection *selection,
-					   struct service_state *state,
-					   const struct candidate *candidate)
+static __always_inline void refuse(struct selection *selection,
+				   struct service *service, enum counter reason)
 {
-	__u64 *connections;
+	selection->reason = reason;
+	__sync_fetch_and_add(&service->refused, 1);
+}
 
+static __always_inline void settle(struct selection *selection,
+				   struct service *service,
+				   const struct candidate *candidate)
+{
 	selection->backend = candidate->id;
+	selection->serial = candidate->backend->serial;
 	selection->node = candidate->backend->node;
 	selection->peer = candidate->backend->key;
 	selection->backend_flags = candidate->backend->flags;
 	selection->reason = REASON_TRANSLATED;
-	__sync_fetch_and_add(&state->connections, 1);
-	connections = bpf_map_lookup_elem(&skep_connections, &candidate->id);
-	if (connections)
-		__sync_fetch_and_add(connections, 1);
+	__sync_fetch_and_add(&service->connections, 1);
+	__sync_fetch_and_add(&candidate->backend->connections, 1);
 }
 
 /* Finds the backend for selection->asked, whose frontend is given, and counts
@@ -272,34 +376,29 @@ static __always_inline void fill_selection(struct selection *selection,
 static __always_inline void select_backend(struct frontend *frontend,
 					   struct selection *selection)
 {
+	struct service *service = frontend->record;
 	struct candidate candidate = {};
 	struct affinity_key key = {};
-	struct service_state *state;
 	__u64 now = 0;
 
 	selection->service = frontend->service;
 	selection->service_flags = frontend->service_flags;
-	key.service = frontend->service;
-	state = bpf_map_lookup_elem(&skep_cursors, &key.service);
-	if (!state) {
-		selection->reason = REASON_BACKEND_MISSING;
-		return;
-	}
 	if (!let_in(frontend, &selection->client)) {
-		refuse(selection, state, REASON_SOURCE_REFUSED);
+		refuse(selection, service, REASON_SOURCE_REFUSED);
 		return;
 	}
 	if (frontend->affinity_seconds) {
+		key.service = frontend->service;
 		key.client = selection->client;
 		now = bpf_ktime_get_ns();
 		if (take_affine(frontend, &key, now, &candidate)) {
-			fill_selection(selection, state, &candidate);
+			settle(selection, service, &candidate);
 			return;
 		}
 	}
-	if (!take_turn(frontend, state, frontend->flags & FRONTEND_LOCAL,
-		       &candidate)) {
-		refuse(selection, state, candidate.reason);
+	if (!choose(frontend, frontend->flags & FRONTEND_LOCAL,
+		    selection->hash, &candidate)) {
+		refuse(selection, service, candidate.reason);
 		return;
 	}
 	if (frontend->affinity_seconds) {
@@ -311,7 +410,7 @@ static __always_inline void select_backend(struct frontend *frontend,
 
 		bpf_map_update_elem(&skep_affinity, &key, &affinity, BPF_ANY);
 	}
-	fill_selection(selection, state, &candidate);
+	settle(selection, service, &candidate);
 }
 
 /* Finds a backend on this node, whatever the traffic policy, for a packet that
@@ -321,22 +420,20 @@ static __always_inline void select_local(struct frontend *frontend,
 					 struct selection *selection,
 					 __u16 hint)
 {
+	struct service *service = frontend->record;
 	struct candidate candidate = {};
-	struct service_state *state;
-	__u32 service = frontend->service;
+	struct walk walk = { .hint = hint };
 
-	(void)hint;
-	selection->service = service;
+	selection->service = frontend->service;
 	selection->service_flags = frontend->service_flags;
-	state = bpf_map_lookup_elem(&skep_cursors, &service);
-	if (!state) {
-		selection->reason = REASON_BACKEND_MISSING;
-		return;
-	}
-	if (take_turn(frontend, state, true, &candidate))
-		fill_selection(selection, state, &candidate);
+	read_run(frontend, true, &walk.run);
+	if (hint)
+		bpf_loop(walk.run.count, next_hinted, &walk, 0);
+	if ((walk.ok && take_place(&walk.run, walk.found, &candidate)) ||
+	    choose(frontend, true, selection->hash, &candidate))
+		settle(selection, service, &candidate);
 	else
-		refuse(selection, state, candidate.reason);
+		refuse(selection, service, candidate.reason);
 }
 
 #endif

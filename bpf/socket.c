@@ -101,32 +101,55 @@ static __always_inline void note_direct(struct bpf_sock_addr *ctx,
 					const struct endpoint *asked,
 					bool connects)
 {
-	if (!find_backend(asked))
+	bool backend = find_backend(asked);
+	struct socket_state *state;
+
+	if (!connects) {
+		if (backend)
+			forget_datagram(ctx, asked);
 		return;
-	if (connects)
-		store_origin(ctx, asked, asked);
+	}
+	state = socket_state(ctx, backend);
+	if (!state) {
+		if (backend)
+			count(EVENT_ORIGIN_LOST);
+		return;
+	}
+	uncount_socket(state);
+	if (backend)
+		store_origin(state, asked, asked);
 	else
-		forget_origin(ctx, asked);
-}
-
-/* A socket that was never connected has no origin to forget. A TCP socket loses
- * its peer when connect fails; at worst it is then told the backend's address
- * after asking first for that and next for the service. */
-static __always_inline bool was_connected(struct bpf_sock_addr *ctx)
-{
-	struct bpf_sock *sk = ctx->sk;
-
-	return sk && sk->dst_port;
+		forget_origin(state);
 }
 
 static __always_inline void note_translated(struct bpf_sock_addr *ctx,
+					    const struct frontend *frontend,
 					    const struct selection *selection,
 					    bool connects)
 {
-	if (!connects || (selection->backend_flags & BACKEND_SHARED))
-		store_origin(ctx, &selection->peer, &selection->asked);
-	else if (was_connected(ctx))
-		forget_origin(ctx, &selection->peer);
+	bool derived = (frontend->flags & FRONTEND_PRIMARY) &&
+		       (selection->backend_flags & BACKEND_DERIVED);
+	bool counted = (frontend->service_flags & SELECT_MASK) ==
+		       SELECT_LEAST_CONNECTIONS;
+	struct socket_state *state;
+
+	if (!connects) {
+		store_datagram(ctx, &selection->peer, &selection->asked);
+		return;
+	}
+	state = socket_state(ctx, !derived || counted);
+	if (!state) {
+		if (!derived || counted)
+			count(EVENT_ORIGIN_LOST);
+		return;
+	}
+	uncount_socket(state);
+	if (counted)
+		count_socket(state, selection->backend, selection->serial);
+	if (derived)
+		forget_origin(state);
+	else
+		store_origin(state, &selection->peer, &selection->asked);
 }
 
 static __always_inline void name_client(struct bpf_sock_addr *ctx,
@@ -154,6 +177,9 @@ static __always_inline int forward(struct bpf_sock_addr *ctx, bool ip6,
 				  &frontend, &selection.reason)) {
 		if (frontend.affinity_seconds)
 			name_client(ctx, &selection.client);
+		/* There is no flow yet, and so no hash of it. */
+		if ((frontend.service_flags & SELECT_MASK) == SELECT_MAGLEV)
+			selection.hash = bpf_get_prandom_u32();
 		select_backend(&frontend, &selection);
 	}
 	if (!ip6 && selection.reason == REASON_TRANSLATED &&
@@ -166,7 +192,7 @@ static __always_inline int forward(struct bpf_sock_addr *ctx, bool ip6,
 	}
 	if (selection.reason != REASON_TRANSLATED)
 		return refused();
-	note_translated(ctx, &selection, connects);
+	note_translated(ctx, &frontend, &selection, connects);
 	write_endpoint(ctx, ip6, &selection.peer);
 	return ALLOW;
 }
@@ -181,7 +207,8 @@ static __always_inline int reverse(struct bpf_sock_addr *ctx, bool ip6,
 		count(REASON_OTHER_PROTOCOL);
 		return ALLOW;
 	}
-	if (!reverse_peer(ctx, &peer, connected)) {
+	if (connected ? !reverse_connected(ctx, &peer) :
+			!reverse_datagram(ctx, &peer)) {
 		count(REASON_NOT_REVERSED);
 		return ALLOW;
 	}
@@ -243,6 +270,17 @@ SEC("cgroup/getpeername6")
 int skep_getpeername6(struct bpf_sock_addr *ctx)
 {
 	return reverse(ctx, true, true);
+}
+
+/* The end of every socket, for those that a backend counts. */
+SEC("cgroup/sock_release")
+int skep_release(struct bpf_sock *ctx)
+{
+	struct socket_state *state = bpf_sk_storage_get(&skep_sockets, ctx, 0, 0);
+
+	if (state)
+		uncount_socket(state);
+	return ALLOW;
 }
 
 char skep_license[] SEC("license") = "Dual BSD/GPL";

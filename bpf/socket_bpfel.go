@@ -39,20 +39,24 @@ type SocketAffinityKey struct {
 }
 
 type SocketBackend struct {
-	_       structs.HostLayout
-	Key     SocketEndpoint
-	Service uint32
-	Node    uint32
-	Flags   SocketBackendFlags
-	Serial  uint32
+	_           structs.HostLayout
+	Key         SocketEndpoint
+	Service     uint32
+	Node        uint32
+	Flags       SocketBackendFlags
+	Serial      uint32
+	Active      uint32
+	Connections uint64
+	Pad         [2]uint64
 }
 
 type SocketBackendFlags uint32
 
 const (
-	SocketBackendFlagsBACKEND_SELECTABLE SocketBackendFlags = 1
-	SocketBackendFlagsBACKEND_SHARED     SocketBackendFlags = 2
-	SocketBackendFlagsBACKEND_LOCAL      SocketBackendFlags = 4
+	SocketBackendFlagsBACKEND_IN_RUN       SocketBackendFlags = 1
+	SocketBackendFlagsBACKEND_IN_LOCAL_RUN SocketBackendFlags = 2
+	SocketBackendFlagsBACKEND_LOCAL        SocketBackendFlags = 4
+	SocketBackendFlagsBACKEND_DERIVED      SocketBackendFlags = 8
 )
 
 type SocketConfig struct {
@@ -78,8 +82,16 @@ const (
 	SocketCounterEVENT_NODE_DOWN_SKIPPED SocketCounter = 12
 	SocketCounterEVENT_AFFINITY_HIT      SocketCounter = 13
 	SocketCounterEVENT_ORIGIN_STORED     SocketCounter = 14
-	SocketCounterCOUNTER_COUNT           SocketCounter = 15
+	SocketCounterEVENT_ORIGIN_LOST       SocketCounter = 15
+	SocketCounterCOUNTER_COUNT           SocketCounter = 16
 )
+
+type SocketDatagramKey struct {
+	_      structs.HostLayout
+	Socket uint64
+	Peer   SocketEndpoint
+	Pad    uint32
+}
 
 type SocketEndpoint struct {
 	_        structs.HostLayout
@@ -89,26 +101,22 @@ type SocketEndpoint struct {
 	Scope    uint8
 }
 
+type SocketFrontendEntry uint32
+
+const (
+	SocketFrontendEntryENTRY_ID_SHIFT    SocketFrontendEntry = 32
+	SocketFrontendEntryENTRY_FLAGS_SHIFT SocketFrontendEntry = 56
+	SocketFrontendEntryENTRY_ID_MASK     SocketFrontendEntry = 16777215
+)
+
 type SocketFrontendFlags uint32
 
 const (
 	SocketFrontendFlagsFRONTEND_PRIMARY    SocketFrontendFlags = 1
 	SocketFrontendFlagsFRONTEND_LOCAL      SocketFrontendFlags = 2
 	SocketFrontendFlagsFRONTEND_RESTRICTED SocketFrontendFlags = 4
+	SocketFrontendFlagsFRONTEND_KNOWN      SocketFrontendFlags = 7
 )
-
-type SocketFrontendRecord struct {
-	_               structs.HostLayout
-	Key             SocketEndpoint
-	Service         uint32
-	SlotBase        uint32
-	SlotCount       uint32
-	AffinitySeconds uint32
-	LocalBase       uint32
-	LocalCount      uint32
-	Flags           SocketFrontendFlags
-	ServiceFlags    SocketServiceFlags
-}
 
 type SocketFrontendScope uint32
 
@@ -121,6 +129,9 @@ type SocketLayout struct {
 	_           structs.HostLayout
 	Version     SocketLayoutVersion
 	SocketScope SocketFrontendScope
+	IdShift     SocketFrontendEntry
+	CountShift  SocketRunWord
+	KnownFlags  SocketFrontendFlags
 }
 
 type SocketLayoutVersion uint32
@@ -154,11 +165,25 @@ type SocketNode struct {
 	Down uint32
 }
 
-type SocketOrigin struct {
-	_      structs.HostLayout
-	Socket uint64
-	Peer   SocketEndpoint
-	Asked  SocketEndpoint
+type SocketRunWord uint32
+
+const (
+	SocketRunWordRUN_COUNT_SHIFT  SocketRunWord = 32
+	SocketRunWordRUN_COUNT_MASK   SocketRunWord = 2147483647
+	SocketRunWordRUN_DIRECT_SHIFT SocketRunWord = 63
+)
+
+type SocketService struct {
+	_               structs.HostLayout
+	Cursor          uint64
+	LocalCursor     uint64
+	Connections     uint64
+	Refused         uint64
+	Run             uint64
+	LocalRun        uint64
+	Flags           SocketServiceFlags
+	AffinitySeconds uint32
+	Pad             uint64
 }
 
 type SocketServiceFlags uint32
@@ -172,11 +197,17 @@ const (
 	SocketServiceFlagsSERVICE_SNAT             SocketServiceFlags = 16
 )
 
-type SocketServiceState struct {
-	_           structs.HostLayout
-	Cursor      uint64
-	Connections uint64
-	Refused     uint64
+type SocketSlotLine struct {
+	_       structs.HostLayout
+	Backend [16]uint32
+}
+
+type SocketSocketState struct {
+	_       structs.HostLayout
+	Peer    SocketEndpoint
+	Asked   SocketEndpoint
+	Backend uint32
+	Serial  uint32
 }
 
 type SocketSourceKey struct {
@@ -194,18 +225,17 @@ const (
 	SocketMapSkepAffinity      = "skep_affinity"
 	SocketMapSkepBackends      = "skep_backends"
 	SocketMapSkepConfig        = "skep_config"
-	SocketMapSkepConnections   = "skep_connections"
 	SocketMapSkepCounters      = "skep_counters"
-	SocketMapSkepCursors       = "skep_cursors"
+	SocketMapSkepDatagrams     = "skep_datagrams"
 	SocketMapSkepFrontends     = "skep_frontends"
 	SocketMapSkepLayout        = "skep_layout"
 	SocketMapSkepNames         = "skep_names"
 	SocketMapSkepNodes         = "skep_nodes"
-	SocketMapSkepOrigins       = "skep_origins"
 	SocketMapSkepPrimaries     = "skep_primaries"
 	SocketMapSkepReverse       = "skep_reverse"
 	SocketMapSkepServices      = "skep_services"
 	SocketMapSkepSlots         = "skep_slots"
+	SocketMapSkepSockets       = "skep_sockets"
 	SocketMapSkepSources       = "skep_sources"
 	SocketProgSkepConnect4     = "skep_connect4"
 	SocketProgSkepConnect6     = "skep_connect6"
@@ -213,6 +243,7 @@ const (
 	SocketProgSkepGetpeername6 = "skep_getpeername6"
 	SocketProgSkepRecvmsg4     = "skep_recvmsg4"
 	SocketProgSkepRecvmsg6     = "skep_recvmsg6"
+	SocketProgSkepRelease      = "skep_release"
 	SocketProgSkepSendmsg4     = "skep_sendmsg4"
 	SocketProgSkepSendmsg6     = "skep_sendmsg6"
 )
@@ -265,6 +296,7 @@ type SocketProgramSpecs struct {
 	SkepGetpeername6 *ebpf.ProgramSpec `ebpf:"skep_getpeername6"`
 	SkepRecvmsg4     *ebpf.ProgramSpec `ebpf:"skep_recvmsg4"`
 	SkepRecvmsg6     *ebpf.ProgramSpec `ebpf:"skep_recvmsg6"`
+	SkepRelease      *ebpf.ProgramSpec `ebpf:"skep_release"`
 	SkepSendmsg4     *ebpf.ProgramSpec `ebpf:"skep_sendmsg4"`
 	SkepSendmsg6     *ebpf.ProgramSpec `ebpf:"skep_sendmsg6"`
 }
@@ -273,23 +305,22 @@ type SocketProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SocketMapSpecs struct {
-	SkepAddresses   *ebpf.MapSpec `ebpf:"skep_addresses"`
-	SkepAffinity    *ebpf.MapSpec `ebpf:"skep_affinity"`
-	SkepBackends    *ebpf.MapSpec `ebpf:"skep_backends"`
-	SkepConfig      *ebpf.MapSpec `ebpf:"skep_config"`
-	SkepConnections *ebpf.MapSpec `ebpf:"skep_connections"`
-	SkepCounters    *ebpf.MapSpec `ebpf:"skep_counters"`
-	SkepCursors     *ebpf.MapSpec `ebpf:"skep_cursors"`
-	SkepFrontends   *ebpf.MapSpec `ebpf:"skep_frontends"`
-	SkepLayout      *ebpf.MapSpec `ebpf:"skep_layout"`
-	SkepNames       *ebpf.MapSpec `ebpf:"skep_names"`
-	SkepNodes       *ebpf.MapSpec `ebpf:"skep_nodes"`
-	SkepOrigins     *ebpf.MapSpec `ebpf:"skep_origins"`
-	SkepPrimaries   *ebpf.MapSpec `ebpf:"skep_primaries"`
-	SkepReverse     *ebpf.MapSpec `ebpf:"skep_reverse"`
-	SkepServices    *ebpf.MapSpec `ebpf:"skep_services"`
-	SkepSlots       *ebpf.MapSpec `ebpf:"skep_slots"`
-	SkepSources     *ebpf.MapSpec `ebpf:"skep_sources"`
+	SkepAddresses *ebpf.MapSpec `ebpf:"skep_addresses"`
+	SkepAffinity  *ebpf.MapSpec `ebpf:"skep_affinity"`
+	SkepBackends  *ebpf.MapSpec `ebpf:"skep_backends"`
+	SkepConfig    *ebpf.MapSpec `ebpf:"skep_config"`
+	SkepCounters  *ebpf.MapSpec `ebpf:"skep_counters"`
+	SkepDatagrams *ebpf.MapSpec `ebpf:"skep_datagrams"`
+	SkepFrontends *ebpf.MapSpec `ebpf:"skep_frontends"`
+	SkepLayout    *ebpf.MapSpec `ebpf:"skep_layout"`
+	SkepNames     *ebpf.MapSpec `ebpf:"skep_names"`
+	SkepNodes     *ebpf.MapSpec `ebpf:"skep_nodes"`
+	SkepPrimaries *ebpf.MapSpec `ebpf:"skep_primaries"`
+	SkepReverse   *ebpf.MapSpec `ebpf:"skep_reverse"`
+	SkepServices  *ebpf.MapSpec `ebpf:"skep_services"`
+	SkepSlots     *ebpf.MapSpec `ebpf:"skep_slots"`
+	SkepSockets   *ebpf.MapSpec `ebpf:"skep_sockets"`
+	SkepSources   *ebpf.MapSpec `ebpf:"skep_sources"`
 }
 
 // SocketVariableSpecs contains global variables before they are loaded into the kernel.
@@ -318,23 +349,22 @@ func (o *SocketObjects) Close() error {
 //
 // It can be passed to LoadSocketObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SocketMaps struct {
-	SkepAddresses   *ebpf.Map `ebpf:"skep_addresses"`
-	SkepAffinity    *ebpf.Map `ebpf:"skep_affinity"`
-	SkepBackends    *ebpf.Map `ebpf:"skep_backends"`
-	SkepConfig      *ebpf.Map `ebpf:"skep_config"`
-	SkepConnections *ebpf.Map `ebpf:"skep_connections"`
-	SkepCounters    *ebpf.Map `ebpf:"skep_counters"`
-	SkepCursors     *ebpf.Map `ebpf:"skep_cursors"`
-	SkepFrontends   *ebpf.Map `ebpf:"skep_frontends"`
-	SkepLayout      *ebpf.Map `ebpf:"skep_layout"`
-	SkepNames       *ebpf.Map `ebpf:"skep_names"`
-	SkepNodes       *ebpf.Map `ebpf:"skep_nodes"`
-	SkepOrigins     *ebpf.Map `ebpf:"skep_origins"`
-	SkepPrimaries   *ebpf.Map `ebpf:"skep_primaries"`
-	SkepReverse     *ebpf.Map `ebpf:"skep_reverse"`
-	SkepServices    *ebpf.Map `ebpf:"skep_services"`
-	SkepSlots       *ebpf.Map `ebpf:"skep_slots"`
-	SkepSources     *ebpf.Map `ebpf:"skep_sources"`
+	SkepAddresses *ebpf.Map `ebpf:"skep_addresses"`
+	SkepAffinity  *ebpf.Map `ebpf:"skep_affinity"`
+	SkepBackends  *ebpf.Map `ebpf:"skep_backends"`
+	SkepConfig    *ebpf.Map `ebpf:"skep_config"`
+	SkepCounters  *ebpf.Map `ebpf:"skep_counters"`
+	SkepDatagrams *ebpf.Map `ebpf:"skep_datagrams"`
+	SkepFrontends *ebpf.Map `ebpf:"skep_frontends"`
+	SkepLayout    *ebpf.Map `ebpf:"skep_layout"`
+	SkepNames     *ebpf.Map `ebpf:"skep_names"`
+	SkepNodes     *ebpf.Map `ebpf:"skep_nodes"`
+	SkepPrimaries *ebpf.Map `ebpf:"skep_primaries"`
+	SkepReverse   *ebpf.Map `ebpf:"skep_reverse"`
+	SkepServices  *ebpf.Map `ebpf:"skep_services"`
+	SkepSlots     *ebpf.Map `ebpf:"skep_slots"`
+	SkepSockets   *ebpf.Map `ebpf:"skep_sockets"`
+	SkepSources   *ebpf.Map `ebpf:"skep_sources"`
 }
 
 func (m *SocketMaps) Close() error {
@@ -343,18 +373,17 @@ func (m *SocketMaps) Close() error {
 		m.SkepAffinity,
 		m.SkepBackends,
 		m.SkepConfig,
-		m.SkepConnections,
 		m.SkepCounters,
-		m.SkepCursors,
+		m.SkepDatagrams,
 		m.SkepFrontends,
 		m.SkepLayout,
 		m.SkepNames,
 		m.SkepNodes,
-		m.SkepOrigins,
 		m.SkepPrimaries,
 		m.SkepReverse,
 		m.SkepServices,
 		m.SkepSlots,
+		m.SkepSockets,
 		m.SkepSources,
 	)
 }
@@ -375,6 +404,7 @@ type SocketPrograms struct {
 	SkepGetpeername6 *ebpf.Program `ebpf:"skep_getpeername6"`
 	SkepRecvmsg4     *ebpf.Program `ebpf:"skep_recvmsg4"`
 	SkepRecvmsg6     *ebpf.Program `ebpf:"skep_recvmsg6"`
+	SkepRelease      *ebpf.Program `ebpf:"skep_release"`
 	SkepSendmsg4     *ebpf.Program `ebpf:"skep_sendmsg4"`
 	SkepSendmsg6     *ebpf.Program `ebpf:"skep_sendmsg6"`
 }
@@ -387,6 +417,7 @@ func (p *SocketPrograms) Close() error {
 		p.SkepGetpeername6,
 		p.SkepRecvmsg4,
 		p.SkepRecvmsg6,
+		p.SkepRelease,
 		p.SkepSendmsg4,
 		p.SkepSendmsg6,
 	)

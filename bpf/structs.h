@@ -17,28 +17,57 @@ struct endpoint {
 	__u8 scope; /* enum frontend_scope; 0 for backends */
 };
 
-/* Immutable from the moment skep_services names it until a grace period after
- * it no longer does. The hash element that led here may be recycled for
- * another key while a program reads it; comparing key shows that. */
-struct frontend_record {
-	struct endpoint key;
-	__u32 service;
-	__u32 slot_base;
-	__u32 slot_count;
-	__u32 affinity_seconds; /* 0: none */
-	__u32 local_base;
-	__u32 local_count;
-	enum frontend_flags flags;
-	enum service_flags service_flags;
+/* A service's value in skep_frontends: the check of its key in the low half,
+ * the service's id in the next 24 bits, enum frontend_flags in the top 8. The
+ * kernel recycles the memory of a replaced hash element at once: a reader that
+ * was preempted sees by the check that what it reads is not its own. The check
+ * comes first in memory, as an element is filled from its beginning. */
+enum frontend_entry {
+	ENTRY_ID_SHIFT = 32,
+	ENTRY_FLAGS_SHIFT = 56,
+	ENTRY_ID_MASK = 0xffffff,
 };
 
-/* Immutable but for flags while anything refers to it. */
+/* A run of backends, in one word so that one store replaces it: base in the low
+ * half, count above it. RUN_DIRECT: backends base, base + 1, ... themselves; if
+ * not: the backends that these slots name. */
+enum run_word {
+	RUN_COUNT_SHIFT = 32,
+	RUN_COUNT_MASK = 0x7fffffff,
+	RUN_DIRECT_SHIFT = 63,
+};
+
+/* All that a connection reads and writes of its service, in one cache line.
+ * Programs write the first four. The others change under readers, a word at a
+ * time. */
+struct service {
+	__u64 cursor;
+	__u64 local_cursor;
+	__u64 connections;
+	__u64 refused;
+	__u64 run;       /* usable backends */
+	__u64 local_run; /* those of them on this node */
+	enum service_flags flags;
+	__u32 affinity_seconds; /* 0: none */
+	__u64 pad;
+};
+
+/* The same of a backend. Immutable but for flags while anything refers to it;
+ * programs write the counts. */
 struct backend {
 	struct endpoint key;
 	__u32 service;
 	__u32 node; /* 0: none, never down */
 	enum backend_flags flags;
-	__u32 serial; /* differs between two uses of one id */
+	__u32 serial; /* differs between two uses of one id; never 0 */
+	__u32 active; /* sockets; counted with least connections only */
+	__u64 connections;
+	__u64 pad[2];
+};
+
+/* Backend ids. */
+struct slot_line {
+	__u32 backend[SLOTS_EACH];
 };
 
 struct node {
@@ -47,19 +76,19 @@ struct node {
 	__u32 down;
 };
 
-/* Written by programs, but for creation. */
-struct service_state {
-	__u64 cursor;
-	__u64 connections;
-	__u64 refused;
+/* What must be remembered of one socket: nothing of most. */
+struct socket_state {
+	struct endpoint peer;  /* port 0: no origin */
+	struct endpoint asked; /* equals peer: the socket asked for the peer itself */
+	__u32 backend;         /* that counts this socket as active */
+	__u32 serial;          /* its serial; 0: none does */
 };
 
-/* What one socket asked for when it reached one peer. Direct mapped: a later
- * socket may overwrite it, so socket and peer are compared. */
-struct origin {
-	__u64 socket; /* cookie, 0: empty */
+/* What an unconnected socket asked for when it sent to one peer. */
+struct datagram_key {
+	__u64 socket; /* cookie */
 	struct endpoint peer;
-	struct endpoint asked; /* equals peer: the socket asked for the peer itself */
+	__u32 pad;
 };
 
 struct affinity_key {
@@ -93,6 +122,9 @@ struct name {
 struct layout {
 	enum layout_version version;
 	enum frontend_scope socket_scope; /* what socket hooks look up */
+	enum frontend_entry id_shift;     /* ENTRY_ID_SHIFT */
+	enum run_word count_shift;        /* RUN_COUNT_SHIFT */
+	enum frontend_flags known_flags;  /* FRONTEND_KNOWN */
 };
 
 /* What this host is; written at every start. */
@@ -109,6 +141,7 @@ struct selection {
 	__u32 hash; /* in: of the flow; read by Maglev */
 	__u32 service; /* out: id */
 	__u32 backend; /* out: id */
+	__u32 serial; /* out: of the backend */
 	__u32 node; /* out: id of the backend's node, 0: none */
 	enum service_flags service_flags; /* out */
 	enum backend_flags backend_flags; /* out */

@@ -39,12 +39,15 @@ type SelectionAffinityKey struct {
 }
 
 type SelectionBackend struct {
-	_       structs.HostLayout
-	Key     SelectionEndpoint
-	Service uint32
-	Node    uint32
-	Flags   uint32
-	Serial  uint32
+	_           structs.HostLayout
+	Key         SelectionEndpoint
+	Service     uint32
+	Node        uint32
+	Flags       uint32
+	Serial      uint32
+	Active      uint32
+	Connections uint64
+	Pad         [2]uint64
 }
 
 type SelectionConfig struct {
@@ -70,8 +73,16 @@ const (
 	SelectionCounterEVENT_NODE_DOWN_SKIPPED SelectionCounter = 12
 	SelectionCounterEVENT_AFFINITY_HIT      SelectionCounter = 13
 	SelectionCounterEVENT_ORIGIN_STORED     SelectionCounter = 14
-	SelectionCounterCOUNTER_COUNT           SelectionCounter = 15
+	SelectionCounterEVENT_ORIGIN_LOST       SelectionCounter = 15
+	SelectionCounterCOUNTER_COUNT           SelectionCounter = 16
 )
+
+type SelectionDatagramKey struct {
+	_      structs.HostLayout
+	Socket uint64
+	Peer   SelectionEndpoint
+	Pad    uint32
+}
 
 type SelectionEndpoint struct {
 	_        structs.HostLayout
@@ -81,23 +92,13 @@ type SelectionEndpoint struct {
 	Scope    uint8
 }
 
-type SelectionFrontendRecord struct {
-	_               structs.HostLayout
-	Key             SelectionEndpoint
-	Service         uint32
-	SlotBase        uint32
-	SlotCount       uint32
-	AffinitySeconds uint32
-	LocalBase       uint32
-	LocalCount      uint32
-	Flags           uint32
-	ServiceFlags    uint32
-}
-
 type SelectionLayout struct {
 	_           structs.HostLayout
 	Version     uint32
 	SocketScope uint32
+	IdShift     uint32
+	CountShift  uint32
+	KnownFlags  uint32
 }
 
 type SelectionName struct {
@@ -118,13 +119,6 @@ type SelectionNode struct {
 	Down uint32
 }
 
-type SelectionOrigin struct {
-	_      structs.HostLayout
-	Socket uint64
-	Peer   SelectionEndpoint
-	Asked  SelectionEndpoint
-}
-
 type SelectionSelection struct {
 	_            structs.HostLayout
 	Asked        SelectionEndpoint
@@ -132,6 +126,7 @@ type SelectionSelection struct {
 	Hash         uint32
 	Service      uint32
 	Backend      uint32
+	Serial       uint32
 	Node         uint32
 	ServiceFlags uint32
 	BackendFlags uint32
@@ -139,11 +134,30 @@ type SelectionSelection struct {
 	Reason       SelectionCounter
 }
 
-type SelectionServiceState struct {
-	_           structs.HostLayout
-	Cursor      uint64
-	Connections uint64
-	Refused     uint64
+type SelectionService struct {
+	_               structs.HostLayout
+	Cursor          uint64
+	LocalCursor     uint64
+	Connections     uint64
+	Refused         uint64
+	Run             uint64
+	LocalRun        uint64
+	Flags           uint32
+	AffinitySeconds uint32
+	Pad             uint64
+}
+
+type SelectionSlotLine struct {
+	_       structs.HostLayout
+	Backend [16]uint32
+}
+
+type SelectionSocketState struct {
+	_       structs.HostLayout
+	Peer    SelectionEndpoint
+	Asked   SelectionEndpoint
+	Backend uint32
+	Serial  uint32
 }
 
 type SelectionSourceKey struct {
@@ -161,18 +175,17 @@ const (
 	SelectionMapSkepAffinity      = "skep_affinity"
 	SelectionMapSkepBackends      = "skep_backends"
 	SelectionMapSkepConfig        = "skep_config"
-	SelectionMapSkepConnections   = "skep_connections"
 	SelectionMapSkepCounters      = "skep_counters"
-	SelectionMapSkepCursors       = "skep_cursors"
+	SelectionMapSkepDatagrams     = "skep_datagrams"
 	SelectionMapSkepFrontends     = "skep_frontends"
 	SelectionMapSkepLayout        = "skep_layout"
 	SelectionMapSkepNames         = "skep_names"
 	SelectionMapSkepNodes         = "skep_nodes"
-	SelectionMapSkepOrigins       = "skep_origins"
 	SelectionMapSkepPrimaries     = "skep_primaries"
 	SelectionMapSkepReverse       = "skep_reverse"
 	SelectionMapSkepServices      = "skep_services"
 	SelectionMapSkepSlots         = "skep_slots"
+	SelectionMapSkepSockets       = "skep_sockets"
 	SelectionMapSkepSources       = "skep_sources"
 	SelectionMapSkepTestSelection = "skep_test_selection"
 	SelectionProgSkepTestSelect   = "skep_test_select"
@@ -231,18 +244,17 @@ type SelectionMapSpecs struct {
 	SkepAffinity      *ebpf.MapSpec `ebpf:"skep_affinity"`
 	SkepBackends      *ebpf.MapSpec `ebpf:"skep_backends"`
 	SkepConfig        *ebpf.MapSpec `ebpf:"skep_config"`
-	SkepConnections   *ebpf.MapSpec `ebpf:"skep_connections"`
 	SkepCounters      *ebpf.MapSpec `ebpf:"skep_counters"`
-	SkepCursors       *ebpf.MapSpec `ebpf:"skep_cursors"`
+	SkepDatagrams     *ebpf.MapSpec `ebpf:"skep_datagrams"`
 	SkepFrontends     *ebpf.MapSpec `ebpf:"skep_frontends"`
 	SkepLayout        *ebpf.MapSpec `ebpf:"skep_layout"`
 	SkepNames         *ebpf.MapSpec `ebpf:"skep_names"`
 	SkepNodes         *ebpf.MapSpec `ebpf:"skep_nodes"`
-	SkepOrigins       *ebpf.MapSpec `ebpf:"skep_origins"`
 	SkepPrimaries     *ebpf.MapSpec `ebpf:"skep_primaries"`
 	SkepReverse       *ebpf.MapSpec `ebpf:"skep_reverse"`
 	SkepServices      *ebpf.MapSpec `ebpf:"skep_services"`
 	SkepSlots         *ebpf.MapSpec `ebpf:"skep_slots"`
+	SkepSockets       *ebpf.MapSpec `ebpf:"skep_sockets"`
 	SkepSources       *ebpf.MapSpec `ebpf:"skep_sources"`
 	SkepTestSelection *ebpf.MapSpec `ebpf:"skep_test_selection"`
 }
@@ -277,18 +289,17 @@ type SelectionMaps struct {
 	SkepAffinity      *ebpf.Map `ebpf:"skep_affinity"`
 	SkepBackends      *ebpf.Map `ebpf:"skep_backends"`
 	SkepConfig        *ebpf.Map `ebpf:"skep_config"`
-	SkepConnections   *ebpf.Map `ebpf:"skep_connections"`
 	SkepCounters      *ebpf.Map `ebpf:"skep_counters"`
-	SkepCursors       *ebpf.Map `ebpf:"skep_cursors"`
+	SkepDatagrams     *ebpf.Map `ebpf:"skep_datagrams"`
 	SkepFrontends     *ebpf.Map `ebpf:"skep_frontends"`
 	SkepLayout        *ebpf.Map `ebpf:"skep_layout"`
 	SkepNames         *ebpf.Map `ebpf:"skep_names"`
 	SkepNodes         *ebpf.Map `ebpf:"skep_nodes"`
-	SkepOrigins       *ebpf.Map `ebpf:"skep_origins"`
 	SkepPrimaries     *ebpf.Map `ebpf:"skep_primaries"`
 	SkepReverse       *ebpf.Map `ebpf:"skep_reverse"`
 	SkepServices      *ebpf.Map `ebpf:"skep_services"`
 	SkepSlots         *ebpf.Map `ebpf:"skep_slots"`
+	SkepSockets       *ebpf.Map `ebpf:"skep_sockets"`
 	SkepSources       *ebpf.Map `ebpf:"skep_sources"`
 	SkepTestSelection *ebpf.Map `ebpf:"skep_test_selection"`
 }
@@ -299,18 +310,17 @@ func (m *SelectionMaps) Close() error {
 		m.SkepAffinity,
 		m.SkepBackends,
 		m.SkepConfig,
-		m.SkepConnections,
 		m.SkepCounters,
-		m.SkepCursors,
+		m.SkepDatagrams,
 		m.SkepFrontends,
 		m.SkepLayout,
 		m.SkepNames,
 		m.SkepNodes,
-		m.SkepOrigins,
 		m.SkepPrimaries,
 		m.SkepReverse,
 		m.SkepServices,
 		m.SkepSlots,
+		m.SkepSockets,
 		m.SkepSources,
 		m.SkepTestSelection,
 	)

@@ -2,7 +2,6 @@ package service
 
 import (
 	"fmt"
-	"slices"
 
 	"github.com/skep-io/skep/bpf"
 )
@@ -26,10 +25,15 @@ func (in *installed) adopt(m *kernelMaps) error {
 	if err != nil {
 		return err
 	}
+	in.adopted = map[uint32]*poolBackend{}
+	defer func() { in.adopted = nil }()
 	for _, p := range pools {
-		if err := in.adoptPool(m, p, nodes); err != nil {
+		if err := in.adoptRuns(m, p, nodes); err != nil {
 			return err
 		}
+	}
+	if err := in.adoptSources(m, pools); err != nil {
+		return err
 	}
 	if err := in.adoptReverse(m, pools, nodes); err != nil {
 		return err
@@ -66,51 +70,49 @@ func (in *installed) adoptNodes(m *kernelMaps, names map[bpf.SocketNameKey]bpf.S
 
 // adoptFrontends makes a pool for every service id that a frontend leads to.
 func (in *installed) adoptFrontends(m *kernelMaps, names map[bpf.SocketNameKey]bpf.SocketName) (map[uint32]*pool, error) {
-	services, err := m.services.all()
+	frontends, err := m.frontends.all()
 	if err != nil {
 		return nil, err
 	}
 	pools := map[uint32]*pool{}
-	for key, index := range services {
-		record, ok, err := m.frontends.get(index)
-		if err != nil {
-			return nil, err
-		}
-		f := fromNetwork(key)
-		if !ok || record.Key != key || !in.frontendIDs.reserve(index) {
-			in.orphans.services = append(in.orphans.services, key)
+	for key, word := range frontends {
+		e, ok := readEntry(key, word)
+		record := m.services.at(e.service)
+		if !ok || record == nil {
+			in.orphans.frontends = append(in.orphans.frontends, key)
 			continue
 		}
-		p := pools[record.Service]
+		f := fromNetwork(key)
+		p := pools[e.service]
 		if p == nil {
-			text, named := names[serviceName(record.Service)]
-			name := decodeName(text)
-			if !named {
-				name = fmt.Sprintf("#%d", record.Service)
-			}
-			p = &pool{
-				key:       poolOf(name, f),
-				id:        record.Service,
-				named:     named,
-				frontends: map[Frontend]installedFrontend{},
-				backends:  map[backendKey]*poolBackend{},
-			}
-			if in.pools[p.key] != nil { // two ids of one name: a new one wins
-				p.key.name = fmt.Sprintf("#%d", record.Service)
-			}
-			in.serviceIDs.reserve(p.id)
-			in.addPool(p)
+			p = in.adoptPool(e.service, f, record, names)
 			pools[p.id] = p
 		}
-		p.frontends[f] = installedFrontend{index: index, record: record}
+		p.frontends[f] = e
 		in.owners[f] = p
 	}
 	return pools, nil
 }
 
-// adoptPool reads the runs that the pool's frontends lead to. A process that
-// died while it moved them to a new run left two.
-func (in *installed) adoptPool(m *kernelMaps, p *pool, nodes map[uint32]*node) error {
+func (in *installed) adoptPool(id uint32, f Frontend, record *bpf.SocketService, names map[bpf.SocketNameKey]bpf.SocketName) *pool {
+	text, named := names[serviceName(id)]
+	name := decodeName(text)
+	if !named {
+		name = fmt.Sprintf("#%d", id)
+	}
+	p := newPool(poolOf(name, f), id)
+	p.named = named
+	p.flags, p.affinity = record.Flags, record.AffinitySeconds
+	if in.pools[p.key] != nil { // two ids of one name: a new one wins
+		p.key.name = fmt.Sprintf("#%d", id)
+	}
+	in.serviceIDs.reserve(id)
+	in.addPool(p)
+	return p
+}
+
+// adoptRuns reads what a pool's runs lead to.
+func (in *installed) adoptRuns(m *kernelMaps, p *pool, nodes map[uint32]*node) error {
 	primary, _, err := m.primaries.get(p.id)
 	if err != nil {
 		return err
@@ -118,38 +120,46 @@ func (in *installed) adoptPool(m *kernelMaps, p *pool, nodes map[uint32]*node) e
 	if primary.Port != 0 {
 		p.primary = fromNetwork(primary)
 	}
-	var seen []run
-	for _, f := range p.frontends {
-		r := run{base: f.record.SlotBase, count: f.record.SlotCount}
-		if slices.Contains(seen, r) || r.count == 0 {
-			continue
+	record := m.services.at(p.id)
+	for local, word := range []uint64{everyone: record.Run, thisNode: record.LocalRun} {
+		r := installedRun{run: readRun(word)}
+		r.ids = m.readRun(r.run)
+		r.foreign = !r.run.direct && !in.slots.reserve(r.run)
+		if r.foreign {
+			r.ids = nil // apply writes another
 		}
-		seen = append(seen, r)
-		if !in.slots.reserve(r) {
-			continue // overlaps another: apply writes a new one
-		}
-		slots, err := m.readSlots(r)
-		if err != nil {
-			return err
-		}
-		for _, id := range slots {
+		for _, id := range r.ids {
 			if err := in.adoptBackend(m, p, id, nodes); err != nil {
 				return err
 			}
 		}
-		if p.run.count > 0 {
-			p.stale = append(p.stale, p.run)
+		p.runs[local] = r
+	}
+	return nil
+}
+
+func (in *installed) adoptSources(m *kernelMaps, pools map[uint32]*pool) error {
+	sources, err := m.sources.all()
+	if err != nil {
+		return err
+	}
+	for key := range sources {
+		if p := pools[key.Service]; p != nil {
+			p.sources[key] = struct{}{}
+		} else {
+			in.orphans.sources = append(in.orphans.sources, key)
 		}
-		p.run, p.slots = r, slots
 	}
 	return nil
 }
 
 func (in *installed) adoptBackend(m *kernelMaps, p *pool, id uint32, nodes map[uint32]*node) error {
-	record, ok, err := m.backends.get(id)
-	if err != nil || !ok || record.Service != p.id {
-		return err
+	at := m.backends.at(id)
+	if at == nil || at.Service != p.id {
+		return nil
 	}
+	record := *at
+	record.Active, record.Connections = 0, 0
 	key := backendKey{endpoint: fromNetwork(record.Key)}
 	n := nodes[record.Node]
 	if n != nil {
@@ -159,6 +169,7 @@ func (in *installed) adoptBackend(m *kernelMaps, p *pool, id uint32, nodes map[u
 		return nil
 	}
 	p.backends[key] = &poolBackend{key: key, pool: p, id: id, record: record}
+	in.adopted[id] = p.backends[key]
 	if n != nil {
 		n.refs++
 	}
@@ -168,24 +179,22 @@ func (in *installed) adoptBackend(m *kernelMaps, p *pool, id uint32, nodes map[u
 // adoptReverse enters the backends that sockets' peers are derived from, first
 // those that skep_reverse names, then those that share an endpoint with them.
 func (in *installed) adoptReverse(m *kernelMaps, pools map[uint32]*pool, nodes map[uint32]*node) error {
+	byID := in.adopted
 	reverse, err := m.reverse.all()
 	if err != nil {
 		return err
 	}
 	for key, id := range reverse {
-		record, ok, err := m.backends.get(id)
-		if err != nil {
-			return err
-		}
-		p := pools[record.Service]
-		if !ok || record.Key != key || p == nil {
+		record := m.backends.at(id)
+		if record == nil || record.Key != key || pools[record.Service] == nil {
 			in.orphans.reverse = append(in.orphans.reverse, key)
 			continue
 		}
+		p := pools[record.Service]
 		if err := in.adoptBackend(m, p, id, nodes); err != nil {
 			return err
 		}
-		b := p.byID(id)
+		b := byID[id]
 		if b == nil {
 			in.orphans.reverse = append(in.orphans.reverse, key)
 			continue
@@ -204,20 +213,18 @@ func (in *installed) adoptReverse(m *kernelMaps, pools map[uint32]*pool, nodes m
 	return nil
 }
 
-func (p *pool) byID(id uint32) *poolBackend {
-	for _, b := range p.backends {
-		if b.id == id {
-			return b
-		}
-	}
-	return nil
-}
-
 // dropOrphans removes what adopt could make no sense of and no apply replaced.
 func (in *installed) dropOrphans() error {
-	for _, key := range in.orphans.services {
+	for _, key := range in.orphans.frontends {
 		if in.owners[fromNetwork(key)] == nil {
-			if err := in.write.DeleteService(key); err != nil {
+			if err := in.write.DeleteFrontend(key); err != nil {
+				return err
+			}
+		}
+	}
+	for _, key := range in.orphans.sources {
+		if !in.hasSource(key) {
+			if err := in.write.DeleteSource(key); err != nil {
 				return err
 			}
 		}
@@ -245,4 +252,14 @@ func (in *installed) dropOrphans() error {
 	}
 	in.orphans = orphans{}
 	return nil
+}
+
+// hasSource: a pool made since then may have the id of one that is gone.
+func (in *installed) hasSource(key bpf.SocketSourceKey) bool {
+	for _, p := range in.pools {
+		if _, ok := p.sources[key]; ok && p.id == key.Service {
+			return true
+		}
+	}
+	return false
 }

@@ -3,6 +3,7 @@ package service
 import (
 	"bufio"
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -15,7 +16,7 @@ func init() { children["hold"] = hold }
 
 // hold owns a Plane with one service until it is killed.
 func hold() error {
-	p, err := Open(Options{PinDir: os.Getenv(envPins), CgroupPath: os.Getenv(envCgroup)})
+	p, err := Open(Options{PinDir: os.Getenv(envPins), CgroupPath: os.Getenv(envCgroup), Node: "node1", Limits: testLimits})
 	if err != nil {
 		return err
 	}
@@ -32,8 +33,11 @@ func hold() error {
 // recording opens a Plane whose writes can be counted.
 func (s *sandbox) recording(tb testing.TB, limits Limits) (*Plane, *recorder) {
 	tb.Helper()
+	if limits == (Limits{}) {
+		limits = testLimits
+	}
 	r := &recorder{}
-	p, err := open(Options{PinDir: s.pins, CgroupPath: s.cgroup, Limits: limits}, func(m *kernelMaps) writer {
+	p, err := open(Options{PinDir: s.pins, CgroupPath: s.cgroup, Limits: limits, Node: "node1"}, func(m *kernelMaps) writer {
 		r.writer = m
 		return r
 	})
@@ -95,20 +99,15 @@ func TestServicesOutliveAKilledProcess(t *testing.T) {
 	}
 	p.Synced()
 	flush(t, p)
-	want := []string{"DeleteService", "DeleteName"}
+	want := []string{"DeleteFrontend", "DeleteName"}
 	for _, write := range r.take() {
-		if write != "PutBackend" && write != "PutReverse" && !slices.Contains(want, write) {
+		if write != "PutBackendFlags" && write != "PutReverse" && !slices.Contains(want, write) {
 			t.Errorf("removing a leftover did %s", write)
 		}
 	}
 	d := dump(t, p)
 	if len(d.Services) != 1 || len(d.Backends) != 3 || d.Services[0].Connections != 9 {
 		t.Errorf("after Synced: %+v %+v", d.Services, d.Backends)
-	}
-	for _, b := range d.Backends {
-		if b.Shared {
-			t.Errorf("backend %v still counts as shared", b)
-		}
 	}
 	inTurn(9)
 }
@@ -205,7 +204,7 @@ func frontendsAnswer(t *testing.T, p *Plane) {
 
 func TestFailedWritesAreRetried(t *testing.T) {
 	p, r := newSandbox(t).recording(t, Limits{})
-	for _, call := range []string{"PutService", "PutFrontend", "PutSlots", "PutBackend", "PutReverse", "PutName", "PutNode", "PutPrimary", "ResetState", "ResetConnections"} {
+	for _, call := range []string{"PutFrontend", "PutRun", "PutSlots", "PutPolicy", "PutBackend", "PutBackendFlags", "PutReverse", "PutName", "PutNode", "PutPrimary", "PutSource", "ResetService"} {
 		times := 2
 		r.failing(func(c string) bool {
 			if c != call || times == 0 {
@@ -215,6 +214,9 @@ func TestFailedWritesAreRetried(t *testing.T) {
 			return true
 		})
 		s := serviceOf("default/"+strings.ToLower(call)+":http", TCP, "10.96.0.1:80", three...)
+		s.SourceRanges = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
+		s.Selection = Random
+		s.Backends[1].State = Unready // leaves a gap: the run needs slots
 		for i := range s.Backends {
 			s.Backends[i].Node = call
 		}
@@ -223,7 +225,7 @@ func TestFailedWritesAreRetried(t *testing.T) {
 		if times != 0 {
 			t.Errorf("%s did not fail twice", call)
 		}
-		if d := dump(t, p); len(d.Services) != 1 || len(d.Services[0].Slots) != 3 || len(d.Backends) != 3 {
+		if d := dump(t, p); len(d.Services) != 1 || len(d.Services[0].Slots) != 2 || len(d.Backends) != 3 {
 			t.Errorf("after %s failed: %+v %+v", call, d.Services, d.Backends)
 		}
 		p.DeleteService(s.Name)
@@ -237,7 +239,7 @@ func TestFailedWritesAreRetried(t *testing.T) {
 // Flush does not claim what the maps do not hold, and says why.
 func TestFlushReportsTheFailure(t *testing.T) {
 	p, r := newSandbox(t).recording(t, Limits{})
-	r.failing(func(call string) bool { return call == "PutSlots" })
+	r.failing(func(call string) bool { return call == "PutRun" })
 	p.SetService(serviceOf("default/a:http", TCP, "10.96.0.1:80", three...))
 	failed := make(chan error, 1)
 	ctx, cancel := cancellable()

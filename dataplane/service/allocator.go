@@ -1,11 +1,15 @@
 package service
 
 import (
+	"errors"
 	"fmt"
 	"math/bits"
 
 	"github.com/google/btree"
 )
+
+// errFull says that a table has no room: the rest of the desired state goes on.
+var errFull = errors.New("table is full")
 
 // ids hands out the lowest free number of [0, size).
 type ids struct {
@@ -30,7 +34,7 @@ func (a *ids) allocate() (uint32, error) {
 			return id, nil
 		}
 	}
-	return 0, fmt.Errorf("all %d %s are in use: raise the limit", a.size, a.what)
+	return 0, fmt.Errorf("%w: all %d %s are in use: raise the limit", errFull, a.size, a.what)
 }
 
 // reserve takes one id; false if it is taken or out of range.
@@ -47,9 +51,6 @@ func (a *ids) release(id uint32) {
 	a.used[id/64] &^= 1 << (id % 64)
 	a.low = min(a.low, int(id/64))
 }
-
-// run is a contiguous piece of the slot array. count 0: none.
-type run struct{ base, count uint32 }
 
 // runs is a buddy allocator: a run occupies the next power of two, aligned to
 // it, so that allocating and freeing cost O(log size) however fragmented the
@@ -88,7 +89,7 @@ func (r *runs) allocate(count uint32) (run, error) {
 		}
 		return run{base: base, count: count}, nil
 	}
-	return run{}, fmt.Errorf("no room for %d slots among %d: raise the limit", count, uint32(1)<<r.order)
+	return run{}, fmt.Errorf("%w: no room for %d slots among %d: raise the limit", errFull, count, uint32(1)<<r.order)
 }
 
 // reserve takes one run where it is; false if it is not aligned as allocate

@@ -23,14 +23,14 @@ func (w twin) set(r run, used bool) {
 func (w twin) room(count uint32) bool {
 	size := uint32(1) << orderOf(count)
 	for base := uint32(0); base+size <= uint32(len(w)); base += size {
-		if !w.taken(run{base, size}) {
+		if !w.taken(run{base: base, count: size}) {
 			return true
 		}
 	}
 	return false
 }
 
-func block(r run) run { return run{r.base, 1 << orderOf(r.count)} }
+func block(r run) run { return run{base: r.base, count: 1 << orderOf(r.count)} }
 
 func TestRunsAgreeWithTheirTwin(t *testing.T) {
 	for seed := range uint64(50) {
@@ -85,7 +85,7 @@ func TestRunsAgreeWithTheirTwin(t *testing.T) {
 
 func TestRunsRefuseForeignRuns(t *testing.T) {
 	allocator := newRuns(64)
-	for _, r := range []run{{1, 2}, {0, 65}, {64, 1}} {
+	for _, r := range []run{{base: 1, count: 2}, {base: 0, count: 65}, {base: 64, count: 1}} {
 		if allocator.reserve(r) {
 			t.Errorf("reserved %v", r)
 		}

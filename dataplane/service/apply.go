@@ -1,7 +1,9 @@
 package service
 
 import (
+	"errors"
 	"maps"
+	"net/netip"
 	"slices"
 
 	"github.com/skep-io/skep/bpf"
@@ -10,19 +12,26 @@ import (
 // desiredService is one service with the answers that applying it needs, taken
 // under one lock.
 type desiredService struct {
-	name    string
-	pools   map[poolKey]*desiredPool
-	nodes   map[string]bpf.SocketNode // of its backends
-	claimed func(Frontend) bool       // wanted by any service now
+	name      string
+	pools     map[poolKey]*desiredPool
+	nodes     map[string]bpf.SocketNode // of its backends
+	claimed   func(Frontend) bool       // wanted by any service now
+	withdrawn func(netip.Addr) bool
 }
 
 // apply makes the maps hold one service. It returns the names of services that
 // have to be applied again because it took a frontend from them. After an error
-// nothing is inconsistent to programs, and applying again finishes the work.
+// nothing is inconsistent to programs, and applying again finishes the work. If
+// the error is errFull, all that there was room for is installed.
 func (in *installed) apply(d *desiredService) (again []string, err error) {
+	var full error
 	for _, key := range sortedPools(d.pools) {
 		taken, err := in.fill(d, d.pools[key])
 		again = append(again, taken...)
+		if errors.Is(err, errFull) {
+			full = err
+			continue
+		}
 		if err != nil {
 			return again, err
 		}
@@ -31,11 +40,11 @@ func (in *installed) apply(d *desiredService) (again []string, err error) {
 		if d.pools[key] != nil {
 			continue
 		}
-		if err := in.empty(p, d.claimed); err != nil {
+		if err := in.empty(d, p); err != nil {
 			return again, err
 		}
 	}
-	return again, nil
+	return again, full
 }
 
 func sortedPools(pools map[poolKey]*desiredPool) []poolKey {
@@ -52,65 +61,69 @@ func sortedPools(pools map[poolKey]*desiredPool) []poolKey {
 
 // fill makes the maps hold one pool. The order keeps every reader right if any
 // line fails or the process dies there: records before the slots that name
-// them, slots before the frontends that name those, the service's value last;
-// then, in reverse, what nothing leads to any more.
+// them, slots before the run that leads to those, frontends last; then, in
+// reverse, what nothing leads to any more.
 func (in *installed) fill(d *desiredService, want *desiredPool) (again []string, err error) {
 	p := in.pools[want.key]
 	if p == nil {
-		if p, err = in.newPool(want.key); err != nil {
+		if p, err = in.makePool(want.key); err != nil {
 			return nil, err
 		}
 	}
-	if !p.named {
-		if err := in.write.PutName(serviceName(p.id), p.key.name); err != nil {
-			return nil, err
-		}
-		p.named = true
-	}
-	if primary := primaryOf(want.frontends); primary != p.primary {
-		if err := in.putPrimary(p, primary); err != nil {
-			return nil, err
-		}
-	}
-	slots, err := in.fillBackends(d, p, want)
-	if err != nil {
+	if err := in.putName(p); err != nil {
 		return nil, err
 	}
-	if !slices.Equal(slots, p.slots) {
-		if err := in.replaceSlots(p, slots); err != nil {
+	runs, full := in.fillBackends(d, p, want)
+	if full != nil && !errors.Is(full, errFull) {
+		return nil, full
+	}
+	selection := Selection(want.flags & bpf.SocketServiceFlagsSELECT_MASK)
+	for local, members := range runs {
+		if err := in.replaceRun(p, local, places(selection, members)); err != nil {
 			return nil, err
 		}
 	}
-	for _, f := range want.frontends {
-		taken, err := in.putFrontend(p, f, want.affinitySeconds)
-		if taken != "" {
-			again = append(again, taken)
-		}
-		if err != nil {
-			return again, err
-		}
+	if err := in.putPolicy(p, want); err != nil {
+		return nil, err
+	}
+	if err := in.settleFlags(d, p, want); err != nil {
+		return nil, err
+	}
+	if err := in.putSources(p, want.sources); err != nil {
+		return nil, err
+	}
+	again, err = in.putFrontends(p, want.frontends)
+	if errors.Is(err, errFull) {
+		full = err
+	} else if err != nil {
+		return again, err
 	}
 	if err := in.dropFrontends(p, want.frontends, d.claimed); err != nil {
 		return again, err
 	}
-	if len(p.frontends) == len(want.frontends) {
-		in.retired.runs = append(in.retired.runs, p.stale...)
-		p.stale = nil
+	if err := in.dropSources(p, want.sources); err != nil {
+		return again, err
 	}
-	return again, in.dropBackends(p, want)
+	if err := in.dropBackends(d, p, want); err != nil {
+		return again, err
+	}
+	return again, full
 }
 
 // empty removes a pool that is no longer wanted. It keeps a frontend that
 // another service is about to take, and with it all that the frontend leads to,
 // so that no connection meets a gap.
-func (in *installed) empty(p *pool, claimed func(Frontend) bool) error {
-	if err := in.dropFrontends(p, nil, claimed); err != nil {
+func (in *installed) empty(d *desiredService, p *pool) error {
+	if err := in.dropFrontends(p, nil, d.claimed); err != nil {
 		return err
 	}
 	if len(p.frontends) > 0 {
 		return nil
 	}
-	if err := in.dropBackends(p, &desiredPool{}); err != nil {
+	if err := in.dropBackends(d, p, &desiredPool{}); err != nil {
+		return err
+	}
+	if err := in.dropSources(p, nil); err != nil {
 		return err
 	}
 	if p.named {
@@ -118,102 +131,87 @@ func (in *installed) empty(p *pool, claimed func(Frontend) bool) error {
 			return err
 		}
 	}
-	in.retired.runs = append(append(in.retired.runs, p.run), p.stale...)
+	for _, r := range p.runs {
+		in.retireRun(r)
+	}
 	in.retired.services = append(in.retired.services, p.id)
 	in.dropPool(p)
 	return nil
 }
 
-// primaryOf picks the frontend that stands for a pool when a socket's peer is
-// derived: the first that sockets can ask for.
-func primaryOf(frontends []Frontend) Frontend {
-	for _, f := range frontends {
-		if f.Scope == ScopeCluster {
-			return f
-		}
+func (in *installed) putName(p *pool) error {
+	if p.named {
+		return nil
 	}
-	return Frontend{}
-}
-
-func (in *installed) putPrimary(p *pool, primary Frontend) error {
-	var key bpf.SocketEndpoint
-	if primary.Addr.IsValid() {
-		key = toNetwork(primary)
-	}
-	if err := in.write.PutPrimary(p.id, key); err != nil {
+	if err := in.write.PutName(serviceName(p.id), p.key.name); err != nil {
 		return err
 	}
-	p.primary = primary
+	p.named = true
 	return nil
 }
 
-// replaceSlots writes a new run. The old one stays until every frontend leads
-// to the new one.
-func (in *installed) replaceSlots(p *pool, slots []uint32) error {
-	fresh, err := in.slots.allocate(uint32(len(slots)))
-	if err != nil {
+func (in *installed) putPolicy(p *pool, want *desiredPool) error {
+	if p.flags == want.flags && p.affinity == want.affinitySeconds {
+		return nil
+	}
+	if err := in.write.PutPolicy(p.id, want.flags, want.affinitySeconds); err != nil {
 		return err
 	}
-	if err := in.write.PutSlots(fresh.base, slots); err != nil {
-		in.slots.release(fresh)
-		return err
-	}
-	if p.run.count > 0 {
-		p.stale = append(p.stale, p.run)
-	}
-	p.run, p.slots = fresh, slots
+	p.flags, p.affinity = want.flags, want.affinitySeconds
 	return nil
 }
 
-// putFrontend leads a frontend to the pool's slots, in one write, and returns
-// the name of the service that it was taken from, if any.
-func (in *installed) putFrontend(p *pool, f Frontend, affinitySeconds uint32) (taken string, err error) {
-	record := bpf.SocketFrontendRecord{
-		Key:             toNetwork(f),
-		Service:         p.id,
-		SlotBase:        p.run.base,
-		SlotCount:       p.run.count,
-		AffinitySeconds: affinitySeconds,
+// places is what a run should lead to: every member in turn, or a Maglev table.
+func places(selection Selection, members []*poolBackend) []uint32 {
+	ids := make([]uint32, 0, len(members))
+	for _, b := range members {
+		ids = append(ids, b.id)
 	}
-	owner := in.owners[f]
-	if owner == p && p.frontends[f].record == record {
-		return "", nil
+	if selection != Maglev || len(members) < 2 {
+		return ids
 	}
-	index, err := in.frontendIDs.allocate()
-	if err != nil {
-		return "", err
+	endpoints := make([]Frontend, 0, len(members))
+	for _, b := range members {
+		endpoints = append(endpoints, b.key.endpoint)
 	}
-	err = in.write.PutFrontend(index, record)
-	if err == nil {
-		err = in.write.PutService(record.Key, index)
+	table := maglevTable(maglevSize(len(members)), endpoints)
+	out := make([]uint32, len(table))
+	for i, member := range table {
+		out[i] = ids[member]
 	}
-	if err != nil {
-		in.frontendIDs.release(index)
-		return "", err
-	}
-	if owner != nil {
-		in.retired.frontends = append(in.retired.frontends, owner.frontends[f].index)
-		delete(owner.frontends, f)
-	}
-	p.frontends[f] = installedFrontend{index: index, record: record}
-	in.owners[f] = p
-	if owner != nil && owner != p {
-		return owner.key.name, nil
-	}
-	return "", nil
+	return out
 }
 
-func (in *installed) dropFrontends(p *pool, want []Frontend, claimed func(Frontend) bool) error {
-	for f, installed := range p.frontends {
-		if slices.Contains(want, f) || claimed(f) {
-			continue
-		}
-		if err := in.write.DeleteService(installed.record.Key); err != nil {
+// replaceRun leads every frontend of a pool to other backends, in one store.
+func (in *installed) replaceRun(p *pool, local int, ids []uint32) error {
+	old := p.runs[local]
+	if slices.Equal(ids, old.ids) && old.run.count == uint32(len(ids)) {
+		return nil
+	}
+	fresh, direct := directRun(ids)
+	if !direct {
+		var err error
+		if fresh, err = in.slots.allocate(uint32(len(ids))); err != nil {
 			return err
 		}
-		delete(p.frontends, f)
-		delete(in.owners, f)
-		in.retired.frontends = append(in.retired.frontends, installed.index)
+		if err := in.write.PutSlots(fresh.base, ids); err != nil {
+			in.slots.release(fresh)
+			return err
+		}
 	}
+	if err := in.write.PutRun(p.id, local == thisNode, fresh.word()); err != nil {
+		if !direct {
+			in.slots.release(fresh)
+		}
+		return err
+	}
+	p.runs[local] = installedRun{run: fresh, ids: ids}
+	in.retireRun(old)
 	return nil
+}
+
+func (in *installed) retireRun(r installedRun) {
+	if r.run.count > 0 && !r.run.direct && !r.foreign {
+		in.retired.runs = append(in.retired.runs, r.run)
+	}
 }

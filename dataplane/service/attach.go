@@ -38,6 +38,7 @@ func hooks(p *bpf.SocketPrograms) []hook {
 		{bpf.SocketProgSkepGetpeername6, ebpf.AttachCgroupInet6GetPeername, p.SkepGetpeername6},
 		{bpf.SocketProgSkepRecvmsg4, ebpf.AttachCGroupUDP4Recvmsg, p.SkepRecvmsg4},
 		{bpf.SocketProgSkepRecvmsg6, ebpf.AttachCGroupUDP6Recvmsg, p.SkepRecvmsg6},
+		{bpf.SocketProgSkepRelease, ebpf.AttachCgroupInetSockRelease, p.SkepRelease},
 		{bpf.SocketProgSkepSendmsg4, ebpf.AttachCGroupUDP4Sendmsg, p.SkepSendmsg4},
 		{bpf.SocketProgSkepSendmsg6, ebpf.AttachCGroupUDP6Sendmsg, p.SkepSendmsg6},
 		{bpf.SocketProgSkepConnect4, ebpf.AttachCGroupInet4Connect, p.SkepConnect4},

@@ -1,46 +1,82 @@
 package service
 
 import (
+	"errors"
 	"slices"
 
 	"github.com/skep-io/skep/bpf"
 )
 
-// fillBackends writes the records of all wanted backends and returns the slots
-// that lead to the selectable ones, in the order of their addresses.
-func (in *installed) fillBackends(d *desiredService, p *pool, want *desiredPool) ([]uint32, error) {
-	slots := []uint32{}
+// fillBackends writes the records of all wanted backends, with the flags that
+// they have and those that they get, and returns the members of each run, in
+// the order of their addresses. Those that found no room are left out; the
+// error then is errFull, and the rest is good.
+func (in *installed) fillBackends(d *desiredService, p *pool, want *desiredPool) (runs [2][]*poolBackend, err error) {
+	var full error
 	for _, w := range want.backends {
-		b, err := in.backend(d, p, w.key)
+		b, err := in.backend(d, p, w)
+		if errors.Is(err, errFull) {
+			full = err
+			continue
+		}
 		if err != nil {
-			return nil, err
+			return runs, err
 		}
 		if err := in.list(b); err != nil {
-			return nil, err
+			return runs, err
 		}
-		flags := b.record.Flags &^ bpf.SocketBackendFlagsBACKEND_SELECTABLE
-		if w.selectable {
-			flags |= bpf.SocketBackendFlagsBACKEND_SELECTABLE
-			slots = append(slots, b.id)
+		if err := in.putFlags(b, b.record.Flags|w.flags()|in.derived(b)); err != nil {
+			return runs, err
 		}
-		if in.shared(b.key.endpoint, p, want.frontends) {
-			flags |= bpf.SocketBackendFlagsBACKEND_SHARED
-		} else {
-			flags &^= bpf.SocketBackendFlagsBACKEND_SHARED
+		if w.inRun {
+			runs[everyone] = append(runs[everyone], b)
 		}
-		if err := in.putFlags(b, flags); err != nil {
-			return nil, err
-		}
-		if err := in.markShared(b, flags); err != nil {
-			return nil, err
+		if w.inLocal {
+			runs[thisNode] = append(runs[thisNode], b)
 		}
 	}
-	return slots, nil
+	return runs, full
+}
+
+// settleFlags takes the flags away that backends no longer have, after the runs
+// were replaced: from then on a client's affinity does not lead there either.
+func (in *installed) settleFlags(d *desiredService, p *pool, want *desiredPool) error {
+	for _, w := range want.backends {
+		b := p.backends[w.installedKey()]
+		if b == nil {
+			continue
+		}
+		old := b.record.Flags
+		if err := in.putFlags(b, w.flags()|in.derived(b)); err != nil {
+			return err
+		}
+		const inRuns = bpf.SocketBackendFlagsBACKEND_IN_RUN | bpf.SocketBackendFlagsBACKEND_IN_LOCAL_RUN
+		left := old&inRuns != 0 && b.record.Flags&inRuns == 0
+		if left && (w.withdrawn || p.key.protocol == UDP) {
+			in.depart(d, b, !w.withdrawn)
+		}
+	}
+	return nil
+}
+
+func (in *installed) depart(d *desiredService, b *poolBackend, draining bool) {
+	endpoint := b.key.endpoint
+	in.tell(Departure{
+		Service: b.pool.key.name, Addr: endpoint.Addr, Port: endpoint.Port, Protocol: endpoint.Protocol,
+		Draining:  draining,
+		Withdrawn: d.withdrawn(endpoint.Addr),
+		Last:      len(in.reverse[endpoint]) == 0,
+	})
+}
+
+// installedKey is the key under which a pool has a backend.
+func (w desiredBackend) installedKey() backendKey {
+	return backendKey{endpoint: w.key.endpoint, node: storedName(w.key.node)}
 }
 
 // backend returns the pool's backend of that key, made if there is none.
-func (in *installed) backend(d *desiredService, p *pool, key backendKey) (*poolBackend, error) {
-	key.node = storedName(key.node)
+func (in *installed) backend(d *desiredService, p *pool, w desiredBackend) (*poolBackend, error) {
+	key := w.installedKey()
 	if b := p.backends[key]; b != nil {
 		return b, nil
 	}
@@ -52,18 +88,17 @@ func (in *installed) backend(d *desiredService, p *pool, key backendKey) (*poolB
 	if err != nil {
 		return nil, err
 	}
-	in.serial++
+	if in.serial++; in.serial == 0 {
+		in.serial = 1
+	}
 	b := &poolBackend{key: key, pool: p, id: id, record: bpf.SocketBackend{
 		Key:     toNetwork(key.endpoint),
 		Service: p.id,
 		Node:    nodeID,
+		Flags:   w.flags(),
 		Serial:  in.serial,
 	}}
-	err = in.write.ResetConnections(id)
-	if err == nil {
-		err = in.write.PutBackend(id, b.record)
-	}
-	if err != nil {
+	if err := in.write.PutBackend(id, b.record); err != nil {
 		in.backendIDs.release(id)
 		return nil, err
 	}
@@ -78,13 +113,19 @@ func (in *installed) putFlags(b *poolBackend, flags bpf.SocketBackendFlags) erro
 	if b.record.Flags == flags {
 		return nil
 	}
-	record := b.record
-	record.Flags = flags
-	if err := in.write.PutBackend(b.id, record); err != nil {
+	if err := in.write.PutBackendFlags(b.id, flags); err != nil {
 		return err
 	}
-	b.record = record
+	b.record.Flags = flags
 	return nil
+}
+
+// derived is the flag of a backend that skep_reverse names.
+func (in *installed) derived(b *poolBackend) bpf.SocketBackendFlags {
+	if all := in.reverse[b.key.endpoint]; len(all) > 0 && all[0] == b {
+		return bpf.SocketBackendFlagsBACKEND_DERIVED
+	}
+	return 0
 }
 
 // list enters a backend among those that have its endpoint; the first of them
@@ -121,6 +162,9 @@ func (in *installed) unlist(b *poolBackend) error {
 			if err := in.write.PutReverse(b.record.Key, rest[0].id); err != nil {
 				return err
 			}
+			if err := in.putFlags(rest[0], rest[0].record.Flags|bpf.SocketBackendFlagsBACKEND_DERIVED); err != nil {
+				return err
+			}
 		}
 		in.reverse[b.key.endpoint] = rest
 	}
@@ -128,90 +172,29 @@ func (in *installed) unlist(b *poolBackend) error {
 	return nil
 }
 
-// shared tells whether a socket may have reached an endpoint through more than
-// one frontend, the pool's future ones and the others' present ones.
-func (in *installed) shared(endpoint Frontend, p *pool, frontends []Frontend) bool {
-	count := clusterScoped(frontends)
-	for _, b := range in.reverse[endpoint] {
-		if b.pool != p {
-			// A pool that is being filled has no frontend yet, but will.
-			count += max(1, b.pool.clusterFrontends())
-		}
-	}
-	return count > 1
-}
-
-func clusterScoped(frontends []Frontend) int {
-	count := 0
-	for _, f := range frontends {
-		if f.Scope == ScopeCluster {
-			count++
-		}
-	}
-	return count
-}
-
-func (p *pool) clusterFrontends() int {
-	count := 0
-	for f := range p.frontends {
-		if f.Scope == ScopeCluster {
-			count++
-		}
-	}
-	return count
-}
-
-// markShared gives the other backends of the same endpoint the same mark,
-// before the first connection through b.
-func (in *installed) markShared(b *poolBackend, flags bpf.SocketBackendFlags) error {
-	const mark = bpf.SocketBackendFlagsBACKEND_SHARED
-	for _, other := range in.reverse[b.key.endpoint] {
-		if other != b && flags&mark != 0 {
-			if err := in.putFlags(other, other.record.Flags|mark); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// dropBackends removes the backends that are not wanted; no slot names them.
-func (in *installed) dropBackends(p *pool, want *desiredPool) error {
+// dropBackends removes the backends that are not wanted; no run leads to them.
+func (in *installed) dropBackends(d *desiredService, p *pool, want *desiredPool) error {
 	keep := make(map[backendKey]struct{}, len(want.backends))
 	for _, w := range want.backends {
-		key := w.key
-		key.node = storedName(key.node)
-		keep[key] = struct{}{}
+		keep[w.installedKey()] = struct{}{}
 	}
 	for key, b := range p.backends {
 		if _, ok := keep[key]; ok {
 			continue
 		}
 		// A client's affinity must not lead back to it.
-		if err := in.putFlags(b, b.record.Flags&^bpf.SocketBackendFlagsBACKEND_SELECTABLE); err != nil {
+		if err := in.putFlags(b, 0); err != nil {
 			return err
 		}
 		if err := in.unlist(b); err != nil {
 			return err
 		}
-		if err := in.unmarkShared(b.key.endpoint); err != nil {
-			return err
-		}
 		delete(p.backends, key)
 		in.retired.backends = append(in.retired.backends, b.id)
+		in.depart(d, b, false)
 		if err := in.dropNode(key.node); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// unmarkShared clears the mark of an endpoint's last backend, if the pool that
-// it belongs to has one frontend.
-func (in *installed) unmarkShared(endpoint Frontend) error {
-	all := in.reverse[endpoint]
-	if len(all) != 1 || all[0].pool.clusterFrontends() > 1 {
-		return nil
-	}
-	return in.putFlags(all[0], all[0].record.Flags&^bpf.SocketBackendFlagsBACKEND_SHARED)
 }

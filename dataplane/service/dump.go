@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 
 	"github.com/cilium/ebpf"
 
@@ -16,11 +17,12 @@ import (
 
 // Dump is what the maps hold, in an order that depends on nothing else.
 type Dump struct {
-	Layout   uint32            `json:"layout"`
-	Services []DumpService     `json:"services"`
-	Backends []DumpBackend     `json:"backends"`
-	Nodes    []DumpNode        `json:"nodes"`
-	Counters map[string]uint64 `json:"counters"` // by reason, all CPUs together
+	Layout    uint32            `json:"layout"`
+	Services  []DumpService     `json:"services"`
+	Backends  []DumpBackend     `json:"backends"`
+	Nodes     []DumpNode        `json:"nodes"`
+	Addresses []DumpAddress     `json:"addresses"`
+	Counters  map[string]uint64 `json:"counters"` // by reason, all CPUs together
 }
 
 // DumpService is one service port in one address family.
@@ -28,7 +30,11 @@ type DumpService struct {
 	Name        string           `json:"name"`
 	ID          uint32           `json:"id"`
 	Frontends   []DumpFrontend   `json:"frontends"`
-	Slots       []netip.AddrPort `json:"slots"` // in the order of their turns
+	Selection   string           `json:"selection"`
+	Forwarding  string           `json:"forwarding"` // dsr or snat
+	Slots       []netip.AddrPort `json:"slots"`      // in the order of their turns
+	LocalSlots  []netip.AddrPort `json:"localSlots"` // those of this node
+	Sources     []netip.Prefix   `json:"sources,omitempty"`
 	Connections uint64           `json:"connections"`
 	Refused     uint64           `json:"refused"`
 }
@@ -39,6 +45,9 @@ type DumpFrontend struct {
 	Protocol        string         `json:"protocol"`
 	Scope           string         `json:"scope"`
 	AffinitySeconds uint32         `json:"affinitySeconds,omitempty"`
+	Local           bool           `json:"local,omitempty"`
+	Restricted      bool           `json:"restricted,omitempty"`
+	Primary         bool           `json:"primary,omitempty"`
 }
 
 // DumpBackend is one backend of one service.
@@ -48,16 +57,25 @@ type DumpBackend struct {
 	Address     netip.AddrPort `json:"address"`
 	Protocol    string         `json:"protocol"`
 	Node        string         `json:"node,omitempty"`
-	State       string         `json:"state"` // active, down (its node is), draining (no slot)
-	Shared      bool           `json:"shared,omitempty"`
+	State       string         `json:"state"`           // active, down (its node is), local (by traffic policy Local only), draining (no slot)
+	Local       bool           `json:"local,omitempty"` // on this node
 	Connections uint64         `json:"connections"`
+	Active      uint32         `json:"active"` // sockets, with least connections only
 }
 
 // DumpNode is a node that has backends.
 type DumpNode struct {
-	Name string `json:"name"`
-	ID   uint32 `json:"id"`
-	Down bool   `json:"down"`
+	Name      string       `json:"name"`
+	ID        uint32       `json:"id"`
+	Down      bool         `json:"down"`
+	Addresses []netip.Addr `json:"addresses,omitempty"`
+}
+
+// DumpAddress is an address of this or another node.
+type DumpAddress struct {
+	Address netip.Addr `json:"address"`
+	Own     bool       `json:"own,omitempty"`
+	Peer    bool       `json:"peer,omitempty"`
 }
 
 // Dump reads the maps. It may run while they change: each service is then seen
@@ -81,16 +99,20 @@ func DumpPinned(pinDir string) (*Dump, error) {
 	return m.dump()
 }
 
-// dumper collects while it walks from frontends to slots to backends.
+// dumper collects while it walks from frontends to runs to backends.
 type dumper struct {
 	m        *kernelMaps
 	names    map[bpf.SocketNameKey]bpf.SocketName
 	services map[uint32]*DumpService
 	backends map[uint32]bpf.SocketBackend
-	slotted  map[uint32]bool
 }
 
 func (m *kernelMaps) dump() (*Dump, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if m.closed {
+		return nil, errors.New("data plane is closed")
+	}
 	layout, _, err := m.layout.get(0)
 	if err != nil {
 		return nil, err
@@ -99,110 +121,134 @@ func (m *kernelMaps) dump() (*Dump, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &dumper{
-		m:        m,
-		names:    names,
-		services: map[uint32]*DumpService{},
-		backends: map[uint32]bpf.SocketBackend{},
-		slotted:  map[uint32]bool{},
-	}
+	d := &dumper{m: m, names: names, services: map[uint32]*DumpService{}, backends: map[uint32]bpf.SocketBackend{}}
 	if err := d.walkFrontends(); err != nil {
 		return nil, err
 	}
 	if err := d.walkReverse(); err != nil {
 		return nil, err
 	}
-	out := &Dump{Layout: uint32(layout.Version), Services: []DumpService{}}
-	for _, s := range d.services {
-		slices.SortFunc(s.Frontends, func(a, b DumpFrontend) int {
-			return cmp.Or(a.Address.Compare(b.Address), cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Scope, b.Scope))
-		})
-		out.Services = append(out.Services, *s)
+	if err := d.walkSources(); err != nil {
+		return nil, err
 	}
-	slices.SortFunc(out.Services, func(a, b DumpService) int {
-		return cmp.Or(cmp.Compare(a.Name, b.Name), a.Frontends[0].Address.Compare(b.Frontends[0].Address), cmp.Compare(a.ID, b.ID))
-	})
+	out := &Dump{Layout: uint32(layout.Version), Services: d.listServices()}
 	if out.Nodes, err = d.nodes(); err != nil {
 		return nil, err
 	}
-	if out.Backends, err = d.listBackends(out.Nodes); err != nil {
+	if out.Addresses, err = d.addresses(); err != nil {
 		return nil, err
 	}
+	out.Backends = d.listBackends(out.Nodes)
 	out.Counters, err = m.counters()
 	return out, err
 }
 
+func (d *dumper) listServices() []DumpService {
+	services := []DumpService{}
+	for _, s := range d.services {
+		slices.SortFunc(s.Frontends, func(a, b DumpFrontend) int {
+			return cmp.Or(a.Address.Compare(b.Address), cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Scope, b.Scope))
+		})
+		slices.SortFunc(s.Sources, netip.Prefix.Compare)
+		services = append(services, *s)
+	}
+	slices.SortFunc(services, func(a, b DumpService) int {
+		return cmp.Or(cmp.Compare(a.Name, b.Name), a.Frontends[0].Address.Compare(b.Frontends[0].Address), cmp.Compare(a.ID, b.ID))
+	})
+	return services
+}
+
 func (d *dumper) walkFrontends() error {
-	services, err := d.m.services.all()
+	frontends, err := d.m.frontends.all()
 	if err != nil {
 		return err
 	}
-	for key, index := range services {
-		record, ok, err := d.m.frontends.get(index)
-		if err != nil {
-			return err
-		}
-		if !ok || record.Key != key {
-			continue // replaced since the walk began
+	for key, word := range frontends {
+		e, ok := readEntry(key, word)
+		record := d.m.services.at(e.service)
+		if !ok || record == nil {
+			continue
 		}
 		f := fromNetwork(key)
-		s := d.services[record.Service]
+		s := d.services[e.service]
 		if s == nil {
-			if s, err = d.service(record); err != nil {
-				return err
-			}
+			s = d.service(e.service, record)
 		}
 		s.Frontends = append(s.Frontends, DumpFrontend{
 			Address:         netip.AddrPortFrom(f.Addr, f.Port),
 			Protocol:        f.Protocol.String(),
 			Scope:           f.Scope.String(),
-			AffinitySeconds: record.AffinitySeconds,
+			AffinitySeconds: atomic.LoadUint32(&record.AffinitySeconds),
+			Local:           e.flags&bpf.SocketFrontendFlagsFRONTEND_LOCAL != 0,
+			Restricted:      e.flags&bpf.SocketFrontendFlagsFRONTEND_RESTRICTED != 0,
+			Primary:         e.flags&bpf.SocketFrontendFlagsFRONTEND_PRIMARY != 0,
 		})
 	}
 	return nil
 }
 
-func (d *dumper) service(record bpf.SocketFrontendRecord) (*DumpService, error) {
-	s := &DumpService{ID: record.Service, Name: decodeName(d.names[serviceName(record.Service)]), Slots: []netip.AddrPort{}}
-	state, _, err := d.m.cursors.get(record.Service)
-	if err != nil {
-		return nil, err
+func (d *dumper) service(id uint32, record *bpf.SocketService) *DumpService {
+	flags := bpf.SocketServiceFlags(atomic.LoadUint32((*uint32)(&record.Flags)))
+	s := &DumpService{
+		ID:          id,
+		Name:        decodeName(d.names[serviceName(id)]),
+		Selection:   Selection(flags & bpf.SocketServiceFlagsSELECT_MASK).String(),
+		Forwarding:  "dsr",
+		Slots:       d.slots(atomic.LoadUint64(&record.Run)),
+		LocalSlots:  d.slots(atomic.LoadUint64(&record.LocalRun)),
+		Connections: atomic.LoadUint64(&record.Connections),
+		Refused:     atomic.LoadUint64(&record.Refused),
 	}
-	s.Connections, s.Refused = state.Connections, state.Refused
-	slots, err := d.m.readSlots(run{base: record.SlotBase, count: record.SlotCount})
-	if err != nil {
-		return nil, err
+	if flags&bpf.SocketServiceFlagsSERVICE_SNAT != 0 {
+		s.Forwarding = "snat"
 	}
-	for _, id := range slots {
-		if err := d.backend(id); err != nil {
-			return nil, err
-		}
-		d.slotted[id] = true
-		b := fromNetwork(d.backends[id].Key)
-		s.Slots = append(s.Slots, netip.AddrPortFrom(b.Addr, b.Port))
-	}
-	d.services[record.Service] = s
-	return s, nil
+	d.services[id] = s
+	return s
 }
 
-func (d *dumper) backend(id uint32) error {
-	record, _, err := d.m.backends.get(id)
+// slots lists the backends of a run, once each, in the order of their turns.
+func (d *dumper) slots(word uint64) []netip.AddrPort {
+	out := []netip.AddrPort{}
+	seen := map[uint32]bool{}
+	for _, id := range d.m.readRun(readRun(word)) {
+		if seen[id] || !d.backend(id) {
+			continue
+		}
+		seen[id] = true
+		b := fromNetwork(d.backends[id].Key)
+		out = append(out, netip.AddrPortFrom(b.Addr, b.Port))
+	}
+	return out
+}
+
+func (d *dumper) backend(id uint32) bool {
+	at := d.m.backends.at(id)
+	if at == nil {
+		return false
+	}
+	record := *at
+	record.Connections = atomic.LoadUint64(&at.Connections)
 	d.backends[id] = record
-	return err
+	return true
 }
 
 // walkReverse finds the backends that have no slot but may have connections.
 func (d *dumper) walkReverse() error {
 	reverse, err := d.m.reverse.all()
-	if err != nil {
-		return err
-	}
 	for _, id := range reverse {
-		if err := d.backend(id); err != nil {
-			return err
+		d.backend(id)
+	}
+	return err
+}
+
+func (d *dumper) walkSources() error {
+	sources, err := d.m.sources.all()
+	for key := range sources {
+		if s := d.services[key.Service]; s != nil {
+			s.Sources = append(s.Sources, sourcePrefix(key))
 		}
 	}
-	return nil
+	return err
 }
 
 func (d *dumper) nodes() ([]DumpNode, error) {
@@ -215,7 +261,9 @@ func (d *dumper) nodes() ([]DumpNode, error) {
 		if err != nil {
 			return nil, err
 		}
-		nodes = append(nodes, DumpNode{Name: decodeName(text), ID: key.Id, Down: record.Down != 0})
+		nodes = append(nodes, DumpNode{
+			Name: decodeName(text), ID: key.Id, Down: record.Down != 0, Addresses: nodeAddresses(record),
+		})
 	}
 	slices.SortFunc(nodes, func(a, b DumpNode) int {
 		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID))
@@ -223,24 +271,36 @@ func (d *dumper) nodes() ([]DumpNode, error) {
 	return nodes, nil
 }
 
-func (d *dumper) listBackends(nodes []DumpNode) ([]DumpBackend, error) {
+func (d *dumper) addresses() ([]DumpAddress, error) {
+	all, err := d.m.addresses.all()
+	out := []DumpAddress{}
+	for key, flags := range all {
+		out = append(out, DumpAddress{
+			Address: fromAddress(key),
+			Own:     flags&bpf.SocketAddressFlagsADDRESS_OWN != 0,
+			Peer:    flags&bpf.SocketAddressFlagsADDRESS_PEER != 0,
+		})
+	}
+	slices.SortFunc(out, func(a, b DumpAddress) int { return a.Address.Compare(b.Address) })
+	return out, err
+}
+
+func (d *dumper) listBackends(nodes []DumpNode) []DumpBackend {
 	byID := map[uint32]DumpNode{}
 	for _, n := range nodes {
 		byID[n.ID] = n
 	}
 	backends := []DumpBackend{}
 	for id, record := range d.backends {
-		connections, _, err := d.m.connections.get(id)
-		if err != nil {
-			return nil, err
-		}
 		f, n := fromNetwork(record.Key), byID[record.Node]
 		state := "draining"
 		switch {
-		case d.slotted[id] && n.Down:
+		case record.Flags&bpf.SocketBackendFlagsBACKEND_IN_RUN != 0 && n.Down:
 			state = "down"
-		case d.slotted[id]:
+		case record.Flags&bpf.SocketBackendFlagsBACKEND_IN_RUN != 0:
 			state = "active"
+		case record.Flags&bpf.SocketBackendFlagsBACKEND_IN_LOCAL_RUN != 0:
+			state = "local"
 		}
 		backends = append(backends, DumpBackend{
 			ID:          id,
@@ -249,45 +309,13 @@ func (d *dumper) listBackends(nodes []DumpNode) ([]DumpBackend, error) {
 			Protocol:    f.Protocol.String(),
 			Node:        n.Name,
 			State:       state,
-			Shared:      record.Flags&bpf.SocketBackendFlagsBACKEND_SHARED != 0,
-			Connections: connections,
+			Local:       record.Flags&bpf.SocketBackendFlagsBACKEND_LOCAL != 0,
+			Connections: record.Connections,
+			Active:      record.Active,
 		})
 	}
 	slices.SortFunc(backends, func(a, b DumpBackend) int {
 		return cmp.Or(cmp.Compare(a.Service, b.Service), a.Address.Compare(b.Address), cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.ID, b.ID))
 	})
-	return backends, nil
-}
-
-// counterLabels names every counter; the index is enum counter.
-var counterLabels = [bpf.SocketCounterCOUNTER_COUNT]string{
-	bpf.SocketCounterREASON_TRANSLATED:       "translated",
-	bpf.SocketCounterREASON_NO_SERVICE:       "no_service",
-	bpf.SocketCounterREASON_NO_BACKEND:       "no_backend",
-	bpf.SocketCounterREASON_BACKENDS_DOWN:    "backends_down",
-	bpf.SocketCounterREASON_BACKEND_MISSING:  "backend_missing",
-	bpf.SocketCounterREASON_FRONTEND_STALE:   "frontend_stale",
-	bpf.SocketCounterREASON_FAMILY_MISMATCH:  "family_mismatch",
-	bpf.SocketCounterREASON_OTHER_PROTOCOL:   "other_protocol",
-	bpf.SocketCounterREASON_NO_LOCAL_BACKEND: "no_local_backend",
-	bpf.SocketCounterREASON_SOURCE_REFUSED:   "source_refused",
-	bpf.SocketCounterREASON_REVERSED:         "reversed",
-	bpf.SocketCounterREASON_NOT_REVERSED:     "not_reversed",
-	bpf.SocketCounterEVENT_NODE_DOWN_SKIPPED: "node_down_skipped",
-	bpf.SocketCounterEVENT_AFFINITY_HIT:      "affinity_hit",
-	bpf.SocketCounterEVENT_ORIGIN_STORED:     "origin_stored",
-}
-
-func (m *kernelMaps) counters() (map[string]uint64, error) {
-	totals := map[string]uint64{}
-	for id, label := range counterLabels {
-		var perCPU []uint64
-		if err := m.objects.SkepCounters.Lookup(uint32(id), &perCPU); err != nil {
-			return nil, fmt.Errorf("read counter %s: %w", label, err)
-		}
-		for _, n := range perCPU {
-			totals[label] += n
-		}
-	}
-	return totals, nil
+	return backends
 }

@@ -11,15 +11,14 @@ import (
 // retired collects what programs may still be reading: nothing refers to it any
 // more, and it is free once every program that ran then has ended.
 type retired struct {
-	frontends []uint32
-	backends  []uint32
-	services  []uint32
-	nodes     []uint32
-	runs      []run
+	backends []uint32
+	services []uint32
+	nodes    []uint32
+	runs     []run
 }
 
 func (r *retired) empty() bool {
-	return len(r.frontends)+len(r.backends)+len(r.services)+len(r.nodes)+len(r.runs) == 0
+	return len(r.backends)+len(r.services)+len(r.nodes)+len(r.runs) == 0
 }
 
 // timedGrace is far longer than a socket program can run or be preempted for.

@@ -159,10 +159,13 @@ func loopback() error {
 	return netlink.LinkSetUp(lo)
 }
 
+// testLimits keep the maps of tests small.
+var testLimits = Limits{Frontends: 4096, Services: 4096, Backends: 4096, Slots: 65536, Nodes: 256}
+
 // open opens a Plane in the sandbox and closes it when the test ends.
 func (s *sandbox) open(tb testing.TB) *Plane {
 	tb.Helper()
-	p, err := Open(Options{PinDir: s.pins, CgroupPath: s.cgroup})
+	p, err := Open(Options{PinDir: s.pins, CgroupPath: s.cgroup, Node: "node1", Limits: testLimits})
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -51,8 +51,6 @@ func (p *Plane) SetNodeAddresses(node string, addrs []netip.Addr) {
 	p.touch()
 }
 
-func plain(addr netip.Addr) netip.Addr { return addr.Unmap().WithZone("") }
-
 // desiredAddresses is what skep_addresses should hold. What nobody has said yet
 // is kept as it is.
 func (t *tables) desiredAddresses(installed map[netip.Addr]bpf.SocketAddressFlags, synced bool) map[netip.Addr]bpf.SocketAddressFlags {
@@ -133,6 +131,15 @@ func nodeRecord(down bool, addrs []netip.Addr) bpf.SocketNode {
 		}
 	}
 	return record
+}
+
+func nodeAddresses(record bpf.SocketNode) (addrs []netip.Addr) {
+	for _, a := range []bpf.SocketAddress{record.Ip4, record.Ip6} {
+		if a != (bpf.SocketAddress{}) {
+			addrs = append(addrs, fromAddress(a))
+		}
+	}
+	return addrs
 }
 
 // hostNetns returns the cookie of the network namespace that this process runs

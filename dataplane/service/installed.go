@@ -16,7 +16,7 @@ type Limits struct {
 	Frontends uint32
 	Services  uint32 // one per service, address family and protocol
 	Backends  uint32 // a backend of two services counts twice
-	Slots     uint32
+	Slots     uint32 // two runs a service at most, each rounded up to a power of two
 	Nodes     uint32
 }
 
@@ -32,19 +32,22 @@ type installed struct {
 	reverse   map[Frontend][]*poolBackend // first: whose id skep_reverse holds
 	nodes     map[string]*node
 	orphans   orphans
+	adopted   map[uint32]*poolBackend // by id, while adopting
 	addresses map[netip.Addr]bpf.SocketAddressFlags
 
-	frontendIDs, serviceIDs, backendIDs, nodeIDs *ids
-	slots                                        *runs
-	serial                                       uint32
-	retired                                      *retired
+	serviceIDs, backendIDs, nodeIDs *ids
+	slots                           *runs
+	serial                          uint32
+	retired                         *retired
+	tell                            func(Departure)
 }
 
 // orphans is what was adopted but means nothing; removed after Synced.
 type orphans struct {
-	services []bpf.SocketEndpoint
-	reverse  []bpf.SocketEndpoint
-	names    []bpf.SocketNameKey
+	frontends []bpf.SocketEndpoint
+	reverse   []bpf.SocketEndpoint
+	sources   []bpf.SocketSourceKey
+	names     []bpf.SocketNameKey
 }
 
 type pool struct {
@@ -52,24 +55,34 @@ type pool struct {
 	id        uint32
 	named     bool
 	primary   Frontend
-	frontends map[Frontend]installedFrontend
+	frontends map[Frontend]entry // by identity
 	backends  map[backendKey]*poolBackend
-	run       run
-	slots     []uint32
-	stale     []run // superseded, but some frontend may still lead there
+	sources   map[bpf.SocketSourceKey]struct{}
+	runs      [2]installedRun // everyone's and this node's
+	flags     bpf.SocketServiceFlags
+	affinity  uint32 // seconds
 }
 
-type installedFrontend struct {
-	index  uint32
-	record bpf.SocketFrontendRecord
+// The two runs of a pool.
+const (
+	everyone = iota
+	thisNode
+)
+
+type installedRun struct {
+	run run
+	ids []uint32 // the backends it leads to
+	// foreign: adopted, but its slots are another run's as well. It is not
+	// given back.
+	foreign bool
 }
 
 type poolBackend struct {
 	key    backendKey
 	pool   *pool
 	id     uint32
-	record bpf.SocketBackend
-	listed bool // in installed.reverse
+	record bpf.SocketBackend // but for the counts
+	listed bool              // in installed.reverse
 }
 
 type node struct {
@@ -83,20 +96,20 @@ func newInstalled(w writer, limits Limits) *installed {
 	var seed [4]byte
 	rand.Read(seed[:]) // never fails; serials only have to differ between uses
 	in := &installed{
-		write:       w,
-		pools:       map[poolKey]*pool{},
-		byName:      map[string]map[poolKey]*pool{},
-		owners:      map[Frontend]*pool{},
-		reverse:     map[Frontend][]*poolBackend{},
-		nodes:       map[string]*node{},
-		addresses:   map[netip.Addr]bpf.SocketAddressFlags{},
-		frontendIDs: newIDs("frontends", limits.Frontends),
-		serviceIDs:  newIDs("services", limits.Services),
-		backendIDs:  newIDs("backends", limits.Backends),
-		nodeIDs:     newIDs("nodes", limits.Nodes),
-		slots:       newRuns(limits.Slots),
-		serial:      binary.NativeEndian.Uint32(seed[:]),
-		retired:     &retired{},
+		write:      w,
+		pools:      map[poolKey]*pool{},
+		byName:     map[string]map[poolKey]*pool{},
+		owners:     map[Frontend]*pool{},
+		reverse:    map[Frontend][]*poolBackend{},
+		nodes:      map[string]*node{},
+		addresses:  map[netip.Addr]bpf.SocketAddressFlags{},
+		serviceIDs: newIDs("services", limits.Services),
+		backendIDs: newIDs("backends", limits.Backends),
+		nodeIDs:    newIDs("nodes", limits.Nodes),
+		slots:      newRuns(limits.Slots),
+		serial:     binary.NativeEndian.Uint32(seed[:]),
+		retired:    &retired{},
+		tell:       func(Departure) {},
 	}
 	in.nodeIDs.reserve(0) // "no node"
 	return in
@@ -118,19 +131,24 @@ func (in *installed) dropPool(p *pool) {
 	}
 }
 
-// newPool makes an empty pool whose state and name are written.
-func (in *installed) newPool(key poolKey) (*pool, error) {
+func newPool(key poolKey, id uint32) *pool {
+	return &pool{
+		key:       key,
+		id:        id,
+		frontends: map[Frontend]entry{},
+		backends:  map[backendKey]*poolBackend{},
+		sources:   map[bpf.SocketSourceKey]struct{}{},
+	}
+}
+
+// makePool makes an empty pool whose record is written.
+func (in *installed) makePool(key poolKey) (*pool, error) {
 	id, err := in.serviceIDs.allocate()
 	if err != nil {
 		return nil, err
 	}
-	p := &pool{
-		key:       key,
-		id:        id,
-		frontends: map[Frontend]installedFrontend{},
-		backends:  map[backendKey]*poolBackend{},
-	}
-	if err := in.write.ResetState(id); err != nil {
+	p := newPool(key, id)
+	if err := in.write.ResetService(id, bpf.SocketService{}); err != nil {
 		in.serviceIDs.release(id)
 		return nil, err
 	}
@@ -200,9 +218,6 @@ func serviceName(id uint32) bpf.SocketNameKey {
 
 // release makes ids free that no program can be reading any more.
 func (in *installed) release(r *retired) {
-	for _, id := range r.frontends {
-		in.frontendIDs.release(id)
-	}
 	for _, id := range r.backends {
 		in.backendIDs.release(id)
 	}

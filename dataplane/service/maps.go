@@ -6,8 +6,11 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"sync"
+	"sync/atomic"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 
 	"github.com/skep-io/skep/bpf"
 )
@@ -49,137 +52,203 @@ func (t table[K, V]) all() (map[K]V, error) {
 }
 
 func (t table[K, V]) explain(err error) error {
-	if err == nil {
+	switch {
+	case err == nil:
 		return nil
+	case errors.Is(err, unix.E2BIG) || errors.Is(err, unix.ENOSPC):
+		return fmt.Errorf("%w: all %d entries of map %s are in use: raise the limit", errFull, t.m.MaxEntries(), t.m)
 	}
 	return fmt.Errorf("map %s: %w", t.m.String(), err)
 }
 
 // kernelMaps gives every pinned map its types.
 type kernelMaps struct {
-	byName      map[string]*ebpf.Map
-	objects     *bpf.SocketMaps
-	services    table[bpf.SocketEndpoint, uint32]
-	frontends   table[uint32, bpf.SocketFrontendRecord]
-	slots       table[uint32, uint32]
-	backends    table[uint32, bpf.SocketBackend]
-	connections table[uint32, uint64]
-	nodes       table[uint32, bpf.SocketNode]
-	cursors     table[uint32, bpf.SocketServiceState]
-	primaries   table[uint32, bpf.SocketEndpoint]
-	reverse     table[bpf.SocketEndpoint, uint32]
-	names       table[bpf.SocketNameKey, bpf.SocketName]
-	layout      table[uint32, bpf.SocketLayout]
-	addresses   table[bpf.SocketAddress, bpf.SocketAddressFlags]
-	config      table[uint32, bpf.SocketConfig]
+	byName    map[string]*ebpf.Map
+	frontends table[bpf.SocketEndpoint, uint64]
+	services  memory[bpf.SocketService]
+	slots     memory[bpf.SocketSlotLine]
+	backends  memory[bpf.SocketBackend]
+	nodes     table[uint32, bpf.SocketNode]
+	primaries table[uint32, bpf.SocketEndpoint]
+	reverse   table[bpf.SocketEndpoint, uint32]
+	addresses table[bpf.SocketAddress, bpf.SocketAddressFlags]
+	sources   table[bpf.SocketSourceKey, uint32]
+	names     table[bpf.SocketNameKey, bpf.SocketName]
+	config    table[uint32, bpf.SocketConfig]
+	layout    table[uint32, bpf.SocketLayout]
+
+	mu     sync.RWMutex // held while shared memory is read beside the reconciler
+	closed bool
 }
 
-func newMaps(objects *bpf.SocketMaps, byName map[string]*ebpf.Map) *kernelMaps {
-	return &kernelMaps{
-		byName:      byName,
-		objects:     objects,
-		services:    table[bpf.SocketEndpoint, uint32]{objects.SkepServices},
-		frontends:   table[uint32, bpf.SocketFrontendRecord]{objects.SkepFrontends},
-		slots:       table[uint32, uint32]{objects.SkepSlots},
-		backends:    table[uint32, bpf.SocketBackend]{objects.SkepBackends},
-		connections: table[uint32, uint64]{objects.SkepConnections},
-		nodes:       table[uint32, bpf.SocketNode]{objects.SkepNodes},
-		cursors:     table[uint32, bpf.SocketServiceState]{objects.SkepCursors},
-		primaries:   table[uint32, bpf.SocketEndpoint]{objects.SkepPrimaries},
-		reverse:     table[bpf.SocketEndpoint, uint32]{objects.SkepReverse},
-		names:       table[bpf.SocketNameKey, bpf.SocketName]{objects.SkepNames},
-		layout:      table[uint32, bpf.SocketLayout]{objects.SkepLayout},
-		addresses:   table[bpf.SocketAddress, bpf.SocketAddressFlags]{objects.SkepAddresses},
-		config:      table[uint32, bpf.SocketConfig]{objects.SkepConfig},
+// newMaps takes over the maps of a collection.
+func newMaps(byName map[string]*ebpf.Map, write bool) (_ *kernelMaps, err error) {
+	m := &kernelMaps{
+		byName:    byName,
+		frontends: table[bpf.SocketEndpoint, uint64]{byName[bpf.SocketMapSkepFrontends]},
+		nodes:     table[uint32, bpf.SocketNode]{byName[bpf.SocketMapSkepNodes]},
+		primaries: table[uint32, bpf.SocketEndpoint]{byName[bpf.SocketMapSkepPrimaries]},
+		reverse:   table[bpf.SocketEndpoint, uint32]{byName[bpf.SocketMapSkepReverse]},
+		addresses: table[bpf.SocketAddress, bpf.SocketAddressFlags]{byName[bpf.SocketMapSkepAddresses]},
+		sources:   table[bpf.SocketSourceKey, uint32]{byName[bpf.SocketMapSkepSources]},
+		names:     table[bpf.SocketNameKey, bpf.SocketName]{byName[bpf.SocketMapSkepNames]},
+		config:    table[uint32, bpf.SocketConfig]{byName[bpf.SocketMapSkepConfig]},
+		layout:    table[uint32, bpf.SocketLayout]{byName[bpf.SocketMapSkepLayout]},
 	}
-}
-
-func (m *kernelMaps) Close() error { return m.objects.Close() }
-
-// readSlots returns the backend ids of one run.
-func (m *kernelMaps) readSlots(r run) ([]uint32, error) {
-	slots := make([]uint32, r.count)
-	for i := range slots {
-		id, ok, err := m.slots.get(r.base + uint32(i))
-		if err != nil || !ok {
-			return nil, errors.Join(err, fmt.Errorf("slot %d of run %v is unreadable", i, r))
+	defer func() {
+		if err != nil {
+			m.Close()
 		}
-		slots[i] = id
+	}()
+	if m.services, err = shareMemory[bpf.SocketService](byName[bpf.SocketMapSkepServices], write); err != nil {
+		return nil, err
 	}
-	return slots, nil
+	if m.slots, err = shareMemory[bpf.SocketSlotLine](byName[bpf.SocketMapSkepSlots], write); err != nil {
+		return nil, err
+	}
+	if m.backends, err = shareMemory[bpf.SocketBackend](byName[bpf.SocketMapSkepBackends], write); err != nil {
+		return nil, err
+	}
+	return m, nil
 }
 
-// writer is every way in which the reconciler changes the kernel's tables.
-// Each call is atomic to programs but PutSlots, whose run nothing refers to yet.
+func (m *kernelMaps) Close() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
+		return nil
+	}
+	m.closed = true
+	failed := []error{m.services.close(), m.slots.close(), m.backends.close()}
+	for _, one := range m.byName {
+		failed = append(failed, one.Close())
+	}
+	return errors.Join(failed...)
+}
+
+// slotsEach is how many slots a line has.
+const slotsEach = uint32(len(bpf.SocketSlotLine{}.Backend))
+
+// readRun returns the backend ids of one run, nil if it is out of range.
+func (m *kernelMaps) readRun(r run) []uint32 {
+	limit := uint64(len(m.slots.values)) * uint64(slotsEach)
+	if r.direct {
+		limit = uint64(len(m.backends.values))
+	}
+	if uint64(r.base)+uint64(r.count) > limit {
+		return nil
+	}
+	ids := make([]uint32, r.count)
+	for i := range ids {
+		ids[i] = r.base + uint32(i)
+		if !r.direct {
+			ids[i] = atomic.LoadUint32(&m.slots.values[ids[i]/slotsEach].Backend[ids[i]%slotsEach])
+		}
+	}
+	return ids
+}
+
+// writer is every way in which the reconciler changes the kernel's tables. Each
+// call is atomic to programs but PutSlots, ResetService and PutBackend, which
+// write what nothing leads to yet.
 type writer interface {
-	PutService(key bpf.SocketEndpoint, frontend uint32) error
-	DeleteService(key bpf.SocketEndpoint) error
-	PutFrontend(index uint32, record bpf.SocketFrontendRecord) error
+	PutFrontend(key bpf.SocketEndpoint, word uint64) error
+	DeleteFrontend(key bpf.SocketEndpoint) error
+	ResetService(id uint32, record bpf.SocketService) error
+	PutPolicy(service uint32, flags bpf.SocketServiceFlags, affinitySeconds uint32) error
+	PutRun(service uint32, local bool, word uint64) error
 	PutSlots(base uint32, backends []uint32) error
 	PutBackend(id uint32, record bpf.SocketBackend) error
-	ResetConnections(backend uint32) error
+	PutBackendFlags(id uint32, flags bpf.SocketBackendFlags) error
 	PutReverse(key bpf.SocketEndpoint, backend uint32) error
 	DeleteReverse(key bpf.SocketEndpoint) error
-	ResetState(service uint32) error
 	PutPrimary(service uint32, key bpf.SocketEndpoint) error
+	PutSource(key bpf.SocketSourceKey) error
+	DeleteSource(key bpf.SocketSourceKey) error
 	PutNode(id uint32, record bpf.SocketNode) error
-	PutName(key bpf.SocketNameKey, name string) error
-	DeleteName(key bpf.SocketNameKey) error
 	PutAddress(key bpf.SocketAddress, flags bpf.SocketAddressFlags) error
 	DeleteAddress(key bpf.SocketAddress) error
+	PutName(key bpf.SocketNameKey, name string) error
+	DeleteName(key bpf.SocketNameKey) error
 }
 
 var _ writer = (*kernelMaps)(nil)
 
-func (m *kernelMaps) PutService(key bpf.SocketEndpoint, frontend uint32) error {
-	return m.services.put(key, frontend)
+func (m *kernelMaps) PutFrontend(key bpf.SocketEndpoint, word uint64) error {
+	return m.frontends.put(key, word)
 }
-func (m *kernelMaps) DeleteService(key bpf.SocketEndpoint) error { return m.services.delete(key) }
+func (m *kernelMaps) DeleteFrontend(key bpf.SocketEndpoint) error { return m.frontends.delete(key) }
 
-func (m *kernelMaps) PutFrontend(index uint32, record bpf.SocketFrontendRecord) error {
-	return m.frontends.put(index, record)
+func (m *kernelMaps) ResetService(id uint32, record bpf.SocketService) error {
+	m.services.values[id] = record
+	return nil
+}
+
+func (m *kernelMaps) PutPolicy(service uint32, flags bpf.SocketServiceFlags, affinitySeconds uint32) error {
+	record := &m.services.values[service]
+	atomic.StoreUint32((*uint32)(&record.Flags), uint32(flags))
+	atomic.StoreUint32(&record.AffinitySeconds, affinitySeconds)
+	return nil
+}
+
+func (m *kernelMaps) PutRun(service uint32, local bool, word uint64) error {
+	record := &m.services.values[service]
+	if local {
+		atomic.StoreUint64(&record.LocalRun, word)
+	} else {
+		atomic.StoreUint64(&record.Run, word)
+	}
+	return nil
 }
 
 func (m *kernelMaps) PutSlots(base uint32, backends []uint32) error {
-	if len(backends) == 0 {
-		return nil
+	for i, id := range backends {
+		slot := base + uint32(i)
+		m.slots.values[slot/slotsEach].Backend[slot%slotsEach] = id
 	}
-	keys := make([]uint32, len(backends))
-	for i := range keys {
-		keys[i] = base + uint32(i)
-	}
-	_, err := m.slots.m.BatchUpdate(keys, backends, nil)
-	return m.slots.explain(err)
+	return nil
 }
 
+// PutBackend writes the serial first and the flags last: a client's affinity may
+// still name the id for the backend that had it before.
 func (m *kernelMaps) PutBackend(id uint32, record bpf.SocketBackend) error {
-	return m.backends.put(id, record)
+	at := &m.backends.values[id]
+	atomic.StoreUint32(&at.Serial, record.Serial)
+	at.Key, at.Service, at.Node = record.Key, record.Service, record.Node
+	atomic.StoreUint32(&at.Active, 0)
+	atomic.StoreUint64(&at.Connections, 0)
+	atomic.StoreUint32((*uint32)(&at.Flags), uint32(record.Flags))
+	return nil
 }
-func (m *kernelMaps) ResetConnections(backend uint32) error { return m.connections.put(backend, 0) }
+
+func (m *kernelMaps) PutBackendFlags(id uint32, flags bpf.SocketBackendFlags) error {
+	atomic.StoreUint32((*uint32)(&m.backends.values[id].Flags), uint32(flags))
+	return nil
+}
 
 func (m *kernelMaps) PutReverse(key bpf.SocketEndpoint, backend uint32) error {
 	return m.reverse.put(key, backend)
 }
 func (m *kernelMaps) DeleteReverse(key bpf.SocketEndpoint) error { return m.reverse.delete(key) }
 
-func (m *kernelMaps) ResetState(service uint32) error {
-	return m.cursors.put(service, bpf.SocketServiceState{})
-}
-
 func (m *kernelMaps) PutPrimary(service uint32, key bpf.SocketEndpoint) error {
 	return m.primaries.put(service, key)
 }
-func (m *kernelMaps) PutNode(id uint32, record bpf.SocketNode) error { return m.nodes.put(id, record) }
 
-func (m *kernelMaps) PutName(key bpf.SocketNameKey, name string) error {
-	return m.names.put(key, encodeName(name))
-}
-func (m *kernelMaps) DeleteName(key bpf.SocketNameKey) error { return m.names.delete(key) }
+func (m *kernelMaps) PutSource(key bpf.SocketSourceKey) error    { return m.sources.put(key, 1) }
+func (m *kernelMaps) DeleteSource(key bpf.SocketSourceKey) error { return m.sources.delete(key) }
+
+func (m *kernelMaps) PutNode(id uint32, record bpf.SocketNode) error { return m.nodes.put(id, record) }
 
 func (m *kernelMaps) PutAddress(key bpf.SocketAddress, flags bpf.SocketAddressFlags) error {
 	return m.addresses.put(key, flags)
 }
 func (m *kernelMaps) DeleteAddress(key bpf.SocketAddress) error { return m.addresses.delete(key) }
+
+func (m *kernelMaps) PutName(key bpf.SocketNameKey, name string) error {
+	return m.names.put(key, encodeName(name))
+}
+func (m *kernelMaps) DeleteName(key bpf.SocketNameKey) error { return m.names.delete(key) }
 
 // encodeName keeps names that are too long distinct by a hash of the whole.
 func encodeName(name string) bpf.SocketName {

@@ -31,6 +31,9 @@ func layoutNow() bpf.SocketLayout {
 	return bpf.SocketLayout{
 		Version:     bpf.SocketLayoutVersionLAYOUT_VERSION,
 		SocketScope: bpf.SocketFrontendScopeSCOPE_CLUSTER,
+		IdShift:     bpf.SocketFrontendEntryENTRY_ID_SHIFT,
+		CountShift:  bpf.SocketRunWordRUN_COUNT_SHIFT,
+		KnownFlags:  bpf.SocketFrontendFlagsFRONTEND_KNOWN,
 	}
 }
 
@@ -62,7 +65,11 @@ func loadPinned(dir string, spec *ebpf.CollectionSpec, opts *ebpf.LoadPinOptions
 	collection := &ebpf.Collection{Maps: map[string]*ebpf.Map{}}
 	defer collection.Close()
 	for name, mapSpec := range spec.Maps {
-		m, err := ebpf.LoadPinnedMap(filepath.Join(dir, name), opts)
+		access := opts
+		if mapSpec.Flags&unix.BPF_F_MMAPABLE != 0 {
+			access = nil // the kernel shares memory with those only who may write
+		}
+		m, err := ebpf.LoadPinnedMap(filepath.Join(dir, name), access)
 		if errors.Is(err, os.ErrNotExist) {
 			return nil, fmt.Errorf("%w: %s is missing", errLayout, name)
 		}
@@ -78,12 +85,10 @@ func loadPinned(dir string, spec *ebpf.CollectionSpec, opts *ebpf.LoadPinOptions
 			return nil, fmt.Errorf("%w: %s has %d entries, not %d", errLayout, name, m.MaxEntries(), mapSpec.MaxEntries)
 		}
 	}
-	byName := maps.Clone(collection.Maps)
-	var objects bpf.SocketMaps
-	if err := collection.Assign(&objects); err != nil {
+	m, err := newMaps(detach(collection), opts == nil)
+	if err != nil {
 		return nil, err
 	}
-	m := newMaps(&objects, byName)
 	layout, _, err := m.layout.get(0)
 	if err != nil {
 		m.Close()
@@ -115,17 +120,22 @@ func createPinned(dir string, spec *ebpf.CollectionSpec) (*kernelMaps, error) {
 			return nil, fmt.Errorf("pin map %s: %w", name, err)
 		}
 	}
-	byName := maps.Clone(collection.Maps)
-	var objects bpf.SocketMaps
-	if err := collection.Assign(&objects); err != nil {
+	m, err := newMaps(detach(collection), true)
+	if err != nil {
 		return nil, err
 	}
-	m := newMaps(&objects, byName)
 	if err := m.layout.put(0, layoutNow()); err != nil {
 		m.Close()
 		return nil, err
 	}
 	return m, nil
+}
+
+// detach takes the maps out of a collection, which no longer closes them.
+func detach(collection *ebpf.Collection) map[string]*ebpf.Map {
+	byName := maps.Clone(collection.Maps)
+	clear(collection.Maps)
+	return byName
 }
 
 // promote makes next the current folder in one rename: before it the old maps
@@ -151,19 +161,20 @@ func specFor(limits *Limits) (*ebpf.CollectionSpec, error) {
 	if err != nil {
 		return nil, err
 	}
-	size := func(limit *uint32, names ...string) {
+	size := func(limit *uint32, each uint32, names ...string) {
 		for _, name := range names {
 			if *limit == 0 {
-				*limit = spec.Maps[name].MaxEntries
+				*limit = spec.Maps[name].MaxEntries * each
 			}
-			spec.Maps[name].MaxEntries = *limit
+			spec.Maps[name].MaxEntries = max(1, *limit/each)
 		}
 	}
-	size(&limits.Frontends, bpf.SocketMapSkepFrontends, bpf.SocketMapSkepServices)
-	size(&limits.Services, bpf.SocketMapSkepCursors, bpf.SocketMapSkepPrimaries)
-	size(&limits.Backends, bpf.SocketMapSkepBackends, bpf.SocketMapSkepConnections, bpf.SocketMapSkepReverse)
-	size(&limits.Slots, bpf.SocketMapSkepSlots)
-	size(&limits.Nodes, bpf.SocketMapSkepNodes)
+	size(&limits.Frontends, 1, bpf.SocketMapSkepFrontends)
+	size(&limits.Services, 1, bpf.SocketMapSkepServices, bpf.SocketMapSkepPrimaries)
+	size(&limits.Backends, 1, bpf.SocketMapSkepBackends, bpf.SocketMapSkepReverse)
+	size(&limits.Slots, slotsEach, bpf.SocketMapSkepSlots)
+	size(&limits.Nodes, 1, bpf.SocketMapSkepNodes)
+	limits.Slots = spec.Maps[bpf.SocketMapSkepSlots].MaxEntries * slotsEach
 	spec.Maps[bpf.SocketMapSkepNames].MaxEntries = limits.Services + limits.Nodes
 	return spec, nil
 }

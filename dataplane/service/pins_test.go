@@ -87,8 +87,8 @@ func TestLinksAreUpgradedInPlace(t *testing.T) {
 	}
 	s.open(t).Close()
 	links, programs := state()
-	if len(links) != 8 {
-		t.Fatalf("%d links, want 8", len(links))
+	if len(links) != 9 {
+		t.Fatalf("%d links, want 9", len(links))
 	}
 	s.open(t).Close()
 	sameLinks, samePrograms := state()

@@ -72,7 +72,7 @@ func open(o Options, writerOf func(*kernelMaps) writer) (*Plane, error) {
 		options: o,
 		log:     o.Logger,
 		lock:    lock,
-		tables:  newTables(),
+		tables:  newTables(o.Node),
 		changed: make(chan struct{}),
 		wake:    make(chan struct{}, 1),
 		gone:    newDepartures(),
@@ -130,6 +130,7 @@ func (p *Plane) start(writerOf func(*kernelMaps) writer) error {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	p.stop = cancel
+	in.tell = func(d Departure) { p.gone.tell(ctx, d) }
 	r := &reconciler{
 		plane:   p,
 		in:      in,

@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"net/netip"
 	"time"
 
 	"github.com/skep-io/skep/bpf"
@@ -231,6 +232,11 @@ func (p *Plane) desiredService(name string) *desiredService {
 			node := storedName(b.key.node)
 			d.nodes[node] = p.tables.desiredNode(node)
 		}
+	}
+	d.withdrawn = func(addr netip.Addr) bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.tables.withdrawn[addr] > 0
 	}
 	d.claimed = func(f Frontend) bool {
 		p.mu.Lock()

@@ -46,14 +46,20 @@ func (r *recorder) failing(fail func(call string) bool) {
 	r.fail = fail
 }
 
-func (r *recorder) PutService(key bpf.SocketEndpoint, frontend uint32) error {
-	return r.do("PutService", func() error { return r.writer.PutService(key, frontend) })
+func (r *recorder) PutFrontend(key bpf.SocketEndpoint, word uint64) error {
+	return r.do("PutFrontend", func() error { return r.writer.PutFrontend(key, word) })
 }
-func (r *recorder) DeleteService(key bpf.SocketEndpoint) error {
-	return r.do("DeleteService", func() error { return r.writer.DeleteService(key) })
+func (r *recorder) DeleteFrontend(key bpf.SocketEndpoint) error {
+	return r.do("DeleteFrontend", func() error { return r.writer.DeleteFrontend(key) })
 }
-func (r *recorder) PutFrontend(index uint32, record bpf.SocketFrontendRecord) error {
-	return r.do("PutFrontend", func() error { return r.writer.PutFrontend(index, record) })
+func (r *recorder) ResetService(id uint32, record bpf.SocketService) error {
+	return r.do("ResetService", func() error { return r.writer.ResetService(id, record) })
+}
+func (r *recorder) PutPolicy(service uint32, flags bpf.SocketServiceFlags, affinitySeconds uint32) error {
+	return r.do("PutPolicy", func() error { return r.writer.PutPolicy(service, flags, affinitySeconds) })
+}
+func (r *recorder) PutRun(service uint32, local bool, word uint64) error {
+	return r.do("PutRun", func() error { return r.writer.PutRun(service, local, word) })
 }
 func (r *recorder) PutSlots(base uint32, backends []uint32) error {
 	return r.do("PutSlots", func() error { return r.writer.PutSlots(base, backends) })
@@ -61,8 +67,8 @@ func (r *recorder) PutSlots(base uint32, backends []uint32) error {
 func (r *recorder) PutBackend(id uint32, record bpf.SocketBackend) error {
 	return r.do("PutBackend", func() error { return r.writer.PutBackend(id, record) })
 }
-func (r *recorder) ResetConnections(backend uint32) error {
-	return r.do("ResetConnections", func() error { return r.writer.ResetConnections(backend) })
+func (r *recorder) PutBackendFlags(id uint32, flags bpf.SocketBackendFlags) error {
+	return r.do("PutBackendFlags", func() error { return r.writer.PutBackendFlags(id, flags) })
 }
 func (r *recorder) PutReverse(key bpf.SocketEndpoint, backend uint32) error {
 	return r.do("PutReverse", func() error { return r.writer.PutReverse(key, backend) })
@@ -70,23 +76,26 @@ func (r *recorder) PutReverse(key bpf.SocketEndpoint, backend uint32) error {
 func (r *recorder) DeleteReverse(key bpf.SocketEndpoint) error {
 	return r.do("DeleteReverse", func() error { return r.writer.DeleteReverse(key) })
 }
-func (r *recorder) ResetState(service uint32) error {
-	return r.do("ResetState", func() error { return r.writer.ResetState(service) })
-}
 func (r *recorder) PutPrimary(service uint32, key bpf.SocketEndpoint) error {
 	return r.do("PutPrimary", func() error { return r.writer.PutPrimary(service, key) })
 }
+func (r *recorder) PutSource(key bpf.SocketSourceKey) error {
+	return r.do("PutSource", func() error { return r.writer.PutSource(key) })
+}
+func (r *recorder) DeleteSource(key bpf.SocketSourceKey) error {
+	return r.do("DeleteSource", func() error { return r.writer.DeleteSource(key) })
+}
 func (r *recorder) PutNode(id uint32, record bpf.SocketNode) error {
 	return r.do("PutNode", func() error { return r.writer.PutNode(id, record) })
-}
-func (r *recorder) PutName(key bpf.SocketNameKey, name string) error {
-	return r.do("PutName", func() error { return r.writer.PutName(key, name) })
 }
 func (r *recorder) PutAddress(key bpf.SocketAddress, flags bpf.SocketAddressFlags) error {
 	return r.do("PutAddress", func() error { return r.writer.PutAddress(key, flags) })
 }
 func (r *recorder) DeleteAddress(key bpf.SocketAddress) error {
 	return r.do("DeleteAddress", func() error { return r.writer.DeleteAddress(key) })
+}
+func (r *recorder) PutName(key bpf.SocketNameKey, name string) error {
+	return r.do("PutName", func() error { return r.writer.PutName(key, name) })
 }
 func (r *recorder) DeleteName(key bpf.SocketNameKey) error {
 	return r.do("DeleteName", func() error { return r.writer.DeleteName(key) })

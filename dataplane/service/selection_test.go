@@ -146,32 +146,19 @@ func TestSelectionTrustsNoStaleRecord(t *testing.T) {
 	p.SetService(serviceOf("default/a:http", TCP, "10.96.0.1:80", three[0]))
 	p.SetService(serviceOf("default/b:http", TCP, "10.96.0.2:80", three[1]))
 	flush(t, p)
-	index, _, err := p.maps.services.get(toNetwork(b))
+	word, _, err := p.maps.frontends.get(toNetwork(b))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := p.maps.PutService(toNetwork(a), index); err != nil {
+	if err := p.maps.PutFrontend(toNetwork(a), word); err != nil {
 		t.Fatal(err)
 	}
 	if got, why := s.run(a, 1); why != bpf.SocketCounterREASON_FRONTEND_STALE {
 		t.Errorf("%v: %s, want frontend_stale", got, counterLabels[why])
 	}
-	record, _, err := p.maps.frontends.get(index)
-	if err != nil {
-		t.Fatal(err)
-	}
-	slots, err := p.maps.readSlots(run{record.SlotBase, record.SlotCount})
-	if err != nil {
-		t.Fatal(err)
-	}
-	foreign, _, err := p.maps.backends.get(slots[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	foreign.Service++
-	if err := p.maps.PutBackend(slots[0], foreign); err != nil {
-		t.Fatal(err)
-	}
+	e, _ := readEntry(toNetwork(b), word)
+	foreign := p.maps.readRun(readRun(p.maps.services.at(e.service).Run))[0]
+	p.maps.backends.at(foreign).Service++
 	if got, why := s.run(b, 1); why != bpf.SocketCounterREASON_BACKEND_MISSING {
 		t.Errorf("%v: %s, want backend_missing", got, counterLabels[why])
 	}

@@ -166,8 +166,8 @@ type Problem struct {
 
 func (p Problem) Error() string { return fmt.Sprintf("service %s: %s", p.Service, p.Reason) }
 
-// normalise returns a copy whose addresses are unmapped, sorted and free of
-// duplicates and of entries that no map can hold, which it reports.
+// normalise returns a copy whose addresses are unmapped and free of duplicates,
+// whose backends are sorted, and which is free of entries that no map can hold, which it reports.
 func (s Service) normalise() (Service, []Problem) {
 	var problems []Problem
 	reject := func(p Problem, format string, args ...any) {
@@ -176,33 +176,70 @@ func (s Service) normalise() (Service, []Problem) {
 	}
 	out := s
 	out.Frontends, out.Backends = nil, nil
+	at := map[Frontend]int{}
 	for _, f := range s.Frontends {
-		f.Addr = f.Addr.Unmap().WithZone("")
-		if !f.Addr.IsValid() || f.Addr.IsUnspecified() || f.Port == 0 || f.Protocol == 0 {
+		f.Addr = plain(f.Addr)
+		if !f.Addr.IsValid() || f.Port == 0 || f.Protocol == 0 {
 			reject(Problem{Frontend: f}, "frontend %v: needs an address, a port and a protocol", f)
 			continue
 		}
+		// Who sends a packet is known then, who connects is not.
+		f.Restricted = f.Restricted && f.Scope == ScopeExternal
+		if i, twice := at[f.identity()]; twice {
+			out.Frontends[i] = f
+			continue
+		}
+		at[f.identity()] = len(out.Frontends)
 		out.Frontends = append(out.Frontends, f)
 	}
 	for _, b := range s.Backends {
-		b.Addr = b.Addr.Unmap().WithZone("")
+		b.Addr = plain(b.Addr)
 		if !b.Addr.IsValid() || b.Addr.IsUnspecified() || b.Port == 0 {
 			reject(Problem{Backend: b}, "backend %v port %d: needs an address and a port", b.Addr, b.Port)
 			continue
 		}
 		out.Backends = append(out.Backends, b)
 	}
-	slices.SortFunc(out.Frontends, compareFrontends)
-	out.Frontends = slices.Compact(out.Frontends)
 	slices.SortFunc(out.Backends, func(a, b Backend) int {
 		return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.Port, b.Port),
-			cmp.Compare(a.State, b.State), cmp.Compare(a.Node, b.Node))
+			cmp.Compare(a.State, b.State), cmp.Compare(a.Node, b.Node), compareBools(a.Distant, b.Distant))
 	})
 	// The same endpoint twice: its most usable state wins.
 	out.Backends = slices.CompactFunc(out.Backends, func(a, b Backend) bool {
 		return a.Addr == b.Addr && a.Port == b.Port
 	})
+	out.SourceRanges = nil
+	for _, prefix := range s.SourceRanges {
+		if !prefix.IsValid() {
+			reject(Problem{}, "source range %v: needs an address and a length", prefix)
+			continue
+		}
+		out.SourceRanges = append(out.SourceRanges, plainPrefix(prefix))
+	}
+	slices.SortFunc(out.SourceRanges, netip.Prefix.Compare)
+	out.SourceRanges = slices.Compact(out.SourceRanges)
 	return out, problems
+}
+
+func plain(addr netip.Addr) netip.Addr { return addr.Unmap().WithZone("") }
+
+// plainPrefix is prefix without the bits that do not count, and of IPv4 if it
+// lies in the mapped range.
+func plainPrefix(prefix netip.Prefix) netip.Prefix {
+	if prefix.Addr().Is4In6() && prefix.Bits() >= 96 {
+		prefix = netip.PrefixFrom(prefix.Addr().Unmap(), prefix.Bits()-96)
+	}
+	return prefix.Masked()
+}
+
+func compareBools(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
 }
 
 func compareFrontends(a, b Frontend) int {

@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"github.com/skep-io/skep/bpf"
 )
 
 // tables is the desired state: what callers asked for, indexed so that every
@@ -17,10 +19,12 @@ type tables struct {
 	withdrawn map[netip.Addr]int                 // address -> withdrawals not restored
 	nodesDown map[string]struct{}
 	hosts     hosts
+	node      string // this one
 }
 
-func newTables() *tables {
+func newTables(node string) *tables {
 	return &tables{
+		node:      node,
 		services:  map[string]Service{},
 		problems:  map[string][]Problem{},
 		claims:    map[Frontend][]string{},
@@ -41,6 +45,7 @@ func (t *tables) set(s Service) []string {
 		t.problems[s.Name] = problems
 	}
 	for _, f := range s.Frontends {
+		f = f.identity()
 		names := t.claims[f]
 		at, _ := slices.BinarySearch(names, s.Name)
 		if at == 0 && len(names) > 0 {
@@ -66,6 +71,7 @@ func (t *tables) delete(name string) []string {
 	delete(t.services, name)
 	delete(t.problems, name)
 	for _, f := range old.Frontends {
+		f = f.identity()
 		names := t.claims[f]
 		at, _ := slices.BinarySearch(names, name)
 		names = slices.Delete(names, at, at+1)
@@ -107,7 +113,7 @@ func (t *tables) isWithdrawn(s Service, b Backend) bool {
 }
 
 func (t *tables) owner(f Frontend) (string, bool) {
-	names := t.claims[f]
+	names := t.claims[f.identity()]
 	if len(names) == 0 {
 		return "", false
 	}
@@ -142,14 +148,32 @@ func poolOf(name string, f Frontend) poolKey {
 // desiredPool is what one pool's maps should hold.
 type desiredPool struct {
 	key             poolKey
-	frontends       []Frontend // those that the service owns, sorted
+	frontends       []Frontend // those that the service owns, as it listed them
 	backends        []desiredBackend
+	flags           bpf.SocketServiceFlags
 	affinitySeconds uint32
+	sources         []netip.Prefix // of the pool's family
 }
 
 type desiredBackend struct {
-	key        backendKey
-	selectable bool // has a slot
+	key            backendKey
+	inRun, inLocal bool // gets connections from everywhere, by traffic policy Local
+	local          bool
+	withdrawn      bool
+}
+
+// flags of its record, but for what depends on other services.
+func (b desiredBackend) flags() (flags bpf.SocketBackendFlags) {
+	if b.inRun {
+		flags |= bpf.SocketBackendFlagsBACKEND_IN_RUN
+	}
+	if b.inLocal {
+		flags |= bpf.SocketBackendFlagsBACKEND_IN_LOCAL_RUN
+	}
+	if b.local {
+		flags |= bpf.SocketBackendFlagsBACKEND_LOCAL
+	}
+	return flags
 }
 
 // backendKey identifies a backend of a pool. Scope is always ScopeCluster.
@@ -172,8 +196,7 @@ func (t *tables) desired(name string) map[poolKey]*desiredPool {
 		key := poolOf(name, f)
 		pool := pools[key]
 		if pool == nil {
-			pool = &desiredPool{key: key, affinitySeconds: seconds(s.AffinityTimeout)}
-			pool.backends = t.desiredBackends(s, key)
+			pool = t.desiredPool(s, key)
 			pools[key] = pool
 		}
 		pool.frontends = append(pool.frontends, f)
@@ -181,13 +204,33 @@ func (t *tables) desired(name string) map[poolKey]*desiredPool {
 	return pools
 }
 
-func (t *tables) desiredBackends(s Service, key poolKey) []desiredBackend {
-	usable := Active
-	anyActive := func(b Backend) bool {
-		return b.Addr.Is6() == key.ip6 && b.State == Active && !t.isWithdrawn(s, b)
+func (t *tables) desiredPool(s Service, key poolKey) *desiredPool {
+	pool := &desiredPool{
+		key:             key,
+		backends:        t.desiredBackends(s, key),
+		flags:           bpf.SocketServiceFlags(s.Selection),
+		affinitySeconds: seconds(s.AffinityTimeout),
 	}
-	if !slices.ContainsFunc(s.Backends, anyActive) {
-		usable = Terminating
+	if s.SNAT {
+		pool.flags |= bpf.SocketServiceFlagsSERVICE_SNAT
+	}
+	for _, prefix := range s.SourceRanges {
+		if prefix.Addr().Is6() == key.ip6 {
+			pool.sources = append(pool.sources, prefix)
+		}
+	}
+	return pool
+}
+
+func (t *tables) desiredBackends(s Service, key poolKey) []desiredBackend {
+	local := func(b Backend) bool { return b.Node != "" && b.Node == t.node }
+	anywhere := func(Backend) bool { return true }
+	everywhere := t.usable(s, key, func(b Backend) bool { return !b.Distant }, anywhere)
+	// Without traffic policy Local, connections get here that other nodes chose
+	// us for, from all there are.
+	here := t.usable(s, key, anywhere)
+	if slices.ContainsFunc(s.Frontends, func(f Frontend) bool { return f.Local && poolOf(s.Name, f) == key }) {
+		here = t.usable(s, key, local)
 	}
 	var backends []desiredBackend
 	for _, b := range s.Backends {
@@ -199,10 +242,30 @@ func (t *tables) desiredBackends(s Service, key poolKey) []desiredBackend {
 				endpoint: Frontend{Addr: b.Addr, Port: b.Port, Protocol: key.protocol},
 				node:     b.Node,
 			},
-			selectable: b.State <= usable && !t.isWithdrawn(s, b),
+			inRun:     everywhere(b),
+			inLocal:   local(b) && here(b),
+			local:     local(b),
+			withdrawn: t.isWithdrawn(s, b),
 		})
 	}
 	return backends
+}
+
+// usable tells which backends get new connections: the active ones of the first
+// circle that has any, else the terminating ones of the first that has any
+// (KEP-1669).
+func (t *tables) usable(s Service, key poolKey, circles ...func(Backend) bool) func(Backend) bool {
+	for _, state := range []State{Active, Terminating} {
+		for _, within := range circles {
+			wanted := func(b Backend) bool {
+				return b.Addr.Is6() == key.ip6 && b.State == state && !t.isWithdrawn(s, b) && within(b)
+			}
+			if slices.ContainsFunc(s.Backends, wanted) {
+				return wanted
+			}
+		}
+	}
+	return func(Backend) bool { return false }
 }
 
 func seconds(d time.Duration) uint32 {

@@ -26,13 +26,15 @@ var rewrite = flag.Bool("rewrite", false, "write the dumps of testdata/*.txtar a
 //
 // and the events, one a line:
 //
-//	service NAME FRONTEND... [-> BACKEND...] [affinity=10s]
+//	service NAME [affinity=10s] [selection=maglev] [snat] [source=PREFIX...] FRONTEND... [-> BACKEND...]
 //	delete NAME
 //	node NAME down|up
+//	addresses ADDRESS...       this node's
+//	peer NODE [ADDRESS...]     another node's
 //	withdraw ADDRESS
 //
-// FRONTEND is ADDRESS:PORT/PROTOCOL[/external], BACKEND is
-// ADDRESS:PORT[@NODE][=terminating|=unready].
+// FRONTEND is ADDRESS:PORT/PROTOCOL[/external][/local][/restricted], BACKEND is
+// ADDRESS:PORT[@NODE][=terminating|=unready|=distant]. This node is node1.
 func TestTables(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txtar")
 	if err != nil || len(files) == 0 {
@@ -126,6 +128,18 @@ func applyEvent(t *testing.T, p *Plane, event string) {
 		p.DeleteService(words[1])
 	case "node":
 		p.SetNodeDown(words[1], words[2] == "down")
+	case "addresses", "peer":
+		var addrs []netip.Addr
+		for _, word := range words[1:] {
+			if addr, err := netip.ParseAddr(word); err == nil {
+				addrs = append(addrs, addr)
+			}
+		}
+		if words[0] == "peer" {
+			p.SetNodeAddresses(words[1], addrs)
+		} else {
+			p.SetAddresses(addrs)
+		}
 	case "withdraw":
 		p.WithdrawAddress(netip.MustParseAddr(words[1]))
 	default:
@@ -148,6 +162,18 @@ func parseService(t *testing.T, words []string) Service {
 			s.AffinityTimeout = d
 			continue
 		}
+		if value, ok := strings.CutPrefix(word, "selection="); ok {
+			s.Selection = map[string]Selection{"least-connections": LeastConnections, "random": Random, "maglev": Maglev}[value]
+			continue
+		}
+		if value, ok := strings.CutPrefix(word, "source="); ok {
+			s.SourceRanges = append(s.SourceRanges, netip.MustParsePrefix(value))
+			continue
+		}
+		if word == "snat" {
+			s.SNAT = true
+			continue
+		}
 		if word == "->" {
 			backends = true
 			continue
@@ -156,6 +182,9 @@ func parseService(t *testing.T, words []string) Service {
 			word, state, _ := strings.Cut(word, "=")
 			address, node, _ := strings.Cut(word, "@")
 			b := backend(address)
+			if state == "distant" {
+				b.Distant, state = true, ""
+			}
 			b.Node, b.State = node, states[state]
 			s.Backends = append(s.Backends, b)
 			continue
@@ -163,7 +192,18 @@ func parseService(t *testing.T, words []string) Service {
 		parts := strings.Split(word, "/")
 		f := frontend(parts[0], protocols[parts[1]])
 		if len(parts) > 2 {
-			f.Scope = ScopeExternal
+			for _, option := range parts[2:] {
+				switch option {
+				case "external":
+					f.Scope = ScopeExternal
+				case "local":
+					f.Local = true
+				case "restricted":
+					f.Restricted = true
+				default:
+					t.Fatalf("frontend option %q is not known", option)
+				}
+			}
 		}
 		s.Frontends = append(s.Frontends, f)
 	}
@@ -181,10 +221,31 @@ func tablesText(d *Dump) string {
 			if f.AffinitySeconds > 0 {
 				fmt.Fprintf(&out, " affinity %ds", f.AffinitySeconds)
 			}
+			if f.Primary {
+				out.WriteString(" primary")
+			}
+			if f.Local {
+				out.WriteString(" local")
+			}
+			if f.Restricted {
+				out.WriteString(" restricted")
+			}
 			out.WriteByte('\n')
+		}
+		if s.Selection != "round-robin" {
+			fmt.Fprintf(&out, "  selection %s\n", s.Selection)
+		}
+		if s.Forwarding != "dsr" {
+			fmt.Fprintf(&out, "  forwarding %s\n", s.Forwarding)
+		}
+		for _, prefix := range s.Sources {
+			fmt.Fprintf(&out, "  source %s\n", prefix)
 		}
 		for _, slot := range s.Slots {
 			fmt.Fprintf(&out, "  slot %s\n", slot)
+		}
+		for _, slot := range s.LocalSlots {
+			fmt.Fprintf(&out, "  local slot %s\n", slot)
 		}
 	}
 	for _, b := range d.Backends {
@@ -193,8 +254,8 @@ func tablesText(d *Dump) string {
 			fmt.Fprintf(&out, " on %s", b.Node)
 		}
 		fmt.Fprintf(&out, " %s", b.State)
-		if b.Shared {
-			out.WriteString(" shared")
+		if b.Local {
+			out.WriteString(" here")
 		}
 		out.WriteByte('\n')
 	}
@@ -203,7 +264,21 @@ func tablesText(d *Dump) string {
 		if n.Down {
 			state = "down"
 		}
-		fmt.Fprintf(&out, "node %s %s\n", n.Name, state)
+		fmt.Fprintf(&out, "node %s %s", n.Name, state)
+		for _, addr := range n.Addresses {
+			fmt.Fprintf(&out, " %s", addr)
+		}
+		out.WriteByte('\n')
+	}
+	for _, a := range d.Addresses {
+		fmt.Fprintf(&out, "address %s", a.Address)
+		if a.Own {
+			out.WriteString(" own")
+		}
+		if a.Peer {
+			out.WriteString(" peer")
+		}
+		out.WriteByte('\n')
 	}
 	return out.String()
 }

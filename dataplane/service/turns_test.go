@@ -106,11 +106,6 @@ func TestSharedBackendRemembersWhatWasAskedFor(t *testing.T) {
 			t.Errorf("asked for %s, peer is %s", front, got)
 		}
 	}
-	p.DeleteService("default/b:http")
-	flush(t, p)
-	if d := dump(t, p); len(d.Backends) != 1 || d.Backends[0].Shared {
-		t.Errorf("backends %+v, want one that is not shared", d.Backends)
-	}
 }
 
 func TestClientAffinity(t *testing.T) {
