@@ -397,10 +397,24 @@ func sameStatus(a, b *corev1.NodeStatus) bool {
 func (n *Node) writeStatus(ctx context.Context, status *corev1.NodeStatus) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	patch, err := json.Marshal(map[string]any{"status": status})
+	patch, err := statusPatch(status)
 	if err != nil {
 		return err
 	}
 	_, err = n.cfg.Client.CoreV1().Nodes().Patch(ctx, n.cfg.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
 	return err
+}
+
+// statusPatch replaces the addresses as a whole. Patches merge them by type, of which a node with addresses of both families
+// has two alike (kubernetes 79391).
+func statusPatch(status *corev1.NodeStatus) ([]byte, error) {
+	addresses := []any{map[string]string{"$patch": "replace"}}
+	for _, a := range status.Addresses {
+		addresses = append(addresses, a)
+	}
+	type others corev1.NodeStatus
+	return json.Marshal(map[string]any{"status": struct {
+		*others
+		Addresses []any `json:"addresses"`
+	}{(*others)(status), addresses}})
 }
