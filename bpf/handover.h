@@ -14,8 +14,8 @@ enum {
 	HANDOVER_MAC_HIGH = 0x02736b65,
 	HANDOVER_MAC_LOW = 0x7001,
 
-	ADDRESS_FAMILY_IPV4 = 2,
-	ADDRESS_FAMILY_IPV6 = 10,
+	FIB_IPV4 = 2, /* AF_INET */
+	FIB_IPV6 = 10, /* AF_INET6 */
 };
 
 static __always_inline void mark_handed_over(struct ethhdr *ethernet)
@@ -24,13 +24,19 @@ static __always_inline void mark_handed_over(struct ethhdr *ethernet)
 	*(__be16 *)(ethernet->h_source + 4) = bpf_htons(HANDOVER_MAC_LOW);
 }
 
-static __always_inline bool is_handed_over(void *data, void *data_end)
+static __always_inline bool has_handover_mac(void *data, void *data_end)
 {
 	struct ethhdr *ethernet = packet_at(data, data_end, 0, sizeof(*ethernet));
 
 	return ethernet &&
 	       *(__be32 *)ethernet->h_source == bpf_htonl(HANDOVER_MAC_HIGH) &&
 	       *(__be16 *)(ethernet->h_source + 4) == bpf_htons(HANDOVER_MAC_LOW);
+}
+
+static __always_inline bool is_handed_over(struct __sk_buff *skb)
+{
+	return has_handover_mac((void *)(long)skb->data,
+				(void *)(long)skb->data_end);
 }
 
 /* The interface that the kernel would send the packet out of. A neighbour that
@@ -49,14 +55,14 @@ static __always_inline __u32 handover_interface(struct __sk_buff *skb)
 		ip4 = packet_at(data, data_end, ETH_HLEN, sizeof(*ip4));
 		if (!ip4)
 			return 0;
-		fib.family = ADDRESS_FAMILY_IPV4;
+		fib.family = FIB_IPV4;
 		fib.ipv4_src = ip4->saddr;
 		fib.ipv4_dst = ip4->daddr;
 	} else {
 		ip6 = packet_at(data, data_end, ETH_HLEN, sizeof(*ip6));
 		if (!ip6)
 			return 0;
-		fib.family = ADDRESS_FAMILY_IPV6;
+		fib.family = FIB_IPV6;
 		__builtin_memcpy(fib.ipv6_src, &ip6->saddr, sizeof(fib.ipv6_src));
 		__builtin_memcpy(fib.ipv6_dst, &ip6->daddr, sizeof(fib.ipv6_dst));
 	}

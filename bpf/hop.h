@@ -41,12 +41,12 @@ static __always_inline void fib_addresses(struct bpf_fib_lookup *fib,
 					  const struct address *to)
 {
 	if (is_mapped(to)) {
-		fib->family = ADDRESS_FAMILY_IPV4;
+		fib->family = FIB_IPV4;
 		fib->ipv4_src = from->word[3];
 		fib->ipv4_dst = to->word[3];
 		return;
 	}
-	fib->family = ADDRESS_FAMILY_IPV6;
+	fib->family = FIB_IPV6;
 	__builtin_memcpy(fib->ipv6_src, from, sizeof(*from));
 	__builtin_memcpy(fib->ipv6_dst, to, sizeof(*to));
 }

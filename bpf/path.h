@@ -48,6 +48,7 @@ enum path_counter {
 			     * one backend */
 	PATH_NOT_STORED,    /* dropped: the flow could not be remembered */
 	PATH_NOT_WRITTEN,   /* dropped: the kernel refused to change the packet */
+	PATH_HANDED_OVER,   /* XDP made it ready, but knew no neighbour: sent there */
 	PATH_REASONS,
 	PATH_EVENT_TRANSLATED = PATH_REASONS, /* service became backend */
 	PATH_EVENT_NEW_FLOW,                  /* and a backend was chosen for it */

@@ -23,6 +23,7 @@
 #include "selection.h"
 #include "packet.h"
 #include "flow.h"
+#include "handover.h"
 #include "path.h"
 #include "path_rewrite.h"
 #include "path_deliver.h"
@@ -208,6 +209,10 @@ int skep_from_uplink(struct __sk_buff *skb)
 
 	if (!enter(&passage, skb, HOOK_UPLINK))
 		return to_stack(&passage, PATH_NOT_IP);
+	if (is_handed_over(skb)) {
+		tally(&passage, PATH_HANDED_OVER);
+		return send_handed_over(skb);
+	}
 	if (passage.parsed == PARSED_MALFORMED)
 		return to_stack(&passage, PATH_MALFORMED);
 	pod = bpf_map_lookup_elem(&skep_pods,

@@ -468,7 +468,7 @@ int skep_uplink(struct xdp_md *ctx)
 	__be16 type = 0;
 
 	family = ethernet_family(begin_of(ctx), end_of(ctx), &type);
-	if (is_handed_over(begin_of(ctx), end_of(ctx)))
+	if (has_handover_mac(begin_of(ctx), end_of(ctx)))
 		return leave(UPLINK_FORGED, XDP_DROP);
 	if (type == bpf_htons(ETH_P_ARP))
 		return answer_arp(ctx);

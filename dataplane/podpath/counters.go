@@ -41,6 +41,7 @@ var counterLabels = [bpf.PodPathCounterPATH_COUNTER_COUNT]string{
 	bpf.PodPathCounterPATH_COLLISION:              "collision",
 	bpf.PodPathCounterPATH_NOT_STORED:             "not_stored",
 	bpf.PodPathCounterPATH_NOT_WRITTEN:            "not_written",
+	bpf.PodPathCounterPATH_HANDED_OVER:            "handed_over",
 	bpf.PodPathCounterPATH_EVENT_TRANSLATED:       "event_translated",
 	bpf.PodPathCounterPATH_EVENT_NEW_FLOW:         "event_new_flow",
 	bpf.PodPathCounterPATH_EVENT_REVERSED:         "event_reversed",
