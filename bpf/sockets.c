@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 //go:build ignore
 
-/* Closes the sockets that are left on backends that are gone. Walks over a
- * network namespace's sockets (bpf iterators) ask one question of each that is
- * connected to a departed endpoint: does what it asked for still lead there?
- * skep_judge_socket answers the same question for a socket that user space has
- * found by other means. */
+/* Closes the sockets that are left on backends that are gone. One walk over the
+ * open files of all processes finds the network namespaces that have such
+ * sockets; walks over the sockets of those ask one question of each: does what
+ * it asked for still lead to its peer? skep_judge_socket answers the same
+ * question for a socket that user space has found by other means. */
 #include <stdbool.h>
 #include <stddef.h>
 #include <linux/bpf.h>
@@ -28,7 +28,6 @@ enum verdict {
 	VERDICT_OUTSIDE,  /* its cgroup has no hooks: it asked for the peer itself */
 	VERDICT_DIRECT,   /* it asked for the peer itself */
 	VERDICT_SERVED,   /* what it asked for leads to the peer again, or still */
-	VERDICT_UNKNOWN,  /* several services may have led it there */
 	VERDICT_ALIVE,    /* connected, and its backend may still answer */
 	VERDICT_STALE,    /* nothing leads it there any more: closed */
 	VERDICT_REFUSED,  /* stale, and the kernel would not close it */
@@ -46,13 +45,19 @@ struct departed {
 SKEP_MAP(skep_departed, BPF_MAP_TYPE_HASH, struct endpoint, struct departed,
 	 CAPACITY_DEPARTED, 0);
 
+/* What skep_print_origins prints: a cookie, then the state. */
+struct remembered_socket {
+	__u64 cookie;
+	struct socket_state state;
+};
+
 /* What skep_judge_socket is asked, and its answer. */
 struct connected_socket {
-	__u64 cookie;
 	struct endpoint peer;
+	struct socket_state origin; /* what skep_sockets holds of it */
+	__u32 remembered;           /* zero: it holds nothing */
 	__u32 if_node_down; /* not zero: other unless the peer's node is down */
 	enum verdict verdict; /* out */
-	__u32 pad;
 };
 
 /* Id of the cgroup that the socket programs are attached to, 0: not known. */
@@ -85,8 +90,21 @@ struct in6_addr {
 	} in6_u;
 };
 
+struct ns_common {
+	unsigned int inum;
+};
+
+struct net {
+	struct ns_common ns;
+};
+
+typedef struct {
+	struct net *net;
+} possible_net_t;
+
 struct sock_common {
 	unsigned short skc_family;
+	possible_net_t skc_net;
 	__be32 skc_daddr;
 	__be16 skc_dport;
 	unsigned char skc_state;
@@ -95,7 +113,12 @@ struct sock_common {
 
 struct sock {
 	struct sock_common __sk_common;
+	__u16 sk_protocol;
 	struct sock_cgroup_data sk_cgrp_data;
+};
+
+struct socket {
+	struct sock *sk;
 };
 
 struct inet_sock {
@@ -114,7 +137,11 @@ struct udp_sock {
 	struct inet_sock inet;
 };
 
-struct bpf_iter_meta;
+struct seq_file;
+
+struct bpf_iter_meta {
+	struct seq_file *seq;
+};
 
 struct bpf_iter__tcp {
 	struct bpf_iter_meta *meta;
@@ -124,6 +151,20 @@ struct bpf_iter__tcp {
 struct bpf_iter__udp {
 	struct bpf_iter_meta *meta;
 	struct udp_sock *udp_sk;
+};
+
+struct bpf_iter__bpf_sk_storage_map {
+	struct bpf_iter_meta *meta;
+	struct bpf_map *map;
+	struct sock *sk;
+	struct socket_state *value;
+};
+
+struct bpf_iter__task_file {
+	struct bpf_iter_meta *meta;
+	struct task_struct *task;
+	__u32 fd __attribute__((aligned(8)));
+	struct file *file;
 };
 
 #pragma clang attribute pop
@@ -177,21 +218,25 @@ static __always_inline bool hooked(const struct sock *sk)
 }
 
 struct search {
+	struct run run;
 	struct endpoint peer;
-	__u32 base;
 	bool found;
 };
 
-static int search_slot(__u32 step, struct search *search)
+static int search_place(__u32 place, struct search *search)
 {
-	__u32 index = search->base + step;
-	__u32 *slot = bpf_map_lookup_elem(&skep_slots, &index);
 	struct backend *backend;
-	__u32 id;
+	__u32 id = search->run.base + place;
 
-	if (!slot)
-		return 1;
-	id = *slot;
+	if (!search->run.direct) {
+		__u32 index = id / SLOTS_EACH;
+		struct slot_line *line;
+
+		line = bpf_map_lookup_elem(&skep_slots, &index);
+		if (!line)
+			return 1;
+		id = line->backend[id % SLOTS_EACH];
+	}
 	backend = bpf_map_lookup_elem(&skep_backends, &id);
 	if (!backend || !same_endpoint(&backend->key, &search->peer) ||
 	    node_down(backend->node))
@@ -212,44 +257,27 @@ static __always_inline bool leads_to(const struct endpoint *asked,
 
 	if (!find_service_frontend(asked, true, &frontend, &reason))
 		return false;
-	search.base = frontend.record->slot_base;
-	bpf_loop(frontend.record->slot_count, search_slot, &search, 0);
+	read_run(&frontend, false, &search.run);
+	bpf_loop(search.run.count, search_place, &search, 0);
 	if (search.found)
 		return true;
-	search.base = frontend.record->local_base;
-	bpf_loop(frontend.record->local_count, search_slot, &search, 0);
+	read_run(&frontend, true, &search.run);
+	bpf_loop(search.run.count, search_place, &search, 0);
 	return search.found;
 }
 
-/* What the socket asked for, as far as it was remembered. */
-static __always_inline bool remembered(__u64 cookie, const struct endpoint *peer,
-				       struct endpoint *asked)
-{
-	__u32 index = (__u32)cookie + peer->addr.word[3] * 0x9e3779b1u +
-		      peer->port * 0x85ebca6bu;
-	struct origin *origin;
-
-	index &= CAPACITY_ORIGINS - 1;
-	origin = bpf_map_lookup_elem(&skep_origins, &index);
-	if (!origin || *(volatile __u64 *)&origin->socket != cookie ||
-	    !same_endpoint(&origin->peer, peer))
-		return false;
-	*asked = origin->asked;
-	barrier();
-	return *(volatile __u64 *)&origin->socket == cookie;
-}
-
-/* The order matters: what was remembered is certain, what is derived holds for
- * a backend of one frontend only, and a socket that may have asked for another
- * service, which still has the backend, is left alone. */
-static __always_inline enum verdict judge(__u64 cookie,
+/* origin: what was remembered of the socket, or NULL. It is certain; without it
+ * the socket asked for the primary frontend of the one backend that is found by
+ * the peer's address, or that backend is gone. */
+static __always_inline enum verdict judge(const struct socket_state *origin,
 					  const struct endpoint *peer)
 {
 	struct endpoint asked = {}, *primary;
 	struct backend *backend;
 	__u32 *id, key;
 
-	if (remembered(cookie, peer, &asked)) {
+	if (origin && same_endpoint(&origin->peer, peer)) {
+		asked = origin->asked;
 		if (same_endpoint(&asked, peer))
 			return VERDICT_DIRECT;
 		return leads_to(&asked, peer) ? VERDICT_SERVED : VERDICT_STALE;
@@ -260,15 +288,11 @@ static __always_inline enum verdict judge(__u64 cookie,
 	key = *(volatile __u32 *)id;
 	backend = bpf_map_lookup_elem(&skep_backends, &key);
 	if (!backend || !same_endpoint(&backend->key, peer))
-		return VERDICT_UNKNOWN;
-	if (node_down(backend->node)) /* whichever service it was */
-		return VERDICT_STALE;
-	if (backend->flags & BACKEND_SHARED)
-		return VERDICT_UNKNOWN;
+		return VERDICT_SERVED; /* being replaced: its new clients are right */
 	key = backend->service;
 	primary = bpf_map_lookup_elem(&skep_primaries, &key);
 	if (!primary || !primary->port)
-		return VERDICT_UNKNOWN;
+		return VERDICT_STALE;
 	asked = *primary;
 	return leads_to(&asked, peer) ? VERDICT_SERVED : VERDICT_STALE;
 }
@@ -301,20 +325,72 @@ static __always_inline struct departed *find_departed(const struct endpoint *pee
 
 /* Judges a socket, closes it if it is stale, and counts what was done. The walk
  * holds the socket's lock. */
-static __always_inline void sweep(struct sock_common *sk, const struct sock *full,
+static __always_inline void sweep(struct sock_common *sk, struct sock *full,
 				  const struct endpoint *peer,
 				  struct departed *departed)
 {
 	enum verdict verdict = VERDICT_OUTSIDE;
 
 	if (hooked(full))
-		verdict = judge(bpf_get_socket_cookie(sk), peer);
+		verdict = judge(bpf_sk_storage_get(&skep_sockets, full, 0, 0),
+				peer);
 	if (verdict == VERDICT_STALE && peer->protocol == PROTOCOL_TCP &&
 	    departed->only_connecting && sk->skc_state != STATE_SYN_SENT)
 		verdict = VERDICT_ALIVE;
 	if (verdict == VERDICT_STALE && bpf_sock_destroy(sk))
 		verdict = VERDICT_REFUSED;
 	departed->verdicts[verdict] += 1;
+}
+
+/* Prints the number of each network namespace in which a process has a socket
+ * that is connected to a departed endpoint. */
+SEC("iter/task_file")
+int skep_find_sockets(struct bpf_iter__task_file *ctx)
+{
+	struct file *file = ctx->file;
+	struct endpoint peer = {};
+	struct socket *socket;
+	struct sock *sk;
+	__u32 namespace;
+	__u8 protocol;
+
+	if (!file)
+		return 0;
+	socket = bpf_sock_from_file(file);
+	if (!socket)
+		return 0;
+	sk = socket->sk;
+	if (!sk || !sk->__sk_common.skc_dport ||
+	    (sk->__sk_common.skc_family != FAMILY_IPV4 &&
+	     sk->__sk_common.skc_family != FAMILY_IPV6))
+		return 0;
+	protocol = sk->sk_protocol == PROTOCOL_UDP ? PROTOCOL_UDP : PROTOCOL_TCP;
+	read_peer(&sk->__sk_common, protocol, &peer);
+	if (!find_departed(&peer))
+		return 0;
+	namespace = sk->__sk_common.skc_net.net->ns.inum;
+	bpf_seq_write(ctx->meta->seq, &namespace, sizeof(namespace));
+	return 0;
+}
+
+/* Prints what is remembered of sockets that are connected to a departed
+ * endpoint. */
+SEC("iter/bpf_sk_storage_map")
+int skep_print_origins(struct bpf_iter__bpf_sk_storage_map *ctx)
+{
+	struct socket_state *state = ctx->value;
+	struct remembered_socket remembered = {};
+	struct sock *sk = ctx->sk;
+
+	if (!sk || !state)
+		return 0;
+	remembered.state = *state;
+	if (!remembered.state.peer.port ||
+	    !find_departed(&remembered.state.peer))
+		return 0;
+	remembered.cookie = bpf_get_socket_cookie(sk);
+	bpf_seq_write(ctx->meta->seq, &remembered, sizeof(remembered));
+	return 0;
 }
 
 SEC("iter/tcp")
@@ -360,12 +436,14 @@ int skep_close_udp(struct bpf_iter__udp *ctx)
 SEC("syscall")
 int skep_judge_socket(struct connected_socket *socket)
 {
+	struct socket_state origin = socket->origin;
 	struct endpoint peer = socket->peer;
 
 	if (socket->if_node_down && !on_down_node(&peer))
 		socket->verdict = VERDICT_OTHER;
 	else
-		socket->verdict = judge(socket->cookie, &peer);
+		socket->verdict = judge(socket->remembered ? &origin : NULL,
+					&peer);
 	return 0;
 }
 

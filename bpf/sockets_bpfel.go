@@ -39,12 +39,15 @@ type SocketsAffinityKey struct {
 }
 
 type SocketsBackend struct {
-	_       structs.HostLayout
-	Key     SocketsEndpoint
-	Service uint32
-	Node    uint32
-	Flags   uint32
-	Serial  uint32
+	_           structs.HostLayout
+	Key         SocketsEndpoint
+	Service     uint32
+	Node        uint32
+	Flags       uint32
+	Serial      uint32
+	Active      uint32
+	Connections uint64
+	Pad         [2]uint64
 }
 
 type SocketsConfig struct {
@@ -54,11 +57,11 @@ type SocketsConfig struct {
 
 type SocketsConnectedSocket struct {
 	_          structs.HostLayout
-	Cookie     uint64
 	Peer       SocketsEndpoint
+	Origin     SocketsSocketState
+	Remembered uint32
 	IfNodeDown uint32
 	Verdict    SocketsVerdict
-	Pad        uint32
 }
 
 type SocketsCounter uint32
@@ -79,12 +82,20 @@ const (
 	SocketsCounterEVENT_NODE_DOWN_SKIPPED SocketsCounter = 12
 	SocketsCounterEVENT_AFFINITY_HIT      SocketsCounter = 13
 	SocketsCounterEVENT_ORIGIN_STORED     SocketsCounter = 14
-	SocketsCounterCOUNTER_COUNT           SocketsCounter = 15
+	SocketsCounterEVENT_ORIGIN_LOST       SocketsCounter = 15
+	SocketsCounterCOUNTER_COUNT           SocketsCounter = 16
 )
+
+type SocketsDatagramKey struct {
+	_      structs.HostLayout
+	Socket uint64
+	Peer   SocketsEndpoint
+	Pad    uint32
+}
 
 type SocketsDeparted struct {
 	_              structs.HostLayout
-	Verdicts       [8]uint64
+	Verdicts       [7]uint64
 	OnlyConnecting uint64
 }
 
@@ -96,23 +107,13 @@ type SocketsEndpoint struct {
 	Scope    uint8
 }
 
-type SocketsFrontendRecord struct {
-	_               structs.HostLayout
-	Key             SocketsEndpoint
-	Service         uint32
-	SlotBase        uint32
-	SlotCount       uint32
-	AffinitySeconds uint32
-	LocalBase       uint32
-	LocalCount      uint32
-	Flags           uint32
-	ServiceFlags    uint32
-}
-
 type SocketsLayout struct {
 	_           structs.HostLayout
 	Version     uint32
 	SocketScope uint32
+	IdShift     uint32
+	CountShift  uint32
+	KnownFlags  uint32
 }
 
 type SocketsName struct {
@@ -133,18 +134,30 @@ type SocketsNode struct {
 	Down uint32
 }
 
-type SocketsOrigin struct {
-	_      structs.HostLayout
-	Socket uint64
-	Peer   SocketsEndpoint
-	Asked  SocketsEndpoint
+type SocketsService struct {
+	_               structs.HostLayout
+	Cursor          uint64
+	LocalCursor     uint64
+	Connections     uint64
+	Refused         uint64
+	Run             uint64
+	LocalRun        uint64
+	Flags           uint32
+	AffinitySeconds uint32
+	Pad             uint64
 }
 
-type SocketsServiceState struct {
-	_           structs.HostLayout
-	Cursor      uint64
-	Connections uint64
-	Refused     uint64
+type SocketsSlotLine struct {
+	_       structs.HostLayout
+	Backend [16]uint32
+}
+
+type SocketsSocketState struct {
+	_       structs.HostLayout
+	Peer    SocketsEndpoint
+	Asked   SocketsEndpoint
+	Backend uint32
+	Serial  uint32
 }
 
 type SocketsSourceKey struct {
@@ -161,39 +174,39 @@ const (
 	SocketsVerdictVERDICT_OUTSIDE SocketsVerdict = 1
 	SocketsVerdictVERDICT_DIRECT  SocketsVerdict = 2
 	SocketsVerdictVERDICT_SERVED  SocketsVerdict = 3
-	SocketsVerdictVERDICT_UNKNOWN SocketsVerdict = 4
-	SocketsVerdictVERDICT_ALIVE   SocketsVerdict = 5
-	SocketsVerdictVERDICT_STALE   SocketsVerdict = 6
-	SocketsVerdictVERDICT_REFUSED SocketsVerdict = 7
-	SocketsVerdictVERDICT_COUNT   SocketsVerdict = 8
+	SocketsVerdictVERDICT_ALIVE   SocketsVerdict = 4
+	SocketsVerdictVERDICT_STALE   SocketsVerdict = 5
+	SocketsVerdictVERDICT_REFUSED SocketsVerdict = 6
+	SocketsVerdictVERDICT_COUNT   SocketsVerdict = 7
 )
 
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	SocketsMapSkepAddresses    = "skep_addresses"
-	SocketsMapSkepAffinity     = "skep_affinity"
-	SocketsMapSkepBackends     = "skep_backends"
-	SocketsMapSkepConfig       = "skep_config"
-	SocketsMapSkepConnections  = "skep_connections"
-	SocketsMapSkepCounters     = "skep_counters"
-	SocketsMapSkepCursors      = "skep_cursors"
-	SocketsMapSkepDeparted     = "skep_departed"
-	SocketsMapSkepFrontends    = "skep_frontends"
-	SocketsMapSkepLayout       = "skep_layout"
-	SocketsMapSkepNames        = "skep_names"
-	SocketsMapSkepNodes        = "skep_nodes"
-	SocketsMapSkepOrigins      = "skep_origins"
-	SocketsMapSkepPrimaries    = "skep_primaries"
-	SocketsMapSkepReverse      = "skep_reverse"
-	SocketsMapSkepServices     = "skep_services"
-	SocketsMapSkepSlots        = "skep_slots"
-	SocketsMapSkepSources      = "skep_sources"
-	SocketsProgSkepCloseTcp    = "skep_close_tcp"
-	SocketsProgSkepCloseUdp    = "skep_close_udp"
-	SocketsProgSkepJudgeSocket = "skep_judge_socket"
-	SocketsVarSkepHookedCgroup = "skep_hooked_cgroup"
+	SocketsMapSkepAddresses     = "skep_addresses"
+	SocketsMapSkepAffinity      = "skep_affinity"
+	SocketsMapSkepBackends      = "skep_backends"
+	SocketsMapSkepConfig        = "skep_config"
+	SocketsMapSkepCounters      = "skep_counters"
+	SocketsMapSkepDatagrams     = "skep_datagrams"
+	SocketsMapSkepDeparted      = "skep_departed"
+	SocketsMapSkepFrontends     = "skep_frontends"
+	SocketsMapSkepLayout        = "skep_layout"
+	SocketsMapSkepNames         = "skep_names"
+	SocketsMapSkepNodes         = "skep_nodes"
+	SocketsMapSkepPrimaries     = "skep_primaries"
+	SocketsMapSkepReverse       = "skep_reverse"
+	SocketsMapSkepServices      = "skep_services"
+	SocketsMapSkepSlots         = "skep_slots"
+	SocketsMapSkepSockets       = "skep_sockets"
+	SocketsMapSkepSources       = "skep_sources"
+	SocketsProgSkepCloseTcp     = "skep_close_tcp"
+	SocketsProgSkepCloseUdp     = "skep_close_udp"
+	SocketsProgSkepFindSockets  = "skep_find_sockets"
+	SocketsProgSkepJudgeSocket  = "skep_judge_socket"
+	SocketsProgSkepPrintOrigins = "skep_print_origins"
+	SocketsVarSkepHookedCgroup  = "skep_hooked_cgroup"
 )
 
 // LoadSockets returns the embedded CollectionSpec for Sockets.
@@ -238,33 +251,34 @@ type SocketsSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SocketsProgramSpecs struct {
-	SkepCloseTcp    *ebpf.ProgramSpec `ebpf:"skep_close_tcp"`
-	SkepCloseUdp    *ebpf.ProgramSpec `ebpf:"skep_close_udp"`
-	SkepJudgeSocket *ebpf.ProgramSpec `ebpf:"skep_judge_socket"`
+	SkepCloseTcp     *ebpf.ProgramSpec `ebpf:"skep_close_tcp"`
+	SkepCloseUdp     *ebpf.ProgramSpec `ebpf:"skep_close_udp"`
+	SkepFindSockets  *ebpf.ProgramSpec `ebpf:"skep_find_sockets"`
+	SkepJudgeSocket  *ebpf.ProgramSpec `ebpf:"skep_judge_socket"`
+	SkepPrintOrigins *ebpf.ProgramSpec `ebpf:"skep_print_origins"`
 }
 
 // SocketsMapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SocketsMapSpecs struct {
-	SkepAddresses   *ebpf.MapSpec `ebpf:"skep_addresses"`
-	SkepAffinity    *ebpf.MapSpec `ebpf:"skep_affinity"`
-	SkepBackends    *ebpf.MapSpec `ebpf:"skep_backends"`
-	SkepConfig      *ebpf.MapSpec `ebpf:"skep_config"`
-	SkepConnections *ebpf.MapSpec `ebpf:"skep_connections"`
-	SkepCounters    *ebpf.MapSpec `ebpf:"skep_counters"`
-	SkepCursors     *ebpf.MapSpec `ebpf:"skep_cursors"`
-	SkepDeparted    *ebpf.MapSpec `ebpf:"skep_departed"`
-	SkepFrontends   *ebpf.MapSpec `ebpf:"skep_frontends"`
-	SkepLayout      *ebpf.MapSpec `ebpf:"skep_layout"`
-	SkepNames       *ebpf.MapSpec `ebpf:"skep_names"`
-	SkepNodes       *ebpf.MapSpec `ebpf:"skep_nodes"`
-	SkepOrigins     *ebpf.MapSpec `ebpf:"skep_origins"`
-	SkepPrimaries   *ebpf.MapSpec `ebpf:"skep_primaries"`
-	SkepReverse     *ebpf.MapSpec `ebpf:"skep_reverse"`
-	SkepServices    *ebpf.MapSpec `ebpf:"skep_services"`
-	SkepSlots       *ebpf.MapSpec `ebpf:"skep_slots"`
-	SkepSources     *ebpf.MapSpec `ebpf:"skep_sources"`
+	SkepAddresses *ebpf.MapSpec `ebpf:"skep_addresses"`
+	SkepAffinity  *ebpf.MapSpec `ebpf:"skep_affinity"`
+	SkepBackends  *ebpf.MapSpec `ebpf:"skep_backends"`
+	SkepConfig    *ebpf.MapSpec `ebpf:"skep_config"`
+	SkepCounters  *ebpf.MapSpec `ebpf:"skep_counters"`
+	SkepDatagrams *ebpf.MapSpec `ebpf:"skep_datagrams"`
+	SkepDeparted  *ebpf.MapSpec `ebpf:"skep_departed"`
+	SkepFrontends *ebpf.MapSpec `ebpf:"skep_frontends"`
+	SkepLayout    *ebpf.MapSpec `ebpf:"skep_layout"`
+	SkepNames     *ebpf.MapSpec `ebpf:"skep_names"`
+	SkepNodes     *ebpf.MapSpec `ebpf:"skep_nodes"`
+	SkepPrimaries *ebpf.MapSpec `ebpf:"skep_primaries"`
+	SkepReverse   *ebpf.MapSpec `ebpf:"skep_reverse"`
+	SkepServices  *ebpf.MapSpec `ebpf:"skep_services"`
+	SkepSlots     *ebpf.MapSpec `ebpf:"skep_slots"`
+	SkepSockets   *ebpf.MapSpec `ebpf:"skep_sockets"`
+	SkepSources   *ebpf.MapSpec `ebpf:"skep_sources"`
 }
 
 // SocketsVariableSpecs contains global variables before they are loaded into the kernel.
@@ -294,24 +308,23 @@ func (o *SocketsObjects) Close() error {
 //
 // It can be passed to LoadSocketsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SocketsMaps struct {
-	SkepAddresses   *ebpf.Map `ebpf:"skep_addresses"`
-	SkepAffinity    *ebpf.Map `ebpf:"skep_affinity"`
-	SkepBackends    *ebpf.Map `ebpf:"skep_backends"`
-	SkepConfig      *ebpf.Map `ebpf:"skep_config"`
-	SkepConnections *ebpf.Map `ebpf:"skep_connections"`
-	SkepCounters    *ebpf.Map `ebpf:"skep_counters"`
-	SkepCursors     *ebpf.Map `ebpf:"skep_cursors"`
-	SkepDeparted    *ebpf.Map `ebpf:"skep_departed"`
-	SkepFrontends   *ebpf.Map `ebpf:"skep_frontends"`
-	SkepLayout      *ebpf.Map `ebpf:"skep_layout"`
-	SkepNames       *ebpf.Map `ebpf:"skep_names"`
-	SkepNodes       *ebpf.Map `ebpf:"skep_nodes"`
-	SkepOrigins     *ebpf.Map `ebpf:"skep_origins"`
-	SkepPrimaries   *ebpf.Map `ebpf:"skep_primaries"`
-	SkepReverse     *ebpf.Map `ebpf:"skep_reverse"`
-	SkepServices    *ebpf.Map `ebpf:"skep_services"`
-	SkepSlots       *ebpf.Map `ebpf:"skep_slots"`
-	SkepSources     *ebpf.Map `ebpf:"skep_sources"`
+	SkepAddresses *ebpf.Map `ebpf:"skep_addresses"`
+	SkepAffinity  *ebpf.Map `ebpf:"skep_affinity"`
+	SkepBackends  *ebpf.Map `ebpf:"skep_backends"`
+	SkepConfig    *ebpf.Map `ebpf:"skep_config"`
+	SkepCounters  *ebpf.Map `ebpf:"skep_counters"`
+	SkepDatagrams *ebpf.Map `ebpf:"skep_datagrams"`
+	SkepDeparted  *ebpf.Map `ebpf:"skep_departed"`
+	SkepFrontends *ebpf.Map `ebpf:"skep_frontends"`
+	SkepLayout    *ebpf.Map `ebpf:"skep_layout"`
+	SkepNames     *ebpf.Map `ebpf:"skep_names"`
+	SkepNodes     *ebpf.Map `ebpf:"skep_nodes"`
+	SkepPrimaries *ebpf.Map `ebpf:"skep_primaries"`
+	SkepReverse   *ebpf.Map `ebpf:"skep_reverse"`
+	SkepServices  *ebpf.Map `ebpf:"skep_services"`
+	SkepSlots     *ebpf.Map `ebpf:"skep_slots"`
+	SkepSockets   *ebpf.Map `ebpf:"skep_sockets"`
+	SkepSources   *ebpf.Map `ebpf:"skep_sources"`
 }
 
 func (m *SocketsMaps) Close() error {
@@ -320,19 +333,18 @@ func (m *SocketsMaps) Close() error {
 		m.SkepAffinity,
 		m.SkepBackends,
 		m.SkepConfig,
-		m.SkepConnections,
 		m.SkepCounters,
-		m.SkepCursors,
+		m.SkepDatagrams,
 		m.SkepDeparted,
 		m.SkepFrontends,
 		m.SkepLayout,
 		m.SkepNames,
 		m.SkepNodes,
-		m.SkepOrigins,
 		m.SkepPrimaries,
 		m.SkepReverse,
 		m.SkepServices,
 		m.SkepSlots,
+		m.SkepSockets,
 		m.SkepSources,
 	)
 }
@@ -348,16 +360,20 @@ type SocketsVariables struct {
 //
 // It can be passed to LoadSocketsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SocketsPrograms struct {
-	SkepCloseTcp    *ebpf.Program `ebpf:"skep_close_tcp"`
-	SkepCloseUdp    *ebpf.Program `ebpf:"skep_close_udp"`
-	SkepJudgeSocket *ebpf.Program `ebpf:"skep_judge_socket"`
+	SkepCloseTcp     *ebpf.Program `ebpf:"skep_close_tcp"`
+	SkepCloseUdp     *ebpf.Program `ebpf:"skep_close_udp"`
+	SkepFindSockets  *ebpf.Program `ebpf:"skep_find_sockets"`
+	SkepJudgeSocket  *ebpf.Program `ebpf:"skep_judge_socket"`
+	SkepPrintOrigins *ebpf.Program `ebpf:"skep_print_origins"`
 }
 
 func (p *SocketsPrograms) Close() error {
 	return _SocketsClose(
 		p.SkepCloseTcp,
 		p.SkepCloseUdp,
+		p.SkepFindSockets,
 		p.SkepJudgeSocket,
+		p.SkepPrintOrigins,
 	)
 }
 

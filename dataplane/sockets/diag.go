@@ -11,6 +11,7 @@ import (
 	"unsafe"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
@@ -62,21 +63,57 @@ func (r *diagRequest) Serialize() []byte {
 // diag lists sockets over netlink, lets the judging program look at those on a
 // target, and closes what it calls stale.
 type diag struct {
-	judge  *ebpf.Program
-	cgroup string
+	marks   *marks
+	judge   *ebpf.Program
+	origins *link.Iter // prints what is remembered of sockets
+	cgroup  string
 }
 
 func newDiag(o Options) (*diag, error) {
 	var objects struct {
+		marked
+		Print *ebpf.Program `ebpf:"skep_print_origins"`
 		Judge *ebpf.Program `ebpf:"skep_judge_socket"`
 	}
 	if err := load(o, &objects); err != nil {
 		return nil, fmt.Errorf("load the program that judges sockets: %w", err)
 	}
-	return &diag{judge: objects.Judge, cgroup: o.CgroupPath}, nil
+	defer objects.Print.Close()
+	marks, err := newMarks(objects.marked)
+	if err != nil {
+		return nil, errors.Join(err, objects.Judge.Close())
+	}
+	d := &diag{marks: marks, judge: objects.Judge, cgroup: o.CgroupPath}
+	d.origins, err = link.AttachIter(link.IterOptions{
+		Program: objects.Print, Map: o.Plane.Maps()[bpf.SocketsMapSkepSockets],
+	})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("attach to what is remembered of sockets: %w", err), marks.Close(), d.judge.Close())
+	}
+	return d, nil
 }
 
-func (d *diag) Close() error { return d.judge.Close() }
+func (d *diag) marked() *marks { return d.marks }
+
+func (d *diag) Close() error {
+	return errors.Join(d.origins.Close(), d.marks.Close(), d.judge.Close())
+}
+
+// remembered reads what the maps hold of sockets on targets, by cookie.
+func (d *diag) remembered() (map[uint64]bpf.SocketsSocketState, error) {
+	printed, err := readAll(d.origins)
+	if err != nil {
+		return nil, fmt.Errorf("read what is remembered of sockets: %w", err)
+	}
+	origins := map[uint64]bpf.SocketsSocketState{}
+	const cookie, size = 8, 8 + int(unsafe.Sizeof(bpf.SocketsSocketState{}))
+	for ; len(printed) >= size; printed = printed[size:] {
+		var state bpf.SocketsSocketState
+		copy(unsafe.Slice((*byte)(unsafe.Pointer(&state)), size-cookie), printed[cookie:])
+		origins[binary.NativeEndian.Uint64(printed)] = state
+	}
+	return origins, nil
+}
 
 // found is a socket that is connected to a target.
 type found struct {
@@ -113,8 +150,12 @@ func (d *diag) close(ctx context.Context, targets []Target) (result Result, err 
 	if err != nil {
 		return result, err
 	}
+	origins, err := d.remembered()
+	if err != nil {
+		return result, err
+	}
 	for _, socket := range sockets {
-		verdict, err := d.decide(socket, hooked)
+		verdict, err := d.decide(socket, hooked, origins)
 		if err != nil {
 			return result, err
 		}
@@ -177,7 +218,7 @@ func cgroupOf(data []byte) uint64 {
 		return 0
 	}
 	for _, a := range attributes {
-		if a.Attr.Type&^unix.NLA_F_NESTED == diagCgroupID && len(a.Value) >= 8 {
+		if a.Attr.Type == diagCgroupID && len(a.Value) >= 8 {
 			return binary.NativeEndian.Uint64(a.Value)
 		}
 	}
@@ -212,10 +253,11 @@ func (d *diag) hooked() (map[uint64]struct{}, error) {
 }
 
 // decide asks the same program code that the iterators run.
-func (d *diag) decide(socket found, hooked map[uint64]struct{}) (bpf.SocketsVerdict, error) {
-	question := bpf.SocketsConnectedSocket{
-		Cookie: uint64(socket.id.cookie[0]) | uint64(socket.id.cookie[1])<<32,
-		Peer:   endpointOf(socket.target),
+func (d *diag) decide(socket found, hooked map[uint64]struct{}, origins map[uint64]bpf.SocketsSocketState) (bpf.SocketsVerdict, error) {
+	question := bpf.SocketsConnectedSocket{Peer: endpointOf(socket.target)}
+	cookie := uint64(socket.id.cookie[0]) | uint64(socket.id.cookie[1])<<32
+	if origin, ok := origins[cookie]; ok {
+		question.Origin, question.Remembered = origin, 1
 	}
 	if socket.ifDown {
 		question.IfNodeDown = 1

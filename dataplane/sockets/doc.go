@@ -5,7 +5,7 @@
 // socket would send into the void for good, a TCP socket until its
 // retransmissions end. This package finds those sockets, in the host's network
 // namespace and in every pod's, and closes them, so that the client's next call
-// fails with ECONNABORTED and it connects anew.
+// fails (ECONNABORTED; a UDP send EDESTADDRREQ) and it connects anew.
 //
 // It closes a socket only if it is connected to exactly the departed endpoint,
 // by way of a service, and nothing that the socket asked for leads there any

@@ -12,23 +12,23 @@ import (
 
 type inode struct{ dev, ino uint64 }
 
-// eachNamespace calls visit once in each network namespace, first in the host's.
-// A namespace that cannot be entered does not keep it from the others. It
+// eachNamespace calls visit once in the host's network namespace and in each of
+// the others that matter, by inode number. A namespace that cannot be entered does not keep it from the others. It
 // returns at ctx's end after the visit that is under way.
-func eachNamespace(ctx context.Context, host *os.File, paths []string, visit func() error) error {
+func eachNamespace(ctx context.Context, host *os.File, paths []string, matter map[uint64]struct{}, visit func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		// Never unlocked: the thread ends with the goroutine and takes the
 		// namespace that it is in with it.
 		runtime.LockOSThread()
-		done <- visitAll(ctx, host, paths, visit)
+		done <- visitAll(ctx, host, paths, matter, visit)
 	}()
 	return <-done
 }
 
-func visitAll(ctx context.Context, host *os.File, paths []string, visit func() error) error {
+func visitAll(ctx context.Context, host *os.File, paths []string, matter map[uint64]struct{}, visit func() error) error {
 	seen := map[inode]struct{}{}
-	if _, err := enter(int(host.Fd()), seen); err != nil {
+	if _, err := enter(int(host.Fd()), seen, nil); err != nil {
 		return fmt.Errorf("enter the host's network namespace: %w", err)
 	}
 	failed := []error{visit()}
@@ -36,7 +36,7 @@ func visitAll(ctx context.Context, host *os.File, paths []string, visit func() e
 		if ctx.Err() != nil {
 			return errors.Join(append(failed, ctx.Err())...)
 		}
-		if err := visitPath(path, seen, visit); err != nil {
+		if err := visitPath(path, seen, matter, visit); err != nil {
 			failed = append(failed, fmt.Errorf("network namespace %s: %w", path, err))
 		}
 	}
@@ -44,7 +44,7 @@ func visitAll(ctx context.Context, host *os.File, paths []string, visit func() e
 }
 
 // visitPath passes over a namespace that is gone: its sockets are, too.
-func visitPath(path string, seen map[inode]struct{}, visit func() error) error {
+func visitPath(path string, seen map[inode]struct{}, matter map[uint64]struct{}, visit func() error) error {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ENOENT) {
 		return nil
@@ -53,7 +53,7 @@ func visitPath(path string, seen map[inode]struct{}, visit func() error) error {
 		return err
 	}
 	defer unix.Close(fd)
-	entered, err := enter(fd, seen)
+	entered, err := enter(fd, seen, matter)
 	if errors.Is(err, unix.EINVAL) { // the mount is gone, its mount point is left
 		return nil
 	}
@@ -63,14 +63,16 @@ func visitPath(path string, seen map[inode]struct{}, visit func() error) error {
 	return visit()
 }
 
-// enter moves the thread into a namespace unless it has been there.
-func enter(fd int, seen map[inode]struct{}) (bool, error) {
+// enter moves the thread into a namespace that matters (nil: it does), unless it
+// has been there.
+func enter(fd int, seen map[inode]struct{}, matter map[uint64]struct{}) (bool, error) {
 	var stat unix.Stat_t
 	if err := unix.Fstat(fd, &stat); err != nil {
 		return false, err
 	}
 	at := inode{stat.Dev, stat.Ino}
-	if _, been := seen[at]; been {
+	_, been := seen[at]
+	if _, matters := matter[stat.Ino]; been || (matter != nil && !matters) {
 		return false, nil
 	}
 	if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {

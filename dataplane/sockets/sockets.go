@@ -49,7 +49,8 @@ type Options struct {
 	// sockets of other cgroups never went through a service. "": any cgroup.
 	CgroupPath string
 	// Namespaces lists the paths of the network namespaces to look into besides
-	// this process's own. Paths that are gone are passed over. nil: none.
+	// this process's own. Paths that are gone are passed over. nil: none. This
+	// process has to see the processes that have their sockets (/proc).
 	Namespaces func() []string
 	Method     Method
 	Logger     *slog.Logger // nil: slog.Default
@@ -82,7 +83,6 @@ type Result struct {
 	Closed  uint64 // nothing leads them there any more
 	Served  uint64 // left: what they asked for leads to the target again, or still
 	Direct  uint64 // left: they asked for the target's own address
-	Unknown uint64 // left: they may have asked for a service that has the target
 	Alive   uint64 // left: the target has answered them and may still do
 	Refused uint64 // to be closed, but the kernel would not
 }
@@ -91,7 +91,6 @@ func (r *Result) add(other Result) {
 	r.Closed += other.Closed
 	r.Served += other.Served
 	r.Direct += other.Direct
-	r.Unknown += other.Unknown
 	r.Alive += other.Alive
 	r.Refused += other.Refused
 }
@@ -105,8 +104,6 @@ func (r *Result) count(verdict bpf.SocketsVerdict, sockets uint64) {
 		r.Served += sockets
 	case bpf.SocketsVerdictVERDICT_DIRECT, bpf.SocketsVerdictVERDICT_OUTSIDE:
 		r.Direct += sockets
-	case bpf.SocketsVerdictVERDICT_UNKNOWN:
-		r.Unknown += sockets
 	case bpf.SocketsVerdictVERDICT_ALIVE:
 		r.Alive += sockets
 	case bpf.SocketsVerdictVERDICT_REFUSED:
@@ -115,9 +112,10 @@ func (r *Result) count(verdict bpf.SocketsVerdict, sockets uint64) {
 }
 
 // closer looks at the sockets of the network namespace that the calling thread
-// is in and closes those that are left on a target.
+// is in and closes those that are left on a target. Targets are marked.
 type closer interface {
 	close(ctx context.Context, targets []Target) (Result, error)
+	marked() *marks
 	Close() error
 }
 
@@ -229,24 +227,45 @@ func (t Target) endpoint() Target {
 func (s *Sweeper) sweep(ctx context.Context, targets []Target) (Result, error) {
 	s.sweeping.Lock()
 	defer s.sweeping.Unlock()
-	var paths []string
-	if s.options.Namespaces != nil {
-		paths = s.options.Namespaces()
-	}
 	var all Result
-	err := eachNamespace(ctx, s.host, paths, func() error {
-		result, err := s.closer.close(ctx, targets)
-		all.add(result)
-		return err
-	})
+	var failed error
+	for rest := targets; len(rest) > 0 && failed == nil; {
+		batch := rest[:min(len(rest), s.closer.marked().room())]
+		rest = rest[len(batch):]
+		failed = s.sweepBatch(ctx, batch, &all)
+	}
 	s.mu.Lock()
 	s.total.add(all)
 	s.mu.Unlock()
 	if all.Closed+all.Refused > 0 {
 		s.log.Info("closed sockets left on backends that are gone", "closed", all.Closed,
-			"refused", all.Refused, "left", all.Served+all.Direct+all.Unknown+all.Alive, "backends", describe(targets))
+			"refused", all.Refused, "left", all.Served+all.Direct+all.Alive, "backends", describe(targets))
 	}
-	return all, err
+	return all, failed
+}
+
+// sweepBatch marks as many targets as there is room for, finds the namespaces
+// that matter, and looks at their sockets. The host's is always one of them:
+// sockets of the kernel's own are no process's file.
+func (s *Sweeper) sweepBatch(ctx context.Context, targets []Target, all *Result) (err error) {
+	marks := s.closer.marked()
+	defer func() { err = errors.Join(err, marks.take(targets, all)) }()
+	if err := marks.put(targets); err != nil {
+		return err
+	}
+	matter, err := marks.namespaces()
+	if err != nil {
+		return err
+	}
+	var paths []string
+	if len(matter) > 0 && s.options.Namespaces != nil {
+		paths = s.options.Namespaces()
+	}
+	return eachNamespace(ctx, s.host, paths, matter, func() error {
+		result, err := s.closer.close(ctx, targets)
+		all.add(result)
+		return err
+	})
 }
 
 // describe names some of the targets, for the log.
