@@ -8,6 +8,7 @@ import (
 
 	"k8s.io/utils/clock"
 
+	"github.com/skep-io/skep/controlplane/controller/deployment"
 	"github.com/skep-io/skep/controlplane/controller/endpoints"
 	"github.com/skep-io/skep/controlplane/controller/gc"
 	"github.com/skep-io/skep/controlplane/controller/loadbalancer"
@@ -40,7 +41,9 @@ func lead(ctx context.Context, s *settings, registry *resource.Registry, authori
 	loops := map[string]interface{ Run(context.Context) error }{
 		"scheduler":      scheduler.New(registry, recorder(scheduler.Component), realClock),
 		"replication":    replication.New(registry, recorder(replication.Component), realClock),
-		"endpoints":      endpoints.New(registry, recorder(endpoints.Component)),
+		"replicasets":    replication.NewReplicaSets(registry, recorder(replication.ReplicaSetsComponent), realClock),
+		"deployments":    deployment.New(registry, recorder(deployment.Component)),
+		"endpoints":      endpoints.New(registry, recorder(endpoints.Component), recorder(endpoints.MirrorComponent)),
 		"load balancers": loadbalancer.New(registry, recorder(loadbalancer.Component), s.pool),
 		"node":           node.New(registry, recorder(node.Component), realClock, s.NodeMonitorGrace),
 		"namespace":      namespace.New(registry),

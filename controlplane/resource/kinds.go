@@ -6,6 +6,7 @@ import (
 
 var (
 	coreV1         = schema.GroupVersion{Version: "v1"}
+	appsV1         = schema.GroupVersion{Group: "apps", Version: "v1"}
 	coordinationV1 = schema.GroupVersion{Group: "coordination.k8s.io", Version: "v1"}
 	discoveryV1    = schema.GroupVersion{Group: "discovery.k8s.io", Version: "v1"}
 	networkingV1   = schema.GroupVersion{Group: "networking.k8s.io", Version: "v1"}
@@ -28,6 +29,8 @@ func Kinds() []*Kind {
 		Secrets,
 		ServiceAccounts,
 		Services,
+		Deployments,
+		ReplicaSets,
 		Leases,
 		EndpointSlices,
 		IngressClasses,

@@ -170,7 +170,7 @@ func (u *modification) prepare(obj, old Object) error {
 	}
 	if u.k.SpecChanged != nil {
 		obj.SetGeneration(old.GetGeneration())
-		if u.k.SpecChanged(obj, old) {
+		if u.rules != u.k.Status && u.k.SpecChanged(obj, old) {
 			obj.SetGeneration(old.GetGeneration() + 1)
 		}
 	}

@@ -29,6 +29,8 @@ func TestTableColumns(t *testing.T) {
 		Pods:                   "Name,Ready,Status,Restarts,Age|IP,Node,Nominated Node,Readiness Gates",
 		Services:               "Name,Type,Cluster-IP,External-IP,Port(s),Age|Selector",
 		ReplicationControllers: "Name,Desired,Current,Ready,Age|Containers,Images,Selector",
+		ReplicaSets:            "Name,Desired,Current,Ready,Age|Containers,Images,Selector",
+		Deployments:            "Name,Ready,Up-to-date,Available,Age|Containers,Images,Selector",
 		Nodes:                  "Name,Status,Roles,Age,Version|Internal-IP,External-IP,OS-Image,Kernel-Version,Container-Runtime",
 		Namespaces:             "Name,Status,Age",
 		Endpoints:              "Name,Endpoints,Age",

@@ -17,38 +17,37 @@ import (
 // errPodChanged stops an adoption or a release whose ground is gone.
 var errPodChanged = errors.New("pod changed")
 
-// claim returns the active pods that belong to rc: its own as long as they
+// claim returns the active pods that belong to set: its own as long as they
 // match, and matching orphans, which it adopts. Its own that no longer match
 // are released.
-func (c *Controller) claim(ctx context.Context, rc *corev1.ReplicationController) ([]*corev1.Pod, error) {
-	owned, orphans := c.pods.of(rc)
-	selector := selectorOf(rc)
+func (c *Controller) claim(ctx context.Context, set *podSet) ([]*corev1.Pod, error) {
+	owned, orphans := c.pods.of(set)
 	var claimed []*corev1.Pod
 	var failures []error
 	for _, pod := range owned {
 		switch {
 		case !controller.PodActive(pod):
-		case selector.Matches(labels.Set(pod.Labels)):
+		case set.selector.Matches(labels.Set(pod.Labels)):
 			claimed = append(claimed, pod)
-		case rc.DeletionTimestamp == nil:
-			failures = append(failures, c.release(ctx, rc, pod))
+		case set.DeletionTimestamp == nil:
+			failures = append(failures, c.release(ctx, set, pod))
 		}
 	}
-	if rc.DeletionTimestamp != nil {
+	if set.DeletionTimestamp != nil {
 		return claimed, errors.Join(failures...)
 	}
 	alive := false
 	for _, pod := range orphans {
-		if !controller.PodActive(pod) || !selector.Matches(labels.Set(pod.Labels)) {
+		if !controller.PodActive(pod) || !set.selector.Matches(labels.Set(pod.Labels)) {
 			continue
 		}
 		if !alive {
-			if err := c.mayAdopt(ctx, rc); err != nil {
+			if err := c.mayAdopt(ctx, set); err != nil {
 				return nil, err
 			}
 			alive = true
 		}
-		adopted, err := c.adopt(ctx, rc, pod)
+		adopted, err := c.adopt(ctx, set, pod)
 		if err != nil {
 			failures = append(failures, err)
 		} else if adopted != nil {
@@ -60,44 +59,44 @@ func (c *Controller) claim(ctx context.Context, rc *corev1.ReplicationController
 
 // mayAdopt asks the store, not the cache: a controller that has been deleted
 // meanwhile must not take pods that its deletion has just made orphans.
-func (c *Controller) mayAdopt(ctx context.Context, rc *corev1.ReplicationController) error {
-	fresh, err := c.registry.Get(ctx, resource.ReplicationControllers, rc.Namespace, rc.Name, "")
+func (c *Controller) mayAdopt(ctx context.Context, set *podSet) error {
+	fresh, err := c.registry.Get(ctx, c.flavour.kind, set.Namespace, set.Name, "")
 	if err != nil {
 		return err
 	}
-	if fresh.GetUID() != rc.UID {
-		return fmt.Errorf("%s was replaced by another of the same name", describe(rc))
+	if fresh.GetUID() != set.UID {
+		return fmt.Errorf("%s was replaced by another of the same name", set.describe())
 	}
 	if fresh.GetDeletionTimestamp() != nil {
-		return fmt.Errorf("%s is being deleted", describe(rc))
+		return fmt.Errorf("%s is being deleted", set.describe())
 	}
 	return nil
 }
 
-func (c *Controller) adopt(ctx context.Context, rc *corev1.ReplicationController, pod *corev1.Pod) (*corev1.Pod, error) {
+func (c *Controller) adopt(ctx context.Context, set *podSet, pod *corev1.Pod) (*corev1.Pod, error) {
 	return c.changeOwners(ctx, pod, func(p *corev1.Pod) error {
 		if ref := metav1.GetControllerOfNoCopy(p); ref != nil {
-			if ref.UID == rc.UID {
+			if ref.UID == set.UID {
 				return nil
 			}
 			return errPodChanged
 		}
-		if p.DeletionTimestamp != nil || !selectorOf(rc).Matches(labels.Set(p.Labels)) {
+		if p.DeletionTimestamp != nil || !set.selector.Matches(labels.Set(p.Labels)) {
 			return errPodChanged
 		}
-		p.OwnerReferences = append(p.OwnerReferences, *metav1.NewControllerRef(rc, kind))
+		p.OwnerReferences = append(p.OwnerReferences, *metav1.NewControllerRef(set, set.kind))
 		return nil
 	})
 }
 
-func (c *Controller) release(ctx context.Context, rc *corev1.ReplicationController, pod *corev1.Pod) error {
+func (c *Controller) release(ctx context.Context, set *podSet, pod *corev1.Pod) error {
 	_, err := c.changeOwners(ctx, pod, func(p *corev1.Pod) error {
-		if selectorOf(rc).Matches(labels.Set(p.Labels)) {
+		if set.selector.Matches(labels.Set(p.Labels)) {
 			return errPodChanged
 		}
 		var kept []metav1.OwnerReference
 		for _, ref := range p.OwnerReferences {
-			if ref.UID != rc.UID {
+			if ref.UID != set.UID {
 				kept = append(kept, ref)
 			}
 		}

@@ -5,23 +5,26 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/skep-io/skep/controlplane/controller"
 )
 
-// podIndex knows the pods of every owner, and the ownerless ones of every
+// podIndex knows the pods of every owner of one kind, and the ownerless ones of every
 // namespace, this loop's own writes included. A pod to be deleted is doomed
 // before the request is sent, and stays so until its deletion is delivered or
 // the request failed: a sync in between must not count it.
 type podIndex struct {
+	kind   schema.GroupVersionKind
 	view   *controller.View[*corev1.Pod]
 	mu     sync.Mutex
 	doomed map[types.UID]struct{}
 }
 
-func newPodIndex() *podIndex {
+func newPodIndex(kind schema.GroupVersionKind) *podIndex {
 	return &podIndex{
+		kind: kind,
 		view: controller.NewView(func(pod *corev1.Pod) []controller.Key {
 			return []controller.Key{groupOf(pod)}
 		}),
@@ -38,9 +41,15 @@ func groupOf(pod *corev1.Pod) controller.Key {
 	return g
 }
 
-// deliver takes over a change from the cache.
+// deliver takes over a change from the cache. Pods that something else controls are as good as gone.
 func (x *podIndex) deliver(old, cur *corev1.Pod, revision int64) {
-	x.view.Deliver(old, cur, cur == nil, revision)
+	foreign := cur != nil && metav1.GetControllerOfNoCopy(cur) != nil && owner(cur, x.kind) == nil
+	switch {
+	case !foreign:
+		x.view.Deliver(old, cur, cur == nil, revision)
+	case old != nil:
+		x.view.Deliver(old, cur, true, revision)
+	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if old != nil && (cur == nil || cur.UID != old.UID) {
@@ -66,10 +75,10 @@ func (x *podIndex) reprieve(pod *corev1.Pod) {
 	delete(x.doomed, pod.UID)
 }
 
-// of returns the pods that owner controls, and those in its namespace that nobody controls, without the doomed.
-func (x *podIndex) of(owner *corev1.ReplicationController) (owned, orphans []*corev1.Pod) {
-	return x.spared(controller.Key{Namespace: owner.Namespace, Name: string(owner.UID)}),
-		x.spared(controller.Key{Namespace: owner.Namespace})
+// of returns the pods that set controls, and those in its namespace that nobody controls, without the doomed.
+func (x *podIndex) of(set *podSet) (owned, orphans []*corev1.Pod) {
+	return x.spared(controller.Key{Namespace: set.Namespace, Name: string(set.UID)}),
+		x.spared(controller.Key{Namespace: set.Namespace})
 }
 
 func (x *podIndex) spared(group controller.Key) []*corev1.Pod {

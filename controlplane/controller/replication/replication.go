@@ -1,12 +1,11 @@
-// Package replication keeps as many pods of every ReplicationController as it
-// asks for. It owns which pods a controller claims, creates and deletes, and
-// the controller's status. It never binds pods to nodes, and it never waits for
+// Package replication keeps as many pods of every ReplicationController and
+// ReplicaSet as it asks for, in a loop for each of the two kinds. It owns which
+// pods a set claims, creates and deletes, and the set's status. It never binds pods to nodes, and it never waits for
 // a pod that is being deleted: that one counts as gone.
 package replication
 
 import (
 	"context"
-	"fmt"
 	"sync"
 	"time"
 
@@ -14,6 +13,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/utils/clock"
 
 	"github.com/skep-io/skep/controlplane/controller"
@@ -21,8 +21,11 @@ import (
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
-// Component is the source of this loop's events.
-const Component = "replication-controller"
+// The sources of the loops' events.
+const (
+	Component            = "replication-controller"
+	ReplicaSetsComponent = "replicaset-controller"
+)
 
 const (
 	workers = 8
@@ -34,10 +37,9 @@ const (
 	writeTimeout = 10 * time.Second
 )
 
-var kind = corev1.SchemeGroupVersion.WithKind("ReplicationController")
-
-// Controller is the replication loop.
+// Controller is the replication loop of one kind.
 type Controller struct {
+	flavour  *flavour
 	registry *resource.Registry
 	recorder *event.Recorder
 	clock    clock.WithTicker
@@ -45,12 +47,21 @@ type Controller struct {
 	pods     *podIndex
 }
 
-// New makes the loop. It runs once.
+// New makes the loop of ReplicationControllers. It runs once.
 func New(registry *resource.Registry, recorder *event.Recorder, clock clock.WithTicker) *Controller {
+	return newController(&replicationControllers, registry, recorder, clock)
+}
+
+// NewReplicaSets makes the loop of ReplicaSets. It runs once.
+func NewReplicaSets(registry *resource.Registry, recorder *event.Recorder, clock clock.WithTicker) *Controller {
+	return newController(&replicaSets, registry, recorder, clock)
+}
+
+func newController(f *flavour, registry *resource.Registry, recorder *event.Recorder, clock clock.WithTicker) *Controller {
 	return &Controller{
-		registry: registry, recorder: recorder, clock: clock,
-		queue: controller.NewQueue[controller.Key]("replication"),
-		pods:  newPodIndex(),
+		flavour: f, registry: registry, recorder: recorder, clock: clock,
+		queue: controller.NewQueue[controller.Key](f.kind.Resource),
+		pods:  newPodIndex(f.kind.GVK),
 	}
 }
 
@@ -58,7 +69,7 @@ func New(registry *resource.Registry, recorder *event.Recorder, clock clock.With
 func (c *Controller) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	controller.Observe(ctx, &wg, c.registry, resource.Pods, c.podChanged)
-	controller.Observe(ctx, &wg, c.registry, resource.ReplicationControllers, func(_, cur *corev1.ReplicationController, _ int64) {
+	controller.Observe(ctx, &wg, c.registry, c.flavour.kind, func(_, cur resource.Object, _ int64) {
 		if cur != nil {
 			c.queue.Add(controller.KeyOf(cur))
 		}
@@ -77,8 +88,8 @@ func (c *Controller) resync(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-ticker.C():
-			for _, rc := range resource.ListAs[*corev1.ReplicationController](c.registry, resource.ReplicationControllers, "", labels.Everything()) {
-				c.queue.Add(controller.KeyOf(rc))
+			for _, obj := range resource.ListAs[resource.Object](c.registry, c.flavour.kind, "", labels.Everything()) {
+				c.queue.Add(controller.KeyOf(obj))
 			}
 		}
 	}
@@ -88,10 +99,10 @@ func (c *Controller) podChanged(old, cur *corev1.Pod, revision int64) {
 	c.pods.deliver(old, cur, revision)
 	var before, after *metav1.OwnerReference
 	if old != nil {
-		before = owner(old)
+		before = owner(old, c.flavour.kind.GVK)
 	}
 	if cur != nil {
-		after = owner(cur)
+		after = owner(cur, c.flavour.kind.GVK)
 	}
 	if before != nil {
 		c.queue.Add(controller.Key{Namespace: old.Namespace, Name: before.Name})
@@ -103,30 +114,31 @@ func (c *Controller) podChanged(old, cur *corev1.Pod, revision int64) {
 		return
 	}
 	// An orphan: whoever selects it now, or did before, has a say.
-	for _, rc := range resource.ListAs[*corev1.ReplicationController](c.registry, resource.ReplicationControllers, cur.Namespace, labels.Everything()) {
-		if s := selectorOf(rc); s.Matches(labels.Set(cur.Labels)) || old != nil && s.Matches(labels.Set(old.Labels)) {
-			c.queue.Add(controller.KeyOf(rc))
+	for _, obj := range resource.ListAs[resource.Object](c.registry, c.flavour.kind, cur.Namespace, labels.Everything()) {
+		if s := c.flavour.podSet(obj).selector; s.Matches(labels.Set(cur.Labels)) || old != nil && s.Matches(labels.Set(old.Labels)) {
+			c.queue.Add(controller.KeyOf(obj))
 		}
 	}
 }
 
 func (c *Controller) sync(ctx context.Context, key controller.Key) error {
-	rc, err := resource.Get[*corev1.ReplicationController](ctx, c.registry, resource.ReplicationControllers, key.Namespace, key.Name)
+	obj, err := resource.Get[resource.Object](ctx, c.registry, c.flavour.kind, key.Namespace, key.Name)
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	pods, err := c.claim(ctx, rc)
+	set := c.flavour.podSet(obj)
+	pods, err := c.claim(ctx, set)
 	if err != nil {
 		return err
 	}
 	var scaleErr error
-	if rc.DeletionTimestamp == nil {
-		scaleErr = c.scale(ctx, rc, pods)
+	if set.DeletionTimestamp == nil {
+		scaleErr = c.scale(ctx, set, pods)
 	}
-	lacks, err := c.writeStatus(ctx, rc, pods, scaleErr)
+	lacks, err := c.writeStatus(ctx, set, pods, scaleErr)
 	if err != nil {
 		return err
 	}
@@ -137,29 +149,10 @@ func (c *Controller) sync(ctx context.Context, key controller.Key) error {
 }
 
 // owner returns the reference to the ReplicationController that controls a pod, or nil.
-func owner(pod *corev1.Pod) *metav1.OwnerReference {
+func owner(pod *corev1.Pod, kind schema.GroupVersionKind) *metav1.OwnerReference {
 	ref := metav1.GetControllerOfNoCopy(pod)
 	if ref == nil || ref.Kind != kind.Kind || ref.APIVersion != kind.GroupVersion().String() {
 		return nil
 	}
 	return ref
-}
-
-// selectorOf returns what a controller selects; without a selector that is nothing.
-func selectorOf(rc *corev1.ReplicationController) labels.Selector {
-	if len(rc.Spec.Selector) == 0 {
-		return labels.Nothing()
-	}
-	return labels.SelectorFromValidatedSet(rc.Spec.Selector)
-}
-
-func wanted(rc *corev1.ReplicationController) int {
-	if rc.Spec.Replicas == nil {
-		return 1
-	}
-	return int(*rc.Spec.Replicas)
-}
-
-func describe(rc *corev1.ReplicationController) string {
-	return fmt.Sprintf("replication controller %s/%s", rc.Namespace, rc.Name)
 }

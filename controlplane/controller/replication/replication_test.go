@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/clock"
@@ -223,5 +224,49 @@ func TestNeverTooManyOverRestarts(t *testing.T) {
 	settled(t, r, rc, 60)
 	if n := len(controlplanetest.List[*corev1.Pod](r, resource.Pods, "default")); n != 60 {
 		t.Errorf("%d pods were made for 60", n)
+	}
+}
+
+const webSet = `
+apiVersion: apps/v1
+kind: ReplicaSet
+metadata: {name: web}
+spec:
+  replicas: 3
+  selector: {matchExpressions: [{key: app, operator: In, values: [web]}]}
+  template:
+    metadata: {labels: {app: web}}
+    spec: {containers: [{name: c, image: i}]}
+`
+
+// A ReplicaSet keeps its pods as a ReplicationController does, and neither loop touches the other's.
+func TestReplicaSetKeepsItsOwnPods(t *testing.T) {
+	r := controlplanetest.Start(t)
+	rc := createWeb(t, r, 2)
+	start(t, r)
+	settled(t, r, rc, 2)
+	recorder := event.NewRecorder(r, replication.ReplicaSetsComponent)
+	controlplanetest.Go(t, recorder.Run)
+	controlplanetest.Go(t, func(ctx context.Context) { _ = replication.NewReplicaSets(r, recorder, clock.RealClock{}).Run(ctx) })
+	set := controlplanetest.Create(t, r, controlplanetest.Parse(t, webSet)...)[0].(*appsv1.ReplicaSet)
+	controlplanetest.Await(t, r, []*resource.Kind{resource.Pods, resource.ReplicaSets}, func() string {
+		owners := map[string]int{}
+		for _, p := range active(r) {
+			owners[string(metav1.GetControllerOf(p).UID)]++
+		}
+		if owners[string(set.UID)] != 3 || owners[string(rc.UID)] != 2 || len(owners) != 2 {
+			return fmt.Sprintf("pods by owner: %v", owners)
+		}
+		now, err := resource.Get[*appsv1.ReplicaSet](t.Context(), r, resource.ReplicaSets, set.Namespace, set.Name)
+		if err != nil || now.Status.Replicas != 3 || now.Status.FullyLabeledReplicas != 3 || now.Status.ObservedGeneration != now.Generation {
+			return fmt.Sprintf("status %+v, %v", now.Status, err)
+		}
+		return ""
+	})
+	settled(t, r, rc, 2)
+	for _, p := range active(r) {
+		if ref := metav1.GetControllerOf(p); ref.UID == set.UID && (ref.Kind != "ReplicaSet" || ref.APIVersion != "apps/v1") {
+			t.Errorf("pod %s is owned by %+v", p.Name, ref)
+		}
 	}
 }

@@ -13,14 +13,14 @@ import (
 )
 
 // scale creates what lacks or deletes what is too many.
-func (c *Controller) scale(ctx context.Context, rc *corev1.ReplicationController, pods []*corev1.Pod) error {
-	switch surplus := len(pods) - wanted(rc); {
+func (c *Controller) scale(ctx context.Context, set *podSet, pods []*corev1.Pod) error {
+	switch surplus := len(pods) - set.wanted(); {
 	case surplus < 0:
-		return c.create(ctx, rc, min(-surplus, burst))
+		return c.create(ctx, set, min(-surplus, burst))
 	case surplus > 0:
 		doomed := append([]*corev1.Pod(nil), pods...)
 		rankForDeletion(doomed, c.clock.Now())
-		return c.delete(ctx, rc, doomed[:min(surplus, burst)])
+		return c.delete(ctx, set, doomed[:min(surplus, burst)])
 	}
 	return nil
 }
@@ -28,10 +28,10 @@ func (c *Controller) scale(ctx context.Context, rc *corev1.ReplicationController
 // create makes n pods: one, then twice as many at a time as long as all
 // succeed, so that a template that is always refused costs one request and
 // one event, not n.
-func (c *Controller) create(ctx context.Context, rc *corev1.ReplicationController, n int) error {
+func (c *Controller) create(ctx context.Context, set *podSet, n int) error {
 	for batch := 1; n > 0; batch *= 2 {
 		batch = min(batch, n)
-		if err := inParallel(batch, func(int) error { return c.createOne(ctx, rc) }); err != nil {
+		if err := inParallel(batch, func(int) error { return c.createOne(ctx, set) }); err != nil {
 			return err
 		}
 		n -= batch
@@ -41,27 +41,27 @@ func (c *Controller) create(ctx context.Context, rc *corev1.ReplicationControlle
 
 // createOne makes one pod. A write that has begun is seen to its end though ctx
 // ends: given up halfway it could land after the next loop has counted.
-func (c *Controller) createOne(ctx context.Context, rc *corev1.ReplicationController) error {
+func (c *Controller) createOne(ctx context.Context, set *podSet) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeTimeout)
 	defer cancel()
-	obj, err := c.registry.Create(ctx, resource.Pods, newPod(rc), resource.CreateOptions{})
+	obj, err := c.registry.Create(ctx, resource.Pods, newPod(set), resource.CreateOptions{})
 	if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 		return nil
 	}
 	if err != nil {
-		c.recorder.Eventf(rc, corev1.EventTypeWarning, "FailedCreate", "Error creating: %v", err)
+		c.recorder.Eventf(set, corev1.EventTypeWarning, "FailedCreate", "Error creating: %v", err)
 		return err
 	}
 	pod := obj.(*corev1.Pod)
 	c.pods.wrote(pod)
-	c.recorder.Eventf(rc, corev1.EventTypeNormal, "SuccessfulCreate", "Created pod: %v", pod.Name)
+	c.recorder.Eventf(set, corev1.EventTypeNormal, "SuccessfulCreate", "Created pod: %v", pod.Name)
 	return nil
 }
 
-func (c *Controller) delete(ctx context.Context, rc *corev1.ReplicationController, pods []*corev1.Pod) error {
+func (c *Controller) delete(ctx context.Context, set *podSet, pods []*corev1.Pod) error {
 	return inParallel(len(pods), func(i int) error {
 		pod := pods[i]
 		c.pods.doom(pod)
@@ -70,7 +70,7 @@ func (c *Controller) delete(ctx context.Context, rc *corev1.ReplicationControlle
 		})
 		switch {
 		case err == nil:
-			c.recorder.Eventf(rc, corev1.EventTypeNormal, "SuccessfulDelete", "Deleted pod: %v", pod.Name)
+			c.recorder.Eventf(set, corev1.EventTypeNormal, "SuccessfulDelete", "Deleted pod: %v", pod.Name)
 			return nil
 		case apierrors.IsNotFound(err), apierrors.IsConflict(err):
 			// It went by another hand; its deletion, which lifts the doom, has been or will be delivered.
@@ -78,7 +78,7 @@ func (c *Controller) delete(ctx context.Context, rc *corev1.ReplicationControlle
 			return nil
 		}
 		c.pods.reprieve(pod)
-		c.recorder.Eventf(rc, corev1.EventTypeWarning, "FailedDelete", "Error deleting: %v", err)
+		c.recorder.Eventf(set, corev1.EventTypeWarning, "FailedDelete", "Error deleting: %v", err)
 		return err
 	})
 }
@@ -92,19 +92,16 @@ func (c *Controller) forgetIfGone(ctx context.Context, pod *corev1.Pod) {
 }
 
 // newPod makes a pod from the template.
-func newPod(rc *corev1.ReplicationController) *corev1.Pod {
-	template := rc.Spec.Template
+func newPod(set *podSet) *corev1.Pod {
 	pod := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{
-			Namespace:       rc.Namespace,
-			GenerateName:    rc.Name + "-",
-			OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(rc, kind)},
+			Namespace:       set.Namespace,
+			GenerateName:    set.Name + "-",
+			OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(set, set.kind)},
 		},
 	}
-	if template != nil {
-		t := template.DeepCopy()
-		pod.Labels, pod.Annotations, pod.Finalizers, pod.Spec = t.Labels, t.Annotations, t.Finalizers, t.Spec
-	}
+	t := set.Spec.Template.DeepCopy()
+	pod.Labels, pod.Annotations, pod.Finalizers, pod.Spec = t.Labels, t.Annotations, t.Finalizers, t.Spec
 	return pod
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -16,19 +17,19 @@ import (
 
 // writeStatus brings the status up to date, and returns after how long a ready
 // pod becomes available by time alone; 0: none does.
-func (c *Controller) writeStatus(ctx context.Context, rc *corev1.ReplicationController, pods []*corev1.Pod, scaleErr error) (time.Duration, error) {
-	status, lacks := c.status(rc, pods, scaleErr)
-	if equality.Semantic.DeepEqual(rc.Status, status) {
+func (c *Controller) writeStatus(ctx context.Context, set *podSet, pods []*corev1.Pod, scaleErr error) (time.Duration, error) {
+	status, lacks := c.status(set, pods, scaleErr)
+	if equality.Semantic.DeepEqual(set.Status, status) {
 		return lacks, nil
 	}
-	_, err := c.registry.Modify(ctx, resource.ReplicationControllers, "status", rc.Namespace, rc.Name, resource.UpdateOptions{}, func(current resource.Object) (resource.Object, error) {
-		if current.GetUID() != rc.UID {
-			return nil, apierrors.NewNotFound(resource.ReplicationControllers.GroupResource(), rc.Name)
+	_, err := c.registry.Modify(ctx, c.flavour.kind, "status", set.Namespace, set.Name, resource.UpdateOptions{}, func(current resource.Object) (resource.Object, error) {
+		if current.GetUID() != set.UID {
+			return nil, apierrors.NewNotFound(c.flavour.kind.GroupResource(), set.Name)
 		}
 		// A newer spec has not been acted upon: observedGeneration stays at the one that has.
-		updated := current.(*corev1.ReplicationController).DeepCopy()
-		updated.ResourceVersion = ""
-		updated.Status = status
+		updated := current.DeepCopyObject().(resource.Object)
+		updated.SetResourceVersion("")
+		c.flavour.setStatus(updated, status)
 		return updated, nil
 	})
 	if apierrors.IsNotFound(err) {
@@ -37,16 +38,13 @@ func (c *Controller) writeStatus(ctx context.Context, rc *corev1.ReplicationCont
 	return lacks, err
 }
 
-func (c *Controller) status(rc *corev1.ReplicationController, pods []*corev1.Pod, scaleErr error) (status corev1.ReplicationControllerStatus, lacks time.Duration) {
+func (c *Controller) status(set *podSet, pods []*corev1.Pod, scaleErr error) (status appsv1.ReplicaSetStatus, lacks time.Duration) {
 	now := c.clock.Now()
-	minReady := time.Duration(rc.Spec.MinReadySeconds) * time.Second
-	template := labels.Everything()
-	if rc.Spec.Template != nil {
-		template = labels.SelectorFromValidatedSet(rc.Spec.Template.Labels)
-	}
-	status = *rc.Status.DeepCopy()
+	minReady := time.Duration(set.Spec.MinReadySeconds) * time.Second
+	template := labels.SelectorFromValidatedSet(set.Spec.Template.Labels)
+	status = *set.Status.DeepCopy()
 	status.Replicas, status.FullyLabeledReplicas, status.ReadyReplicas, status.AvailableReplicas = int32(len(pods)), 0, 0, 0
-	status.ObservedGeneration = rc.Generation
+	status.ObservedGeneration = set.Generation
 	for _, pod := range pods {
 		if template.Matches(labels.Set(pod.Labels)) {
 			status.FullyLabeledReplicas++
@@ -62,19 +60,19 @@ func (c *Controller) status(rc *corev1.ReplicationController, pods []*corev1.Pod
 			lacks = after
 		}
 	}
-	status.Conditions = withFailure(status.Conditions, len(pods) < wanted(rc), scaleErr, now)
+	status.Conditions = withFailure(status.Conditions, len(pods) < set.wanted(), scaleErr, now)
 	return status, lacks
 }
 
 // withFailure sets or removes the ReplicaFailure condition.
-func withFailure(conditions []corev1.ReplicationControllerCondition, creating bool, err error, now time.Time) []corev1.ReplicationControllerCondition {
+func withFailure(conditions []appsv1.ReplicaSetCondition, creating bool, err error, now time.Time) []appsv1.ReplicaSetCondition {
 	reason := "FailedDelete"
 	if creating {
 		reason = "FailedCreate"
 	}
-	var kept []corev1.ReplicationControllerCondition
+	var kept []appsv1.ReplicaSetCondition
 	for _, cond := range conditions {
-		if cond.Type != corev1.ReplicationControllerReplicaFailure {
+		if cond.Type != appsv1.ReplicaSetReplicaFailure {
 			kept = append(kept, cond)
 		} else if err != nil && cond.Reason == reason {
 			return conditions
@@ -83,8 +81,8 @@ func withFailure(conditions []corev1.ReplicationControllerCondition, creating bo
 	if err == nil {
 		return kept
 	}
-	return append(kept, corev1.ReplicationControllerCondition{
-		Type: corev1.ReplicationControllerReplicaFailure, Status: corev1.ConditionTrue,
+	return append(kept, appsv1.ReplicaSetCondition{
+		Type: appsv1.ReplicaSetReplicaFailure, Status: corev1.ConditionTrue,
 		LastTransitionTime: metav1.NewTime(now), Reason: reason, Message: err.Error(),
 	})
 }

@@ -1,0 +1,185 @@
+// Package deployment rolls every Deployment out: it owns a ReplicaSet for each of the deployment's templates and how many
+// pods each of them is to have, step by step, as Kubernetes documents for apps/v1. It owns the deployment's status and
+// revisions. It never touches pods: those are the ReplicaSets'.
+//
+// rollout.go decides, without side effects, from what is known of one deployment; this file brings that about.
+package deployment
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	deploymentutil "k8s.io/kubernetes/pkg/controller/deployment/util"
+
+	"github.com/skep-io/skep/controlplane/controller"
+	"github.com/skep-io/skep/controlplane/event"
+	"github.com/skep-io/skep/controlplane/resource"
+)
+
+// Component is the source of this loop's events.
+const Component = "deployment-controller"
+
+const workers = 4
+
+// Controller is the loop.
+type Controller struct {
+	registry *resource.Registry
+	recorder *event.Recorder
+	queue    *controller.Queue[controller.Key]
+	sets     *controller.View[*appsv1.ReplicaSet]
+}
+
+// New makes the loop. It runs once.
+func New(registry *resource.Registry, recorder *event.Recorder) *Controller {
+	return &Controller{
+		registry: registry, recorder: recorder,
+		queue: controller.NewQueue[controller.Key]("deployments"),
+		sets:  controller.NewView(func(set *appsv1.ReplicaSet) []controller.Key { return []controller.Key{groupOf(set)} }),
+	}
+}
+
+// groupOf is named by the UID of the set's controller, or empty for a set that nobody controls.
+func groupOf(set *appsv1.ReplicaSet) controller.Key {
+	group := controller.Key{Namespace: set.Namespace}
+	if ref := metav1.GetControllerOfNoCopy(set); ref != nil {
+		group.Name = string(ref.UID)
+	}
+	return group
+}
+
+// Run works until ctx ends.
+func (c *Controller) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	controller.Observe(ctx, &wg, c.registry, resource.ReplicaSets, c.setChanged)
+	controller.Observe(ctx, &wg, c.registry, resource.Pods, c.podChanged)
+	controller.Observe(ctx, &wg, c.registry, resource.Deployments, func(_, cur *appsv1.Deployment, _ int64) {
+		if cur != nil {
+			c.queue.Add(controller.KeyOf(cur))
+		}
+	})
+	c.queue.Run(ctx, workers, c.sync)
+	wg.Wait()
+	return ctx.Err()
+}
+
+func (c *Controller) setChanged(old, cur *appsv1.ReplicaSet, revision int64) {
+	c.sets.Deliver(old, cur, cur == nil, revision)
+	for _, set := range []*appsv1.ReplicaSet{old, cur} {
+		if set == nil {
+			continue
+		}
+		if ref := metav1.GetControllerOfNoCopy(set); ref != nil {
+			if isOf(ref, resource.Deployments.GVK) {
+				c.queue.Add(controller.Key{Namespace: set.Namespace, Name: ref.Name})
+			}
+			continue
+		}
+		for _, d := range resource.ListAs[*appsv1.Deployment](c.registry, resource.Deployments, set.Namespace, labels.Everything()) {
+			if selectorOf(d).Matches(labels.Set(set.Labels)) {
+				c.queue.Add(controller.KeyOf(d))
+			}
+		}
+	}
+}
+
+// podChanged wakes deployments that wait for old pods to end before they make new ones.
+func (c *Controller) podChanged(old, cur *corev1.Pod, _ int64) {
+	if old == nil || cur != nil && !(controller.PodTerminal(cur) && !controller.PodTerminal(old)) {
+		return
+	}
+	ref := metav1.GetControllerOfNoCopy(old)
+	if ref == nil || !isOf(ref, resource.ReplicaSets.GVK) {
+		return
+	}
+	set, err := resource.Get[*appsv1.ReplicaSet](context.Background(), c.registry, resource.ReplicaSets, old.Namespace, ref.Name)
+	if err != nil {
+		return // gone too, which its own event tells
+	}
+	if ref := metav1.GetControllerOfNoCopy(set); ref != nil && isOf(ref, resource.Deployments.GVK) {
+		c.queue.Add(controller.Key{Namespace: set.Namespace, Name: ref.Name})
+	}
+}
+
+func isOf(ref *metav1.OwnerReference, kind schema.GroupVersionKind) bool {
+	return ref.Kind == kind.Kind && ref.APIVersion == kind.GroupVersion().String()
+}
+
+// selectorOf returns what a deployment selects; one that validation would refuse today selects nothing.
+func selectorOf(d *appsv1.Deployment) labels.Selector {
+	selector, err := metav1.LabelSelectorAsSelector(d.Spec.Selector)
+	if err != nil || selector.Empty() {
+		return labels.Nothing()
+	}
+	return selector
+}
+
+func (c *Controller) sync(ctx context.Context, key controller.Key) error {
+	d, err := resource.Get[*appsv1.Deployment](ctx, c.registry, resource.Deployments, key.Namespace, key.Name)
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if selectorOf(d).String() == labels.Nothing().String() {
+		return nil // it would own every set there is
+	}
+	sets, err := c.claim(ctx, d)
+	if err != nil {
+		return err
+	}
+	p, err := decide(d.DeepCopy(), sets, c.podsOf)
+	if err != nil {
+		return err
+	}
+	workErr := c.carryOut(ctx, d, p)
+	if err := c.writeStatus(ctx, d, p); err != nil {
+		return errors.Join(workErr, err)
+	}
+	if p.after > 0 {
+		c.queue.AddAfter(key, p.after)
+	}
+	return workErr
+}
+
+// podsOf returns whatever is left of a set's pods, those that are ending included.
+func (c *Controller) podsOf(set types.UID) []*corev1.Pod {
+	return resource.ByIndex[*corev1.Pod](c.registry, resource.Pods, resource.PodsByController, string(set))
+}
+
+// writeStatus writes what has changed. A deployment that has another spec meanwhile is decided about again.
+func (c *Controller) writeStatus(ctx context.Context, d *appsv1.Deployment, p *plan) error {
+	_, err := c.registry.Modify(ctx, resource.Deployments, "status", d.Namespace, d.Name, resource.UpdateOptions{}, func(current resource.Object) (resource.Object, error) {
+		now := current.(*appsv1.Deployment)
+		if now.UID != d.UID || now.Generation != d.Generation {
+			return current, nil
+		}
+		updated := now.DeepCopy()
+		updated.ResourceVersion = ""
+		updated.Status = p.status
+		if p.revision != "" {
+			deploymentutil.SetDeploymentRevision(updated, p.revision)
+		}
+		if equality.Semantic.DeepEqual(now.Status, updated.Status) && equality.Semantic.DeepEqual(now.Annotations, updated.Annotations) {
+			return current, nil
+		}
+		return updated, nil
+	})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
+
+// writeTimeout bounds one write: begun, it is seen to its end though the loop ends.
+const writeTimeout = 10 * time.Second
