@@ -16,7 +16,6 @@ import (
 	"os/exec"
 	"path"
 	"runtime"
-	"slices"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -73,13 +72,22 @@ func DNSImage(program string) Image {
 
 // ShellImage holds this machine's static busybox under all its names.
 func ShellImage() (Image, error) {
+	files, err := ShellFiles()
+	if err != nil {
+		return Image{}, err
+	}
+	return Image{Name: Shell, Files: files, Cmd: []string{"/bin/sh"}, Env: []string{"PATH=/bin"}}, nil
+}
+
+// ShellFiles are what any image with a shell has.
+func ShellFiles() ([]File, error) {
 	busybox, err := exec.LookPath("busybox")
 	if err != nil {
-		return Image{}, errors.New("busybox not found in the PATH: install it with `make deps` or `apt-get install busybox-static`")
+		return nil, errors.New("busybox not found in the PATH: install it with `make deps` or `apt-get install busybox-static`")
 	}
 	list, err := exec.Command(busybox, "--list").Output()
 	if err != nil {
-		return Image{}, fmt.Errorf("%s --list: %w", busybox, err)
+		return nil, fmt.Errorf("%s --list: %w", busybox, err)
 	}
 	files := append(system(), File{Path: "/bin", Mode: 0o755}, File{Path: "/bin/busybox", Source: busybox, Mode: 0o755})
 	for _, applet := range strings.Fields(string(list)) {
@@ -87,10 +95,7 @@ func ShellImage() (Image, error) {
 			files = append(files, File{Path: "/bin/" + applet, Link: "busybox"})
 		}
 	}
-	return Image{
-		Name: Shell, Files: files, Cmd: []string{"/bin/sh"},
-		Env: []string{"PATH=/bin"},
-	}, nil
+	return files, nil
 }
 
 // system is what programs expect to find anywhere.
@@ -159,8 +164,7 @@ func WriteFile(file string, image Image) error {
 // layer is a tar of the files in the order of their paths, without times, so
 // that equal files give equal bytes.
 func layer(files []File) ([]byte, error) {
-	files = slices.Clone(files)
-	slices.SortFunc(files, func(a, b File) int { return strings.Compare(a.Path, b.Path) })
+	files = sorted(withFolders(files))
 	var buf bytes.Buffer
 	out := tar.NewWriter(&buf)
 	for _, file := range files {

@@ -100,3 +100,37 @@ func TestShellImageRuns(t *testing.T) {
 		t.Errorf("the shell said %q, %v", out, err)
 	}
 }
+
+// What Programs names is all that a program needs: it runs in a root that has nothing else.
+func TestProgramsRunInARootOfTheirOwn(t *testing.T) {
+	files, err := Programs("ip", "nft")
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := t.TempDir()
+	for _, file := range withFolders(files) {
+		path := filepath.Join(root, file.Path)
+		if file.Source == "" {
+			if err := os.MkdirAll(path, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		data, err := os.ReadFile(file.Source)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, data, 0o755)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"ip", "nft"} {
+		out, err := exec.Command("chroot", root, "/usr/bin/"+name, "-V").CombinedOutput()
+		if err != nil {
+			t.Errorf("%s -V: %v: %s", name, err, out)
+		}
+	}
+	if _, err := Programs("no-such-program"); err == nil || !strings.Contains(err.Error(), "no-such-program not found") {
+		t.Errorf("a program that is not there: %v", err)
+	}
+}
