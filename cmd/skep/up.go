@@ -59,6 +59,7 @@ func newUpCommand(streams genericiooptions.IOStreams) *cobra.Command {
 	flags.IntVar(&o.Nodes, "nodes", 0, "Number of hosts to have; those there are, or 3 in a new cluster, if 0")
 	flags.IntVar(&o.Zones, "zones", 0, "Spread new hosts over so many zones, by label; none if 0")
 	flags.BoolVar(&o.Outbound, "outbound", false, "Let pods reach addresses outside this machine even if that takes turning its IP forwarding on; 'skep down' undoes it. On machines that forward anyhow, pods can always")
+	flags.StringVar(&o.LBCIDR, "lb-cidr", "", "Addresses for services of type LoadBalancer, as skepd takes them; some of the hosts' own subnet if empty")
 	flags.StringVar(&bin, "bin", "", "Folder of skep, skepd, skep-agent and skep-dns; this program's own if empty")
 	return command
 }

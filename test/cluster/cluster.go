@@ -59,6 +59,12 @@ type Options struct {
 	// Outbound lets pods reach addresses outside this machine even if that
 	// takes turning on its IP forwarding, which Down undoes.
 	Outbound bool
+	// LBCIDR are the addresses for services of type LoadBalancer; a part of the
+	// bridge's own subnet if empty.
+	LBCIDR string
+	// Routed names new hosts to be placed behind a router, where they share no
+	// link with any other but each other.
+	Routed []string
 	// NoDNS leaves cluster DNS out.
 	NoDNS bool
 	// Bare makes hosts to install Skep on, with neither a control plane nor

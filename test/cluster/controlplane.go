@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -43,11 +44,16 @@ func (c *Cluster) startSkepd(ctx context.Context, st *state) error {
 		return err
 	}
 	defer cgroup.Close()
-	argv := append([]string{
+	argv := []string{
 		st.Bin.Skepd,
 		"--data-dir", c.skepdDir(),
 		"--listen", netip.AddrPortFrom(bridgeAddr(st.Subnet), apiPort).String(),
-	}, st.SkepdArgs...)
+		"--lb-cidr", cmp.Or(st.LBCIDR, st.loadBalancers()),
+	}
+	if st.IPv6 {
+		argv = append(argv, "--pod-cidr", podCIDRs, "--service-cidr", serviceCIDRs)
+	}
+	argv = append(argv, st.SkepdArgs...)
 	cmd, err := daemonCommand(argv, c.SkepdLog())
 	if err != nil {
 		return err
@@ -190,15 +196,26 @@ func (c *Cluster) agentCommand(st *state, node string) ([]string, error) {
 		"--server", serverURL(st),
 		"--token", strings.TrimSpace(string(token)),
 		"--node-name", node,
-		"--node-ip", nodeAddr(st.Subnet, n.Index).String(),
+		"--node-ip", commas(st.addrs(node)),
 		"--state-dir", filepath.Join(c.nodeDir(node), "state"),
 		"--cgroup", nodeCgroup(c.Name, node),
 		"--hook-cgroup", nodeCgroup(c.Name, node),
+	}
+	if st.IPv6 {
+		argv = append(argv, "--cluster-cidr", podCIDRs, "--service-cidr", serviceCIDRs)
 	}
 	if len(n.Labels) > 0 {
 		argv = append(argv, "--labels", formatLabels(n.Labels))
 	}
 	return append(argv, st.AgentArgs...), nil
+}
+
+func commas[T fmt.Stringer](list []T) string {
+	var texts []string
+	for _, value := range list {
+		texts = append(texts, value.String())
+	}
+	return strings.Join(texts, ",")
 }
 
 func formatLabels(labels map[string]string) string {

@@ -27,7 +27,7 @@ const reservedSubnets = "/run"
 
 // ensureBridge makes the cluster's bridge, choosing a free subnet if the
 // cluster has none yet (subnet 0 is never used), and returns the subnet.
-func ensureBridge(name string, subnet int) (int, error) {
+func ensureBridge(name string, subnet int, ipv6 bool) (int, error) {
 	lock, err := os.Open(reservedSubnets)
 	if err != nil {
 		return 0, err
@@ -50,11 +50,25 @@ func ensureBridge(name string, subnet int) (int, error) {
 	} else if subnet == 0 {
 		return 0, fmt.Errorf("bridge %s exists, but not this cluster's state: remove what an earlier cluster left with `skep down --name %s`", bridgeName(name), name)
 	}
-	addr := &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(bridgeAddr(subnet), 24))}
-	if err := netlink.AddrReplace(bridge, addr); err != nil {
-		return 0, fmt.Errorf("bridge %s: address %s: %w", bridgeName(name), addr, err)
+	if err := netlink.LinkSetUp(bridge); err != nil {
+		return 0, fmt.Errorf("bridge %s: %w", bridgeName(name), err)
 	}
-	return subnet, netlink.LinkSetUp(bridge)
+	return subnet, addAddresses(bridge, onBridge.addrs(subnet, gatewayHost, ipv6))
+}
+
+// addAddresses gives a link addresses that are usable at once: nobody else on a
+// cluster's links chooses addresses.
+func addAddresses(link netlink.Link, prefixes []netip.Prefix) error {
+	for _, p := range prefixes {
+		addr := &netlink.Addr{IPNet: ipNet(p)}
+		if p.Addr().Is6() {
+			addr.Flags = unix.IFA_F_NODAD
+		}
+		if err := netlink.AddrReplace(link, addr); err != nil {
+			return fmt.Errorf("%s: address %s: %w", link.Attrs().Name, p, err)
+		}
+	}
+	return nil
 }
 
 func addBridge(name string) (netlink.Link, error) {
@@ -107,7 +121,7 @@ func isOwn(cluster string, link netlink.Link) bool {
 // freeSubnet returns wanted if it is not 0 and free, else the first N whose
 // 198.18.N.0/24 meets no route of this machine.
 func freeSubnet(wanted int) (int, error) {
-	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
+	routes, err := netlink.RouteList(nil, netlink.FAMILY_ALL)
 	if err != nil {
 		return 0, err
 	}
@@ -116,9 +130,16 @@ func freeSubnet(wanted int) (int, error) {
 			if route.Dst == nil {
 				continue
 			}
-			addr, _ := netip.AddrFromSlice(route.Dst.IP.To4())
-			if ones, _ := route.Dst.Mask.Size(); ones > 0 && netip.PrefixFrom(addr, ones).Overlaps(subnetPrefix(subnet)) {
-				return true
+			addr, _ := netip.AddrFromSlice(route.Dst.IP)
+			ones, bits := route.Dst.Mask.Size()
+			if bits == 32 {
+				addr = addr.Unmap()
+			}
+			for _, g := range []segment{onBridge, behindRouter} {
+				p := netip.PrefixFrom(addr, ones)
+				if ones > 0 && (p.Overlaps(g.prefix(subnet)) || p.Overlaps(g.prefix6(subnet))) {
+					return true
+				}
 			}
 		}
 		return false
@@ -137,13 +158,47 @@ func freeSubnet(wanted int) (int, error) {
 	return 0, errors.New("no free subnet left in 198.18.0.0/16: remove a cluster with `skep down`")
 }
 
-// plug connects a host's namespace to the bridge: eth0 inside, a port outside.
-func plug(cluster string, subnet, index int) error {
-	handle, err := netns.GetFromName(netnsName(cluster, nodeName(index)))
+// plug connects a host's namespace to its segment: eth0 inside, a port outside.
+func plug(cluster string, st *state, n *nodeState) error {
+	host, err := netns.GetFromName(netnsName(cluster, nodeName(n.Index)))
 	if err != nil {
 		return err
 	}
-	defer handle.Close()
+	defer host.Close()
+	if err := onSegment(cluster, n, func() error { return plugPort(cluster, n.Index, host) }); err != nil {
+		return err
+	}
+	g := n.segment()
+	addrs := g.addrs(st.Subnet, 10+n.Index, st.IPv6)
+	return inNamespace(host, func() error {
+		return configureHostLinks(addrs, hostRoutes(st, g))
+	})
+}
+
+// onSegment runs f where the host's port is: on this machine, or in the router.
+func onSegment(cluster string, n *nodeState, f func() error) error {
+	if !n.Routed {
+		return f()
+	}
+	router, err := netns.GetFromName(netnsName(cluster, routerName))
+	if err != nil {
+		return fmt.Errorf("the router's network namespace: %w", err)
+	}
+	defer router.Close()
+	return inNamespace(router, f)
+}
+
+func inNamespace(ns netns.NsHandle, f func() error) error {
+	return onOwnThread(func() error {
+		if err := unix.Setns(int(ns), unix.CLONE_NEWNET); err != nil {
+			return err
+		}
+		return f()
+	})
+}
+
+// plugPort makes a cable from the bridge of this namespace to eth0 of inner.
+func plugPort(cluster string, index int, inner netns.NsHandle) error {
 	bridge, err := ownLink(cluster, bridgeName(cluster))
 	if err != nil {
 		return err
@@ -154,9 +209,9 @@ func plug(cluster string, subnet, index int) error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = portName(cluster, index)
 	attrs.MasterIndex = bridge.Attrs().Index
-	port := &netlink.Veth{
-		LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsFd(handle),
-		PeerHardwareAddr: nodeMAC(cluster, index),
+	port := &netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsFd(inner)}
+	if index > 0 { // 0 is the router, whose address the bridge's would be
+		port.PeerHardwareAddr = nodeMAC(cluster, index)
 	}
 	if err := netlink.LinkAdd(port); err != nil {
 		return fmt.Errorf("port %s: %w", attrs.Name, err)
@@ -164,36 +219,45 @@ func plug(cluster string, subnet, index int) error {
 	if err := netlink.LinkSetAlias(port, linkAlias(cluster)); err != nil {
 		return fmt.Errorf("port %s: alias: %w", attrs.Name, err)
 	}
-	if err := configureHostLinks(handle, subnet, index); err != nil {
-		return err
-	}
 	return preparePort(port)
 }
 
-func configureHostLinks(handle netns.NsHandle, subnet, index int) error {
-	inside, err := netlink.NewHandleAt(handle)
+// hostRoutes are a host's ways off its segment. The default one leads to this
+// machine, for IPv4 only: it routes nothing for the hosts in IPv6, so pods hear at
+// once that there is no way out.
+func hostRoutes(st *state, g segment) []netlink.Route {
+	routes := []netlink.Route{{Gw: g.addr(st.Subnet, gatewayHost).AsSlice()}}
+	if g == onBridge {
+		routes = append(routes, netlink.Route{Dst: ipNet(behindRouter.prefix(st.Subnet)), Gw: g.addr(st.Subnet, routerHost).AsSlice()})
+	}
+	switch {
+	case !st.IPv6:
+	case g == onBridge:
+		routes = append(routes, netlink.Route{Dst: ipNet(behindRouter.prefix6(st.Subnet)), Gw: g.addr6(st.Subnet, routerHost).AsSlice()})
+	default:
+		routes = append(routes, netlink.Route{Dst: ipNet(onBridge.prefix6(st.Subnet)), Gw: g.addr6(st.Subnet, gatewayHost).AsSlice()})
+	}
+	return routes
+}
+
+// configureHostLinks is called inside the host's network namespace.
+func configureHostLinks(addrs []netip.Prefix, routes []netlink.Route) error {
+	lo, err := netlink.LinkByName("lo")
 	if err != nil {
 		return err
 	}
-	defer inside.Close()
-	lo, err := inside.LinkByName("lo")
+	eth0, err := netlink.LinkByName("eth0")
 	if err != nil {
 		return err
 	}
-	eth0, err := inside.LinkByName("eth0")
-	if err != nil {
+	if err := errors.Join(netlink.LinkSetUp(lo), netlink.LinkSetUp(eth0), addAddresses(eth0, addrs)); err != nil {
 		return err
 	}
-	if err := errors.Join(inside.LinkSetUp(lo), inside.LinkSetUp(eth0)); err != nil {
-		return err
-	}
-	addr := &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(nodeAddr(subnet, index), 24))}
-	if err := inside.AddrReplace(eth0, addr); err != nil {
-		return fmt.Errorf("eth0: address %s: %w", addr, err)
-	}
-	gateway := &netlink.Route{LinkIndex: eth0.Attrs().Index, Gw: bridgeAddr(subnet).AsSlice()}
-	if err := inside.RouteReplace(gateway); err != nil {
-		return fmt.Errorf("eth0: default route by %s: %w", bridgeAddr(subnet), err)
+	for _, r := range routes {
+		r.LinkIndex = eth0.Attrs().Index
+		if err := netlink.RouteReplace(&r); err != nil {
+			return fmt.Errorf("eth0: route to %v by %s: %w", r.Dst, r.Gw, err)
+		}
 	}
 	return nil
 }
@@ -250,18 +314,20 @@ func ethtool(link string, command, data uint32) (uint32, error) {
 }
 
 // setPort raises or drops the bridge's end of a host's cable.
-func setPort(cluster string, index int, up bool) error {
-	port, err := ownLink(cluster, portName(cluster, index))
-	if err != nil {
-		return err
-	}
-	if port == nil {
-		return fmt.Errorf("port %s is gone", portName(cluster, index))
-	}
-	if up {
-		return netlink.LinkSetUp(port)
-	}
-	return netlink.LinkSetDown(port)
+func setPort(cluster string, n *nodeState, up bool) error {
+	return onSegment(cluster, n, func() error {
+		port, err := ownLink(cluster, portName(cluster, n.Index))
+		if err != nil {
+			return err
+		}
+		if port == nil {
+			return fmt.Errorf("port %s is gone", portName(cluster, n.Index))
+		}
+		if up {
+			return netlink.LinkSetUp(port)
+		}
+		return netlink.LinkSetDown(port)
+	})
 }
 
 // removeLinks deletes the bridge and every port of the cluster, whatever else is gone.
@@ -287,15 +353,17 @@ func removeLinks(cluster string) (int, error) {
 	return removed, errors.Join(errs...)
 }
 
-func removePort(cluster string, index int) error {
-	port, err := ownLink(cluster, portName(cluster, index))
-	if err != nil || port == nil {
-		return err
-	}
-	if err := netlink.LinkDel(port); err != nil && !errors.Is(err, syscall.ENODEV) {
-		return err
-	}
-	return nil
+func removePort(cluster string, n *nodeState) error {
+	return onSegment(cluster, n, func() error {
+		port, err := ownLink(cluster, portName(cluster, n.Index))
+		if err != nil || port == nil {
+			return err
+		}
+		if err := netlink.LinkDel(port); err != nil && !errors.Is(err, syscall.ENODEV) {
+			return err
+		}
+		return nil
+	})
 }
 
 func ipNet(prefix netip.Prefix) *net.IPNet {

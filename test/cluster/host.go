@@ -22,7 +22,7 @@ import (
 func (c *Cluster) boot(ctx context.Context, st *state, node string) error {
 	n := st.Nodes[node]
 	fail := func(err error) error { return fmt.Errorf("%s: %w", node, err) }
-	if err := c.unplug(ctx, node, n.Index); err != nil {
+	if err := c.unplug(ctx, node, n); err != nil {
 		return fail(err)
 	}
 	config := &hostConfig{
@@ -40,11 +40,11 @@ func (c *Cluster) boot(ctx context.Context, st *state, node string) error {
 	if err := createNetns(netnsName(c.Name, node)); err != nil {
 		return fail(err)
 	}
-	if err := plug(c.Name, st.Subnet, n.Index); err != nil {
+	if err := plug(c.Name, st, n); err != nil {
 		return fail(err)
 	}
 	if n.Cut {
-		if err := setPort(c.Name, n.Index, false); err != nil {
+		if err := setPort(c.Name, n, false); err != nil {
 			return fail(err)
 		}
 	}
@@ -62,10 +62,10 @@ func (c *Cluster) boot(ctx context.Context, st *state, node string) error {
 }
 
 // unplug ends the host and removes its cgroup, port and network namespace.
-func (c *Cluster) unplug(ctx context.Context, node string, index int) error {
+func (c *Cluster) unplug(ctx context.Context, node string, n *nodeState) error {
 	return errors.Join(
 		c.cgroups.remove(ctx, nodeCgroup(c.Name, node)),
-		removePort(c.Name, index),
+		removePort(c.Name, n),
 		deleteNetns(netnsName(c.Name, node)))
 }
 
@@ -194,7 +194,7 @@ func nameservers(subnet int) []string {
 func hostsFile(st *state) []string {
 	lines := []string{"127.0.0.1 localhost", "::1 localhost ip6-localhost ip6-loopback"}
 	for _, node := range st.nodeNames() {
-		lines = append(lines, nodeAddr(st.Subnet, st.Nodes[node].Index).String()+" "+node)
+		lines = append(lines, st.addrs(node)[0].String()+" "+node)
 	}
 	return lines
 }

@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"net"
-	"net/netip"
 	"regexp"
 	"strconv"
 )
@@ -14,8 +13,8 @@ const (
 	DefaultName = "default"
 	// DefaultNodes is the number of hosts when none is asked for.
 	DefaultNodes = 3
-	// MaxNodes is what fits in the /24 between .11 and .250.
-	MaxNodes = 240
+	// MaxNodes is what fits in the /24 between .11 and the load balancers' .200.
+	MaxNodes = 189
 
 	apiPort = 6443
 )
@@ -54,10 +53,13 @@ func nodeName(index int) string { return "node" + strconv.Itoa(index) }
 
 func netnsName(name, node string) string { return "skep-" + name + "-" + node }
 
+// routerName is the namespace between the bridge and the hosts behind it.
+const routerName = "router"
+
 // netnsPattern matches the namespaces of this cluster only: cluster "a" has
 // skep-a-node1, while skep-a-b-node1 belongs to "a-b".
 func netnsPattern(name string) *regexp.Regexp {
-	return regexp.MustCompile(`^skep-` + regexp.QuoteMeta(name) + `-node[0-9]+$`)
+	return regexp.MustCompile(`^skep-` + regexp.QuoteMeta(name) + `-(node[0-9]+|` + routerName + `)$`)
 }
 
 func clusterCgroup(name string) string { return "/skep-" + name }
@@ -69,15 +71,3 @@ func nodeMAC(name string, index int) net.HardwareAddr {
 	sum := sha256.Sum256([]byte(name))
 	return net.HardwareAddr{0x02, sum[0], sum[1], sum[2], byte(index >> 8), byte(index)}
 }
-
-func subnetPrefix(subnet int) netip.Prefix {
-	return netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 18, byte(subnet), 0}), 24)
-}
-
-func subnetAddr(subnet, host int) netip.Addr {
-	return netip.AddrFrom4([4]byte{198, 18, byte(subnet), byte(host)})
-}
-
-func bridgeAddr(subnet int) netip.Addr { return subnetAddr(subnet, 1) }
-
-func nodeAddr(subnet, index int) netip.Addr { return subnetAddr(subnet, 10+index) }

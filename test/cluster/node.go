@@ -22,6 +22,7 @@ type Node struct {
 	Name    string
 	Index   int
 	Addr    netip.Addr
+	Addr6   netip.Addr // not valid on a machine without IPv6
 }
 
 // Node finds a host by its name.
@@ -34,7 +35,12 @@ func (c *Cluster) Node(name string) (*Node, error) {
 	if !ok {
 		return nil, fmt.Errorf("no node %q in cluster %q: there are %s", name, c.Name, strings.Join(st.nodeNames(), ", "))
 	}
-	return &Node{cluster: c, Name: name, Index: n.Index, Addr: nodeAddr(st.Subnet, n.Index)}, nil
+	return c.node(st, name, n), nil
+}
+
+func (c *Cluster) node(st *state, name string, n *nodeState) *Node {
+	addrs := append(st.addrs(name), netip.Addr{})
+	return &Node{cluster: c, Name: name, Index: n.Index, Addr: addrs[0], Addr6: addrs[1]}
 }
 
 // Nodes lists the hosts in order.
@@ -45,8 +51,7 @@ func (c *Cluster) Nodes() ([]*Node, error) {
 	}
 	var nodes []*Node
 	for _, name := range st.nodeNames() {
-		n := st.Nodes[name]
-		nodes = append(nodes, &Node{cluster: c, Name: name, Index: n.Index, Addr: nodeAddr(st.Subnet, n.Index)})
+		nodes = append(nodes, c.node(st, name, st.Nodes[name]))
 	}
 	return nodes, nil
 }
@@ -105,7 +110,7 @@ func (n *Node) change(f func(st *state, ns *nodeState) error) error {
 // up. Killing a dead host is no error.
 func (n *Node) Kill(ctx context.Context) error {
 	return n.change(func(_ *state, ns *nodeState) error {
-		if err := setPort(n.cluster.Name, ns.Index, false); err != nil {
+		if err := setPort(n.cluster.Name, ns, false); err != nil {
 			return err
 		}
 		if err := n.cluster.cgroups.kill(ctx, nodeCgroup(n.cluster.Name, n.Name)); err != nil {
@@ -154,7 +159,7 @@ func (n *Node) setCut(cut bool) error {
 		if !ns.Init.alive() {
 			return nil // takes effect when it boots: a dead host is silent anyhow
 		}
-		return setPort(n.cluster.Name, ns.Index, !cut)
+		return setPort(n.cluster.Name, ns, !cut)
 	})
 }
 

@@ -57,7 +57,7 @@ func (c *Cluster) awaitNodes(ctx context.Context, begin time.Time, started []str
 				return
 			}
 			delete(waiting, node.Name)
-			c.say("%-26s%6.1fs  %s", node.Name+" ready", time.Since(begin).Seconds(), nodeAddr(st.Subnet, st.Nodes[node.Name].Index))
+			c.say("%-26s%6.1fs  %s", node.Name+" ready", time.Since(begin).Seconds(), commas(st.addrs(node.Name)))
 		}
 		for i := range list.Items {
 			check(&list.Items[i])

@@ -30,6 +30,8 @@ type state struct {
 	Skepd    process               `json:"skepd"`
 	Nodes    map[string]*nodeState `json:"nodes"`
 	Outbound outboundState         `json:"outbound"`
+	IPv6     bool                  `json:"ipv6,omitempty"`   // hosts, pods and services have it beside IPv4
+	LBCIDR   string                `json:"lbCIDR,omitempty"` // what the user chose instead of the bridge's
 	// What `up` was last told to run; hosts that boot later run the same.
 	Bin       Binaries `json:"bin"`
 	SkepdArgs []string `json:"skepdArgs,omitempty"`
@@ -41,6 +43,7 @@ type nodeState struct {
 	Index  int               `json:"index"`
 	Init   process           `json:"init"`
 	Cut    bool              `json:"cut,omitempty"`
+	Routed bool              `json:"routed,omitempty"` // behind the router, on no link with the others
 	Labels map[string]string `json:"labels,omitempty"`
 }
 

@@ -7,11 +7,14 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/skep-io/skep/dataplane/podnet"
 )
 
 // Up brings the cluster about that the options describe and returns when every
@@ -121,22 +124,44 @@ func (c *Cluster) prepare(o Options) error {
 	case st.Name != c.Name:
 		return fmt.Errorf("%s holds cluster %q: choose another --dir for %q", c.Dir, st.Name, c.Name)
 	}
-	st.Bin, st.SkepdArgs, st.AgentArgs, st.Bare = o.Bin, o.SkepdArgs, o.AgentArgs, o.Bare
-	if st.Subnet, err = ensureBridge(c.Name, st.Subnet); err != nil {
+	st.Bin, st.SkepdArgs, st.AgentArgs, st.Bare, st.LBCIDR = o.Bin, o.SkepdArgs, o.AgentArgs, o.Bare, o.LBCIDR
+	if fresh {
+		st.IPv6 = ipv6Off() == ""
+	}
+	if st.Subnet, err = ensureBridge(c.Name, st.Subnet, st.IPv6); err != nil {
 		return err
 	}
 	added := st.addNodes(o)
 	if err := st.save(c.Dir); err != nil {
 		return err
 	}
+	if err := c.ensureRouter(st); err != nil {
+		return err
+	}
 	if fresh {
 		c.say("Cluster %q: %d hosts on %s (bridge %s), state in %s", c.Name, len(st.Nodes), subnetPrefix(st.Subnet), bridgeName(c.Name), c.Dir)
+		if !st.IPv6 {
+			c.say("IPv4 only: IPv6 is off on this machine (%s)", ipv6Off())
+		}
 	} else if added > 0 {
 		c.say("Cluster %q: %d more hosts, %d now", c.Name, added, len(st.Nodes))
 	} else {
 		c.say("Cluster %q: %d hosts, state in %s", c.Name, len(st.Nodes), c.Dir)
 	}
+	c.warnOfFilters()
 	return errors.Join(c.ensureOutbound(st, o.Outbound), st.save(c.Dir))
+}
+
+// warnOfFilters tells what the hosts' traffic, which only crosses the bridge,
+// may still fall victim to: packet filters meant for what the machine routes.
+func (c *Cluster) warnOfFilters() {
+	if !podnet.BridgedFiltering() {
+		return
+	}
+	for _, chain := range podnet.DroppedForwarding() {
+		c.say("Warning: %s also sees what crosses the bridge (net.bridge.bridge-nf-call-iptables is 1) and drops it unless a rule lets it pass:\n"+
+			"  hosts may not reach each other's pods. Set net.bridge.bridge-nf-call-iptables and -ip6tables to 0, or let interface %s pass", chain, bridgeName(c.Name))
+	}
 }
 
 // refuseForeign keeps a second cluster of the same name, with its state
@@ -169,7 +194,7 @@ func (s *state) addNodes(o Options) (added int) {
 		for key, value := range o.Labels[name] {
 			labels[key] = value
 		}
-		s.Nodes[name] = &nodeState{Index: index, Labels: labels}
+		s.Nodes[name] = &nodeState{Index: index, Labels: labels, Routed: slices.Contains(o.Routed, name)}
 		added++
 	}
 	return added
