@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -74,11 +75,17 @@ func hosts(t *testing.T, count int) *Cluster {
 
 func raise(t *testing.T, c *Cluster, count int) []string {
 	t.Helper()
+	return raiseWith(t, c, Options{Nodes: count, Zones: 2})
+}
+
+func raiseWith(t *testing.T, c *Cluster, o Options) []string {
+	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.prepare(Options{Nodes: count, Zones: 2, Bin: Binaries{Agent: self, Init: []string{self, "node-init"}}}); err != nil {
+	o.Bin = Binaries{Agent: self, Init: []string{self, "node-init"}}
+	if err := c.prepare(o); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.MkdirAll(c.skepdDir(), 0o700); err != nil {
@@ -106,11 +113,16 @@ func node(t *testing.T, c *Cluster, name string) *Node {
 // dial connects from one host to the echo server of another, which may still be starting.
 func dial(t *testing.T, from, to *Node) net.Conn {
 	t.Helper()
+	return dialAddr(t, from, to, to.Addr)
+}
+
+func dialAddr(t *testing.T, from, to *Node, addr netip.Addr) net.Conn {
+	t.Helper()
 	var conn net.Conn
 	deadline := time.Now().Add(10 * time.Second)
 	for {
 		err := from.InNetwork(func() (err error) {
-			conn, err = net.DialTimeout("tcp", net.JoinHostPort(to.Addr.String(), "7000"), time.Second)
+			conn, err = net.DialTimeout("tcp", net.JoinHostPort(addr.String(), "7000"), time.Second)
 			return err
 		})
 		if err == nil {
@@ -118,7 +130,7 @@ func dial(t *testing.T, from, to *Node) net.Conn {
 			return conn
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("%s to %s: %v\n%s", from.Name, to.Name, err, tail(to.LogPath(), 20))
+			t.Fatalf("%s to %s at %s: %v\n%s", from.Name, to.Name, addr, err, tail(to.LogPath(), 20))
 		}
 	}
 }
