@@ -43,7 +43,7 @@ func lead(ctx context.Context, s *settings, registry *resource.Registry, authori
 		"replication":    replication.New(registry, recorder(replication.Component), realClock),
 		"replicasets":    replication.NewReplicaSets(registry, recorder(replication.ReplicaSetsComponent), realClock),
 		"deployments":    deployment.New(registry, recorder(deployment.Component)),
-		"endpoints":      endpoints.New(registry, recorder(endpoints.Component)),
+		"endpoints":      endpoints.New(registry, recorder(endpoints.Component), recorder(endpoints.MirrorComponent)),
 		"load balancers": loadbalancer.New(registry, recorder(loadbalancer.Component), s.pool),
 		"node":           node.New(registry, recorder(node.Component), realClock, s.NodeMonitorGrace),
 		"namespace":      namespace.New(registry),

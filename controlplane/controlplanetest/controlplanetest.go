@@ -9,6 +9,7 @@ import (
 	"errors"
 	"io"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -30,17 +31,32 @@ import (
 // patience is how long a state may take to come about on a busy machine.
 const patience = 30 * time.Second
 
+// SingleStack and DualStack are configurations of the usual ranges.
+var (
+	SingleStack = resource.Config{
+		ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")},
+		PodCIDRs:     []resource.PodRange{{Prefix: netip.MustParsePrefix("10.244.0.0/16"), NodeMask: 24}}, ClusterDomain: "cluster.local",
+	}
+	DualStack = resource.Config{
+		ServiceCIDRs: append(slices.Clip(SingleStack.ServiceCIDRs), netip.MustParsePrefix("fd00:10:96::/112")),
+		PodCIDRs:     append(slices.Clip(SingleStack.PodCIDRs), resource.PodRange{Prefix: netip.MustParsePrefix("fd00:10:244::/56"), NodeMask: 64}), ClusterDomain: "cluster.local",
+	}
+)
+
 // Start runs etcd and a registry with the namespaces that every cluster has, until the test ends.
 func Start(t *testing.T) *resource.Registry {
+	t.Helper()
+	return StartWith(t, SingleStack)
+}
+
+// StartWith is Start for a cluster of another configuration.
+func StartWith(t *testing.T, config resource.Config) *resource.Registry {
 	t.Helper()
 	server, err := etcd.Start(t.Context(), etcd.Config{DataDir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	registry := resource.NewRegistry(storage.NewEtcd(server.Client), resource.Config{
-		ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")},
-		PodCIDRs:     []resource.PodRange{{Prefix: netip.MustParsePrefix("10.244.0.0/16"), NodeMask: 24}}, ClusterDomain: "cluster.local",
-	}, resource.Kinds())
+	registry := resource.NewRegistry(storage.NewEtcd(server.Client), config, resource.Kinds())
 	ctx, stop := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = registry.Run(ctx) })

@@ -22,6 +22,9 @@ import (
 // Component is the source of this loop's events.
 const Component = "endpoint-slice-controller"
 
+// MirrorComponent is that of events about mirrored Endpoints.
+const MirrorComponent = "endpoint-slice-mirroring-controller"
+
 // The values of the label managed-by, which tell whose a slice or an Endpoints object is.
 const (
 	managedSlice     = "endpointslice-controller.k8s.io"
@@ -52,12 +55,16 @@ type Controller struct {
 	sliceView  *controller.View[*discoveryv1.EndpointSlice]
 	legacyView *controller.View[*corev1.Endpoints]
 
+	mirrorRecorder *event.Recorder
+	mirroredMu     sync.Mutex
+	mirrored       map[controller.Key]string // the state of Endpoints that was mirrored last
+
 	triggersMu sync.Mutex
 	triggers   map[controller.Key]time.Time
 }
 
-// New makes the loop. It runs once.
-func New(registry *resource.Registry, recorder *event.Recorder) *Controller {
+// New makes the loop; mirrors records the events about what is mirrored. It runs once.
+func New(registry *resource.Registry, recorder, mirrors *event.Recorder) *Controller {
 	return &Controller{
 		registry: registry, recorder: recorder,
 		slices:    controller.NewQueue[controller.Key]("endpointslices"),
@@ -69,6 +76,7 @@ func New(registry *resource.Registry, recorder *event.Recorder) *Controller {
 		legacyView: controller.NewView(func(e *corev1.Endpoints) []controller.Key {
 			return []controller.Key{controller.KeyOf(e)}
 		}),
+		mirrorRecorder: mirrors, mirrored: map[controller.Key]string{},
 		triggers: map[controller.Key]time.Time{},
 	}
 }
@@ -169,13 +177,19 @@ func (c *Controller) endpointsChanged(old, cur *corev1.Endpoints, revision int64
 	c.mirrors.Add(key)
 }
 
-// nodeChanged has the endpoints on a node take over a change of its zone.
+// nodeChanged has the endpoints on a node take over that it came, went, or changed its zone.
 func (c *Controller) nodeChanged(old, cur *corev1.Node, _ int64) {
-	if cur == nil || old != nil && zoneOf(old) == zoneOf(cur) || old == nil && zoneOf(cur) == "" {
+	if cur != nil && old != nil && zoneOf(old) == zoneOf(cur) {
 		return
 	}
+	name := ""
+	if cur != nil {
+		name = cur.Name
+	} else {
+		name = old.Name
+	}
 	concerned := map[controller.Key]struct{}{}
-	for _, pod := range resource.ByIndex[*corev1.Pod](c.registry, resource.Pods, resource.PodsByNode, cur.Name) {
+	for _, pod := range resource.ByIndex[*corev1.Pod](c.registry, resource.Pods, resource.PodsByNode, name) {
 		c.servicesOf(pod, concerned)
 	}
 	for key := range concerned {

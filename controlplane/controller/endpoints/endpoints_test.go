@@ -22,9 +22,10 @@ import (
 var kinds = []*resource.Kind{resource.Endpoints, resource.EndpointSlices}
 
 func start(t *testing.T, r *resource.Registry) {
-	recorder := event.NewRecorder(r, endpoints.Component)
+	recorder, mirrors := event.NewRecorder(r, endpoints.Component), event.NewRecorder(r, endpoints.MirrorComponent)
 	controlplanetest.Go(t, recorder.Run)
-	controlplanetest.Go(t, func(ctx context.Context) { _ = endpoints.New(r, recorder).Run(ctx) })
+	controlplanetest.Go(t, mirrors.Run)
+	controlplanetest.Go(t, func(ctx context.Context) { _ = endpoints.New(r, recorder, mirrors).Run(ctx) })
 }
 
 // TestGolden creates the objects of each file in both orders, and with the loop
@@ -45,7 +46,11 @@ func TestGolden(t *testing.T) {
 		}
 		for _, order := range []string{"forward", "backward", "before the loop"} {
 			t.Run(filepath.Base(file)+"/"+order, func(t *testing.T) {
-				r := controlplanetest.Start(t)
+				config := controlplanetest.SingleStack
+				if strings.TrimSpace(section["cluster"]) == "dual-stack" {
+					config = controlplanetest.DualStack
+				}
+				r := controlplanetest.StartWith(t, config)
 				objects := controlplanetest.Parse(t, section["objects.yaml"])
 				if order == "backward" {
 					slices.Reverse(objects)
@@ -146,10 +151,22 @@ func dumpSlice(s *discoveryv1.EndpointSlice) string {
 				line += " " + f.name + "=" + *f.value
 			}
 		}
+		if e.Hints != nil {
+			for _, zone := range e.Hints.ForZones {
+				line += " forZone=" + zone.Name
+			}
+			for _, node := range e.Hints.ForNodes {
+				line += " forNode=" + node.Name
+			}
+		}
 		lines = append(lines, line+"\n")
 	}
 	sort.Strings(lines)
-	return fmt.Sprintf("EndpointSlice %s %s %v\n  %s\n%s", s.Labels[discoveryv1.LabelServiceName], s.AddressType, s.Labels, strings.Join(ports, " "), strings.Join(lines, ""))
+	annotations := ""
+	if len(s.Annotations) > 0 && s.Labels[discoveryv1.LabelManagedBy] == "endpointslicemirroring-controller.k8s.io" {
+		annotations = fmt.Sprintf(" %v", s.Annotations)
+	}
+	return fmt.Sprintf("EndpointSlice %s %s %v%s\n  %s\n%s", s.Labels[discoveryv1.LabelServiceName], s.AddressType, s.Labels, annotations, strings.Join(ports, " "), strings.Join(lines, ""))
 }
 
 // What a service leaves behind goes with it, and what changes owner changes hands.
@@ -157,6 +174,10 @@ func TestServiceGoesAndLosesItsSelector(t *testing.T) {
 	r := controlplanetest.Start(t)
 	start(t, r)
 	controlplanetest.Create(t, r, controlplanetest.Parse(t, `
+apiVersion: v1
+kind: Node
+metadata: {name: node1}
+---
 apiVersion: v1
 kind: Service
 metadata: {name: web}

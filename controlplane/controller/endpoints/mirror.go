@@ -2,10 +2,12 @@ package endpoints
 
 import (
 	"context"
+	"maps"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	endpointsv1 "k8s.io/kubernetes/pkg/api/v1/endpoints"
 	"k8s.io/utils/ptr"
 
 	"github.com/skep-io/skep/controlplane/controller"
@@ -25,56 +27,111 @@ func (c *Controller) syncMirror(ctx context.Context, key controller.Key) error {
 		return err
 	}
 	if err != nil || !mirrored(service, source) {
+		c.forgetMirrored(key)
 		return c.carryOut(ctx, plan{delete: existing})
 	}
 	f := frame{
 		generateName: source.Name + "-",
 		namespace:    source.Namespace,
-		labels:       map[string]string{},
+		labels:       maps.Clone(source.Labels),
 		annotations:  map[string]string{},
 		owner:        controllerRef(source, "Endpoints"),
+		// As many as are mirrored of a subset: one slice for each, and for each family.
+		perSlice: maxAddresses,
+		exact:    true,
 	}
-	for k, v := range source.Labels {
-		f.labels[k] = v
+	if f.labels == nil {
+		f.labels = map[string]string{}
 	}
 	f.labels[discoveryv1.LabelServiceName] = source.Name
 	f.labels[discoveryv1.LabelManagedBy] = managedMirror
 	for k, v := range source.Annotations {
-		if k != corev1.LastAppliedConfigAnnotation {
+		if k != corev1.LastAppliedConfigAnnotation && k != corev1.EndpointsLastChangeTriggerTime {
 			f.annotations[k] = v
 		}
 	}
-	return c.carryOut(ctx, makePlan(f, existing, mirrorOf(source)))
+	want, skipped := mirrorOf(source)
+	if err := c.carryOut(ctx, makePlan(f, existing, want)); err != nil {
+		return err
+	}
+	c.tellSkipped(source, skipped)
+	return nil
+}
+
+// tellSkipped tells once for each state of the source what of it is not mirrored.
+func (c *Controller) tellSkipped(source *corev1.Endpoints, s skipped) {
+	if !c.firstLook(source) {
+		return
+	}
+	if s.invalid > 0 {
+		c.mirrorRecorder.Eventf(source, corev1.EventTypeWarning, "InvalidIPAddress",
+			"Skipped %d invalid IP addresses when mirroring to EndpointSlices", s.invalid)
+	}
+	if s.tooMany > 0 {
+		c.mirrorRecorder.Eventf(source, corev1.EventTypeWarning, "TooManyAddressesToMirror",
+			"A max of %d addresses can be mirrored to EndpointSlices per Endpoints subset. %d addresses were skipped", maxAddresses, s.invalid+s.tooMany)
+	}
+}
+
+// firstLook says whether a state of Endpoints has not been looked at before.
+func (c *Controller) firstLook(source *corev1.Endpoints) bool {
+	key := controller.KeyOf(source)
+	c.mirroredMu.Lock()
+	defer c.mirroredMu.Unlock()
+	if c.mirrored[key] == source.ResourceVersion {
+		return false
+	}
+	c.mirrored[key] = source.ResourceVersion
+	return true
+}
+
+func (c *Controller) forgetMirrored(key controller.Key) {
+	c.mirroredMu.Lock()
+	defer c.mirroredMu.Unlock()
+	delete(c.mirrored, key)
 }
 
 func mirrored(service *corev1.Service, source *corev1.Endpoints) bool {
-	return source != nil && source.DeletionTimestamp == nil && service.DeletionTimestamp == nil &&
+	if source == nil {
+		return false
+	}
+	_, lock := source.Annotations[leaderAnnotation]
+	return !lock && source.DeletionTimestamp == nil && service.DeletionTimestamp == nil &&
 		len(service.Spec.Selector) == 0 && service.Spec.Type != corev1.ServiceTypeExternalName &&
-		source.Labels[discoveryv1.LabelSkipMirror] != "true" && source.Annotations[leaderAnnotation] == ""
+		source.Labels[discoveryv1.LabelSkipMirror] != "true"
 }
 
-// mirrorOf turns subsets into endpoints. Of each subset no more than maxAddresses are taken.
-func mirrorOf(source *corev1.Endpoints) bundles {
-	want := bundles{}
-	for i := range source.Subsets {
-		s := &source.Subsets[i]
-		ports := make([]discoveryv1.EndpointPort, 0, len(s.Ports))
-		for _, p := range s.Ports {
+// skipped counts the addresses that are not mirrored.
+type skipped struct{ invalid, tooMany int }
+
+// mirrorOf turns subsets into endpoints. First they are brought into Kubernetes'
+// own form, in which ports that have the same addresses are together. Of each
+// subset no more than maxAddresses are taken, the ready ones first.
+func mirrorOf(source *corev1.Endpoints) (want bundles, s skipped) {
+	want = bundles{}
+	for _, subset := range endpointsv1.RepackSubsets(source.Subsets) {
+		ports := make([]discoveryv1.EndpointPort, 0, len(subset.Ports))
+		for _, p := range subset.Ports {
 			ports = append(ports, discoveryv1.EndpointPort{
 				Name: ptr.To(p.Name), Port: ptr.To(p.Port), Protocol: ptr.To(p.Protocol), AppProtocol: p.AppProtocol,
 			})
 		}
 		room := maxAddresses
-		room = mirrorAddresses(want, ports, s.Addresses, true, room)
-		mirrorAddresses(want, ports, s.NotReadyAddresses, false, room)
+		room = mirrorAddresses(want, &s, ports, subset.Addresses, true, room)
+		mirrorAddresses(want, &s, ports, subset.NotReadyAddresses, false, room)
 	}
-	return want
+	return want, s
 }
 
-func mirrorAddresses(want bundles, ports []discoveryv1.EndpointPort, from []corev1.EndpointAddress, ready bool, room int) (left int) {
+func mirrorAddresses(want bundles, s *skipped, ports []discoveryv1.EndpointPort, from []corev1.EndpointAddress, ready bool, room int) (left int) {
 	for _, a := range from {
+		if room == 0 {
+			s.tooMany++
+			continue
+		}
 		family := familyOf(a.IP)
-		if family == "" || room == 0 {
+		if family == "" {
+			s.invalid++
 			continue
 		}
 		room--

@@ -3,6 +3,7 @@ package endpoints
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -10,6 +11,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 )
 
 // maxPerSlice is the most endpoints that a slice is filled with.
@@ -71,6 +73,8 @@ type frame struct {
 	labels       map[string]string
 	annotations  map[string]string
 	owner        metav1.OwnerReference
+	perSlice     int  // how many endpoints a slice is filled with
+	exact        bool // the slices have these annotations and no others
 }
 
 // plan is what to write, in this order, so that no endpoint is missing in
@@ -106,7 +110,7 @@ func makePlan(f frame, existing []*discoveryv1.EndpointSlice, wanted bundles) pl
 			p.delete = append(p.delete, s)
 		}
 	}
-	p.reuse()
+	p.reuse(f)
 	return p
 }
 
@@ -131,7 +135,7 @@ func (p *plan) fill(f frame, existing []*discoveryv1.EndpointSlice, want *bundle
 	}
 	slices.SortFunc(rest, func(a, b discoveryv1.Endpoint) int { return cmp.Compare(endpointKey(a), endpointKey(b)) })
 	put := func(s *state) {
-		n := min(maxPerSlice-len(s.slice.Endpoints), len(rest))
+		n := min(f.perSlice-len(s.slice.Endpoints), len(rest))
 		if n > 0 {
 			s.slice.Endpoints = append(s.slice.Endpoints, rest[:n]...)
 			s.changed = true
@@ -147,7 +151,7 @@ func (p *plan) fill(f frame, existing []*discoveryv1.EndpointSlice, want *bundle
 	byRoom := slices.Clone(states)
 	slices.SortStableFunc(byRoom, func(a, b *state) int { return -cmp.Compare(len(a.slice.Endpoints), len(b.slice.Endpoints)) })
 	for _, s := range byRoom {
-		if maxPerSlice-len(s.slice.Endpoints) >= len(rest) {
+		if f.perSlice-len(s.slice.Endpoints) >= len(rest) {
 			put(s)
 			break
 		}
@@ -156,7 +160,7 @@ func (p *plan) fill(f frame, existing []*discoveryv1.EndpointSlice, want *bundle
 		put(s)
 	}
 	for len(rest) > 0 {
-		n := min(maxPerSlice, len(rest))
+		n := min(f.perSlice, len(rest))
 		p.create = append(p.create, f.newSlice(want, rest[:n]))
 		rest = rest[n:]
 	}
@@ -175,7 +179,7 @@ func (p *plan) fill(f frame, existing []*discoveryv1.EndpointSlice, want *bundle
 }
 
 // reuse turns pairs of a create and a delete into one update: ports may change, the family may not.
-func (p *plan) reuse() {
+func (p *plan) reuse(f frame) {
 	for _, fresh := range p.create {
 		i := slices.IndexFunc(p.delete, func(s *discoveryv1.EndpointSlice) bool { return s.AddressType == fresh.AddressType })
 		if i < 0 {
@@ -184,13 +188,7 @@ func (p *plan) reuse() {
 		old := p.delete[i].DeepCopy()
 		p.delete = slices.Delete(p.delete, i, i+1)
 		old.Ports, old.Endpoints = fresh.Ports, fresh.Endpoints
-		old.Labels, old.OwnerReferences = fresh.Labels, fresh.OwnerReferences
-		for k, v := range fresh.Annotations {
-			if old.Annotations == nil {
-				old.Annotations = map[string]string{}
-			}
-			old.Annotations[k] = v
-		}
+		f.dress(old)
 		p.update = append(p.update, old)
 		fresh.GenerateName = ""
 	}
@@ -198,13 +196,14 @@ func (p *plan) reuse() {
 }
 
 // keep returns the slice with those of its endpoints that are wanted, which it
-// takes out of left, and whether that differs from the slice.
+// takes out of left, and whether that differs from the slice. What did not change
+// is shared with the old one: a service of many endpoints costs one look at each.
 func keep(f frame, old *discoveryv1.EndpointSlice, left map[string]discoveryv1.Endpoint) (*discoveryv1.EndpointSlice, bool) {
-	slice := old.DeepCopy()
-	slice.Endpoints = nil
-	changed := f.dress(slice)
-	for _, e := range old.Endpoints {
-		key := endpointKey(e)
+	slice := *old
+	slice.Annotations, slice.Endpoints = maps.Clone(old.Annotations), make([]discoveryv1.Endpoint, 0, len(old.Endpoints))
+	changed := f.dress(&slice)
+	for i := range old.Endpoints {
+		key := endpointKey(old.Endpoints[i])
 		want, ok := left[key]
 		if !ok {
 			changed = true
@@ -212,25 +211,42 @@ func keep(f frame, old *discoveryv1.EndpointSlice, left map[string]discoveryv1.E
 		}
 		delete(left, key)
 		slice.Endpoints = append(slice.Endpoints, want)
-		changed = changed || !equality.Semantic.DeepEqual(e, want)
+		changed = changed || !sameEndpoint(&old.Endpoints[i], &want)
 	}
-	return slice, changed
+	return &slice, changed
 }
 
-// dress sets what slices have in common and says whether anything changed.
+// sameEndpoint says whether two states of an endpoint tell the same.
+func sameEndpoint(a, b *discoveryv1.Endpoint) bool {
+	return slices.Equal(a.Addresses, b.Addresses) &&
+		ptr.Equal(a.Conditions.Ready, b.Conditions.Ready) && ptr.Equal(a.Conditions.Serving, b.Conditions.Serving) &&
+		ptr.Equal(a.Conditions.Terminating, b.Conditions.Terminating) &&
+		ptr.Equal(a.NodeName, b.NodeName) && ptr.Equal(a.Zone, b.Zone) && ptr.Equal(a.Hostname, b.Hostname) &&
+		ptr.Equal(a.TargetRef, b.TargetRef) && len(a.DeprecatedTopology) == len(b.DeprecatedTopology) &&
+		equality.Semantic.DeepEqual(a.Hints, b.Hints)
+}
+
+// dress sets what slices have in common and says whether anything changed. When
+// a change was triggered is no change by itself.
 func (f frame) dress(slice *discoveryv1.EndpointSlice) bool {
-	changed := !equality.Semantic.DeepEqual(slice.Labels, f.labels)
+	const trigger = corev1.EndpointsLastChangeTriggerTime
+	changed := !maps.Equal(slice.Labels, f.labels)
 	slice.Labels = f.labels
+	for k := range slice.Annotations {
+		if _, wanted := f.annotations[k]; !wanted && (f.exact || k == trigger) {
+			delete(slice.Annotations, k)
+			changed = changed || k != trigger
+		}
+	}
 	for k, v := range f.annotations {
-		if slice.Annotations[k] == v {
+		if have, ok := slice.Annotations[k]; ok && have == v {
 			continue
 		}
 		if slice.Annotations == nil {
 			slice.Annotations = map[string]string{}
 		}
 		slice.Annotations[k] = v
-		// When a change was triggered is no change by itself.
-		changed = changed || k != corev1.EndpointsLastChangeTriggerTime
+		changed = changed || k != trigger
 	}
 	if !metav1.IsControlledBy(slice, &metav1.ObjectMeta{UID: f.owner.UID}) {
 		slice.OwnerReferences = []metav1.OwnerReference{f.owner}

@@ -52,7 +52,7 @@ func endpointN(i int, ready bool) discoveryv1.Endpoint {
 }
 
 var (
-	testFrame = frame{generateName: "web-", namespace: "default", labels: map[string]string{"a": "b"}, owner: metav1.OwnerReference{UID: "u", Controller: ptr.To(true)}}
+	testFrame = frame{generateName: "web-", namespace: "default", labels: map[string]string{"a": "b"}, owner: metav1.OwnerReference{UID: "u", Controller: ptr.To(true)}, perSlice: maxPerSlice}
 	testPorts = []discoveryv1.EndpointPort{{Name: ptr.To("http"), Port: ptr.To[int32](80), Protocol: ptr.To(corev1.ProtocolTCP)}}
 )
 

@@ -123,5 +123,31 @@ func toEndpoint(pod *corev1.Pod, service *corev1.Service, address, zone string) 
 	if hostname := hostnameOf(pod, service); hostname != "" {
 		e.Hostname = ptr.To(hostname)
 	}
+	e.Hints = hintsFor(service, &e)
 	return e
+}
+
+// hintsFor names the zone, and the node, whose clients a ready endpoint is to
+// serve first, as the service's trafficDistribution asks; nil: everyone's.
+func hintsFor(service *corev1.Service, e *discoveryv1.Endpoint) *discoveryv1.EndpointHints {
+	if !*e.Conditions.Ready {
+		return nil
+	}
+	var hints discoveryv1.EndpointHints
+	switch val(service.Spec.TrafficDistribution) {
+	case corev1.ServiceTrafficDistributionPreferSameNode:
+		if e.NodeName != nil {
+			hints.ForNodes = []discoveryv1.ForNode{{Name: *e.NodeName}}
+		}
+	case corev1.ServiceTrafficDistributionPreferClose, corev1.ServiceTrafficDistributionPreferSameZone:
+	default:
+		return nil
+	}
+	if e.Zone != nil {
+		hints.ForZones = []discoveryv1.ForZone{{Name: *e.Zone}}
+	}
+	if hints.ForNodes == nil && hints.ForZones == nil {
+		return nil
+	}
+	return &hints
 }

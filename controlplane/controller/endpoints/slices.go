@@ -33,6 +33,7 @@ func (c *Controller) syncSlices(ctx context.Context, key controller.Key) error {
 		labels:       sliceLabels(service, managedSlice),
 		annotations:  c.takeTrigger(key),
 		owner:        controllerRef(service, "Service"),
+		perSlice:     maxPerSlice,
 	}
 	err = c.carryOut(ctx, makePlan(f, existing, c.wanted(service)))
 	if err != nil {
@@ -53,8 +54,13 @@ func (c *Controller) wanted(service *corev1.Service) bundles {
 			if address == "" || !reachable(pod, true) {
 				continue
 			}
+			zone, known := c.zone(pod.Spec.NodeName)
+			// A pod outlives its node in the store for a while: nobody reaches it there.
+			if !known && !service.Spec.PublishNotReadyAddresses {
+				continue
+			}
 			any = true
-			want.add(addressType, slicePorts(pod, service), toEndpoint(pod, service, address, c.zone(pod.Spec.NodeName)))
+			want.add(addressType, slicePorts(pod, service), toEndpoint(pod, service, address, zone))
 		}
 		if !any {
 			want.add(addressType, nil)
@@ -63,15 +69,13 @@ func (c *Controller) wanted(service *corev1.Service) bundles {
 	return want
 }
 
-func (c *Controller) zone(node string) string {
-	if node == "" {
-		return ""
-	}
+// zone returns the zone of a node, "" for none, and whether there is such a node.
+func (c *Controller) zone(node string) (zone string, known bool) {
 	n, err := resource.Get[*corev1.Node](context.Background(), c.registry, resource.Nodes, "", node)
 	if err != nil {
-		return ""
+		return "", false
 	}
-	return zoneOf(n)
+	return zoneOf(n), true
 }
 
 // familiesOf returns the families that a service is served in. One that has
