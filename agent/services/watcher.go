@@ -277,9 +277,17 @@ func (w *Watcher) view() *view {
 	return &view{node: w.cfg.Node, zone: w.zone, draining: w.isDraining, reserved: w.reserved}
 }
 
-// reserved says why no endpoint can have an address: translated twice a connection would go round, and what only this node
-// can reach is another place on each.
 func (w *Watcher) reserved(addr netip.Addr) string {
+	return reservedAddress(addr, w.cfg.ServiceCIDRs, func(addr netip.Addr) bool {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return w.claimed[addr] > 0
+	})
+}
+
+// reservedAddress says why no endpoint can have an address, "" if one can: translated twice a connection would go round,
+// and what only one node can reach is another place on each.
+func reservedAddress(addr netip.Addr, serviceCIDRs []netip.Prefix, claimed func(netip.Addr) bool) string {
 	switch {
 	case addr.IsLoopback():
 		return "it is a loopback address"
@@ -288,14 +296,12 @@ func (w *Watcher) reserved(addr netip.Addr) string {
 	case addr.IsMulticast(), addr.IsUnspecified():
 		return "it is not the address of one host"
 	}
-	for _, p := range w.cfg.ServiceCIDRs {
+	for _, p := range serviceCIDRs {
 		if p.Contains(addr) {
 			return "it is in the range of service addresses, " + p.String()
 		}
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.claimed[addr] > 0 {
+	if claimed(addr) {
 		return "it is the address of a service"
 	}
 	return ""
