@@ -24,8 +24,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/kubernetes/scheme"
-	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 
@@ -36,8 +34,12 @@ import (
 	"github.com/skep-io/skep/agent/server"
 	"github.com/skep-io/skep/agent/services"
 	"github.com/skep-io/skep/agent/stats"
+	"github.com/skep-io/skep/agent/traffic"
+	"github.com/skep-io/skep/dataplane/flow"
 	"github.com/skep-io/skep/dataplane/podnet"
+	"github.com/skep-io/skep/dataplane/podpath"
 	"github.com/skep-io/skep/dataplane/service"
+	"github.com/skep-io/skep/dataplane/sockets"
 )
 
 // Port is where the API server reaches agents.
@@ -56,6 +58,10 @@ type Config struct {
 	HookCgroup        string // path of the v2 cgroup whose sockets are translated; "/" for all of the host
 	BPFDir            string // for pins
 
+	Uplinks    []string // interfaces that packets from outside arrive at; those of NodeIPs and default routes, if none is given
+	GenericXDP bool     // at uplinks, not the driver's own
+	Clsact     bool     // at pods' interfaces, not tcx
+
 	ClusterDNS                 []netip.Addr
 	ClusterDomain              string
 	ServiceCIDRs, ClusterCIDRs []netip.Prefix // of each family at most one
@@ -67,23 +73,31 @@ type Config struct {
 
 // parts are what Run puts together.
 type parts struct {
-	cfg      Config
-	client   kubernetes.Interface
-	identity *node.Identity
-	node     *node.Node
-	podCIDRs []netip.Prefix
-	logs     *logs.Logs
-	runtime  *runtime.Runtime
-	network  *podnet.Network
-	plane    *service.Plane
-	watcher  *services.Watcher
-	factory  informers.SharedInformerFactory
-	pods     *pod.Pods
-	stats    *stats.Collector
-	server   *server.Server
-	events   record.EventBroadcaster
-	recorder record.EventRecorder
-	adopted  chan struct{} // closed when the pods that were here have their host ports again
+	cfg       Config
+	client    kubernetes.Interface
+	identity  *node.Identity
+	node      *node.Node
+	podCIDRs  []netip.Prefix
+	logs      *logs.Logs
+	runtime   *runtime.Runtime
+	network   *podnet.Network
+	plane     *service.Plane
+	flows     *flow.Flows
+	connector *connector
+	sweeper   *sockets.Sweeper
+	announcer *announcer
+	watcher   *services.Watcher
+	factory   informers.SharedInformerFactory
+	pods      *pod.Pods
+	stats     *stats.Collector
+	server    *server.Server
+	events    record.EventBroadcaster
+	recorder  record.EventRecorder
+	adopted   chan struct{} // closed when the pods that were here have their host ports again
+
+	mu      sync.Mutex
+	path    *podpath.Path
+	uplinks []string // that packets from outside arrive at
 }
 
 // Run is the agent until ctx ends. It returns early only for what starting again, or the administrator, must put right.
@@ -107,7 +121,7 @@ func Run(ctx context.Context, cfg Config) error {
 		}
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	p := &parts{cfg: cfg, adopted: make(chan struct{})}
+	p := &parts{cfg: cfg, adopted: make(chan struct{}), announcer: &announcer{}}
 	defer p.close()
 	group.Go(func() error { return p.start(ctx, group) })
 	err = group.Wait()
@@ -211,7 +225,7 @@ func (p *parts) joinCluster(ctx context.Context, group *errgroup.Group) (err err
 	p.node, err = node.New(node.Config{
 		Client: p.client, Name: p.cfg.NodeName, IPs: p.cfg.NodeIPs, Labels: p.cfg.Labels, StateDir: p.cfg.StateDir,
 		Version: p.cfg.Version, RuntimeVersion: p.runtime.Version, Images: p.images, Port: Port,
-		PodCIDRs: known, Registered: p.keepRanges,
+		PodCIDRs: known, Registered: p.keepRanges, Renewed: p.announcer.renewed,
 	})
 	if err != nil {
 		return err
@@ -231,6 +245,7 @@ func (p *parts) joinCluster(ctx context.Context, group *errgroup.Group) (err err
 	}
 	p.network, err = podnet.New(podnet.Config{
 		PodCIDRs: known, NodeIPs: p.cfg.NodeIPs, ClusterCIDRs: p.cfg.ClusterCIDRs, ServiceCIDRs: p.cfg.ServiceCIDRs,
+		UplinksChanged: p.uplinksChanged,
 	})
 	return err
 }
@@ -256,42 +271,6 @@ func (p *parts) keepRanges(now []netip.Prefix) error {
 	return fmt.Errorf("this node's pod ranges are %s now, were %s: starting again", now, p.podCIDRs)
 }
 
-func (p *parts) startDataPlane(ctx context.Context, group *errgroup.Group) (err error) {
-	p.events = record.NewBroadcaster(record.WithContext(ctx))
-	p.events.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: p.client.CoreV1().Events("")})
-	p.recorder = p.events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "kubelet", Host: p.cfg.NodeName})
-	if err := mountBPF(p.cfg.BPFDir); err != nil {
-		return err
-	}
-	root, err := cgroup2Root()
-	if err != nil {
-		return err
-	}
-	p.plane, err = service.Open(service.Options{PinDir: p.cfg.BPFDir, CgroupPath: filepath.Join(root, p.cfg.HookCgroup), Node: p.cfg.NodeName})
-	if err != nil {
-		return fmt.Errorf("service data plane: %w", err)
-	}
-	p.factory = informers.NewSharedInformerFactory(p.client, 0)
-	p.watcher, err = services.New(services.Config{
-		Factory: p.factory, Node: p.cfg.NodeName, Plane: p.plane, Router: p.network, Recorder: p.recorder,
-		ServiceCIDRs: p.cfg.ServiceCIDRs, Adopted: p.adopted,
-	})
-	if err != nil {
-		return err
-	}
-	if err := p.observeSelf(); err != nil {
-		return err
-	}
-	group.Go(func() error { return p.watcher.Run(ctx) })
-	p.factory.StartWithContext(ctx)
-	group.Go(func() error {
-		<-ctx.Done()
-		p.factory.Shutdown()
-		return nil
-	})
-	return nil
-}
-
 // observeSelf lets the node know what the cluster thinks of it.
 func (p *parts) observeSelf() error {
 	observe := func(obj any) {
@@ -313,7 +292,7 @@ func (p *parts) observeSelf() error {
 func (p *parts) startPods(ctx context.Context, group *errgroup.Group) error {
 	p.pods = pod.New(pod.Config{
 		Client: p.client, NodeName: p.cfg.NodeName, NodeIPs: p.cfg.NodeIPs,
-		Runtime: p.runtime, Network: p.network, Plane: p.plane,
+		Runtime: p.runtime, Network: p.connector, Plane: p.plane,
 		Endpoints: p.watcher, HostPorts: p.watcher, Adopted: sync.OnceFunc(func() { close(p.adopted) }),
 		Recorder: p.recorder,
 		Services: p.watcher.Lister(), ServicesSynced: p.watcher.HasSynced,
@@ -336,11 +315,12 @@ func (p *parts) startServer(ctx context.Context, group *errgroup.Group) (err err
 		return err
 	}
 	process, containers := prometheus.NewRegistry(), prometheus.NewRegistry()
-	process.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	counted := &traffic.Sources{Node: p.cfg.NodeName, Plane: p.plane, Path: p.path, Flows: p.flows}
+	process.MustRegister(counted.Metrics(), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	containers.MustRegister(p.stats.Metrics())
 	p.server, err = server.New(server.Config{
 		Listen: netip.AddrPortFrom(p.cfg.NodeIPs[0], Port).String(), TLS: p.identity.ServerTLS(),
-		Pods: p.pods, Runtime: p.runtime, Stats: p.stats, Metrics: process, Containers: containers,
+		Pods: p.pods, Runtime: p.runtime, Stats: p.stats, Traffic: counted, Metrics: process, Containers: containers,
 		Health: func() error {
 			_, err := p.runtime.Version(ctx)
 			return err
@@ -374,11 +354,7 @@ func (p *parts) close() {
 	if p.stats != nil {
 		p.stats.Close()
 	}
-	if p.plane != nil {
-		if err := p.plane.Close(); err != nil {
-			slog.Error("service data plane not closed", "error", err)
-		}
-	}
+	p.closeDataPlane()
 	if p.network != nil {
 		p.network.Close()
 	}

@@ -17,7 +17,9 @@ import (
 
 	"github.com/skep-io/skep/agent/logs"
 	"github.com/skep-io/skep/agent/runtime"
+	"github.com/skep-io/skep/dataplane/flow"
 	"github.com/skep-io/skep/dataplane/podnet"
+	"github.com/skep-io/skep/dataplane/podpath"
 	"github.com/skep-io/skep/dataplane/service"
 )
 
@@ -37,7 +39,7 @@ func Cleanup(ctx context.Context, cfg Config) error {
 	defer lock.Close()
 	failed := []error{
 		removePods(ctx, cfg),
-		service.Remove(cfg.BPFDir),
+		podpath.Remove(pathPins(cfg)), flow.Remove(flowPins(cfg)), service.Remove(cfg.BPFDir),
 		podnet.Remove(),
 		logs.StopWriter(cfg.RunDir),
 		removeCgroups(filepath.Join(cfg.Cgroup, "pods")), removeEmptyCgroups(cfg.Cgroup),

@@ -24,6 +24,7 @@ func (n *Node) renewLease(ctx context.Context) {
 	defer ticker.Stop()
 	failing := false
 	for {
+		began := time.Now()
 		err := n.putLease(ctx)
 		if ctx.Err() != nil {
 			return
@@ -33,6 +34,9 @@ func (n *Node) renewLease(ctx context.Context) {
 		}
 		if err == nil && failing {
 			slog.Info("node lease renewed again", "node", n.cfg.Name)
+		}
+		if err == nil && n.cfg.Renewed != nil {
+			n.cfg.Renewed(began.Add(leaseSeconds * time.Second))
 		}
 		failing = err != nil
 		select {

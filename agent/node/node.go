@@ -38,6 +38,8 @@ type Config struct {
 	PodCIDRs []netip.Prefix
 	// Registered hears of the pod ranges whenever Run had to register the node again; an error from it ends Run.
 	Registered func(podCIDRs []netip.Prefix) error
+	// Renewed hears until when the cluster takes this host for alive, whenever that is put off; optional.
+	Renewed func(until time.Time)
 }
 
 // Node keeps the Node object and the lease current.

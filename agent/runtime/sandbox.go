@@ -199,6 +199,15 @@ func unmountAll(path string) error {
 	}
 }
 
+// NetNamespaces lists where the network namespaces of pods are pinned; some may be gone by now.
+func (r *Runtime) NetNamespaces() []string {
+	var paths []string
+	for _, uid := range r.Sandboxes() {
+		paths = append(paths, filepath.Join(r.sandboxDir(uid), "ns", "net"))
+	}
+	return paths
+}
+
 // Sandboxes lists the UIDs of pods that have a run folder.
 func (r *Runtime) Sandboxes() []string {
 	entries, err := os.ReadDir(filepath.Join(r.cfg.RunDir, "pods"))

@@ -39,6 +39,26 @@ func (s *Server) summary(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, summary)
 }
 
+// services answers what this node has counted by service and backend.
+func (s *Server) services(w http.ResponseWriter, _ *http.Request) {
+	report, err := s.cfg.Traffic.Read()
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	writeJSON(w, report)
+}
+
+// dataplane answers what this node's service maps hold.
+func (s *Server) dataplane(w http.ResponseWriter, _ *http.Request) {
+	tables, err := s.cfg.Traffic.Dump()
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	writeJSON(w, tables)
+}
+
 func writeJSON(w http.ResponseWriter, v any) {
 	data, err := json.Marshal(v)
 	if err != nil {

@@ -27,6 +27,7 @@ import (
 
 	"github.com/skep-io/skep/agent/pod"
 	"github.com/skep-io/skep/agent/runtime"
+	"github.com/skep-io/skep/agent/traffic"
 )
 
 // The only client: see pki of the control plane.
@@ -56,6 +57,12 @@ type Stats interface {
 	Summary(ctx context.Context) (*statsapi.Summary, error)
 }
 
+// Traffic tells what the data plane counts and holds.
+type Traffic interface {
+	Read() (*traffic.Report, error)
+	Dump() (*traffic.Tables, error)
+}
+
 // Config is what the server serves.
 type Config struct {
 	Listen     string // ADDR:PORT
@@ -63,6 +70,7 @@ type Config struct {
 	Pods       Pods
 	Runtime    Runtime
 	Stats      Stats
+	Traffic    Traffic
 	Metrics    *prometheus.Registry // of the agent's process
 	Containers *prometheus.Registry // of containers
 	Health     func() error
@@ -117,6 +125,8 @@ func (s *Server) routes() *http.ServeMux {
 	mux.HandleFunc("GET /healthz", s.healthz)
 	mux.HandleFunc("GET /pods", s.pods)
 	mux.HandleFunc("GET /stats/summary", s.summary)
+	mux.HandleFunc("GET /skep/v1/services", s.services)
+	mux.HandleFunc("GET /skep/v1/dataplane", s.dataplane)
 	mux.Handle("GET /metrics", metricsHandler(s.cfg.Metrics))
 	mux.Handle("GET /metrics/cadvisor", metricsHandler(s.cfg.Containers))
 	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", s.containerLogs)

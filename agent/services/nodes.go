@@ -33,11 +33,11 @@ func (w *Watcher) nodeChanged(obj any) {
 	if !ok {
 		return
 	}
-	w.cfg.Plane.SetNodeAddresses(n.Name, nodeAddresses(n))
 	if n.Name == w.cfg.Node {
 		w.selfChanged(n)
 		return
 	}
+	w.cfg.Plane.SetNodeAddresses(n.Name, nodeAddresses(n))
 	peer, err := peerOf(n)
 	w.mu.Lock()
 	old, had := w.peers[n.Name]

@@ -21,6 +21,7 @@ type options struct {
 	serviceCIDR, clusterCIDR      string
 	logLevel                      string
 	stateDir, runDir, cgroup, bpf string
+	uplinks                       string
 }
 
 // hostFlags say where things lie on this host; the subcommands that look after them have the same.
@@ -41,6 +42,9 @@ func (o *options) clusterFlags(command *cobra.Command) {
 	f.Lookup("token").DefValue = ""
 	f.StringVar(&o.cfg.NodeName, "node-name", "", "Name of the node; the host's name if empty")
 	f.StringVar(&o.nodeIP, "node-ip", "", "Address of this host that the others reach; two, of different families, separated by a comma; those on the way to the API server if empty")
+	f.StringVar(&o.uplinks, "uplink", "", "Interface that packets from outside arrive at, or several separated by commas; those with the node's address and default routes if empty")
+	f.BoolVar(&o.cfg.GenericXDP, "generic-xdp", false, "Run the program at uplinks in the kernel's generic XDP, not the driver's own")
+	f.BoolVar(&o.cfg.Clsact, "clsact", false, "Attach programs at pods' interfaces by clsact also where the kernel has tcx")
 	f.StringVar(&o.labels, "labels", "", "Labels of the node, k=v,k=v; e.g. topology.kubernetes.io/zone=a")
 	f.StringVar(&o.cfg.HookCgroup, "hook-cgroup", "/", "Cgroup v2, as a path under its root, whose sockets find services; / for the whole host")
 	f.StringVar(&o.clusterDNS, "cluster-dns", "10.96.0.10", "Address of cluster DNS; several separated by commas")
@@ -86,6 +90,7 @@ func (o *options) config() (agent.Config, error) {
 	if cfg.NodeIPs, err = parseFamilies("--node-ip", o.nodeIP, netip.ParseAddr, netip.Addr.Is4); err != nil {
 		return cfg, err
 	}
+	cfg.Uplinks = strings.FieldsFunc(o.uplinks, func(r rune) bool { return r == ',' || r == ' ' })
 	if cfg.Labels, err = parseLabels(o.labels); err != nil {
 		return cfg, err
 	}

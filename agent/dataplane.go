@@ -1,0 +1,168 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"slices"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes/scheme"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/tools/record"
+
+	"github.com/skep-io/skep/agent/services"
+	"github.com/skep-io/skep/dataplane/flow"
+	"github.com/skep-io/skep/dataplane/podpath"
+	"github.com/skep-io/skep/dataplane/service"
+	"github.com/skep-io/skep/dataplane/sockets"
+)
+
+// Folders of pins below the one for services.
+func flowPins(cfg Config) string { return filepath.Join(cfg.BPFDir, "flow") }
+func pathPins(cfg Config) string { return filepath.Join(cfg.BPFDir, "path") }
+
+// startDataPlane attaches programs from the inside out: services, what arrives at uplinks, what passes pods' interfaces. Each
+// adopts what an earlier agent pinned, so that connections notice nothing.
+func (p *parts) startDataPlane(ctx context.Context, group *errgroup.Group) (err error) {
+	p.events = record.NewBroadcaster(record.WithContext(ctx))
+	p.events.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: p.client.CoreV1().Events("")})
+	p.recorder = p.events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "kubelet", Host: p.cfg.NodeName})
+	if err := mountBPF(p.cfg.BPFDir); err != nil {
+		return err
+	}
+	root, err := cgroup2Root()
+	if err != nil {
+		return err
+	}
+	hooks := filepath.Join(root, p.cfg.HookCgroup)
+	p.plane, err = service.Open(service.Options{PinDir: p.cfg.BPFDir, CgroupPath: hooks, Node: p.cfg.NodeName})
+	if err != nil {
+		return fmt.Errorf("service data plane: %w", err)
+	}
+	if err := p.openPaths(); err != nil {
+		return err
+	}
+	p.sweeper, err = sockets.New(sockets.Options{Plane: p.plane, CgroupPath: hooks, Namespaces: p.runtime.NetNamespaces})
+	if err != nil {
+		return fmt.Errorf("sockets on backends that are gone: %w", err)
+	}
+	group.Go(func() error { p.sweeper.Run(ctx); return nil })
+	group.Go(func() error { return followAddresses(ctx, p.plane.SetAddresses) })
+	group.Go(func() error { return p.network.Run(ctx) })
+	return p.startWatcher(ctx, group)
+}
+
+// closeDataPlane gives back handles from the outside in. Programs and maps stay.
+func (p *parts) closeDataPlane() {
+	for _, part := range []struct {
+		name  string
+		there bool
+		close func() error
+	}{
+		{"sockets on backends that are gone", p.sweeper != nil, func() error { return p.sweeper.Close() }},
+		{"pods' traffic", p.path != nil, func() error { return p.path.Close() }},
+		{"traffic from outside", p.flows != nil, func() error { return p.flows.Close() }},
+		{"service data plane", p.plane != nil, func() error { return p.plane.Close() }},
+	} {
+		if !part.there {
+			continue
+		}
+		if err := part.close(); err != nil {
+			slog.Error("not closed", "part", part.name, "error", err)
+		}
+	}
+}
+
+// openPaths attaches the packet programs.
+func (p *parts) openPaths() (err error) {
+	uplinks := p.cfg.Uplinks
+	if len(uplinks) == 0 {
+		if uplinks, err = findUplinks(p.cfg.NodeIPs); err != nil {
+			return err
+		}
+	}
+	p.flows, err = flow.Open(flow.Options{
+		PinDir: flowPins(p.cfg), Plane: p.plane, Uplinks: uplinks, NodeIPs: p.cfg.NodeIPs, GenericXDP: p.cfg.GenericXDP,
+	})
+	if err != nil {
+		return fmt.Errorf("traffic from outside: %w", err)
+	}
+	p.announcer.use(p.flows)
+	path, err := podpath.Open(podpath.Options{
+		PinDir: pathPins(p.cfg), Plane: p.plane, Flows: p.flows, Uplinks: union(uplinks, p.network.Uplinks()),
+		ClusterCIDRs: p.cfg.ClusterCIDRs, Clsact: p.cfg.Clsact,
+	})
+	if err != nil {
+		return fmt.Errorf("pods' traffic: %w", err)
+	}
+	p.connector = &connector{network: p.network, path: path}
+	p.mu.Lock()
+	p.path, p.uplinks = path, uplinks
+	p.mu.Unlock()
+	p.uplinksChanged(p.network.Uplinks()) // it may have changed since it was asked
+	p.connector.adopt()
+	return nil
+}
+
+// uplinksChanged follows overlays that come and go.
+func (p *parts) uplinksChanged(names []string) {
+	p.mu.Lock()
+	path, uplinks := p.path, p.uplinks
+	p.mu.Unlock()
+	if path == nil {
+		return // it is opened with what there is then
+	}
+	if err := path.SetUplinks(union(uplinks, names)); err != nil {
+		slog.Error("pods' packets take the long way at some uplinks", "uplinks", names, "error", err)
+	}
+}
+
+// union keeps the order of the first list.
+func union(a, b []string) []string {
+	all := slices.Clone(a)
+	for _, s := range b {
+		if !slices.Contains(all, s) {
+			all = append(all, s)
+		}
+	}
+	return all
+}
+
+func (p *parts) startWatcher(ctx context.Context, group *errgroup.Group) (err error) {
+	p.factory = informers.NewSharedInformerFactory(p.client, 0)
+	p.watcher, err = services.New(services.Config{
+		Factory: p.factory, Node: p.cfg.NodeName, Plane: sweptPlane{p.plane, p.sweeper}, Router: p.network,
+		Announcer: p.announcer, Recorder: p.recorder, ServiceCIDRs: p.cfg.ServiceCIDRs, Adopted: p.adopted,
+	})
+	if err != nil {
+		return err
+	}
+	if err := p.observeSelf(); err != nil {
+		return err
+	}
+	group.Go(func() error { return p.watcher.Run(ctx) })
+	p.factory.StartWithContext(ctx)
+	group.Go(func() error {
+		<-ctx.Done()
+		p.factory.Shutdown()
+		return nil
+	})
+	return nil
+}
+
+// sweptPlane has sockets closed that a node which went down leaves behind.
+type sweptPlane struct {
+	*service.Plane
+	sweeper *sockets.Sweeper
+}
+
+func (s sweptPlane) SetNodeDown(node string, down bool) {
+	s.Plane.SetNodeDown(node, down)
+	if down {
+		s.sweeper.NodeDown()
+	}
+}

@@ -1,0 +1,189 @@
+// Package traffic tells what the data plane counts: connections, failures, packets and bytes by service and backend, and
+// packets by the reason for which a program let go of them; as JSON for the command line and as Prometheus metrics.
+//
+// It only reads. It never changes a map, and keeps nothing between two questions but how full the maps were.
+package traffic
+
+import (
+	"fmt"
+	"net/netip"
+	"sort"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/skep-io/skep/dataplane/podpath"
+	"github.com/skep-io/skep/dataplane/service"
+)
+
+// Plane has the services.
+type Plane interface {
+	Dump() (*service.Dump, error)
+	Maps() map[string]*ebpf.Map
+}
+
+// Path counts what passes pods' interfaces.
+type Path interface {
+	Traffic() ([]podpath.Traffic, error)
+	Counters() (map[string]uint64, error)
+}
+
+// Flows counts what arrives at uplinks.
+type Flows interface {
+	Counters() (map[string]uint64, error)
+	Maps() map[string]*ebpf.Map
+}
+
+// Sources are the parts of a node's data plane.
+type Sources struct {
+	Node  string
+	Plane Plane
+	Path  Path
+	Flows Flows // nil where nothing is attached to uplinks
+}
+
+// Report is what one node has counted, since its maps were made.
+type Report struct {
+	Node     string    `json:"node"`
+	Services []Service `json:"services"`
+	// Programs has for every program the packets or connections by outcome.
+	Programs map[string]map[string]uint64 `json:"programs"`
+}
+
+// Service is one port of a service in one address family.
+type Service struct {
+	Name        string                 `json:"name"`
+	Frontends   []service.DumpFrontend `json:"frontends"`
+	Selection   string                 `json:"selection"`
+	Forwarding  string                 `json:"forwarding"`
+	Connections uint64                 `json:"connections"` // that this node's clients began
+	Failures    uint64                 `json:"failures"`    // those that found no backend
+	Backends    []Backend              `json:"backends"`
+}
+
+// Backend is one of a service. Packets and bytes are counted where it runs, and are the same in every service that has it.
+type Backend struct {
+	Address     netip.AddrPort `json:"address"`
+	Protocol    string         `json:"protocol"`
+	Node        string         `json:"node,omitempty"`
+	State       string         `json:"state"`
+	Local       bool           `json:"local,omitempty"`
+	Connections uint64         `json:"connections"`
+	Active      uint32         `json:"active"` // open connections, where the service counts them (least-connections)
+	ToPackets   uint64         `json:"toPackets,omitempty"`
+	ToBytes     uint64         `json:"toBytes,omitempty"`
+	FromPackets uint64         `json:"fromPackets,omitempty"`
+	FromBytes   uint64         `json:"fromBytes,omitempty"`
+}
+
+// Programs whose outcomes are counted, beside those at pods' interfaces.
+const (
+	socketProgram = "socket"
+	uplinkProgram = "uplink"
+)
+
+// Read asks the maps.
+func (s *Sources) Read() (*Report, error) {
+	dump, err := s.Plane.Dump()
+	if err != nil {
+		return nil, fmt.Errorf("service tables: %w", err)
+	}
+	traffic, err := s.Path.Traffic()
+	if err != nil {
+		return nil, err
+	}
+	r := &Report{Node: s.Node, Services: servicesOf(dump, traffic), Programs: map[string]map[string]uint64{socketProgram: dump.Counters}}
+	paths, err := s.Path.Counters()
+	if err != nil {
+		return nil, err
+	}
+	addPrograms(r.Programs, paths, "")
+	if s.Flows != nil {
+		flows, err := s.Flows.Counters()
+		if err != nil {
+			return nil, err
+		}
+		addPrograms(r.Programs, flows, uplinkProgram)
+	}
+	return r, nil
+}
+
+// addPrograms sorts counters named PROGRAM/REASON, or REASON of the given program.
+func addPrograms(into map[string]map[string]uint64, counters map[string]uint64, program string) {
+	for name, n := range counters {
+		p, reason := program, name
+		if at := indexSlash(name); at >= 0 {
+			p, reason = name[:at], name[at+1:]
+		}
+		if into[p] == nil {
+			into[p] = map[string]uint64{}
+		}
+		into[p][reason] = n
+	}
+}
+
+func indexSlash(s string) int {
+	for i := range len(s) {
+		if s[i] == '/' {
+			return i
+		}
+	}
+	return -1
+}
+
+// poolOf is what a backend and its service have in common in a dump.
+type poolOf struct {
+	name, protocol string
+	is4            bool
+}
+
+func servicesOf(dump *service.Dump, traffic []podpath.Traffic) []Service {
+	type place struct {
+		addr     netip.AddrPort
+		protocol string
+	}
+	passed := map[place]podpath.Traffic{}
+	for _, t := range traffic {
+		passed[place{t.Backend, t.Protocol.String()}] = t
+	}
+	backends := map[poolOf][]Backend{}
+	for _, b := range dump.Backends {
+		t := passed[place{b.Address, b.Protocol}]
+		key := poolOf{b.Service, b.Protocol, b.Address.Addr().Is4()}
+		backends[key] = append(backends[key], Backend{
+			Address: b.Address, Protocol: b.Protocol, Node: b.Node, State: b.State, Local: b.Local,
+			Connections: b.Connections, Active: b.Active,
+			ToPackets: t.ToPackets, ToBytes: t.ToBytes, FromPackets: t.FromPackets, FromBytes: t.FromBytes,
+		})
+	}
+	out := make([]Service, 0, len(dump.Services))
+	for _, d := range dump.Services {
+		s := Service{
+			Name: d.Name, Frontends: d.Frontends, Selection: d.Selection, Forwarding: d.Forwarding,
+			Connections: d.Connections, Failures: d.Refused, Backends: []Backend{},
+		}
+		if len(d.Frontends) > 0 {
+			f := d.Frontends[0]
+			if have := backends[poolOf{d.Name, f.Protocol, f.Address.Addr().Is4()}]; have != nil {
+				s.Backends = have
+			}
+		}
+		out = append(out, s)
+	}
+	sort.SliceStable(out, func(i, j int) bool { return out[i].Name < out[j].Name })
+	return out
+}
+
+// Tables are what a node's service maps hold.
+type Tables struct {
+	Node string `json:"node"`
+	*service.Dump
+}
+
+// Dump reads them all.
+func (s *Sources) Dump() (*Tables, error) {
+	dump, err := s.Plane.Dump()
+	if err != nil {
+		return nil, fmt.Errorf("service tables: %w", err)
+	}
+	return &Tables{Node: s.Node, Dump: dump}, nil
+}
