@@ -22,24 +22,42 @@ struct {
 	__uint(max_entries, 1);
 } skep_test_selection SEC(".maps");
 
-SEC("tc")
-int skep_test_select(struct __sk_buff *skb)
+static __always_inline int run(bool local)
 {
 	struct selection selection, *request;
 	struct frontend frontend = {};
 	__u32 zero = 0;
+	__u16 hint;
 
-	(void)skb;
 	request = bpf_map_lookup_elem(&skep_test_selection, &zero);
 	if (!request)
 		return 1;
 	selection = *request;
+	hint = selection.backend; /* in, for this program alone */
 	if (find_service_frontend(&selection.asked, false, &frontend,
-				  &selection.reason))
-		select_backend(&frontend, &selection);
+				  &selection.reason)) {
+		if (local)
+			select_local(&frontend, &selection, hint);
+		else
+			select_backend(&frontend, &selection);
+	}
 	count(selection.reason);
 	*request = selection;
 	return 0;
+}
+
+SEC("tc")
+int skep_test_select(struct __sk_buff *skb)
+{
+	(void)skb;
+	return run(false);
+}
+
+SEC("tc")
+int skep_test_select_local(struct __sk_buff *skb)
+{
+	(void)skb;
+	return run(true);
 }
 
 char skep_license[] SEC("license") = "Dual BSD/GPL";

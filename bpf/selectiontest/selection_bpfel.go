@@ -171,24 +171,25 @@ type SelectionSourceKey struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	SelectionMapSkepAddresses     = "skep_addresses"
-	SelectionMapSkepAffinity      = "skep_affinity"
-	SelectionMapSkepBackends      = "skep_backends"
-	SelectionMapSkepConfig        = "skep_config"
-	SelectionMapSkepCounters      = "skep_counters"
-	SelectionMapSkepDatagrams     = "skep_datagrams"
-	SelectionMapSkepFrontends     = "skep_frontends"
-	SelectionMapSkepLayout        = "skep_layout"
-	SelectionMapSkepNames         = "skep_names"
-	SelectionMapSkepNodes         = "skep_nodes"
-	SelectionMapSkepPrimaries     = "skep_primaries"
-	SelectionMapSkepReverse       = "skep_reverse"
-	SelectionMapSkepServices      = "skep_services"
-	SelectionMapSkepSlots         = "skep_slots"
-	SelectionMapSkepSockets       = "skep_sockets"
-	SelectionMapSkepSources       = "skep_sources"
-	SelectionMapSkepTestSelection = "skep_test_selection"
-	SelectionProgSkepTestSelect   = "skep_test_select"
+	SelectionMapSkepAddresses        = "skep_addresses"
+	SelectionMapSkepAffinity         = "skep_affinity"
+	SelectionMapSkepBackends         = "skep_backends"
+	SelectionMapSkepConfig           = "skep_config"
+	SelectionMapSkepCounters         = "skep_counters"
+	SelectionMapSkepDatagrams        = "skep_datagrams"
+	SelectionMapSkepFrontends        = "skep_frontends"
+	SelectionMapSkepLayout           = "skep_layout"
+	SelectionMapSkepNames            = "skep_names"
+	SelectionMapSkepNodes            = "skep_nodes"
+	SelectionMapSkepPrimaries        = "skep_primaries"
+	SelectionMapSkepReverse          = "skep_reverse"
+	SelectionMapSkepServices         = "skep_services"
+	SelectionMapSkepSlots            = "skep_slots"
+	SelectionMapSkepSockets          = "skep_sockets"
+	SelectionMapSkepSources          = "skep_sources"
+	SelectionMapSkepTestSelection    = "skep_test_selection"
+	SelectionProgSkepTestSelect      = "skep_test_select"
+	SelectionProgSkepTestSelectLocal = "skep_test_select_local"
 )
 
 // LoadSelection returns the embedded CollectionSpec for Selection.
@@ -233,7 +234,8 @@ type SelectionSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SelectionProgramSpecs struct {
-	SkepTestSelect *ebpf.ProgramSpec `ebpf:"skep_test_select"`
+	SkepTestSelect      *ebpf.ProgramSpec `ebpf:"skep_test_select"`
+	SkepTestSelectLocal *ebpf.ProgramSpec `ebpf:"skep_test_select_local"`
 }
 
 // SelectionMapSpecs contains maps before they are loaded into the kernel.
@@ -336,12 +338,14 @@ type SelectionVariables struct {
 //
 // It can be passed to LoadSelectionObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SelectionPrograms struct {
-	SkepTestSelect *ebpf.Program `ebpf:"skep_test_select"`
+	SkepTestSelect      *ebpf.Program `ebpf:"skep_test_select"`
+	SkepTestSelectLocal *ebpf.Program `ebpf:"skep_test_select_local"`
 }
 
 func (p *SelectionPrograms) Close() error {
 	return _SelectionClose(
 		p.SkepTestSelect,
+		p.SkepTestSelectLocal,
 	)
 }
 

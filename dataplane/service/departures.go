@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"net/netip"
+	"sync/atomic"
 )
 
 // Departure says that a backend takes no new connections through a service any
@@ -25,7 +26,7 @@ type Departure struct {
 // Whoever calls it has to read until Close, which closes the channel: what is
 // not read is kept in memory.
 func (p *Plane) Gone() <-chan Departure {
-	p.gone.listen()
+	p.gone.wanted.Store(true)
 	return p.gone.out
 }
 
@@ -33,33 +34,28 @@ func (p *Plane) Gone() <-chan Departure {
 // wait, and one reader.
 type departures struct {
 	in, out chan Departure
-	wanted  chan struct{}
+	wanted  atomic.Bool
 }
 
 func newDepartures() *departures {
-	return &departures{in: make(chan Departure), out: make(chan Departure), wanted: make(chan struct{}, 1)}
-}
-
-func (d *departures) listen() {
-	select {
-	case d.wanted <- struct{}{}:
-	default:
-	}
+	return &departures{in: make(chan Departure), out: make(chan Departure)}
 }
 
 // tell returns at once, as run is always ready to receive.
 func (d *departures) tell(ctx context.Context, departure Departure) {
+	if !d.wanted.Load() {
+		return
+	}
 	select {
 	case d.in <- departure:
 	case <-ctx.Done():
 	}
 }
 
-// run passes departures on until ctx ends; those before listen go nowhere.
+// run passes departures on until ctx ends.
 func (d *departures) run(ctx context.Context) {
 	defer close(d.out)
 	var waiting []Departure
-	listening := false
 	for {
 		var out chan Departure
 		var next Departure
@@ -69,12 +65,8 @@ func (d *departures) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-d.wanted:
-			listening = true
 		case departure := <-d.in:
-			if listening {
-				waiting = append(waiting, departure)
-			}
+			waiting = append(waiting, departure)
 		case out <- next:
 			waiting = waiting[1:]
 		}

@@ -40,6 +40,7 @@ type Plane struct {
 
 	mu      sync.Mutex
 	tables  *tables
+	full    map[string]Problem // services that a map has no room for
 	queue   queue
 	synced  bool
 	lastErr error
@@ -73,6 +74,7 @@ func open(o Options, writerOf func(*kernelMaps) writer) (*Plane, error) {
 		log:     o.Logger,
 		lock:    lock,
 		tables:  newTables(o.Node),
+		full:    map[string]Problem{},
 		changed: make(chan struct{}),
 		wake:    make(chan struct{}, 1),
 		gone:    newDepartures(),
@@ -276,7 +278,8 @@ func (p *Plane) SetNodeDown(name string, down bool) {
 func (p *Plane) Maps() map[string]*ebpf.Map { return maps.Clone(p.maps.byName) }
 
 // Problems lists what was asked for and cannot be installed: frontends that
-// another service holds, entries without an address or a port.
+// another service holds, entries without an address or a port, services that a
+// map has no room for, of which the rest is installed.
 func (p *Plane) Problems() []Problem {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -284,6 +287,9 @@ func (p *Plane) Problems() []Problem {
 	for name := range p.tables.services {
 		problems = append(problems, p.tables.problems[name]...)
 		problems = append(problems, p.tables.conflicts(name)...)
+		if problem, ok := p.full[name]; ok {
+			problems = append(problems, problem)
+		}
 	}
 	slices.SortFunc(problems, func(a, b Problem) int {
 		if a.Service != b.Service {

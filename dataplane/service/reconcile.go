@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"time"
 
@@ -210,6 +211,10 @@ func (r *reconciler) applyService(name string) {
 	delete(r.failed, name)
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	delete(p.full, name)
+	if errors.Is(err, errFull) {
+		p.full[name] = Problem{Service: name, Reason: err.Error()}
+	}
 	p.queue.add(false, again...)
 	if err != nil {
 		r.failed[name] = struct{}{}

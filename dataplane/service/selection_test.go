@@ -38,23 +38,41 @@ func newSelector(t testing.TB, p *Plane) *selector {
 func (s *selector) run(asked Frontend, client uint64) (Frontend, bpf.SocketCounter) {
 	s.t.Helper()
 	var request selectiontest.SelectionSelection
+	request.Client.Word[0], request.Client.Word[1] = uint32(client), uint32(client>>32)
+	out := s.ask(s.objects.SkepTestSelect, asked, request)
+	return peerOf(out), bpf.SocketCounter(out.Reason)
+}
+
+// flow selects for a packet of a flow.
+func (s *selector) flow(asked Frontend, hash uint32) (Frontend, bpf.SocketCounter) {
+	s.t.Helper()
+	out := s.ask(s.objects.SkepTestSelect, asked, selectiontest.SelectionSelection{Hash: hash})
+	return peerOf(out), bpf.SocketCounter(out.Reason)
+}
+
+// ask runs one of the test programs.
+func (s *selector) ask(program *ebpf.Program, asked Frontend, request selectiontest.SelectionSelection) selectiontest.SelectionSelection {
+	s.t.Helper()
 	from := toNetwork(asked)
 	request.Asked.Addr.Word = from.Addr.Word
 	request.Asked.Port, request.Asked.Protocol, request.Asked.Scope = from.Port, from.Protocol, from.Scope
-	request.Client.Word[0], request.Client.Word[1] = uint32(client), uint32(client>>32)
 	if err := s.objects.SkepTestSelection.Put(uint32(0), &request); err != nil {
 		s.t.Fatal(err)
 	}
-	if code, _, err := s.objects.SkepTestSelect.Test(make([]byte, 14)); err != nil || code != 0 {
+	if code, _, err := program.Test(make([]byte, 14)); err != nil || code != 0 {
 		s.t.Fatalf("test run returned %d, %v", code, err)
 	}
 	if err := s.objects.SkepTestSelection.Lookup(uint32(0), &request); err != nil {
 		s.t.Fatal(err)
 	}
+	return request
+}
+
+func peerOf(selection selectiontest.SelectionSelection) Frontend {
 	var peer bpf.SocketEndpoint
-	peer.Addr.Word = request.Peer.Addr.Word
-	peer.Port, peer.Protocol, peer.Scope = request.Peer.Port, request.Peer.Protocol, request.Peer.Scope
-	return fromNetwork(peer), bpf.SocketCounter(request.Reason)
+	peer.Addr.Word = selection.Peer.Addr.Word
+	peer.Port, peer.Protocol, peer.Scope = selection.Peer.Port, selection.Peer.Protocol, selection.Peer.Scope
+	return fromNetwork(peer)
 }
 
 func TestSelection(t *testing.T) {
