@@ -40,6 +40,9 @@ enum backend_flags {
 	/* The one that skep_reverse names for its address: a socket that asked
 	 * for the primary frontend of its service needs no memory of it. */
 	BACKEND_DERIVED = 8,
+	/* Flows that packets made go on to it: in a run, or draining and not
+	 * UDP. */
+	BACKEND_SERVING = 16,
 };
 
 enum frontend_flags {

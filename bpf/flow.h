@@ -135,7 +135,8 @@ static __always_inline struct backend *backend_of(const struct flow *flow)
 	__u32 id = flow->backend;
 	struct backend *backend = bpf_map_lookup_elem(&skep_backends, &id);
 
-	if (!backend || backend->serial != flow->serial ||
+	if (!backend || !(backend->flags & BACKEND_SERVING) ||
+	    backend->serial != flow->serial ||
 	    backend->service != flow->service ||
 	    !same_address(&backend->key.addr, &flow->peer.addr) ||
 	    backend->key.port != flow->peer.port || node_down(backend->node))

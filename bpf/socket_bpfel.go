@@ -57,6 +57,7 @@ const (
 	SocketBackendFlagsBACKEND_IN_LOCAL_RUN SocketBackendFlags = 2
 	SocketBackendFlagsBACKEND_LOCAL        SocketBackendFlags = 4
 	SocketBackendFlagsBACKEND_DERIVED      SocketBackendFlags = 8
+	SocketBackendFlagsBACKEND_SERVING      SocketBackendFlags = 16
 )
 
 type SocketConfig struct {

@@ -173,6 +173,9 @@ func (b desiredBackend) flags() (flags bpf.SocketBackendFlags) {
 	if b.local {
 		flags |= bpf.SocketBackendFlagsBACKEND_LOCAL
 	}
+	if !b.withdrawn && (b.inRun || b.inLocal || b.key.endpoint.Protocol != UDP) {
+		flags |= bpf.SocketBackendFlagsBACKEND_SERVING
+	}
 	return flags
 }
 
