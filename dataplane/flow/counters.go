@@ -3,6 +3,7 @@ package flow
 import (
 	"fmt"
 	"strings"
+	"sync"
 
 	"github.com/cilium/ebpf/btf"
 
@@ -11,7 +12,9 @@ import (
 
 // Reasons returns the names of counters by their index. They come from the enum in the program's own type information, so
 // that the two cannot differ: UPLINK_NO_ROUTE is "no_route", UPLINK_EVENT_FLOW_MADE "event_flow_made".
-func Reasons() ([]string, error) {
+func Reasons() ([]string, error) { return reasons() }
+
+var reasons = sync.OnceValues(func() ([]string, error) {
 	spec, err := bpf.LoadUplink()
 	if err != nil {
 		return nil, err
@@ -27,7 +30,7 @@ func Reasons() ([]string, error) {
 		}
 	}
 	return names, nil
-}
+})
 
 // Counters returns how many packets left the program for each reason, and how many events of each kind there were, by name.
 func (f *Flows) Counters() (map[string]uint64, error) {

@@ -1,0 +1,96 @@
+package flow
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"testing"
+
+	"github.com/skep-io/skep/dataplane/service"
+)
+
+func TestTranslateOutAndBack(t *testing.T) {
+	both(t, func(t *testing.T, s *stage, a addresses) {
+		k := kindsOf(a)
+		peer := peer4
+		if a.client.Addr().Is6() {
+			peer = peer6
+		}
+		s.route(t, netip.PrefixFrom(a.far.Addr(), a.far.Addr().BitLen()), peer)
+		snat := external("t/snat", service.UDP, a.vip, backend(a.far, "node2"))
+		snat.SNAT = true
+		outside := external("t/outside", service.TCP, a.vip, backend(a.far, "")) // no node of the cluster has it
+		s.set(snat, outside)
+		s.prime(t, udp(port(a.client, 2), a.vip, "x").arriving())
+
+		for name, question := range map[string]packet{"SNAT": udp(a.client, a.vip, "question"), "outside": tcp(a.client, a.vip, tcpSYN)} {
+			verdict, out, moved := s.run(question.arriving())
+			if verdict != xdpTX || moved["translated_out"] != 1 || moved["event_flow_made"] != 1 {
+				t.Fatalf("%s: verdict %d, counters %v", name, verdict, moved)
+			}
+			ours := netip.AddrPortFrom(a.node, sourcePort(question, out))
+			if ours.Port() < 61000 {
+				t.Errorf("%s: source %s, want a port from 61000 on", name, ours)
+			}
+			routed := question
+			routed.from, routed.to, routed.hops = ours, a.far, 63
+			answer := swap(question)
+			answer.from, answer.to = a.far, ours
+			back := swap(question)
+			back.hops = 63
+			if name == "SNAT" { // the way to the client is known from then on
+				s.run(answer.arriving())
+			}
+			trouble := icmp(a.far.Addr(), a.node, k.unreachable, k.port, 0, routed.ip())
+			seen := question
+			seen.hops = 63
+			told := icmp(a.vip.Addr(), a.client.Addr(), k.unreachable, k.port, 0, seen.ip())
+			told.hops = 63
+			s.check(t,
+				step{name + " again", question.arriving(), xdpTX, sent(routed, peerMAC), []string{"translated_out"}},
+				step{name + " answer", answer.arriving(), xdpTX, sent(back, routerMAC), []string{"translated_back"}},
+				step{name + " error", trouble.arriving(), xdpTX, sent(told, routerMAC), []string{"translated_back"}},
+			)
+			stranger := answer
+			stranger.from = port(a.far, 9)
+			s.check(t, step{name + " answer of a stranger", stranger.arriving(), xdpPass, nil, []string{"no_service"}})
+		}
+	})
+}
+
+func sourcePort(p packet, frame []byte) uint16 {
+	if p.v4() {
+		return binary.BigEndian.Uint16(frame[34:])
+	}
+	return binary.BigEndian.Uint16(frame[54:])
+}
+
+// Every client has a port of its own towards one backend, until there are none.
+func TestPortsRunOut(t *testing.T) {
+	s := newStage(t)
+	peers := map[uint16]bool{}
+	s.route(t, netip.PrefixFrom(far4.Addr(), 32), peer4)
+	snat := external("t/snat", service.UDP, vip4, backend(far4, "node2"))
+	snat.SNAT = true
+	s.set(snat)
+	const ports = 65536 - 61000
+	refused := 0
+	for n := range uint16(ports + 1000) {
+		question := udp(port(client4, 1024+n), vip4, "x")
+		_, out, moved := s.run(question.arriving())
+		switch {
+		case moved["no_port"] == 1:
+			refused++
+		case moved["translated_out"]+moved["handed_over"] == 1:
+			used := sourcePort(question, out)
+			if peers[used] {
+				t.Fatalf("port %d was given to two clients", used)
+			}
+			peers[used] = true
+		default:
+			t.Fatalf("counters %v", moved)
+		}
+	}
+	if len(peers)+refused != ports+1000 || refused < 1000 || len(peers) < ports*9/10 {
+		t.Errorf("%d of %d ports used, %d clients refused", len(peers), ports, refused)
+	}
+}
