@@ -44,13 +44,13 @@ var (
 )
 
 // Start runs etcd and a registry with the namespaces that every cluster has, until the test ends.
-func Start(t *testing.T) *resource.Registry {
+func Start(t testing.TB) *resource.Registry {
 	t.Helper()
 	return StartWith(t, SingleStack)
 }
 
 // StartWith is Start for a cluster of another configuration.
-func StartWith(t *testing.T, config resource.Config) *resource.Registry {
+func StartWith(t testing.TB, config resource.Config) *resource.Registry {
 	t.Helper()
 	server, err := etcd.Start(t.Context(), etcd.Config{DataDir: t.TempDir()})
 	if err != nil {
@@ -75,7 +75,7 @@ func StartWith(t *testing.T, config resource.Config) *resource.Registry {
 }
 
 // Go runs a loop until the test ends, and waits for its end.
-func Go(t *testing.T, run func(context.Context)) (stop func()) {
+func Go(t testing.TB, run func(context.Context)) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
@@ -89,7 +89,7 @@ func Go(t *testing.T, run func(context.Context)) (stop func()) {
 }
 
 // Parse reads the objects of a YAML text with any number of documents.
-func Parse(t *testing.T, text string) []resource.Object {
+func Parse(t testing.TB, text string) []resource.Object {
 	t.Helper()
 	reader := yaml.NewYAMLReader(bufio.NewReader(strings.NewReader(text)))
 	var objects []resource.Object
@@ -117,7 +117,7 @@ func Parse(t *testing.T, text string) []resource.Object {
 }
 
 // KindOf finds the kind of an object.
-func KindOf(t *testing.T, r *resource.Registry, obj runtime.Object) *resource.Kind {
+func KindOf(t testing.TB, r *resource.Registry, obj runtime.Object) *resource.Kind {
 	t.Helper()
 	gvks, _, err := scheme.Scheme.ObjectKinds(obj)
 	if err != nil {
@@ -133,7 +133,7 @@ func KindOf(t *testing.T, r *resource.Registry, obj runtime.Object) *resource.Ki
 }
 
 // Create creates objects with the status that they carry.
-func Create(t *testing.T, r *resource.Registry, objects ...resource.Object) []resource.Object {
+func Create(t testing.TB, r *resource.Registry, objects ...resource.Object) []resource.Object {
 	t.Helper()
 	created := make([]resource.Object, len(objects))
 	for i, obj := range objects {
@@ -162,7 +162,7 @@ func Create(t *testing.T, r *resource.Registry, objects ...resource.Object) []re
 
 // hasStatus says whether an object carries a status: to write an empty one would
 // undo what a loop has written meanwhile.
-func hasStatus(t *testing.T, obj resource.Object) bool {
+func hasStatus(t testing.TB, obj resource.Object) bool {
 	t.Helper()
 	fields, err := runtime.DefaultUnstructuredConverter.ToUnstructured(obj)
 	if err != nil {
@@ -173,7 +173,7 @@ func hasStatus(t *testing.T, obj resource.Object) bool {
 }
 
 // Modify changes an object; sub is "" or "status".
-func Modify[T resource.Object](t *testing.T, r *resource.Registry, k *resource.Kind, sub, namespace, name string, change func(T)) T {
+func Modify[T resource.Object](t testing.TB, r *resource.Registry, k *resource.Kind, sub, namespace, name string, change func(T)) T {
 	t.Helper()
 	obj, err := r.Modify(t.Context(), k, sub, namespace, name, resource.UpdateOptions{}, func(current resource.Object) (resource.Object, error) {
 		next := current.DeepCopyObject().(T)
@@ -189,7 +189,7 @@ func Modify[T resource.Object](t *testing.T, r *resource.Registry, k *resource.K
 }
 
 // seen waits until the cache has a write of the test, so that what is read from it next includes that.
-func seen(t *testing.T, r *resource.Registry, k *resource.Kind, obj resource.Object) {
+func seen(t testing.TB, r *resource.Registry, k *resource.Kind, obj resource.Object) {
 	t.Helper()
 	revision, err := strconv.ParseInt(obj.GetResourceVersion(), 10, 64)
 	if err == nil {
@@ -207,7 +207,7 @@ func List[T resource.Object](r *resource.Registry, k *resource.Kind, namespace s
 
 // Await returns when check returns "", which is asked again after every change
 // of one of the kinds. What check returned last is what was wrong.
-func Await(t *testing.T, r *resource.Registry, kinds []*resource.Kind, check func() string) {
+func Await(t testing.TB, r *resource.Registry, kinds []*resource.Kind, check func() string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()

@@ -21,7 +21,7 @@ import (
 
 var kinds = []*resource.Kind{resource.Endpoints, resource.EndpointSlices}
 
-func start(t *testing.T, r *resource.Registry) {
+func start(t testing.TB, r *resource.Registry) {
 	recorder, mirrors := event.NewRecorder(r, endpoints.Component), event.NewRecorder(r, endpoints.MirrorComponent)
 	controlplanetest.Go(t, recorder.Run)
 	controlplanetest.Go(t, mirrors.Run)

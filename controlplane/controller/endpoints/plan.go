@@ -2,9 +2,9 @@ package endpoints
 
 import (
 	"cmp"
-	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -55,8 +55,9 @@ func bundleKey(addressType discoveryv1.AddressType, ports []discoveryv1.Endpoint
 	return key.String()
 }
 
+// portKey is made for every endpoint: it is kept cheap.
 func portKey(p discoveryv1.EndpointPort) string {
-	return fmt.Sprintf("%s/%s/%d/%s", val(p.Name), val(p.Protocol), val(p.Port), val(p.AppProtocol))
+	return val(p.Name) + "/" + string(val(p.Protocol)) + "/" + strconv.Itoa(int(val(p.Port))) + "/" + val(p.AppProtocol)
 }
 
 func val[T any](p *T) (v T) {

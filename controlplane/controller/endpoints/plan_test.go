@@ -154,3 +154,17 @@ func TestTruncate(t *testing.T) {
 		}
 	}
 }
+
+func BenchmarkPlanOneOf1000(b *testing.B) {
+	l, set := &ledger{slices: map[string]*discoveryv1.EndpointSlice{}}, map[int]bool{}
+	for i := range 1000 {
+		set[i] = true
+	}
+	l.apply(makePlan(testFrame, l.list(), wantedOf(set)))
+	for i := 0; b.Loop(); i++ {
+		set[i%1000] = !set[i%1000]
+		if n := l.apply(makePlan(testFrame, l.list(), wantedOf(set))); n != 1 {
+			b.Fatalf("%d writes", n)
+		}
+	}
+}
