@@ -362,7 +362,7 @@ func TestDynamicAndMetadataClients(t *testing.T) {
 	if err != nil || one.UID != partial.Items[0].UID {
 		t.Errorf("metadata get: %v, %v", one, err)
 	}
-	if _, err := dynamic.NewForConfigOrDie(shared.config).Resource(schema.GroupVersionResource{Group: "apps", Version: "v1", Resource: "deployments"}).
+	if _, err := dynamic.NewForConfigOrDie(shared.config).Resource(schema.GroupVersionResource{Group: "apps", Version: "v1", Resource: "daemonsets"}).
 		Namespace(ns).List(ctx, metav1.ListOptions{}); !apierrors.IsNotFound(err) {
 		t.Errorf("an unknown kind: %v, want NotFound", err)
 	}

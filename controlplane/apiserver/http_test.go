@@ -26,8 +26,8 @@ func TestBadRequests(t *testing.T) {
 	}{
 		{"GET", "/nowhere", nil, "", 404, "NotFound", "could not find the requested resource"},
 		{"GET", "/api/v2/pods", nil, "", 404, "NotFound", "could not find"},
-		{"GET", "/apis/apps/v1/deployments", nil, "", 404, "NotFound", "could not find"},
-		{"GET", "/apis/apps/v1", nil, "", 404, "NotFound", "could not find"},
+		{"GET", "/apis/apps/v1/daemonsets", nil, "", 404, "NotFound", "could not find"},
+		{"GET", "/apis/batch/v1", nil, "", 404, "NotFound", "could not find"},
 		{"GET", "/api/v1/pods/x", nil, "", 404, "NotFound", "could not find"},
 		{"GET", base + "/nodes", nil, "", 404, "NotFound", "could not find"},
 		{"GET", base + "/pods/x/none", nil, "", 404, "NotFound", "could not find"},
@@ -82,7 +82,7 @@ func TestBadRequests(t *testing.T) {
 		{"GET", base + "/pods/none/log?tailLines=x", nil, "", 400, "BadRequest", ""},
 		{"GET", "/apis/metrics.k8s.io/v1beta1/nodes?watch=1", nil, "", 405, "MethodNotAllowed", ""},
 		{"GET", "/apis/metrics.k8s.io/v1beta1/nodes/none", nil, "", 404, "NotFound", ""},
-		{"GET", "/openapi/v3/apis/apps/v1", nil, "", 404, "NotFound", ""},
+		{"GET", "/openapi/v3/apis/batch/v1", nil, "", 404, "NotFound", ""},
 	}
 	for _, tt := range tests {
 		response, body := shared.raw(t, shared.config, tt.method, tt.path, tt.header, tt.body)

@@ -86,7 +86,7 @@ func TestKubectl(t *testing.T) {
 		{args: "get pods --field-selector spec.image=p", want: []string{"field label not supported: spec.image"}, fails: true},
 		{args: "get pods --chunk-size=1 -A", want: []string{"NAMESPACE"}},
 		{args: "get pod none", want: []string{`Error from server (NotFound): pods "none" not found`}, fails: true},
-		{args: "get deployments", want: []string{`the server doesn't have a resource type "deployments"`}, fails: true},
+		{args: "get daemonsets", want: []string{`the server doesn't have a resource type "daemonsets"`}, fails: true},
 		{args: "describe pod p", want: []string{"Name:             p", "Image:        i:1", "Events:"}},
 		{args: "explain pod.spec.containers.image", want: []string{"FIELD: image <string>"}},
 		{args: "create -f -", stdin: controllerYAML, want: []string{"replicationcontroller/web created", "service/web created"}},
