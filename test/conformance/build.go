@@ -15,6 +15,7 @@ import (
 const (
 	suitePackage   = "k8s.io/kubernetes/test/e2e"
 	agnhostPackage = "k8s.io/kubernetes/test/images/agnhost"
+	kubectlPackage = "k8s.io/kubernetes/cmd/kubectl"
 	ginkgoPackage  = "github.com/onsi/ginkgo/v2/ginkgo"
 )
 
@@ -23,6 +24,7 @@ type suite struct {
 	dir     string // of everything below
 	tests   string
 	ginkgo  string
+	kubectl string // by which tests run commands in pods
 	agnhost string
 	source  string // folder of agnhost's source, which has the certificate that tests expect
 }
@@ -38,13 +40,15 @@ func build(ctx context.Context, dir string, out io.Writer) (*suite, error) {
 	}
 	s := &suite{
 		dir:   dir,
-		tests: filepath.Join(dir, "e2e.test"), ginkgo: filepath.Join(dir, "ginkgo"), agnhost: filepath.Join(dir, "agnhost"),
+		tests: filepath.Join(dir, "e2e.test"), ginkgo: filepath.Join(dir, "ginkgo"),
+		kubectl: filepath.Join(dir, "kubectl"), agnhost: filepath.Join(dir, "agnhost"),
 	}
 	for _, step := range []struct {
 		file string
 		args []string
 	}{
 		{s.ginkgo, []string{"build", ginkgoPackage}},
+		{s.kubectl, []string{"build", "-ldflags", "-s -w", kubectlPackage}},
 		{s.agnhost, []string{"build", "-ldflags", "-s -w", agnhostPackage}},
 		{s.tests, []string{"test", "-c", "-ldflags", "-s -w", suitePackage}},
 	} {

@@ -10,8 +10,9 @@ import (
 	"github.com/skep-io/skep/test/images"
 )
 
-// tools are the programs besides agnhost that tests call in its image.
-var tools = []string{"curl", "nc", "ss", "ip", "dig"}
+// tools are the programs besides agnhost that tests call in its image. The shell is not busybox': that one takes its own nc
+// before the one that tests mean.
+var tools = []string{"dash", "curl", "nc", "ss", "ip", "dig"}
 
 // images writes an archive for every image that the areas' tests use, under the name that the suite has for it.
 func (s *suite) images() ([]string, error) {
@@ -59,10 +60,11 @@ func (s *suite) agnhostFiles(shell []images.File) ([]images.File, error) {
 		return nil, err
 	}
 	files := slices.DeleteFunc(slices.Clone(shell), func(f images.File) bool {
-		return f.Path == "/etc/passwd" || f.Path == "/etc/group" || slices.Contains(tools, filepath.Base(f.Path))
+		return f.Path == "/etc/passwd" || f.Path == "/etc/group" || f.Path == "/bin/sh" || slices.Contains(tools, filepath.Base(f.Path))
 	})
 	files = append(files, installed...)
 	return append(files,
+		images.File{Path: "/bin/sh", Link: "/usr/bin/dash"},
 		images.File{Path: "/agnhost", Source: s.agnhost, Mode: 0o755},
 		images.File{Path: "/agnhost-2", Link: "agnhost"},
 		images.File{Path: "/localhost.crt", Source: filepath.Join(s.source, "porter", "localhost.crt"), Mode: 0o644},

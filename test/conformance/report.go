@@ -64,7 +64,7 @@ func (s *suite) test(ctx context.Context, o *options, scope scope, out io.Writer
 	}
 	cmd := exec.CommandContext(ctx, s.ginkgo, "--procs="+strconv.Itoa(o.procs), "--no-color", "--timeout="+o.timeout.String(),
 		"--focus="+strings.Join(names, "|"), "--json-report="+filepath.Base(report), "--output-dir="+s.dir, s.tests, "--",
-		"--kubeconfig="+kubeconfig, "--provider=skeleton", "--num-nodes=3", "--disable-log-dump", "--prepull-images=false")
+		"--kubeconfig="+kubeconfig, "--kubectl-path="+s.kubectl, "--provider=skeleton", "--num-nodes=3", "--disable-log-dump", "--prepull-images=false")
 	cmd.Dir, cmd.Stdout, cmd.Stderr = s.dir, log, log
 	cmd.Cancel, cmd.WaitDelay = func() error { return cmd.Process.Signal(unix.SIGTERM) }, stopWithin
 	runErr := cmd.Run()
