@@ -10,6 +10,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -99,17 +100,43 @@ func start(cmd *exec.Cmd, cgroup string, flags uintptr) error {
 	return cmd.Start()
 }
 
-// Child starts the test binary in the lab's cgroup, to do what Main was given
-// under that name.
-func Child(tb testing.TB, name string, env ...string) *exec.Cmd {
+// Child is a process of the test's own.
+type Child struct {
+	Stdout io.Reader
+	cmd    *exec.Cmd
+}
+
+// StartChild starts the test binary in the lab's cgroup, to do what Main was given under that name.
+func StartChild(tb testing.TB, name string, env ...string) *Child {
 	tb.Helper()
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(append(os.Environ(), envChild+"="+name), env...)
 	cmd.Stderr = os.Stderr
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		tb.Fatal(err)
+	}
 	if err := start(cmd, Cgroup(), 0); err != nil {
 		tb.Fatal(err)
 	}
-	return cmd
+	child := &Child{stdout, cmd}
+	tb.Cleanup(func() { child.Kill() })
+	return child
+}
+
+// Kill ends the process with SIGKILL and waits for it. An error if it had ended before.
+func (c *Child) Kill() error {
+	if c.cmd.ProcessState != nil {
+		return nil
+	}
+	if err := c.cmd.Process.Kill(); err != nil {
+		return fmt.Errorf("kill: %w", err)
+	}
+	c.cmd.Wait()
+	if status, ok := c.cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || !status.Signaled() {
+		return fmt.Errorf("it had ended by itself: %s", c.cmd.ProcessState)
+	}
+	return nil
 }
 
 // Cgroup is the folder of the lab's cgroup, which the tests are in.

@@ -176,3 +176,14 @@ func Unconnected(tb testing.TB, n *Namespace) *net.UDPConn {
 	conn.SetDeadline(time.Now().Add(Deadline))
 	return conn
 }
+
+// Sink takes datagrams at an address and never answers.
+func (n *Namespace) Sink(tb testing.TB, address string) {
+	tb.Helper()
+	var conn net.PacketConn
+	n.must(tb, func() (err error) {
+		conn, err = net.ListenPacket("udp", address)
+		return err
+	})
+	tb.Cleanup(func() { conn.Close() })
+}
