@@ -30,7 +30,8 @@ type Config struct {
 	ServiceCIDRs []netip.Prefix // optional; what the service translation let through is refused here instead of leaking out
 	MTU          int            // of the links between hosts; 0: that of the interface with the first of NodeIPs
 	Logger       *slog.Logger   // nil: slog.Default()
-	// UplinksChanged, if given, is called with what Uplinks returns whenever that changes. It must not call SyncRoutes.
+	// UplinksChanged, if given, is called with what Uplinks returns whenever that changes, or a
+	// link of it is made anew. It must not call SyncRoutes.
 	UplinksChanged func(interfaces []string)
 }
 
@@ -69,7 +70,8 @@ type Network struct {
 	pods  map[string]Attachment
 	paths map[string]string // pod -> its network namespace, for those that this process attached
 	// arrivals is what Uplinks returns.
-	arrivals []string
+	arrivals       []string
+	arrivalIndexes []int
 
 	// overhead is what the overlays in use add to a packet.
 	overhead int
@@ -285,17 +287,18 @@ func (n *Network) Uplinks() []string {
 // tellUplinks is called with routes held.
 func (n *Network) tellUplinks() {
 	var names []string
+	var indexes []int // tell a link that was made anew
 	for _, link := range n.uplinks {
-		names = append(names, link.Attrs().Name)
+		names, indexes = append(names, link.Attrs().Name), append(indexes, link.Attrs().Index)
 	}
 	for _, underlay := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		if n.overlays[underlay] != nil {
-			names = append(names, overlayName(underlay))
+		if o := n.overlays[underlay]; o != nil {
+			names, indexes = append(names, overlayName(underlay)), append(indexes, o.index)
 		}
 	}
 	n.mu.Lock()
-	changed := !slices.Equal(n.arrivals, names)
-	n.arrivals = names
+	changed := !slices.Equal(n.arrivalIndexes, indexes)
+	n.arrivals, n.arrivalIndexes = names, indexes
 	n.mu.Unlock()
 	if changed && n.cfg.UplinksChanged != nil {
 		n.cfg.UplinksChanged(slices.Clone(names))

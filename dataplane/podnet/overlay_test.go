@@ -255,7 +255,10 @@ func TestRestartTakesOverTheOverlay(t *testing.T) {
 	if len(before) != 1+1+2 {
 		t.Fatalf("link, forwarding entry and two neighbours expected: %v", before)
 	}
-	again := f.network(t, 0)
+	told := 0
+	cfg := f.config(0)
+	cfg.UplinksChanged = func([]string) { told++ }
+	again := f.start(t, 0, cfg)
 	f.hosts[0].do(t, func() error { return again.SyncRoutes([]Peer{f.peer(1)}) })
 	if after := overlayState(t, f.hosts[0]); !slices.Equal(before, after) {
 		t.Errorf("overlay before the restart %v, after it %v", before, after)
@@ -277,6 +280,22 @@ func TestRestartTakesOverTheOverlay(t *testing.T) {
 	target := netip.AddrPortFrom(addr, pods[0].greet(t, addr.String()))
 	if got := pods[1].mustCall(t, target); !strings.HasPrefix(got, "fd00:10:244:2:") {
 		t.Errorf("the pod was seen at %s", got)
+	}
+	if told != 1 {
+		t.Errorf("told of uplinks %d times, want once: at the start", told)
+	}
+	f.hosts[0].do(t, func() error {
+		link, err := netlink.LinkByName("skep-vxlan4")
+		if err != nil {
+			return err
+		}
+		return errors.Join(netlink.LinkDel(link), again.SyncRoutes([]Peer{f.peer(1)}))
+	})
+	if told != 2 {
+		t.Errorf("told of uplinks %d times, want twice: the overlay was made anew", told)
+	}
+	if got := pods[1].mustCall(t, target); !strings.HasPrefix(got, "fd00:10:244:2:") {
+		t.Errorf("through the new overlay the pod was seen at %s", got)
 	}
 }
 
