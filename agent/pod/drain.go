@@ -16,8 +16,9 @@ type Endpoints interface {
 }
 
 // drainLimit bounds what a deletion waits for others to look elsewhere: a control
-// plane that is away must not keep pods alive.
-const drainLimit = 200 * time.Millisecond
+// plane that is away must not keep pods alive. Usually the wait is some tens of
+// milliseconds; a control plane whose disk is slow needs more.
+const drainLimit = 2 * time.Second
 
 // drain lets the pod's services turn away from it while it still answers, and
 // says whether that is over. A signal sent before would end programs to which

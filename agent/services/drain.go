@@ -2,6 +2,7 @@ package services
 
 import (
 	"context"
+	"log/slog"
 	"time"
 
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -37,6 +38,7 @@ func (w *Watcher) Drain(ctx context.Context, pod types.UID) (restored func()) {
 	w.draining[uid] = d
 	w.mu.Unlock()
 	w.requeue(uid)
+	began := time.Now()
 	restored = func() {
 		w.mu.Lock()
 		if w.draining[uid] == d {
@@ -56,9 +58,11 @@ func (w *Watcher) Drain(ctx context.Context, pod types.UID) (restored func()) {
 		select {
 		case <-d.changed:
 		case <-ctx.Done():
+			slog.Warn("a pod ends although other nodes may still send connections to it: the control plane has not withdrawn its endpoint", "pod", uid, "waited", time.Since(began))
 			return restored
 		}
 	}
+	slog.Debug("endpoint of an ending pod withdrawn", "pod", uid, "after", time.Since(began))
 	margin := time.NewTimer(drainMargin)
 	defer margin.Stop()
 	select {
