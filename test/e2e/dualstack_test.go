@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -185,13 +186,25 @@ func TestPodsAcrossARouter(t *testing.T) {
 			t.Errorf("from the pod on node1 to %s: %s", addr, out)
 		}
 	}
-	// More than a packet each way, over both families and from the host too.
+	// From outside, through a node port of the node before the router: wrapped on the way there, answered directly.
+	on("patch", "service", "node2", "-p", `{"spec":{"type":"NodePort","ports":[{"port":7000,"name":"raw"},{"port":8080,"name":"web"}]}}`)
+	port := strings.TrimSpace(on("get", "service", "node2", "-o", `jsonpath={.spec.ports[?(@.name=="web")].nodePort}`))
 	near, err := c.Node("node1")
 	if err != nil {
 		t.Fatal(err)
 	}
+	for _, addr := range []netip.Addr{near.Addr, near.Addr6} {
+		err := errors.New("not tried")
+		for i := 0; i < 100 && err != nil; i++ { // the maps may be a moment behind
+			err = fetch(net.JoinHostPort(addr.String(), port), 1<<20)
+		}
+		if err != nil {
+			t.Errorf("from this machine to the pod behind the router: %v", err)
+		}
+	}
+	// More than a packet each way, over both families and from the host too.
 	for _, addr := range addressesOf(*pods["node2"]) {
-		if err := near.InNetwork(func() error { return fetch(addr, 1<<20) }); err != nil {
+		if err := near.InNetwork(func() error { return fetch(net.JoinHostPort(addr, "8080"), 1<<20) }); err != nil {
 			t.Errorf("from node1 to the pod behind the router: %v", err)
 		}
 	}
@@ -199,11 +212,14 @@ func TestPodsAcrossARouter(t *testing.T) {
 
 // fetch reads a megabyte or so over a plain HTTP connection.
 func fetch(addr string, size int) error {
-	conn, err := net.Dial("tcp", net.JoinHostPort(addr, "8080"))
+	conn, err := net.DialTimeout("tcp", addr, 2*time.Second)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		return err
+	}
 	if _, err := fmt.Fprintf(conn, "GET /bytes?n=%d HTTP/1.0\r\n\r\n", size); err != nil {
 		return err
 	}
