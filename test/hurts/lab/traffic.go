@@ -114,14 +114,24 @@ func (n *Namespace) serveUDP(tb testing.TB, address string) (stop func()) {
 // Dial connects from the namespace. The connection ends with the test.
 func (n *Namespace) Dial(tb testing.TB, network, address string) net.Conn {
 	tb.Helper()
-	var conn net.Conn
-	n.must(tb, func() (err error) {
+	conn, err := n.TryDial(network, address)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+// TryDial connects from the namespace, for any goroutine; the caller closes the connection.
+func (n *Namespace) TryDial(network, address string) (conn net.Conn, err error) {
+	err = n.Do(func() error {
 		conn, err = net.DialTimeout(network, address, Deadline)
 		return err
 	})
-	tb.Cleanup(func() { conn.Close() })
-	conn.SetDeadline(time.Now().Add(Deadline))
-	return conn
+	if err == nil {
+		conn.SetDeadline(time.Now().Add(Deadline))
+	}
+	return conn, err
 }
 
 // Ask connects over TCP and returns the address of the backend that answered.
