@@ -44,10 +44,11 @@ func underFire(t *testing.T, method sockets.Method) {
 	go func() { defer close(done); r.sweeper.Run(ctx) }()
 	defer func() { cancel(); <-done }()
 
-	// departures of each backend, counted before the Plane is told of them
-	departures := map[string]*atomic.Int64{}
+	// Departures of each backend: those that the Plane may have been told of, and those that it has acknowledged. A
+	// socket that connects after the second count is closed because of one above it.
+	told, acknowledged := map[string]*atomic.Int64{}, map[string]*atomic.Int64{}
 	for i := range fireBackends {
-		departures[fireBackend(i)] = &atomic.Int64{}
+		told[fireBackend(i)], acknowledged[fireBackend(i)] = &atomic.Int64{}, &atomic.Int64{}
 	}
 	var ending atomic.Bool
 	var opened, closed atomic.Int64
@@ -57,7 +58,7 @@ func underFire(t *testing.T, method sockets.Method) {
 		connecting.Go(func() {
 			for !ending.Load() {
 				before := map[string]int64{}
-				for name, count := range departures {
+				for name, count := range acknowledged {
 					before[name] = count.Load()
 				}
 				conn, err := place.TryDial("udp4", echo)
@@ -81,7 +82,7 @@ func underFire(t *testing.T, method sockets.Method) {
 					_, err := conn.Read(make([]byte, 1))
 					if !errors.Is(err, unix.ECONNABORTED) {
 						t.Errorf("left on %s: %v", name, err)
-					} else if departures[name].Load() == before[name] {
+					} else if told[name].Load() == before[name] {
 						t.Errorf("closed although %s had not left", name)
 					}
 					closed.Add(1)
@@ -90,20 +91,23 @@ func underFire(t *testing.T, method sockets.Method) {
 		})
 	}
 	for change := 1; change <= fireChanges; change++ {
-		departures[fireBackend(change-1)].Add(1)
+		told[fireBackend(change-1)].Add(1)
 		r.set(t, lab.Service("default/echo:udp", service.UDP, echo,
 			fireBackend(change), fireBackend(change+1), fireBackend(change+2)))
+		acknowledged[fireBackend(change-1)].Add(1)
 		for seen := opened.Load(); change%3 == 0 && opened.Load() < seen+3 && !t.Failed(); {
 			unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
 		}
 	}
 	ending.Store(true)
 	connecting.Wait()
-	for _, count := range departures {
+	for _, count := range told {
 		count.Add(1)
 	}
 	r.set(t, lab.Service("default/echo:udp", service.UDP, echo))
 	reading.Wait()
+	cancel()
+	<-done // a sweep counts when it ends
 	t.Logf("%d sockets in %d changes", opened.Load(), fireChanges)
 	if got := r.sweeper.Totals(); got.Closed < uint64(closed.Load()) || got.Refused > 0 || got.Direct > 0 {
 		t.Errorf("%d sockets were closed, counted as %+v", closed.Load(), got)
