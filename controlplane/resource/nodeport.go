@@ -72,6 +72,10 @@ func needsHealthCheckPort(service *corev1.Service) bool {
 		service.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
 }
 
+// manyPorts is from how many ports on the records of a whole protocol are
+// guarded together: a transaction takes no more guards than storage.MaxOps.
+const manyPorts = 40
+
 // nodePortAllocation is the work of one transaction. taken holds what the
 // service has, or gets in it.
 type nodePortAllocation struct {
@@ -79,11 +83,16 @@ type nodePortAllocation struct {
 	tx      *Tx
 	service *corev1.Service
 	taken   []nodePort
+	// snapshot holds all records at one revision, if there are many ports to look at.
+	snapshot map[string]storage.KeyValue
 }
 
 func allocateNodePorts(ctx context.Context, r *Registry, tx *Tx, service, before *corev1.Service) error {
+	a := nodePortAllocation{r: r, tx: tx, service: service, taken: heldNodePorts(before)}
+	if err := a.begin(ctx, len(service.Spec.Ports)+len(a.taken)); err != nil {
+		return err
+	}
 	if mayHaveNodePorts(service) {
-		a := nodePortAllocation{r: r, tx: tx, service: service, taken: heldNodePorts(before)}
 		// What is asked for comes first, so that no port that gets any takes it.
 		for i, port := range service.Spec.Ports {
 			if port.NodePort != 0 {
@@ -104,7 +113,55 @@ func allocateNodePorts(ctx context.Context, r *Registry, tx *Tx, service, before
 			}
 		}
 	}
-	return releaseNodePorts(ctx, r, tx, before, heldNodePorts(service))
+	return a.release(ctx, before, heldNodePorts(service))
+}
+
+// releaseNodePorts frees the ports of a service that goes.
+func releaseNodePorts(ctx context.Context, r *Registry, tx *Tx, service *corev1.Service) error {
+	a := nodePortAllocation{r: r, tx: tx, service: service}
+	if err := a.begin(ctx, len(service.Spec.Ports)); err != nil {
+		return err
+	}
+	return a.release(ctx, service, nil)
+}
+
+// begin reads all records and guards them together, if many ports are in play.
+func (a *nodePortAllocation) begin(ctx context.Context, ports int) error {
+	if ports < manyPorts || !mayHaveNodePorts(a.service) && len(a.taken) == 0 {
+		return nil
+	}
+	kvs, revision, err := a.r.store.List(ctx, nodePortPrefix)
+	if err != nil {
+		return apierrors.NewInternalError(fmt.Errorf("list node ports: %w", err))
+	}
+	a.snapshot = make(map[string]storage.KeyValue, len(kvs))
+	for _, kv := range kvs {
+		a.snapshot[kv.Key] = kv
+	}
+	a.tx.Guards = append(a.tx.Guards, storage.Guard{Key: nodePortPrefix, ModRevision: revision, Below: true})
+	return nil
+}
+
+// guard guards the record of one port, unless all are.
+func (a *nodePortAllocation) guard(key string, revision int64) {
+	if a.snapshot == nil {
+		a.tx.Guards = append(a.tx.Guards, storage.Guard{Key: key, ModRevision: revision})
+	}
+}
+
+// record returns the record of a port; it has no key if there is none.
+func (a *nodePortAllocation) record(ctx context.Context, port nodePort) (storage.KeyValue, error) {
+	if a.snapshot != nil {
+		return a.snapshot[port.key()], nil
+	}
+	kv, err := a.r.store.Get(ctx, port.key())
+	if errors.Is(err, storage.ErrNotFound) {
+		return storage.KeyValue{}, nil
+	}
+	if err != nil {
+		return kv, apierrors.NewInternalError(fmt.Errorf("read who holds node port %d: %w", port.number, err))
+	}
+	return kv, nil
 }
 
 // take claims a port that was asked for.
@@ -194,11 +251,17 @@ func (a *nodePortAllocation) next(ctx context.Context, protocol corev1.Protocol)
 }
 
 func (a *nodePortAllocation) heldNumbers(ctx context.Context, protocol corev1.Protocol) (map[string]bool, error) {
+	held := map[string]bool{}
+	if a.snapshot != nil {
+		for key := range a.snapshot {
+			held[key] = true
+		}
+		return held, nil
+	}
 	kvs, _, err := a.r.store.List(ctx, nodePortPrefix+strings.ToLower(string(protocol))+"/")
 	if err != nil {
 		return nil, apierrors.NewInternalError(fmt.Errorf("list node ports: %w", err))
 	}
-	held := make(map[string]bool, len(kvs))
 	for _, kv := range kvs {
 		held[kv.Key] = true
 	}
@@ -206,40 +269,31 @@ func (a *nodePortAllocation) heldNumbers(ctx context.Context, protocol corev1.Pr
 }
 
 func (a *nodePortAllocation) free(ctx context.Context, port nodePort) (bool, error) {
-	_, err := a.r.store.Get(ctx, port.key())
-	if errors.Is(err, storage.ErrNotFound) {
-		return true, nil
-	}
-	if err != nil {
-		return false, apierrors.NewInternalError(fmt.Errorf("read who holds node port %d: %w", port.number, err))
-	}
-	return false, nil
+	kv, err := a.record(ctx, port)
+	return kv.Key == "", err
 }
 
 func (a *nodePortAllocation) claim(port nodePort) {
 	a.taken = append(a.taken, port)
-	a.tx.Guards = append(a.tx.Guards, storage.Guard{Key: port.key()})
+	a.guard(port.key(), 0)
 	a.tx.Ops = append(a.tx.Ops, storage.Op{Key: port.key(), Value: []byte(a.service.Namespace + "/" + a.service.Name)})
 }
 
-// releaseNodePorts frees the ports of a service but those that it keeps.
-func releaseNodePorts(ctx context.Context, r *Registry, tx *Tx, service *corev1.Service, keep []nodePort) error {
+// release frees the ports of a service but those that it keeps.
+func (a *nodePortAllocation) release(ctx context.Context, service *corev1.Service, keep []nodePort) error {
 	for _, port := range heldNodePorts(service) {
 		if slices.Contains(keep, port) {
 			continue
 		}
-		kv, err := r.store.Get(ctx, port.key())
-		if errors.Is(err, storage.ErrNotFound) {
-			continue
-		}
+		kv, err := a.record(ctx, port)
 		if err != nil {
-			return apierrors.NewInternalError(fmt.Errorf("read who holds node port %d: %w", port.number, err))
+			return err
 		}
-		if string(kv.Value) != service.Namespace+"/"+service.Name {
+		if kv.Key == "" || string(kv.Value) != service.Namespace+"/"+service.Name {
 			continue
 		}
-		tx.Guards = append(tx.Guards, storage.Guard{Key: kv.Key, ModRevision: kv.ModRevision})
-		tx.Ops = append(tx.Ops, storage.Op{Key: kv.Key, Delete: true})
+		a.guard(kv.Key, kv.ModRevision)
+		a.tx.Ops = append(a.tx.Ops, storage.Op{Key: kv.Key, Delete: true})
 	}
 	return nil
 }

@@ -37,7 +37,7 @@ func allocateService(ctx context.Context, r *Registry, tx *Tx, obj, old Object) 
 		if err := releaseIPs(ctx, r, tx, before, nil); err != nil {
 			return err
 		}
-		if err := releaseNodePorts(ctx, r, tx, before, nil); err != nil {
+		if err := releaseNodePorts(ctx, r, tx, before); err != nil {
 			return err
 		}
 		return releaseLoadBalancerIPs(ctx, r, tx, nil, before)

@@ -3,7 +3,6 @@ package resource
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/netip"
 
 	corev1 "k8s.io/api/core/v1"
@@ -41,18 +40,21 @@ type PortFinding struct {
 // those of a store that another control plane wrote, and returns what it found.
 func (r *Registry) RecordNodePorts(ctx context.Context, service *corev1.Service) ([]PortFinding, error) {
 	var findings []PortFinding
-	var guards []storage.Guard
-	var ops []storage.Op
 	name := service.Namespace + "/" + service.Name
-	for _, port := range heldNodePorts(service) {
-		kv, err := r.store.Get(ctx, port.key())
+	var tx Tx
+	held := heldNodePorts(service)
+	a := nodePortAllocation{r: r, tx: &tx, service: service}
+	if err := a.begin(ctx, len(held)); err != nil {
+		return nil, err
+	}
+	for _, port := range held {
+		kv, err := a.record(ctx, port)
 		switch {
-		case errors.Is(err, storage.ErrNotFound):
-			findings = append(findings, PortFinding{Port: port.number})
-			guards = append(guards, storage.Guard{Key: port.key()})
-			ops = append(ops, storage.Op{Key: port.key(), Value: []byte(name)})
 		case err != nil:
-			return nil, apierrors.NewInternalError(fmt.Errorf("read who holds node port %d: %w", port.number, err))
+			return nil, err
+		case kv.Key == "":
+			findings = append(findings, PortFinding{Port: port.number})
+			a.claim(port)
 		case string(kv.Value) != name:
 			findings = append(findings, PortFinding{Port: port.number, Holder: string(kv.Value)})
 		}
@@ -61,7 +63,7 @@ func (r *Registry) RecordNodePorts(ctx context.Context, service *corev1.Service)
 		return nil, nil
 	}
 	// Also with nothing to write: what was found must be true of the service as it is now.
-	if err := r.record(ctx, service, guards, ops); err != nil {
+	if err := r.record(ctx, service, tx.Guards, tx.Ops); err != nil {
 		return nil, err
 	}
 	return findings, nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -81,9 +82,6 @@ func (e *Etcd) list(ctx context.Context, prefix string) (kvs []KeyValue, revisio
 
 // Commit implements Interface.
 func (e *Etcd) Commit(ctx context.Context, guards []Guard, ops []Op) (int64, error) {
-	if len(guards) > MaxOps || len(ops) > MaxOps {
-		return 0, fmt.Errorf("commit to etcd: %d guards and %d ops, more than the %d that a transaction takes", len(guards), len(ops), MaxOps)
-	}
 	compares := make([]clientv3.Cmp, len(guards))
 	current := make([]clientv3.Op, len(guards))
 	for i, g := range guards {
@@ -96,6 +94,9 @@ func (e *Etcd) Commit(ctx context.Context, guards []Guard, ops []Op) (int64, err
 			return 0, err
 		}
 		then[i] = etcdOp
+	}
+	if then = nest(then, len(guards)); len(guards) > MaxOps || len(then) > MaxOps {
+		return 0, fmt.Errorf("commit to etcd: %d guards and %d ops are more than a transaction takes", len(guards), len(ops))
 	}
 	resp, err := e.client.Txn(ctx).If(compares...).Then(then...).Else(current...).Commit()
 	if err != nil {
@@ -117,6 +118,23 @@ func (e *Etcd) Commit(ctx context.Context, guards []Guard, ops []Op) (int64, err
 		}
 	}
 	return 0, conflict
+}
+
+// maxParts is into how many transactions within the transaction ops are put.
+const maxParts = 16
+
+// nest puts ops that are too many for one transaction into transactions within
+// it, each of which etcd allows what the outer one has not used.
+func nest(ops []clientv3.Op, guards int) []clientv3.Op {
+	room := MaxOps - max(guards, maxParts)
+	if len(ops) <= MaxOps || len(ops) > room*maxParts {
+		return ops
+	}
+	var parts []clientv3.Op
+	for part := range slices.Chunk(ops, room) {
+		parts = append(parts, clientv3.OpTxn(nil, part, nil))
+	}
+	return parts
 }
 
 // compare returns the guard as etcd checks it, and what to read to know afterwards whether it held.

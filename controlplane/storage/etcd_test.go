@@ -110,12 +110,61 @@ func TestCommitTakesMaxOps(t *testing.T) {
 	if _, err := s.Commit(testContext(t), guards, ops); err != nil {
 		t.Errorf("%d guards and ops: %v", storage.MaxOps, err)
 	}
-	if _, err := s.Commit(testContext(t), nil, append(ops, storage.Op{Key: "/registry/x"})); err == nil {
-		t.Error("one more than MaxOps was taken")
+	if _, err := s.Commit(testContext(t), append(guards, storage.Guard{Key: "/registry/x"}), ops[:1]); err == nil {
+		t.Error("one guard more than MaxOps was taken")
 	}
-	_, err := s.Commit(testContext(t), nil, []storage.Op{{Key: "/registry/large", Value: make([]byte, 16<<20)}})
+	var many []storage.Op
+	for i := range 16 * (storage.MaxOps - 16) {
+		many = append(many, storage.Op{Key: fmt.Sprintf("/registry/many/%d", i), Value: []byte("v")})
+	}
+	revision, err := s.Commit(testContext(t), []storage.Guard{{Key: "/registry/many/0"}}, many)
+	if err != nil {
+		t.Errorf("%d ops: %v", len(many), err)
+	}
+	kvs, _, err := s.List(testContext(t), "/registry/many/")
+	if err != nil || len(kvs) != len(many) || kvs[0].ModRevision != revision || kvs[len(kvs)-1].ModRevision != revision {
+		t.Errorf("%d of %d ops were made at revision %d (%v)", len(kvs), len(many), revision, err)
+	}
+	if _, err := s.Commit(testContext(t), []storage.Guard{{Key: "/registry/many/0"}}, many); !errors.As(err, new(*storage.ConflictError)) {
+		t.Errorf("many ops with a guard that does not hold: %v", err)
+	}
+	if _, err := s.Commit(testContext(t), nil, append(many, storage.Op{Key: "/registry/x"})); err == nil {
+		t.Error("one op more than that was taken")
+	}
+	_, err = s.Commit(testContext(t), nil, []storage.Op{{Key: "/registry/large", Value: make([]byte, 16<<20)}})
 	if !errors.Is(err, storage.ErrTooLarge) {
 		t.Errorf("16 MiB: %.100v, want ErrTooLarge", err)
+	}
+}
+
+func TestGuardOfAllBelow(t *testing.T) {
+	s, _ := newStore(t)
+	put := func(guard storage.Guard, keys ...string) (int64, error) {
+		var ops []storage.Op
+		for _, key := range keys {
+			ops = append(ops, storage.Op{Key: key, Value: []byte("v")})
+		}
+		return s.Commit(testContext(t), []storage.Guard{guard}, ops)
+	}
+	below := func(revision int64) storage.Guard {
+		return storage.Guard{Key: "/skep/a/", ModRevision: revision, Below: true}
+	}
+	first, err := put(below(0), "/skep/a/1", "/skep/b/1")
+	if err != nil {
+		t.Fatalf("where there is nothing: %v", err)
+	}
+	conflict := new(storage.ConflictError)
+	if _, err := put(below(first-1), "/skep/a/2"); !errors.As(err, &conflict) || !slices.Equal(conflict.Keys, []string{"/skep/a/"}) {
+		t.Errorf("after a key was made: %v", err)
+	}
+	if _, err := put(below(first), "/skep/b/2"); err != nil {
+		t.Errorf("beside what changed elsewhere: %v", err)
+	}
+	if _, err := s.Commit(testContext(t), nil, []storage.Op{{Key: "/skep/a/1", Delete: true}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := put(below(first), "/skep/a/3"); err != nil {
+		t.Errorf("after a key went: %v", err)
 	}
 }
 

@@ -12,8 +12,9 @@ import (
 	"time"
 )
 
-// MaxOps is the largest number of guards, and of ops, that one Commit takes:
-// the limit that etcd has by default.
+// MaxOps is the largest number of guards that one Commit takes: the limit that
+// etcd has by default. It takes as many ops, and with fewer guards more: with at
+// most maxParts guards, maxParts times as many as are left of MaxOps.
 const MaxOps = 128
 
 var (
