@@ -90,14 +90,28 @@ func newRequest(pod *corev1.Pod) *request {
 	if req.scored.memory == 0 {
 		req.scored.memory = assumedMemory * int64(len(pod.Spec.Containers))
 	}
-	for i := range pod.Spec.Containers {
-		for _, p := range pod.Spec.Containers[i].Ports {
+	req.hostPorts = hostPortsOf(pod)
+	return req
+}
+
+// hostPortsOf lists the host ports of the containers that run as long as the pod does.
+func hostPortsOf(pod *corev1.Pod) (ports []hostPort) {
+	add := func(c *corev1.Container) {
+		for _, p := range c.Ports {
 			if p.HostPort > 0 {
-				req.hostPorts = append(req.hostPorts, toHostPort(p))
+				ports = append(ports, toHostPort(p))
 			}
 		}
 	}
-	return req
+	for i := range pod.Spec.InitContainers {
+		if c := &pod.Spec.InitContainers[i]; c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
+			add(c)
+		}
+	}
+	for i := range pod.Spec.Containers {
+		add(&pod.Spec.Containers[i])
+	}
+	return ports
 }
 
 func toHostPort(p corev1.ContainerPort) hostPort {
