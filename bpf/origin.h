@@ -8,7 +8,9 @@
  * are remembered:
  *   - in skep_sockets, until the socket is closed: it asked for another frontend
  *     (a node port), for another service that has the same backend, or for the
- *     backend's own address; with least connections, also whom it counts for;
+ *     backend's own address; with least connections, also whom it counts for.
+ *     When the service that is derived loses the backend and others have it,
+ *     nothing is derived any more, and whoever has no memory asked for the first;
  *   - in skep_datagrams: an unconnected socket (sendmsg). It may also receive
  *     from backends that it never sent to through a service, so that nothing can
  *     be derived. */
@@ -138,7 +140,7 @@ static __always_inline bool reverse_connected(struct bpf_sock_addr *ctx,
 		return true;
 	}
 	backend = find_backend(peer);
-	if (!backend)
+	if (!backend || !(backend->flags & BACKEND_DERIVED))
 		return false;
 	service = backend->service;
 	primary = bpf_map_lookup_elem(&skep_primaries, &service);

@@ -289,6 +289,8 @@ static __always_inline enum verdict judge(const struct socket_state *origin,
 	backend = bpf_map_lookup_elem(&skep_backends, &key);
 	if (!backend || !same_endpoint(&backend->key, peer))
 		return VERDICT_SERVED; /* being replaced: its new clients are right */
+	if (!(backend->flags & BACKEND_DERIVED)) /* of a service that lost it */
+		return VERDICT_STALE;
 	key = backend->service;
 	primary = bpf_map_lookup_elem(&skep_primaries, &key);
 	if (!primary || !primary->port)

@@ -120,12 +120,10 @@ func (in *installed) putFlags(b *poolBackend, flags bpf.SocketBackendFlags) erro
 	return nil
 }
 
-// derived is the flag of a backend that skep_reverse names.
+// derived is the flag of a backend whose sockets may have no memory of what they
+// asked for.
 func (in *installed) derived(b *poolBackend) bpf.SocketBackendFlags {
-	if all := in.reverse[b.key.endpoint]; len(all) > 0 && all[0] == b {
-		return bpf.SocketBackendFlagsBACKEND_DERIVED
-	}
-	return 0
+	return b.record.Flags & bpf.SocketBackendFlagsBACKEND_DERIVED
 }
 
 // list enters a backend among those that have its endpoint; the first of them
@@ -138,16 +136,24 @@ func (in *installed) list(b *poolBackend) error {
 		if err := in.write.PutReverse(b.record.Key, b.id); err != nil {
 			return err
 		}
+		if err := in.putFlags(b, b.record.Flags|bpf.SocketBackendFlagsBACKEND_DERIVED); err != nil {
+			return err
+		}
 	}
 	in.reverse[b.key.endpoint] = append(in.reverse[b.key.endpoint], b)
 	b.listed = true
 	return nil
 }
 
-// unlist takes a backend out again and passes its place on.
+// unlist takes a backend out again and passes its place on, but for what is
+// derived: sockets without memory asked for the service that leaves, and would
+// be told that they had asked for the next.
 func (in *installed) unlist(b *poolBackend) error {
 	if !b.listed {
 		return nil
+	}
+	if err := in.putFlags(b, b.record.Flags&^bpf.SocketBackendFlagsBACKEND_DERIVED); err != nil {
+		return err
 	}
 	all := in.reverse[b.key.endpoint]
 	at := slices.Index(all, b)
@@ -160,9 +166,6 @@ func (in *installed) unlist(b *poolBackend) error {
 	} else {
 		if at == 0 {
 			if err := in.write.PutReverse(b.record.Key, rest[0].id); err != nil {
-				return err
-			}
-			if err := in.putFlags(rest[0], rest[0].record.Flags|bpf.SocketBackendFlagsBACKEND_DERIVED); err != nil {
 				return err
 			}
 		}

@@ -135,18 +135,41 @@ func TestOnlyExceptionsAreRemembered(t *testing.T) {
 			t.Errorf("%s: %d origins stored, want %d", c.address, n, c.stores)
 		}
 	}
-	// What stands for the service is told anew when it leaves.
+	// When the service that is derived leaves, those without memory are not told
+	// another's address, and so the other's go on being remembered.
+	old, err := net.Dial("tcp4", "10.96.0.1:80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer old.Close()
 	p.DeleteService("default/a:http")
 	flush(t, p)
+	if got := peerName(t, old); got != three[0] {
+		t.Errorf("asked for a service that is gone: peer is %s, want the backend", got)
+	}
 	before := stored()
 	conn, err := net.Dial("tcp4", "10.96.0.2:80")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	if got := conn.RemoteAddr().String(); got != "10.96.0.2:80" || stored() != before {
+	if got := conn.RemoteAddr().String(); got != "10.96.0.2:80" || stored() != before+1 {
 		t.Errorf("peer is %s, %d origins stored", got, stored()-before)
 	}
+}
+
+// peerName asks the kernel again: Go remembers what it was told.
+func peerName(t *testing.T, conn net.Conn) string {
+	t.Helper()
+	raw, err := conn.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var peer unix.Sockaddr
+	if controlErr := raw.Control(func(fd uintptr) { peer, err = unix.Getpeername(int(fd)) }); controlErr != nil || err != nil {
+		t.Fatal(controlErr, err)
+	}
+	return addressOf(peer)
 }
 
 // However many sockets come after it, a socket is told what it asked for.

@@ -17,20 +17,28 @@ import (
 	"github.com/skep-io/skep/test/hurts/lab"
 )
 
-// A backend of two services leaves one of them: the other's clients stay.
+// A backend of two services leaves one of them, the one whose clients are remembered or the one whose clients are not: the
+// other's stay.
 func TestLeavesTheSocketsOfAnotherService(t *testing.T) {
-	eachMethod(t, func(t *testing.T, r *room) {
-		one := lab.Service("default/one:udp", service.UDP, "10.96.0.1:7", "127.0.1.1:7")
-		two := lab.Service("default/two:udp", service.UDP, "10.96.0.2:7", "127.0.1.1:7")
-		r.set(t, one)
-		r.set(t, two)
-		stays, left := r.host.Dial(t, "udp4", "10.96.0.1:7"), r.host.Dial(t, "udp4", "10.96.0.2:7")
-		two.Backends = nil
-		r.set(t, two)
-		r.sweep(t, sockets.Result{Closed: 1, Served: 1}, target(service.UDP, "127.0.1.1:7"))
-		wantClosed(t, "left", left)
-		wantOpen(t, "stays", stays)
-	})
+	for _, first := range []bool{true, false} {
+		eachMethod(t, func(t *testing.T, r *room) {
+			one := lab.Service("default/one:udp", service.UDP, "10.96.0.1:7", "127.0.1.1:7")
+			two := lab.Service("default/two:udp", service.UDP, "10.96.0.2:7", "127.0.1.1:7")
+			r.set(t, one)
+			r.set(t, two)
+			stays, left := r.host.Dial(t, "udp4", "10.96.0.1:7"), r.host.Dial(t, "udp4", "10.96.0.2:7")
+			if first {
+				one, two, stays, left = two, one, left, stays
+			}
+			two.Backends = nil
+			r.set(t, two)
+			later := r.host.Dial(t, "udp4", netip.AddrPortFrom(one.Frontends[0].Addr, 7).String())
+			r.sweep(t, sockets.Result{Closed: 1, Served: 2}, target(service.UDP, "127.0.1.1:7"))
+			wantClosed(t, "left", left)
+			wantOpen(t, "stays", stays)
+			wantOpen(t, "came later", later)
+		})
+	}
 }
 
 // One service with two addresses: a socket is told by the one that it asked for.

@@ -190,6 +190,15 @@ func TestOneBackendBehindSeveralAddresses(t *testing.T) {
 			t.Errorf("asked for %s, told %s", asked[i], got)
 		}
 	}
+	// One of the services goes, and its clients are not told that they had asked for the other.
+	p.DeleteService("default/a:TCP")
+	lab.Flush(t, p)
+	for i, conn := range conns {
+		got, err := lab.PeerName(conn)
+		if err != nil || got != asked[i] && (asked[i] != addresses[0] || got != one) {
+			t.Errorf("after a service is gone: asked for %s, told %s, %v", asked[i], got, err)
+		}
+	}
 	unconnected := lab.Unconnected(t, host)
 	for _, address := range append(addresses, one) {
 		if _, err := unconnected.WriteTo([]byte("?"), net.UDPAddrFromAddrPort(netip.MustParseAddrPort(address))); err != nil {

@@ -8,8 +8,11 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/skep-io/skep/dataplane/service"
 )
@@ -172,6 +175,25 @@ func Exchange(conn net.Conn) (answer string, err error) {
 		return "", fmt.Errorf("receive: %w", err)
 	}
 	return string(buffer[:read]), nil
+}
+
+// PeerName asks the kernel whom a connection leads to, as getpeername does.
+func PeerName(conn net.Conn) (string, error) {
+	raw, err := conn.(syscall.Conn).SyscallConn()
+	if err != nil {
+		return "", err
+	}
+	var peer unix.Sockaddr
+	if controlErr := raw.Control(func(fd uintptr) { peer, err = unix.Getpeername(int(fd)) }); controlErr != nil {
+		return "", controlErr
+	}
+	switch peer := peer.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(peer.Addr), uint16(peer.Port)).String(), err
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(peer.Addr).Unmap(), uint16(peer.Port)).String(), err
+	}
+	return "", err
 }
 
 // Unconnected is a UDP socket that names its peer with every datagram.
