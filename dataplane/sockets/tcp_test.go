@@ -155,3 +155,30 @@ func TestRunFollowsThePlane(t *testing.T) {
 		t.Errorf("read: %v, want ECONNABORTED", err)
 	}
 }
+
+// A connect whose backend left before it answered ends in seconds, not after two minutes; who has been answered stays.
+func TestRunEndsConnectsThatNobodyAnswers(t *testing.T) {
+	r := &room{plane: lab.Open(t, lab.Pins(t)), host: lab.Host(t)}
+	r.sweeper = newSweeper(t, sockets.Options{
+		Plane: r.plane, CgroupPath: lab.Cgroup(), Namespaces: func() []string { return r.paths },
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { defer close(done); r.sweeper.Run(ctx) }()
+	defer func() { cancel(); <-done }()
+	pod, cut := r.far(t)
+	conn := pod.Dial(t, "tcp4", web)
+	cut()
+	waits := connecting(t, pod, web)
+	began := time.Now()
+	r.plane.DeleteService("default/web:tcp")
+	poll := []unix.PollFd{{Fd: int32(waits), Events: unix.POLLOUT}}
+	if n, err := unix.Poll(poll, int(lab.Deadline.Milliseconds())); n != 1 || err != nil {
+		t.Fatalf("the connect goes on: %v", err)
+	}
+	if errno := errorOf(t, waits); errno != unix.ECONNABORTED {
+		t.Errorf("connect: %v, want ECONNABORTED", errno)
+	}
+	t.Logf("told after %v", time.Since(began))
+	wantOpen(t, "connected", conn)
+}
