@@ -14,7 +14,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -383,40 +382,4 @@ func (n *Node) before(last *corev1.NodeStatus) *corev1.NodeStatus {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.known
-}
-
-// sameStatus leaves out the times of the last heartbeat.
-func sameStatus(a, b *corev1.NodeStatus) bool {
-	a, b = a.DeepCopy(), b.DeepCopy()
-	for _, s := range []*corev1.NodeStatus{a, b} {
-		for i := range s.Conditions {
-			s.Conditions[i].LastHeartbeatTime = metav1.Time{}
-		}
-	}
-	return apiequality.Semantic.DeepEqual(a, b)
-}
-
-func (n *Node) writeStatus(ctx context.Context, status *corev1.NodeStatus) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	patch, err := statusPatch(status)
-	if err != nil {
-		return err
-	}
-	_, err = n.cfg.Client.CoreV1().Nodes().Patch(ctx, n.cfg.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
-	return err
-}
-
-// statusPatch replaces the addresses as a whole. Patches merge them by type, of which a node with addresses of both families
-// has two alike (kubernetes 79391).
-func statusPatch(status *corev1.NodeStatus) ([]byte, error) {
-	addresses := []any{map[string]string{"$patch": "replace"}}
-	for _, a := range status.Addresses {
-		addresses = append(addresses, a)
-	}
-	type others corev1.NodeStatus
-	return json.Marshal(map[string]any{"status": struct {
-		*others
-		Addresses []any `json:"addresses"`
-	}{(*others)(status), addresses}})
 }
