@@ -16,6 +16,7 @@
 #include "structs.h"
 #include "maps.h"
 #include "selection.h"
+#include "kernel.h"
 
 enum {
 	CAPACITY_DEPARTED = 4096, /* endpoints judged in one walk */
@@ -62,112 +63,6 @@ struct connected_socket {
 
 /* Id of the cgroup that the socket programs are attached to, 0: not known. */
 const volatile __u64 skep_hooked_cgroup = 0;
-
-/* The few fields that are read; their offsets are the running kernel's. */
-#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
-
-struct kernfs_node {
-	__u64 id;
-};
-
-struct cgroup_subsys_state {
-	struct cgroup *cgroup;
-	struct cgroup_subsys_state *parent;
-};
-
-struct cgroup {
-	struct cgroup_subsys_state self;
-	struct kernfs_node *kn;
-};
-
-struct sock_cgroup_data {
-	struct cgroup *cgroup;
-};
-
-struct in6_addr {
-	union {
-		__be32 u6_addr32[4];
-	} in6_u;
-};
-
-struct ns_common {
-	unsigned int inum;
-};
-
-struct net {
-	struct ns_common ns;
-};
-
-typedef struct {
-	struct net *net;
-} possible_net_t;
-
-struct sock_common {
-	unsigned short skc_family;
-	possible_net_t skc_net;
-	__be32 skc_daddr;
-	__be16 skc_dport;
-	unsigned char skc_state;
-	struct in6_addr skc_v6_daddr;
-};
-
-struct sock {
-	struct sock_common __sk_common;
-	__u16 sk_protocol;
-	struct sock_cgroup_data sk_cgrp_data;
-};
-
-struct socket {
-	struct sock *sk;
-};
-
-struct inet_sock {
-	struct sock sk;
-};
-
-struct inet_connection_sock {
-	struct inet_sock icsk_inet;
-};
-
-struct tcp_sock {
-	struct inet_connection_sock inet_conn;
-};
-
-struct udp_sock {
-	struct inet_sock inet;
-};
-
-struct seq_file;
-
-struct bpf_iter_meta {
-	struct seq_file *seq;
-};
-
-struct bpf_iter__tcp {
-	struct bpf_iter_meta *meta;
-	struct sock_common *sk_common;
-};
-
-struct bpf_iter__udp {
-	struct bpf_iter_meta *meta;
-	struct udp_sock *udp_sk;
-};
-
-struct bpf_iter__bpf_sk_storage_map {
-	struct bpf_iter_meta *meta;
-	struct bpf_map *map;
-	struct sock *sk;
-	struct socket_state *value;
-};
-
-struct bpf_iter__task_file {
-	struct bpf_iter_meta *meta;
-	struct task_struct *task;
-	__u32 fd __attribute__((aligned(8)));
-	struct file *file;
-};
-
-#pragma clang attribute pop
 
 enum {
 	FAMILY_IPV4 = 2,
