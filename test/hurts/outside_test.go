@@ -125,3 +125,25 @@ func askBy(t *testing.T, pod *fabrictest.Pod, protocol service.Protocol, to neti
 	})
 	return name
 }
+
+// The same as TestSelfThroughService, for a pod that no socket hook sees. kubernetes 20475.
+func TestSelfThroughServiceByThePacket(t *testing.T) {
+	f := fabrictest.New(t, 1)
+	f.OpenPaths()
+	pod := f.Hosts[0].NewPod("self")
+	frontends := []netip.AddrPort{netip.MustParseAddrPort("10.96.0.7:80"), netip.MustParseAddrPort("[fd00:10:96::7]:80")}
+	for _, protocol := range []service.Protocol{service.TCP, service.UDP} {
+		s := service.Service{Name: "default/self:" + strings.ToLower(protocol.String())}
+		for i, frontend := range frontends {
+			s.Frontends = append(s.Frontends, service.Frontend{Addr: frontend.Addr(), Port: frontend.Port(), Protocol: protocol})
+			s.Backends = append(s.Backends, pod.Backend(pod.Addrs[i], 8080))
+			answer(t, pod, protocol, netip.AddrPortFrom(pod.Addrs[i], 8080))
+		}
+		f.SetService(s)
+		for i, frontend := range frontends {
+			if name, want := askBy(t, pod, protocol, frontend), netip.AddrPortFrom(pod.Addrs[i], 8080).String(); name != want {
+				t.Errorf("%s %s: answered by %q, want %s", protocol, frontend, name, want)
+			}
+		}
+	}
+}
