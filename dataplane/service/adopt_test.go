@@ -118,12 +118,19 @@ func TestCrashAtEveryWrite(t *testing.T) {
 	before := []Service{
 		serviceOf("default/a:http", TCP, "10.96.0.1:80", three[0], three[1]),
 		serviceOf("default/b:http", TCP, "10.96.0.2:80", three[1]),
+		serviceOf("default/m:http", TCP, "10.96.0.5:80", three[0], "127.0.1.9:8080", three[2]),
 	}
+	before[0].Frontends = append(before[0].Frontends, frontend("0.0.0.0:30080", TCP))
+	before[2].SourceRanges = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
 	after := []Service{
 		serviceOf("default/a:http", TCP, "10.96.0.1:80", three[1], three[2]),
 		serviceOf("default/c:http", TCP, "10.96.0.2:80", three[0]),
+		serviceOf("default/m:http", TCP, "10.96.0.5:80", three[0], "127.0.1.9:8080", three[2]),
 	}
 	after[0].Frontends = append(after[0].Frontends, frontend("10.96.0.3:80", TCP))
+	after[2].Selection, after[2].SNAT, after[2].Backends[1].State = Maglev, true, Unready
+	after[2].SourceRanges = []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}
+	own := []netip.Addr{netip.MustParseAddr("192.0.2.1")}
 	var want string
 	for step := 0; ; step++ {
 		s := newSandbox(t)
@@ -132,6 +139,8 @@ func TestCrashAtEveryWrite(t *testing.T) {
 			for _, service := range services {
 				p.SetService(service)
 			}
+			p.SetAddresses(own)
+			p.SetNodeAddresses("node2", own)
 		}
 		apply(p, before)
 		p.Synced()
@@ -164,12 +173,15 @@ func TestCrashAtEveryWrite(t *testing.T) {
 		}
 		p.Close()
 
-		next := s.open(t)
+		next, repairs := s.recording(t, Limits{})
 		frontendsAnswer(t, next)
 		apply(next, after)
 		next.Synced()
 		flush(t, next)
 		got := tablesText(dump(t, next))
+		if writes := repairs.take(); complete && len(writes) > 0 {
+			t.Errorf("nothing was left to do, and the next process wrote %v", writes)
+		}
 		next.Close()
 		if want == "" {
 			fresh := newSandbox(t).open(t)
@@ -181,7 +193,7 @@ func TestCrashAtEveryWrite(t *testing.T) {
 			t.Fatalf("after a crash before write %d:\n%swant:\n%s", step, got, want)
 		}
 		if complete {
-			if step < 15 {
+			if step < 25 {
 				t.Fatalf("only %d writes were interrupted", step)
 			}
 			t.Logf("%d writes interrupted", step)
@@ -195,7 +207,7 @@ func frontendsAnswer(t *testing.T, p *Plane) {
 	t.Helper()
 	s := newSelector(t, p)
 	defer s.objects.Close()
-	for _, address := range []string{"10.96.0.1:80", "10.96.0.2:80"} {
+	for _, address := range []string{"10.96.0.1:80", "10.96.0.2:80", "10.96.0.5:80"} {
 		if got, why := s.run(frontend(address, TCP), 1); why != bpf.SocketCounterREASON_TRANSLATED {
 			t.Errorf("%s leads to %v: %s", address, got, counterLabels[why])
 		}

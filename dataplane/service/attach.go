@@ -80,6 +80,9 @@ func attach(dir, cgroup string, cgroupID uint64, h hook) error {
 	// No link, or one on a cgroup that is gone. The new pin replaces the old
 	// one in one rename; until then the new link lives by its descriptor.
 	fresh, err := link.AttachCgroup(link.CgroupOptions{Path: cgroup, Attach: h.attach, Program: h.program})
+	if errors.Is(err, unix.EPERM) {
+		return fmt.Errorf("another tool's program wants the hook for itself (find it with `bpftool cgroup tree`, detach it or have it attached with BPF_F_ALLOW_MULTI): %w", err)
+	}
 	if err != nil {
 		return err
 	}

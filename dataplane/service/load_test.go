@@ -22,7 +22,7 @@ func TestConcurrentConnectsShareEvenly(t *testing.T) {
 	backends := append(slices.Clone(three), "127.0.1.4:8080", "127.0.1.5:8080", "127.0.1.6:8080", "127.0.1.7:8080")
 	p.SetService(serviceOf("default/echo:udp", UDP, "10.96.0.1:80", backends...))
 	flush(t, p)
-	const workers, each = 16, 6250
+	const workers, each = 16, 62_500 // a million
 	var group sync.WaitGroup
 	errs := make(chan error, workers)
 	for range workers {
