@@ -16,6 +16,7 @@ import (
 // Numbers of linux/mptcp_pm.h.
 const (
 	mptcpAddAddr     = 1
+	mptcpFlushAddrs  = 4
 	mptcpSetLimits   = 5
 	mptcpAttrAddr    = 1
 	mptcpAttrRcvAdd  = 2
@@ -27,7 +28,8 @@ const (
 	mptcpSignal      = 1
 )
 
-// AnnounceMPTCP makes MPTCP servers of the host announce an IPv4 address, and its clients connect to what they are told of.
+// AnnounceMPTCP makes MPTCP servers of the host announce an IPv4 address until the end of the test, and its clients connect to
+// what they are told of.
 func AnnounceMPTCP(tb testing.TB, addr netip.Addr) {
 	tb.Helper()
 	family, err := netlink.GenlFamilyGet("mptcp_pm")
@@ -55,6 +57,7 @@ func AnnounceMPTCP(tb testing.TB, addr netip.Addr) {
 	announced.AddRtAttr(mptcpAddr4, as4[:])
 	announced.AddRtAttr(mptcpAddrFlags, nl.Uint32Attr(mptcpSignal))
 	send(mptcpAddAddr, announced)
+	tb.Cleanup(func() { send(mptcpFlushAddrs) })
 }
 
 // MPTCP serves echoes at an address and returns a connection to it.
