@@ -22,7 +22,7 @@ var (
 )
 
 // bandwidth reads a pod's limits from its annotations. One that makes no sense is
-// no limit, and named in the error.
+// an error, as in Kubernetes: a pod that was to be limited does not run unlimited.
 func bandwidth(annotations map[string]string) (podnet.Bandwidth, error) {
 	ingress, err := bitsPerSecond(annotations, ingressBandwidth)
 	egress, err2 := bitsPerSecond(annotations, egressBandwidth)
@@ -37,11 +37,11 @@ func bitsPerSecond(annotations map[string]string, name string) (uint64, error) {
 	q, err := resource.ParseQuantity(text)
 	switch {
 	case err != nil:
-		return 0, fmt.Errorf("annotation %s %q is not a quantity of bits per second, such as 10M; there is no limit: %w", name, text, err)
+		return 0, fmt.Errorf("annotation %s %q is not a quantity of bits per second, such as 10M: %w", name, text, err)
 	case q.Cmp(minBandwidth) < 0:
-		return 0, fmt.Errorf("annotation %s %s is unreasonably small (< 1kbit); there is no limit", name, text)
+		return 0, fmt.Errorf("annotation %s %s is unreasonably small (< 1kbit)", name, text)
 	case q.Cmp(maxBandwidth) > 0:
-		return 0, fmt.Errorf("annotation %s %s is unreasonably large (> 1Pbit); there is no limit", name, text)
+		return 0, fmt.Errorf("annotation %s %s is unreasonably large (> 1Pbit)", name, text)
 	}
 	return uint64(q.Value()), nil
 }
