@@ -263,6 +263,18 @@ static __always_inline enum step apply_flow(struct passage *passage,
 	return STEP_CHANGED;
 }
 
+/* Whether a flow may go on with its backend. One that drains keeps its TCP
+ * connections; datagrams leave it at once. */
+static __always_inline bool keeps_backend(const struct flow *flow, __u8 protocol)
+{
+	struct backend *backend = backend_of(flow);
+
+	if (!backend || !backend->flags) /* 0: gone, its id not used again yet */
+		return false;
+	return protocol != PROTOCOL_UDP ||
+	       backend->flags & (BACKEND_IN_RUN | BACKEND_IN_LOCAL_RUN);
+}
+
 /* The pod's packet asks for a service: leads it to a backend. */
 static __always_inline enum step to_service(struct passage *passage, int *verdict)
 {
@@ -278,7 +290,7 @@ static __always_inline enum step to_service(struct passage *passage, int *verdic
 					     &reason))
 		return STEP_NONE;
 	known = lookup_forward(header, SCOPE_CLUSTER, passage->now);
-	if (known && backend_of(known)) {
+	if (known && keeps_backend(known, header->protocol)) {
 		fresh = passage->now - known->used >
 			(__u64)FLOW_SECONDS_RENEWAL * NANOSECONDS;
 		touch_flow(known, header->protocol, header->tcp_flags, passage->now);

@@ -173,6 +173,8 @@ int skep_to_pod(struct __sk_buff *skb)
 		return to_stack(&passage, PATH_NOT_IP);
 	if (passage.parsed == PARSED_MALFORMED)
 		return to_stack(&passage, PATH_MALFORMED);
+	if (is_neighbour_talk(&passage.packet.outer))
+		return to_stack(&passage, PATH_NEIGHBOUR);
 	if (reverse(&passage, &verdict) == STEP_ENDED)
 		return verdict;
 	if (passage.parsed == PARSED_PORTS)

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -23,7 +24,7 @@ import (
 )
 
 // Deadline bounds every wait; reaching it is a failure.
-const Deadline = 60 * time.Second
+const Deadline = 15 * time.Second
 
 // Fabric is some hosts on one link, whose router leads to a namespace outside.
 //
@@ -70,8 +71,9 @@ func New(tb testing.TB, hosts int) *Fabric {
 	f.Router.Do(func() error {
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name = "br0"
+		snooping := false // it would hold up the first neighbour solicitations
 		return errors.Join(
-			netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}),
+			netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs, MulticastSnooping: &snooping}),
 			up("br0", "192.0.2.1/24", "2001:db8:2::1/64"),
 			os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0),
 			os.WriteFile("/proc/sys/net/ipv6/conf/all/forwarding", []byte("1"), 0))
@@ -86,7 +88,10 @@ func New(tb testing.TB, hosts int) *Fabric {
 	}
 	for _, h := range f.Hosts {
 		h.introduce()
+		h.awaitUp()
 	}
+	f.Outside.awaitUp()
+	f.Router.awaitUp()
 	return f
 }
 
@@ -296,11 +301,18 @@ func (h *Host) NewLimitedPod(id string, limits podnet.Bandwidth) *Pod {
 		pod.Attachment, err = h.Network.Attach(id, pod.Path, limits)
 		return err
 	})
+	pod.awaitUp()
+	h.awaitUp()
 	h.pods = append(h.pods, pod)
 	if h.Path != nil {
 		h.attach(pod)
 	}
 	return pod
+}
+
+// Forget leaves the pod out when the path is opened again.
+func (h *Host) Forget(pod *Pod) {
+	h.pods = slices.DeleteFunc(h.pods, func(p *Pod) bool { return p == pod })
 }
 
 func (h *Host) attach(pod *Pod) {

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -49,11 +50,11 @@ func NewNamespace(tb testing.TB, name string) *Namespace {
 		}
 	})
 	ns.Do(func() error {
-		lo, err := netlink.LinkByName("lo")
-		if err != nil {
+		// Addresses that are unique by construction need not be asked after for two seconds.
+		if err := os.WriteFile("/proc/sys/net/ipv6/conf/default/accept_dad", []byte("0"), 0); err != nil {
 			return err
 		}
-		return netlink.LinkSetUp(lo)
+		return up("lo")
 	})
 	return ns
 }
@@ -135,4 +136,40 @@ func routeVia(gateways ...string) error {
 		failed = append(failed, netlink.RouteAdd(&netlink.Route{Gw: net.ParseIP(gateway)}))
 	}
 	return errors.Join(failed...)
+}
+
+// awaitUp waits until the kernel has noticed that the namespace's links have a carrier: until then, up to a second, it drops
+// what is sent.
+func (ns *Namespace) awaitUp() {
+	ns.tb.Helper()
+	ns.Do(func() error {
+		updates, stop := make(chan netlink.LinkUpdate), make(chan struct{})
+		defer close(stop)
+		options := netlink.LinkSubscribeOptions{ListExisting: true}
+		if err := netlink.LinkSubscribeWithOptions(updates, stop, options); err != nil {
+			return err
+		}
+		links, err := netlink.LinkList()
+		if err != nil {
+			return err
+		}
+		waiting := map[int]string{}
+		for _, l := range links {
+			if l.Type() == "veth" || l.Type() == "bridge" {
+				waiting[l.Attrs().Index] = l.Attrs().Name
+			}
+		}
+		late := time.After(Deadline)
+		for len(waiting) > 0 {
+			select {
+			case u := <-updates:
+				if u.Attrs().OperState == netlink.OperUp {
+					delete(waiting, u.Attrs().Index)
+				}
+			case <-late:
+				return fmt.Errorf("links never came up: %v", waiting)
+			}
+		}
+		return nil
+	})
 }
