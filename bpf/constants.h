@@ -83,7 +83,7 @@ enum counter {
 	REASON_BACKEND_MISSING, /* slot or backend record absent: refused */
 	REASON_FRONTEND_STALE,  /* record replaced under every lookup: refused */
 	REASON_FAMILY_MISMATCH, /* IPv6 backend for an IPv4 socket: refused */
-	REASON_OTHER_PROTOCOL,  /* none of TCP, UDP, SCTP: left alone */
+	REASON_OTHER_PROTOCOL,  /* neither TCP nor UDP: left alone */
 	REASON_NO_LOCAL_BACKEND, /* traffic policy Local, none here: refused */
 	REASON_SOURCE_REFUSED,   /* client outside the source ranges: refused */
 	/* getpeername and recvmsg */

@@ -47,7 +47,9 @@ static __always_inline bool is_host_loopback(struct bpf_sock_addr *ctx,
 	return config && config->host_netns == bpf_get_netns_cookie(ctx);
 }
 
-/* The address that the call names; false: not ours to translate. */
+/* The address that the call names; false: not ours to translate. SCTP is not:
+ * its connect passes no hook (sctp_inet_connect has none), packets are translated
+ * instead, and so its sockets know the service's address by themselves. */
 static __always_inline bool read_endpoint(struct bpf_sock_addr *ctx, bool ip6,
 					  struct endpoint *endpoint)
 {
@@ -55,8 +57,7 @@ static __always_inline bool read_endpoint(struct bpf_sock_addr *ctx, bool ip6,
 
 	if (protocol == PROTOCOL_MPTCP)
 		protocol = PROTOCOL_TCP;
-	if (protocol != PROTOCOL_TCP && protocol != PROTOCOL_UDP &&
-	    protocol != PROTOCOL_SCTP)
+	if (protocol != PROTOCOL_TCP && protocol != PROTOCOL_UDP)
 		return false;
 	if (ip6) {
 		endpoint->addr.word[0] = ctx->user_ip6[0];
