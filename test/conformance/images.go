@@ -12,7 +12,7 @@ import (
 
 // tools are the programs besides agnhost that tests call in its image. The shell is not busybox': that one takes its own nc
 // before the one that tests mean.
-var tools = []string{"dash", "curl", "nc", "ss", "ip", "dig"}
+var tools = []string{"dash", "curl", "nc", "ss", "ip", "dig", "getent"}
 
 // images writes an archive for every image that the areas' tests use, under the name that the suite has for it.
 func (s *suite) images() ([]string, error) {
@@ -35,6 +35,7 @@ func (s *suite) images() ([]string, error) {
 	}{
 		{imageutils.Agnhost, "agnhost.tar", test},
 		{imageutils.AgnhostPrev, "agnhost-previous.tar", test},
+		{imageutils.GlibcDnsTesting, "glibc-dns-testing.tar", test},
 		{imageutils.Pause, "pause.tar", test},
 		{imageutils.BusyBox, "busybox.tar", images.Image{Files: shell, Cmd: []string{"/bin/sh"}}},
 		{imageutils.Nginx, "nginx.tar", server},
