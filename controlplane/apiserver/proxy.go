@@ -62,7 +62,7 @@ func (s *Server) podProxy(w http.ResponseWriter, c *call) error {
 	if !ok {
 		return apierrors.NewBadRequest(fmt.Sprintf("invalid pod request %q", c.name))
 	}
-	pod, err := resource.Get[*corev1.Pod](c.Context(), s.registry, resource.Pods, c.namespace, name)
+	pod, err := current[*corev1.Pod](c.Context(), s, resource.Pods, c.namespace, name)
 	if err != nil {
 		return err
 	}
@@ -89,7 +89,7 @@ func (s *Server) serviceProxy(w http.ResponseWriter, c *call) error {
 	if !ok {
 		return apierrors.NewBadRequest(fmt.Sprintf("invalid service request %q", c.name))
 	}
-	service, err := resource.Get[*corev1.Service](c.Context(), s.registry, resource.Services, c.namespace, name)
+	service, err := current[*corev1.Service](c.Context(), s, resource.Services, c.namespace, name)
 	if err != nil {
 		return err
 	}
@@ -98,8 +98,15 @@ func (s *Server) serviceProxy(w http.ResponseWriter, c *call) error {
 			return apierrors.NewServiceUnavailable(fmt.Sprintf("no service port %d found for service %q", number, name))
 		}
 	}
-	slices := resource.ListAs[*discoveryv1.EndpointSlice](s.registry, resource.EndpointSlices, c.namespace,
-		labels.SelectorFromSet(labels.Set{discoveryv1.LabelServiceName: name}))
+	list, err := s.registry.List(c.Context(), resource.EndpointSlices, c.namespace,
+		resource.ListOptions{LabelSelector: labels.SelectorFromSet(labels.Set{discoveryv1.LabelServiceName: name})})
+	if err != nil {
+		return err
+	}
+	var slices []*discoveryv1.EndpointSlice
+	for _, obj := range list.Objects {
+		slices = append(slices, obj.Value().(*discoveryv1.EndpointSlice))
+	}
 	family := corev1.IPFamilyUnknown
 	if len(service.Spec.IPFamilies) > 0 {
 		family = service.Spec.IPFamilies[0]
@@ -113,6 +120,16 @@ func (s *Server) serviceProxy(w http.ResponseWriter, c *call) error {
 		return err
 	}
 	return s.proxyToPod(w, c, chosen, &url.URL{Scheme: scheme, Host: host, Path: c.rest})
+}
+
+// current reads an object as the store has it: who has just made a pod or a service must find it.
+func current[T resource.Object](ctx context.Context, s *Server, kind *resource.Kind, namespace, name string) (T, error) {
+	obj, err := s.registry.Get(ctx, kind, namespace, name, "")
+	if err != nil {
+		var none T
+		return none, err
+	}
+	return obj.(T), nil
 }
 
 func portNamed(service *corev1.Service, number int32) (name string, ok bool) {
@@ -131,7 +148,7 @@ func (s *Server) podBehind(ctx context.Context, namespace string, endpoint *disc
 	if ref == nil || ref.Namespace != namespace || len(endpoint.Addresses) == 0 {
 		return nil
 	}
-	pod, err := resource.Get[*corev1.Pod](ctx, s.registry, resource.Pods, namespace, ref.Name)
+	pod, err := current[*corev1.Pod](ctx, s, resource.Pods, namespace, ref.Name)
 	if err != nil {
 		return nil
 	}
