@@ -1,6 +1,8 @@
 package apiserver
 
 import (
+	"context"
+	"errors"
 	"net/http"
 	"strings"
 	"testing"
@@ -109,6 +111,12 @@ func TestNodeAuthorization(t *testing.T) {
 		try("run a command", second(core.RESTClient().Post().AbsPath("/api/v1/namespaces/"+ns+"/pods/own/exec").DoRaw(ctx))),
 		try("read metrics", second(core.RESTClient().Get().AbsPath("/metrics").DoRaw(ctx))),
 	}
+	t.Cleanup(func() {
+		if err := errors.Join(shared.client.CoreV1().Nodes().Delete(context.Background(), "auth-1", metav1.DeleteOptions{}),
+			shared.client.CoordinationV1().Leases(corev1.NamespaceNodeLease).Delete(context.Background(), "auth-1", metav1.DeleteOptions{})); err != nil {
+			t.Error(err)
+		}
+	})
 	for _, a := range allowed {
 		if a.err != nil {
 			t.Errorf("%s: %v", a.what, a.err)
