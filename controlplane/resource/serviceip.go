@@ -112,13 +112,12 @@ func allocateIPs(ctx context.Context, r *Registry, tx *Tx, service, before *core
 // allocateIP takes the address that is asked for, or any free one. The range that
 // it is of must not change before the address is had: it may be about to go.
 func allocateIP(ctx context.Context, r *Registry, tx *Tx, service *corev1.Service, family corev1.IPFamily, requested string) (string, error) {
-	ranges := r.serviceRanges(family)
 	var addr netip.Addr
 	var guard storage.Guard
 	if requested == "" {
 		var ok bool
 		var err error
-		if addr, guard, ok, err = r.freeServiceIP(ctx, ranges); err != nil {
+		if addr, guard, ok, err = r.freeServiceIP(ctx, family); err != nil {
 			return "", err
 		}
 		if !ok {
@@ -127,7 +126,7 @@ func allocateIP(ctx context.Context, r *Registry, tx *Tx, service *corev1.Servic
 	} else {
 		var err error
 		if addr, err = netip.ParseAddr(requested); err == nil {
-			guard, err = r.checkServiceIP(ctx, ranges, addr)
+			guard, err = r.checkServiceIP(ctx, family, addr)
 		}
 		if apierrors.IsInternalError(err) {
 			return "", err
@@ -218,34 +217,50 @@ func serviceCIDRReady(cidr *networkingv1.ServiceCIDR) bool {
 }
 
 // checkServiceIP says why an address that was asked for cannot be had. It asks
-// etcd, not the cache: an address that was just freed must be free.
-func (r *Registry) checkServiceIP(ctx context.Context, ranges []serviceRange, addr netip.Addr) (storage.Guard, error) {
-	i := slices.IndexFunc(ranges, func(within serviceRange) bool { return within.Contains(addr) })
-	if i < 0 {
-		return storage.Guard{}, errors.New("the provided network does not match the current range")
+// etcd, not the cache: an address that was just freed must be free, and one of a
+// range that was just made must be known.
+func (r *Registry) checkServiceIP(ctx context.Context, family corev1.IPFamily, addr netip.Addr) (storage.Guard, error) {
+	within, ok := r.serviceRangeOf(family, addr)
+	if !ok {
+		if err := r.waitForStore(ctx, ServiceCIDRs); err != nil {
+			return storage.Guard{}, apierrors.NewInternalError(err)
+		}
+		if within, ok = r.serviceRangeOf(family, addr); !ok {
+			return storage.Guard{}, errors.New("the provided network does not match the current range")
+		}
 	}
-	if band := newAddressBand(ranges[i].Prefix); addr.Less(band.first) || band.last.Less(addr) {
-		return storage.Guard{}, fmt.Errorf("the provided IP (%v) is not in the valid range. The range of valid IPs is %s", addr, ranges[i].Prefix)
+	if band := newAddressBand(within.Prefix); addr.Less(band.first) || band.last.Less(addr) {
+		return storage.Guard{}, fmt.Errorf("the provided IP (%v) is not in the valid range. The range of valid IPs is %s", addr, within.Prefix)
 	}
 	_, err := r.store.Get(ctx, storage.Key(IPAddresses.GroupResource(), "", addr.String()))
 	switch {
 	case err == nil:
 		return storage.Guard{}, errors.New("provided IP is already allocated")
 	case errors.Is(err, storage.ErrNotFound):
-		return ranges[i].guard, nil
+		return within.guard, nil
 	}
 	return storage.Guard{}, apierrors.NewInternalError(fmt.Errorf("read who holds %s: %w", addr, err))
 }
 
+func (r *Registry) serviceRangeOf(family corev1.IPFamily, addr netip.Addr) (serviceRange, bool) {
+	for _, within := range r.serviceRanges(family) {
+		if within.Contains(addr) {
+			return within, true
+		}
+	}
+	return serviceRange{}, false
+}
+
 // freeServiceIP finds an address that the cache knows no holder of. Before it
-// says that there is none, it waits until the cache has seen what was freed.
-func (r *Registry) freeServiceIP(ctx context.Context, ranges []serviceRange) (addr netip.Addr, guard storage.Guard, ok bool, err error) {
+// says that there is none, it waits until the caches have seen what was freed,
+// and which ranges were made.
+func (r *Registry) freeServiceIP(ctx context.Context, family corev1.IPFamily) (addr netip.Addr, guard storage.Guard, ok bool, err error) {
 	taken := func(addr netip.Addr) bool {
 		_, held := r.Cache(IPAddresses).Get(storage.Key(IPAddresses.GroupResource(), "", addr.String()))
 		return held
 	}
 	search := func() (netip.Addr, storage.Guard, bool) {
-		for _, within := range ranges {
+		for _, within := range r.serviceRanges(family) {
 			if addr, ok := newAddressBand(within.Prefix).free(taken); ok {
 				return addr, within.guard, true
 			}
@@ -255,8 +270,10 @@ func (r *Registry) freeServiceIP(ctx context.Context, ranges []serviceRange) (ad
 	if addr, guard, ok = search(); ok {
 		return addr, guard, true, nil
 	}
-	if err := r.waitForStore(ctx, IPAddresses); err != nil {
-		return netip.Addr{}, storage.Guard{}, false, err
+	for _, k := range []*Kind{ServiceCIDRs, IPAddresses} {
+		if err := r.waitForStore(ctx, k); err != nil {
+			return netip.Addr{}, storage.Guard{}, false, err
+		}
 	}
 	addr, guard, ok = search()
 	return addr, guard, ok, nil
