@@ -1,0 +1,172 @@
+package services
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	nethttp "net/http"
+	"net/netip"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes/fake"
+
+	"github.com/skep-io/skep/dataplane/service"
+)
+
+func freePort(t *testing.T) (net.Listener, int32) {
+	t.Helper()
+	l, err := net.Listen("tcp", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l, int32(l.Addr().(*net.TCPAddr).Port)
+}
+
+func localBalancer(port int32) *corev1.Service {
+	s := svc("web", "10.96.0.5", httpPort)
+	s.Spec.Type, s.Spec.ExternalTrafficPolicy, s.Spec.HealthCheckNodePort = corev1.ServiceTypeLoadBalancer, corev1.ServiceExternalTrafficPolicyLocal, port
+	return s
+}
+
+func TestHealthCheckPort(t *testing.T) {
+	holder, port := freePort(t)
+	local := slice("web-1", "web", 8080, ep("10.244.0.1", true, true, false))
+	local.Endpoints[0].NodeName = new("me")
+	client := fake.NewClientset(localBalancer(port), local)
+	_, _, events := start(t, client, nil)
+	events.await(t, "Service web "+reasonHealthPort) // somebody else has the port
+	if err := holder.Close(); err != nil {
+		t.Fatal(err)
+	}
+	ask := func() (code int, answer healthAnswer) {
+		for deadline := time.Now().Add(bindRetry + 20*time.Second); ; {
+			response, err := nethttp.Get(fmt.Sprintf("http://127.0.0.1:%d/any/path", port))
+			if err == nil {
+				defer response.Body.Close()
+				data, err := io.ReadAll(response.Body)
+				if err == nil {
+					err = json.Unmarshal(data, &answer)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				return response.StatusCode, answer
+			}
+			if time.Now().After(deadline) {
+				t.Fatal(err)
+			}
+		}
+	}
+	if code, answer := ask(); code != 200 || answer.LocalEndpoints != 1 || answer.Service.Namespace != "ns" || answer.Service.Name != "web" || !answer.ServiceProxyHealthy {
+		t.Errorf("%d %+v", code, answer)
+	}
+	local.Endpoints[0].Conditions.Ready = new(bool)
+	if _, err := client.DiscoveryV1().EndpointSlices("ns").Update(context.Background(), local, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(30 * time.Second); ; {
+		if code, answer := ask(); code == 503 && answer.LocalEndpoints == 0 {
+			break
+		} else if time.Now().After(deadline) {
+			t.Fatalf("still %d %+v", code, answer)
+		}
+	}
+}
+
+func TestProblemsAreToldOnce(t *testing.T) {
+	bad := slice("web-1", "web", 8080, ep("127.0.0.1", true, true, false))
+	client := fake.NewClientset(svc("web", "10.96.0.5", httpPort), bad)
+	_, r, events := start(t, client, nil)
+	r.do(func() {
+		r.problems = []service.Problem{{Service: "ns/web:http", Owner: "ns/other", Reason: "frontend 10.96.0.5:80/TCP belongs to ns/other"}}
+	})
+	events.await(t, "Service web "+reasonIgnored+": endpoint 127.0.0.1")
+	for round := range 3 { // changes that leave both as they are
+		bad.Labels["round"] = fmt.Sprint(round)
+		r.mu.Lock()
+		before := r.sets
+		r.mu.Unlock()
+		if _, err := client.DiscoveryV1().EndpointSlices("ns").Update(context.Background(), bad, metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		r.await(t, "the change", func() bool { return r.sets > before })
+	}
+	events.await(t, "Service web "+reasonNotInstalled+": ns/web:http: frontend 10.96.0.5:80/TCP belongs to ns/other")
+	if n := events.count("127.0.0.1"); n != 1 {
+		t.Errorf("told %d times of one bad endpoint", n)
+	}
+}
+
+func TestAnnouncedAddresses(t *testing.T) {
+	s := localBalancer(0)
+	s.Annotations = map[string]string{AnnouncedByAnnotation: "me"}
+	s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "203.0.113.7"}}
+	client := fake.NewClientset(s)
+	_, r, _ := start(t, client, nil)
+	r.await(t, "the address to be ours", func() bool { return r.owned == "[203.0.113.7]" })
+	s.Annotations[AnnouncedByAnnotation] = "n1"
+	if _, err := client.CoreV1().Services("ns").Update(context.Background(), s, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	r.await(t, "the address to be another's", func() bool { return r.owned == "[]" })
+}
+
+// Host ports of pods that run must be set before the plane removes what nobody asked for.
+func TestSyncedWaitsForHostPorts(t *testing.T) {
+	adopted := make(chan struct{})
+	w, r, _ := start(t, fake.NewClientset(svc("web", "10.96.0.5", httpPort)), adopted)
+	r.await(t, "the service", func() bool { return len(r.services) == 1 })
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p", UID: "u"}, Spec: corev1.PodSpec{
+		Containers: []corev1.Container{{Ports: []corev1.ContainerPort{{HostPort: 8080, ContainerPort: 80}}}},
+	}}
+	w.SetHostPorts(pod, []netip.Addr{netip.MustParseAddr("10.244.0.2")})
+	r.mu.Lock()
+	if r.synced != -1 {
+		t.Error("synced before the pods were adopted")
+	}
+	r.mu.Unlock()
+	close(adopted)
+	r.await(t, "Synced, with the host port", func() bool { return r.synced == 2 })
+	w.DeleteHostPorts(pod)
+	r.await(t, "the host port gone", func() bool { return len(r.services) == 1 })
+}
+
+func TestDrainEndsWithTheEndpoint(t *testing.T) {
+	s := slice("web-1", "web", 8080, ep("10.244.0.1", true, true, false))
+	s.Endpoints[0].NodeName, s.Endpoints[0].TargetRef = new("me"), &corev1.ObjectReference{Kind: "Pod", UID: "u"}
+	client := fake.NewClientset(svc("web", "10.96.0.5", httpPort), s)
+	w, r, _ := start(t, client, nil)
+	state := func(want service.State) func() bool {
+		return func() bool {
+			b := r.services["ns/web:http"].Backends
+			return len(b) == 1 && b[0].State == want
+		}
+	}
+	r.await(t, "the backend", state(service.Active))
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	drained := make(chan func(), 1)
+	go func() { drained <- w.Drain(ctx, "u") }()
+	r.await(t, "the backend to be the last choice before the API says so", state(service.Terminating))
+	select {
+	case <-drained:
+		t.Fatal("drained although the endpoint is ready")
+	default:
+	}
+	s.Endpoints[0].Conditions = discoveryv1.EndpointConditions{Ready: new(bool), Serving: new(true), Terminating: new(true)}
+	if _, err := client.DiscoveryV1().EndpointSlices("ns").Update(ctx, s, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	restored := <-drained
+	if ctx.Err() != nil {
+		t.Fatal("the change of the endpoint did not end the drain")
+	}
+	restored()
+	r.await(t, "what the API says", state(service.Terminating))
+}
