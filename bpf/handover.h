@@ -33,6 +33,20 @@ static __always_inline bool has_handover_mac(void *data, void *data_end)
 	       *(__be16 *)(ethernet->h_source + 4) == bpf_htons(HANDOVER_MAC_LOW);
 }
 
+/* After generic XDP a packet may begin at its IP header: the kernel copies it to
+ * make room and loses the length of the Ethernet header. True: it was one of
+ * ours, and has an Ethernet header again. */
+static __always_inline bool restore_handed_over(struct __sk_buff *skb)
+{
+	struct ethhdr ethernet;
+
+	if (bpf_skb_load_bytes_relative(skb, 0, &ethernet, sizeof(ethernet),
+					BPF_HDR_START_MAC) ||
+	    !has_handover_mac(&ethernet, &ethernet + 1))
+		return false;
+	return !bpf_skb_change_head(skb, ETH_HLEN, 0);
+}
+
 static __always_inline bool is_handed_over(struct __sk_buff *skb)
 {
 	return has_handover_mac((void *)(long)skb->data,

@@ -209,9 +209,9 @@ int skep_from_uplink(struct __sk_buff *skb)
 	struct pod *pod;
 	enum step step;
 
-	if (!enter(&passage, skb, HOOK_UPLINK))
+	if (!enter(&passage, skb, HOOK_UPLINK) && !restore_handed_over(skb))
 		return to_stack(&passage, PATH_NOT_IP);
-	if (is_handed_over(skb)) {
+	if (passage.parsed == PARSED_NOT_IP || is_handed_over(skb)) {
 		tally(&passage, PATH_HANDED_OVER);
 		return send_handed_over(skb);
 	}
