@@ -15,8 +15,9 @@ import (
 
 // How the program sees packets: in the driver, or, slower, once the kernel has made its own structure of them.
 const (
-	modeNative  = "native"
-	modeGeneric = "generic"
+	modeNative   = "native"
+	modeGeneric  = "generic"  // as asked for
+	modeFallback = "fallback" // generic, because the driver refused
 )
 
 // uplink is an interface that packets from outside arrive at.
@@ -57,29 +58,32 @@ func (f *Flows) attach(program *ebpf.Program) error {
 	return nil
 }
 
-// attachTo updates the link that is there, if it has the mode asked for, and else attaches a new one.
+// attachTo updates the link that is there, if it has a mode asked for, and else attaches a new one.
 func (f *Flows) attachTo(u uplink, program *ebpf.Program) (mode string, err error) {
-	native, generic := f.linkPin(u, modeNative), f.linkPin(u, modeGeneric)
-	if !f.options.GenericXDP {
-		if done, err := adopt(native, u, program); done || err != nil {
-			return modeNative, err
+	wanted, others := []string{modeNative, modeFallback}, []string{modeGeneric}
+	if f.options.GenericXDP {
+		wanted, others = others, wanted
+	}
+	for _, mode := range wanted {
+		if done, err := adopt(f.linkPin(u, mode), u, program); done || err != nil {
+			return mode, err
 		}
 	}
-	if done, err := adopt(generic, u, program); done || err != nil {
-		return modeGeneric, err
-	}
-	if err := detach(native); err != nil {
-		return "", err
-	}
-	if !f.options.GenericXDP {
-		err = attachNew(native, u, program, link.XDPDriverMode)
-		if err == nil || errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EEXIST) {
-			return modeNative, occupied(err)
+	for _, mode := range others {
+		if err := detach(f.linkPin(u, mode)); err != nil {
+			return "", err
 		}
-		f.log.Warn("the driver has no XDP of its own, or not for this interface's settings: packets go through generic XDP, which costs more",
-			"uplink", u.name, "reason", err)
 	}
-	return modeGeneric, occupied(attachNew(generic, u, program, link.XDPGenericMode))
+	if f.options.GenericXDP {
+		return modeGeneric, occupied(attachNew(f.linkPin(u, modeGeneric), u, program, link.XDPGenericMode))
+	}
+	err = attachNew(f.linkPin(u, modeNative), u, program, link.XDPDriverMode)
+	if err == nil || errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EEXIST) {
+		return modeNative, occupied(err)
+	}
+	f.log.Warn("the driver has no XDP of its own, or not for this interface's settings: packets go through generic XDP, which costs more",
+		"uplink", u.name, "reason", err)
+	return modeFallback, occupied(attachNew(f.linkPin(u, modeFallback), u, program, link.XDPGenericMode))
 }
 
 func occupied(err error) error {
@@ -175,7 +179,7 @@ func (f *Flows) detachOthers() error {
 	for _, pin := range pins {
 		path := filepath.Join(folder, pin.Name())
 		wanted := slices.ContainsFunc(f.uplinks, func(u uplink) bool {
-			return path == f.linkPin(u, modeNative) || path == f.linkPin(u, modeGeneric)
+			return path == f.linkPin(u, modeNative) || path == f.linkPin(u, modeGeneric) || path == f.linkPin(u, modeFallback)
 		})
 		if wanted {
 			continue

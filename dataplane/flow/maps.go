@@ -17,7 +17,7 @@ import (
 // The pin folder:
 //
 //	mapsVERSION/NAME   maps that no other package owns
-//	links/INDEX-MODE   one link per uplink; MODE is native or generic
+//	links/INDEX-MODE   one link per uplink; MODE is native, generic or fallback
 //
 // A folder of another version is of no use and goes when this one is in place.
 const (
