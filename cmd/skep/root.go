@@ -43,8 +43,12 @@ func newRootCommand(arguments []string) *cobra.Command {
 		newUpCommand(streams), newDownCommand(streams), newNodeCommand(streams),
 		newImageCommand(flags, streams), newVersionCommand(flags, streams),
 	}}
-	groups := append(templates.CommandGroups{own}, kubectlGroups(root)...)
+	kernel := templates.CommandGroup{Message: "What the nodes' kernels do:", Commands: []*cobra.Command{
+		newServicesCommand(flags, streams), newDataplaneCommand(flags, streams),
+	}}
+	groups := append(templates.CommandGroups{own, kernel}, kubectlGroups(root)...)
 	root.AddCommand(own.Commands...)
+	root.AddCommand(kernel.Commands...)
 	root.AddCommand(newDemoCommand(streams))
 	templates.ActsAsRootCommand(root, []string{"options", "alpha"}, groups...)
 	return root
