@@ -1,7 +1,9 @@
 package flow
 
 import (
+	"os"
 	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/skep-io/skep/bpf"
@@ -16,12 +18,19 @@ func TestEveryReasonHasAName(t *testing.T) {
 	if len(names) != int(bpf.UplinkUplinkReasonUPLINK_REASON_COUNT) {
 		t.Fatalf("%d names for %d reasons", len(names), bpf.UplinkUplinkReasonUPLINK_REASON_COUNT)
 	}
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
 	seen := map[string]bool{}
 	for i, name := range names {
 		if !regexp.MustCompile(`^[a-z_]+$`).MatchString(name) || seen[name] {
 			t.Errorf("reason %d is called %q", i, name)
 		}
 		seen[name] = true
+		if !strings.Contains(string(readme), "`"+name+"`") {
+			t.Errorf("README.md does not say what %s means", name)
+		}
 	}
 	for reason, want := range map[bpf.UplinkUplinkReason]string{
 		bpf.UplinkUplinkReasonUPLINK_NOT_IP:          "not_ip",
