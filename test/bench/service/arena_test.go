@@ -3,7 +3,6 @@ package service
 import (
 	"bufio"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -109,28 +108,4 @@ func enter(b *testing.B, cgroup string) {
 	if err := os.WriteFile(filepath.Join(cgroup, "cgroup.procs"), []byte(strconv.Itoa(os.Getpid())), 0); err != nil {
 		b.Fatal(err)
 	}
-}
-
-// sink accepts connections on an address and drops them.
-func sink(b *testing.B, address string) {
-	b.Helper()
-	listener, err := net.Listen("tcp4", address)
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() { listener.Close() })
-	fd, err := listener.(*net.TCPListener).File()
-	if err != nil {
-		b.Fatal(err)
-	}
-	go func() {
-		defer fd.Close()
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			conn.Close()
-		}
-	}()
 }
