@@ -2,7 +2,6 @@ package flow
 
 import (
 	"bytes"
-	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -121,7 +120,7 @@ func BenchmarkPacket(b *testing.B) {
 	}
 	if info, err := s.program.Info(); err == nil {
 		if insns, ok := info.VerifiedInstructions(); ok {
-			b.Log(fmt.Sprintf("verifier: %d instructions seen", insns))
+			b.Logf("verifier: %d instructions seen", insns)
 		}
 	}
 }

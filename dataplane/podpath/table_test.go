@@ -37,8 +37,8 @@ func run(t testing.TB, h *fabrictest.Host, program string, index int, frame []by
 
 // scene is one node with the pods and services that the tables are about.
 type scene struct {
-	host                  *fabrictest.Host
-	client, server, queue *fabrictest.Pod
+	host           *fabrictest.Host
+	client, server *fabrictest.Pod
 }
 
 func newScene(t *testing.T) *scene {
