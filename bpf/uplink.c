@@ -25,6 +25,7 @@
 #include "flow.h"
 #include "reasons.h"
 #include "arrival.h"
+#include "recent.h"
 #include "rewrite.h"
 #include "handover.h"
 #include "hop.h"

@@ -248,6 +248,13 @@ type UplinkNode struct {
 	Down uint32
 }
 
+type UplinkRecentFlow struct {
+	_     structs.HostLayout
+	Key   UplinkFlowKey
+	Flow  UplinkFlow
+	Until uint64
+}
+
 type UplinkService struct {
 	_               structs.HostLayout
 	Cursor          uint64
@@ -359,6 +366,7 @@ const (
 	UplinkMapSkepNames          = "skep_names"
 	UplinkMapSkepNodes          = "skep_nodes"
 	UplinkMapSkepPrimaries      = "skep_primaries"
+	UplinkMapSkepRecent         = "skep_recent"
 	UplinkMapSkepReverse        = "skep_reverse"
 	UplinkMapSkepServices       = "skep_services"
 	UplinkMapSkepSlots          = "skep_slots"
@@ -435,6 +443,7 @@ type UplinkMapSpecs struct {
 	SkepNames          *ebpf.MapSpec `ebpf:"skep_names"`
 	SkepNodes          *ebpf.MapSpec `ebpf:"skep_nodes"`
 	SkepPrimaries      *ebpf.MapSpec `ebpf:"skep_primaries"`
+	SkepRecent         *ebpf.MapSpec `ebpf:"skep_recent"`
 	SkepReverse        *ebpf.MapSpec `ebpf:"skep_reverse"`
 	SkepServices       *ebpf.MapSpec `ebpf:"skep_services"`
 	SkepSlots          *ebpf.MapSpec `ebpf:"skep_slots"`
@@ -487,6 +496,7 @@ type UplinkMaps struct {
 	SkepNames          *ebpf.Map `ebpf:"skep_names"`
 	SkepNodes          *ebpf.Map `ebpf:"skep_nodes"`
 	SkepPrimaries      *ebpf.Map `ebpf:"skep_primaries"`
+	SkepRecent         *ebpf.Map `ebpf:"skep_recent"`
 	SkepReverse        *ebpf.Map `ebpf:"skep_reverse"`
 	SkepServices       *ebpf.Map `ebpf:"skep_services"`
 	SkepSlots          *ebpf.Map `ebpf:"skep_slots"`
@@ -515,6 +525,7 @@ func (m *UplinkMaps) Close() error {
 		m.SkepNames,
 		m.SkepNodes,
 		m.SkepPrimaries,
+		m.SkepRecent,
 		m.SkepReverse,
 		m.SkepServices,
 		m.SkepSlots,

@@ -320,6 +320,7 @@ static __always_inline int answered_flow(struct arrival *arrival)
 /* TCP, UDP, SCTP, or an ICMP error about one of them. */
 __noinline int serve(struct xdp_md *ctx, struct arrival *arrival)
 {
+	struct recent_flow *place;
 	struct header *subject;
 	struct flow *flow;
 
@@ -329,15 +330,21 @@ __noinline int serve(struct xdp_md *ctx, struct arrival *arrival)
 	if (subject->fragment == FRAGMENT_LATER &&
 	    !follow_fragment(subject, arrival->now))
 		return lone_fragment(arrival);
+	subject->destination.scope = SCOPE_EXTERNAL;
+	flow = find_recent(arrival, &place);
+	if (flow && backend_of(flow))
+		return follow(ctx, arrival, flow);
 	flow = lookup_forward(subject, SCOPE_EXTERNAL, arrival->now);
 	if (!flow) {
 		if (is_snat_port(subject->destination.port) && !arrival->tunnel)
 			return answered_flow(arrival);
 		return STEP_SELECT;
 	}
-	if (backend_of(flow))
-		return known_flow(ctx, arrival, flow);
-	return gone_flow(arrival);
+	if (!backend_of(flow))
+		return gone_flow(arrival);
+	if (place)
+		fill_recent(place, subject, flow, arrival->now);
+	return known_flow(ctx, arrival, flow);
 }
 
 #endif

@@ -81,6 +81,7 @@ func TestFlowsSurviveTheProcess(t *testing.T) {
 	}
 	s.check(t, known)
 	s.again(t, func(o *Options) { o.Limits.Flows = 500 })
+	s.forgetRecent(t)
 	s.check(t, step{"after the flow table changed its size", tcp(client4, vip4, tcpACK).arriving(), xdpPass,
 		tcp(client4, pod4, tcpACK).arriving(), []string{"delivered", "event_flow_made", "event_mid_flow"}})
 }
