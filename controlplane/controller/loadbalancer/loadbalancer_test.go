@@ -246,6 +246,10 @@ func TestPoolChanges(t *testing.T) {
 	stop()
 	// A status that somebody wrote: the record of what it showed before is worth nothing any more.
 	controlplanetest.Modify(t, r, resource.Services, "status", "default", "web0", func(s *corev1.Service) { s.Status.LoadBalancer = corev1.LoadBalancerStatus{} })
+	// On its own: beside web2, which the next pool moves, either may come first.
+	stop = start(t, r, "192.0.2.0/29")
+	await(t, r, "web0", "192.0.2.1 at node1")
+	stop()
 	start(t, r, "192.0.2.1-192.0.2.2,198.51.100.0/30")
 	addService(t, r, "thief", func(s *corev1.ServiceSpec) { s.LoadBalancerIP = "192.0.2.2" })
 	await(t, r, "thief", "LoadBalancerIPUnavailable")
