@@ -22,7 +22,9 @@ func TestTranslateOutAndBack(t *testing.T) {
 		s.set(snat, outside)
 		s.prime(t, udp(port(a.client, 2), a.vip, "x").arriving())
 
-		for name, question := range map[string]packet{"SNAT": udp(a.client, a.vip, "question"), "outside": tcp(a.client, a.vip, tcpSYN)} {
+		questions := map[string]packet{"SNAT": udp(a.client, a.vip, "question"), "outside": tcp(a.client, a.vip, tcpSYN)}
+		for _, name := range []string{"SNAT", "outside"} { // the first makes the way back known to the second
+			question := questions[name]
 			verdict, out, moved := s.run(question.arriving())
 			if verdict != xdpTX || moved["translated_out"] != 1 || moved["event_flow_made"] != 1 {
 				t.Fatalf("%s: verdict %d, counters %v", name, verdict, moved)
