@@ -112,6 +112,11 @@ func (in *installation) crashAgents() {
 			}
 			return err
 		})
+		// The node is called Ready throughout: its lease outlives such a gap.
+		in.eventually("skep-agent answers again after its death", func() error {
+			_, err := try(in.server, "skep get --raw /api/v1/nodes/"+in.nodes[i].Name+"/proxy/healthz")
+			return err
+		})
 	}
 }
 
