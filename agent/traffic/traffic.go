@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"sort"
+	"strings"
 
 	"github.com/cilium/ebpf"
 
@@ -110,24 +111,15 @@ func (s *Sources) Read() (*Report, error) {
 // addPrograms sorts counters named PROGRAM/REASON, or REASON of the given program.
 func addPrograms(into map[string]map[string]uint64, counters map[string]uint64, program string) {
 	for name, n := range counters {
-		p, reason := program, name
-		if at := indexSlash(name); at >= 0 {
-			p, reason = name[:at], name[at+1:]
+		p, reason, found := strings.Cut(name, "/")
+		if !found {
+			p, reason = program, name
 		}
 		if into[p] == nil {
 			into[p] = map[string]uint64{}
 		}
 		into[p][reason] = n
 	}
-}
-
-func indexSlash(s string) int {
-	for i := range len(s) {
-		if s[i] == '/' {
-			return i
-		}
-	}
-	return -1
 }
 
 // poolOf is what a backend and its service have in common in a dump.
