@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,7 +25,6 @@ const (
 type announcer struct {
 	log       *slog.Logger
 	announced table[bpf.UplinkAddress, uint64]
-	uplinks   []uplink
 	socket    *neighbourSocket
 
 	ctx  context.Context
@@ -32,15 +32,16 @@ type announcer struct {
 	done sync.WaitGroup
 
 	mu      sync.Mutex
+	uplinks []uplink
 	telling map[netip.Addr]context.CancelFunc
 }
 
-func newAnnouncer(log *slog.Logger, announced table[bpf.UplinkAddress, uint64], uplinks []uplink) (*announcer, error) {
+func newAnnouncer(log *slog.Logger, announced table[bpf.UplinkAddress, uint64]) (*announcer, error) {
 	socket, err := openNeighbourSocket()
 	if err != nil {
 		return nil, err
 	}
-	a := &announcer{log: log, announced: announced, uplinks: uplinks, socket: socket, telling: map[netip.Addr]context.CancelFunc{}}
+	a := &announcer{log: log, announced: announced, socket: socket, telling: map[netip.Addr]context.CancelFunc{}}
 	a.ctx, a.stop = context.WithCancel(context.Background())
 	return a, nil
 }
@@ -86,6 +87,48 @@ func (a *announcer) set(until map[netip.Addr]time.Time) error {
 	return errors.Join(failed...)
 }
 
+// follow makes the addresses heard of at these uplinks. Neighbours are told again where an uplink is new, has another link
+// address or has come up: they may have forgotten, or not heard.
+func (a *announcer) follow(uplinks []uplink) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	before := a.uplinks
+	a.uplinks = append([]uplink{}, uplinks...)
+	fresh := slices.ContainsFunc(uplinks, func(u uplink) bool { return u.up && !slices.Contains(before, u) })
+	if before == nil || slices.Equal(before, uplinks) {
+		return nil // what an earlier process announced goes on as it is
+	}
+	boot, err := bootTime()
+	if err != nil {
+		return err
+	}
+	present, err := a.announced.all()
+	if err != nil {
+		return err
+	}
+	var failed []error
+	for key, deadline := range present {
+		addr := fromNetwork(key)
+		if deadline <= uint64(boot) {
+			continue
+		}
+		for _, u := range before {
+			if !slices.ContainsFunc(uplinks, func(o uplink) bool { return o.index == u.index }) {
+				_ = a.socket.listen(u, addr, false) // the interface may be gone
+			}
+		}
+		for _, u := range uplinks {
+			if err := a.socket.listen(u, addr, true); err != nil {
+				failed = append(failed, fmt.Errorf("announce %s on uplink %s: %w", addr, u.name, err))
+			}
+		}
+		if fresh {
+			a.tell(addr)
+		}
+	}
+	return errors.Join(failed...)
+}
+
 func (a *announcer) put(addr netip.Addr, deadline uint64) error {
 	for _, u := range a.uplinks {
 		if err := a.socket.listen(u, addr, true); err != nil {
@@ -116,6 +159,7 @@ func (a *announcer) tell(addr netip.Addr) {
 	}
 	ctx, stop := context.WithCancel(a.ctx)
 	a.telling[addr] = stop
+	uplinks := slices.DeleteFunc(slices.Clone(a.uplinks), func(u uplink) bool { return !u.up })
 	a.done.Go(func() {
 		defer stop()
 		next := time.NewTicker(tellingPause)
@@ -130,7 +174,7 @@ func (a *announcer) tell(addr netip.Addr) {
 			if ctx.Err() != nil {
 				return
 			}
-			for _, u := range a.uplinks {
+			for _, u := range uplinks {
 				if err := a.socket.tell(u, addr); err != nil {
 					a.log.Warn("neighbours were not told of an address", "address", addr, "uplink", u.name, "reason", err)
 				}

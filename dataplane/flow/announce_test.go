@@ -2,6 +2,7 @@ package flow
 
 import (
 	"bytes"
+	"errors"
 	"net"
 	"net/netip"
 	"testing"
@@ -85,22 +86,7 @@ func (w *world) flush(host int) {
 // Everyone on the link is told: frames as in RFC 5227 and RFC 4861, and again a second later.
 func TestNeighboursAreTold(t *testing.T) {
 	s := newStage(t)
-	var socket int
-	s.Do(func() (err error) {
-		far, err := net.InterfaceByName("far")
-		if err != nil {
-			return err
-		}
-		socket, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0x0300) // every protocol
-		if err != nil {
-			return err
-		}
-		return unix.Bind(socket, &unix.SockaddrLinklayer{Protocol: 0x0300, Ifindex: far.Index})
-	})
-	defer unix.Close(socket)
-	if err := unix.SetsockoptTimeval(socket, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: int64(deadline / time.Second)}); err != nil {
-		t.Fatal(err)
-	}
+	frames := s.framesAt(t, "far")
 	if err := s.flows.Announce(map[netip.Addr]time.Time{vip4.Addr(): time.Now().Add(time.Hour), vip6.Addr(): time.Now().Add(time.Hour)}); err != nil {
 		t.Fatal(err)
 	}
@@ -111,15 +97,45 @@ func TestNeighboursAreTold(t *testing.T) {
 		string(gratuitousARP(nodeMAC, vip4.Addr(), 1)):      2,
 		string(gratuitousARP(nodeMAC, vip4.Addr(), 2)[:42]): 2,
 	}
-	buffer := make([]byte, 2000)
 	for len(want) > 0 {
-		n, _, err := unix.Recvfrom(socket, buffer, 0)
+		frame, err := frames()
 		if err != nil {
 			t.Fatalf("%d kinds of frames did not come twice: %v", len(want), err)
 		}
-		frame := string(buffer[:n])
 		if want[frame]--; want[frame] <= 0 {
 			delete(want, frame)
+		}
+	}
+}
+
+// framesAt returns the next frame at an interface each time.
+func (s *stage) framesAt(t *testing.T, name string) func() (string, error) {
+	t.Helper()
+	const everyProtocol = 0x0300 // ETH_P_ALL in network order
+	var socket int
+	s.Do(func() (err error) {
+		device, err := net.InterfaceByName(name)
+		if err != nil {
+			return err
+		}
+		socket, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, everyProtocol)
+		if err != nil {
+			return err
+		}
+		return unix.Bind(socket, &unix.SockaddrLinklayer{Protocol: everyProtocol, Ifindex: device.Index})
+	})
+	t.Cleanup(func() { unix.Close(socket) })
+	if err := unix.SetsockoptTimeval(socket, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: int64(deadline / time.Second)}); err != nil {
+		t.Fatal(err)
+	}
+	buffer := make([]byte, 2000)
+	return func() (string, error) {
+		for {
+			n, _, err := unix.Recvfrom(socket, buffer, 0)
+			if errors.Is(err, unix.EINTR) {
+				continue
+			}
+			return string(buffer[:max(n, 0)]), err
 		}
 	}
 }

@@ -3,7 +3,6 @@ package flow
 import (
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,77 +19,75 @@ const (
 	modeFallback = "fallback" // generic, because the driver refused
 )
 
-// uplink is an interface that packets from outside arrive at.
-type uplink struct {
-	name  string
-	index int
-	mac   [6]uint8
-}
-
-func findUplinks(names []string) ([]uplink, error) {
-	var uplinks []uplink
-	for _, name := range names {
-		device, err := net.InterfaceByName(name)
-		if err != nil {
-			return nil, fmt.Errorf("uplink %s: %w", name, err)
-		}
-		u := uplink{name: name, index: device.Index}
-		if copy(u.mac[:], device.HardwareAddr) != len(u.mac) {
-			return nil, fmt.Errorf("uplink %s has no Ethernet address: XDP at it would not understand its packets", name)
-		}
-		uplinks = append(uplinks, u)
-	}
-	return uplinks, nil
-}
-
+// linkPin names a link by its interface and mode. The driver's refusal depends on the MTU: at another, it is asked again.
 func (f *Flows) linkPin(u uplink, mode string) string {
-	return filepath.Join(f.options.PinDir, linkPins, fmt.Sprintf("%d-%s", u.index, mode))
-}
-
-func (f *Flows) attach(program *ebpf.Program) error {
-	for _, u := range f.uplinks {
-		mode, err := f.attachTo(u, program)
-		if err != nil {
-			return fmt.Errorf("attach XDP to uplink %s: %w", u.name, err)
-		}
-		f.log.Info("packets from outside", "uplink", u.name, "xdp", mode)
+	name := fmt.Sprintf("%d-%s", u.index, mode)
+	if mode == modeFallback {
+		name += fmt.Sprintf("-%d", u.mtu)
 	}
-	return nil
+	return filepath.Join(f.options.PinDir, linkPins, name)
 }
 
-// attachTo updates the link that is there, if it has a mode asked for, and else attaches a new one.
-func (f *Flows) attachTo(u uplink, program *ebpf.Program) (mode string, err error) {
-	wanted, others := []string{modeNative, modeFallback}, []string{modeGeneric}
+// attachTo updates the link that is there, if it has a mode asked for, and else attaches a new one. It returns what Uplink
+// calls XDP.
+func (f *Flows) attachTo(u uplink) (xdp string, err error) {
+	wanted := []string{modeNative, modeFallback}
 	if f.options.GenericXDP {
-		wanted, others = others, wanted
+		wanted = []string{modeGeneric}
 	}
 	for _, mode := range wanted {
-		if done, err := adopt(f.linkPin(u, mode), u, program); done || err != nil {
-			return mode, err
+		if done, err := adopt(f.linkPin(u, mode), u, f.program); err != nil {
+			return notAttached, err
+		} else if done {
+			return shown(mode), nil
 		}
 	}
-	for _, mode := range others {
-		if err := detach(f.linkPin(u, mode)); err != nil {
-			return "", err
+	others, err := f.linksOf(func(index int) bool { return index == u.index })
+	if err != nil {
+		return notAttached, err
+	}
+	for _, pin := range others {
+		if err := detach(pin); err != nil {
+			return notAttached, err
 		}
 	}
-	if f.options.GenericXDP {
-		return modeGeneric, occupied(attachNew(f.linkPin(u, modeGeneric), u, program, link.XDPGenericMode))
+	mode, err := f.attachAnew(u)
+	if err != nil {
+		return notAttached, occupied(err)
 	}
-	err = attachNew(f.linkPin(u, modeNative), u, program, link.XDPDriverMode)
-	if err == nil || errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EEXIST) {
-		return modeNative, occupied(err)
-	}
-	f.log.Warn("the driver has no XDP of its own, or not for this interface's settings: packets go through generic XDP, which costs more",
-		"uplink", u.name, "reason", err)
-	return modeFallback, occupied(attachNew(f.linkPin(u, modeFallback), u, program, link.XDPGenericMode))
+	return shown(mode), nil
 }
 
+func (f *Flows) attachAnew(u uplink) (mode string, err error) {
+	if f.options.GenericXDP {
+		return modeGeneric, attachNew(f.linkPin(u, modeGeneric), u, f.program, link.XDPGenericMode)
+	}
+	refusal := attachNew(f.linkPin(u, modeNative), u, f.program, link.XDPDriverMode)
+	if refusal == nil || isOccupied(refusal) {
+		return modeNative, refusal
+	}
+	if err := attachNew(f.linkPin(u, modeFallback), u, f.program, link.XDPGenericMode); err != nil {
+		return modeFallback, err
+	}
+	f.log.Warn("the driver has no XDP of its own, or not for this interface's settings: packets go through generic XDP, which costs more",
+		"uplink", u.name, "mtu", u.mtu, "reason", refusal)
+	return modeFallback, nil
+}
+
+func shown(mode string) string {
+	if mode == modeFallback {
+		return modeGeneric
+	}
+	return mode
+}
+
+func isOccupied(err error) bool { return errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EEXIST) }
+
 func occupied(err error) error {
-	if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EEXIST) {
+	if isOccupied(err) {
 		return fmt.Errorf("another tool's XDP program is there (see `bpftool net`): detach it, or name another uplink: %w", err)
 	}
-	return err
+	return fmt.Errorf("attach XDP: %w", err)
 }
 
 // adopt makes a pinned link run the program. done is false if there is none, or its interface is gone.
@@ -167,26 +164,4 @@ func detach(pin string) error {
 		return fmt.Errorf("detach %s: %w", pin, err)
 	}
 	return os.Remove(pin)
-}
-
-// detachOthers removes the program from interfaces that are no uplinks any more.
-func (f *Flows) detachOthers() error {
-	folder := filepath.Join(f.options.PinDir, linkPins)
-	pins, err := os.ReadDir(folder)
-	if err != nil {
-		return fmt.Errorf("read pinned links: %w", err)
-	}
-	for _, pin := range pins {
-		path := filepath.Join(folder, pin.Name())
-		wanted := slices.ContainsFunc(f.uplinks, func(u uplink) bool {
-			return path == f.linkPin(u, modeNative) || path == f.linkPin(u, modeGeneric) || path == f.linkPin(u, modeFallback)
-		})
-		if wanted {
-			continue
-		}
-		if err := detach(path); err != nil {
-			return err
-		}
-	}
-	return nil
 }

@@ -126,10 +126,7 @@ func TestRefusals(t *testing.T) {
 	}{
 		{"second process", func(*Options) {}, "owned by another process"},
 		{"no plane", func(o *Options) { o.Plane = nil }, "service maps are missing"},
-		{"no uplink", func(o *Options) { o.Uplinks = nil }, "no uplink"},
-		{"unknown uplink", func(o *Options) { o.PinDir, o.Uplinks = filepath.Join(s.pins, "a"), []string{"eth9"} }, "eth9"},
 		{"bad address", func(o *Options) { o.PinDir, o.NodeIPs = filepath.Join(s.pins, "c"), []netip.Addr{{}} }, "no address"},
-		{"another tool's program", func(o *Options) { o.PinDir = filepath.Join(s.pins, "d") }, "another tool's XDP program"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			options := s.options

@@ -100,17 +100,21 @@ func likeWire(name string) error {
 }
 
 func sumHere(name string) error {
+	return ethtool(name, unsafe.Pointer(&struct{ command, data uint32 }{command: unix.ETHTOOL_STXCSUM}))
+}
+
+// ethtool sends a command to the driver of an interface.
+func ethtool(name string, command unsafe.Pointer) error {
 	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(socket)
-	value := struct{ command, data uint32 }{command: unix.ETHTOOL_STXCSUM}
 	request := struct {
-		name  [unix.IFNAMSIZ]byte
-		value unsafe.Pointer
-		_     [16]byte
-	}{value: unsafe.Pointer(&value)}
+		name    [unix.IFNAMSIZ]byte
+		command unsafe.Pointer
+		_       [16]byte
+	}{command: command}
 	copy(request.name[:unix.IFNAMSIZ-1], name)
 	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(socket), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&request))); errno != 0 {
 		return os.NewSyscallError("ioctl", errno)

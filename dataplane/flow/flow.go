@@ -34,7 +34,7 @@ type Limits struct {
 type Options struct {
 	PinDir     string       // on a BPF filesystem, not shared with another package; made if absent
 	Plane      Maps         // services
-	Uplinks    []string     // interfaces that packets from outside arrive at
+	Uplinks    []string     // interfaces that packets from outside arrive at; see SetUplinks
 	NodeIPs    []netip.Addr // this node's address, of each family: the source of what is encapsulated or translated
 	GenericXDP bool         // do not try the driver's own XDP
 	Limits     Limits
@@ -43,25 +43,27 @@ type Options struct {
 
 // Flows is the program at this node's uplinks. Its methods may be called concurrently.
 //
-// Open must run in the network namespace that the uplinks are in.
+// Open and SetUplinks must run in the network namespace that the uplinks are in.
 type Flows struct {
 	options   Options
 	log       *slog.Logger
 	lock      *os.File
 	maps      *kernelMaps
-	uplinks   []uplink
+	program   *ebpf.Program
+	record    bpf.UplinkUplink // of every uplink, but for its link address
 	announcer *announcer
 	once      sync.Once
+
+	mu      sync.Mutex
+	uplinks []uplink // those that run the program
+	states  []Uplink
 }
 
 // Open adopts what is pinned in o.PinDir, so that flows go on, and makes every uplink run this build's program: in place if
-// one runs there already. No packet passes without a program meanwhile.
+// one runs there already. No packet passes without a program meanwhile. An uplink that refuses is no error: see Uplinks.
 func Open(o Options) (*Flows, error) {
 	if o.Plane == nil {
 		return nil, errors.New("flows: the service maps are missing")
-	}
-	if len(o.Uplinks) == 0 {
-		return nil, errors.New("flows: no uplink is named")
 	}
 	lock, err := lockPins(o.PinDir)
 	if err != nil {
@@ -79,7 +81,7 @@ func Open(o Options) (*Flows, error) {
 }
 
 func (f *Flows) start() (err error) {
-	if f.uplinks, err = findUplinks(f.options.Uplinks); err != nil {
+	if f.record, err = recordOf(f.options); err != nil {
 		return err
 	}
 	spec, err := specFor(f.options.Limits)
@@ -89,58 +91,18 @@ func (f *Flows) start() (err error) {
 	if f.maps, err = openMaps(f.options.PinDir, spec, f.options.Plane, f.log); err != nil {
 		return err
 	}
-	if err := f.configure(); err != nil {
-		return err
-	}
 	var programs bpf.UplinkPrograms
 	if err := spec.LoadAndAssign(&programs, &ebpf.CollectionOptions{MapReplacements: f.maps.byName}); err != nil {
 		return fmt.Errorf("load the program for uplinks: %w", err)
 	}
-	defer programs.Close() // links hold it
-	if err := f.attach(programs.SkepUplink); err != nil {
+	f.program = programs.SkepUplink
+	if f.announcer, err = newAnnouncer(f.log, f.maps.announced); err != nil {
 		return err
 	}
-	if err := f.maps.pin(f.options.PinDir); err != nil {
+	if err := f.SetUplinks(f.options.Uplinks); err != nil {
 		return err
 	}
-	if err := f.detachOthers(); err != nil {
-		return err
-	}
-	f.announcer, err = newAnnouncer(f.log, f.maps.announced, f.uplinks)
-	return err
-}
-
-// configure tells the program about each uplink, and forgets others.
-func (f *Flows) configure() error {
-	present, err := f.maps.uplinks.all()
-	if err != nil {
-		return err
-	}
-	var record bpf.UplinkUplink
-	for _, addr := range f.options.NodeIPs {
-		addr = addr.Unmap()
-		switch {
-		case addr.Is4():
-			record.Ip4 = toNetwork(addr)
-		case addr.Is6():
-			record.Ip6 = toNetwork(addr)
-		default:
-			return fmt.Errorf("flows: %q is no address of this node", addr)
-		}
-	}
-	for _, u := range f.uplinks {
-		record.Mac = u.mac
-		if err := f.maps.uplinks.put(uint32(u.index), record); err != nil {
-			return err
-		}
-		delete(present, uint32(u.index))
-	}
-	for index := range present {
-		if err := f.maps.uplinks.delete(index); err != nil {
-			return err
-		}
-	}
-	return nil
+	return f.maps.pin(f.options.PinDir)
 }
 
 // Maps returns the maps that this package owns by their names in C.
@@ -160,6 +122,7 @@ func (f *Flows) Close() error {
 		if f.announcer != nil {
 			err = f.announcer.close()
 		}
+		err = errors.Join(err, f.program.Close()) // links hold it
 		if f.maps != nil {
 			err = errors.Join(err, f.maps.Close())
 		}

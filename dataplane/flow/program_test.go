@@ -154,11 +154,11 @@ func (s *stage) open() {
 
 func (s *stage) running() *ebpf.Program {
 	s.tb.Helper()
-	mode := modeNative
-	if s.options.GenericXDP {
-		mode = modeGeneric
+	pins, err := s.flows.linksOf(func(index int) bool { return index == s.index })
+	if err != nil || len(pins) != 1 {
+		s.tb.Fatalf("pinned links of eth0: %v, %v, want one", pins, err)
 	}
-	pinned, err := link.LoadPinnedLink(s.flows.linkPin(s.flows.uplinks[0], mode), nil)
+	pinned, err := link.LoadPinnedLink(pins[0], nil)
 	if err != nil {
 		s.tb.Fatal(err)
 	}

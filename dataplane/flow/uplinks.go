@@ -1,0 +1,173 @@
+package flow
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/skep-io/skep/bpf"
+)
+
+// Uplink is what became of an interface that packets from outside arrive at.
+type Uplink struct {
+	Name string
+	XDP  string // "native", "generic", or "none": see Err
+	Err  error  // why packets from outside are not served there
+}
+
+// notAttached is the XDP of an Uplink that does not run the program.
+const notAttached = "none"
+
+// equal goes by what people are told.
+func (u Uplink) equal(o Uplink) bool {
+	return u.Name == o.Name && u.XDP == o.XDP && fmt.Sprint(u.Err) == fmt.Sprint(o.Err)
+}
+
+// uplink is an interface as it was found. A change of any field is one that neighbours are told of.
+type uplink struct {
+	name  string
+	index int
+	mac   [6]uint8
+	mtu   int
+	up    bool
+}
+
+func findUplink(name string) (uplink, error) {
+	device, err := net.InterfaceByName(name)
+	if err != nil {
+		return uplink{}, errors.New("there is no interface of that name")
+	}
+	u := uplink{name: name, index: device.Index, mtu: device.MTU, up: device.Flags&net.FlagUp != 0}
+	if copy(u.mac[:], device.HardwareAddr) != len(u.mac) {
+		return u, errors.New("it has no Ethernet address: the program would not understand its packets")
+	}
+	return u, nil
+}
+
+// SetUplinks makes the program run at exactly these interfaces, and follows changes of theirs: call it when an interface, its
+// link address, MTU or state changes. An interface at which it cannot run holds up no other: Uplinks says why, and the next
+// call tries again. It returns an error if the maps refuse.
+func (f *Flows) SetUplinks(names []string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var attached []uplink
+	present := map[int]bool{}
+	states := make([]Uplink, 0, len(names))
+	for _, name := range names {
+		state := Uplink{Name: name, XDP: notAttached}
+		u, err := findUplink(name)
+		present[u.index] = true
+		if err == nil {
+			err = f.describe(u)
+		}
+		if err == nil {
+			state.XDP, err = f.attachTo(u)
+		}
+		if state.Err = err; err == nil {
+			attached = append(attached, u)
+		}
+		states = append(states, state)
+	}
+	f.tell(states)
+	f.uplinks, f.states = attached, states
+	return errors.Join(f.forgetOthers(present), f.detachOthers(present), f.announcer.follow(attached))
+}
+
+// Uplinks are the interfaces of the last SetUplinks.
+func (f *Flows) Uplinks() []Uplink {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.states)
+}
+
+// tell logs what is new.
+func (f *Flows) tell(states []Uplink) {
+	for _, s := range states {
+		if slices.ContainsFunc(f.states, s.equal) {
+			continue
+		}
+		if s.Err != nil {
+			f.log.Error("services are not served to clients outside at this uplink", "uplink", s.Name, "reason", s.Err)
+			continue
+		}
+		f.log.Info("packets from outside", "uplink", s.Name, "xdp", s.XDP)
+	}
+}
+
+// describe tells the program about the uplink.
+func (f *Flows) describe(u uplink) error {
+	record := f.record
+	record.Mac = u.mac
+	return f.maps.uplinks.put(uint32(u.index), record)
+}
+
+// recordOf is what is the same at every uplink.
+func recordOf(o Options) (record bpf.UplinkUplink, err error) {
+	for _, addr := range o.NodeIPs {
+		addr = addr.Unmap()
+		switch {
+		case addr.Is4():
+			record.Ip4 = toNetwork(addr)
+		case addr.Is6():
+			record.Ip6 = toNetwork(addr)
+		default:
+			return record, fmt.Errorf("flows: %q is no address of this node", addr)
+		}
+	}
+	return record, nil
+}
+
+func (f *Flows) forgetOthers(present map[int]bool) error {
+	described, err := f.maps.uplinks.all()
+	if err != nil {
+		return err
+	}
+	for index := range described {
+		if present[int(index)] {
+			continue
+		}
+		if err := f.maps.uplinks.delete(index); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// detachOthers removes the program from interfaces that are no uplinks any more.
+func (f *Flows) detachOthers(present map[int]bool) error {
+	pins, err := f.linksOf(func(index int) bool { return !present[index] })
+	if err != nil {
+		return err
+	}
+	for _, pin := range pins {
+		if err := detach(pin); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// linksOf lists the pins of links at the interfaces that wanted says.
+func (f *Flows) linksOf(wanted func(index int) bool) (pins []string, err error) {
+	folder := filepath.Join(f.options.PinDir, linkPins)
+	entries, err := os.ReadDir(folder)
+	if err != nil {
+		return nil, fmt.Errorf("read pinned links: %w", err)
+	}
+	for _, entry := range entries {
+		number, _, _ := strings.Cut(entry.Name(), "-")
+		index, err := strconv.Atoi(number)
+		if err != nil {
+			return nil, fmt.Errorf("pinned link %s is not this package's", filepath.Join(folder, entry.Name()))
+		}
+		if wanted(index) {
+			pins = append(pins, filepath.Join(folder, entry.Name()))
+		}
+	}
+	return pins, nil
+}

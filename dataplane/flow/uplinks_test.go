@@ -1,0 +1,176 @@
+package flow
+
+import (
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/skep-io/skep/dataplane/service"
+)
+
+// uplinksNow has the flows look at the interfaces again.
+func (s *stage) uplinksNow(names ...string) (states map[string]Uplink) {
+	s.tb.Helper()
+	s.Do(func() error { return s.flows.SetUplinks(names) })
+	states = map[string]Uplink{}
+	for _, u := range s.flows.Uplinks() {
+		states[u.Name] = u
+	}
+	return states
+}
+
+func (s *stage) change(change func(netlink.Link) error, name string) {
+	s.tb.Helper()
+	s.Do(func() error {
+		l, err := netlink.LinkByName(name)
+		if err != nil {
+			return err
+		}
+		return change(l)
+	})
+}
+
+func (s *stage) add(l netlink.Link) {
+	s.tb.Helper()
+	s.Do(func() error { return netlink.LinkAdd(l) })
+}
+
+func named(name string) netlink.LinkAttrs {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = name
+	return attrs
+}
+
+func (s *stage) wantUplink(t *testing.T, states map[string]Uplink, name, xdp, problem string) {
+	t.Helper()
+	u := states[name]
+	if u.XDP != xdp || (u.Err == nil) != (problem == "") || u.Err != nil && !strings.Contains(u.Err.Error(), problem) {
+		t.Errorf("uplink %s: %+v, want XDP %s and a problem like %q", name, u, xdp, problem)
+	}
+	if u.Err != nil {
+		return
+	}
+	if mode := s.mode(t, name); mode != xdp {
+		t.Errorf("the kernel has XDP %s at %s, want %s", mode, name, xdp)
+	}
+}
+
+// Where the driver refuses the program, the kernel's generic XDP runs it, and the driver is asked again at another MTU.
+func TestDriverRefuses(t *testing.T) {
+	s := newStage(t)
+	s.set(external("t/tcp", service.TCP, vip4, backend(pod4, "node1")))
+	s.add(&netlink.Bridge{LinkAttrs: named("bridge")}) // its driver knows no XDP
+	states := s.uplinksNow("eth0", "bridge")
+	s.wantUplink(t, states, "eth0", "native", "")
+	s.wantUplink(t, states, "bridge", "generic", "")
+
+	// A veth refuses while its other end sends by more queues than it receives by.
+	setQueues := func(n uint32) {
+		s.Do(func() error {
+			return ethtool("far", unsafe.Pointer(&struct{ command, _, _, _, _, receive, send, _, _ uint32 }{
+				command: unix.ETHTOOL_SCHANNELS, receive: 1, send: n}))
+		})
+	}
+	s.uplinksNow()
+	setQueues(2)
+	s.wantUplink(t, s.uplinksNow("eth0"), "eth0", "generic", "")
+	s.run(tcp(client4, vip4, tcpSYN).arriving())
+	s.again(t, nil)
+	s.wantUplink(t, s.uplinksNow("eth0"), "eth0", "generic", "")
+	s.check(t, step{"generic XDP", tcp(client4, vip4, tcpACK).arriving(), xdpPass, tcp(client4, pod4, tcpACK).arriving(), []string{"delivered"}})
+
+	setQueues(1)
+	s.change(func(l netlink.Link) error { return netlink.LinkSetMTU(l, 1400) }, "eth0")
+	s.wantUplink(t, s.uplinksNow("eth0"), "eth0", "native", "")
+	s.check(t, step{"native again", tcp(client4, vip4, tcpACK).arriving(), xdpPass, tcp(client4, pod4, tcpACK).arriving(), []string{"delivered"}})
+}
+
+// An uplink that takes no program at all holds up no other, says why, and gets it when it can.
+func TestUplinkWithoutXDP(t *testing.T) {
+	s := newStage(t)
+	s.add(&netlink.Tuntap{LinkAttrs: named("tun"), Mode: netlink.TUNTAP_MODE_TUN})
+	s.add(&netlink.Bridge{LinkAttrs: named("taken")})
+	tool := s.attachTool(t, "taken")
+	states := s.uplinksNow("tun", "taken", "later", "eth0")
+	s.wantUplink(t, states, "tun", "none", "no Ethernet address")
+	s.wantUplink(t, states, "taken", "none", "another tool's XDP program")
+	s.wantUplink(t, states, "later", "none", "no interface of that name")
+	s.wantUplink(t, states, "eth0", "native", "")
+	if described, err := s.flows.maps.uplinks.all(); err != nil || described[uint32(s.index)].Mac != nodeMAC {
+		t.Errorf("uplinks %v, %v, want eth0 as it is", described, err)
+	}
+	if err := tool.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s.add(&netlink.Bridge{LinkAttrs: named("later")})
+	states = s.uplinksNow("taken", "later", "eth0")
+	for _, name := range []string{"taken", "later"} {
+		s.wantUplink(t, states, name, "generic", "")
+	}
+	s.change(netlink.LinkDel, "later")
+	s.add(&netlink.Bridge{LinkAttrs: named("later")})
+	s.wantUplink(t, s.uplinksNow("later", "eth0"), "later", "generic", "")
+	if pins, err := s.flows.linksOf(func(int) bool { return true }); err != nil || len(pins) != 2 {
+		t.Errorf("pinned links %v, %v, want those of two uplinks", pins, err)
+	}
+	if described, err := s.flows.maps.uplinks.all(); err != nil || len(described) != 2 {
+		t.Errorf("described uplinks %v, %v, want two", described, err)
+	}
+}
+
+// attachTool puts another tool's program at the interface.
+func (s *stage) attachTool(t *testing.T, name string) (attached link.Link) {
+	t.Helper()
+	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.XDP, License: "GPL",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, xdpPass), asm.Return()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer program.Close()
+	s.change(func(l netlink.Link) (err error) {
+		attached, err = link.AttachXDP(link.XDPOptions{Program: program, Interface: l.Attrs().Index})
+		return err
+	}, name)
+	return attached
+}
+
+// An uplink with another link address answers with that one, and neighbours hear of it though no one asks.
+func TestUplinkChangesItsAddress(t *testing.T) {
+	s := newStage(t)
+	frames := s.framesAt(t, "far")
+	told := func(want []byte) {
+		t.Helper()
+		for frame := ""; frame != string(want); {
+			var err error
+			if frame, err = frames(); err != nil {
+				t.Fatalf("neighbours were not told by %x: %v", want, err)
+			}
+		}
+	}
+	s.Do(func() error {
+		return s.flows.Announce(map[netip.Addr]time.Time{vip4.Addr(): time.Now().Add(time.Hour)})
+	})
+	told(gratuitousARP(nodeMAC, vip4.Addr(), 1))
+	mac := [6]byte{2, 0, 0, 0, 0, 0x77}
+	s.change(func(l netlink.Link) error { return netlink.LinkSetHardwareAddr(l, net.HardwareAddr(mac[:])) }, "eth0")
+	s.uplinksNow("eth0")
+	told(gratuitousARP(mac, vip4.Addr(), 1))
+	described, err := s.flows.maps.uplinks.all()
+	if err != nil || described[uint32(s.index)].Mac != mac {
+		t.Errorf("the program goes by %v, %v, want the link address %x", described, err, mac)
+	}
+	s.change(netlink.LinkSetDown, "eth0")
+	s.uplinksNow("eth0")
+	s.change(netlink.LinkSetUp, "eth0")
+	s.uplinksNow("eth0")
+	told(gratuitousARP(mac, vip4.Addr(), 1))
+}
