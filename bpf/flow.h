@@ -65,6 +65,43 @@ struct flow {
 SKEP_MAP(skep_flows, BPF_MAP_TYPE_LRU_HASH, struct flow_key, struct flow,
 	 CAPACITY_FLOWS, 0);
 
+/* A bit for each port, as it lies in a packet, of backends in this host's own
+ * network that have had a flow: their answers come from the host's stack, and
+ * the uplink's egress gives them the frontend's address. A bit that was set
+ * stays: it costs a lookup for packets from that port. */
+struct own_ports {
+	__u64 any;
+	__u64 word[65536 / 64];
+};
+
+SKEP_MAP(skep_own_ports, BPF_MAP_TYPE_ARRAY, __u32, struct own_ports, 1, 0);
+
+static __always_inline struct own_ports *own_ports(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&skep_own_ports, &zero);
+}
+
+static __always_inline bool is_own_port(const struct own_ports *own, __be16 port)
+{
+	return own->word[port / 64] >> (port % 64) & 1;
+}
+
+/* Before the first packet of a flow to a backend here: from then on its answers
+ * are looked for. */
+static __always_inline void note_own_port(const struct endpoint *backend)
+{
+	struct own_ports *own = own_ports();
+
+	if (!own || is_own_port(own, backend->port) ||
+	    !(address_flags(&backend->addr) & ADDRESS_OWN))
+		return;
+	__sync_fetch_and_or(&own->word[backend->port / 64],
+			    1ULL << (backend->port % 64));
+	own->any = 1;
+}
+
 static __always_inline __u64 flow_lifetime(const struct flow *flow, __u8 protocol)
 {
 	__u64 seconds = FLOW_SECONDS_UDP;

@@ -21,6 +21,7 @@ enum path_hook {
 	HOOK_FROM_POD, /* ingress of a pod's host interface */
 	HOOK_TO_POD,   /* egress of a pod's host interface */
 	HOOK_UPLINK,   /* ingress of an uplink or of the VXLAN device */
+	HOOK_TO_UPLINK, /* its egress */
 	HOOK_COUNT,
 };
 
@@ -134,14 +135,20 @@ static __always_inline struct workspace *workspace(void)
 	return bpf_map_lookup_elem(&skep_path_workspace, &zero);
 }
 
-static __always_inline void tally(const struct passage *passage,
-				  enum path_counter counter)
+static __always_inline void tally_at(enum path_hook hook,
+				     enum path_counter counter)
 {
-	__u32 index = passage->hook * PATH_COUNTER_COUNT + counter;
+	__u32 index = hook * PATH_COUNTER_COUNT + counter;
 	__u64 *value = bpf_map_lookup_elem(&skep_path_counters, &index);
 
 	if (value)
 		*value += 1;
+}
+
+static __always_inline void tally(const struct passage *passage,
+				  enum path_counter counter)
+{
+	tally_at(passage->hook, counter);
 }
 
 /* The verdict of a packet for which there is nothing more to do here. Other

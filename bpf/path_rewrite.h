@@ -131,10 +131,36 @@ static __always_inline long replace_endpoint(struct __sk_buff *skb,
 	return failed ?: replace_address(skb, header, end, &to->addr);
 }
 
+/* The checksum behind the quoted ports, as far as it is quoted, and with it the
+ * one of the ICMP error around it. */
+static __always_inline long move_quoted_sum(struct __sk_buff *skb,
+					    const struct header *outer,
+					    const struct header *inner,
+					    const struct endpoint *from,
+					    const struct endpoint *to)
+{
+	__u16 before = 0, after = 0;
+	__u64 flags;
+	__u32 at = checksum_of(inner, &flags);
+	__s64 diff;
+	long failed;
+
+	if (!at || at + sizeof(before) > outer->end)
+		return 0;
+	diff = bpf_csum_diff((__be32 *)&from->addr, sizeof(from->addr),
+			     (__be32 *)&to->addr, sizeof(to->addr), 0);
+	failed = bpf_skb_load_bytes(skb, at, &before, sizeof(before));
+	failed = failed ?: bpf_l4_csum_replace(skb, at, 0, diff, flags);
+	failed = failed ?: bpf_l4_csum_replace(skb, at, from->port, to->port,
+					       flags | sizeof(to->port));
+	failed = failed ?: bpf_skb_load_bytes(skb, at, &after, sizeof(after));
+	return failed ?: bpf_l4_csum_replace(skb, outer->l4 + ICMP_CHECKSUM,
+					     before, after, sizeof(after));
+}
+
 /* The same for the packet inside an ICMP error. The ICMP checksum covers it all:
  * of an IPv4 header the sum stays as it was, since its own checksum moves with
- * the address. The checksum behind the quoted ports is left: hosts do not check
- * it, and it is often cut off. */
+ * the address. */
 static __always_inline long replace_quoted(struct __sk_buff *skb,
 					   const struct header *outer,
 					   struct header *inner, enum end end,
@@ -145,7 +171,10 @@ static __always_inline long replace_quoted(struct __sk_buff *skb,
 	__u32 port = inner->l4 + (end == END_SOURCE ? 0 : sizeof(to->port));
 	__u32 sum = outer->l4 + ICMP_CHECKSUM;
 	__be16 to_port = to->port;
-	long failed;
+	long failed = move_quoted_sum(skb, outer, inner, from, to);
+
+	if (failed)
+		return failed;
 
 	failed = bpf_l4_csum_replace(skb, sum, from->port, to_port,
 				     sizeof(to_port));

@@ -43,23 +43,33 @@ __noinline int skep_parse(struct __sk_buff *skb, struct packet *packet)
 {
 	void *data = (void *)(long)skb->data;
 	void *data_end = (void *)(long)skb->data_end;
-	__u32 linear = data_end - data, length = skb->len;
 	enum family family;
 	__be16 type;
 
 	if (!packet)
 		return PARSED_MALFORMED;
-	if (length > HEADERS_LENGTH)
-		length = HEADERS_LENGTH;
-	if (linear < length) {
-		bpf_skb_pull_data(skb, length);
-		data = (void *)(long)skb->data;
-		data_end = (void *)(long)skb->data_end;
-	}
 	family = ethernet_family(data, data_end, &type);
 	if (family == FAMILY_NONE)
 		return PARSED_NOT_IP;
 	return parse_packet(data, data_end, skb->len, ETH_HLEN, family, packet);
+}
+
+/* Nearly always all headers are linear, and nothing more is made so: the kernel
+ * would copy the head of every packet that TCP may have to send again. */
+static __always_inline enum parsed parse(struct __sk_buff *skb,
+					 struct packet *packet)
+{
+	enum parsed parsed = skep_parse(skb, packet);
+	__u32 linear = skb->data_end - skb->data, length = skb->len;
+
+	if (parsed != PARSED_MALFORMED && parsed != PARSED_ICMP)
+		return parsed;
+	if (length > HEADERS_LENGTH)
+		length = HEADERS_LENGTH;
+	if (linear >= length || bpf_skb_pull_data(skb, length))
+		return parsed;
+	__builtin_memset(packet, 0, sizeof(*packet));
+	return skep_parse(skb, packet);
 }
 
 /* True: the packet is IP. */
@@ -68,7 +78,7 @@ static __always_inline bool enter(struct passage *passage, struct __sk_buff *skb
 {
 	passage->skb = skb;
 	passage->hook = hook;
-	passage->parsed = skep_parse(skb, &passage->packet);
+	passage->parsed = parse(skb, &passage->packet);
 	if (passage->parsed == PARSED_NOT_IP)
 		return false;
 	passage->now = bpf_ktime_get_coarse_ns();
@@ -229,6 +239,82 @@ int skep_from_uplink(struct __sk_buff *skb)
 	if (step == STEP_NONE && is_strange(&passage))
 		return to_stack(&passage, PATH_STACK);
 	return into_pod(&passage, pod, step == STEP_CHANGED);
+}
+
+/* Whether a packet that leaves by an uplink may need its source translated: it is
+ * from a port of a backend in the host's own network, or an ICMP error. Nearly
+ * every packet is answered for by a few loads. */
+static __always_inline bool may_be_answer(struct __sk_buff *skb)
+{
+	void *data = (void *)(long)skb->data;
+	void *data_end = (void *)(long)skb->data_end;
+	struct own_ports *own = own_ports();
+	enum family family;
+	__u32 l4 = ETH_HLEN;
+	struct ipv6hdr *ip6;
+	struct iphdr *ip4;
+	__be16 *port, type;
+	__u8 protocol, *icmp;
+
+	family = ethernet_family(data, data_end, &type);
+	if (family == FAMILY_NONE || !own)
+		return false;
+	if (family == FAMILY_IPV4) {
+		ip4 = packet_at(data, data_end, ETH_HLEN, sizeof(*ip4));
+		if (!ip4)
+			return true;
+		if (ip4->frag_off & bpf_htons(0x1fff))
+			return own->any;
+		protocol = ip4->protocol;
+		l4 += ip4->ihl * 4;
+	} else {
+		ip6 = packet_at(data, data_end, ETH_HLEN, sizeof(*ip6));
+		if (!ip6)
+			return true;
+		protocol = ip6->nexthdr;
+		l4 += sizeof(*ip6);
+		if (is_extension(protocol))
+			return own->any;
+	}
+	if (protocol == IPPROTO_NUMBER_ICMP || protocol == IPPROTO_NUMBER_ICMPV6) {
+		icmp = packet_at(data, data_end, l4, sizeof(*icmp));
+		return !icmp || is_icmp_error(family, *icmp);
+	}
+	if (!has_ports(protocol))
+		return false;
+	port = packet_at(data, data_end, l4, sizeof(*port));
+	return !port || is_own_port(own, *port);
+}
+
+/* Of what the host's stack sends, the answers of backends in its own network to
+ * clients outside, and errors about what XDP translated. */
+static __always_inline int answer_of_host(struct __sk_buff *skb)
+{
+	struct passage passage = {};
+	int verdict = TC_ACT_SHOT;
+
+	if (!enter(&passage, skb, HOOK_TO_UPLINK))
+		return to_stack(&passage, PATH_NOT_IP);
+	if (passage.parsed == PARSED_MALFORMED)
+		return to_stack(&passage, PATH_MALFORMED);
+	switch (reverse(&passage, &verdict)) {
+	case STEP_ENDED:
+		return verdict;
+	case STEP_CHANGED:
+		return to_stack(&passage, PATH_DIRECT);
+	default:
+		return to_stack(&passage, PATH_STACK);
+	}
+}
+
+/* What leaves by an uplink. */
+SEC("tc")
+int skep_to_uplink(struct __sk_buff *skb)
+{
+	if (may_be_answer(skb))
+		return answer_of_host(skb);
+	tally_at(HOOK_TO_UPLINK, PATH_STACK);
+	return TC_ACT_UNSPEC;
 }
 
 char skep_license[] SEC("license") = "Dual BSD/GPL";

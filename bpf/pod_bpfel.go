@@ -45,6 +45,12 @@ type PodFlowKey struct {
 	Destination PodEndpoint
 }
 
+type PodOwnPorts struct {
+	_    structs.HostLayout
+	Any  uint64
+	Word [1024]uint64
+}
+
 type PodPathConfig struct {
 	_        structs.HostLayout
 	Version  PodPathVersion
@@ -96,10 +102,11 @@ const (
 type PodPathHook uint32
 
 const (
-	PodPathHookHOOK_FROM_POD PodPathHook = 0
-	PodPathHookHOOK_TO_POD   PodPathHook = 1
-	PodPathHookHOOK_UPLINK   PodPathHook = 2
-	PodPathHookHOOK_COUNT    PodPathHook = 3
+	PodPathHookHOOK_FROM_POD  PodPathHook = 0
+	PodPathHookHOOK_TO_POD    PodPathHook = 1
+	PodPathHookHOOK_UPLINK    PodPathHook = 2
+	PodPathHookHOOK_TO_UPLINK PodPathHook = 3
+	PodPathHookHOOK_COUNT     PodPathHook = 4
 )
 
 type PodPathRange struct {
@@ -151,6 +158,7 @@ const (
 	PodMapSkepLayout        = "skep_layout"
 	PodMapSkepNames         = "skep_names"
 	PodMapSkepNodes         = "skep_nodes"
+	PodMapSkepOwnPorts      = "skep_own_ports"
 	PodMapSkepPathAnswer    = "skep_path_answer"
 	PodMapSkepPathConfig    = "skep_path_config"
 	PodMapSkepPathCounters  = "skep_path_counters"
@@ -167,6 +175,7 @@ const (
 	PodProgSkepFromPod      = "skep_from_pod"
 	PodProgSkepFromUplink   = "skep_from_uplink"
 	PodProgSkepToPod        = "skep_to_pod"
+	PodProgSkepToUplink     = "skep_to_uplink"
 )
 
 // LoadPod returns the embedded CollectionSpec for Pod.
@@ -214,6 +223,7 @@ type PodProgramSpecs struct {
 	SkepFromPod    *ebpf.ProgramSpec `ebpf:"skep_from_pod"`
 	SkepFromUplink *ebpf.ProgramSpec `ebpf:"skep_from_uplink"`
 	SkepToPod      *ebpf.ProgramSpec `ebpf:"skep_to_pod"`
+	SkepToUplink   *ebpf.ProgramSpec `ebpf:"skep_to_uplink"`
 }
 
 // PodMapSpecs contains maps before they are loaded into the kernel.
@@ -231,6 +241,7 @@ type PodMapSpecs struct {
 	SkepLayout        *ebpf.MapSpec `ebpf:"skep_layout"`
 	SkepNames         *ebpf.MapSpec `ebpf:"skep_names"`
 	SkepNodes         *ebpf.MapSpec `ebpf:"skep_nodes"`
+	SkepOwnPorts      *ebpf.MapSpec `ebpf:"skep_own_ports"`
 	SkepPathAnswer    *ebpf.MapSpec `ebpf:"skep_path_answer"`
 	SkepPathConfig    *ebpf.MapSpec `ebpf:"skep_path_config"`
 	SkepPathCounters  *ebpf.MapSpec `ebpf:"skep_path_counters"`
@@ -283,6 +294,7 @@ type PodMaps struct {
 	SkepLayout        *ebpf.Map `ebpf:"skep_layout"`
 	SkepNames         *ebpf.Map `ebpf:"skep_names"`
 	SkepNodes         *ebpf.Map `ebpf:"skep_nodes"`
+	SkepOwnPorts      *ebpf.Map `ebpf:"skep_own_ports"`
 	SkepPathAnswer    *ebpf.Map `ebpf:"skep_path_answer"`
 	SkepPathConfig    *ebpf.Map `ebpf:"skep_path_config"`
 	SkepPathCounters  *ebpf.Map `ebpf:"skep_path_counters"`
@@ -311,6 +323,7 @@ func (m *PodMaps) Close() error {
 		m.SkepLayout,
 		m.SkepNames,
 		m.SkepNodes,
+		m.SkepOwnPorts,
 		m.SkepPathAnswer,
 		m.SkepPathConfig,
 		m.SkepPathCounters,
@@ -340,6 +353,7 @@ type PodPrograms struct {
 	SkepFromPod    *ebpf.Program `ebpf:"skep_from_pod"`
 	SkepFromUplink *ebpf.Program `ebpf:"skep_from_uplink"`
 	SkepToPod      *ebpf.Program `ebpf:"skep_to_pod"`
+	SkepToUplink   *ebpf.Program `ebpf:"skep_to_uplink"`
 }
 
 func (p *PodPrograms) Close() error {
@@ -347,6 +361,7 @@ func (p *PodPrograms) Close() error {
 		p.SkepFromPod,
 		p.SkepFromUplink,
 		p.SkepToPod,
+		p.SkepToUplink,
 	)
 }
 

@@ -248,6 +248,12 @@ type UplinkNode struct {
 	Down uint32
 }
 
+type UplinkOwnPorts struct {
+	_    structs.HostLayout
+	Any  uint64
+	Word [1024]uint64
+}
+
 type UplinkRecentFlow struct {
 	_     structs.HostLayout
 	Key   UplinkFlowKey
@@ -365,6 +371,7 @@ const (
 	UplinkMapSkepLayout         = "skep_layout"
 	UplinkMapSkepNames          = "skep_names"
 	UplinkMapSkepNodes          = "skep_nodes"
+	UplinkMapSkepOwnPorts       = "skep_own_ports"
 	UplinkMapSkepPrimaries      = "skep_primaries"
 	UplinkMapSkepRecent         = "skep_recent"
 	UplinkMapSkepReverse        = "skep_reverse"
@@ -442,6 +449,7 @@ type UplinkMapSpecs struct {
 	SkepLayout         *ebpf.MapSpec `ebpf:"skep_layout"`
 	SkepNames          *ebpf.MapSpec `ebpf:"skep_names"`
 	SkepNodes          *ebpf.MapSpec `ebpf:"skep_nodes"`
+	SkepOwnPorts       *ebpf.MapSpec `ebpf:"skep_own_ports"`
 	SkepPrimaries      *ebpf.MapSpec `ebpf:"skep_primaries"`
 	SkepRecent         *ebpf.MapSpec `ebpf:"skep_recent"`
 	SkepReverse        *ebpf.MapSpec `ebpf:"skep_reverse"`
@@ -495,6 +503,7 @@ type UplinkMaps struct {
 	SkepLayout         *ebpf.Map `ebpf:"skep_layout"`
 	SkepNames          *ebpf.Map `ebpf:"skep_names"`
 	SkepNodes          *ebpf.Map `ebpf:"skep_nodes"`
+	SkepOwnPorts       *ebpf.Map `ebpf:"skep_own_ports"`
 	SkepPrimaries      *ebpf.Map `ebpf:"skep_primaries"`
 	SkepRecent         *ebpf.Map `ebpf:"skep_recent"`
 	SkepReverse        *ebpf.Map `ebpf:"skep_reverse"`
@@ -524,6 +533,7 @@ func (m *UplinkMaps) Close() error {
 		m.SkepLayout,
 		m.SkepNames,
 		m.SkepNodes,
+		m.SkepOwnPorts,
 		m.SkepPrimaries,
 		m.SkepRecent,
 		m.SkepReverse,

@@ -153,7 +153,9 @@ static __always_inline void make_flow(struct arrival *arrival)
 	flow->node = selection->node;
 	flow->used = arrival->now;
 	flow->flags = 0;
-	if (selection->backend_flags & BACKEND_LOCAL)
+	if (selection->backend_flags & BACKEND_LOCAL ||
+	    (!selection->node &&
+	     address_flags(&selection->peer.addr) & ADDRESS_OWN))
 		flow->flags |= FLOW_LOCAL;
 	else if (!arrival->tunnel &&
 		 (selection->service_flags & SERVICE_SNAT ||
@@ -179,6 +181,8 @@ static __always_inline int keep_flow(struct xdp_md *ctx, struct arrival *arrival
 {
 	if (arrival->flow.flags & FLOW_SNAT)
 		return claim_port(ctx, arrival);
+	if (arrival->flow.flags & FLOW_LOCAL)
+		note_own_port(&arrival->flow.peer);
 	return remember_arrival(arrival);
 }
 

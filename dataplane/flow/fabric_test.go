@@ -159,11 +159,17 @@ func (w *world) moved(host int, f func()) map[string]uint64 {
 // datagrams with both.
 func serve(t *testing.T, pod *fabrictest.Pod) {
 	t.Helper()
-	for _, addr := range pod.Addrs {
-		at := netip.AddrPortFrom(addr, 8080).String()
+	serveAt(t, pod.Namespace, 8080, pod.Addrs...)
+}
+
+// serveAt is serve at any addresses of a namespace.
+func serveAt(t *testing.T, ns *fabrictest.Namespace, port uint16, addrs ...netip.Addr) {
+	t.Helper()
+	for _, addr := range addrs {
+		at := netip.AddrPortFrom(addr, port).String()
 		var listener net.Listener
 		var datagrams net.PacketConn
-		pod.Do(func() (err error) {
+		ns.Do(func() (err error) {
 			if listener, err = net.Listen("tcp", at); err != nil {
 				return err
 			}
@@ -226,9 +232,17 @@ func dial(t *testing.T, ns *fabrictest.Namespace, network string, to netip.AddrP
 // pump sends size bytes to the server, which must come back as they were, and returns what it saw the client at.
 func pump(t *testing.T, conn net.Conn, size int) netip.AddrPort {
 	t.Helper()
+	seen, err := tryPump(conn, size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return seen
+}
+
+func tryPump(conn net.Conn, size int) (client netip.AddrPort, err error) {
 	var seen string
 	if _, err := fmt.Fscanln(byteReader{conn}, &seen); err != nil {
-		t.Fatalf("greeting of %s: %v", conn.RemoteAddr(), err)
+		return client, fmt.Errorf("greeting of %s: %w", conn.RemoteAddr(), err)
 	}
 	sent, got := sha256.New(), sha256.New()
 	done := make(chan error, 1)
@@ -238,15 +252,15 @@ func pump(t *testing.T, conn net.Conn, size int) netip.AddrPort {
 		done <- err
 	}()
 	if n, err := io.CopyN(got, conn, int64(size)); err != nil {
-		t.Fatalf("%d of %d bytes through %s: %v", n, size, conn.RemoteAddr(), err)
+		return client, fmt.Errorf("%d of %d bytes through %s: %w", n, size, conn.RemoteAddr(), err)
 	}
 	if err := <-done; err != nil {
-		t.Fatal(err)
+		return client, err
 	}
 	if !bytes.Equal(sent.Sum(nil), got.Sum(nil)) {
-		t.Errorf("%d bytes through %s came back changed", size, conn.RemoteAddr())
+		return client, fmt.Errorf("%d bytes through %s came back changed", size, conn.RemoteAddr())
 	}
-	return netip.MustParseAddrPort(seen)
+	return netip.ParseAddrPort(seen)
 }
 
 type byteReader struct{ io.Reader }

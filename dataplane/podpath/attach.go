@@ -32,7 +32,10 @@ func (p *Path) podPlaces(index int) []place {
 }
 
 func (p *Path) uplinkPlaces(index int) []place {
-	return []place{{index: index, name: "skep_from_uplink", program: p.programs.SkepFromUplink}}
+	return []place{
+		{index: index, egress: true, name: "skep_to_uplink", program: p.programs.SkepToUplink},
+		{index: index, name: "skep_from_uplink", program: p.programs.SkepFromUplink},
+	}
 }
 
 // attacher is one of the kernel's two ways to run a program at an interface.

@@ -13,9 +13,10 @@ import (
 
 // hookLabels name the programs; the index is enum path_hook.
 var hookLabels = [bpf.PodPathHookHOOK_COUNT]string{
-	bpf.PodPathHookHOOK_FROM_POD: "from_pod",
-	bpf.PodPathHookHOOK_TO_POD:   "to_pod",
-	bpf.PodPathHookHOOK_UPLINK:   "from_uplink",
+	bpf.PodPathHookHOOK_FROM_POD:  "from_pod",
+	bpf.PodPathHookHOOK_TO_POD:    "to_pod",
+	bpf.PodPathHookHOOK_UPLINK:    "from_uplink",
+	bpf.PodPathHookHOOK_TO_UPLINK: "to_uplink",
 }
 
 // counterLabels name what a program counts; the index is enum path_counter.

@@ -22,6 +22,7 @@ func (p *Path) Programs() map[string]*ebpf.Program {
 		"from_pod":    p.programs.SkepFromPod,
 		"to_pod":      p.programs.SkepToPod,
 		"from_uplink": p.programs.SkepFromUplink,
+		"to_uplink":   p.programs.SkepToUplink,
 	}
 }
 
@@ -36,4 +37,17 @@ func (p *Path) PutReverseFlow(client, frontend, backend netip.AddrPort, protocol
 	key.Destination.Scope = reverseScope
 	flow := bpf.PodFlow{Peer: endpointToNetwork(frontend, protocol), Used: uint64(now.Nano())}
 	return p.maps.byName[bpf.PodMapSkepFlows].Put(&key, &flow)
+}
+
+// NoteOwnPort writes what XDP notes when it brings a flow to a backend in the host's own network.
+func (p *Path) NoteOwnPort(port uint16) error {
+	var own bpf.PodOwnPorts
+	m := p.maps.byName[bpf.PodMapSkepOwnPorts]
+	if err := m.Lookup(uint32(0), &own); err != nil {
+		return err
+	}
+	raw := endpointToNetwork(netip.AddrPortFrom(netip.IPv4Unspecified(), port), 0).Port
+	own.Any = 1
+	own.Word[raw/64] |= 1 << (raw % 64)
+	return m.Put(uint32(0), &own)
 }

@@ -5,7 +5,6 @@ import (
 	"flag"
 	"maps"
 	"math/rand/v2"
-	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -23,10 +22,7 @@ func TestRandomPackets(t *testing.T) {
 	s := newScene(t)
 	var seeds [][]byte
 	for family := range 2 {
-		frontend, client := netip.MustParseAddrPort(named("NODE:30080", family)), netip.MustParseAddrPort(named("OUTSIDE:3000", family))
-		if err := s.host.Path.PutReverseFlow(client, frontend, netip.AddrPortFrom(s.server.Addrs[family], 8080), protocolTCP); err != nil {
-			t.Fatal(err)
-		}
+		s.putFlows(t, family)
 		for _, r := range table {
 			seeds = append(seeds, r.packet.named(family).frame())
 		}

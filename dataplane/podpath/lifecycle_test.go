@@ -113,8 +113,8 @@ func TestARestartChangesNothingThatIsRight(t *testing.T) {
 	h.NewPod("a")
 	h.NewPod("b")
 	before := programs(t, h)
-	if len(before) != 5 { // two of each pod, one of the uplink
-		t.Fatalf("links: %v, want 5", before)
+	if len(before) != 6 { // two of each pod, two of the uplink
+		t.Fatalf("links: %v, want 6", before)
 	}
 	h.OpenPath(nil)
 	if after := programs(t, h); fmt.Sprint(after) != fmt.Sprint(before) {

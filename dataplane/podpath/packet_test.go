@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 )
 
 const (
 	protocolICMP   = 1
 	protocolTCP    = 6
 	protocolUDP    = 17
+	protocolGRE    = 47
 	protocolICMPv6 = 58
 	protocolSCTP   = 132
 )
@@ -119,9 +121,11 @@ func (p packet) transport() []byte {
 		binary.BigEndian.PutUint16(h[4:], uint16(8+len(payload)))
 	case protocolSCTP:
 		h = make([]byte, 12)
+	case protocolGRE:
+		return payload
 	case protocolICMP:
 		quoted := p.about.ip()
-		return withChecksum(append([]byte{3, 3, 0, 0, 0, 0, 0, 0}, quoted[:min(len(quoted), 28)]...), 2, nil)
+		return withChecksum(append([]byte{3, 3, 0, 0, 0, 0, 0, 0}, quoted[:min(len(quoted), 548)]...), 2, nil)
 	case protocolICMPv6:
 		if p.about == nil { // a neighbour solicitation
 			return withChecksum(append([]byte{135, 0, 0, 0, 0, 0, 0, 0}, to.Addr().AsSlice()...), 2, pseudo(from, to, p.protocol, 24))
@@ -229,12 +233,27 @@ func showTransport(from, to netip.Addr, protocol byte, body []byte, whole bool) 
 		} else {
 			bad = ""
 		}
-		return fmt.Sprintf("%s > %s ICMP %d/%d%s about (%s)", from, to, body[0], body[1], bad, showIP(body[8:], false))
+		return fmt.Sprintf("%s > %s ICMP %d/%d%s about (%s%s)", from, to, body[0], body[1], bad, showIP(body[8:], false), quotedSum(body[8:]))
 	case protocolICMPv6:
 		if body[0] >= 128 {
 			return fmt.Sprintf("%s > %s ICMPv6 %d%s", from, to, body[0], bad)
 		}
-		return fmt.Sprintf("%s > %s ICMPv6 %d/%d%s about (%s)", from, to, body[0], body[1], bad, showIP(body[8:], false))
+		return fmt.Sprintf("%s > %s ICMPv6 %d/%d%s about (%s%s)", from, to, body[0], body[1], bad, showIP(body[8:], false), quotedSum(body[8:]))
 	}
 	return fmt.Sprintf("%s > %s protocol %d", from, to, protocol)
+}
+
+// quotedSum says whether the packet inside an ICMP error, if it is there in full, has a wrong checksum.
+func quotedSum(b []byte) string {
+	header, total := 40, 40+int(binary.BigEndian.Uint16(b[4:]))
+	if b[0]>>4 == 4 {
+		header, total = 20, int(binary.BigEndian.Uint16(b[2:]))
+	}
+	if len(b) >= total && strings.Contains(showIP(b[:total], true), "BAD") {
+		return " BAD INSIDE"
+	}
+	if len(b) < header+8 {
+		return " CUT SHORT"
+	}
+	return ""
 }

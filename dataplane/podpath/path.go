@@ -2,8 +2,8 @@
 // that XDP translated, refusal of forged sources, accounting by backend, and the way from pod to pod and between nodes around
 // the host's upper stack.
 //
-// It owns the maps skep_pods, skep_traffic and skep_path_*, the programs skep_from_pod, skep_to_pod and skep_from_uplink, and
-// where they are attached. Services, flows and addresses are read from the maps of package service and flow. It never makes
+// It owns the maps skep_pods, skep_traffic and skep_path_*, the programs skep_from_pod, skep_to_pod, skep_from_uplink and
+// skep_to_uplink, and where they are attached. Services, flows and addresses are read from the maps of package service and flow. It never makes
 // interfaces, addresses or routes: that is podnet's. It knows no Kubernetes types.
 package podpath
 

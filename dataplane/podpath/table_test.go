@@ -2,6 +2,7 @@ package podpath_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -70,14 +71,15 @@ type row struct {
 }
 
 var names = map[string][2]string{
-	"CLIENT":  {"10.244.1.1", "fd00:10:244:1::1"},
-	"SERVER":  {"10.244.1.2", "fd00:10:244:1::2"},
-	"REMOTE":  {"10.244.2.9", "fd00:10:244:2::9"},
-	"SERVICE": {"10.96.0.7", "fd00:10:96::7"},
-	"OUTSIDE": {"203.0.113.9", "2001:db8:9::9"},
-	"NODE":    {"192.0.2.11", "2001:db8:2::11"},
-	"HAIRPIN": {"169.254.1.1", "fd73:6b65:7000::1"},
-	"ICMP":    {"ICMP 3/3", "ICMPv6 1/4"},
+	"CLIENT":   {"10.244.1.1", "fd00:10:244:1::1"},
+	"SERVER":   {"10.244.1.2", "fd00:10:244:1::2"},
+	"REMOTE":   {"10.244.2.9", "fd00:10:244:2::9"},
+	"SERVICE":  {"10.96.0.7", "fd00:10:96::7"},
+	"OUTSIDE":  {"203.0.113.9", "2001:db8:9::9"},
+	"BALANCER": {"198.51.100.7", "2001:db8:7::7"},
+	"NODE":     {"192.0.2.11", "2001:db8:2::11"},
+	"HAIRPIN":  {"169.254.1.1", "fd73:6b65:7000::1"},
+	"ICMP":     {"ICMP 3/3", "ICMPv6 1/4"},
 }
 
 // named puts a family's addresses in the place of names; with a port behind them IPv6 needs brackets.
@@ -175,19 +177,48 @@ var table = []row{
 	{"error outside", "from_pod server", packet{from: "SERVER:0", to: "OUTSIDE:0", protocol: protocolICMP,
 		about: &packet{from: "OUTSIDE:3000", to: "SERVER:8080", protocol: protocolTCP, flags: syn}}, podpath.VerdictRedirect,
 		"NODE > OUTSIDE ICMP about (OUTSIDE:3000 > NODE:30080 TCP hops 64) hops 63", "direct event_error event_reversed"},
+
+	{"the host's answer", "to_uplink client", packet{from: "NODE:8080", to: "OUTSIDE:3001", protocol: protocolTCP, flags: ack, payload: 300}, podpath.VerdictStack,
+		"BALANCER:81 > OUTSIDE:3001 TCP flags 0x10 seq 1000 ack 2000 hops 64", "direct event_reversed"},
+	{"its datagram", "to_uplink client", packet{from: "NODE:8080", to: "OUTSIDE:3001", protocol: protocolUDP, payload: 3}, podpath.VerdictStack,
+		"BALANCER:81 > OUTSIDE:3001 UDP hops 64", "direct event_reversed"},
+	{"its datagram's first fragment", "to_uplink client", packet{from: "NODE:8080", to: "OUTSIDE:3001", protocol: protocolUDP, payload: 100, fragment: 1}, podpath.VerdictStack,
+		"BALANCER:81 > OUTSIDE:3001 UDP hops 64 fragment", "direct event_reversed"},
+	{"its datagram's later fragment", "to_uplink client", packet{from: "NODE:8080", to: "OUTSIDE:3001", protocol: protocolUDP, payload: 100, fragment: 2}, podpath.VerdictStack,
+		"BALANCER:30840 > OUTSIDE:30840 UDP hops 64 fragment", "direct event_reversed"},
+	{"its error", "to_uplink client", packet{from: "NODE:0", to: "OUTSIDE:0", protocol: protocolICMP,
+		about: &packet{from: "OUTSIDE:3001", to: "NODE:8080", protocol: protocolUDP, payload: 9}}, podpath.VerdictStack,
+		"BALANCER > OUTSIDE ICMP about (OUTSIDE:3001 > BALANCER:81 UDP hops 64) hops 64", "direct event_error event_reversed"},
+	{"its error about a pod's packet", "to_uplink client", packet{from: "NODE:0", to: "OUTSIDE:0", protocol: protocolICMP,
+		about: &packet{from: "OUTSIDE:3000", to: "SERVER:8080", protocol: protocolTCP, flags: ack, payload: 20}}, podpath.VerdictStack,
+		"NODE > OUTSIDE ICMP about (OUTSIDE:3000 > NODE:30080 TCP hops 64) hops 64", "direct event_error event_reversed"},
+	{"its own packet from that port", "to_uplink client", packet{from: "NODE:8080", to: "OUTSIDE:3002", protocol: protocolTCP, flags: ack}, podpath.VerdictStack, "", "stack"},
+	{"its own packet from another port", "to_uplink client", packet{from: "NODE:1000", to: "OUTSIDE:3001", protocol: protocolTCP, flags: ack}, podpath.VerdictStack, "", "stack"},
+	{"its own error", "to_uplink client", packet{from: "NODE:0", to: "OUTSIDE:0", protocol: protocolICMP,
+		about: &packet{from: "OUTSIDE:3002", to: "NODE:8080", protocol: protocolUDP, payload: 9}}, podpath.VerdictStack, "", "stack"},
+	{"its own protocol", "to_uplink client", packet{from: "NODE:0", to: "OUTSIDE:0", protocol: protocolGRE, payload: 8}, podpath.VerdictStack, "", "stack"},
 }
 
 func TestPacketTable(t *testing.T) {
 	s := newScene(t)
 	for family, suffix := range []string{"IPv4", "IPv6"} {
-		frontend := netip.MustParseAddrPort(named("NODE:30080", family))
-		client := netip.MustParseAddrPort(named("OUTSIDE:3000", family))
-		if err := s.host.Path.PutReverseFlow(client, frontend, netip.AddrPortFrom(s.server.Addrs[family], 8080), protocolTCP); err != nil {
-			t.Fatal(err)
-		}
+		s.putFlows(t, family)
 		for _, r := range table {
 			t.Run(suffix+"/"+r.name, func(t *testing.T) { s.check(t, family, r) })
 		}
+	}
+}
+
+// putFlows writes what XDP remembers of flows from outside to a pod and to a backend in the host's own network.
+func (s *scene) putFlows(t *testing.T, family int) {
+	t.Helper()
+	at := func(text string) netip.AddrPort { return netip.MustParseAddrPort(named(text, family)) }
+	if err := errors.Join(
+		s.host.Path.PutReverseFlow(at("OUTSIDE:3000"), at("NODE:30080"), at("SERVER:8080"), protocolTCP),
+		s.host.Path.PutReverseFlow(at("OUTSIDE:3001"), at("BALANCER:81"), at("NODE:8080"), protocolTCP),
+		s.host.Path.PutReverseFlow(at("OUTSIDE:3001"), at("BALANCER:81"), at("NODE:8080"), protocolUDP),
+		s.host.Path.NoteOwnPort(8080)); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -224,7 +224,7 @@ func serviceFor(name string, protocol service.Protocol, port, targetPort uint16,
 }
 
 // neighbourTalk is what hosts on a link say to each other whenever they like.
-const neighbourTalk = "from_uplink/not_ip from_uplink/stack from_pod/neighbour to_pod/neighbour"
+const neighbourTalk = "from_uplink/not_ip from_uplink/stack to_uplink/stack from_pod/neighbour to_pod/neighbour"
 
 // wantMovedBeside is wantMoved where some counters may have moved or not.
 func wantMovedBeside(t *testing.T, what string, before, after map[string]uint64, allowed string, names ...string) {
