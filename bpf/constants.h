@@ -6,7 +6,7 @@
  * does not: Go compares it with the pinned value and starts fresh maps when
  * they differ. */
 enum layout_version {
-	LAYOUT_VERSION = 2,
+	LAYOUT_VERSION = 3,
 };
 
 /* Default sizes. Go overrides all but the counters before it creates the maps.

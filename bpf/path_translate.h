@@ -130,6 +130,7 @@ static __always_inline enum step reverse(struct passage *passage, int *verdict)
 		tally(passage, PATH_EVENT_ERROR);
 		error = reverse_error(passage, &frontend, &client, snat);
 	} else {
+		note_end(flow, outer->protocol, outer->tcp_flags, true);
 		touch_flow(flow, outer->protocol, outer->tcp_flags, passage->now);
 		error = replace_endpoint(passage->skb, outer, END_SOURCE, &frontend);
 		if (snat)
@@ -238,6 +239,10 @@ static __always_inline enum step begin_flow(struct passage *passage,
 	flow->used = passage->now;
 	hide_client(passage, flow);
 	touch_flow(flow, header->protocol, header->tcp_flags, passage->now);
+	if ((selection->service_flags & SELECT_MASK) ==
+		    SELECT_LEAST_CONNECTIONS &&
+	    !(flow->flags & FLOW_CLOSING))
+		flow->flags |= FLOW_WEIGHED;
 	tally(passage, PATH_EVENT_NEW_FLOW);
 	return STEP_CHANGED;
 }
@@ -283,7 +288,7 @@ static __always_inline enum step to_service(struct passage *passage, int *verdic
 	struct workspace *space = workspace();
 	struct frontend frontend = {};
 	struct flow *known;
-	bool fresh = true;
+	bool fresh = true, made = false;
 
 	header->destination.scope = SCOPE_CLUSTER;
 	if (!space || !find_service_frontend(&header->destination, false, &frontend,
@@ -293,6 +298,7 @@ static __always_inline enum step to_service(struct passage *passage, int *verdic
 	if (known && keeps_backend(known, header->protocol)) {
 		fresh = passage->now - known->used >
 			(__u64)FLOW_SECONDS_RENEWAL * NANOSECONDS;
+		note_end(known, header->protocol, header->tcp_flags, false);
 		touch_flow(known, header->protocol, header->tcp_flags, passage->now);
 		space->flow = *known;
 	} else {
@@ -300,6 +306,7 @@ static __always_inline enum step to_service(struct passage *passage, int *verdic
 
 		if (step != STEP_CHANGED)
 			return step;
+		made = true;
 	}
 	if (fresh) {
 		enum remembered remembered = remember_pod_flow(header, space);
@@ -309,6 +316,8 @@ static __always_inline enum step to_service(struct passage *passage, int *verdic
 		if (remembered == REMEMBER_FULL)
 			return failed(passage, verdict, PATH_NOT_STORED);
 	}
+	if (made)
+		weigh_flow(&space->flow);
 	return apply_flow(passage, &space->flow, verdict);
 }
 

@@ -79,7 +79,7 @@ struct walk {
 	__u32 first;
 	__u32 found; /* place, meaningful if ok */
 	__u32 ok;
-	__u32 least; /* active sockets of found */
+	__s32 least; /* weight of found */
 	__u32 hint;
 	enum counter reason;
 };
@@ -105,22 +105,23 @@ static int next_usable(__u32 step, struct walk *walk)
 	return 0;
 }
 
-/* One step to the usable backend with the fewest sockets; the first of equals. */
+/* One step to the usable backend with the fewest sockets and flows; the first of
+ * equals. */
 static int next_lesser(__u32 step, struct walk *walk)
 {
 	__u32 place = walk_place(walk, step);
 	struct candidate candidate = {};
-	__u32 active;
+	__s32 weight;
 
 	if (!take_place(&walk->run, place, &candidate))
 		return 0;
-	active = candidate.backend->active;
-	if (walk->ok && active >= walk->least)
+	weight = candidate.backend->active + candidate.backend->flows;
+	if (walk->ok && weight >= walk->least)
 		return 0;
 	walk->found = place;
-	walk->least = active;
+	walk->least = weight;
 	walk->ok = 1;
-	return !active;
+	return weight <= 0;
 }
 
 /* One step to the backend whose address ends like the hint. */

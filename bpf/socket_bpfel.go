@@ -47,7 +47,9 @@ type SocketBackend struct {
 	Serial      uint32
 	Active      uint32
 	Connections uint64
-	Pad         [2]uint64
+	Flows       uint32
+	Failed      uint32
+	Pad         uint64
 }
 
 type SocketBackendFlags uint32
@@ -138,7 +140,7 @@ type SocketLayout struct {
 type SocketLayoutVersion uint32
 
 const (
-	SocketLayoutVersionLAYOUT_VERSION SocketLayoutVersion = 2
+	SocketLayoutVersionLAYOUT_VERSION SocketLayoutVersion = 3
 )
 
 type SocketName struct {
@@ -184,7 +186,8 @@ type SocketService struct {
 	LocalRun        uint64
 	Flags           SocketServiceFlags
 	AffinitySeconds uint32
-	Pad             uint64
+	Failed          uint32
+	Told            uint32
 }
 
 type SocketServiceFlags uint32

@@ -38,8 +38,8 @@ enum run_word {
 };
 
 /* All that a connection reads and writes of its service, in one cache line.
- * Programs write the first four. The others change under readers, a word at a
- * time. */
+ * Programs write the first four and the last two. The others change under
+ * readers, a word at a time. */
 struct service {
 	__u64 cursor;
 	__u64 local_cursor;
@@ -49,7 +49,8 @@ struct service {
 	__u64 local_run; /* those of them on this node */
 	enum service_flags flags;
 	__u32 affinity_seconds; /* 0: none */
-	__u64 pad;
+	__u32 failed; /* connections that a backend refused or left unanswered */
+	__u32 told;   /* second since boot of its last event in skep_events */
 };
 
 /* The same of a backend. Immutable but for flags while anything refers to it;
@@ -60,9 +61,14 @@ struct backend {
 	__u32 node; /* 0: none, never down */
 	enum backend_flags flags;
 	__u32 serial; /* differs between two uses of one id; never 0 */
-	__u32 active; /* sockets; counted with least connections only */
+	/* What least connections weighs, kept for its services only: sockets, and
+	 * flows that packets made. Go corrects flows, which may end in silence;
+	 * between two corrections it may be a little below zero. */
+	__u32 active;
 	__u64 connections;
-	__u64 pad[2];
+	__u32 flows;
+	__u32 failed; /* connections that it refused or left unanswered */
+	__u64 pad;
 };
 
 /* Backend ids. */

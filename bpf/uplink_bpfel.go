@@ -119,7 +119,9 @@ type UplinkBackend struct {
 	Serial      uint32
 	Active      uint32
 	Connections uint64
-	Pad         [2]uint64
+	Flows       uint32
+	Failed      uint32
+	Pad         uint64
 }
 
 type UplinkConfig struct {
@@ -184,6 +186,7 @@ const (
 	UplinkFlowFlagsFLOW_SNAT        UplinkFlowFlags = 2
 	UplinkFlowFlagsFLOW_ESTABLISHED UplinkFlowFlags = 4
 	UplinkFlowFlagsFLOW_CLOSING     UplinkFlowFlags = 8
+	UplinkFlowFlagsFLOW_WEIGHED     UplinkFlowFlags = 16
 )
 
 type UplinkFlowKey struct {
@@ -271,7 +274,8 @@ type UplinkService struct {
 	LocalRun        uint64
 	Flags           uint32
 	AffinitySeconds uint32
-	Pad             uint64
+	Failed          uint32
+	Told            uint32
 }
 
 type UplinkSlotLine struct {

@@ -68,6 +68,7 @@ static __always_inline int known_flow(struct xdp_md *ctx, struct arrival *arriva
 
 	if (arrival->error)
 		return follow(ctx, arrival, flow);
+	note_end(flow, header->protocol, header->tcp_flags, false);
 	touch_flow(flow, header->protocol, header->tcp_flags, arrival->now);
 	if ((flags & (FLOW_LOCAL | FLOW_SNAT)) &&
 	    (flow->used != used || flow->flags != flags) &&
@@ -165,6 +166,9 @@ static __always_inline void make_flow(struct arrival *arrival)
 		flow->flags |= FLOW_ESTABLISHED;
 	if (header->tcp_flags & TCP_FIN)
 		flow->flags |= FLOW_CLOSING;
+	else if ((selection->service_flags & SELECT_MASK) ==
+		 SELECT_LEAST_CONNECTIONS)
+		flow->flags |= FLOW_WEIGHED;
 }
 
 __noinline int remember_arrival(struct arrival *arrival)
@@ -233,6 +237,7 @@ static __always_inline int begin_flow(struct xdp_md *ctx, struct arrival *arriva
 			     XDP_DROP);
 	if (remembered == REMEMBER_FULL)
 		return leave(UPLINK_FLOWS_FULL, XDP_DROP);
+	weigh_flow(&arrival->flow);
 	uplink_count(UPLINK_EVENT_FLOW_MADE);
 	return STEP_FOLLOW;
 }
@@ -311,9 +316,11 @@ static __always_inline int answered_flow(struct arrival *arrival)
 			      arrival->now);
 	if (!flow || !(flow->flags & FLOW_SNAT))
 		return STEP_SELECT;
-	if (!arrival->error)
+	if (!arrival->error) {
+		note_end(flow, subject->protocol, subject->tcp_flags, true);
 		touch_flow(flow, subject->protocol, subject->tcp_flags,
 			   arrival->now);
+	}
 	if (arrival->packet.outer.hops <= 1)
 		return STEP_TIME_EXCEEDED;
 	arrival->to.source = flow->peer;

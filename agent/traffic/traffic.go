@@ -143,7 +143,7 @@ func servicesOf(dump *service.Dump, traffic []podpath.Traffic) []Service {
 		key := poolOf{b.Service, b.Protocol, b.Address.Addr().Is4()}
 		backends[key] = append(backends[key], Backend{
 			Address: b.Address, Protocol: b.Protocol, Node: b.Node, State: b.State, Local: b.Local,
-			Connections: b.Connections, Active: b.Active,
+			Connections: b.Connections, Active: uint32(max(b.Weight, 0)),
 			ToPackets: t.ToPackets, ToBytes: t.ToBytes, FromPackets: t.FromPackets, FromBytes: t.FromBytes,
 		})
 	}

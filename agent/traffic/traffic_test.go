@@ -27,7 +27,7 @@ func (tables) Dump() (*service.Dump, error) {
 			Frontends: []service.DumpFrontend{{Address: netip.MustParseAddrPort("10.96.0.5:80"), Protocol: "TCP", Scope: "cluster"}},
 		}},
 		Backends: []service.DumpBackend{
-			{Service: "ns/web:http", Address: here, Protocol: "TCP", Node: "me", State: "active", Local: true, Connections: 4, Active: 3},
+			{Service: "ns/web:http", Address: here, Protocol: "TCP", Node: "me", State: "active", Local: true, Connections: 4, Weight: 3},
 			{Service: "ns/web:http", Address: there, Protocol: "TCP", Node: "n1", State: "down", Connections: 3},
 		},
 		Counters: map[string]uint64{"translated": 7},

@@ -47,7 +47,9 @@ type SelectionBackend struct {
 	Serial      uint32
 	Active      uint32
 	Connections uint64
-	Pad         [2]uint64
+	Flows       uint32
+	Failed      uint32
+	Pad         uint64
 }
 
 type SelectionConfig struct {
@@ -144,7 +146,8 @@ type SelectionService struct {
 	LocalRun        uint64
 	Flags           uint32
 	AffinitySeconds uint32
-	Pad             uint64
+	Failed          uint32
+	Told            uint32
 }
 
 type SelectionSlotLine struct {

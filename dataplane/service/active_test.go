@@ -13,7 +13,7 @@ func activeOf(t *testing.T, p *Plane) map[string]uint32 {
 	t.Helper()
 	active := map[string]uint32{}
 	for _, b := range dump(t, p).Backends {
-		active[b.Address.String()] = b.Active
+		active[b.Address.String()] = uint32(b.Weight)
 	}
 	return active
 }

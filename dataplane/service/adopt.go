@@ -159,7 +159,7 @@ func (in *installed) adoptBackend(m *kernelMaps, p *pool, id uint32, nodes map[u
 		return nil
 	}
 	record := *at
-	record.Active, record.Connections = 0, 0
+	record.Active, record.Connections, record.Flows, record.Failed = 0, 0, 0, 0
 	key := backendKey{endpoint: fromNetwork(record.Key)}
 	n := nodes[record.Node]
 	if n != nil {

@@ -36,7 +36,8 @@ type DumpService struct {
 	LocalSlots  []netip.AddrPort `json:"localSlots"` // those of this node
 	Sources     []netip.Prefix   `json:"sources,omitempty"`
 	Connections uint64           `json:"connections"`
-	Refused     uint64           `json:"refused"`
+	Refused     uint64           `json:"refused"` // connections that found no backend
+	Failed      uint64           `json:"failed"`  // connections that a backend refused or left unanswered
 }
 
 // DumpFrontend is an address that leads to a service.
@@ -60,7 +61,8 @@ type DumpBackend struct {
 	State       string         `json:"state"`           // active, down (its node is), local (by traffic policy Local only), draining (no slot)
 	Local       bool           `json:"local,omitempty"` // on this node
 	Connections uint64         `json:"connections"`
-	Active      uint32         `json:"active"` // sockets, with least connections only
+	Failed      uint64         `json:"failed"` // connections that it refused or left unanswered
+	Weight      int32          `json:"weight"` // sockets and flows, with least connections only
 }
 
 // DumpNode is a node that has backends.
@@ -198,6 +200,7 @@ func (d *dumper) service(id uint32, record *bpf.SocketService) *DumpService {
 		LocalSlots:  d.slots(atomic.LoadUint64(&record.LocalRun)),
 		Connections: atomic.LoadUint64(&record.Connections),
 		Refused:     atomic.LoadUint64(&record.Refused),
+		Failed:      uint64(atomic.LoadUint32(&record.Failed)),
 	}
 	if flags&bpf.SocketServiceFlagsSERVICE_SNAT != 0 {
 		s.Forwarding = "snat"
@@ -311,7 +314,8 @@ func (d *dumper) listBackends(nodes []DumpNode) []DumpBackend {
 			State:       state,
 			Local:       record.Flags&bpf.SocketBackendFlagsBACKEND_LOCAL != 0,
 			Connections: record.Connections,
-			Active:      record.Active,
+			Failed:      uint64(record.Failed),
+			Weight:      int32(record.Active + record.Flows),
 		})
 	}
 	slices.SortFunc(backends, func(a, b DumpBackend) int {

@@ -217,6 +217,8 @@ func (m *kernelMaps) PutBackend(id uint32, record bpf.SocketBackend) error {
 	at.Key, at.Service, at.Node = record.Key, record.Service, record.Node
 	atomic.StoreUint32(&at.Active, 0)
 	atomic.StoreUint64(&at.Connections, 0)
+	atomic.StoreUint32(&at.Flows, 0)
+	atomic.StoreUint32(&at.Failed, 0)
 	atomic.StoreUint32((*uint32)(&at.Flags), uint32(record.Flags))
 	return nil
 }
