@@ -1,7 +1,7 @@
 // Package bpf holds the kernel side of the data plane: C programs, their shared
 // headers and the Go bindings generated from both.
 //
-// It owns the layout of every map and the programs' code. It never loads,
+// It owns the layout and byte order of every map and the programs' code. It never loads,
 // attaches or pins anything: that is dataplane's. Nothing here is edited by
 // hand but the C; `go generate ./bpf/...` needs clang 14 and libbpf's headers
 // and writes identical bytes on every machine, so that building the Go needs

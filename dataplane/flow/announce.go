@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/skep-io/skep/bpf"
+	"github.com/skep-io/skep/dataplane/pinned"
 )
 
 // Neighbours are told of a new owner at once, and again, since nobody acknowledges it.
@@ -24,7 +25,7 @@ const (
 // announcer keeps skep_announced equal to what is asked for and tells the neighbours of an address that is new here.
 type announcer struct {
 	log       *slog.Logger
-	announced table[bpf.UplinkAddress, uint64]
+	announced pinned.Table[bpf.UplinkAddress, uint64]
 	socket    *neighbourSocket
 
 	ctx  context.Context
@@ -36,7 +37,7 @@ type announcer struct {
 	telling map[netip.Addr]context.CancelFunc
 }
 
-func newAnnouncer(log *slog.Logger, announced table[bpf.UplinkAddress, uint64]) (*announcer, error) {
+func newAnnouncer(log *slog.Logger, announced pinned.Table[bpf.UplinkAddress, uint64]) (*announcer, error) {
 	socket, err := openNeighbourSocket()
 	if err != nil {
 		return nil, err
@@ -60,14 +61,14 @@ func (a *announcer) set(until map[netip.Addr]time.Time) error {
 	if err != nil {
 		return err
 	}
-	present, err := a.announced.all()
+	present, err := a.announced.All()
 	if err != nil {
 		return err
 	}
 	var failed []error
 	for addr, deadline := range until {
 		addr = addr.Unmap()
-		key, left := toNetwork(addr), time.Until(deadline)
+		key, left := keyOf(addr), time.Until(deadline)
 		if left <= 0 {
 			continue
 		}
@@ -82,7 +83,7 @@ func (a *announcer) set(until map[netip.Addr]time.Time) error {
 		}
 	}
 	for key := range present {
-		failed = append(failed, a.withdraw(fromNetwork(key)))
+		failed = append(failed, a.withdraw(bpf.FromNetwork(key.Word)))
 	}
 	return errors.Join(failed...)
 }
@@ -102,13 +103,13 @@ func (a *announcer) follow(uplinks []uplink) error {
 	if err != nil {
 		return err
 	}
-	present, err := a.announced.all()
+	present, err := a.announced.All()
 	if err != nil {
 		return err
 	}
 	var failed []error
 	for key, deadline := range present {
-		addr := fromNetwork(key)
+		addr := bpf.FromNetwork(key.Word)
 		if deadline <= uint64(boot) {
 			continue
 		}
@@ -135,7 +136,7 @@ func (a *announcer) put(addr netip.Addr, deadline uint64) error {
 			return fmt.Errorf("announce %s on uplink %s: %w", addr, u.name, err)
 		}
 	}
-	return a.announced.put(toNetwork(addr), deadline)
+	return a.announced.Put(keyOf(addr), deadline)
 }
 
 func (a *announcer) withdraw(addr netip.Addr) error {
@@ -143,7 +144,7 @@ func (a *announcer) withdraw(addr netip.Addr) error {
 		stop()
 		delete(a.telling, addr)
 	}
-	failed := []error{a.announced.delete(toNetwork(addr))}
+	failed := []error{a.announced.Delete(keyOf(addr))}
 	for _, u := range a.uplinks {
 		if err := a.socket.listen(u, addr, false); err != nil {
 			failed = append(failed, fmt.Errorf("stop listening for %s on uplink %s: %w", addr, u.name, err))
@@ -197,3 +198,5 @@ func bootTime() (int64, error) {
 	}
 	return now.Nano(), nil
 }
+
+func keyOf(addr netip.Addr) bpf.UplinkAddress { return bpf.UplinkAddress{Word: bpf.ToNetwork(addr)} }

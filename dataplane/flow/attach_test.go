@@ -103,7 +103,7 @@ func TestModesAndUplinks(t *testing.T) {
 	if mode := s.mode(t, "far"); mode != "none" {
 		t.Errorf("far has XDP in mode %s, want none: it is no uplink any more", mode)
 	}
-	if left, err := s.flows.maps.uplinks.all(); err != nil || len(left) != 1 {
+	if left, err := s.flows.maps.uplinks.All(); err != nil || len(left) != 1 {
 		t.Errorf("uplinks %v, %v, want eth0 alone", left, err)
 	}
 	s.again(t, nil)

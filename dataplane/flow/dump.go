@@ -2,12 +2,14 @@ package flow
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"github.com/skep-io/skep/bpf"
@@ -35,8 +37,8 @@ const (
 
 // Dump reads the flow table, ordered by client.
 func (f *Flows) Dump() ([]Flow, error) {
-	entries, err := f.maps.flows.all()
-	if err != nil {
+	entries, err := f.maps.flows.All()
+	if err != nil && !errors.Is(err, ebpf.ErrIterationAborted) { // flows that come and go meanwhile are seen, or not
 		return nil, err
 	}
 	var now unix.Timespec
@@ -114,4 +116,8 @@ func protocolName(number uint8) string {
 		return "SCTP"
 	}
 	return fmt.Sprint(number)
+}
+
+func addrPort(e bpf.UplinkEndpoint) netip.AddrPort {
+	return netip.AddrPortFrom(bpf.FromNetwork(e.Addr.Word), bpf.SwapPort(e.Port))
 }

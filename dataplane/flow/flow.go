@@ -13,16 +13,16 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"sync"
 
 	"github.com/cilium/ebpf"
 
 	"github.com/skep-io/skep/bpf"
+	"github.com/skep-io/skep/dataplane/pinned"
 )
 
 // Maps has kernel maps by their names in C: *service.Plane.
-type Maps interface{ Maps() map[string]*ebpf.Map }
+type Maps = pinned.Owner
 
 // Limits are the sizes of maps; 0: what the C says.
 type Limits struct {
@@ -65,7 +65,7 @@ func Open(o Options) (*Flows, error) {
 	if o.Plane == nil {
 		return nil, errors.New("flows: the service maps are missing")
 	}
-	lock, err := lockPins(o.PinDir)
+	lock, err := pinned.Lock(o.PinDir)
 	if err != nil {
 		return nil, err
 	}
@@ -92,7 +92,7 @@ func (f *Flows) start() (err error) {
 		return err
 	}
 	var programs bpf.UplinkPrograms
-	if err := spec.LoadAndAssign(&programs, &ebpf.CollectionOptions{MapReplacements: f.maps.byName}); err != nil {
+	if err := spec.LoadAndAssign(&programs, &ebpf.CollectionOptions{MapReplacements: f.maps.ByName}); err != nil {
 		return fmt.Errorf("load the program for uplinks: %w", err)
 	}
 	f.program = programs.SkepUplink
@@ -102,17 +102,11 @@ func (f *Flows) start() (err error) {
 	if err := f.SetUplinks(f.options.Uplinks); err != nil {
 		return err
 	}
-	return f.maps.pin(f.options.PinDir)
+	return f.maps.Pin()
 }
 
 // Maps returns the maps that this package owns by their names in C.
-func (f *Flows) Maps() map[string]*ebpf.Map {
-	own := map[string]*ebpf.Map{}
-	for name := range f.maps.own {
-		own[name] = f.maps.byName[name]
-	}
-	return own
-}
+func (f *Flows) Maps() map[string]*ebpf.Map { return f.maps.Own() }
 
 // Close ends announcing and releases the process's handles. Program, maps and their pins stay; announced addresses are
 // answered for until their deadlines.
@@ -132,20 +126,4 @@ func (f *Flows) Close() error {
 }
 
 // Remove detaches the program everywhere and removes every pin below a pin folder. It succeeds if there is nothing.
-func Remove(pinDir string) error {
-	pins, err := os.ReadDir(filepath.Join(pinDir, linkPins))
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("read pinned links: %w", err)
-	}
-	var failed []error
-	for _, pin := range pins {
-		failed = append(failed, detach(filepath.Join(pinDir, linkPins, pin.Name())))
-	}
-	if err := errors.Join(failed...); err != nil {
-		return err
-	}
-	if err := os.RemoveAll(pinDir); err != nil {
-		return fmt.Errorf("remove pins: %w", err)
-	}
-	return nil
-}
+func Remove(pinDir string) error { return pinned.Remove(pinDir) }

@@ -160,7 +160,7 @@ func TestMiddleOfConnections(t *testing.T) {
 // forgetRecent makes the program ask the flow table for the next packet of every flow.
 func (s *stage) forgetRecent(t *testing.T) {
 	t.Helper()
-	recent := s.flows.maps.byName[bpf.UplinkMapSkepRecent]
+	recent := s.flows.maps.ByName[bpf.UplinkMapSkepRecent]
 	nothing := make([][]byte, ebpf.MustPossibleCPU())
 	for cpu := range nothing {
 		nothing[cpu] = make([]byte, recent.ValueSize())
@@ -176,12 +176,12 @@ func (s *stage) forgetRecent(t *testing.T) {
 func (s *stage) forget(t *testing.T) {
 	t.Helper()
 	s.forgetRecent(t)
-	flows, err := s.flows.maps.flows.all()
+	flows, err := s.flows.maps.flows.All()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for key := range flows {
-		if err := s.flows.maps.flows.delete(key); err != nil {
+		if err := s.flows.maps.flows.Delete(key); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -191,13 +191,13 @@ func (s *stage) forget(t *testing.T) {
 func (s *stage) age(t *testing.T, by time.Duration) {
 	t.Helper()
 	s.forgetRecent(t)
-	flows, err := s.flows.maps.flows.all()
+	flows, err := s.flows.maps.flows.All()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for key, value := range flows {
 		value.Used -= uint64(by)
-		if err := s.flows.maps.flows.put(key, value); err != nil {
+		if err := s.flows.maps.flows.Put(key, value); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -90,7 +90,7 @@ func TestAnswerForAnnouncedAddresses(t *testing.T) {
 // expire moves every deadline into the past, as if nobody had renewed it.
 func (s *stage) expire(t *testing.T) {
 	t.Helper()
-	entries, err := s.flows.maps.announced.all()
+	entries, err := s.flows.maps.announced.All()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -99,7 +99,7 @@ func (s *stage) expire(t *testing.T) {
 		t.Fatal(err)
 	}
 	for key := range entries {
-		if err := s.flows.maps.announced.put(key, uint64(boot)); err != nil {
+		if err := s.flows.maps.announced.Put(key, uint64(boot)); err != nil {
 			t.Fatal(err)
 		}
 	}

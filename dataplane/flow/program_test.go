@@ -18,6 +18,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/skep-io/skep/dataplane/pinned"
 	"github.com/skep-io/skep/dataplane/podpath/fabrictest"
 	"github.com/skep-io/skep/dataplane/service"
 )
@@ -154,16 +155,16 @@ func (s *stage) open() {
 
 func (s *stage) running() *ebpf.Program {
 	s.tb.Helper()
-	pins, err := s.flows.linksOf(func(index int) bool { return index == s.index })
-	if err != nil || len(pins) != 1 {
+	pins, err := pinned.LinksByInterface(s.options.PinDir)
+	if err != nil || len(pins[s.index]) != 1 {
 		s.tb.Fatalf("pinned links of eth0: %v, %v, want one", pins, err)
 	}
-	pinned, err := link.LoadPinnedLink(pins[0], nil)
+	ours, err := link.LoadPinnedLink(pins[s.index][0], nil)
 	if err != nil {
 		s.tb.Fatal(err)
 	}
-	defer pinned.Close()
-	info, err := pinned.Info()
+	defer ours.Close()
+	info, err := ours.Info()
 	if err != nil {
 		s.tb.Fatal(err)
 	}

@@ -4,11 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
-	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
 
 	"github.com/skep-io/skep/bpf"
 )
@@ -75,7 +71,7 @@ func (f *Flows) SetUplinks(names []string) error {
 	}
 	f.tell(states)
 	f.uplinks, f.states = attached, states
-	return errors.Join(f.forgetOthers(present), f.detachOthers(present), f.announcer.follow(attached))
+	return errors.Join(f.forgetOthers(present), f.detachFrom(func(index int) bool { return !present[index] }), f.announcer.follow(attached))
 }
 
 // Uplinks are the interfaces of the last SetUplinks.
@@ -103,7 +99,7 @@ func (f *Flows) tell(states []Uplink) {
 func (f *Flows) describe(u uplink) error {
 	record := f.record
 	record.Mac = u.mac
-	return f.maps.uplinks.put(uint32(u.index), record)
+	return f.maps.uplinks.Put(uint32(u.index), record)
 }
 
 // recordOf is what is the same at every uplink.
@@ -112,9 +108,9 @@ func recordOf(o Options) (record bpf.UplinkUplink, err error) {
 		addr = addr.Unmap()
 		switch {
 		case addr.Is4():
-			record.Ip4 = toNetwork(addr)
+			record.Ip4.Word = bpf.ToNetwork(addr)
 		case addr.Is6():
-			record.Ip6 = toNetwork(addr)
+			record.Ip6.Word = bpf.ToNetwork(addr)
 		default:
 			return record, fmt.Errorf("flows: %q is no address of this node", addr)
 		}
@@ -123,7 +119,7 @@ func recordOf(o Options) (record bpf.UplinkUplink, err error) {
 }
 
 func (f *Flows) forgetOthers(present map[int]bool) error {
-	described, err := f.maps.uplinks.all()
+	described, err := f.maps.uplinks.All()
 	if err != nil {
 		return err
 	}
@@ -131,43 +127,9 @@ func (f *Flows) forgetOthers(present map[int]bool) error {
 		if present[int(index)] {
 			continue
 		}
-		if err := f.maps.uplinks.delete(index); err != nil {
+		if err := f.maps.uplinks.Delete(index); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// detachOthers removes the program from interfaces that are no uplinks any more.
-func (f *Flows) detachOthers(present map[int]bool) error {
-	pins, err := f.linksOf(func(index int) bool { return !present[index] })
-	if err != nil {
-		return err
-	}
-	for _, pin := range pins {
-		if err := detach(pin); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// linksOf lists the pins of links at the interfaces that wanted says.
-func (f *Flows) linksOf(wanted func(index int) bool) (pins []string, err error) {
-	folder := filepath.Join(f.options.PinDir, linkPins)
-	entries, err := os.ReadDir(folder)
-	if err != nil {
-		return nil, fmt.Errorf("read pinned links: %w", err)
-	}
-	for _, entry := range entries {
-		number, _, _ := strings.Cut(entry.Name(), "-")
-		index, err := strconv.Atoi(number)
-		if err != nil {
-			return nil, fmt.Errorf("pinned link %s is not this package's", filepath.Join(folder, entry.Name()))
-		}
-		if wanted(index) {
-			pins = append(pins, filepath.Join(folder, entry.Name()))
-		}
-	}
-	return pins, nil
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/skep-io/skep/dataplane/pinned"
 	"github.com/skep-io/skep/dataplane/service"
 )
 
@@ -105,7 +106,7 @@ func TestUplinkWithoutXDP(t *testing.T) {
 	s.wantUplink(t, states, "taken", "none", "another tool's XDP program")
 	s.wantUplink(t, states, "later", "none", "no interface of that name")
 	s.wantUplink(t, states, "eth0", "native", "")
-	if described, err := s.flows.maps.uplinks.all(); err != nil || described[uint32(s.index)].Mac != nodeMAC {
+	if described, err := s.flows.maps.uplinks.All(); err != nil || described[uint32(s.index)].Mac != nodeMAC {
 		t.Errorf("uplinks %v, %v, want eth0 as it is", described, err)
 	}
 	if err := tool.Close(); err != nil {
@@ -119,10 +120,10 @@ func TestUplinkWithoutXDP(t *testing.T) {
 	s.change(netlink.LinkDel, "later")
 	s.add(&netlink.Bridge{LinkAttrs: named("later")})
 	s.wantUplink(t, s.uplinksNow("later", "eth0"), "later", "generic", "")
-	if pins, err := s.flows.linksOf(func(int) bool { return true }); err != nil || len(pins) != 2 {
+	if pins, err := pinned.LinksByInterface(s.options.PinDir); err != nil || len(pins) != 2 {
 		t.Errorf("pinned links %v, %v, want those of two uplinks", pins, err)
 	}
-	if described, err := s.flows.maps.uplinks.all(); err != nil || len(described) != 2 {
+	if described, err := s.flows.maps.uplinks.All(); err != nil || len(described) != 2 {
 		t.Errorf("described uplinks %v, %v, want two", described, err)
 	}
 }
@@ -164,7 +165,7 @@ func TestUplinkChangesItsAddress(t *testing.T) {
 	s.change(func(l netlink.Link) error { return netlink.LinkSetHardwareAddr(l, net.HardwareAddr(mac[:])) }, "eth0")
 	s.uplinksNow("eth0")
 	told(gratuitousARP(mac, vip4.Addr(), 1))
-	described, err := s.flows.maps.uplinks.all()
+	described, err := s.flows.maps.uplinks.All()
 	if err != nil || described[uint32(s.index)].Mac != mac {
 		t.Errorf("the program goes by %v, %v, want the link address %x", described, err, mac)
 	}

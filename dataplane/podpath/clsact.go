@@ -10,6 +10,8 @@ import (
 	"github.com/cilium/ebpf/asm"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/skep-io/skep/dataplane/pinned"
 )
 
 // Priority and handle of our filters: what somebody else puts at the hook has others and is left alone.
@@ -51,7 +53,7 @@ func (clsact) attach(p place) error {
 		return err
 	}
 	for _, f := range present {
-		same, err := runs(ebpf.ProgramID(f.Id), p.program)
+		same, err := pinned.Runs(ebpf.ProgramID(f.Id), p.program)
 		if err != nil {
 			return err
 		}

@@ -36,13 +36,13 @@ func (p *Path) PutReverseFlow(client, frontend, backend netip.AddrPort, protocol
 	key := bpf.PodFlowKey{Source: endpointToNetwork(client, protocol), Destination: endpointToNetwork(backend, protocol)}
 	key.Destination.Scope = reverseScope
 	flow := bpf.PodFlow{Peer: endpointToNetwork(frontend, protocol), Used: uint64(now.Nano())}
-	return p.maps.byName[bpf.PodMapSkepFlows].Put(&key, &flow)
+	return p.maps.ByName[bpf.PodMapSkepFlows].Put(&key, &flow)
 }
 
 // NoteOwnPort writes what XDP notes when it brings a flow to a backend in the host's own network.
 func (p *Path) NoteOwnPort(port uint16) error {
 	var own bpf.PodOwnPorts
-	m := p.maps.byName[bpf.PodMapSkepOwnPorts]
+	m := p.maps.ByName[bpf.PodMapSkepOwnPorts]
 	if err := m.Lookup(uint32(0), &own); err != nil {
 		return err
 	}

@@ -13,16 +13,16 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"sync"
 
 	"github.com/cilium/ebpf"
 
 	"github.com/skep-io/skep/bpf"
+	"github.com/skep-io/skep/dataplane/pinned"
 )
 
 // Maps has kernel maps by their names in C: *service.Plane and *flow.Flows.
-type Maps interface{ Maps() map[string]*ebpf.Map }
+type Maps = pinned.Owner
 
 // Options says where the path lives and what it may lead to.
 type Options struct {
@@ -66,7 +66,7 @@ func Open(o Options) (*Path, error) {
 	if len(o.ClusterCIDRs) > maxRanges {
 		return nil, fmt.Errorf("pod path: %d cluster ranges, at most %d can be held", len(o.ClusterCIDRs), maxRanges)
 	}
-	lock, err := lockPins(o.PinDir)
+	lock, err := pinned.Lock(o.PinDir)
 	if err != nil {
 		return nil, err
 	}
@@ -86,26 +86,29 @@ func (p *Path) start() error {
 	if err != nil {
 		return err
 	}
-	maps, adopted, err := openMaps(filepath.Join(p.options.PinDir, mapPins), spec, p.options.Plane, p.options.Flows)
+	maps, err := openMaps(p.options.PinDir, spec, p.log, p.options.Plane, p.options.Flows)
 	if err != nil {
 		return err
 	}
 	p.maps = maps
-	if err := spec.LoadAndAssign(&p.programs, &ebpf.CollectionOptions{MapReplacements: maps.byName}); err != nil {
+	if err := spec.LoadAndAssign(&p.programs, &ebpf.CollectionOptions{MapReplacements: maps.ByName}); err != nil {
 		return fmt.Errorf("load the programs at pods' interfaces: %w", err)
 	}
 	if p.hook, err = newAttacher(p.options); err != nil {
 		return err
 	}
 	p.log.Info("programs at pods' interfaces", "attached by", p.hook.name())
-	stale, err := p.configure(adopted)
+	stale, err := p.configure(maps.Pinned(bpf.PodMapSkepPods))
 	if err != nil {
 		return err
 	}
 	if err := p.adopt(stale); err != nil {
 		return err
 	}
-	return p.SetUplinks(p.options.Uplinks)
+	if err := p.SetUplinks(p.options.Uplinks); err != nil {
+		return err
+	}
+	return maps.Pin()
 }
 
 // configure writes what the programs go by. stale: the pods in the maps are of another network namespace, in which the
@@ -115,7 +118,7 @@ func (p *Path) configure(adopted bool) (stale bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	before, _, err := p.maps.config.get(0)
+	before, _, err := p.maps.config.Get(0)
 	if err != nil {
 		return false, err
 	}
@@ -124,7 +127,7 @@ func (p *Path) configure(adopted bool) (stale bool, err error) {
 		return false, err
 	}
 	config.Uplink = before.Uplink
-	return adopted && before.Netns != cookie, p.maps.config.put(0, config)
+	return adopted && before.Netns != cookie, p.maps.config.Put(0, config)
 }
 
 // Close releases the process's handles. Programs, maps and their pins stay.

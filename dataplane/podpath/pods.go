@@ -33,8 +33,8 @@ func (p *Path) Attach(hostIfindex int, addrs []netip.Addr, podMAC net.HardwareAd
 		if !addr.IsValid() || addr.IsUnspecified() {
 			return fmt.Errorf("pod behind %s: %v is no address", host.Name, addr)
 		}
-		if err := p.maps.pods.put(toNetwork(addr), entry); err != nil {
-			return fmt.Errorf("pod behind %s: %w", host.Name, full(err))
+		if err := p.maps.pods.Put(toNetwork(addr), entry); err != nil {
+			return fmt.Errorf("pod behind %s: %w", host.Name, err)
 		}
 	}
 	for _, addr := range p.pods[hostIfindex] {
@@ -54,13 +54,6 @@ func (p *Path) Attach(hostIfindex int, addrs []netip.Addr, podMAC net.HardwareAd
 		}
 	}
 	return nil
-}
-
-func full(err error) error {
-	if errors.Is(err, unix.E2BIG) {
-		return fmt.Errorf("the map of pods' addresses is full (4096): %w", err)
-	}
-	return err
 }
 
 // podEntry describes the pod to the programs.
@@ -132,11 +125,11 @@ func (p *Path) detach(index int) error {
 
 // forget removes an address unless another pod has it by now.
 func (p *Path) forget(index int, addr netip.Addr) error {
-	entry, ok, err := p.maps.pods.get(toNetwork(addr))
+	entry, ok, err := p.maps.pods.Get(toNetwork(addr))
 	if err != nil || !ok || entry.Ifindex != uint32(index) {
 		return err
 	}
-	if err := p.maps.pods.delete(toNetwork(addr)); err != nil {
+	if err := p.maps.pods.Delete(toNetwork(addr)); err != nil {
 		return err
 	}
 	return p.forgetTraffic(addr)
@@ -144,12 +137,12 @@ func (p *Path) forget(index int, addr netip.Addr) error {
 
 // adopt takes over the pods that an earlier process left in the maps. stale: they are of another network namespace.
 func (p *Path) adopt(stale bool) error {
-	entries, err := p.maps.pods.all()
+	entries, err := p.maps.pods.All()
 	if err != nil {
 		return err
 	}
 	for key, entry := range entries {
-		p.pods[int(entry.Ifindex)] = append(p.pods[int(entry.Ifindex)], fromNetwork(key.Word))
+		p.pods[int(entry.Ifindex)] = append(p.pods[int(entry.Ifindex)], bpf.FromNetwork(key.Word))
 	}
 	for index := range p.pods {
 		link, err := netlink.LinkByIndex(index)
@@ -193,12 +186,12 @@ func (p *Path) SetUplinks(names []string) error {
 			}
 		}
 	}
-	config, _, err := p.maps.config.get(0)
+	config, _, err := p.maps.config.Get(0)
 	if err != nil {
 		return err
 	}
 	config.Uplink = first
-	if err := p.maps.config.put(0, config); err != nil {
+	if err := p.maps.config.Put(0, config); err != nil {
 		return err
 	}
 	return p.sweep(wanted)
@@ -231,7 +224,7 @@ func (p *Path) otherWay() attacher {
 	if _, yes := p.hook.(tcx); yes {
 		return clsact{}
 	}
-	return tcx{dir: p.linkDir()}
+	return tcx{dir: p.options.PinDir}
 }
 
 // namespaceCookie tells network namespaces apart for as long as the kernel runs.

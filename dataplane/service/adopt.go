@@ -10,7 +10,7 @@ import (
 // it was doing when it ended. What makes no sense is kept out of the mirror, so
 // that the first apply repairs it, or Synced removes it.
 func (in *installed) adopt(m *kernelMaps) error {
-	names, err := m.names.all()
+	names, err := m.names.All()
 	if err != nil {
 		return err
 	}
@@ -53,7 +53,7 @@ func (in *installed) adoptNodes(m *kernelMaps, names map[bpf.SocketNameKey]bpf.S
 		if key.Kind != bpf.SocketNameKindNAME_NODE {
 			continue
 		}
-		record, ok, err := m.nodes.get(key.Id)
+		record, ok, err := m.nodes.Get(key.Id)
 		if err != nil {
 			return nil, err
 		}
@@ -70,7 +70,7 @@ func (in *installed) adoptNodes(m *kernelMaps, names map[bpf.SocketNameKey]bpf.S
 
 // adoptFrontends makes a pool for every service id that a frontend leads to.
 func (in *installed) adoptFrontends(m *kernelMaps, names map[bpf.SocketNameKey]bpf.SocketName) (map[uint32]*pool, error) {
-	frontends, err := m.frontends.all()
+	frontends, err := m.frontends.All()
 	if err != nil {
 		return nil, err
 	}
@@ -113,7 +113,7 @@ func (in *installed) adoptPool(id uint32, f Frontend, record *bpf.SocketService,
 
 // adoptRuns reads what a pool's runs lead to.
 func (in *installed) adoptRuns(m *kernelMaps, p *pool, nodes map[uint32]*node) error {
-	primary, _, err := m.primaries.get(p.id)
+	primary, _, err := m.primaries.Get(p.id)
 	if err != nil {
 		return err
 	}
@@ -139,7 +139,7 @@ func (in *installed) adoptRuns(m *kernelMaps, p *pool, nodes map[uint32]*node) e
 }
 
 func (in *installed) adoptSources(m *kernelMaps, pools map[uint32]*pool) error {
-	sources, err := m.sources.all()
+	sources, err := m.sources.All()
 	if err != nil {
 		return err
 	}
@@ -180,7 +180,7 @@ func (in *installed) adoptBackend(m *kernelMaps, p *pool, id uint32, nodes map[u
 // those that skep_reverse names, then those that share an endpoint with them.
 func (in *installed) adoptReverse(m *kernelMaps, pools map[uint32]*pool, nodes map[uint32]*node) error {
 	byID := in.adopted
-	reverse, err := m.reverse.all()
+	reverse, err := m.reverse.All()
 	if err != nil {
 		return err
 	}

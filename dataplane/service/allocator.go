@@ -1,15 +1,16 @@
 package service
 
 import (
-	"errors"
 	"fmt"
 	"math/bits"
 
 	"github.com/google/btree"
+
+	"github.com/skep-io/skep/dataplane/pinned"
 )
 
 // errFull says that a table has no room: the rest of the desired state goes on.
-var errFull = errors.New("table is full")
+var errFull = pinned.ErrFull
 
 // ids hands out the lowest free number of [0, size).
 type ids struct {

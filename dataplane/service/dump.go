@@ -10,8 +10,6 @@ import (
 	"slices"
 	"sync/atomic"
 
-	"github.com/cilium/ebpf"
-
 	"github.com/skep-io/skep/bpf"
 )
 
@@ -90,7 +88,7 @@ func DumpPinned(pinDir string) (*Dump, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := loadPinned(filepath.Join(pinDir, currentPins), spec, &ebpf.LoadPinOptions{ReadOnly: true})
+	m, err := loadPinned(filepath.Join(pinDir, currentPins), spec, true)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("no service tables in %s: is the agent of this node running? (%w)", pinDir, err)
 	}
@@ -115,11 +113,11 @@ func (m *kernelMaps) dump() (*Dump, error) {
 	if m.closed {
 		return nil, errors.New("data plane is closed")
 	}
-	layout, _, err := m.layout.get(0)
+	layout, _, err := m.layout.Get(0)
 	if err != nil {
 		return nil, err
 	}
-	names, err := m.names.all()
+	names, err := m.names.All()
 	if err != nil {
 		return nil, err
 	}
@@ -161,7 +159,7 @@ func (d *dumper) listServices() []DumpService {
 }
 
 func (d *dumper) walkFrontends() error {
-	frontends, err := d.m.frontends.all()
+	frontends, err := d.m.frontends.All()
 	if err != nil {
 		return err
 	}
@@ -237,7 +235,7 @@ func (d *dumper) backend(id uint32) bool {
 
 // walkReverse finds the backends that have no slot but may have connections.
 func (d *dumper) walkReverse() error {
-	reverse, err := d.m.reverse.all()
+	reverse, err := d.m.reverse.All()
 	for _, id := range reverse {
 		d.backend(id)
 	}
@@ -245,7 +243,7 @@ func (d *dumper) walkReverse() error {
 }
 
 func (d *dumper) walkSources() error {
-	sources, err := d.m.sources.all()
+	sources, err := d.m.sources.All()
 	for key := range sources {
 		if s := d.services[key.Service]; s != nil {
 			s.Sources = append(s.Sources, sourcePrefix(key))
@@ -260,7 +258,7 @@ func (d *dumper) nodes() ([]DumpNode, error) {
 		if key.Kind != bpf.SocketNameKindNAME_NODE {
 			continue
 		}
-		record, _, err := d.m.nodes.get(key.Id)
+		record, _, err := d.m.nodes.Get(key.Id)
 		if err != nil {
 			return nil, err
 		}
@@ -275,7 +273,7 @@ func (d *dumper) nodes() ([]DumpNode, error) {
 }
 
 func (d *dumper) addresses() ([]DumpAddress, error) {
-	all, err := d.m.addresses.all()
+	all, err := d.m.addresses.All()
 	out := []DumpAddress{}
 	for key, flags := range all {
 		out = append(out, DumpAddress{

@@ -103,7 +103,7 @@ func (in *installed) putAddresses(want map[netip.Addr]bpf.SocketAddressFlags) er
 }
 
 func (in *installed) adoptAddresses(m *kernelMaps) error {
-	pinned, err := m.addresses.all()
+	pinned, err := m.addresses.All()
 	if err != nil {
 		return err
 	}

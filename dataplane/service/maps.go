@@ -5,77 +5,31 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
-	"fmt"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 
 	"github.com/cilium/ebpf"
-	"golang.org/x/sys/unix"
 
 	"github.com/skep-io/skep/bpf"
+	"github.com/skep-io/skep/dataplane/pinned"
 )
-
-// table is a map whose key and value types the compiler checks.
-type table[K comparable, V any] struct{ m *ebpf.Map }
-
-func (t table[K, V]) get(key K) (value V, ok bool, err error) {
-	err = t.m.Lookup(&key, &value)
-	if errors.Is(err, ebpf.ErrKeyNotExist) {
-		return value, false, nil
-	}
-	return value, err == nil, t.explain(err)
-}
-
-func (t table[K, V]) put(key K, value V) error {
-	return t.explain(t.m.Update(&key, &value, ebpf.UpdateAny))
-}
-
-// delete succeeds if the key is absent afterwards.
-func (t table[K, V]) delete(key K) error {
-	if err := t.m.Delete(&key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-		return t.explain(err)
-	}
-	return nil
-}
-
-// all reads a hash map into memory. Only the owner of the maps and Dump use
-// it; an entry changed meanwhile is seen either way.
-func (t table[K, V]) all() (map[K]V, error) {
-	entries := map[K]V{}
-	var key K
-	var value V
-	iterator := t.m.Iterate()
-	for iterator.Next(&key, &value) {
-		entries[key] = value
-	}
-	return entries, t.explain(iterator.Err())
-}
-
-func (t table[K, V]) explain(err error) error {
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, unix.E2BIG) || errors.Is(err, unix.ENOSPC):
-		return fmt.Errorf("%w: all %d entries of map %s are in use: raise the limit", errFull, t.m.MaxEntries(), t.m)
-	}
-	return fmt.Errorf("map %s: %w", t.m.String(), err)
-}
 
 // kernelMaps gives every pinned map its types.
 type kernelMaps struct {
 	byName    map[string]*ebpf.Map
-	frontends table[bpf.SocketEndpoint, uint64]
+	frontends pinned.Table[bpf.SocketEndpoint, uint64]
 	services  memory[bpf.SocketService]
 	slots     memory[bpf.SocketSlotLine]
 	backends  memory[bpf.SocketBackend]
-	nodes     table[uint32, bpf.SocketNode]
-	primaries table[uint32, bpf.SocketEndpoint]
-	reverse   table[bpf.SocketEndpoint, uint32]
-	addresses table[bpf.SocketAddress, bpf.SocketAddressFlags]
-	sources   table[bpf.SocketSourceKey, uint32]
-	names     table[bpf.SocketNameKey, bpf.SocketName]
-	config    table[uint32, bpf.SocketConfig]
-	layout    table[uint32, bpf.SocketLayout]
+	nodes     pinned.Table[uint32, bpf.SocketNode]
+	primaries pinned.Table[uint32, bpf.SocketEndpoint]
+	reverse   pinned.Table[bpf.SocketEndpoint, uint32]
+	addresses pinned.Table[bpf.SocketAddress, bpf.SocketAddressFlags]
+	sources   pinned.Table[bpf.SocketSourceKey, uint32]
+	names     pinned.Table[bpf.SocketNameKey, bpf.SocketName]
+	config    pinned.Table[uint32, bpf.SocketConfig]
+	layout    pinned.Table[uint32, bpf.SocketLayout]
 
 	mu     sync.RWMutex // held while shared memory is read beside the reconciler
 	closed bool
@@ -83,18 +37,16 @@ type kernelMaps struct {
 
 // newMaps takes over the maps of a collection.
 func newMaps(byName map[string]*ebpf.Map, write bool) (_ *kernelMaps, err error) {
-	m := &kernelMaps{
-		byName:    byName,
-		frontends: table[bpf.SocketEndpoint, uint64]{byName[bpf.SocketMapSkepFrontends]},
-		nodes:     table[uint32, bpf.SocketNode]{byName[bpf.SocketMapSkepNodes]},
-		primaries: table[uint32, bpf.SocketEndpoint]{byName[bpf.SocketMapSkepPrimaries]},
-		reverse:   table[bpf.SocketEndpoint, uint32]{byName[bpf.SocketMapSkepReverse]},
-		addresses: table[bpf.SocketAddress, bpf.SocketAddressFlags]{byName[bpf.SocketMapSkepAddresses]},
-		sources:   table[bpf.SocketSourceKey, uint32]{byName[bpf.SocketMapSkepSources]},
-		names:     table[bpf.SocketNameKey, bpf.SocketName]{byName[bpf.SocketMapSkepNames]},
-		config:    table[uint32, bpf.SocketConfig]{byName[bpf.SocketMapSkepConfig]},
-		layout:    table[uint32, bpf.SocketLayout]{byName[bpf.SocketMapSkepLayout]},
-	}
+	m := &kernelMaps{byName: byName}
+	m.frontends.Map = byName[bpf.SocketMapSkepFrontends]
+	m.nodes.Map = byName[bpf.SocketMapSkepNodes]
+	m.primaries.Map = byName[bpf.SocketMapSkepPrimaries]
+	m.reverse.Map = byName[bpf.SocketMapSkepReverse]
+	m.addresses.Map = byName[bpf.SocketMapSkepAddresses]
+	m.sources.Map = byName[bpf.SocketMapSkepSources]
+	m.names.Map = byName[bpf.SocketMapSkepNames]
+	m.config.Map = byName[bpf.SocketMapSkepConfig]
+	m.layout.Map = byName[bpf.SocketMapSkepLayout]
 	defer func() {
 		if err != nil {
 			m.Close()
@@ -175,9 +127,9 @@ type writer interface {
 var _ writer = (*kernelMaps)(nil)
 
 func (m *kernelMaps) PutFrontend(key bpf.SocketEndpoint, word uint64) error {
-	return m.frontends.put(key, word)
+	return m.frontends.Put(key, word)
 }
-func (m *kernelMaps) DeleteFrontend(key bpf.SocketEndpoint) error { return m.frontends.delete(key) }
+func (m *kernelMaps) DeleteFrontend(key bpf.SocketEndpoint) error { return m.frontends.Delete(key) }
 
 func (m *kernelMaps) ResetService(id uint32, record bpf.SocketService) error {
 	m.services.values[id] = record
@@ -229,28 +181,52 @@ func (m *kernelMaps) PutBackendFlags(id uint32, flags bpf.SocketBackendFlags) er
 }
 
 func (m *kernelMaps) PutReverse(key bpf.SocketEndpoint, backend uint32) error {
-	return m.reverse.put(key, backend)
+	return m.reverse.Put(key, backend)
 }
-func (m *kernelMaps) DeleteReverse(key bpf.SocketEndpoint) error { return m.reverse.delete(key) }
+func (m *kernelMaps) DeleteReverse(key bpf.SocketEndpoint) error { return m.reverse.Delete(key) }
 
 func (m *kernelMaps) PutPrimary(service uint32, key bpf.SocketEndpoint) error {
-	return m.primaries.put(service, key)
+	return m.primaries.Put(service, key)
 }
 
-func (m *kernelMaps) PutSource(key bpf.SocketSourceKey) error    { return m.sources.put(key, 1) }
-func (m *kernelMaps) DeleteSource(key bpf.SocketSourceKey) error { return m.sources.delete(key) }
+func (m *kernelMaps) PutSource(key bpf.SocketSourceKey) error    { return m.sources.Put(key, 1) }
+func (m *kernelMaps) DeleteSource(key bpf.SocketSourceKey) error { return m.sources.Delete(key) }
 
-func (m *kernelMaps) PutNode(id uint32, record bpf.SocketNode) error { return m.nodes.put(id, record) }
+func (m *kernelMaps) PutNode(id uint32, record bpf.SocketNode) error { return m.nodes.Put(id, record) }
 
 func (m *kernelMaps) PutAddress(key bpf.SocketAddress, flags bpf.SocketAddressFlags) error {
-	return m.addresses.put(key, flags)
+	return m.addresses.Put(key, flags)
 }
-func (m *kernelMaps) DeleteAddress(key bpf.SocketAddress) error { return m.addresses.delete(key) }
+func (m *kernelMaps) DeleteAddress(key bpf.SocketAddress) error { return m.addresses.Delete(key) }
 
 func (m *kernelMaps) PutName(key bpf.SocketNameKey, name string) error {
-	return m.names.put(key, encodeName(name))
+	return m.names.Put(key, encodeName(name))
 }
-func (m *kernelMaps) DeleteName(key bpf.SocketNameKey) error { return m.names.delete(key) }
+func (m *kernelMaps) DeleteName(key bpf.SocketNameKey) error { return m.names.Delete(key) }
+
+func toAddress(addr netip.Addr) bpf.SocketAddress {
+	return bpf.SocketAddress{Word: bpf.ToNetwork(addr)}
+}
+
+func fromAddress(a bpf.SocketAddress) netip.Addr { return bpf.FromNetwork(a.Word) }
+
+func toNetwork(f Frontend) bpf.SocketEndpoint {
+	return bpf.SocketEndpoint{
+		Addr:     toAddress(f.Addr),
+		Port:     bpf.SwapPort(f.Port),
+		Protocol: uint8(f.Protocol),
+		Scope:    uint8(f.Scope),
+	}
+}
+
+func fromNetwork(e bpf.SocketEndpoint) Frontend {
+	return Frontend{
+		Addr:     fromAddress(e.Addr),
+		Port:     bpf.SwapPort(e.Port),
+		Protocol: Protocol(e.Protocol),
+		Scope:    Scope(e.Scope),
+	}
+}
 
 // encodeName keeps names that are too long distinct by a hash of the whole.
 func encodeName(name string) bpf.SocketName {

@@ -3,7 +3,6 @@ package service
 import (
 	"errors"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -13,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/skep-io/skep/bpf"
+	"github.com/skep-io/skep/dataplane/pinned"
 )
 
 // foreign is another tool's connect program: it allows or denies everything.
@@ -110,16 +110,16 @@ func TestOtherToolsOnTheSameHook(t *testing.T) {
 		t.Fatal(err)
 	}
 	works("after the linked one has left")
-	pinned, err := link.LoadPinnedLink(filepath.Join(s.pins, linkPins, bpf.SocketProgSkepConnect4), nil)
+	ours, err := link.LoadPinnedLink(pinned.LinkPath(s.pins, bpf.SocketProgSkepConnect4), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer pinned.Close()
+	defer ours.Close()
 	id, err := cgroupID(s.cgroup)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if same, err := onCgroup(pinned, id); err != nil || !same {
+	if info, err := ours.Info(); err != nil || !onCgroup(id)(info) {
 		t.Errorf("our link is not on the cgroup: %v", err)
 	}
 	if n := dump(t, again).Counters["no_backend"]; n == 0 {

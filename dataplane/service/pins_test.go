@@ -9,6 +9,7 @@ import (
 	"github.com/cilium/ebpf/link"
 
 	"github.com/skep-io/skep/bpf"
+	"github.com/skep-io/skep/dataplane/pinned"
 )
 
 // Maps of another layout serve until the new ones are full, then are gone.
@@ -42,9 +43,9 @@ func TestAnotherLayoutIsReplacedAtomically(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(s.pins, nextPins)); !os.IsNotExist(err) {
 		t.Errorf("next is left behind: %v", err)
 	}
-	pinned, err := DumpPinned(s.pins)
-	if err != nil || pinned.Services[0].Connections != 1 {
-		t.Errorf("pinned maps: %+v, %v", pinned, err)
+	found, err := DumpPinned(s.pins)
+	if err != nil || found.Services[0].Connections != 1 {
+		t.Errorf("pinned maps: %+v, %v", found, err)
 	}
 	p.Close()
 
@@ -52,7 +53,7 @@ func TestAnotherLayoutIsReplacedAtomically(t *testing.T) {
 	again := s.open(t)
 	layout := layoutNow()
 	layout.Version++
-	if err := again.maps.layout.put(0, layout); err != nil {
+	if err := again.maps.layout.Put(0, layout); err != nil {
 		t.Fatal(err)
 	}
 	again.Close()
@@ -72,7 +73,7 @@ func TestLinksAreUpgradedInPlace(t *testing.T) {
 	state := func() (links, programs map[string]uint32) {
 		links, programs = map[string]uint32{}, map[string]uint32{}
 		for _, h := range hooks(&bpf.SocketPrograms{}) {
-			l, err := link.LoadPinnedLink(filepath.Join(s.pins, linkPins, h.name), nil)
+			l, err := link.LoadPinnedLink(pinned.LinkPath(s.pins, h.name), nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -97,12 +98,12 @@ func TestLinksAreUpgradedInPlace(t *testing.T) {
 			t.Errorf("%s: an unchanged program was replaced", name)
 		}
 	}
-	pinned, err := link.LoadPinnedLink(filepath.Join(s.pins, linkPins, bpf.SocketProgSkepConnect4), nil)
+	ours, err := link.LoadPinnedLink(pinned.LinkPath(s.pins, bpf.SocketProgSkepConnect4), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer pinned.Close()
-	if err := pinned.Update(passProgram(t)); err != nil {
+	defer ours.Close()
+	if err := ours.Update(passProgram(t)); err != nil {
 		t.Fatal(err)
 	}
 	s.open(t).Close()
@@ -137,11 +138,11 @@ func TestRecreatedCgroupIsAttachedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, h := range hooks(&bpf.SocketPrograms{}) {
-		l, err := link.LoadPinnedLink(filepath.Join(s.pins, linkPins, h.name), nil)
+		l, err := link.LoadPinnedLink(pinned.LinkPath(s.pins, h.name), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if same, err := onCgroup(l, id); err != nil || !same {
+		if info, err := l.Info(); err != nil || !onCgroup(id)(info) {
 			t.Errorf("%s is not attached to the new cgroup: %v", h.name, err)
 		}
 		l.Close()
@@ -160,7 +161,7 @@ func TestRemoveLeavesNothing(t *testing.T) {
 	p.SetService(serviceOf("default/echo:http", TCP, "10.96.0.1:80"))
 	flush(t, p)
 	// Held open elsewhere, a link outlives its pin: it has to be detached.
-	held, err := link.LoadPinnedLink(filepath.Join(s.pins, linkPins, bpf.SocketProgSkepConnect4), nil)
+	held, err := link.LoadPinnedLink(pinned.LinkPath(s.pins, bpf.SocketProgSkepConnect4), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

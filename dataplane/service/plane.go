@@ -17,6 +17,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/skep-io/skep/bpf"
+	"github.com/skep-io/skep/dataplane/pinned"
 )
 
 // Options says where the data plane lives.
@@ -65,7 +66,7 @@ func open(o Options, writerOf func(*kernelMaps) writer) (*Plane, error) {
 	if err := probe(o); err != nil {
 		return nil, err
 	}
-	lock, err := lockPins(o.PinDir)
+	lock, err := pinned.Lock(o.PinDir)
 	if err != nil {
 		return nil, err
 	}
@@ -99,10 +100,10 @@ func (p *Plane) start(writerOf func(*kernelMaps) writer) error {
 	}
 	p.spec = spec
 	var pending bool // new maps have to be filled before anything uses them
-	p.maps, err = loadPinned(filepath.Join(p.options.PinDir, currentPins), spec, nil)
+	p.maps, err = loadPinned(filepath.Join(p.options.PinDir, currentPins), spec, false)
 	switch {
 	case err == nil:
-	case errors.Is(err, errLayout):
+	case errors.Is(err, pinned.ErrLayout):
 		p.log.Info("pinned maps are replaced when the services are known", "reason", err)
 		pending = true
 		fallthrough
@@ -118,7 +119,7 @@ func (p *Plane) start(writerOf func(*kernelMaps) writer) error {
 	if err != nil {
 		return err
 	}
-	if err := p.maps.config.put(0, bpf.SocketConfig{HostNetns: netns}); err != nil {
+	if err := p.maps.config.Put(0, bpf.SocketConfig{HostNetns: netns}); err != nil {
 		return err
 	}
 	in := newInstalled(writerOf(p.maps), p.options.Limits)
@@ -167,12 +168,11 @@ func (p *Plane) activate() error {
 	} else if adopted { // an earlier process died before promoting its own
 		return os.RemoveAll(filepath.Join(p.options.PinDir, nextPins))
 	}
-	return promote(p.options.PinDir)
+	return pinned.ReplaceFolder(filepath.Join(p.options.PinDir, nextPins), filepath.Join(p.options.PinDir, currentPins))
 }
 
 func (p *Plane) currentIsOurs() (bool, error) {
-	const name = "skep_layout"
-	current, err := ebpf.LoadPinnedMap(filepath.Join(p.options.PinDir, currentPins, name), nil)
+	current, err := ebpf.LoadPinnedMap(filepath.Join(p.options.PinDir, currentPins, bpf.SocketMapSkepLayout), nil)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
@@ -184,7 +184,7 @@ func (p *Plane) currentIsOurs() (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	ours, err := p.maps.layout.m.Info()
+	ours, err := p.maps.layout.Map.Info()
 	if err != nil {
 		return false, err
 	}

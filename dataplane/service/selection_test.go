@@ -164,7 +164,7 @@ func TestSelectionTrustsNoStaleRecord(t *testing.T) {
 	p.SetService(serviceOf("default/a:http", TCP, "10.96.0.1:80", three[0]))
 	p.SetService(serviceOf("default/b:http", TCP, "10.96.0.2:80", three[1]))
 	flush(t, p)
-	word, _, err := p.maps.frontends.get(toNetwork(b))
+	word, _, err := p.maps.frontends.Get(toNetwork(b))
 	if err != nil {
 		t.Fatal(err)
 	}

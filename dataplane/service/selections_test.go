@@ -286,7 +286,7 @@ func TestSourceRanges(t *testing.T) {
 	check(service.Frontends[1], "2001:db8:1:2::3", out)
 	p.DeleteService(service.Name)
 	flush(t, p)
-	if left, err := p.maps.sources.all(); err != nil || len(left) != 0 {
+	if left, err := p.maps.sources.All(); err != nil || len(left) != 0 {
 		t.Errorf("source ranges left behind: %v, %v", left, err)
 	}
 }

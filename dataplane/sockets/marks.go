@@ -95,14 +95,8 @@ func (m *marks) take(targets []Target, result *Result) error {
 
 func (m *marks) Close() error { return errors.Join(m.find.Close(), m.departed.Close()) }
 
-// endpointOf is a target as the maps hold it: addresses as 16 bytes and ports
-// as 2, both in network order.
 func endpointOf(t Target) bpf.SocketsEndpoint {
-	e := bpf.SocketsEndpoint{Protocol: uint8(t.Protocol)}
-	bytes := t.Addr.As16()
-	for i := range e.Addr.Word {
-		e.Addr.Word[i] = binary.NativeEndian.Uint32(bytes[4*i:])
-	}
-	e.Port = binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, t.Port))
+	e := bpf.SocketsEndpoint{Port: bpf.SwapPort(t.Port), Protocol: uint8(t.Protocol)}
+	e.Addr.Word = bpf.ToNetwork(t.Addr)
 	return e
 }
