@@ -8,6 +8,7 @@ import (
 
 	"k8s.io/utils/clock"
 
+	"github.com/skep-io/skep/controlplane/controller/conflict"
 	"github.com/skep-io/skep/controlplane/controller/deployment"
 	"github.com/skep-io/skep/controlplane/controller/endpoints"
 	"github.com/skep-io/skep/controlplane/controller/gc"
@@ -48,6 +49,7 @@ func lead(ctx context.Context, s *settings, registry *resource.Registry, authori
 		"node":           node.New(registry, recorder(node.Component), realClock, s.NodeMonitorGrace),
 		"namespace":      namespace.New(registry),
 		"gc":             gc.New(registry),
+		"conflicts":      conflict.New(registry, recorder(conflict.Component)),
 		"servicecidr":    servicecidr.New(registry, recorder(servicecidr.Component), recorder(servicecidr.RepairComponent)),
 		"serviceaccount": serviceaccount.New(registry, authority.CA),
 	}

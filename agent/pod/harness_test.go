@@ -95,7 +95,10 @@ func (p *plane) DeleteService(string)                  {}
 func (p *plane) Synced()                               {}
 func (p *plane) SetNodeDown(string, bool)              {}
 func (p *plane) SetNodeAddresses(string, []netip.Addr) {}
-func (p *plane) Problems() []service.Problem           { return nil }
+func (p *plane) AwaitProblems(ctx context.Context) map[string][]service.Problem {
+	<-ctx.Done()
+	return nil
+}
 
 type noRoutes struct{}
 

@@ -7,6 +7,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 
 	"github.com/skep-io/skep/dataplane/service"
+	"github.com/skep-io/skep/servicespec"
 )
 
 // Snapshot is what the API said at one time.
@@ -25,17 +26,17 @@ func (s *Snapshot) Expect(node string) (want []service.Service, down map[string]
 	for _, slice := range s.Slices {
 		slices[sliceService(slice)] = append(slices[sliceService(slice)], slice)
 	}
-	claimed := map[netip.Addr]bool{}
+	claimed := map[netip.Addr]string{}
 	for _, svc := range s.Services {
-		for _, addr := range clusterAddrs(svc) {
-			claimed[addr] = true
+		for _, addr := range servicespec.ClusterAddrs(svc) {
+			claimed[addr] = svc.Namespace + "/" + svc.Name
 		}
 	}
 	v := &view{
 		node:     node,
 		draining: func(string) bool { return false },
 		reserved: func(addr netip.Addr) string {
-			return reservedAddress(addr, s.ServiceCIDRs, func(addr netip.Addr) bool { return claimed[addr] })
+			return servicespec.Reserved(addr, s.ServiceCIDRs, func(addr netip.Addr) string { return claimed[addr] })
 		},
 	}
 	down = map[string]bool{}
@@ -49,22 +50,9 @@ func (s *Snapshot) Expect(node string) (want []service.Service, down map[string]
 		want = append(want, v.translate(svc, slices[svc.Namespace+"/"+svc.Name]).services...)
 	}
 	for _, pod := range s.Pods {
-		if pod.Spec.NodeName == node && !pod.Spec.HostNetwork && running(pod) {
-			want = append(want, hostPorts(pod, podAddrs(pod), node)...)
+		if pod.Spec.NodeName == node && !pod.Spec.HostNetwork && servicespec.Running(pod) {
+			want = append(want, hostPorts(pod, servicespec.PodAddrs(pod), node)...)
 		}
 	}
 	return want, down
-}
-
-func running(pod *corev1.Pod) bool {
-	return pod.Status.Phase != corev1.PodSucceeded && pod.Status.Phase != corev1.PodFailed
-}
-
-func podAddrs(pod *corev1.Pod) (addrs []netip.Addr) {
-	for _, ip := range pod.Status.PodIPs {
-		if addr, err := netip.ParseAddr(ip.IP); err == nil {
-			addrs = append(addrs, addr.Unmap())
-		}
-	}
-	return addrs
 }

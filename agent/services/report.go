@@ -2,43 +2,44 @@ package services
 
 import (
 	"context"
-	"sort"
+	"log/slog"
+	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/record"
 
 	"github.com/skep-io/skep/dataplane/service"
+	"github.com/skep-io/skep/servicespec"
 )
 
 // Reasons of the events that it writes.
 const (
-	reasonIgnored      = "PartIgnored"        // of what a Service or its endpoints say
-	reasonNotInstalled = "NotInstalled"       // on this node: another holds the address, or the maps are full
+	reasonNotInstalled = "NotInstalled"       // on this node: its maps are full
 	reasonHealthPort   = "HealthCheckFailure" // the health-check port cannot be served here
 )
 
-// reporter says on a Service what of it does not work on this node: once when it begins, however often it is looked at.
+// reporter says on a Service what of it does not work on this node alone: once when it begins, however often it is looked at.
+// What is wrong with a Service everywhere (addresses that another has, endpoints that cannot be) the control plane says, once
+// for all nodes; here it is logged.
 type reporter struct {
 	recorder record.EventRecorder
-	problems func() []service.Problem
+	problems func(context.Context) map[string][]service.Problem
 	lister   corelisters.ServiceLister
-	wake     chan struct{}
 
 	mu       sync.Mutex
-	warned   map[string]map[string]bool         // service key -> messages that hold
-	notThere map[string]map[string]bool         // the same for what the plane could not install
+	warned   map[string][]string                // service key -> messages that hold
+	notThere map[string][]string                // name in the plane -> what it could not install
 	ports    map[string]string                  // service key -> why its health-check port is not served
 	pods     map[string]*corev1.ObjectReference // key in the plane -> the pod whose host ports they are
 }
 
-func newReporter(recorder record.EventRecorder, problems func() []service.Problem, lister corelisters.ServiceLister) *reporter {
+func newReporter(recorder record.EventRecorder, problems func(context.Context) map[string][]service.Problem, lister corelisters.ServiceLister) *reporter {
 	return &reporter{
-		recorder: recorder, problems: problems, lister: lister, wake: make(chan struct{}, 1),
-		warned: map[string]map[string]bool{}, notThere: map[string]map[string]bool{}, ports: map[string]string{},
+		recorder: recorder, problems: problems, lister: lister,
+		warned: map[string][]string{}, notThere: map[string][]string{}, ports: map[string]string{},
 		pods: map[string]*corev1.ObjectReference{},
 	}
 }
@@ -46,88 +47,64 @@ func newReporter(recorder record.EventRecorder, problems func() []service.Proble
 // most is how many messages a service gets from one look; endpoints may be wrong by the thousand.
 const most = 10
 
-// translated hears what was ignored of a service. svc is nil if it is gone.
-func (r *reporter) translated(svc *corev1.Service, key string, warnings []string) {
-	r.look()
+// translated hears what was ignored of a service.
+func (r *reporter) translated(key string, warnings []string) {
 	r.mu.Lock()
 	fresh := renew(r.warned, key, warnings)
 	r.mu.Unlock()
-	if svc == nil {
-		return
-	}
 	for _, message := range fresh {
-		r.recorder.Event(svc, corev1.EventTypeWarning, reasonIgnored, message)
-	}
-}
-
-// look has the plane asked before long.
-func (r *reporter) look() {
-	select {
-	case r.wake <- struct{}{}:
-	default:
+		slog.Warn("part of a service is ignored", "service", key, "reason", message)
 	}
 }
 
 // renew makes the messages of a key what they are now and returns those that are new, at most a few.
-func renew(all map[string]map[string]bool, key string, now []string) (fresh []string) {
-	if len(now) == 0 {
+func renew(all map[string][]string, key string, now []string) (fresh []string) {
+	before := all[key]
+	if all[key] = now; len(now) == 0 {
 		delete(all, key)
+	}
+	if slices.Equal(before, now) {
 		return nil
 	}
-	before := all[key]
-	all[key] = make(map[string]bool, len(now))
+	known := map[string]bool{}
+	for _, message := range before {
+		known[message] = true
+	}
 	for _, message := range now {
-		if !before[message] && !all[key][message] && len(fresh) < most {
+		if !known[message] && len(fresh) < most {
+			known[message] = true
 			fresh = append(fresh, message)
 		}
-		all[key][message] = true
 	}
 	return fresh
 }
 
-// settle is how long changes are let pass before the plane is asked for its problems: it looks at every service for them.
-const settle = time.Second
-
-// run asks the plane what it could not install, some time after each change.
+// run tells what the plane could not install, as it changes.
 func (r *reporter) run(ctx context.Context) {
 	for {
-		select {
-		case <-ctx.Done():
+		changed := r.problems(ctx)
+		if ctx.Err() != nil {
 			return
-		case <-r.wake:
 		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(settle):
+		for name, problems := range changed {
+			r.installed(name, problems)
 		}
-		r.installed(r.problems())
 	}
 }
 
-func (r *reporter) installed(problems []service.Problem) {
-	now := map[string][]string{}
+func (r *reporter) installed(name string, problems []service.Problem) {
+	var reasons []string
 	for _, p := range problems {
-		key, _, _ := strings.Cut(p.Service, ":")
-		now[key] = append(now[key], p.Service+": "+p.Reason)
+		if p.Owner == "" {
+			reasons = append(reasons, p.Reason)
+		}
 	}
-	type message struct{ key, text string }
-	var fresh []message
 	r.mu.Lock()
-	for key := range r.notThere {
-		if len(now[key]) == 0 {
-			delete(r.notThere, key)
-		}
-	}
-	for key, reasons := range now {
-		for _, text := range renew(r.notThere, key, reasons) {
-			fresh = append(fresh, message{key, text})
-		}
-	}
+	fresh := renew(r.notThere, name, reasons)
 	r.mu.Unlock()
-	sort.Slice(fresh, func(i, j int) bool { return fresh[i].text < fresh[j].text })
-	for _, m := range fresh {
-		r.event(m.key, reasonNotInstalled, m.text)
+	for _, reason := range fresh {
+		key, _, _ := strings.Cut(name, ":")
+		r.event(key, reasonNotInstalled, name+": "+reason)
 	}
 }
 
@@ -148,15 +125,14 @@ func (r *reporter) healthPort(key string, problem error) {
 
 // hostPort keeps to whom events about host ports go.
 func (r *reporter) hostPort(pod *corev1.Pod, there bool) {
-	key := hostPortPrefix + pod.Namespace + "/" + pod.Name
+	key := servicespec.HostPortPrefix + pod.Namespace + "/" + pod.Name
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	if there {
 		r.pods[key] = &corev1.ObjectReference{Kind: "Pod", APIVersion: "v1", Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID}
 	} else if have := r.pods[key]; have != nil && have.UID == pod.UID {
 		delete(r.pods, key)
 	}
-	r.mu.Unlock()
-	r.look()
 }
 
 // event goes to the Service, or to the pod whose host port it is about.

@@ -32,7 +32,7 @@ type recorder struct {
 	down      map[string]bool
 	peers     []string
 	addresses map[string]string
-	problems  []service.Problem
+	problems  chan map[string][]service.Problem
 	owned     string
 	sets      int
 	synced    int // services there when Synced was called; -1: not called
@@ -56,10 +56,13 @@ func (r *recorder) SetNodeDown(node string, is bool) { r.do(func() { r.down[node
 func (r *recorder) SetNodeAddresses(node string, addrs []netip.Addr) {
 	r.do(func() { r.addresses[node] = fmt.Sprint(addrs) })
 }
-func (r *recorder) Problems() []service.Problem {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.problems
+func (r *recorder) AwaitProblems(ctx context.Context) map[string][]service.Problem {
+	select {
+	case changed := <-r.problems:
+		return changed
+	case <-ctx.Done():
+		return nil
+	}
 }
 func (r *recorder) Own(addrs []netip.Addr) { r.do(func() { r.owned = fmt.Sprint(addrs) }) }
 func (r *recorder) SyncRoutes(peers []podnet.Peer) error {
@@ -129,7 +132,7 @@ func start(t *testing.T, client kubernetes.Interface, adopted <-chan struct{}) (
 	t.Helper()
 	r := &recorder{
 		services: map[string]service.Service{}, down: map[string]bool{}, addresses: map[string]string{},
-		synced: -1, changed: make(chan struct{}, 1),
+		synced: -1, changed: make(chan struct{}, 1), problems: make(chan map[string][]service.Problem),
 	}
 	e := &events{changed: make(chan struct{}, 1)}
 	factory := informers.NewSharedInformerFactory(client, 0)

@@ -164,8 +164,8 @@ spec: {clusterIP: 10.96.0.5, sessionAffinity: ClientIP, ports: [{port: 80, proto
 			slice: `{metadata: {name: s}, addressType: IPv4}`,
 			want:  []string{"ns/web round-robin affinity=3h0m0s\n  10.96.0.5:80/TCP cluster"},
 			warnings: []string{
-				`annotation skep.io/selection: "fastest" is none of round-robin, least-connections, random, maglev; using round-robin`,
-				`annotation skep.io/forwarding: "tunnel" is neither dsr nor snat; using dsr`,
+				`annotation skep.io/selection: "fastest" is not known; using round-robin`,
+				`annotation skep.io/forwarding: "tunnel" is not known; using dsr`,
 			},
 		},
 		{

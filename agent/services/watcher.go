@@ -24,6 +24,7 @@ import (
 
 	"github.com/skep-io/skep/dataplane/podnet"
 	"github.com/skep-io/skep/dataplane/service"
+	"github.com/skep-io/skep/servicespec"
 )
 
 // Plane is where services go.
@@ -33,7 +34,7 @@ type Plane interface {
 	Synced()
 	SetNodeDown(node string, down bool)
 	SetNodeAddresses(node string, addrs []netip.Addr)
-	Problems() []service.Problem
+	AwaitProblems(context.Context) map[string][]service.Problem
 }
 
 // Router is what routes to other nodes' pods.
@@ -77,7 +78,7 @@ type Watcher struct {
 	down      map[string]bool
 	zone      string
 	owned     map[string][]netip.Addr // service key -> addresses that this node announces
-	claimed   map[netip.Addr]int      // cluster addresses of services -> how many have it
+	claimed   map[netip.Addr]string   // cluster addresses of services -> key of the service
 	draining  map[string]*drain       // by pod UID
 	hostPorts map[string][]string     // pod UID -> names in the plane
 }
@@ -106,11 +107,11 @@ func New(cfg Config) (*Watcher, error) {
 		peers:     map[string]podnet.Peer{},
 		down:      map[string]bool{},
 		owned:     map[string][]netip.Addr{},
-		claimed:   map[netip.Addr]int{},
+		claimed:   map[netip.Addr]string{},
 		draining:  map[string]*drain{},
 		hostPorts: map[string][]string{},
 	}
-	w.reporter = newReporter(cfg.Recorder, cfg.Plane.Problems, w.Lister())
+	w.reporter = newReporter(cfg.Recorder, cfg.Plane.AwaitProblems, w.Lister())
 	w.health = newHealthServers(w.reporter.healthPort)
 	if err := w.slices.AddIndexers(cache.Indexers{
 		bySvc: func(obj any) ([]string, error) { return []string{sliceService(obj.(*discoveryv1.EndpointSlice))}, nil },
@@ -205,16 +206,16 @@ func (w *Watcher) serviceChanged(old, obj any) {
 	var key string
 	if svc, ok := object[*corev1.Service](old); ok {
 		key = svc.Namespace + "/" + svc.Name
-		for _, addr := range clusterAddrs(svc) {
-			if w.claimed[addr]--; w.claimed[addr] == 0 {
+		for _, addr := range servicespec.ClusterAddrs(svc) {
+			if w.claimed[addr] == key { // another may have got it meanwhile
 				delete(w.claimed, addr)
 			}
 		}
 	}
 	if svc, ok := object[*corev1.Service](obj); ok {
 		key = svc.Namespace + "/" + svc.Name
-		for _, addr := range clusterAddrs(svc) {
-			w.claimed[addr]++
+		for _, addr := range servicespec.ClusterAddrs(svc) {
+			w.claimed[addr] = key
 		}
 	}
 	w.mu.Unlock()
@@ -267,7 +268,7 @@ func (w *Watcher) syncService(key string) {
 	}
 	w.health.set(key, wanted.health)
 	w.announce(key, svc)
-	w.reporter.translated(svc, key, wanted.warnings)
+	w.reporter.translated(key, wanted.warnings)
 }
 
 // view is how this node looks at services now.
@@ -278,33 +279,11 @@ func (w *Watcher) view() *view {
 }
 
 func (w *Watcher) reserved(addr netip.Addr) string {
-	return reservedAddress(addr, w.cfg.ServiceCIDRs, func(addr netip.Addr) bool {
+	return servicespec.Reserved(addr, w.cfg.ServiceCIDRs, func(addr netip.Addr) string {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		return w.claimed[addr] > 0
+		return w.claimed[addr]
 	})
-}
-
-// reservedAddress says why no endpoint can have an address, "" if one can: translated twice a connection would go round,
-// and what only one node can reach is another place on each.
-func reservedAddress(addr netip.Addr, serviceCIDRs []netip.Prefix, claimed func(netip.Addr) bool) string {
-	switch {
-	case addr.IsLoopback():
-		return "it is a loopback address"
-	case addr.IsLinkLocalUnicast():
-		return "it is a link-local address"
-	case addr.IsMulticast(), addr.IsUnspecified():
-		return "it is not the address of one host"
-	}
-	for _, p := range serviceCIDRs {
-		if p.Contains(addr) {
-			return "it is in the range of service addresses, " + p.String()
-		}
-	}
-	if claimed(addr) {
-		return "it is the address of a service"
-	}
-	return ""
 }
 
 // announce keeps the addresses that this node answers for.
@@ -313,7 +292,7 @@ func (w *Watcher) announce(key string, svc *corev1.Service) {
 		return
 	}
 	var addrs []netip.Addr
-	if svc != nil && svc.Spec.Type == corev1.ServiceTypeLoadBalancer && svc.Annotations[AnnouncedByAnnotation] == w.cfg.Node {
+	if svc != nil && svc.Spec.Type == corev1.ServiceTypeLoadBalancer && svc.Annotations[servicespec.AnnouncedByAnnotation] == w.cfg.Node {
 		for _, ingress := range svc.Status.LoadBalancer.Ingress {
 			if addr, err := netip.ParseAddr(ingress.IP); err == nil {
 				addrs = append(addrs, addr.Unmap())

@@ -17,6 +17,7 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 
 	"github.com/skep-io/skep/dataplane/service"
+	"github.com/skep-io/skep/servicespec"
 )
 
 func freePort(t *testing.T) (net.Listener, int32) {
@@ -79,38 +80,34 @@ func TestHealthCheckPort(t *testing.T) {
 	}
 }
 
+// What this node alone cannot do is told once, as long as it holds; what the control plane tells is not told by every node.
 func TestProblemsAreToldOnce(t *testing.T) {
-	bad := slice("web-1", "web", 8080, ep("127.0.0.1", true, true, false))
-	client := fake.NewClientset(svc("web", "10.96.0.5", httpPort), bad)
+	client := fake.NewClientset(svc("web", "10.96.0.5", httpPort))
 	_, r, events := start(t, client, nil)
-	r.do(func() {
-		r.problems = []service.Problem{{Service: "ns/web:http", Owner: "ns/other", Reason: "frontend 10.96.0.5:80/TCP belongs to ns/other"}}
-	})
-	events.await(t, "Service web "+reasonIgnored+": endpoint 127.0.0.1")
-	for round := range 3 { // changes that leave both as they are
-		bad.Labels["round"] = fmt.Sprint(round)
-		r.mu.Lock()
-		before := r.sets
-		r.mu.Unlock()
-		if _, err := client.DiscoveryV1().EndpointSlices("ns").Update(context.Background(), bad, metav1.UpdateOptions{}); err != nil {
-			t.Fatal(err)
-		}
-		r.await(t, "the change", func() bool { return r.sets > before })
+	full := service.Problem{Service: "ns/web:http", Reason: "all 64 backends are in use: raise the limit"}
+	lost := service.Problem{Service: "ns/web:http", Owner: "ns/other", Reason: "frontend 10.96.0.5:80/TCP belongs to ns/other, which is older"}
+	for _, problems := range [][]service.Problem{{full, lost}, {full}, {full, lost}, nil, {full}} {
+		r.problems <- map[string][]service.Problem{"ns/web:http": problems}
 	}
-	events.await(t, "Service web "+reasonNotInstalled+": ns/web:http: frontend 10.96.0.5:80/TCP belongs to ns/other")
-	if n := events.count("127.0.0.1"); n != 1 {
-		t.Errorf("told %d times of one bad endpoint", n)
+	last := service.Problem{Service: "ns/web:http", Reason: "the last"}
+	r.problems <- map[string][]service.Problem{"ns/web:http": {last}}
+	events.await(t, "Service web "+reasonNotInstalled+": ns/web:http: the last")
+	if n := events.count("Service web " + reasonNotInstalled + ": ns/web:http: " + full.Reason); n != 2 {
+		t.Errorf("told %d times of what began twice", n)
+	}
+	if n := events.count(lost.Reason); n != 0 {
+		t.Errorf("told %d times of what the control plane tells", n)
 	}
 }
 
 func TestAnnouncedAddresses(t *testing.T) {
 	s := localBalancer(0)
-	s.Annotations = map[string]string{AnnouncedByAnnotation: "me"}
+	s.Annotations = map[string]string{servicespec.AnnouncedByAnnotation: "me"}
 	s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "203.0.113.7"}}
 	client := fake.NewClientset(s)
 	_, r, _ := start(t, client, nil)
 	r.await(t, "the address to be ours", func() bool { return r.owned == "[203.0.113.7]" })
-	s.Annotations[AnnouncedByAnnotation] = "n1"
+	s.Annotations[servicespec.AnnouncedByAnnotation] = "n1"
 	if _, err := client.CoreV1().Services("ns").Update(context.Background(), s, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}

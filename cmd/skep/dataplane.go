@@ -163,15 +163,14 @@ func snapshot(ctx context.Context, client kubernetes.Interface) (*services.Snaps
 		return nil, err
 	}
 	s.Pods = slices.DeleteFunc(pointers(pods.Items), func(p *corev1.Pod) bool { return p.Spec.NodeName == "" })
-	cidrs, err := client.NetworkingV1().ServiceCIDRs().List(ctx, metav1.ListOptions{})
+	// The ranges that the cluster was started with, which nodes know too.
+	configured, err := client.NetworkingV1().ServiceCIDRs().Get(ctx, "kubernetes", metav1.GetOptions{})
 	if err != nil {
 		return nil, err
 	}
-	for i := range cidrs.Items {
-		for _, text := range cidrs.Items[i].Spec.CIDRs {
-			if prefix, err := netip.ParsePrefix(text); err == nil {
-				s.ServiceCIDRs = append(s.ServiceCIDRs, prefix)
-			}
+	for _, text := range configured.Spec.CIDRs {
+		if prefix, err := netip.ParsePrefix(text); err == nil {
+			s.ServiceCIDRs = append(s.ServiceCIDRs, prefix)
 		}
 	}
 	return s, nil

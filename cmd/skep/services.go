@@ -22,6 +22,7 @@ import (
 	"k8s.io/kubectl/pkg/util/templates"
 
 	"github.com/skep-io/skep/agent/traffic"
+	"github.com/skep-io/skep/servicespec"
 )
 
 // nodeAnswer bounds the wait for one node: one that hangs must not hide the others.
@@ -37,7 +38,8 @@ func newServicesCommand(config genericclioptions.RESTClientGetter, streams gener
 			Show connections, failures, packets and bytes of services, counted in the
 			kernel of every node since it began to serve them. Packets and bytes are those
 			of pods that run on Skep's nodes; ACTIVE is counted for services that select
-			by least connections.`),
+			by least connections. What of a service does not work as it asks, for example
+			as an address is another's, is said below the table.`),
 		Example: templates.Examples(`
 			skep services
 			skep services web --backends
@@ -63,11 +65,19 @@ func newServicesCommand(config genericclioptions.RESTClientGetter, streams gener
 					return within(name) && (service == byNamespace || all && strings.HasSuffix(service, "/"+args[0]))
 				}
 			}
+			scope := namespace
+			if all {
+				scope = metav1.NamespaceAll
+			}
+			problems, err := readProblems(command.Context(), client, scope, wanted)
+			if err != nil {
+				return err
+			}
 			total, unheard := readServices(command.Context(), client, wanted)
-			if len(total) == 0 && len(unheard) == 0 && len(args) == 1 {
+			if len(total)+len(problems) == 0 && len(unheard) == 0 && len(args) == 1 {
 				return fmt.Errorf("no service %s with a cluster address in namespace %s (-A looks in all)", args[0], namespace)
 			}
-			if err := printServices(streams.Out, total, backends, output); err != nil {
+			if err := printServices(streams.Out, total, problems, backends, output); err != nil {
 				return err
 			}
 			return errors.Join(unheard...)
@@ -185,16 +195,57 @@ func addService(total map[serviceKey]*traffic.Service, s *traffic.Service) {
 	}
 }
 
-func printServices(out io.Writer, list []traffic.Service, backends bool, output string) error {
+// problem is what the API says does not work of a service.
+type problem struct {
+	Service string `json:"service"` // namespace/name
+	Reason  string `json:"reason"`
+	Message string `json:"message"`
+}
+
+// readProblems reads the conditions of services that Skep's loops write.
+func readProblems(ctx context.Context, client kubernetes.Interface, namespace string, wanted func(string) bool) ([]problem, error) {
+	list, err := client.CoreV1().Services(namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, err
+	}
+	problems := []problem{}
+	for i := range list.Items {
+		s := &list.Items[i]
+		name := s.Namespace + "/" + s.Name
+		for _, c := range s.Status.Conditions {
+			if wanted(name) && slices.Contains([]string{servicespec.AddressConflict, servicespec.EndpointsIgnored, servicespec.LoadBalancerAddress}, c.Type) {
+				problems = append(problems, problem{name, c.Reason, c.Message})
+			}
+		}
+	}
+	return problems, nil
+}
+
+func printServices(out io.Writer, list []traffic.Service, problems []problem, backends bool, output string) error {
 	if output == "json" {
 		encoder := json.NewEncoder(out)
 		encoder.SetIndent("", "  ")
-		return encoder.Encode(list)
+		return encoder.Encode(struct {
+			Services []traffic.Service `json:"services"`
+			Problems []problem         `json:"problems"`
+		}{list, problems})
 	}
 	if len(list) == 0 {
-		_, err := fmt.Fprintln(out, "No services with a cluster address found.")
+		if _, err := fmt.Fprintln(out, "No services with a cluster address found."); err != nil {
+			return err
+		}
+	} else if err := printTable(out, list, backends); err != nil {
 		return err
 	}
+	for _, p := range problems {
+		if _, err := fmt.Fprintf(out, "\n%s: %s: %s\n", p.Service, p.Reason, p.Message); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func printTable(out io.Writer, list []traffic.Service, backends bool) error {
 	table := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
 	fmt.Fprintln(table, "SERVICE\tADDRESS\tBACKENDS\tCONNECTIONS\tFAILURES\tACTIVE\tPACKETS TO/FROM\tBYTES TO/FROM")
 	for i := range list {

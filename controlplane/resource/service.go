@@ -11,6 +11,8 @@ import (
 	"k8s.io/kubernetes/pkg/apis/core"
 	"k8s.io/kubernetes/pkg/apis/core/validation"
 	"k8s.io/utils/ptr"
+
+	"github.com/skep-io/skep/servicespec"
 )
 
 // Services is the kind of v1 Service.
@@ -29,18 +31,18 @@ var Services = &Kind{
 		}
 	}),
 	ValidateCreate: validateCreate(func(service *core.Service) field.ErrorList {
-		return validation.ValidateServiceCreate(asIfAllocated(service))
+		return append(validation.ValidateServiceCreate(asIfAllocated(service)), servicespec.ValidateAnnotations(service.Annotations, nil)...)
 	}),
 	PrepareForUpdate: prepareUpdate(prepareServiceUpdate),
 	ValidateUpdate: validateUpdate(func(service, old *core.Service) field.ErrorList {
-		return validation.ValidateServiceUpdate(asIfAllocated(service), old)
+		return append(validation.ValidateServiceUpdate(asIfAllocated(service), old), servicespec.ValidateAnnotations(service.Annotations, old.Annotations)...)
 	}),
 	Status: &Subresource{
 		PrepareForUpdate: prepareUpdate(func(service, old *core.Service) { service.Spec = old.Spec }),
 		Validate:         validateUpdate(validation.ValidateServiceStatusUpdate, "status"),
 	},
 	Warnings: func(obj Object) []string {
-		return serviceapi.GetWarningsForService(internal[core.Service](obj), nil)
+		return append(serviceapi.GetWarningsForService(internal[core.Service](obj), nil), servicespec.AnnotationWarnings(obj.GetAnnotations())...)
 	},
 	Fields: func(obj Object) fields.Set {
 		service := obj.(*corev1.Service)

@@ -94,7 +94,7 @@ func TestNodePortOfTwoProtocols(t *testing.T) {
 }
 
 // TestBadServices are refused in Kubernetes' words; services that overlap on an
-// external address are not: the plane tells of them.
+// external address are not: the loop for conflicts tells of them.
 func TestBadServices(t *testing.T) {
 	r := allocationRegistry(t, allocationEtcd(t), clusterWith("10.96.0.0/16"))
 	for name, tc := range map[string]struct {
@@ -215,5 +215,43 @@ func TestFamilyPolicyChanges(t *testing.T) {
 	loose := create(t, r, newService("loose", func(s *corev1.ServiceSpec) { s.ClusterIP, s.Selector = corev1.ClusterIPNone, nil }))
 	if len(loose.Spec.IPFamilies) != 2 || *loose.Spec.IPFamilyPolicy != require {
 		t.Errorf("a headless service without a selector: %+v", loose.Spec)
+	}
+}
+
+// TestAnnotations of Skep's own take the values that mean something. What an object already says does not keep it from
+// being changed.
+func TestAnnotations(t *testing.T) {
+	r := allocationRegistry(t, allocationEtcd(t), clusterWith("10.96.0.0/16"))
+	annotated := func(name string, annotations map[string]string) *corev1.Service {
+		service := newService(name, nil)
+		service.Annotations = annotations
+		return service
+	}
+	for _, tc := range []struct{ name, value, want string }{
+		{"skep.io/selection", "fastest", `metadata.annotations[skep.io/selection]: Unsupported value: "fastest": supported values: "round-robin", "least-connections", "random", "maglev"`},
+		{"skep.io/selection", "Random", `Unsupported value: "Random": supported values: `},
+		{"skep.io/forwarding", "tunnel", `metadata.annotations[skep.io/forwarding]: Unsupported value: "tunnel": supported values: "dsr", "snat"`},
+		{"skep.io/selection", "least-connections", ""},
+		{"skep.io/selection", "", ""},
+		{"skep.io/forwarding", "snat", ""},
+	} {
+		_, err := r.Create(t.Context(), Services, annotated("web", map[string]string{tc.name: tc.value}), CreateOptions{DryRun: true})
+		if tc.want == "" && err != nil || tc.want != "" && (!apierrors.IsInvalid(err) || !strings.Contains(err.Error(), tc.want)) {
+			t.Errorf("%s: %q: %v, want %q", tc.name, tc.value, err, tc.want)
+		}
+	}
+	old, bad := annotated("web", map[string]string{"skep.io/selection": "bygone"}), annotated("web", map[string]string{"skep.io/selection": "fastest"})
+	if errs := Services.ValidateUpdate(bad, old); len(errs) == 0 || !strings.Contains(errs.ToAggregate().Error(), `Unsupported value: "fastest"`) {
+		t.Errorf("a new bad value: %v", errs)
+	}
+	for _, e := range Services.ValidateUpdate(old, old) {
+		if strings.Contains(e.Field, "annotations") {
+			t.Errorf("an old bad value: %v", e)
+		}
+	}
+	warnings := Services.Warnings(annotated("web", map[string]string{"skep.io/selektion": "random", "skep.io/announced-by": "n1", "example.com/selection": "x"}))
+	want := "metadata.annotations[skep.io/selektion]: a Service has no such annotation, it is ignored; there are skep.io/selection and skep.io/forwarding"
+	if !slices.Equal(warnings, []string{want}) {
+		t.Errorf("warnings %q, want %q", warnings, want)
 	}
 }

@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -42,6 +41,7 @@ type Plane struct {
 	mu      sync.Mutex
 	tables  *tables
 	full    map[string]Problem // services that a map has no room for
+	trouble trouble
 	queue   queue
 	synced  bool
 	lastErr error
@@ -76,6 +76,7 @@ func open(o Options, writerOf func(*kernelMaps) writer) (*Plane, error) {
 		lock:    lock,
 		tables:  newTables(o.Node),
 		full:    map[string]Problem{},
+		trouble: newTrouble(),
 		changed: make(chan struct{}),
 		wake:    make(chan struct{}, 1),
 		gone:    newDepartures(),
@@ -197,11 +198,8 @@ func (p *Plane) currentIsOurs() (bool, error) {
 func (p *Plane) SetService(s Service) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	touched := p.tables.set(s)
-	for _, problem := range slices.Concat(p.tables.problems[s.Name], p.tables.conflicts(s.Name)) {
-		p.log.Warn("part of a service is not installed", "service", s.Name, "reason", problem.Reason)
-	}
-	p.enqueue(false, touched...)
+	p.enqueue(false, p.tables.set(s)...)
+	p.review(s.Name)
 }
 
 // DeleteService makes the service of that name absent.
@@ -209,6 +207,7 @@ func (p *Plane) DeleteService(name string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.enqueue(false, p.tables.delete(name)...)
+	p.review(name)
 }
 
 // Synced says that all services that exist have been set: from now on what is
@@ -276,32 +275,6 @@ func (p *Plane) SetNodeDown(name string, down bool) {
 // this package: nobody else writes or closes them. While maps of another layout
 // are being filled, the ones given are the new ones.
 func (p *Plane) Maps() map[string]*ebpf.Map { return maps.Clone(p.maps.byName) }
-
-// Problems lists what was asked for and cannot be installed: frontends that
-// another service holds, entries without an address or a port, services that a
-// map has no room for, of which the rest is installed.
-func (p *Plane) Problems() []Problem {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	var problems []Problem
-	for name := range p.tables.services {
-		problems = append(problems, p.tables.problems[name]...)
-		problems = append(problems, p.tables.conflicts(name)...)
-		if problem, ok := p.full[name]; ok {
-			problems = append(problems, problem)
-		}
-	}
-	slices.SortFunc(problems, func(a, b Problem) int {
-		if a.Service != b.Service {
-			if a.Service < b.Service {
-				return -1
-			}
-			return 1
-		}
-		return compareFrontends(a.Frontend, b.Frontend)
-	})
-	return problems
-}
 
 // Flush waits until the maps equal the desired state of now.
 func (p *Plane) Flush(ctx context.Context) error {

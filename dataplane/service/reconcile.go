@@ -215,6 +215,7 @@ func (r *reconciler) applyService(name string) {
 	if errors.Is(err, errFull) {
 		p.full[name] = Problem{Service: name, Reason: err.Error()}
 	}
+	p.review(name)
 	p.queue.add(false, again...)
 	if err != nil {
 		r.failed[name] = struct{}{}

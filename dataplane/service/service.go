@@ -107,8 +107,8 @@ func (s Selection) String() string {
 
 // Frontend is an address that clients ask for. An IPv4-mapped IPv6 address is
 // the same as the IPv4 address; an unspecified one is every address of this
-// node (node ports, host ports). Two frontends that differ in nothing but Local
-// and Restricted are the same: the last one given counts.
+// node (node ports, host ports). Two frontends of a service that differ in their
+// last three fields only are the same: the last one counts.
 type Frontend struct {
 	Addr       netip.Addr
 	Port       uint16
@@ -116,6 +116,7 @@ type Frontend struct {
 	Scope      Scope
 	Local      bool // leads to this node's backends only (traffic policy)
 	Restricted bool // only for clients in SourceRanges; for packets, not sockets
+	Given      bool // the cluster gave the service this address: who only asks for it does not get it
 }
 
 func (f Frontend) String() string {
@@ -124,7 +125,7 @@ func (f Frontend) String() string {
 
 // identity is what tells frontends apart.
 func (f Frontend) identity() Frontend {
-	f.Local, f.Restricted = false, false
+	f.Local, f.Restricted, f.Given = false, false, false
 	return f
 }
 
@@ -153,6 +154,9 @@ type Service struct {
 	// Unconditional services keep a backend whose address was withdrawn: they
 	// lead to pods whether or not those are ready.
 	Unconditional bool
+	// Since is when it came to be, in seconds: of services that ask for the same
+	// frontend, and are given it or not alike, the older has it.
+	Since int64
 }
 
 // Problem is a part of a service that could not be installed.

@@ -1,6 +1,7 @@
 package service
 
 import (
+	"cmp"
 	"math"
 	"net/netip"
 	"slices"
@@ -14,7 +15,8 @@ import (
 type tables struct {
 	services  map[string]Service
 	problems  map[string][]Problem
-	claims    map[Frontend][]string              // sorted; the first owns it
+	claims    map[Frontend][]claim               // by precedence; the first owns it
+	contested map[string]struct{}                // services whose conflicts may have changed
 	byAddr    map[netip.Addr]map[string]struct{} // backend address -> services
 	withdrawn map[netip.Addr]int                 // address -> withdrawals not restored
 	nodesDown map[string]struct{}
@@ -27,7 +29,8 @@ func newTables(node string) *tables {
 		node:      node,
 		services:  map[string]Service{},
 		problems:  map[string][]Problem{},
-		claims:    map[Frontend][]string{},
+		claims:    map[Frontend][]claim{},
+		contested: map[string]struct{}{},
 		byAddr:    map[netip.Addr]map[string]struct{}{},
 		withdrawn: map[netip.Addr]int{},
 		nodesDown: map[string]struct{}{},
@@ -45,13 +48,15 @@ func (t *tables) set(s Service) []string {
 		t.problems[s.Name] = problems
 	}
 	for _, f := range s.Frontends {
+		c := claim{given: f.Given, since: s.Since, name: s.Name}
 		f = f.identity()
-		names := t.claims[f]
-		at, _ := slices.BinarySearch(names, s.Name)
-		if at == 0 && len(names) > 0 {
-			touched = append(touched, names[0])
+		claims := t.claims[f]
+		at, _ := slices.BinarySearchFunc(claims, c, claim.compare)
+		if at == 0 && len(claims) > 0 {
+			touched = append(touched, claims[0].name)
 		}
-		t.claims[f] = slices.Insert(names, at, s.Name)
+		t.claims[f] = slices.Insert(claims, at, c)
+		t.contest(t.claims[f])
 	}
 	for _, b := range s.Backends {
 		if t.byAddr[b.Addr] == nil {
@@ -68,22 +73,24 @@ func (t *tables) delete(name string) []string {
 	if !ok {
 		return touched
 	}
-	delete(t.services, name)
-	delete(t.problems, name)
 	for _, f := range old.Frontends {
+		c := claim{given: f.Given, since: old.Since, name: name}
 		f = f.identity()
-		names := t.claims[f]
-		at, _ := slices.BinarySearch(names, name)
-		names = slices.Delete(names, at, at+1)
-		if len(names) == 0 {
+		claims := t.claims[f]
+		t.contest(claims)
+		at, _ := slices.BinarySearchFunc(claims, c, claim.compare)
+		claims = slices.Delete(claims, at, at+1)
+		if len(claims) == 0 {
 			delete(t.claims, f)
 			continue
 		}
-		t.claims[f] = names
+		t.claims[f] = claims
 		if at == 0 {
-			touched = append(touched, names[0])
+			touched = append(touched, claims[0].name)
 		}
 	}
+	delete(t.services, name)
+	delete(t.problems, name)
 	for _, b := range old.Backends {
 		delete(t.byAddr[b.Addr], name)
 		if len(t.byAddr[b.Addr]) == 0 {
@@ -113,23 +120,56 @@ func (t *tables) isWithdrawn(s Service, b Backend) bool {
 }
 
 func (t *tables) owner(f Frontend) (string, bool) {
-	names := t.claims[f.identity()]
-	if len(names) == 0 {
+	claims := t.claims[f.identity()]
+	if len(claims) == 0 {
 		return "", false
 	}
-	return names[0], true
+	return claims[0].name, true
+}
+
+// claim is what a service asks for a frontend with.
+type claim struct {
+	given bool
+	since int64
+	name  string
+}
+
+// compare puts first whose claim holds: of one that was given the address before
+// one that only asks for it, then the older, so that nobody takes a frontend from
+// one that serves, and by name those that are equally old.
+func (c claim) compare(other claim) int {
+	return cmp.Or(compareBools(other.given, c.given), cmp.Compare(c.since, other.since), cmp.Compare(c.name, other.name))
+}
+
+// contest notes that who has a frontend of several may be another one now.
+func (t *tables) contest(claims []claim) {
+	if len(claims) < 2 {
+		return
+	}
+	for _, c := range claims {
+		t.contested[c.name] = struct{}{}
+	}
 }
 
 // conflicts lists the frontends that name asked for and another service holds.
 func (t *tables) conflicts(name string) []Problem {
 	var problems []Problem
 	for _, f := range t.services[name].Frontends {
-		if owner, _ := t.owner(f); owner != name {
-			problems = append(problems, Problem{
-				Service: name, Frontend: f, Owner: owner,
-				Reason: "frontend " + f.String() + " belongs to " + owner + ", which comes first by name",
-			})
+		first := t.claims[f.identity()][0]
+		if first.name == name {
+			continue
 		}
+		why := "which is as old and comes first by name"
+		switch {
+		case first.given && !f.Given:
+			why = "which was given that address"
+		case first.since < t.services[name].Since:
+			why = "which is older"
+		}
+		problems = append(problems, Problem{
+			Service: name, Frontend: f, Owner: first.name,
+			Reason: "frontend " + f.String() + " belongs to " + first.name + ", " + why,
+		})
 	}
 	return problems
 }

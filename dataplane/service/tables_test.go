@@ -26,14 +26,14 @@ var rewrite = flag.Bool("rewrite", false, "write the dumps of testdata/*.txtar a
 //
 // and the events, one a line:
 //
-//	service NAME [affinity=10s] [selection=maglev] [snat] [source=PREFIX...] FRONTEND... [-> BACKEND...]
+//	service NAME [affinity=10s] [selection=maglev] [since=SECONDS] [snat] [source=PREFIX...] FRONTEND... [-> BACKEND...]
 //	delete NAME
 //	node NAME down|up
 //	addresses ADDRESS...       this node's
 //	peer NODE [ADDRESS...]     another node's
 //	withdraw ADDRESS
 //
-// FRONTEND is ADDRESS:PORT/PROTOCOL[/external][/local][/restricted], BACKEND is
+// FRONTEND is ADDRESS:PORT/PROTOCOL[/external][/local][/restricted][/given], BACKEND is
 // ADDRESS:PORT[@NODE][=terminating|=unready|=distant]. This node is node1.
 func TestTables(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txtar")
@@ -170,6 +170,14 @@ func parseService(t *testing.T, words []string) Service {
 			s.SourceRanges = append(s.SourceRanges, netip.MustParsePrefix(value))
 			continue
 		}
+		if value, ok := strings.CutPrefix(word, "since="); ok {
+			since, err := strconv.ParseInt(value, 10, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.Since = since
+			continue
+		}
 		if word == "snat" {
 			s.SNAT = true
 			continue
@@ -198,6 +206,8 @@ func parseService(t *testing.T, words []string) Service {
 					f.Scope = ScopeExternal
 				case "local":
 					f.Local = true
+				case "given":
+					f.Given = true
 				case "restricted":
 					f.Restricted = true
 				default:

@@ -77,12 +77,13 @@ func files(t *testing.T) []string {
 var allowed = map[string][]string{
 	"bpf":            {},
 	"dataplane":      {"bpf"},
-	"agent":          {"dataplane"},
-	"controlplane":   {},
+	"agent":          {"dataplane", "servicespec"},
+	"controlplane":   {"servicespec"},
 	"coredns-plugin": {"controlplane/storage"},
-	"cmd":            {"agent", "controlplane", "coredns-plugin", "dataplane/service", "test/cluster", "test/demo"},
+	"cmd":            {"agent", "controlplane", "coredns-plugin", "dataplane/service", "servicespec", "test/cluster", "test/demo"},
 	"docs":           {}, // embeds its examples
-	"test":           {"agent", "bpf", "controlplane", "coredns-plugin", "dataplane", "cmd", "docs"},
+	"servicespec":    {},
+	"test":           {"agent", "bpf", "controlplane", "coredns-plugin", "dataplane", "cmd", "docs", "servicespec"},
 }
 
 func TestImportsRunOneWay(t *testing.T) {

@@ -13,11 +13,12 @@ import (
 
 	"github.com/skep-io/skep/controlplane/controller"
 	"github.com/skep-io/skep/controlplane/resource"
+	"github.com/skep-io/skep/servicespec"
 )
 
 // Condition is the type of the condition that a service has as long as it lacks
 // an address, and whose reason and message say why.
-const Condition = "skep.io/LoadBalancerAddress"
+const Condition = servicespec.LoadBalancerAddress
 
 // Reasons of the condition and of the events.
 const (

@@ -52,6 +52,7 @@ import (
 	"github.com/skep-io/skep/controlplane/controller"
 	"github.com/skep-io/skep/controlplane/event"
 	"github.com/skep-io/skep/controlplane/resource"
+	"github.com/skep-io/skep/servicespec"
 )
 
 // Component is the source of this loop's events.
@@ -61,7 +62,7 @@ const (
 	// Class is the loadBalancerClass of services that are this loop's; none will do as well.
 	Class = "skep.io/arp"
 	// AnnouncedBy is the annotation that names the node which announces a service's addresses.
-	AnnouncedBy = "skep.io/announced-by"
+	AnnouncedBy = servicespec.AnnouncedByAnnotation
 )
 
 const workers = 8

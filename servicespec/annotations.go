@@ -1,0 +1,77 @@
+package servicespec
+
+import (
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+// What users may say about a service beyond Kubernetes' own fields.
+const (
+	prefix = "skep.io/"
+	// SelectionAnnotation says which pod a new connection goes to.
+	SelectionAnnotation = prefix + "selection"
+	// ForwardingAnnotation says how connections from outside reach a pod on another node.
+	ForwardingAnnotation = prefix + "forwarding"
+	// AnnouncedByAnnotation is written by the control plane: the node that answers for
+	// the service's load-balancer addresses.
+	AnnouncedByAnnotation = prefix + "announced-by"
+)
+
+// Values of SelectionAnnotation; the first is meant where there is none.
+const (
+	RoundRobin       = "round-robin"
+	LeastConnections = "least-connections"
+	Random           = "random"
+	Maglev           = "maglev"
+)
+
+// Values of ForwardingAnnotation; the first is meant where there is none.
+const (
+	DirectReturn      = "dsr"
+	SourceTranslation = "snat"
+)
+
+var values = map[string][]string{
+	SelectionAnnotation:  {RoundRobin, LeastConnections, Random, Maglev},
+	ForwardingAnnotation: {DirectReturn, SourceTranslation},
+}
+
+var annotationsPath = field.NewPath("metadata", "annotations")
+
+// ValidateAnnotations refuses values of Skep's annotations that mean nothing, but
+// for those that the object had before. An empty value is as none.
+func ValidateAnnotations(annotations, before map[string]string) (errs field.ErrorList) {
+	for _, name := range []string{SelectionAnnotation, ForwardingAnnotation} {
+		value := annotations[name]
+		if value == "" || value == before[name] || slices.Contains(values[name], value) {
+			continue
+		}
+		errs = append(errs, field.NotSupported(annotationsPath.Key(name), value, values[name]))
+	}
+	return errs
+}
+
+// AnnotationWarnings tell of annotations under Skep's name that a service does not have.
+func AnnotationWarnings(annotations map[string]string) (warnings []string) {
+	for name := range annotations {
+		if !strings.HasPrefix(name, prefix) || name == AnnouncedByAnnotation || values[name] != nil {
+			continue
+		}
+		warnings = append(warnings, annotationsPath.Key(name).String()+": a Service has no such annotation, it is ignored; there are "+
+			SelectionAnnotation+" and "+ForwardingAnnotation)
+	}
+	slices.Sort(warnings)
+	return warnings
+}
+
+// Setting is the value that an annotation has the meaning of: its own if that is
+// known, else the first.
+func Setting(annotations map[string]string, name string) (value string, known bool) {
+	value = annotations[name]
+	if slices.Contains(values[name], value) {
+		return value, true
+	}
+	return values[name][0], value == ""
+}
