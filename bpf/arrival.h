@@ -51,6 +51,10 @@ struct uplink {
 
 enum {
 	CAPACITY_UPLINKS = 64,
+	/* How long what a CPU remembers is used without asking again: a tenth of a
+	 * second to one second, by the kernel's CONFIG_HZ. Reading jiffies takes
+	 * no call. */
+	RECENT_JIFFIES = 100,
 };
 
 SKEP_MAP(skep_uplinks, BPF_MAP_TYPE_HASH, __u32, struct uplink,
@@ -94,33 +98,42 @@ static __always_inline void shift_header(struct header *header, __u32 by)
 	header->end -= by;
 }
 
-/* Takes the encapsulation off, if any. Every later access starts from ctx again. */
-static __always_inline bool peel(struct xdp_md *ctx, struct arrival *arrival)
+/* Takes size bytes between the Ethernet header and a packet of that family off.
+ * Every later access starts from ctx again. */
+static __always_inline bool take_off(struct xdp_md *ctx, __u32 size, __u8 family)
 {
 	void *data = begin_of(ctx), *data_end = end_of(ctx);
-	__u32 size = arrival->tunnel;
 	struct ethhdr ethernet, *at;
 
-	if (!size)
-		return true;
 	at = packet_at(data, data_end, 0, sizeof(*at));
 	if (!at || size > PACKET_OFFSET_MAX)
 		return false;
 	ethernet = *at;
-	ethernet.h_proto = arrival->packet.outer.family == FAMILY_IPV4 ?
-				   bpf_htons(ETH_P_IP) :
-				   bpf_htons(ETH_P_IPV6);
+	ethernet.h_proto = family == FAMILY_IPV4 ? bpf_htons(ETH_P_IP) :
+						   bpf_htons(ETH_P_IPV6);
 	if (bpf_xdp_adjust_head(ctx, size))
 		return false;
 	at = packet_at(begin_of(ctx), end_of(ctx), 0, sizeof(*at));
 	if (!at)
 		return false;
 	*at = ethernet;
+	uplink_count(UPLINK_EVENT_DECAPSULATED);
+	return true;
+}
+
+/* Takes the encapsulation off, if any. */
+static __always_inline bool peel(struct xdp_md *ctx, struct arrival *arrival)
+{
+	__u32 size = arrival->tunnel;
+
+	if (!size)
+		return true;
+	if (!take_off(ctx, size, arrival->packet.outer.family))
+		return false;
 	shift_header(&arrival->packet.outer, size);
 	shift_header(&arrival->packet.inner, size);
 	arrival->tunnel = 0;
 	arrival->peeled = 1;
-	uplink_count(UPLINK_EVENT_DECAPSULATED);
 	return true;
 }
 

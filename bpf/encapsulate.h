@@ -11,7 +11,6 @@ enum {
 	TRAFFIC_CLASS_FORWARDED = 0x0c,
 	TUNNEL_HOPS = 64,
 	DONT_FRAGMENT = 0x4000,
-
 };
 
 static __always_inline __u16 hint_of(const struct address *backend)
@@ -25,6 +24,15 @@ static __always_inline bool is_zero_address(const struct address *addr)
 }
 
 /* The node's address that an uplink here can send to; NULL: none. */
+static __always_inline const struct address *tunnel_end(const struct node *node)
+{
+	if (!is_zero_address(&node->ip4))
+		return &node->ip4;
+	if (!is_zero_address(&node->ip6))
+		return &node->ip6;
+	return NULL;
+}
+
 static __always_inline const struct address *address_of_node(__u32 id)
 {
 	struct node *node;
@@ -32,13 +40,7 @@ static __always_inline const struct address *address_of_node(__u32 id)
 	if (!id)
 		return NULL;
 	node = bpf_map_lookup_elem(&skep_nodes, &id);
-	if (!node)
-		return NULL;
-	if (!is_zero_address(&node->ip4))
-		return &node->ip4;
-	if (!is_zero_address(&node->ip6))
-		return &node->ip6;
-	return NULL;
+	return node ? tunnel_end(node) : NULL;
 }
 
 static __always_inline bool is_tunnel_to_us(const struct header *header)
@@ -70,44 +72,59 @@ struct tunnel {
 	__u8 traffic_class;
 };
 
+static __always_inline void describe_tunnel(struct tunnel *tunnel,
+					    const struct header *inner,
+					    const struct address *from,
+					    const struct address *to,
+					    const struct address *backend)
+{
+	tunnel->from = from;
+	tunnel->to = to;
+	tunnel->inner_length = inner->end - inner->l3;
+	tunnel->hint = hint_of(backend);
+	tunnel->inner_family = inner->family;
+	tunnel->traffic_class = 0;
+}
+
+/* Bytes of the outer header. */
+static __always_inline __u32 tunnel_size(const struct address *to)
+{
+	return is_mapped(to) ? sizeof(struct iphdr) : sizeof(struct ipv6hdr);
+}
+
 static __always_inline __u8 tunnel_protocol(const struct tunnel *tunnel)
 {
 	return tunnel->inner_family == FAMILY_IPV4 ? IPPROTO_NUMBER_IPV4 :
 						     IPPROTO_NUMBER_IPV6;
 }
 
+/* The header is summed in registers, as words in network order. */
 static __always_inline bool push_ipv4(struct xdp_md *ctx,
 				      const struct tunnel *tunnel)
 {
+	__u32 from = tunnel->from->word[3], to = tunnel->to->word[3];
+	__u32 length = tunnel->inner_length + sizeof(struct iphdr);
+	__u32 first, second, third, *words;
 	struct ethhdr *ethernet;
-	struct iphdr *ip;
-	__u64 sum = 0;
-	__u16 *words;
-	int i;
+	__u64 sum;
 
-	if (bpf_xdp_adjust_head(ctx, -(int)sizeof(*ip)))
+	if (bpf_xdp_adjust_head(ctx, -(int)sizeof(struct iphdr)))
 		return false;
 	ethernet = packet_at(begin_of(ctx), end_of(ctx), 0,
-			     sizeof(*ethernet) + sizeof(*ip));
+			     sizeof(*ethernet) + sizeof(struct iphdr));
 	if (!ethernet)
 		return false;
+	first = bpf_htonl(0x45000000 | tunnel->traffic_class << 16 | length);
+	second = bpf_htonl((__u32)tunnel->hint << 16 | DONT_FRAGMENT);
+	third = bpf_htonl(TUNNEL_HOPS << 24 | tunnel_protocol(tunnel) << 16);
+	sum = (__u64)first + second + third + from + to;
 	ethernet->h_proto = bpf_htons(ETH_P_IP);
-	ip = (void *)(ethernet + 1);
-	ip->version = 4;
-	ip->ihl = sizeof(*ip) / 4;
-	ip->tos = tunnel->traffic_class;
-	ip->tot_len = bpf_htons(tunnel->inner_length + sizeof(*ip));
-	ip->id = bpf_htons(tunnel->hint);
-	ip->frag_off = bpf_htons(DONT_FRAGMENT);
-	ip->ttl = TUNNEL_HOPS;
-	ip->protocol = tunnel_protocol(tunnel);
-	ip->check = 0;
-	ip->saddr = tunnel->from->word[3];
-	ip->daddr = tunnel->to->word[3];
-	words = (void *)ip;
-	for (i = 0; i < (int)sizeof(*ip) / 2; i++)
-		sum += words[i];
-	ip->check = ~fold(sum);
+	words = (void *)(ethernet + 1);
+	words[0] = first;
+	words[1] = second;
+	words[2] = third | bpf_htonl(bpf_ntohs((__u16)~fold(sum)));
+	words[3] = from;
+	words[4] = to;
 	return true;
 }
 
@@ -115,27 +132,31 @@ static __always_inline bool push_ipv6(struct xdp_md *ctx,
 				      const struct tunnel *tunnel)
 {
 	struct ethhdr *ethernet;
-	struct ipv6hdr *ip;
+	__u32 *words;
 
-	if (bpf_xdp_adjust_head(ctx, -(int)sizeof(*ip)))
+	if (bpf_xdp_adjust_head(ctx, -(int)sizeof(struct ipv6hdr)))
 		return false;
 	ethernet = packet_at(begin_of(ctx), end_of(ctx), 0,
-			     sizeof(*ethernet) + sizeof(*ip));
+			     sizeof(*ethernet) + sizeof(struct ipv6hdr));
 	if (!ethernet)
 		return false;
 	ethernet->h_proto = bpf_htons(ETH_P_IPV6);
-	ip = (void *)(ethernet + 1);
-	ip->version = 6;
-	ip->priority = tunnel->traffic_class >> 4;
-	ip->flow_lbl[0] = tunnel->traffic_class << 4;
-	ip->flow_lbl[1] = tunnel->hint >> 8;
-	ip->flow_lbl[2] = tunnel->hint;
-	ip->payload_len = bpf_htons(tunnel->inner_length);
-	ip->nexthdr = tunnel_protocol(tunnel);
-	ip->hop_limit = TUNNEL_HOPS;
-	__builtin_memcpy(&ip->saddr, tunnel->from, sizeof(ip->saddr));
-	__builtin_memcpy(&ip->daddr, tunnel->to, sizeof(ip->daddr));
+	words = (void *)(ethernet + 1);
+	words[0] = bpf_htonl(0x60000000 | tunnel->traffic_class << 20 |
+			     tunnel->hint);
+	words[1] = bpf_htonl(tunnel->inner_length << 16 |
+			     tunnel_protocol(tunnel) << 8 | TUNNEL_HOPS);
+	__builtin_memcpy(words + 2, tunnel->from, sizeof(*tunnel->from));
+	__builtin_memcpy(words + 6, tunnel->to, sizeof(*tunnel->to));
 	return true;
+}
+
+static __always_inline bool put_on(struct xdp_md *ctx,
+				   const struct tunnel *tunnel)
+{
+	if (is_mapped(tunnel->to))
+		return push_ipv4(ctx, tunnel);
+	return push_ipv6(ctx, tunnel);
 }
 
 /* Wraps the packet as it is and sends it to the flow's node. */
@@ -143,41 +164,30 @@ __noinline int encapsulate(struct xdp_md *ctx, struct arrival *arrival,
 			   const struct flow *flow)
 {
 	enum route route = ROUTE_NONE;
-	__u32 size = sizeof(struct ipv6hdr);
 	const struct address *to;
 	struct tunnel tunnel;
 	struct header *header;
 	struct hop *hop;
-	bool pushed;
+	__u32 size;
 
 	if (!arrival || !flow)
 		return XDP_ABORTED;
 	header = &arrival->packet.outer;
 	to = address_of_node(flow->node);
-	tunnel.to = to;
-	tunnel.inner_length = header->end - header->l3;
-	tunnel.hint = hint_of(&flow->peer.addr);
-	tunnel.inner_family = header->family;
-	tunnel.traffic_class = arrival->peeled ? TRAFFIC_CLASS_FORWARDED : 0;
 	if (!to)
 		return leave(UPLINK_NO_NODE, XDP_DROP);
 	hop = find_hop(ctx, to, arrival->now, &route);
 	if (!hop || is_zero_address(&hop->from))
 		return leave(UPLINK_NO_NODE, XDP_DROP);
-	tunnel.from = &hop->from;
-	if (is_mapped(to))
-		size = sizeof(struct iphdr);
+	describe_tunnel(&tunnel, header, &hop->from, to, &flow->peer.addr);
+	if (arrival->peeled)
+		tunnel.traffic_class = TRAFFIC_CLASS_FORWARDED;
+	size = tunnel_size(to);
 	if (route == ROUTE_READY && tunnel.inner_length + size > hop->mtu) {
 		arrival->mtu = hop->mtu - size;
 		return STEP_TOO_BIG;
 	}
-	if (!decrement_hops(ctx, header))
-		return leave(UPLINK_NO_ROOM, XDP_DROP);
-	if (is_mapped(to))
-		pushed = push_ipv4(ctx, &tunnel);
-	else
-		pushed = push_ipv6(ctx, &tunnel);
-	if (!pushed)
+	if (!decrement_hops(ctx, header) || !put_on(ctx, &tunnel))
 		return leave(UPLINK_NO_ROOM, XDP_DROP);
 	return send_to(ctx, hop, route, UPLINK_ENCAPSULATED);
 }

@@ -2,8 +2,8 @@
 #ifndef SKEP_HOP_H
 #define SKEP_HOP_H
 
-/* The next hop to an address: asked of the kernel's routes and neighbours once
- * a second and CPU, since asking costs more than all the rest. A packet whose
+/* The next hop to an address: asked of the kernel's routes and neighbours every
+ * RECENT_JIFFIES of a CPU, since asking costs more than all the rest. A packet whose
  * neighbour the kernel does not know is handed to the stack, whose program at
  * the uplink's tc ingress (handover.h) sends it and so makes the kernel
  * find the neighbour. The same is done now and then with neighbours that are
@@ -12,14 +12,13 @@
 
 enum {
 	HOPS = 1024, /* direct mapped; a power of two */
-	HOP_SECONDS = 1,
 	HOP_CONFIRM_SECONDS = 10,
 };
 
 struct hop {
 	struct address to;
 	struct address from; /* this node's address on the way there, of to's family */
-	__u64 expires;       /* ktime */
+	__u64 expires;       /* jiffies */
 	__u64 confirmed;     /* ktime of the last packet sent by the stack */
 	__u32 ifindex;
 	__u32 mtu;
@@ -90,11 +89,33 @@ __noinline int refresh_hop(struct xdp_md *ctx, struct hop *hop,
 	hop->mtu = fib.mtu_result;
 	__builtin_memcpy(hop->destination_mac, fib.dmac, ETH_ALEN);
 	__builtin_memcpy(hop->source_mac, fib.smac, ETH_ALEN);
-	hop->expires = now + (__u64)HOP_SECONDS * NANOSECONDS;
+	hop->expires = bpf_jiffies64() + RECENT_JIFFIES;
 	if (now - hop->confirmed <= (__u64)HOP_CONFIRM_SECONDS * NANOSECONDS)
 		return ROUTE_READY;
 	hop->confirmed = now;
 	return ROUTE_UNRESOLVED;
+}
+
+static __always_inline struct hop *hop_place(const struct address *to)
+{
+	__u32 index = (to->word[3] * 0x9e3779b1u ^ to->word[2]) >> 16;
+
+	index &= HOPS - 1;
+	return bpf_map_lookup_elem(&skep_hops, &index);
+}
+
+static __always_inline bool is_ready(const struct hop *hop,
+				     const struct address *to)
+{
+	return hop->expires > bpf_jiffies64() && same_address(&hop->to, to);
+}
+
+/* The hop to an address if it is known; NULL: the kernel has to be asked. */
+static __always_inline struct hop *ready_hop(const struct address *to)
+{
+	struct hop *hop = hop_place(to);
+
+	return hop && is_ready(hop, to) ? hop : NULL;
 }
 
 /* The hop to an address; hop->from is valid whatever *route says. */
@@ -102,14 +123,11 @@ static __always_inline struct hop *find_hop(struct xdp_md *ctx,
 					    const struct address *to, __u64 now,
 					    enum route *route)
 {
-	__u32 index = (to->word[3] * 0x9e3779b1u ^ to->word[2]) >> 16;
-	struct hop *hop;
+	struct hop *hop = hop_place(to);
 
-	index &= HOPS - 1;
-	hop = bpf_map_lookup_elem(&skep_hops, &index);
 	if (!hop)
 		return NULL;
-	if (hop->expires > now && same_address(&hop->to, to))
+	if (is_ready(hop, to))
 		*route = ROUTE_READY;
 	else
 		*route = refresh_hop(ctx, hop, to, now);

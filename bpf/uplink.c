@@ -34,6 +34,7 @@
 #include "snat.h"
 #include "fragment.h"
 #include "neighbour.h"
+#include "shortcut.h"
 #include "uplink_flow.h"
 
 /* Takes the steps that the others leave. */
@@ -134,6 +135,7 @@ int skep_uplink(struct xdp_md *ctx)
 	enum family family;
 	__u32 zero = 0;
 	__be16 type = 0;
+	int verdict;
 
 	family = ethernet_family(begin_of(ctx), end_of(ctx), &type);
 	if (has_handover_mac(begin_of(ctx), end_of(ctx)))
@@ -145,6 +147,9 @@ int skep_uplink(struct xdp_md *ctx)
 	arrival = bpf_map_lookup_elem(&skep_arrival, &zero);
 	if (!arrival)
 		return leave(UPLINK_NOT_SELECTED, XDP_DROP);
+	verdict = shortcut(ctx, arrival, family);
+	if (verdict != NO_SHORTCUT)
+		return verdict;
 	return arrive(ctx, arrival, family);
 }
 

@@ -265,6 +265,8 @@ __noinline int new_flow(struct xdp_md *ctx, struct arrival *arrival)
 			return leave(UPLINK_FOREIGN_TUNNEL, XDP_PASS);
 		if (arrival->error)
 			return leave(UPLINK_ERROR_NO_FLOW, XDP_PASS);
+		if (!is_snat_port(subject->destination.port))
+			remember_passed(arrival);
 		return leave(UPLINK_NO_SERVICE, XDP_PASS);
 	}
 	maglev = (frontend.service_flags & SELECT_MASK) == SELECT_MAGLEV;
@@ -331,8 +333,8 @@ static __always_inline int answered_flow(struct arrival *arrival)
 /* TCP, UDP, SCTP, or an ICMP error about one of them. */
 __noinline int serve(struct xdp_md *ctx, struct arrival *arrival)
 {
-	struct recent_flow *place;
 	struct header *subject;
+	struct recent_set *set;
 	struct flow *flow;
 
 	if (!arrival)
@@ -342,9 +344,7 @@ __noinline int serve(struct xdp_md *ctx, struct arrival *arrival)
 	    !follow_fragment(subject, arrival->now))
 		return lone_fragment(arrival);
 	subject->destination.scope = SCOPE_EXTERNAL;
-	flow = find_recent(arrival, &place);
-	if (flow && backend_of(flow))
-		return follow(ctx, arrival, flow);
+	set = forget_recent(arrival);
 	flow = lookup_forward(subject, SCOPE_EXTERNAL, arrival->now);
 	if (!flow) {
 		if (is_snat_port(subject->destination.port) && !arrival->tunnel)
@@ -353,8 +353,8 @@ __noinline int serve(struct xdp_md *ctx, struct arrival *arrival)
 	}
 	if (!backend_of(flow))
 		return gone_flow(arrival);
-	if (place)
-		fill_recent(place, subject, flow, arrival->now);
+	if (set)
+		remember_recent(set, subject, flow);
 	return known_flow(ctx, arrival, flow);
 }
 

@@ -8,13 +8,14 @@
 
 enum {
 	REPEATED_BYTES = 128,
-	/* Where an IPv4 packet of either protocol has its source port. */
-	SOURCE_PORT = 34,
 };
 
 struct repeated {
-	__u32 fresh; /* give every packet a source port of its own */
-	__u32 round;
+	__u32 flows;  /* 0: the packet as it is; else of one of so many flows */
+	__u32 random; /* they come in random order, else each in turn */
+	__u32 state;
+	__u32 address; /* offset of the last two bytes of the source's address */
+	__u32 port;    /* offset of the source's port */
 	__u8 bytes[REPEATED_BYTES];
 };
 
@@ -31,6 +32,29 @@ struct {
 	__type(value, __u32);
 	__uint(max_entries, 1);
 } skep_repeat_target SEC(".maps");
+
+/* The packet's transport checksum stays that of the first flow: nothing that is
+ * measured reads it. */
+static __always_inline void choose_flow(struct repeated *repeated, void *data,
+					void *data_end)
+{
+	__u32 flow = repeated->state;
+	__u16 *at;
+
+	if (repeated->random) {
+		flow = flow * 1664525 + 1013904223;
+		repeated->state = flow;
+		flow = (flow >> 8) % repeated->flows;
+	} else {
+		repeated->state = flow + 1 < repeated->flows ? flow + 1 : 0;
+	}
+	at = data + (repeated->address & REPEATED_BYTES - 1);
+	if ((void *)(at + 1) <= data_end)
+		*at = flow >> 16;
+	at = data + (repeated->port & REPEATED_BYTES - 1);
+	if ((void *)(at + 1) <= data_end)
+		*at = flow;
+}
 
 SEC("xdp.frags")
 int skep_repeat(struct xdp_md *ctx)
@@ -51,8 +75,8 @@ int skep_repeat(struct xdp_md *ctx)
 	if (data + REPEATED_BYTES > data_end)
 		return XDP_ABORTED;
 	__builtin_memcpy(data, repeated->bytes, REPEATED_BYTES);
-	if (repeated->fresh)
-		*(__u16 *)(data + SOURCE_PORT) = repeated->round++;
+	if (repeated->flows)
+		choose_flow(repeated, data, data_end);
 	bpf_tail_call(ctx, &skep_repeat_target, 0);
 	return XDP_ABORTED;
 }

@@ -14,10 +14,13 @@ import (
 )
 
 type RepeatRepeated struct {
-	_     structs.HostLayout
-	Fresh uint32
-	Round uint32
-	Bytes [128]uint8
+	_       structs.HostLayout
+	Flows   uint32
+	Random  uint32
+	State   uint32
+	Address uint32
+	Port    uint32
+	Bytes   [128]uint8
 }
 
 // Names of all BPF objects in the ELF.

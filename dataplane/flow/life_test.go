@@ -5,9 +5,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cilium/ebpf"
-
-	"github.com/skep-io/skep/bpf"
 	"github.com/skep-io/skep/dataplane/service"
 )
 
@@ -157,34 +154,11 @@ func TestMiddleOfConnections(t *testing.T) {
 	})
 }
 
-// forgetRecent makes the program ask the flow table for the next packet of every flow.
-func (s *stage) forgetRecent(t *testing.T) {
-	t.Helper()
-	recent := s.flows.maps.ByName[bpf.UplinkMapSkepRecent]
-	nothing := make([][]byte, ebpf.MustPossibleCPU())
-	for cpu := range nothing {
-		nothing[cpu] = make([]byte, recent.ValueSize())
-	}
-	for i := range recent.MaxEntries() {
-		if err := recent.Put(i, nothing); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
 // forget empties the flow table, as if another node had had the flows.
 func (s *stage) forget(t *testing.T) {
 	t.Helper()
 	s.forgetRecent(t)
-	flows, err := s.flows.maps.flows.All()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for key := range flows {
-		if err := s.flows.maps.flows.Delete(key); err != nil {
-			t.Fatal(err)
-		}
-	}
+	s.forgetFlows(t)
 }
 
 // age makes every flow look as if its last packet had come that long ago.

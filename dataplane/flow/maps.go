@@ -1,6 +1,7 @@
 package flow
 
 import (
+	"fmt"
 	"log/slog"
 
 	"github.com/cilium/ebpf"
@@ -10,7 +11,7 @@ import (
 )
 
 // layoutVersion is raised whenever the meaning of a pinned map's bytes changes.
-const layoutVersion = 1
+const layoutVersion = 2
 
 // kernelMaps gives the maps that the program is loaded over their types.
 type kernelMaps struct {
@@ -26,6 +27,11 @@ func specFor(limits Limits) (*ebpf.CollectionSpec, error) {
 	if err != nil {
 		return nil, err
 	}
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return nil, fmt.Errorf("count CPUs: %w", err)
+	}
+	spec.Maps[bpf.UplinkMapSkepRecent].MaxEntries *= uint32(cpus)
 	for name, limit := range map[string]uint32{
 		bpf.UplinkMapSkepFlows:     limits.Flows,
 		bpf.UplinkMapSkepFragments: limits.Fragments,
