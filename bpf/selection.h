@@ -242,9 +242,8 @@ static __always_inline void refuse(struct selection *selection,
 	__sync_fetch_and_add(&service->refused, 1);
 }
 
-static __always_inline void settle(struct selection *selection,
-				   struct service *service,
-				   const struct candidate *candidate)
+static __always_inline void name_backend(struct selection *selection,
+					 const struct candidate *candidate)
 {
 	selection->backend = candidate->id;
 	selection->serial = candidate->backend->serial;
@@ -252,6 +251,14 @@ static __always_inline void settle(struct selection *selection,
 	selection->peer = candidate->backend->key;
 	selection->backend_flags = candidate->backend->flags;
 	selection->reason = REASON_TRANSLATED;
+}
+
+/* Who selects counts the connection. */
+static __always_inline void settle(struct selection *selection,
+				   struct service *service,
+				   const struct candidate *candidate)
+{
+	name_backend(selection, candidate);
 	__sync_fetch_and_add(&service->connections, 1);
 	__sync_fetch_and_add(&candidate->backend->connections, 1);
 }
@@ -300,7 +307,8 @@ static __always_inline void select_backend(struct frontend *frontend,
 
 /* Finds a backend on this node, whatever the traffic policy, for a packet that
  * another node chose us for. hint: low 16 bits of the address that it chose, in
- * host order; 0: none. */
+ * host order; 0: none. That backend's connection was counted there; another's is
+ * counted here. That there is none is not: the caller may look further. */
 static __always_inline void select_local(struct frontend *frontend,
 					 struct selection *selection,
 					 __u16 hint)
@@ -314,11 +322,12 @@ static __always_inline void select_local(struct frontend *frontend,
 	read_run(frontend, true, &walk.run);
 	if (hint)
 		bpf_loop(walk.run.count, next_hinted, &walk, 0);
-	if ((walk.ok && take_place(&walk.run, walk.found, &candidate)) ||
-	    choose(frontend, true, selection->hash, &candidate))
+	if (walk.ok && take_place(&walk.run, walk.found, &candidate))
+		name_backend(selection, &candidate);
+	else if (choose(frontend, true, selection->hash, &candidate))
 		settle(selection, service, &candidate);
 	else
-		refuse(selection, service, candidate.reason);
+		selection->reason = candidate.reason;
 }
 
 #endif

@@ -114,8 +114,12 @@ static __noinline void choose_backend(struct arrival *arrival,
 
 	if (arrival->tunnel) {
 		select_local(frontend, selection, arrival->hint);
-		if (selection->reason == REASON_TRANSLATED || arrival->forwarded)
+		if (selection->reason == REASON_TRANSLATED)
 			return;
+		if (arrival->forwarded) {
+			refuse(selection, frontend->record, selection->reason);
+			return;
+		}
 	}
 	select_backend(frontend, selection);
 }
