@@ -66,41 +66,81 @@ struct flow {
 SKEP_MAP(skep_flows, BPF_MAP_TYPE_LRU_HASH, struct flow_key, struct flow,
 	 CAPACITY_FLOWS, 0);
 
-/* A bit for each port, as it lies in a packet, of backends in this host's own
- * network that have had a flow: their answers come from the host's stack, and
- * the uplink's egress gives them the frontend's address. A bit that was set
- * stays: it costs a lookup for packets from that port. */
-struct own_ports {
-	__u64 any;
-	__u64 word[65536 / 64];
+enum {
+	PORT_WORDS = 65536 / 64,
 };
 
-SKEP_MAP(skep_own_ports, BPF_MAP_TYPE_ARRAY, __u32, struct own_ports, 1, 0);
+/* Which ports flows are about, so that most packets need no lookup: a bit for
+ * each port, as it lies in a packet. Bits are set before the first such flow is
+ * made, and stay: one too many costs a lookup. */
+struct flow_ports {
+	__u64 asked[PORT_WORDS];   /* of frontends that pods asked */
+	__u64 answers[PORT_WORDS]; /* of backends that have reverse entries */
+	__u64 own[PORT_WORDS];     /* of those in this host's own network, which
+				    * answer by its stack */
+	__u64 any_own;
+};
 
-static __always_inline struct own_ports *own_ports(void)
+SKEP_MAP(skep_flow_ports, BPF_MAP_TYPE_ARRAY, __u32, struct flow_ports, 1, 0);
+
+static __always_inline struct flow_ports *flow_ports(void)
 {
 	__u32 zero = 0;
 
-	return bpf_map_lookup_elem(&skep_own_ports, &zero);
+	return bpf_map_lookup_elem(&skep_flow_ports, &zero);
 }
 
-static __always_inline bool is_own_port(const struct own_ports *own, __be16 port)
+static __always_inline bool has_port(const __u64 *ports, __be16 port)
 {
-	return own->word[port / 64] >> (port % 64) & 1;
+	return ports[port / 64] >> (port % 64) & 1;
 }
 
-/* Before the first packet of a flow to a backend here: from then on its answers
- * are looked for. */
-static __always_inline void note_own_port(const struct endpoint *backend)
+static __always_inline void set_port(__u64 *ports, __be16 port)
 {
-	struct own_ports *own = own_ports();
+	if (!has_port(ports, port))
+		__sync_fetch_and_or(&ports[port / 64], 1ULL << (port % 64));
+}
 
-	if (!own || is_own_port(own, backend->port) ||
+static __always_inline void note_answers(const struct endpoint *backend)
+{
+	struct flow_ports *ports = flow_ports();
+
+	if (ports)
+		set_port(ports->answers, backend->port);
+}
+
+/* Whether lookup_reverse may find what a packet from this endpoint answers. */
+static __always_inline bool may_answer_flow(const struct endpoint *from)
+{
+	struct flow_ports *ports = flow_ports();
+
+	return ports && has_port(ports->answers, from->port);
+}
+
+static __always_inline void note_asked(const struct endpoint *frontend)
+{
+	struct flow_ports *ports = flow_ports();
+
+	if (ports)
+		set_port(ports->asked, frontend->port);
+}
+
+static __always_inline bool may_be_asked(const struct endpoint *to)
+{
+	struct flow_ports *ports = flow_ports();
+
+	return ports && has_port(ports->asked, to->port);
+}
+
+static __always_inline void note_own_backend(const struct endpoint *backend)
+{
+	struct flow_ports *ports = flow_ports();
+
+	if (!ports || has_port(ports->own, backend->port) ||
 	    !(address_flags(&backend->addr) & ADDRESS_OWN))
 		return;
-	__sync_fetch_and_or(&own->word[backend->port / 64],
-			    1ULL << (backend->port % 64));
-	own->any = 1;
+	set_port(ports->own, backend->port);
+	ports->any_own = 1;
 }
 
 static __always_inline __u64 flow_lifetime(const struct flow *flow, __u8 protocol)
@@ -300,6 +340,7 @@ remember_reverse(const struct endpoint *client, const struct endpoint *frontend,
 	struct flow_key key;
 	__u64 mode = BPF_NOEXIST; /* two CPUs may want it now */
 
+	note_answers(&flow->peer);
 	reverse_key(&key, flow->flags & FLOW_SNAT ? &flow->source : client,
 		    &flow->peer);
 	present = bpf_map_lookup_elem(&skep_flows, &key);

@@ -104,6 +104,13 @@ SKEP_MAP(skep_path_config, BPF_MAP_TYPE_ARRAY, __u32, struct path_config, 1, 0);
 /* backend endpoint -> what it received and sent, on this node */
 SKEP_MAP(skep_traffic, BPF_MAP_TYPE_PERCPU_HASH, struct endpoint, struct traffic,
 	 CAPACITY_TRAFFIC, BPF_F_NO_PREALLOC);
+/* Ports of the backends in skep_traffic; a bit that was set stays. */
+struct traffic_ports {
+	__u64 word[PORT_WORDS];
+};
+
+SKEP_MAP(skep_traffic_ports, BPF_MAP_TYPE_ARRAY, __u32, struct traffic_ports, 1,
+	 0);
 /* hook * PATH_COUNTER_COUNT + counter */
 SKEP_MAP(skep_path_counters, BPF_MAP_TYPE_PERCPU_ARRAY, enum path_counter, __u64,
 	 HOOK_COUNT *PATH_COUNTER_COUNT, 0);
@@ -113,9 +120,16 @@ struct passage {
 	struct __sk_buff *skb;
 	enum path_hook hook;
 	enum parsed parsed;
-	__u64 now;
+	__u64 read; /* the time, once it was asked */
 	struct packet packet;
 };
+
+static __always_inline __u64 now(struct passage *passage)
+{
+	if (!passage->read)
+		passage->read = bpf_ktime_get_coarse_ns();
+	return passage->read;
+}
 
 /* The large things that a new flow or a refusal needs, which the stack has no
  * room for. Programs of one CPU do not interrupt each other. */
@@ -191,27 +205,41 @@ static __always_inline bool in_cluster(const struct path_config *config,
 	return false;
 }
 
-/* Adds a packet to what a backend on this node received or sent. Most packets
- * belong to a backend at one end only, so a miss is decided by one lookup. */
+static __always_inline struct traffic *open_line(const struct endpoint *key)
+{
+	struct traffic none = {};
+
+	/* Another CPU may have been first: then the lookup finds its. */
+	bpf_map_update_elem(&skep_traffic, key, &none, BPF_NOEXIST);
+	return bpf_map_lookup_elem(&skep_traffic, key);
+}
+
+/* Adds a packet to what a backend on this node received or sent. A packet of a
+ * backend takes one lookup, and so does the other end, which is none: ports that
+ * have a line of their own are known by a bit. */
 static __always_inline void account(const struct passage *passage,
 				    const struct endpoint *endpoint, bool received)
 {
 	struct endpoint key = *endpoint;
-	struct traffic *traffic, none = {};
-	__u32 packets = passage->skb->gso_segs ?: 1;
+	__u32 zero = 0, packets = passage->skb->gso_segs ?: 1;
+	struct traffic_ports *ports;
+	struct traffic *traffic = NULL;
 
 	key.scope = 0;
-	if (!bpf_map_lookup_elem(&skep_reverse, &key))
+	ports = bpf_map_lookup_elem(&skep_traffic_ports, &zero);
+	if (!ports)
 		return;
-	traffic = bpf_map_lookup_elem(&skep_traffic, &key);
-	if (!traffic) {
-		/* Another CPU may have been first: then the lookup finds its. */
-		bpf_map_update_elem(&skep_traffic, &key, &none, BPF_NOEXIST);
+	if (has_port(ports->word, key.port))
 		traffic = bpf_map_lookup_elem(&skep_traffic, &key);
+	if (!traffic) {
+		if (!bpf_map_lookup_elem(&skep_reverse, &key))
+			return;
+		traffic = open_line(&key);
 		if (!traffic) {
 			tally(passage, PATH_EVENT_TRAFFIC_FULL);
 			return;
 		}
+		set_port(ports->word, key.port);
 	}
 	if (received) {
 		traffic->to_packets += packets;

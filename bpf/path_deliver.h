@@ -5,7 +5,11 @@
 /* The ways around the host's upper stack: into a pod of this node, or by the
  * route and the neighbour table out of it. */
 
-enum { ADDRESS_FAMILY_IPV4 = 2, ADDRESS_FAMILY_IPV6 = 10 };
+enum {
+	ADDRESS_FAMILY_IPV4 = 2,
+	ADDRESS_FAMILY_IPV6 = 10,
+	LEAST_MTU = 1280, /* fits every link that carries IPv6 */
+};
 
 /* Where a packet goes that a fast path cannot take. One whose source was
  * translated would be refused by the stack or, worse, remembered by it: that
@@ -21,6 +25,8 @@ static __always_inline bool fits(const struct passage *passage, __u32 ifindex)
 	__u64 flags = passage->skb->gso_size ? BPF_MTU_CHK_SEGS : 0;
 	__u32 length = 0;
 
+	if (passage->skb->len <= LEAST_MTU + ETH_HLEN)
+		return true;
 	return !bpf_check_mtu(passage->skb, ifindex, &length, 0, flags);
 }
 

@@ -53,7 +53,7 @@ static __always_inline void know_fragment(struct passage *passage)
 
 	if (header->fragment == FRAGMENT_FIRST) {
 		struct datagram_ports first = {
-			.noted = passage->now,
+			.noted = now(passage),
 			.ports.source = header->source.port,
 			.ports.destination = header->destination.port,
 		};
@@ -63,7 +63,7 @@ static __always_inline void know_fragment(struct passage *passage)
 	}
 	known = bpf_map_lookup_elem(&skep_path_fragments, &key);
 	if (!known ||
-	    passage->now - known->noted > (__u64)FRAGMENT_SECONDS * NANOSECONDS) {
+	    now(passage) - known->noted > (__u64)FRAGMENT_SECONDS * NANOSECONDS) {
 		tally(passage, PATH_EVENT_FRAGMENT_UNKNOWN);
 		return;
 	}
@@ -108,19 +108,21 @@ static __always_inline enum step reverse(struct passage *passage, int *verdict)
 {
 	struct header *outer = &passage->packet.outer;
 	struct header *inner = &passage->packet.inner;
+	struct endpoint *from = &outer->source, *to = &outer->destination;
 	struct endpoint frontend, client;
 	struct flow *flow;
 	bool snat;
 	long error;
 
-	if (passage->parsed == PARSED_PORTS)
-		flow = lookup_reverse(&outer->source, &outer->destination,
-				      passage->now);
-	else if (passage->parsed == PARSED_ERROR)
-		flow = lookup_reverse(&inner->destination, &inner->source,
-				      passage->now);
-	else
+	if (passage->parsed == PARSED_ERROR) {
+		from = &inner->destination;
+		to = &inner->source;
+	} else if (passage->parsed != PARSED_PORTS) {
 		return STEP_NONE;
+	}
+	if (!may_answer_flow(from))
+		return STEP_NONE;
+	flow = lookup_reverse(from, to, now(passage));
 	if (!flow)
 		return STEP_NONE;
 	frontend = flow->peer;
@@ -131,7 +133,7 @@ static __always_inline enum step reverse(struct passage *passage, int *verdict)
 		error = reverse_error(passage, &frontend, &client, snat);
 	} else {
 		note_end(flow, outer->protocol, outer->tcp_flags, true);
-		touch_flow(flow, outer->protocol, outer->tcp_flags, passage->now);
+		touch_flow(flow, outer->protocol, outer->tcp_flags, now(passage));
 		error = replace_endpoint(passage->skb, outer, END_SOURCE, &frontend);
 		if (snat)
 			error = error ?: replace_endpoint(passage->skb, outer,
@@ -153,6 +155,7 @@ remember_hairpin(const struct endpoint *client, const struct endpoint *frontend,
 	struct flow *flow = &space->flow, *present;
 	struct flow_key key;
 
+	note_answers(&flow->peer);
 	reverse_key(&key, &flow->source, &flow->peer);
 	present = bpf_map_lookup_elem(&skep_flows, &key);
 	if (present && !same_endpoint(&present->peer, frontend) &&
@@ -181,6 +184,7 @@ static __always_inline enum remembered remember_pod_flow(struct header *header,
 	else
 		remembered = remember_reverse(&header->source,
 					      &header->destination, flow);
+	note_asked(&header->destination);
 	if (remembered == REMEMBERED &&
 	    bpf_map_update_elem(&skep_flows, (struct flow_key *)header, flow,
 				BPF_ANY))
@@ -236,9 +240,9 @@ static __always_inline enum step begin_flow(struct passage *passage,
 	flow->serial = backend->serial;
 	flow->node = selection->node;
 	flow->service = selection->service;
-	flow->used = passage->now;
+	flow->used = now(passage);
 	hide_client(passage, flow);
-	touch_flow(flow, header->protocol, header->tcp_flags, passage->now);
+	touch_flow(flow, header->protocol, header->tcp_flags, now(passage));
 	if ((selection->service_flags & SELECT_MASK) ==
 		    SELECT_LEAST_CONNECTIONS &&
 	    !(flow->flags & FLOW_CLOSING))
@@ -286,24 +290,28 @@ static __always_inline enum step to_service(struct passage *passage, int *verdic
 	struct header *header = &passage->packet.outer;
 	enum counter reason = REASON_NO_SERVICE;
 	struct workspace *space = workspace();
-	struct frontend frontend = {};
-	struct flow *known;
+	struct flow *known = NULL;
 	bool fresh = true, made = false;
 
-	header->destination.scope = SCOPE_CLUSTER;
-	if (!space || !find_service_frontend(&header->destination, false, &frontend,
-					     &reason))
+	if (!space)
 		return STEP_NONE;
-	known = lookup_forward(header, SCOPE_CLUSTER, passage->now);
+	header->destination.scope = SCOPE_CLUSTER;
+	if (may_be_asked(&header->destination))
+		known = lookup_forward(header, SCOPE_CLUSTER, now(passage));
 	if (known && keeps_backend(known, header->protocol)) {
-		fresh = passage->now - known->used >
+		fresh = now(passage) - known->used >
 			(__u64)FLOW_SECONDS_RENEWAL * NANOSECONDS;
 		note_end(known, header->protocol, header->tcp_flags, false);
-		touch_flow(known, header->protocol, header->tcp_flags, passage->now);
+		touch_flow(known, header->protocol, header->tcp_flags, now(passage));
 		space->flow = *known;
 	} else {
-		enum step step = begin_flow(passage, &frontend, space, verdict);
+		struct frontend frontend = {};
+		enum step step;
 
+		if (!find_service_frontend(&header->destination, false,
+					   &frontend, &reason))
+			return STEP_NONE;
+		step = begin_flow(passage, &frontend, space, verdict);
 		if (step != STEP_CHANGED)
 			return step;
 		made = true;

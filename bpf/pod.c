@@ -81,7 +81,6 @@ static __always_inline bool enter(struct passage *passage, struct __sk_buff *skb
 	passage->parsed = parse(skb, &passage->packet);
 	if (passage->parsed == PARSED_NOT_IP)
 		return false;
-	passage->now = bpf_ktime_get_coarse_ns();
 	if (passage->parsed == PARSED_PORTS && passage->packet.outer.fragment)
 		know_fragment(passage);
 	return true;
@@ -195,20 +194,23 @@ int skep_to_pod(struct __sk_buff *skb)
 /* Whether the host's connection tracking must not be kept from seeing the
  * packet: it comes from outside and nothing shows that the answer will pass the
  * stack by as well. */
-static __always_inline bool is_strange(const struct passage *passage)
+static __always_inline bool is_strange(struct passage *passage)
 {
 	const struct header *header = &passage->packet.outer;
+	const struct endpoint *backend = &header->destination;
+	const struct endpoint *client = &header->source;
 	struct path_config *config = path_config();
 
 	if (config && in_cluster(config, &header->source.addr))
 		return false;
-	if (passage->parsed == PARSED_ERROR)
-		return !lookup_reverse(&passage->packet.inner.source,
-				       &passage->packet.inner.destination,
-				       passage->now);
-	return passage->parsed != PARSED_PORTS ||
-	       !lookup_reverse(&header->destination, &header->source,
-			       passage->now);
+	if (passage->parsed == PARSED_ERROR) {
+		backend = &passage->packet.inner.source;
+		client = &passage->packet.inner.destination;
+	} else if (passage->parsed != PARSED_PORTS) {
+		return true;
+	}
+	return !may_answer_flow(backend) ||
+	       !lookup_reverse(backend, client, now(passage));
 }
 
 SEC("tc")
@@ -248,7 +250,7 @@ static __always_inline bool may_be_answer(struct __sk_buff *skb)
 {
 	void *data = (void *)(long)skb->data;
 	void *data_end = (void *)(long)skb->data_end;
-	struct own_ports *own = own_ports();
+	struct flow_ports *ports = flow_ports();
 	enum family family;
 	__u32 l4 = ETH_HLEN;
 	struct ipv6hdr *ip6;
@@ -257,14 +259,14 @@ static __always_inline bool may_be_answer(struct __sk_buff *skb)
 	__u8 protocol, *icmp;
 
 	family = ethernet_family(data, data_end, &type);
-	if (family == FAMILY_NONE || !own)
+	if (family == FAMILY_NONE || !ports)
 		return false;
 	if (family == FAMILY_IPV4) {
 		ip4 = packet_at(data, data_end, ETH_HLEN, sizeof(*ip4));
 		if (!ip4)
 			return true;
 		if (ip4->frag_off & bpf_htons(0x1fff))
-			return own->any;
+			return ports->any_own;
 		protocol = ip4->protocol;
 		l4 += ip4->ihl * 4;
 	} else {
@@ -274,7 +276,7 @@ static __always_inline bool may_be_answer(struct __sk_buff *skb)
 		protocol = ip6->nexthdr;
 		l4 += sizeof(*ip6);
 		if (is_extension(protocol))
-			return own->any;
+			return ports->any_own;
 	}
 	if (protocol == IPPROTO_NUMBER_ICMP || protocol == IPPROTO_NUMBER_ICMPV6) {
 		icmp = packet_at(data, data_end, l4, sizeof(*icmp));
@@ -283,7 +285,7 @@ static __always_inline bool may_be_answer(struct __sk_buff *skb)
 	if (!has_ports(protocol))
 		return false;
 	port = packet_at(data, data_end, l4, sizeof(*port));
-	return !port || is_own_port(own, *port);
+	return !port || has_port(ports->own, *port);
 }
 
 /* Of what the host's stack sends, the answers of backends in its own network to

@@ -45,10 +45,12 @@ type PodFlowKey struct {
 	Destination PodEndpoint
 }
 
-type PodOwnPorts struct {
-	_    structs.HostLayout
-	Any  uint64
-	Word [1024]uint64
+type PodFlowPorts struct {
+	_       structs.HostLayout
+	Asked   [1024]uint64
+	Answers [1024]uint64
+	Own     [1024]uint64
+	AnyOwn  uint64
 }
 
 type PodPathConfig struct {
@@ -153,12 +155,12 @@ const (
 	PodMapSkepConfig        = "skep_config"
 	PodMapSkepCounters      = "skep_counters"
 	PodMapSkepDatagrams     = "skep_datagrams"
+	PodMapSkepFlowPorts     = "skep_flow_ports"
 	PodMapSkepFlows         = "skep_flows"
 	PodMapSkepFrontends     = "skep_frontends"
 	PodMapSkepLayout        = "skep_layout"
 	PodMapSkepNames         = "skep_names"
 	PodMapSkepNodes         = "skep_nodes"
-	PodMapSkepOwnPorts      = "skep_own_ports"
 	PodMapSkepPathAnswer    = "skep_path_answer"
 	PodMapSkepPathConfig    = "skep_path_config"
 	PodMapSkepPathCounters  = "skep_path_counters"
@@ -172,6 +174,7 @@ const (
 	PodMapSkepSockets       = "skep_sockets"
 	PodMapSkepSources       = "skep_sources"
 	PodMapSkepTraffic       = "skep_traffic"
+	PodMapSkepTrafficPorts  = "skep_traffic_ports"
 	PodProgSkepFromPod      = "skep_from_pod"
 	PodProgSkepFromUplink   = "skep_from_uplink"
 	PodProgSkepToPod        = "skep_to_pod"
@@ -236,12 +239,12 @@ type PodMapSpecs struct {
 	SkepConfig        *ebpf.MapSpec `ebpf:"skep_config"`
 	SkepCounters      *ebpf.MapSpec `ebpf:"skep_counters"`
 	SkepDatagrams     *ebpf.MapSpec `ebpf:"skep_datagrams"`
+	SkepFlowPorts     *ebpf.MapSpec `ebpf:"skep_flow_ports"`
 	SkepFlows         *ebpf.MapSpec `ebpf:"skep_flows"`
 	SkepFrontends     *ebpf.MapSpec `ebpf:"skep_frontends"`
 	SkepLayout        *ebpf.MapSpec `ebpf:"skep_layout"`
 	SkepNames         *ebpf.MapSpec `ebpf:"skep_names"`
 	SkepNodes         *ebpf.MapSpec `ebpf:"skep_nodes"`
-	SkepOwnPorts      *ebpf.MapSpec `ebpf:"skep_own_ports"`
 	SkepPathAnswer    *ebpf.MapSpec `ebpf:"skep_path_answer"`
 	SkepPathConfig    *ebpf.MapSpec `ebpf:"skep_path_config"`
 	SkepPathCounters  *ebpf.MapSpec `ebpf:"skep_path_counters"`
@@ -255,6 +258,7 @@ type PodMapSpecs struct {
 	SkepSockets       *ebpf.MapSpec `ebpf:"skep_sockets"`
 	SkepSources       *ebpf.MapSpec `ebpf:"skep_sources"`
 	SkepTraffic       *ebpf.MapSpec `ebpf:"skep_traffic"`
+	SkepTrafficPorts  *ebpf.MapSpec `ebpf:"skep_traffic_ports"`
 }
 
 // PodVariableSpecs contains global variables before they are loaded into the kernel.
@@ -289,12 +293,12 @@ type PodMaps struct {
 	SkepConfig        *ebpf.Map `ebpf:"skep_config"`
 	SkepCounters      *ebpf.Map `ebpf:"skep_counters"`
 	SkepDatagrams     *ebpf.Map `ebpf:"skep_datagrams"`
+	SkepFlowPorts     *ebpf.Map `ebpf:"skep_flow_ports"`
 	SkepFlows         *ebpf.Map `ebpf:"skep_flows"`
 	SkepFrontends     *ebpf.Map `ebpf:"skep_frontends"`
 	SkepLayout        *ebpf.Map `ebpf:"skep_layout"`
 	SkepNames         *ebpf.Map `ebpf:"skep_names"`
 	SkepNodes         *ebpf.Map `ebpf:"skep_nodes"`
-	SkepOwnPorts      *ebpf.Map `ebpf:"skep_own_ports"`
 	SkepPathAnswer    *ebpf.Map `ebpf:"skep_path_answer"`
 	SkepPathConfig    *ebpf.Map `ebpf:"skep_path_config"`
 	SkepPathCounters  *ebpf.Map `ebpf:"skep_path_counters"`
@@ -308,6 +312,7 @@ type PodMaps struct {
 	SkepSockets       *ebpf.Map `ebpf:"skep_sockets"`
 	SkepSources       *ebpf.Map `ebpf:"skep_sources"`
 	SkepTraffic       *ebpf.Map `ebpf:"skep_traffic"`
+	SkepTrafficPorts  *ebpf.Map `ebpf:"skep_traffic_ports"`
 }
 
 func (m *PodMaps) Close() error {
@@ -318,12 +323,12 @@ func (m *PodMaps) Close() error {
 		m.SkepConfig,
 		m.SkepCounters,
 		m.SkepDatagrams,
+		m.SkepFlowPorts,
 		m.SkepFlows,
 		m.SkepFrontends,
 		m.SkepLayout,
 		m.SkepNames,
 		m.SkepNodes,
-		m.SkepOwnPorts,
 		m.SkepPathAnswer,
 		m.SkepPathConfig,
 		m.SkepPathCounters,
@@ -337,6 +342,7 @@ func (m *PodMaps) Close() error {
 		m.SkepSockets,
 		m.SkepSources,
 		m.SkepTraffic,
+		m.SkepTrafficPorts,
 	)
 }
 

@@ -195,6 +195,14 @@ type UplinkFlowKey struct {
 	Destination UplinkEndpoint
 }
 
+type UplinkFlowPorts struct {
+	_       structs.HostLayout
+	Asked   [1024]uint64
+	Answers [1024]uint64
+	Own     [1024]uint64
+	AnyOwn  uint64
+}
+
 type UplinkFragmentKey struct {
 	_           structs.HostLayout
 	Source      UplinkAddress
@@ -251,26 +259,11 @@ type UplinkNode struct {
 	Down uint32
 }
 
-type UplinkOwnPorts struct {
-	_    structs.HostLayout
-	Any  uint64
-	Word [1024]uint64
-}
-
-type UplinkRecent struct {
-	_       structs.HostLayout
-	Key     UplinkFlowKey
-	Until   uint64
-	Backend uint32
-	Serial  uint32
-	Kind    uint32
-	Pad     uint32
-}
-
-type UplinkRecentSet struct {
-	_      structs.HostLayout
-	First  UplinkRecent
-	Second UplinkRecent
+type UplinkRecentFlow struct {
+	_     structs.HostLayout
+	Key   UplinkFlowKey
+	Flow  UplinkFlow
+	Until uint64
 }
 
 type UplinkService struct {
@@ -305,13 +298,6 @@ type UplinkSourceKey struct {
 	Prefix  uint32
 	Service uint32
 	Addr    UplinkAddress
-}
-
-type UplinkTunnelPair struct {
-	_           structs.HostLayout
-	Source      UplinkAddress
-	Destination UplinkAddress
-	Until       uint64
 }
 
 type UplinkUplink struct {
@@ -384,6 +370,7 @@ const (
 	UplinkMapSkepConfig         = "skep_config"
 	UplinkMapSkepCounters       = "skep_counters"
 	UplinkMapSkepDatagrams      = "skep_datagrams"
+	UplinkMapSkepFlowPorts      = "skep_flow_ports"
 	UplinkMapSkepFlows          = "skep_flows"
 	UplinkMapSkepFragments      = "skep_fragments"
 	UplinkMapSkepFrontends      = "skep_frontends"
@@ -391,7 +378,6 @@ const (
 	UplinkMapSkepLayout         = "skep_layout"
 	UplinkMapSkepNames          = "skep_names"
 	UplinkMapSkepNodes          = "skep_nodes"
-	UplinkMapSkepOwnPorts       = "skep_own_ports"
 	UplinkMapSkepPrimaries      = "skep_primaries"
 	UplinkMapSkepRecent         = "skep_recent"
 	UplinkMapSkepReverse        = "skep_reverse"
@@ -399,7 +385,6 @@ const (
 	UplinkMapSkepSlots          = "skep_slots"
 	UplinkMapSkepSockets        = "skep_sockets"
 	UplinkMapSkepSources        = "skep_sources"
-	UplinkMapSkepTunnelPairs    = "skep_tunnel_pairs"
 	UplinkMapSkepUplinkCounters = "skep_uplink_counters"
 	UplinkMapSkepUplinks        = "skep_uplinks"
 	UplinkProgSkepUplink        = "skep_uplink"
@@ -463,6 +448,7 @@ type UplinkMapSpecs struct {
 	SkepConfig         *ebpf.MapSpec `ebpf:"skep_config"`
 	SkepCounters       *ebpf.MapSpec `ebpf:"skep_counters"`
 	SkepDatagrams      *ebpf.MapSpec `ebpf:"skep_datagrams"`
+	SkepFlowPorts      *ebpf.MapSpec `ebpf:"skep_flow_ports"`
 	SkepFlows          *ebpf.MapSpec `ebpf:"skep_flows"`
 	SkepFragments      *ebpf.MapSpec `ebpf:"skep_fragments"`
 	SkepFrontends      *ebpf.MapSpec `ebpf:"skep_frontends"`
@@ -470,7 +456,6 @@ type UplinkMapSpecs struct {
 	SkepLayout         *ebpf.MapSpec `ebpf:"skep_layout"`
 	SkepNames          *ebpf.MapSpec `ebpf:"skep_names"`
 	SkepNodes          *ebpf.MapSpec `ebpf:"skep_nodes"`
-	SkepOwnPorts       *ebpf.MapSpec `ebpf:"skep_own_ports"`
 	SkepPrimaries      *ebpf.MapSpec `ebpf:"skep_primaries"`
 	SkepRecent         *ebpf.MapSpec `ebpf:"skep_recent"`
 	SkepReverse        *ebpf.MapSpec `ebpf:"skep_reverse"`
@@ -478,7 +463,6 @@ type UplinkMapSpecs struct {
 	SkepSlots          *ebpf.MapSpec `ebpf:"skep_slots"`
 	SkepSockets        *ebpf.MapSpec `ebpf:"skep_sockets"`
 	SkepSources        *ebpf.MapSpec `ebpf:"skep_sources"`
-	SkepTunnelPairs    *ebpf.MapSpec `ebpf:"skep_tunnel_pairs"`
 	SkepUplinkCounters *ebpf.MapSpec `ebpf:"skep_uplink_counters"`
 	SkepUplinks        *ebpf.MapSpec `ebpf:"skep_uplinks"`
 }
@@ -518,6 +502,7 @@ type UplinkMaps struct {
 	SkepConfig         *ebpf.Map `ebpf:"skep_config"`
 	SkepCounters       *ebpf.Map `ebpf:"skep_counters"`
 	SkepDatagrams      *ebpf.Map `ebpf:"skep_datagrams"`
+	SkepFlowPorts      *ebpf.Map `ebpf:"skep_flow_ports"`
 	SkepFlows          *ebpf.Map `ebpf:"skep_flows"`
 	SkepFragments      *ebpf.Map `ebpf:"skep_fragments"`
 	SkepFrontends      *ebpf.Map `ebpf:"skep_frontends"`
@@ -525,7 +510,6 @@ type UplinkMaps struct {
 	SkepLayout         *ebpf.Map `ebpf:"skep_layout"`
 	SkepNames          *ebpf.Map `ebpf:"skep_names"`
 	SkepNodes          *ebpf.Map `ebpf:"skep_nodes"`
-	SkepOwnPorts       *ebpf.Map `ebpf:"skep_own_ports"`
 	SkepPrimaries      *ebpf.Map `ebpf:"skep_primaries"`
 	SkepRecent         *ebpf.Map `ebpf:"skep_recent"`
 	SkepReverse        *ebpf.Map `ebpf:"skep_reverse"`
@@ -533,7 +517,6 @@ type UplinkMaps struct {
 	SkepSlots          *ebpf.Map `ebpf:"skep_slots"`
 	SkepSockets        *ebpf.Map `ebpf:"skep_sockets"`
 	SkepSources        *ebpf.Map `ebpf:"skep_sources"`
-	SkepTunnelPairs    *ebpf.Map `ebpf:"skep_tunnel_pairs"`
 	SkepUplinkCounters *ebpf.Map `ebpf:"skep_uplink_counters"`
 	SkepUplinks        *ebpf.Map `ebpf:"skep_uplinks"`
 }
@@ -549,6 +532,7 @@ func (m *UplinkMaps) Close() error {
 		m.SkepConfig,
 		m.SkepCounters,
 		m.SkepDatagrams,
+		m.SkepFlowPorts,
 		m.SkepFlows,
 		m.SkepFragments,
 		m.SkepFrontends,
@@ -556,7 +540,6 @@ func (m *UplinkMaps) Close() error {
 		m.SkepLayout,
 		m.SkepNames,
 		m.SkepNodes,
-		m.SkepOwnPorts,
 		m.SkepPrimaries,
 		m.SkepRecent,
 		m.SkepReverse,
@@ -564,7 +547,6 @@ func (m *UplinkMaps) Close() error {
 		m.SkepSlots,
 		m.SkepSockets,
 		m.SkepSources,
-		m.SkepTunnelPairs,
 		m.SkepUplinkCounters,
 		m.SkepUplinks,
 	)

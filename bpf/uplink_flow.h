@@ -190,7 +190,7 @@ static __always_inline int keep_flow(struct xdp_md *ctx, struct arrival *arrival
 	if (arrival->flow.flags & FLOW_SNAT)
 		return claim_port(ctx, arrival);
 	if (arrival->flow.flags & FLOW_LOCAL)
-		note_own_port(&arrival->flow.peer);
+		note_own_backend(&arrival->flow.peer);
 	return remember_arrival(arrival);
 }
 

@@ -1,6 +1,7 @@
 package podpath
 
 import (
+	"errors"
 	"net/netip"
 
 	"github.com/cilium/ebpf"
@@ -26,8 +27,8 @@ func (p *Path) Programs() map[string]*ebpf.Program {
 	}
 }
 
-// PutReverseFlow writes what XDP remembers of a flow from outside to a backend here.
-func (p *Path) PutReverseFlow(client, frontend, backend netip.AddrPort, protocol uint8) error {
+// PutReverseFlow writes what XDP remembers of a flow from outside to a backend here, own if that is in the host's own network.
+func (p *Path) PutReverseFlow(client, frontend, backend netip.AddrPort, protocol uint8, own bool) error {
 	var now unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
 		return err
@@ -36,18 +37,16 @@ func (p *Path) PutReverseFlow(client, frontend, backend netip.AddrPort, protocol
 	key := bpf.PodFlowKey{Source: endpointToNetwork(client, protocol), Destination: endpointToNetwork(backend, protocol)}
 	key.Destination.Scope = reverseScope
 	flow := bpf.PodFlow{Peer: endpointToNetwork(frontend, protocol), Used: uint64(now.Nano())}
-	return p.maps.ByName[bpf.PodMapSkepFlows].Put(&key, &flow)
-}
-
-// NoteOwnPort writes what XDP notes when it brings a flow to a backend in the host's own network.
-func (p *Path) NoteOwnPort(port uint16) error {
-	var own bpf.PodOwnPorts
-	m := p.maps.ByName[bpf.PodMapSkepOwnPorts]
-	if err := m.Lookup(uint32(0), &own); err != nil {
+	var ports bpf.PodFlowPorts
+	m := p.maps.ByName[bpf.PodMapSkepFlowPorts]
+	if err := m.Lookup(uint32(0), &ports); err != nil {
 		return err
 	}
-	raw := endpointToNetwork(netip.AddrPortFrom(netip.IPv4Unspecified(), port), 0).Port
-	own.Any = 1
-	own.Word[raw/64] |= 1 << (raw % 64)
-	return m.Put(uint32(0), &own)
+	raw := endpointToNetwork(backend, 0).Port
+	ports.Answers[raw/64] |= 1 << (raw % 64)
+	if own {
+		ports.AnyOwn = 1
+		ports.Own[raw/64] |= 1 << (raw % 64)
+	}
+	return errors.Join(m.Put(uint32(0), &ports), p.maps.ByName[bpf.PodMapSkepFlows].Put(&key, &flow))
 }

@@ -214,10 +214,9 @@ func (s *scene) putFlows(t *testing.T, family int) {
 	t.Helper()
 	at := func(text string) netip.AddrPort { return netip.MustParseAddrPort(named(text, family)) }
 	if err := errors.Join(
-		s.host.Path.PutReverseFlow(at("OUTSIDE:3000"), at("NODE:30080"), at("SERVER:8080"), protocolTCP),
-		s.host.Path.PutReverseFlow(at("OUTSIDE:3001"), at("BALANCER:81"), at("NODE:8080"), protocolTCP),
-		s.host.Path.PutReverseFlow(at("OUTSIDE:3001"), at("BALANCER:81"), at("NODE:8080"), protocolUDP),
-		s.host.Path.NoteOwnPort(8080)); err != nil {
+		s.host.Path.PutReverseFlow(at("OUTSIDE:3000"), at("NODE:30080"), at("SERVER:8080"), protocolTCP, false),
+		s.host.Path.PutReverseFlow(at("OUTSIDE:3001"), at("BALANCER:81"), at("NODE:8080"), protocolTCP, true),
+		s.host.Path.PutReverseFlow(at("OUTSIDE:3001"), at("BALANCER:81"), at("NODE:8080"), protocolUDP, true)); err != nil {
 		t.Fatal(err)
 	}
 }
