@@ -259,11 +259,20 @@ type UplinkNode struct {
 	Down uint32
 }
 
-type UplinkRecentFlow struct {
-	_     structs.HostLayout
-	Key   UplinkFlowKey
-	Flow  UplinkFlow
-	Until uint64
+type UplinkRecent struct {
+	_       structs.HostLayout
+	Key     UplinkFlowKey
+	Until   uint64
+	Backend uint32
+	Serial  uint32
+	Kind    uint32
+	Pad     uint32
+}
+
+type UplinkRecentSet struct {
+	_      structs.HostLayout
+	First  UplinkRecent
+	Second UplinkRecent
 }
 
 type UplinkService struct {
@@ -298,6 +307,13 @@ type UplinkSourceKey struct {
 	Prefix  uint32
 	Service uint32
 	Addr    UplinkAddress
+}
+
+type UplinkTunnelPair struct {
+	_           structs.HostLayout
+	Source      UplinkAddress
+	Destination UplinkAddress
+	Until       uint64
 }
 
 type UplinkUplink struct {
@@ -385,6 +401,7 @@ const (
 	UplinkMapSkepSlots          = "skep_slots"
 	UplinkMapSkepSockets        = "skep_sockets"
 	UplinkMapSkepSources        = "skep_sources"
+	UplinkMapSkepTunnelPairs    = "skep_tunnel_pairs"
 	UplinkMapSkepUplinkCounters = "skep_uplink_counters"
 	UplinkMapSkepUplinks        = "skep_uplinks"
 	UplinkProgSkepUplink        = "skep_uplink"
@@ -463,6 +480,7 @@ type UplinkMapSpecs struct {
 	SkepSlots          *ebpf.MapSpec `ebpf:"skep_slots"`
 	SkepSockets        *ebpf.MapSpec `ebpf:"skep_sockets"`
 	SkepSources        *ebpf.MapSpec `ebpf:"skep_sources"`
+	SkepTunnelPairs    *ebpf.MapSpec `ebpf:"skep_tunnel_pairs"`
 	SkepUplinkCounters *ebpf.MapSpec `ebpf:"skep_uplink_counters"`
 	SkepUplinks        *ebpf.MapSpec `ebpf:"skep_uplinks"`
 }
@@ -517,6 +535,7 @@ type UplinkMaps struct {
 	SkepSlots          *ebpf.Map `ebpf:"skep_slots"`
 	SkepSockets        *ebpf.Map `ebpf:"skep_sockets"`
 	SkepSources        *ebpf.Map `ebpf:"skep_sources"`
+	SkepTunnelPairs    *ebpf.Map `ebpf:"skep_tunnel_pairs"`
 	SkepUplinkCounters *ebpf.Map `ebpf:"skep_uplink_counters"`
 	SkepUplinks        *ebpf.Map `ebpf:"skep_uplinks"`
 }
@@ -547,6 +566,7 @@ func (m *UplinkMaps) Close() error {
 		m.SkepSlots,
 		m.SkepSockets,
 		m.SkepSources,
+		m.SkepTunnelPairs,
 		m.SkepUplinkCounters,
 		m.SkepUplinks,
 	)

@@ -125,19 +125,23 @@ func TestRefusedByTheHost(t *testing.T) {
 	})
 }
 
+func narrow(name string, mtu int) error {
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		return err
+	}
+	return netlink.LinkSetMTU(link, mtu)
+}
+
 // The host tells the client what fits a pod's interface, and about a packet that the client knows.
 func TestHostTellsWhatFits(t *testing.T) {
 	w := newWorld(t, 2)
 	for i, h := range w.Hosts {
 		pod := h.NewPod(fmt.Sprint("narrow", i))
 		serve(t, pod)
-		h.Do(func() error {
-			link, err := netlink.LinkByIndex(pod.Index)
-			if err != nil {
-				return err
-			}
-			return netlink.LinkSetMTU(link, 1400-i*100) // less than the client knows by then
-		})
+		mtu := 1400 - i*100 // less than the client knows by then
+		h.Do(func() error { return narrow(pod.HostInterface, mtu) })
+		pod.Do(func() error { return errors.Join(narrow("eth0", mtu), askForFullSegments()) })
 		port := uint16(30080 + i)
 		w.SetService(nodePort(fmt.Sprint("t/", i), service.TCP, port, pod))
 		for _, asked := range fabrictest.NodeIPs(0) {
