@@ -35,6 +35,7 @@ import (
 	"github.com/skep-io/skep/agent/services"
 	"github.com/skep-io/skep/agent/stats"
 	"github.com/skep-io/skep/agent/traffic"
+	"github.com/skep-io/skep/dataplane/census"
 	"github.com/skep-io/skep/dataplane/flow"
 	"github.com/skep-io/skep/dataplane/podnet"
 	"github.com/skep-io/skep/dataplane/podpath"
@@ -85,6 +86,7 @@ type parts struct {
 	flows     *flow.Flows
 	connector *connector
 	sweeper   *sockets.Sweeper
+	census    *census.Census
 	announcer *announcer
 	watcher   *services.Watcher
 	factory   informers.SharedInformerFactory
@@ -315,7 +317,7 @@ func (p *parts) startServer(ctx context.Context, group *errgroup.Group) (err err
 		return err
 	}
 	process, containers := prometheus.NewRegistry(), prometheus.NewRegistry()
-	counted := &traffic.Sources{Node: p.cfg.NodeName, Plane: p.plane, Path: p.path, Flows: p.flows}
+	counted := &traffic.Sources{Node: p.cfg.NodeName, Plane: p.plane, Path: p.path, Census: p.census, Flows: p.flows}
 	process.MustRegister(counted.Metrics(), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	containers.MustRegister(p.stats.Metrics())
 	p.server, err = server.New(server.Config{

@@ -15,6 +15,7 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	"github.com/skep-io/skep/agent/services"
+	"github.com/skep-io/skep/dataplane/census"
 	"github.com/skep-io/skep/dataplane/flow"
 	"github.com/skep-io/skep/dataplane/podpath"
 	"github.com/skep-io/skep/dataplane/service"
@@ -50,7 +51,12 @@ func (p *parts) startDataPlane(ctx context.Context, group *errgroup.Group) (err 
 	if err != nil {
 		return fmt.Errorf("sockets on backends that are gone: %w", err)
 	}
+	p.census, err = census.New(census.Options{Plane: p.plane, Flows: p.flows, CgroupPath: hooks})
+	if err != nil {
+		return fmt.Errorf("count of connections: %w", err)
+	}
 	group.Go(func() error { p.sweeper.Run(ctx); return nil })
+	group.Go(func() error { p.census.Run(ctx); return nil })
 	group.Go(func() error { return followAddresses(ctx, p.plane.SetAddresses) })
 	group.Go(func() error { return p.network.Run(ctx) })
 	return p.startWatcher(ctx, group)
@@ -63,6 +69,7 @@ func (p *parts) closeDataPlane() {
 		there bool
 		close func() error
 	}{
+		{"count of connections", p.census != nil, func() error { return p.census.Close() }},
 		{"sockets on backends that are gone", p.sweeper != nil, func() error { return p.sweeper.Close() }},
 		{"pods' traffic", p.path != nil, func() error { return p.path.Close() }},
 		{"traffic from outside", p.flows != nil, func() error { return p.flows.Close() }},

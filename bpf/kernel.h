@@ -24,7 +24,8 @@ struct sock_cgroup_data {
 	struct cgroup *cgroup;
 };
 
-struct in6_addr {
+/* By another name than that of the headers for programs. */
+struct in6_addr___kernel {
 	union {
 		__be32 u6_addr32[4];
 	} in6_u;
@@ -48,12 +49,13 @@ struct sock_common {
 	__be32 skc_daddr;
 	__be16 skc_dport;
 	unsigned char skc_state;
-	struct in6_addr skc_v6_daddr;
+	struct in6_addr___kernel skc_v6_daddr;
 };
 
 struct sock {
 	struct sock_common __sk_common;
 	__u16 sk_protocol;
+	int sk_err;
 	struct sock_cgroup_data sk_cgrp_data;
 };
 
@@ -71,6 +73,7 @@ struct inet_connection_sock {
 
 struct tcp_sock {
 	struct inet_connection_sock inet_conn;
+	__u32 srtt_us; /* smoothed round-trip time, times 8; 0: not answered yet */
 };
 
 struct udp_sock {

@@ -15,11 +15,15 @@
 #include "maps.h"
 #include "selection.h"
 #include "origin.h"
+#include "belong.h"
+#include "failure.h"
 
 enum {
 	ALLOW = 1,
 	DENY = 0,
 	SOCKET_CONNECTED = 1, /* TCP_ESTABLISHED, also of a connected UDP socket */
+	SOCKET_CONNECTING = 2, /* TCP_SYN_SENT */
+	SOCKET_IPV6 = 10,
 };
 
 /* Loopback, and "any address", which a connect takes for loopback. */
@@ -273,12 +277,40 @@ int skep_getpeername6(struct bpf_sock_addr *ctx)
 	return reverse(ctx, true, true);
 }
 
+/* The owner gave up before the backend answered. Errors that the kernel reports
+ * to a socket are counted where it does. */
+static __always_inline void note_unanswered(struct bpf_sock *ctx,
+					    const struct socket_state *state)
+{
+	struct endpoint peer = { .protocol = PROTOCOL_TCP };
+	struct backend *backend;
+
+	if (ctx->family == SOCKET_IPV6) {
+		peer.addr.word[0] = ctx->dst_ip6[0];
+		peer.addr.word[1] = ctx->dst_ip6[1];
+		peer.addr.word[2] = ctx->dst_ip6[2];
+		peer.addr.word[3] = ctx->dst_ip6[3];
+	} else {
+		peer.addr.word[2] = bpf_htonl(0xffff);
+		peer.addr.word[3] = ctx->dst_ip4;
+		/* Else the compiler makes one load of the two, at an address
+		 * that it computes, which the verifier refuses. */
+		barrier();
+	}
+	peer.port = ctx->dst_port;
+	backend = named_backend(&peer);
+	if (backend)
+		count_failed(state, backend);
+}
+
 /* The end of every socket, for those that a backend counts. */
 SEC("cgroup/sock_release")
 int skep_release(struct bpf_sock *ctx)
 {
 	struct socket_state *state = bpf_sk_storage_get(&skep_sockets, ctx, 0, 0);
 
+	if (ctx->state == SOCKET_CONNECTING)
+		note_unanswered(ctx, state);
 	if (state)
 		uncount_socket(state);
 	return ALLOW;

@@ -16,7 +16,9 @@
 #include "structs.h"
 #include "maps.h"
 #include "selection.h"
+#include "belong.h"
 #include "kernel.h"
+#include "peer.h"
 
 enum {
 	CAPACITY_DEPARTED = 4096, /* endpoints judged in one walk */
@@ -61,84 +63,7 @@ struct connected_socket {
 	enum verdict verdict; /* out */
 };
 
-/* Id of the cgroup that the socket programs are attached to, 0: not known. */
-const volatile __u64 skep_hooked_cgroup = 0;
-
-enum {
-	FAMILY_IPV4 = 2,
-	FAMILY_IPV6 = 10,
-	STATE_SYN_SENT = 2,
-	CGROUP_LEVELS = 32,
-};
-
 int bpf_sock_destroy(struct sock_common *sk) __ksym;
-
-static __always_inline void read_peer(const struct sock_common *sk,
-				      __u8 protocol, struct endpoint *peer)
-{
-	if (sk->skc_family == FAMILY_IPV6) {
-		peer->addr.word[0] = sk->skc_v6_daddr.in6_u.u6_addr32[0];
-		peer->addr.word[1] = sk->skc_v6_daddr.in6_u.u6_addr32[1];
-		peer->addr.word[2] = sk->skc_v6_daddr.in6_u.u6_addr32[2];
-		peer->addr.word[3] = sk->skc_v6_daddr.in6_u.u6_addr32[3];
-	} else {
-		peer->addr.word[2] = bpf_htonl(0xffff);
-		peer->addr.word[3] = sk->skc_daddr;
-	}
-	peer->port = sk->skc_dport;
-	peer->protocol = protocol;
-}
-
-/* Whether the socket programs saw this socket's calls. */
-static __always_inline bool hooked(const struct sock *sk)
-{
-	struct cgroup *cgroup = sk->sk_cgrp_data.cgroup;
-	int level;
-
-	if (!skep_hooked_cgroup)
-		return true;
-	for (level = 0; level < CGROUP_LEVELS; level++) {
-		struct cgroup_subsys_state *parent;
-
-		if (!cgroup)
-			return false;
-		if (cgroup->kn->id == skep_hooked_cgroup)
-			return true;
-		parent = cgroup->self.parent;
-		if (!parent)
-			return false;
-		cgroup = parent->cgroup;
-	}
-	return false;
-}
-
-struct search {
-	struct run run;
-	struct endpoint peer;
-	bool found;
-};
-
-static int search_place(__u32 place, struct search *search)
-{
-	struct backend *backend;
-	__u32 id = search->run.base + place;
-
-	if (!search->run.direct) {
-		__u32 index = id / SLOTS_EACH;
-		struct slot_line *line;
-
-		line = bpf_map_lookup_elem(&skep_slots, &index);
-		if (!line)
-			return 1;
-		id = line->backend[id % SLOTS_EACH];
-	}
-	backend = bpf_map_lookup_elem(&skep_backends, &id);
-	if (!backend || !same_endpoint(&backend->key, &search->peer) ||
-	    node_down(backend->node))
-		return 0;
-	search->found = true;
-	return 1;
-}
 
 /* Whether a new connection to asked could reach peer. The socket was translated
  * once, so a port of any address of this node counts even if the address is
@@ -146,19 +71,13 @@ static int search_place(__u32 place, struct search *search)
 static __always_inline bool leads_to(const struct endpoint *asked,
 				     const struct endpoint *peer)
 {
-	struct search search = { .peer = *peer };
+	struct search search = { .peer = *peer, .live = true };
 	struct frontend frontend = {};
 	enum counter reason;
 
 	if (!find_service_frontend(asked, true, &frontend, &reason))
 		return false;
-	read_run(&frontend, false, &search.run);
-	bpf_loop(search.run.count, search_place, &search, 0);
-	if (search.found)
-		return true;
-	read_run(&frontend, true, &search.run);
-	bpf_loop(search.run.count, search_place, &search, 0);
-	return search.found;
+	return search_runs(&frontend, &search);
 }
 
 /* origin: what was remembered of the socket, or NULL. It is certain; without it
@@ -169,7 +88,7 @@ static __always_inline enum verdict judge(const struct socket_state *origin,
 {
 	struct endpoint asked = {}, *primary;
 	struct backend *backend;
-	__u32 *id, key;
+	__u32 key;
 
 	if (origin && same_endpoint(&origin->peer, peer)) {
 		asked = origin->asked;
@@ -177,12 +96,10 @@ static __always_inline enum verdict judge(const struct socket_state *origin,
 			return VERDICT_DIRECT;
 		return leads_to(&asked, peer) ? VERDICT_SERVED : VERDICT_STALE;
 	}
-	id = bpf_map_lookup_elem(&skep_reverse, peer);
-	if (!id)
+	if (!bpf_map_lookup_elem(&skep_reverse, peer))
 		return VERDICT_STALE;
-	key = *(volatile __u32 *)id;
-	backend = bpf_map_lookup_elem(&skep_backends, &key);
-	if (!backend || !same_endpoint(&backend->key, peer))
+	backend = named_backend(peer);
+	if (!backend)
 		return VERDICT_SERVED; /* being replaced: its new clients are right */
 	if (!(backend->flags & BACKEND_DERIVED)) /* of a service that lost it */
 		return VERDICT_STALE;
@@ -196,16 +113,9 @@ static __always_inline enum verdict judge(const struct socket_state *origin,
 
 static __always_inline bool on_down_node(const struct endpoint *peer)
 {
-	__u32 *id = bpf_map_lookup_elem(&skep_reverse, peer);
-	struct backend *backend;
-	__u32 key;
+	struct backend *backend = named_backend(peer);
 
-	if (!id)
-		return false;
-	key = *(volatile __u32 *)id;
-	backend = bpf_map_lookup_elem(&skep_backends, &key);
-	return backend && same_endpoint(&backend->key, peer) &&
-	       node_down(backend->node);
+	return backend && node_down(backend->node);
 }
 
 /* The departed endpoint that a peer is, or NULL. */
@@ -258,8 +168,8 @@ int skep_find_sockets(struct bpf_iter__task_file *ctx)
 		return 0;
 	sk = socket->sk;
 	if (!sk || !sk->__sk_common.skc_dport ||
-	    (sk->__sk_common.skc_family != FAMILY_IPV4 &&
-	     sk->__sk_common.skc_family != FAMILY_IPV6))
+	    (sk->__sk_common.skc_family != SOCKET_IPV4 &&
+	     sk->__sk_common.skc_family != SOCKET_IPV6))
 		return 0;
 	protocol = sk->sk_protocol == PROTOCOL_UDP ? PROTOCOL_UDP : PROTOCOL_TCP;
 	read_peer(&sk->__sk_common, protocol, &peer);

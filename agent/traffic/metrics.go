@@ -16,15 +16,19 @@ type metrics struct{ s *Sources }
 
 var (
 	serviceLabels = []string{"service", "protocol", "family"}
+	reasonLabels  = append(serviceLabels[:3:3], "reason")
 	backendLabels = append(serviceLabels[:3:3], "backend", "node")
 )
 
 var (
 	serviceConnections = prometheus.NewDesc("skep_service_connections_total", "Connections to the service that clients on this node began.", serviceLabels, nil)
-	serviceFailures    = prometheus.NewDesc("skep_service_failures_total", "Connections that found no backend.", serviceLabels, nil)
+	serviceFailures    = prometheus.NewDesc("skep_service_failures_total", "Connections that found no backend (no_backend), or that one refused or left unanswered (backend).", reasonLabels, nil)
+	serviceActive      = prometheus.NewDesc("skep_service_active_connections", "Open connections of this node's sockets, and from outside to this node's backends.", serviceLabels, nil)
 	serviceBackends    = prometheus.NewDesc("skep_service_backends", "Backends by state.", append(serviceLabels[:3:3], "state"), nil)
 	backendConnections = prometheus.NewDesc("skep_backend_connections_total", "Connections to the backend that clients on this node began.", backendLabels, nil)
-	backendActive      = prometheus.NewDesc("skep_backend_active_connections", "Open connections from this node, where the service counts them (least-connections).", backendLabels, nil)
+	backendFailures    = prometheus.NewDesc("skep_backend_failures_total", "Connections that the backend refused or left unanswered.", backendLabels, nil)
+	backendActive      = prometheus.NewDesc("skep_backend_active_connections", "Open connections of this node's sockets, and from outside if it runs here.", backendLabels, nil)
+	backendRoundTrip   = prometheus.NewDesc("skep_backend_round_trip_seconds", "Mean round-trip time of this node's open TCP connections to the backend.", backendLabels, nil)
 	backendPackets     = prometheus.NewDesc("skep_backend_packets_total", "Packets to and from the backend, counted where it runs.", append(backendLabels[:5:5], "direction"), nil)
 	backendBytes       = prometheus.NewDesc("skep_backend_bytes_total", "Bytes to and from the backend, link headers included, counted where it runs.", append(backendLabels[:5:5], "direction"), nil)
 	outcomes           = prometheus.NewDesc("skep_program_outcomes_total", "Packets (connections, for the program \"socket\") by why a program let go of them.", []string{"program", "reason"}, nil)
@@ -36,7 +40,8 @@ var (
 // Describe implements prometheus.Collector.
 func (m metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		serviceConnections, serviceFailures, serviceBackends, backendConnections, backendActive, backendPackets, backendBytes,
+		serviceConnections, serviceFailures, serviceActive, serviceBackends, backendConnections, backendFailures, backendActive,
+		backendRoundTrip, backendPackets, backendBytes,
 		outcomes, mapCapacity, mapEntries, mapBytes,
 	} {
 		ch <- d
@@ -78,14 +83,19 @@ func collectService(ch chan<- prometheus.Metric, s *Service) {
 		ch <- prometheus.MustNewConstMetric(d, kind, float64(value), append(labels[:3:3], more...)...)
 	}
 	send(serviceConnections, prometheus.CounterValue, s.Connections)
-	send(serviceFailures, prometheus.CounterValue, s.Failures)
+	send(serviceFailures, prometheus.CounterValue, s.Refused, "no_backend")
+	send(serviceFailures, prometheus.CounterValue, s.Failures-s.Refused, "backend")
+	var active uint64
 	states := map[string]uint64{}
 	for _, b := range s.Backends {
 		states[b.State]++
 		who := []string{b.Address.String(), b.Node}
 		send(backendConnections, prometheus.CounterValue, b.Connections, who...)
-		if s.Selection == "least-connections" {
-			send(backendActive, prometheus.GaugeValue, uint64(b.Active), who...)
+		send(backendFailures, prometheus.CounterValue, b.Failures, who...)
+		send(backendActive, prometheus.GaugeValue, uint64(b.Active), who...)
+		active += uint64(b.Active)
+		if b.Timed > 0 {
+			ch <- prometheus.MustNewConstMetric(backendRoundTrip, prometheus.GaugeValue, b.RoundTrip.Seconds(), append(labels[:3:3], who...)...)
 		}
 		if !b.Local {
 			continue
@@ -95,6 +105,7 @@ func collectService(ch chan<- prometheus.Metric, s *Service) {
 			send(backendBytes, prometheus.CounterValue, n[1], append(who[:2:2], direction)...)
 		}
 	}
+	send(serviceActive, prometheus.GaugeValue, active)
 	for state, n := range states {
 		send(serviceBackends, prometheus.GaugeValue, n, state)
 	}

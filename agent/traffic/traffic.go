@@ -1,5 +1,6 @@
-// Package traffic tells what the data plane counts: connections, failures, packets and bytes by service and backend, and
-// packets by the reason for which a program let go of them; as JSON for the command line and as Prometheus metrics.
+// Package traffic tells what the data plane counts: connections, failures, what is open, round-trip times, packets and bytes by
+// service and backend, and packets by the reason for which a program let go of them; as JSON for the command line and as
+// Prometheus metrics.
 //
 // It only reads. It never changes a map, and keeps nothing between two questions but how full the maps were.
 package traffic
@@ -9,9 +10,11 @@ import (
 	"net/netip"
 	"sort"
 	"strings"
+	"time"
 
 	"github.com/cilium/ebpf"
 
+	"github.com/skep-io/skep/dataplane/census"
 	"github.com/skep-io/skep/dataplane/podpath"
 	"github.com/skep-io/skep/dataplane/service"
 )
@@ -34,12 +37,18 @@ type Flows interface {
 	Maps() map[string]*ebpf.Map
 }
 
+// Census counts what is connected.
+type Census interface {
+	Count() (map[census.Key]census.Connected, error)
+}
+
 // Sources are the parts of a node's data plane.
 type Sources struct {
-	Node  string
-	Plane Plane
-	Path  Path
-	Flows Flows // nil where nothing is attached to uplinks
+	Node   string
+	Plane  Plane
+	Path   Path
+	Census Census
+	Flows  Flows // nil where nothing is attached to uplinks
 }
 
 // Report is what one node has counted, since its maps were made.
@@ -57,7 +66,8 @@ type Service struct {
 	Selection   string                 `json:"selection"`
 	Forwarding  string                 `json:"forwarding"`
 	Connections uint64                 `json:"connections"` // that this node's clients began
-	Failures    uint64                 `json:"failures"`    // those that found no backend
+	Failures    uint64                 `json:"failures"`    // those that found no backend, or that one refused or left unanswered
+	Refused     uint64                 `json:"refused"`     // of the failures: no backend
 	Backends    []Backend              `json:"backends"`
 }
 
@@ -69,11 +79,15 @@ type Backend struct {
 	State       string         `json:"state"`
 	Local       bool           `json:"local,omitempty"`
 	Connections uint64         `json:"connections"`
-	Active      uint32         `json:"active"` // open connections, where the service counts them (least-connections)
-	ToPackets   uint64         `json:"toPackets,omitempty"`
-	ToBytes     uint64         `json:"toBytes,omitempty"`
-	FromPackets uint64         `json:"fromPackets,omitempty"`
-	FromBytes   uint64         `json:"fromBytes,omitempty"`
+	Failures    uint64         `json:"failures"` // connections that it refused or left unanswered
+	Active      uint32         `json:"active"`   // open connections of this node's sockets, and packets' flows that it is told of
+	// RoundTrip is the mean of this node's TCP connections to it that have one, of which there are Timed.
+	RoundTrip   time.Duration `json:"roundTripNanoseconds,omitempty"`
+	Timed       uint32        `json:"timed,omitempty"`
+	ToPackets   uint64        `json:"toPackets,omitempty"`
+	ToBytes     uint64        `json:"toBytes,omitempty"`
+	FromPackets uint64        `json:"fromPackets,omitempty"`
+	FromBytes   uint64        `json:"fromBytes,omitempty"`
 }
 
 // Programs whose outcomes are counted, beside those at pods' interfaces.
@@ -92,7 +106,11 @@ func (s *Sources) Read() (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Report{Node: s.Node, Services: servicesOf(dump, traffic), Programs: map[string]map[string]uint64{socketProgram: dump.Counters}}
+	connected, err := s.Census.Count()
+	if err != nil {
+		return nil, err
+	}
+	r := &Report{Node: s.Node, Services: servicesOf(dump, traffic, connected), Programs: map[string]map[string]uint64{socketProgram: dump.Counters}}
 	paths, err := s.Path.Counters()
 	if err != nil {
 		return nil, err
@@ -128,7 +146,7 @@ type poolOf struct {
 	is4            bool
 }
 
-func servicesOf(dump *service.Dump, traffic []podpath.Traffic) []Service {
+func servicesOf(dump *service.Dump, traffic []podpath.Traffic, connected map[census.Key]census.Connected) []Service {
 	type place struct {
 		addr     netip.AddrPort
 		protocol string
@@ -137,13 +155,15 @@ func servicesOf(dump *service.Dump, traffic []podpath.Traffic) []Service {
 	for _, t := range traffic {
 		passed[place{t.Backend, t.Protocol.String()}] = t
 	}
+	open := connectedByName(dump, connected)
 	backends := map[poolOf][]Backend{}
 	for _, b := range dump.Backends {
+		now := open[connectedTo{b.Service, b.Address, b.Protocol}]
 		t := passed[place{b.Address, b.Protocol}]
 		key := poolOf{b.Service, b.Protocol, b.Address.Addr().Is4()}
 		backends[key] = append(backends[key], Backend{
 			Address: b.Address, Protocol: b.Protocol, Node: b.Node, State: b.State, Local: b.Local,
-			Connections: b.Connections, Active: uint32(max(b.Weight, 0)),
+			Connections: b.Connections, Failures: b.Failed, Active: now.Sockets + now.Flows, RoundTrip: now.RoundTrip, Timed: now.Timed,
 			ToPackets: t.ToPackets, ToBytes: t.ToBytes, FromPackets: t.FromPackets, FromBytes: t.FromBytes,
 		})
 	}
@@ -151,7 +171,7 @@ func servicesOf(dump *service.Dump, traffic []podpath.Traffic) []Service {
 	for _, d := range dump.Services {
 		s := Service{
 			Name: d.Name, Frontends: d.Frontends, Selection: d.Selection, Forwarding: d.Forwarding,
-			Connections: d.Connections, Failures: d.Refused, Backends: []Backend{},
+			Connections: d.Connections, Failures: d.Refused + d.Failed, Refused: d.Refused, Backends: []Backend{},
 		}
 		if len(d.Frontends) > 0 {
 			f := d.Frontends[0]
@@ -163,6 +183,28 @@ func servicesOf(dump *service.Dump, traffic []podpath.Traffic) []Service {
 	}
 	sort.SliceStable(out, func(i, j int) bool { return out[i].Name < out[j].Name })
 	return out
+}
+
+// connectedTo is a backend of a service, by name.
+type connectedTo struct {
+	service  string
+	backend  netip.AddrPort
+	protocol string
+}
+
+// connectedByName leaves out what was connected to services that are gone.
+func connectedByName(dump *service.Dump, connected map[census.Key]census.Connected) map[connectedTo]census.Connected {
+	names := make(map[uint32]string, len(dump.Services))
+	for _, s := range dump.Services {
+		names[s.ID] = s.Name
+	}
+	open := make(map[connectedTo]census.Connected, len(connected))
+	for key, one := range connected {
+		if name, there := names[key.Service]; there {
+			open[connectedTo{name, key.Backend, key.Protocol.String()}] = one
+		}
+	}
+	return open
 }
 
 // Tables are what a node's service maps hold.

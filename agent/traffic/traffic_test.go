@@ -5,10 +5,12 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/skep-io/skep/dataplane/census"
 	"github.com/skep-io/skep/dataplane/podpath"
 	"github.com/skep-io/skep/dataplane/service"
 )
@@ -23,11 +25,11 @@ var (
 func (tables) Dump() (*service.Dump, error) {
 	return &service.Dump{
 		Services: []service.DumpService{{
-			Name: "ns/web:http", Selection: "least-connections", Forwarding: "dsr", Connections: 7, Refused: 2,
+			Name: "ns/web:http", Selection: "least-connections", Forwarding: "dsr", ID: 9, Connections: 7, Refused: 2, Failed: 3,
 			Frontends: []service.DumpFrontend{{Address: netip.MustParseAddrPort("10.96.0.5:80"), Protocol: "TCP", Scope: "cluster"}},
 		}},
 		Backends: []service.DumpBackend{
-			{Service: "ns/web:http", Address: here, Protocol: "TCP", Node: "me", State: "active", Local: true, Connections: 4, Weight: 3},
+			{Service: "ns/web:http", Address: here, Protocol: "TCP", Node: "me", State: "active", Local: true, Connections: 4, Failed: 3},
 			{Service: "ns/web:http", Address: there, Protocol: "TCP", Node: "n1", State: "down", Connections: 3},
 		},
 		Counters: map[string]uint64{"translated": 7},
@@ -35,6 +37,15 @@ func (tables) Dump() (*service.Dump, error) {
 }
 
 func (t tables) Maps() map[string]*ebpf.Map { return map[string]*ebpf.Map{"skep_test": t.hash} }
+
+type counted struct{}
+
+func (counted) Count() (map[census.Key]census.Connected, error) {
+	return map[census.Key]census.Connected{
+		{Service: 9, Backend: here, Protocol: service.TCP}: {Sockets: 2, Flows: 1, Weighed: 7, RoundTrip: 1500 * time.Microsecond, Timed: 2},
+		{Service: 8, Backend: here, Protocol: service.TCP}: {Sockets: 5}, // of a service that is gone
+	}, nil
+}
 
 type path struct{}
 
@@ -57,7 +68,7 @@ func TestMetrics(t *testing.T) {
 		}
 	}
 	registry := prometheus.NewPedanticRegistry()
-	registry.MustRegister((&Sources{Node: "me", Plane: tables{hash}, Path: path{}}).Metrics())
+	registry.MustRegister((&Sources{Node: "me", Plane: tables{hash}, Path: path{}, Census: counted{}}).Metrics())
 	families, err := registry.Gather()
 	if err != nil {
 		t.Fatal(err)
@@ -75,7 +86,12 @@ func TestMetrics(t *testing.T) {
 	}
 	for _, want := range []string{
 		"skep_service_connections_total family=ipv4 protocol=TCP service=ns/web:http 7\n",
-		"skep_service_failures_total family=ipv4 protocol=TCP service=ns/web:http 2\n",
+		"skep_service_failures_total family=ipv4 protocol=TCP reason=no_backend service=ns/web:http 2\n",
+		"skep_service_failures_total family=ipv4 protocol=TCP reason=backend service=ns/web:http 3\n",
+		"skep_service_active_connections family=ipv4 protocol=TCP service=ns/web:http 3\n",
+		"skep_backend_failures_total backend=10.244.0.2:8080 family=ipv4 node=me protocol=TCP service=ns/web:http 3\n",
+		"skep_backend_round_trip_seconds backend=10.244.0.2:8080 family=ipv4 node=me protocol=TCP service=ns/web:http 0.0015\n",
+		"skep_backend_active_connections backend=10.244.1.2:8080 family=ipv4 node=n1 protocol=TCP service=ns/web:http 0\n",
 		"skep_service_backends family=ipv4 protocol=TCP service=ns/web:http state=down 1\n",
 		"skep_backend_active_connections backend=10.244.0.2:8080 family=ipv4 node=me protocol=TCP service=ns/web:http 3\n",
 		"skep_backend_connections_total backend=10.244.1.2:8080 family=ipv4 node=n1 protocol=TCP service=ns/web:http 3\n",

@@ -37,9 +37,10 @@ func newServicesCommand(config genericclioptions.RESTClientGetter, streams gener
 		Long: templates.LongDesc(`
 			Show connections, failures, packets and bytes of services, counted in the
 			kernel of every node since it began to serve them. Packets and bytes are those
-			of pods that run on Skep's nodes; ACTIVE is counted for services that select
-			by least connections. What of a service does not work as it asks, for example
-			as an address is another's, is said below the table.`),
+			of pods that run on Skep's nodes. ACTIVE is what is open now; ROUND TRIP is
+			the mean of what TCP measures on open connections of sockets. What of a
+			service does not work as it asks, for example as an address is another's, is
+			said below the table.`),
 		Example: templates.Examples(`
 			skep services
 			skep services web --backends
@@ -174,11 +175,12 @@ func addService(total map[serviceKey]*traffic.Service, s *traffic.Service) {
 	if sum == nil {
 		first := *s
 		first.Backends = nil
-		first.Connections, first.Failures = 0, 0
+		first.Connections, first.Failures, first.Refused = 0, 0, 0
 		total[key], sum = &first, &first
 	}
 	sum.Connections += s.Connections
 	sum.Failures += s.Failures
+	sum.Refused += s.Refused
 	for _, b := range s.Backends {
 		at := slices.IndexFunc(sum.Backends, func(have traffic.Backend) bool { return have.Address == b.Address })
 		if at < 0 {
@@ -187,7 +189,9 @@ func addService(total map[serviceKey]*traffic.Service, s *traffic.Service) {
 		}
 		have := &sum.Backends[at]
 		have.Connections += b.Connections
+		have.Failures += b.Failures
 		have.Active += b.Active
+		addRoundTrip(have, &b)
 		if b.Local { // only its own node counts them, and knows its state first
 			have.State = b.State
 			have.ToPackets, have.ToBytes, have.FromPackets, have.FromBytes = b.ToPackets, b.ToBytes, b.FromPackets, b.FromBytes
@@ -221,6 +225,16 @@ func readProblems(ctx context.Context, client kubernetes.Interface, namespace st
 	return problems, nil
 }
 
+// addRoundTrip weighs the means of two nodes by their connections.
+func addRoundTrip(sum, b *traffic.Backend) {
+	timed := sum.Timed + b.Timed
+	if timed == 0 {
+		return
+	}
+	sum.RoundTrip = (sum.RoundTrip*time.Duration(sum.Timed) + b.RoundTrip*time.Duration(b.Timed)) / time.Duration(timed)
+	sum.Timed = timed
+}
+
 func printServices(out io.Writer, list []traffic.Service, problems []problem, backends bool, output string) error {
 	if output == "json" {
 		encoder := json.NewEncoder(out)
@@ -247,7 +261,7 @@ func printServices(out io.Writer, list []traffic.Service, problems []problem, ba
 
 func printTable(out io.Writer, list []traffic.Service, backends bool) error {
 	table := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
-	fmt.Fprintln(table, "SERVICE\tADDRESS\tBACKENDS\tCONNECTIONS\tFAILURES\tACTIVE\tPACKETS TO/FROM\tBYTES TO/FROM")
+	fmt.Fprintln(table, "SERVICE\tADDRESS\tBACKENDS\tCONNECTIONS\tFAILURES\tACTIVE\tROUND TRIP\tPACKETS TO/FROM\tBYTES TO/FROM")
 	for i := range list {
 		printService(table, &list[i], backends)
 	}
@@ -262,17 +276,18 @@ func printService(table io.Writer, s *traffic.Service, backends bool) {
 			ready++
 		}
 		sum.Active += b.Active
+		addRoundTrip(&sum, &b)
 		sum.ToPackets, sum.ToBytes = sum.ToPackets+b.ToPackets, sum.ToBytes+b.ToBytes
 		sum.FromPackets, sum.FromBytes = sum.FromPackets+b.FromPackets, sum.FromBytes+b.FromBytes
 	}
-	fmt.Fprintf(table, "%s\t%s/%s\t%d\t%d\t%d\t%s\t%s\t%s\n", s.Name, shown(s), s.Frontends[0].Protocol, ready,
-		s.Connections, s.Failures, activeText(s, sum.Active), pair(sum.ToPackets, sum.FromPackets, count), pair(sum.ToBytes, sum.FromBytes, size))
+	fmt.Fprintf(table, "%s\t%s/%s\t%d\t%d\t%d\t%d\t%s\t%s\t%s\n", s.Name, shown(s), s.Frontends[0].Protocol, ready,
+		s.Connections, s.Failures, sum.Active, roundTrip(&sum), pair(sum.ToPackets, sum.FromPackets, count), pair(sum.ToBytes, sum.FromBytes, size))
 	if !backends {
 		return
 	}
 	for _, b := range s.Backends {
-		fmt.Fprintf(table, "  %s\t%s\t%s\t%d\t\t%s\t%s\t%s\n", b.Address, b.Node, b.State, b.Connections,
-			activeText(s, b.Active), pair(b.ToPackets, b.FromPackets, count), pair(b.ToBytes, b.FromBytes, size))
+		fmt.Fprintf(table, "  %s\t%s\t%s\t%d\t%d\t%d\t%s\t%s\t%s\n", b.Address, b.Node, b.State, b.Connections,
+			b.Failures, b.Active, roundTrip(&b), pair(b.ToPackets, b.FromPackets, count), pair(b.ToBytes, b.FromBytes, size))
 	}
 }
 
@@ -286,11 +301,11 @@ func shown(s *traffic.Service) netip.AddrPort {
 	return s.Frontends[0].Address
 }
 
-func activeText(s *traffic.Service, active uint32) string {
-	if s.Selection != "least-connections" {
+func roundTrip(b *traffic.Backend) string {
+	if b.Timed == 0 {
 		return "-"
 	}
-	return fmt.Sprint(active)
+	return b.RoundTrip.Round(10 * time.Microsecond).String()
 }
 
 func pair(to, from uint64, text func(uint64) string) string { return text(to) + "/" + text(from) }
