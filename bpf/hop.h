@@ -13,6 +13,7 @@
 enum {
 	HOPS = 1024, /* direct mapped; a power of two */
 	HOP_CONFIRM_SECONDS = 10,
+	CAPACITY_PATH_MTU = 4096,
 };
 
 struct hop {
@@ -28,6 +29,16 @@ struct hop {
 };
 
 SKEP_MAP(skep_hops, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct hop, HOPS, 0);
+
+struct path_mtu {
+	__u64 until; /* bpf_ktime_get_coarse_ns */
+	__u32 mtu;
+	__u32 pad;
+};
+
+/* What routers said fits on the way to a node, less than our own link's MTU. */
+SKEP_MAP(skep_path_mtu, BPF_MAP_TYPE_LRU_HASH, struct address, struct path_mtu,
+	 CAPACITY_PATH_MTU, 0);
 
 enum route {
 	ROUTE_READY,
@@ -57,6 +68,7 @@ __noinline int refresh_hop(struct xdp_md *ctx, struct hop *hop,
 {
 	struct bpf_fib_lookup fib = {};
 	__u32 ifindex = ctx->ingress_ifindex;
+	struct path_mtu *known;
 	struct uplink *uplink;
 	long outcome;
 
@@ -87,6 +99,9 @@ __noinline int refresh_hop(struct xdp_md *ctx, struct hop *hop,
 	}
 	hop->ifindex = ifindex;
 	hop->mtu = fib.mtu_result;
+	known = bpf_map_lookup_elem(&skep_path_mtu, to);
+	if (known && known->until > now && known->mtu < hop->mtu)
+		hop->mtu = known->mtu;
 	__builtin_memcpy(hop->destination_mac, fib.dmac, ETH_ALEN);
 	__builtin_memcpy(hop->source_mac, fib.smac, ETH_ALEN);
 	hop->expires = bpf_jiffies64() + RECENT_JIFFIES;

@@ -14,6 +14,8 @@ enum uplink_reason {
 	UPLINK_ERROR_NO_FLOW,   /* ICMP error about no flow that we know */
 	UPLINK_FOREIGN_TUNNEL,  /* IP in IP that no node of ours made for us */
 	UPLINK_FRAGMENT_PASSED, /* not preceded by a first fragment for a frontend */
+	UPLINK_TUNNEL_TOO_BIG,  /* ICMP: what fits on the way to a node; noted */
+	UPLINK_TUNNEL_ERROR,    /* other ICMP about a tunnel that we made */
 	/* where it should go */
 	UPLINK_DELIVERED,       /* to a backend here, by the stack */
 	UPLINK_ENCAPSULATED,    /* to the backend's node */

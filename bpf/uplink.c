@@ -31,6 +31,7 @@
 #include "hop.h"
 #include "answer.h"
 #include "encapsulate.h"
+#include "tunnel_error.h"
 #include "snat.h"
 #include "fragment.h"
 #include "neighbour.h"
@@ -120,6 +121,8 @@ static __always_inline int arrive(struct xdp_md *ctx, struct arrival *arrival,
 	case PARSED_ICMP:
 		if (is_our_solicitation(ctx, &arrival->packet.outer))
 			return answer_solicitation(ctx, arrival);
+		if (is_our_tunnel_error(&arrival->packet))
+			return take_tunnel_error(ctx, arrival);
 		return leave(UPLINK_OTHER_PROTOCOL, XDP_PASS);
 	case PARSED_MALFORMED:
 		return leave(UPLINK_MALFORMED, XDP_PASS);

@@ -259,6 +259,13 @@ type UplinkNode struct {
 	Down uint32
 }
 
+type UplinkPathMtu struct {
+	_     structs.HostLayout
+	Until uint64
+	Mtu   uint32
+	Pad   uint32
+}
+
 type UplinkRecent struct {
 	_       structs.HostLayout
 	Key     UplinkFlowKey
@@ -334,43 +341,45 @@ const (
 	UplinkUplinkReasonUPLINK_ERROR_NO_FLOW        UplinkUplinkReason = 4
 	UplinkUplinkReasonUPLINK_FOREIGN_TUNNEL       UplinkUplinkReason = 5
 	UplinkUplinkReasonUPLINK_FRAGMENT_PASSED      UplinkUplinkReason = 6
-	UplinkUplinkReasonUPLINK_DELIVERED            UplinkUplinkReason = 7
-	UplinkUplinkReasonUPLINK_ENCAPSULATED         UplinkUplinkReason = 8
-	UplinkUplinkReasonUPLINK_TRANSLATED_OUT       UplinkUplinkReason = 9
-	UplinkUplinkReasonUPLINK_TRANSLATED_BACK      UplinkUplinkReason = 10
-	UplinkUplinkReasonUPLINK_HANDED_OVER          UplinkUplinkReason = 11
-	UplinkUplinkReasonUPLINK_RESET                UplinkUplinkReason = 12
-	UplinkUplinkReasonUPLINK_UNREACHABLE          UplinkUplinkReason = 13
-	UplinkUplinkReasonUPLINK_TOO_BIG              UplinkUplinkReason = 14
-	UplinkUplinkReasonUPLINK_TIME_EXCEEDED        UplinkUplinkReason = 15
-	UplinkUplinkReasonUPLINK_ARP_ANSWERED         UplinkUplinkReason = 16
-	UplinkUplinkReasonUPLINK_NEIGHBOUR_ANSWERED   UplinkUplinkReason = 17
-	UplinkUplinkReasonUPLINK_ANSWER_LIMITED       UplinkUplinkReason = 18
-	UplinkUplinkReasonUPLINK_NO_ANSWER            UplinkUplinkReason = 19
-	UplinkUplinkReasonUPLINK_NO_LOCAL_BACKEND     UplinkUplinkReason = 20
-	UplinkUplinkReasonUPLINK_SOURCE_REFUSED       UplinkUplinkReason = 21
-	UplinkUplinkReasonUPLINK_NOT_SELECTED         UplinkUplinkReason = 22
-	UplinkUplinkReasonUPLINK_NO_FLOW              UplinkUplinkReason = 23
-	UplinkUplinkReasonUPLINK_COLLISION            UplinkUplinkReason = 24
-	UplinkUplinkReasonUPLINK_NO_PORT              UplinkUplinkReason = 25
-	UplinkUplinkReasonUPLINK_FLOWS_FULL           UplinkUplinkReason = 26
-	UplinkUplinkReasonUPLINK_SECOND_HOP           UplinkUplinkReason = 27
-	UplinkUplinkReasonUPLINK_FRAGMENT_LOST        UplinkUplinkReason = 28
-	UplinkUplinkReasonUPLINK_SCTP_PORT            UplinkUplinkReason = 29
-	UplinkUplinkReasonUPLINK_OTHER_FAMILY         UplinkUplinkReason = 30
-	UplinkUplinkReasonUPLINK_NO_NODE              UplinkUplinkReason = 31
-	UplinkUplinkReasonUPLINK_NO_ROUTE             UplinkUplinkReason = 32
-	UplinkUplinkReasonUPLINK_NO_ROOM              UplinkUplinkReason = 33
-	UplinkUplinkReasonUPLINK_FORGED               UplinkUplinkReason = 34
-	UplinkUplinkReasonUPLINK_EVENT_FLOW_MADE      UplinkUplinkReason = 35
-	UplinkUplinkReasonUPLINK_EVENT_FLOW_GONE      UplinkUplinkReason = 36
-	UplinkUplinkReasonUPLINK_EVENT_MID_FLOW       UplinkUplinkReason = 37
-	UplinkUplinkReasonUPLINK_EVENT_RESELECTED     UplinkUplinkReason = 38
-	UplinkUplinkReasonUPLINK_EVENT_DECAPSULATED   UplinkUplinkReason = 39
-	UplinkUplinkReasonUPLINK_EVENT_ANOTHER_HOP    UplinkUplinkReason = 40
-	UplinkUplinkReasonUPLINK_EVENT_FRAGMENT_NOTED UplinkUplinkReason = 41
-	UplinkUplinkReasonUPLINK_EVENT_HOP_LOOKUP     UplinkUplinkReason = 42
-	UplinkUplinkReasonUPLINK_REASON_COUNT         UplinkUplinkReason = 43
+	UplinkUplinkReasonUPLINK_TUNNEL_TOO_BIG       UplinkUplinkReason = 7
+	UplinkUplinkReasonUPLINK_TUNNEL_ERROR         UplinkUplinkReason = 8
+	UplinkUplinkReasonUPLINK_DELIVERED            UplinkUplinkReason = 9
+	UplinkUplinkReasonUPLINK_ENCAPSULATED         UplinkUplinkReason = 10
+	UplinkUplinkReasonUPLINK_TRANSLATED_OUT       UplinkUplinkReason = 11
+	UplinkUplinkReasonUPLINK_TRANSLATED_BACK      UplinkUplinkReason = 12
+	UplinkUplinkReasonUPLINK_HANDED_OVER          UplinkUplinkReason = 13
+	UplinkUplinkReasonUPLINK_RESET                UplinkUplinkReason = 14
+	UplinkUplinkReasonUPLINK_UNREACHABLE          UplinkUplinkReason = 15
+	UplinkUplinkReasonUPLINK_TOO_BIG              UplinkUplinkReason = 16
+	UplinkUplinkReasonUPLINK_TIME_EXCEEDED        UplinkUplinkReason = 17
+	UplinkUplinkReasonUPLINK_ARP_ANSWERED         UplinkUplinkReason = 18
+	UplinkUplinkReasonUPLINK_NEIGHBOUR_ANSWERED   UplinkUplinkReason = 19
+	UplinkUplinkReasonUPLINK_ANSWER_LIMITED       UplinkUplinkReason = 20
+	UplinkUplinkReasonUPLINK_NO_ANSWER            UplinkUplinkReason = 21
+	UplinkUplinkReasonUPLINK_NO_LOCAL_BACKEND     UplinkUplinkReason = 22
+	UplinkUplinkReasonUPLINK_SOURCE_REFUSED       UplinkUplinkReason = 23
+	UplinkUplinkReasonUPLINK_NOT_SELECTED         UplinkUplinkReason = 24
+	UplinkUplinkReasonUPLINK_NO_FLOW              UplinkUplinkReason = 25
+	UplinkUplinkReasonUPLINK_COLLISION            UplinkUplinkReason = 26
+	UplinkUplinkReasonUPLINK_NO_PORT              UplinkUplinkReason = 27
+	UplinkUplinkReasonUPLINK_FLOWS_FULL           UplinkUplinkReason = 28
+	UplinkUplinkReasonUPLINK_SECOND_HOP           UplinkUplinkReason = 29
+	UplinkUplinkReasonUPLINK_FRAGMENT_LOST        UplinkUplinkReason = 30
+	UplinkUplinkReasonUPLINK_SCTP_PORT            UplinkUplinkReason = 31
+	UplinkUplinkReasonUPLINK_OTHER_FAMILY         UplinkUplinkReason = 32
+	UplinkUplinkReasonUPLINK_NO_NODE              UplinkUplinkReason = 33
+	UplinkUplinkReasonUPLINK_NO_ROUTE             UplinkUplinkReason = 34
+	UplinkUplinkReasonUPLINK_NO_ROOM              UplinkUplinkReason = 35
+	UplinkUplinkReasonUPLINK_FORGED               UplinkUplinkReason = 36
+	UplinkUplinkReasonUPLINK_EVENT_FLOW_MADE      UplinkUplinkReason = 37
+	UplinkUplinkReasonUPLINK_EVENT_FLOW_GONE      UplinkUplinkReason = 38
+	UplinkUplinkReasonUPLINK_EVENT_MID_FLOW       UplinkUplinkReason = 39
+	UplinkUplinkReasonUPLINK_EVENT_RESELECTED     UplinkUplinkReason = 40
+	UplinkUplinkReasonUPLINK_EVENT_DECAPSULATED   UplinkUplinkReason = 41
+	UplinkUplinkReasonUPLINK_EVENT_ANOTHER_HOP    UplinkUplinkReason = 42
+	UplinkUplinkReasonUPLINK_EVENT_FRAGMENT_NOTED UplinkUplinkReason = 43
+	UplinkUplinkReasonUPLINK_EVENT_HOP_LOOKUP     UplinkUplinkReason = 44
+	UplinkUplinkReasonUPLINK_REASON_COUNT         UplinkUplinkReason = 45
 )
 
 // Names of all BPF objects in the ELF.
@@ -394,6 +403,7 @@ const (
 	UplinkMapSkepLayout         = "skep_layout"
 	UplinkMapSkepNames          = "skep_names"
 	UplinkMapSkepNodes          = "skep_nodes"
+	UplinkMapSkepPathMtu        = "skep_path_mtu"
 	UplinkMapSkepPrimaries      = "skep_primaries"
 	UplinkMapSkepRecent         = "skep_recent"
 	UplinkMapSkepReverse        = "skep_reverse"
@@ -473,6 +483,7 @@ type UplinkMapSpecs struct {
 	SkepLayout         *ebpf.MapSpec `ebpf:"skep_layout"`
 	SkepNames          *ebpf.MapSpec `ebpf:"skep_names"`
 	SkepNodes          *ebpf.MapSpec `ebpf:"skep_nodes"`
+	SkepPathMtu        *ebpf.MapSpec `ebpf:"skep_path_mtu"`
 	SkepPrimaries      *ebpf.MapSpec `ebpf:"skep_primaries"`
 	SkepRecent         *ebpf.MapSpec `ebpf:"skep_recent"`
 	SkepReverse        *ebpf.MapSpec `ebpf:"skep_reverse"`
@@ -528,6 +539,7 @@ type UplinkMaps struct {
 	SkepLayout         *ebpf.Map `ebpf:"skep_layout"`
 	SkepNames          *ebpf.Map `ebpf:"skep_names"`
 	SkepNodes          *ebpf.Map `ebpf:"skep_nodes"`
+	SkepPathMtu        *ebpf.Map `ebpf:"skep_path_mtu"`
 	SkepPrimaries      *ebpf.Map `ebpf:"skep_primaries"`
 	SkepRecent         *ebpf.Map `ebpf:"skep_recent"`
 	SkepReverse        *ebpf.Map `ebpf:"skep_reverse"`
@@ -559,6 +571,7 @@ func (m *UplinkMaps) Close() error {
 		m.SkepLayout,
 		m.SkepNames,
 		m.SkepNodes,
+		m.SkepPathMtu,
 		m.SkepPrimaries,
 		m.SkepRecent,
 		m.SkepReverse,

@@ -191,7 +191,7 @@ func TestShortcutIsNoDetour(t *testing.T) {
 			for range 2 { // the first goes by the stack
 				s.run(tcp(a.client, to, tcpACK).arriving())
 			}
-			s.holdHops(t)
+			s.changeHops(t, func(hop *bpf.UplinkHop) { hop.Expires = math.MaxUint64 })
 			for _, size := range []int{0, 1, 34, 600} {
 				payload := bytes.Repeat([]byte{0xa5}, size)
 				unsummed := udp(a.client, to, string(payload))
@@ -244,8 +244,8 @@ func (s *stage) sameBothWays(t *testing.T, name string, frame []byte) {
 	}
 }
 
-// holdHops makes the next hops that are known stay so for ever.
-func (s *stage) holdHops(t *testing.T) {
+// changeHops lets change have every next hop that is known.
+func (s *stage) changeHops(t *testing.T, change func(*bpf.UplinkHop)) {
 	t.Helper()
 	hops := s.flows.maps.ByName[bpf.UplinkMapSkepHops]
 	for i := range hops.MaxEntries() {
@@ -256,7 +256,8 @@ func (s *stage) holdHops(t *testing.T) {
 		known := false
 		for cpu := range of {
 			if of[cpu].Expires != 0 {
-				of[cpu].Expires, known = math.MaxUint64, true
+				known = true
+				change(&of[cpu])
 			}
 		}
 		if !known {
@@ -268,8 +269,11 @@ func (s *stage) holdHops(t *testing.T) {
 	}
 }
 
-// meetSixth makes the link address of node6, which has IPv6 alone, known.
+// sixth is the address of node6, which has IPv6 alone.
+var sixth = netip.MustParseAddr("2001:db8:2::16")
+
+// meetSixth makes its link address known.
 func (s *stage) meetSixth() error {
-	return netlink.NeighSet(&netlink.Neigh{LinkIndex: s.index, IP: netip.MustParseAddr("2001:db8:2::16").AsSlice(),
+	return netlink.NeighSet(&netlink.Neigh{LinkIndex: s.index, IP: sixth.AsSlice(),
 		HardwareAddr: peerMAC[:], State: netlink.NUD_PERMANENT})
 }

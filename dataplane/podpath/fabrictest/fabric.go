@@ -103,6 +103,11 @@ func NodeIPs(host int) []netip.Addr {
 	}
 }
 
+// RouterIPs are the router's addresses on the hosts' link, one of each family.
+func RouterIPs() []netip.Addr {
+	return []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8:2::1")}
+}
+
 func podRanges(host int) []netip.Prefix {
 	return []netip.Prefix{
 		netip.MustParsePrefix(fmt.Sprintf("10.244.%d.0/24", host+1)),
