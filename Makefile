@@ -38,7 +38,8 @@ down:
 CLUSTER_TESTS := ./test/...
 
 # systemd-analyze checks the units in docs/systemd.
-test: NEEDED := systemd-analyze:systemd
+# qemu boots the oldest kernel in test/floor.
+test: NEEDED := systemd-analyze:systemd qemu-system-x86_64:qemu-system-x86
 test: deps build
 	@test "$$(id -u)" -eq 0 || { echo "test: must be root, as Skep itself: run it with sudo" >&2; exit 1; }
 	@go build -o bin/report ./test/report

@@ -112,6 +112,7 @@ enum {
 	SELECT_TURNS = 4,
 	/* Backends weighed for one connection of least connections. */
 	LEAST_WINDOW = 64,
+	NO_LEAST = 0x7fffffff,
 	FRONTEND_LOOKUPS = 3,
 	SLOTS_EACH = 16,
 	NANOSECONDS = 1000000000,

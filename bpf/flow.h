@@ -244,16 +244,18 @@ static __always_inline void note_end(struct flow *entry, __u8 protocol,
 
 /* The flow of a packet from the client to a frontend, or NULL: none, or one that
  * has expired or that this packet, a SYN after the end, begins anew. The
- * backend still has to be checked with backend_of. The key is header's first 40
- * bytes; destination.scope names the scope. */
+ * backend still has to be checked with backend_of. */
 static __always_inline struct flow *lookup_forward(struct header *header,
 						   enum frontend_scope scope,
 						   __u64 now)
 {
+	struct flow_key key;
 	struct flow *flow;
 
 	header->destination.scope = scope;
-	flow = bpf_map_lookup_elem(&skep_flows, (struct flow_key *)header);
+	key.source = header->source;
+	key.destination = header->destination;
+	flow = bpf_map_lookup_elem(&skep_flows, &key);
 	if (!flow)
 		return NULL;
 	if ((flow->flags & FLOW_CLOSING) && (header->tcp_flags & TCP_SYN))
@@ -367,6 +369,7 @@ remember(const struct endpoint *client, const struct endpoint *frontend,
 	 const struct flow *flow)
 {
 	enum remembered remembered = REMEMBERED;
+	struct flow forward = *flow;
 	struct flow_key key;
 
 	if (flow->flags & (FLOW_LOCAL | FLOW_SNAT))
@@ -375,7 +378,7 @@ remember(const struct endpoint *client, const struct endpoint *frontend,
 		return remembered;
 	key.source = *client;
 	key.destination = *frontend;
-	if (bpf_map_update_elem(&skep_flows, &key, flow, BPF_ANY))
+	if (bpf_map_update_elem(&skep_flows, &key, &forward, BPF_ANY))
 		return REMEMBER_FULL;
 	return REMEMBERED;
 }

@@ -88,7 +88,10 @@ static __always_inline bool is_unspecified(const struct address *addr)
 
 static __always_inline __u32 address_flags(const struct address *addr)
 {
-	enum address_flags *flags = bpf_map_lookup_elem(&skep_addresses, addr);
+	/* A copy, as of all keys that may be arguments of a global function: as
+	 * such the kernel takes them since 6.2 only. */
+	struct address key = *addr;
+	enum address_flags *flags = bpf_map_lookup_elem(&skep_addresses, &key);
 
 	return flags ? *flags : 0;
 }
@@ -107,7 +110,7 @@ find_service_frontend(const struct endpoint *asked, bool own,
 			*reason = REASON_NO_SERVICE;
 			return false;
 		}
-	} else if (find_frontend(asked, frontend, reason)) {
+	} else if (find_frontend(&any, frontend, reason)) {
 		return true;
 	} else if (*reason != REASON_NO_SERVICE ||
 		   (!own && !(address_flags(&asked->addr) & ADDRESS_OWN))) {

@@ -50,7 +50,8 @@ struct ndp_answer {
 
 static __always_inline bool is_announced(const struct address *addr)
 {
-	__u64 *until = bpf_map_lookup_elem(&skep_announced, addr);
+	struct address key = *addr;
+	__u64 *until = bpf_map_lookup_elem(&skep_announced, &key);
 
 	return until && bpf_ktime_get_boot_ns() < *until;
 }

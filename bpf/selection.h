@@ -73,13 +73,15 @@ static __always_inline bool take_place(const struct run *run, __u32 place,
 	return true;
 }
 
-/* A walk over the places of a run. */
+/* A walk over the places of a run. Kernels before 6.7 verify a step as if it were
+ * the first, and remove what a first step never does: what a step reads of
+ * earlier ones begins with a value whose branches are not decided by it. */
 struct walk {
 	struct run run;
 	__u32 first;
 	__u32 found; /* place, meaningful if ok */
 	__u32 ok;
-	__s32 least; /* weight of found */
+	__s32 least; /* weight of found; none: more than any backend has */
 	__u32 hint;
 	enum counter reason;
 };
@@ -116,7 +118,7 @@ static int next_lesser(__u32 step, struct walk *walk)
 	if (!take_place(&walk->run, place, &candidate))
 		return 0;
 	weight = candidate.backend->active + candidate.backend->flows;
-	if (walk->ok && weight >= walk->least)
+	if (weight >= walk->least)
 		return 0;
 	walk->found = place;
 	walk->least = weight;
@@ -178,6 +180,7 @@ static __always_inline bool choose(struct frontend *frontend, bool local,
 
 		if (window > LEAST_WINDOW)
 			window = LEAST_WINDOW;
+		walk.least = NO_LEAST;
 		bpf_loop(window, next_lesser, &walk, 0);
 		if (walk.ok)
 			return take_place(&walk.run, walk.found, candidate);

@@ -4,12 +4,10 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -51,8 +49,6 @@ type stage struct {
 	pins    string
 	options Options
 }
-
-var stages atomic.Int32
 
 func newStage(tb testing.TB) *stage {
 	tb.Helper()
@@ -120,10 +116,7 @@ func (s *stage) wire() error {
 
 func (s *stage) openPlane() {
 	s.tb.Helper()
-	cgroup := filepath.Join("/sys/fs/cgroup/unified", fmt.Sprintf("skep-flow-%d-%d", os.Getpid(), stages.Add(1)))
-	if err := os.Mkdir(cgroup, 0o755); err != nil {
-		s.tb.Fatal("make cgroup (root and a cgroup v2 hierarchy are needed): ", err)
-	}
+	cgroup := fabrictest.NewCgroup(s.tb)
 	pins := filepath.Join(s.pins, "service")
 	var err error
 	s.plane, err = service.Open(service.Options{PinDir: pins, CgroupPath: cgroup, Node: "node1",
@@ -132,7 +125,7 @@ func (s *stage) openPlane() {
 		s.tb.Fatal(err)
 	}
 	s.tb.Cleanup(func() {
-		if err := errors.Join(s.plane.Close(), service.Remove(pins), os.Remove(cgroup)); err != nil {
+		if err := errors.Join(s.plane.Close(), service.Remove(pins)); err != nil {
 			s.tb.Error(err)
 		}
 	})

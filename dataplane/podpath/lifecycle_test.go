@@ -6,11 +6,13 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/skep-io/skep/dataplane/podpath"
 	"github.com/skep-io/skep/dataplane/podpath/fabrictest"
@@ -107,42 +109,59 @@ func TestPathsChangeUnderTraffic(t *testing.T) {
 }
 
 func TestARestartChangesNothingThatIsRight(t *testing.T) {
-	f := fabrictest.New(t, 1)
-	f.OpenPaths()
-	h := f.Hosts[0]
-	h.NewPod("a")
-	h.NewPod("b")
-	before := programs(t, h)
-	if len(before) != 6 { // two of each pod, two of the uplink
-		t.Fatalf("links: %v, want 6", before)
-	}
-	h.OpenPath(nil)
-	if after := programs(t, h); fmt.Sprint(after) != fmt.Sprint(before) {
-		t.Errorf("a restart made %v of %v", after, before)
-	}
+	bothWays(t, func(t *testing.T, change func(*podpath.Options)) {
+		f := fabrictest.New(t, 1)
+		h := f.Hosts[0]
+		h.OpenPath(change)
+		h.NewPod("a")
+		h.NewPod("b")
+		before := programs(t, h)
+		if len(before) != 6 { // two of each pod, two of the uplink
+			t.Fatalf("programs: %v, want 6", before)
+		}
+		h.OpenPath(change)
+		if after := programs(t, h); fmt.Sprint(after) != fmt.Sprint(before) {
+			t.Errorf("a restart made %v of %v", after, before)
+		}
+	})
 }
 
-// programs are the ids of what the pinned links run, by pin.
+// programs are those at the host's interfaces, filters and at tcx, by place.
 func programs(t *testing.T, h *fabrictest.Host) map[string]ebpf.ProgramID {
 	t.Helper()
-	dir := filepath.Join(h.Pins, "path", "links")
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
 	found := map[string]ebpf.ProgramID{}
-	for _, entry := range entries {
-		l, err := link.LoadPinnedLink(filepath.Join(dir, entry.Name()), nil)
+	h.Do(func() error {
+		links, err := netlink.LinkList()
 		if err != nil {
-			t.Fatal(err)
+			return err
 		}
-		info, err := l.Info()
-		if err != nil {
-			t.Fatal(err)
+		for _, l := range links {
+			for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
+				filters, err := netlink.FilterList(l, parent)
+				if err != nil {
+					return err
+				}
+				for _, f := range filters {
+					if b, is := f.(*netlink.BpfFilter); is {
+						found[fmt.Sprintf("%s at %s, priority %d", b.Name, l.Attrs().Name, b.Priority)] = ebpf.ProgramID(b.Id)
+					}
+				}
+			}
+			for _, at := range []ebpf.AttachType{ebpf.AttachTCXIngress, ebpf.AttachTCXEgress} {
+				result, err := link.QueryPrograms(link.QueryOptions{Target: l.Attrs().Index, Attach: at})
+				if errors.Is(err, unix.EINVAL) {
+					continue // the kernel is older than tcx
+				}
+				if err != nil {
+					return err
+				}
+				for i, p := range result.Programs {
+					found[fmt.Sprintf("%v at %s, place %d", at, l.Attrs().Name, i)] = p.ID
+				}
+			}
 		}
-		found[entry.Name()] = info.Program
-		l.Close()
-	}
+		return nil
+	})
 	return found
 }
 
@@ -210,9 +229,12 @@ func TestDetachAndRemoveLeaveNothing(t *testing.T) {
 	})
 }
 
-// hooks are the clsact qdiscs and the programs at tcx of the host's interfaces.
+// hooks are the clsact qdiscs and the programs of the host's interfaces.
 func hooks(t *testing.T, h *fabrictest.Host) (found []string) {
 	t.Helper()
+	for place := range programs(t, h) {
+		found = append(found, place)
+	}
 	h.Do(func() error {
 		links, err := netlink.LinkList()
 		if err != nil {
@@ -228,18 +250,10 @@ func hooks(t *testing.T, h *fabrictest.Host) (found []string) {
 					found = append(found, "clsact at "+l.Attrs().Name)
 				}
 			}
-			for _, at := range []ebpf.AttachType{ebpf.AttachTCXIngress, ebpf.AttachTCXEgress} {
-				result, err := link.QueryPrograms(link.QueryOptions{Target: l.Attrs().Index, Attach: at})
-				if err != nil {
-					return err
-				}
-				for range result.Programs {
-					found = append(found, fmt.Sprint(at, " at ", l.Attrs().Name))
-				}
-			}
 		}
 		return nil
 	})
+	slices.Sort(found)
 	return found
 }
 

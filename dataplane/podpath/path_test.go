@@ -10,9 +10,9 @@ import (
 	"github.com/skep-io/skep/dataplane/service"
 )
 
-// bothWays runs a test with tcx and with clsact.
+// bothWays runs a test with what the kernel has, tcx or clsact, and with clsact.
 func bothWays(t *testing.T, test func(t *testing.T, change func(*podpath.Options))) {
-	t.Run("tcx", func(t *testing.T) { test(t, nil) })
+	t.Run("chosen", func(t *testing.T) { test(t, nil) })
 	t.Run("clsact", func(t *testing.T) { test(t, func(o *podpath.Options) { o.Clsact = true }) })
 }
 

@@ -21,11 +21,8 @@ func probe(o Options) error {
 	if err := unix.Uname(&uts); err != nil {
 		return fmt.Errorf("read kernel version: %w", err)
 	}
-	if err := checkRelease(unix.ByteSliceToString(uts.Release[:])); err != nil {
+	if err := checkKernel(unix.ByteSliceToString(uts.Release[:]), "/sys/kernel/btf/vmlinux"); err != nil {
 		return err
-	}
-	if _, err := os.Stat("/sys/kernel/btf/vmlinux"); err != nil {
-		return errors.New("kernel has no BTF (/sys/kernel/btf/vmlinux is missing): use a kernel built with CONFIG_DEBUG_INFO_BTF")
 	}
 	if err := onFilesystem(o.CgroupPath, unix.CGROUP2_SUPER_MAGIC); err != nil {
 		return fmt.Errorf("cgroup %s is not in a cgroup v2 hierarchy: mount one with `mount -t cgroup2 none /sys/fs/cgroup/unified` (%w)", o.CgroupPath, err)
@@ -36,13 +33,18 @@ func probe(o Options) error {
 	return nil
 }
 
-func checkRelease(release string) error {
+// checkKernel is given the file that has the kernel's types if it was built with
+// them.
+func checkKernel(release, types string) error {
 	var major, minor int
 	if _, err := fmt.Sscanf(release, "%d.%d", &major, &minor); err != nil {
 		return fmt.Errorf("kernel version %q is not understood: %w", release, err)
 	}
 	if major < floorMajor || (major == floorMajor && minor < floorMinor) {
 		return fmt.Errorf("kernel %s is too old: %d.%d or later is needed", release, floorMajor, floorMinor)
+	}
+	if _, err := os.Stat(types); err != nil {
+		return fmt.Errorf("kernel %s has no BTF (%s is missing): use a kernel built with CONFIG_DEBUG_INFO_BTF", release, types)
 	}
 	return nil
 }

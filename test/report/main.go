@@ -3,7 +3,8 @@
 //
 //	N passed, N failed
 //
-// of tests and subtests. It exits 1 if anything failed or nothing ran.
+// of tests and subtests. Lines that begin with "progress: " are passed on at once:
+// a test that takes minutes says with them where it is. It exits 1 if anything failed or nothing ran.
 package main
 
 import (
@@ -65,6 +66,10 @@ func (r *report) handle(e event) {
 	case "build-output":
 		fmt.Fprint(r.out, e.Output)
 	case "output":
+		if rest, is := strings.CutPrefix(e.Output, "progress: "); is {
+			fmt.Fprintf(r.out, "       %s", rest)
+			return
+		}
 		if r.output[e.Package] == nil {
 			r.output[e.Package] = map[string][]string{}
 		}

@@ -41,6 +41,13 @@ func TestReport(t *testing.T) {
 {"Action":"skip","Package":"d"}`,
 			good: true, want: []string{"1 passed, 0 failed\n"}, not: "ok     d",
 		},
+		{
+			name: "progress is passed on",
+			in: `{"Action":"output","Package":"a","Test":"TestX","Output":"progress: half way\n"}
+{"Action":"pass","Package":"a","Test":"TestX"}
+{"Action":"pass","Package":"a"}`,
+			good: true, want: []string{" half way\n", "1 passed, 0 failed\n"}, not: "progress",
+		},
 		{name: "nothing ran", in: ``, want: []string{"no test ran", "0 passed, 0 failed\n"}},
 		{name: "not JSON is passed on", in: "go: cannot find module", want: []string{"go: cannot find module"}},
 	} {

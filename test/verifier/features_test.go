@@ -9,7 +9,6 @@ import (
 	"testing"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
 )
 
 // floor is the oldest kernel that works without any fallback missing.
@@ -74,24 +73,4 @@ func features(t *testing.T) map[string]string {
 		}
 	}
 	return used
-}
-
-func calls(p *ebpf.ProgramSpec) []string {
-	var found []string
-	for _, ins := range p.Instructions {
-		switch {
-		case ins.IsBuiltinCall():
-			found = append(found, "helper "+helperName(asm.BuiltinFunc(ins.Constant)))
-		case ins.IsKfuncCall(), ins.IsFunctionCall() && strings.HasPrefix(ins.Reference(), "bpf_"):
-			found = append(found, "kfunc "+ins.Reference())
-		}
-	}
-	return found
-}
-
-// helperName makes bpf_l3_csum_replace of FnL3CsumReplace.
-func helperName(f asm.BuiltinFunc) string {
-	name := strings.TrimPrefix(f.String(), "Fn")
-	name = regexp.MustCompile(`[A-Z]`).ReplaceAllStringFunc(name, func(s string) string { return "_" + strings.ToLower(s) })
-	return "bpf" + name
 }

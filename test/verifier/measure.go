@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 	"golang.org/x/sys/unix"
 )
 
@@ -36,10 +37,14 @@ func measure(folder string) (*table, error) {
 	if len(objects) == 0 {
 		return nil, fmt.Errorf("no objects in %s", folder)
 	}
-	t := &table{kernel: kernelSeries()}
+	kernel, err := btf.LoadKernelSpec()
+	if err != nil {
+		return nil, fmt.Errorf("read the kernel's types: %w", err)
+	}
+	t := &table{kernel: kernelSeries(), lacking: map[string]string{}}
 	for _, path := range objects {
 		name := strings.TrimSuffix(filepath.Base(path), "_bpfel.o")
-		if err := t.measureObject(name, path); err != nil {
+		if err := t.measureObject(kernel, name, path); err != nil {
 			return nil, fmt.Errorf("%s: %w", path, err)
 		}
 	}
@@ -47,7 +52,7 @@ func measure(folder string) (*table, error) {
 	return t, nil
 }
 
-func (t *table) measureObject(object, path string) error {
+func (t *table) measureObject(kernel *btf.Spec, object, path string) error {
 	spec, err := ebpf.LoadCollectionSpec(path)
 	if err != nil {
 		return err
@@ -62,6 +67,12 @@ func (t *table) measureObject(object, path string) error {
 	for _, m := range spec.Maps {
 		if len(m.Contents) == 0 && m.MaxEntries > smallMap {
 			m.MaxEntries = smallMap
+		}
+	}
+	for name, p := range spec.Programs {
+		if kfunc := lacking(kernel, p); kfunc != "" {
+			t.lacking[object+"/"+name] = kfunc
+			delete(spec.Programs, name)
 		}
 	}
 	collection, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{

@@ -21,6 +21,8 @@ type program struct {
 type table struct {
 	kernel   string // series that it was measured on
 	programs []program
+	// lacking has the kfunc that the kernel lacks, by program: it does not load.
+	lacking map[string]string
 }
 
 const heading = "program\tinstructions\tverified\tstates\tpeak\tmachine code"
@@ -84,6 +86,11 @@ func (t *table) beside(committed *table) string {
 		fmt.Fprintln(w)
 	}
 	w.Flush()
+	for _, p := range committed.programs {
+		if kfunc := t.lacking[p.name]; kfunc != "" {
+			fmt.Fprintf(&out, "%s does not load: the kernel has no %s\n", p.name, kfunc)
+		}
+	}
 	return out.String()
 }
 
@@ -139,7 +146,7 @@ func (t *table) grown(committed *table) []error {
 		}
 	}
 	for _, p := range committed.programs {
-		if _, there := t.find(p.name); !there {
+		if _, there := t.find(p.name); !there && t.lacking[p.name] == "" {
 			errs = append(errs, fmt.Errorf("%s is in programs.txt and in no object; %s", p.name, accept))
 		}
 	}

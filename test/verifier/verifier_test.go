@@ -16,6 +16,7 @@ func TestNoProgramHasGrown(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Logf("on kernel %s, beside programs.txt of kernel %s:\n%s", now.kernel, committed.kernel, now.beside(committed))
 	for _, err := range now.grown(committed) {
 		t.Error(err)
 	}

@@ -181,7 +181,7 @@ func (h *Host) startNetwork() {
 func (h *Host) startPlane() {
 	tb := h.fabric.tb
 	tb.Helper()
-	cgroup := newCgroup(tb)
+	cgroup := NewCgroup(tb)
 	h.Do(func() (err error) {
 		h.Plane, err = service.Open(service.Options{PinDir: filepath.Join(h.Pins, "service"), CgroupPath: cgroup, Node: h.Name})
 		return err
@@ -196,7 +196,8 @@ func (h *Host) startPlane() {
 
 var cgroups atomic.Int32
 
-func newCgroup(tb testing.TB) string {
+// NewCgroup makes a cgroup for one test.
+func NewCgroup(tb testing.TB) string {
 	tb.Helper()
 	root, err := cgroupRoot()
 	if err != nil {

@@ -149,8 +149,8 @@ func configure(name string, own, peer netip.Addr) error {
 func drop(tb testing.TB, n *Namespace, name string) {
 	tb.Helper()
 	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-		Type:         ebpf.SchedCLS,
-		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, tcActShot), asm.Return()},
+		Type:         ebpf.XDP,
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, xdpDrop), asm.Return()},
 		License:      "GPL",
 	})
 	if err != nil {
@@ -162,8 +162,8 @@ func drop(tb testing.TB, n *Namespace, name string) {
 		if err != nil {
 			return err
 		}
-		attached, err := link.AttachTCX(link.TCXOptions{
-			Interface: device.Attrs().Index, Program: program, Attach: ebpf.AttachTCXIngress,
+		attached, err := link.AttachXDP(link.XDPOptions{
+			Interface: device.Attrs().Index, Program: program, Flags: link.XDPGenericMode,
 		})
 		if err != nil {
 			return fmt.Errorf("drop what arrives at %s: %w", name, err)
@@ -173,5 +173,5 @@ func drop(tb testing.TB, n *Namespace, name string) {
 	})
 }
 
-// tcActShot is TC_ACT_SHOT of linux/pkt_cls.h.
-const tcActShot = 2
+// xdpDrop is XDP_DROP of linux/bpf.h.
+const xdpDrop = 1

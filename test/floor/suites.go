@@ -1,0 +1,59 @@
+package floor
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/skep-io/skep/test/floor/plan"
+)
+
+// suite is a package whose tests run on the kernel.
+type suite struct {
+	folder string
+	limit  time.Duration // on an emulated processor that others use too
+	skip   []string      // as -test.skip
+	args   []string
+	env    []string
+}
+
+// suites leave out what takes minutes on an emulated processor and asks nothing
+// of the kernel that the rest does not.
+var suites = []suite{
+	{folder: "test/verifier", limit: 2 * time.Minute},
+	{folder: "dataplane/service", limit: 6 * time.Minute, skip: []string{"TestCrashAtEveryWrite", "TestFullLoad", "TestLargeServices"}},
+	{folder: "dataplane/sockets", limit: 6 * time.Minute, skip: []string{"TestExactlyThoseUnderFire"}},
+	{folder: "dataplane/podpath", limit: 6 * time.Minute, args: []string{"-packets=500"}, skip: []string{"TestPathsChangeUnderTraffic"}},
+	{folder: "dataplane/flow", limit: 6 * time.Minute, env: []string{"SKEP_FUZZ_PACKETS=2000"}},
+	{folder: "dataplane/podnet", limit: 3 * time.Minute},
+}
+
+// forced are the subtests that force what a kernel may lack. The same tests have
+// a subtest for the fallback, which runs everywhere.
+var forced = []struct {
+	subtest string
+	since   [2]int
+}{
+	{"/bpf_sock_destroy", [2]int{6, 5}},
+}
+
+// run is the suite on a kernel.
+func (s suite) run(release string) (plan.Run, error) {
+	var version [2]int
+	if _, err := fmt.Sscanf(release, "%d.%d", &version[0], &version[1]); err != nil {
+		return plan.Run{}, fmt.Errorf("kernel version %q is not understood: %w", release, err)
+	}
+	skip := s.skip
+	for _, f := range forced {
+		if version[0] < f.since[0] || version[0] == f.since[0] && version[1] < f.since[1] {
+			skip = append(skip, f.subtest)
+		}
+	}
+	args := []string{"-test.v=test2json", "-test.timeout=" + (s.limit - 5*time.Second).String()}
+	if len(skip) > 0 {
+		args = append(args, "-test.skip="+strings.Join(skip, "|"))
+	}
+	return plan.Run{Folder: s.folder, Binary: s.binary(), Args: append(args, s.args...), Env: s.env, Limit: s.limit}, nil
+}
+
+func (s suite) binary() string { return s.folder[strings.LastIndex(s.folder, "/")+1:] + ".test" }
