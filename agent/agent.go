@@ -96,6 +96,7 @@ type parts struct {
 	events    record.EventBroadcaster
 	recorder  record.EventRecorder
 	adopted   chan struct{} // closed when the pods that were here have their host ports again
+	addresses []netip.Addr  // of this host, as last told to the plane
 
 	mu      sync.Mutex
 	path    *podpath.Path

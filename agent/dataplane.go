@@ -57,7 +57,7 @@ func (p *parts) startDataPlane(ctx context.Context, group *errgroup.Group) (err 
 	}
 	group.Go(func() error { p.sweeper.Run(ctx); return nil })
 	group.Go(func() error { p.census.Run(ctx); return nil })
-	group.Go(func() error { return followAddresses(ctx, p.plane.SetAddresses) })
+	group.Go(func() error { return followHost(ctx, p.lookAtHost) })
 	group.Go(func() error { return p.network.Run(ctx) })
 	return p.startWatcher(ctx, group)
 }
@@ -86,11 +86,9 @@ func (p *parts) closeDataPlane() {
 
 // openPaths attaches the packet programs.
 func (p *parts) openPaths() (err error) {
-	uplinks := p.cfg.Uplinks
-	if len(uplinks) == 0 {
-		if uplinks, err = findUplinks(p.cfg.NodeIPs); err != nil {
-			return err
-		}
+	uplinks, err := p.uplinkNames()
+	if err != nil {
+		return err
 	}
 	p.flows, err = flow.Open(flow.Options{
 		PinDir: flowPins(p.cfg), Plane: p.plane, Uplinks: uplinks, NodeIPs: p.cfg.NodeIPs, GenericXDP: p.cfg.GenericXDP,
@@ -100,7 +98,7 @@ func (p *parts) openPaths() (err error) {
 	}
 	p.announcer.use(p.flows)
 	path, err := podpath.Open(podpath.Options{
-		PinDir: pathPins(p.cfg), Plane: p.plane, Flows: p.flows, Uplinks: union(uplinks, p.network.Uplinks()),
+		PinDir: pathPins(p.cfg), Plane: p.plane, Flows: p.flows, Uplinks: onEthernet(union(uplinks, p.network.Uplinks())),
 		ClusterCIDRs: p.cfg.ClusterCIDRs, Clsact: p.cfg.Clsact,
 	})
 	if err != nil {
@@ -110,33 +108,26 @@ func (p *parts) openPaths() (err error) {
 	p.mu.Lock()
 	p.path, p.uplinks = path, uplinks
 	p.mu.Unlock()
-	p.uplinksChanged(p.network.Uplinks()) // it may have changed since it was asked
 	p.connector.adopt()
 	return nil
 }
 
-// uplinksChanged follows overlays that come and go.
-func (p *parts) uplinksChanged(names []string) {
-	p.mu.Lock()
-	path, uplinks := p.path, p.uplinks
-	p.mu.Unlock()
-	if path == nil {
-		return // it is opened with what there is then
-	}
-	if err := path.SetUplinks(union(uplinks, names)); err != nil {
-		slog.Error("pods' packets take the long way at some uplinks", "uplinks", names, "error", err)
-	}
-}
-
-// union keeps the order of the first list.
-func union(a, b []string) []string {
-	all := slices.Clone(a)
-	for _, s := range b {
-		if !slices.Contains(all, s) {
-			all = append(all, s)
+// lookAtHost brings what has changed on the host to the data plane.
+func (p *parts) lookAtHost(changed hostChange) error {
+	if changed.addresses {
+		now, err := localAddresses()
+		if err != nil {
+			return err
+		}
+		if p.addresses == nil || !slices.Equal(now, p.addresses) {
+			p.plane.SetAddresses(now)
+			p.addresses = now
 		}
 	}
-	return all
+	if changed.uplinks {
+		return p.followUplinks()
+	}
+	return nil
 }
 
 func (p *parts) startWatcher(ctx context.Context, group *errgroup.Group) (err error) {

@@ -50,7 +50,8 @@ type Node struct {
 	known    *corev1.NodeStatus // as found at registration: conditions that hold since then keep their times
 	uid      types.UID
 	podCIDRs []netip.Prefix
-	problems map[string]error // part of the node -> why it does not work
+	problems map[string]error                                  // part of the node -> why it does not work
+	beside   map[corev1.NodeConditionType]corev1.NodeCondition // conditions that do not decide whether the node is ready
 	// overruled is set when the API has conditions that others wrote over ours.
 	overruled bool
 	// deleted is set when the Node object has been removed while this host lives.
@@ -70,7 +71,8 @@ func New(cfg Config) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Node{cfg: cfg, capacity: size, podCIDRs: cfg.PodCIDRs, problems: map[string]error{}, changed: make(chan struct{}, 1)}, nil
+	return &Node{cfg: cfg, capacity: size, podCIDRs: cfg.PodCIDRs, problems: map[string]error{},
+		beside: map[corev1.NodeConditionType]corev1.NodeCondition{}, changed: make(chan struct{}, 1)}, nil
 }
 
 // Allocatable is what pods may ask of the node.
@@ -95,6 +97,18 @@ func (n *Node) Report(part string, problem error) {
 		return
 	}
 	n.wakeUp()
+}
+
+// SetCondition adds a condition that does not decide whether the node is ready, and returns what it said before.
+func (n *Node) SetCondition(c corev1.NodeCondition) (before corev1.NodeCondition, changed bool) {
+	n.mu.Lock()
+	before = n.beside[c.Type]
+	n.beside[c.Type] = c
+	n.mu.Unlock()
+	if changed = before != c; changed {
+		n.wakeUp()
+	}
+	return before, changed
 }
 
 // wakeUp has Run look again.

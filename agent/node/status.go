@@ -40,7 +40,7 @@ func (n *Node) status(ctx context.Context, last *corev1.NodeStatus) (*corev1.Nod
 		Addresses:       n.addresses(),
 		DaemonEndpoints: corev1.NodeDaemonEndpoints{KubeletEndpoint: corev1.DaemonEndpoint{Port: n.cfg.Port}},
 		NodeInfo:        info,
-		Conditions:      append(pressureConditions(low), n.ready()),
+		Conditions:      slices.Concat(pressureConditions(low), n.besideReady(), []corev1.NodeCondition{n.ready()}),
 	}
 	if n.cfg.Images != nil && up {
 		if images, err := n.cfg.Images(ctx); err == nil {
@@ -99,6 +99,15 @@ func (n *Node) ready() corev1.NodeCondition {
 	}
 	c.Status, c.Reason, c.Message = corev1.ConditionFalse, "KubeletNotReady", strings.Join(messages, "; ")
 	return c
+}
+
+func (n *Node) besideReady() (list []corev1.NodeCondition) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, kind := range slices.Sorted(maps.Keys(n.beside)) {
+		list = append(list, n.beside[kind])
+	}
+	return list
 }
 
 // pressureConditions uses kubelet's reasons and messages, which people search for.

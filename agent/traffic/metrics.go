@@ -32,6 +32,7 @@ var (
 	backendPackets     = prometheus.NewDesc("skep_backend_packets_total", "Packets to and from the backend, counted where it runs.", append(backendLabels[:5:5], "direction"), nil)
 	backendBytes       = prometheus.NewDesc("skep_backend_bytes_total", "Bytes to and from the backend, link headers included, counted where it runs.", append(backendLabels[:5:5], "direction"), nil)
 	outcomes           = prometheus.NewDesc("skep_program_outcomes_total", "Packets (connections, for the program \"socket\") by why a program let go of them.", []string{"program", "reason"}, nil)
+	uplinkServes       = prometheus.NewDesc("skep_uplink_serves", "1 where the program that serves clients outside runs at an uplink, 0 where it does not.", []string{"uplink", "xdp"}, nil)
 	mapCapacity        = prometheus.NewDesc("skep_map_capacity", "Entries that a kernel map can hold.", []string{"map"}, nil)
 	mapEntries         = prometheus.NewDesc("skep_map_entries", "Entries that a kernel map holds, where they come and go.", []string{"map"}, nil)
 	mapBytes           = prometheus.NewDesc("skep_map_bytes", "Memory that the kernel counts for a map.", []string{"map"}, nil)
@@ -42,7 +43,7 @@ func (m metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		serviceConnections, serviceFailures, serviceActive, serviceBackends, backendConnections, backendFailures, backendActive,
 		backendRoundTrip, backendPackets, backendBytes,
-		outcomes, mapCapacity, mapEntries, mapBytes,
+		outcomes, uplinkServes, mapCapacity, mapEntries, mapBytes,
 	} {
 		ch <- d
 	}
@@ -63,6 +64,13 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 		for reason, n := range reasons {
 			ch <- prometheus.MustNewConstMetric(outcomes, prometheus.CounterValue, float64(n), program, reason)
 		}
+	}
+	for _, u := range report.Uplinks {
+		serves := 0.0
+		if u.Problem == "" {
+			serves = 1
+		}
+		ch <- prometheus.MustNewConstMetric(uplinkServes, prometheus.GaugeValue, serves, u.Name, u.XDP)
 	}
 	collectMaps(ch, m.s.Plane.Maps())
 	if m.s.Flows != nil {

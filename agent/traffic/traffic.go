@@ -15,6 +15,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/skep-io/skep/dataplane/census"
+	"github.com/skep-io/skep/dataplane/flow"
 	"github.com/skep-io/skep/dataplane/podpath"
 	"github.com/skep-io/skep/dataplane/service"
 )
@@ -35,6 +36,7 @@ type Path interface {
 type Flows interface {
 	Counters() (map[string]uint64, error)
 	Maps() map[string]*ebpf.Map
+	Uplinks() []flow.Uplink
 }
 
 // Census counts what is connected.
@@ -57,6 +59,14 @@ type Report struct {
 	Services []Service `json:"services"`
 	// Programs has for every program the packets or connections by outcome.
 	Programs map[string]map[string]uint64 `json:"programs"`
+	Uplinks  []Uplink                     `json:"uplinks"`
+}
+
+// Uplink is an interface that packets from outside arrive at.
+type Uplink struct {
+	Name    string `json:"name"`
+	XDP     string `json:"xdp"`               // "native", "generic", or "none"
+	Problem string `json:"problem,omitempty"` // why services are not served to clients outside there
 }
 
 // Service is one port of a service in one address family.
@@ -122,6 +132,7 @@ func (s *Sources) Read() (*Report, error) {
 			return nil, err
 		}
 		addPrograms(r.Programs, flows, uplinkProgram)
+		r.Uplinks = uplinksOf(s.Flows.Uplinks())
 	}
 	return r, nil
 }
@@ -138,6 +149,17 @@ func addPrograms(into map[string]map[string]uint64, counters map[string]uint64, 
 		}
 		into[p][reason] = n
 	}
+}
+
+func uplinksOf(all []flow.Uplink) []Uplink {
+	list := make([]Uplink, len(all))
+	for i, u := range all {
+		list[i] = Uplink{Name: u.Name, XDP: u.XDP}
+		if u.Err != nil {
+			list[i].Problem = u.Err.Error()
+		}
+	}
+	return list
 }
 
 // poolOf is what a backend and its service have in common in a dump.

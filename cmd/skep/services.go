@@ -74,12 +74,15 @@ func newServicesCommand(config genericclioptions.RESTClientGetter, streams gener
 			if err != nil {
 				return err
 			}
-			total, unheard := readServices(command.Context(), client, wanted)
+			total, unserved, unheard := readServices(command.Context(), client, wanted)
 			if len(total)+len(problems) == 0 && len(unheard) == 0 && len(args) == 1 {
 				return fmt.Errorf("no service %s with a cluster address in namespace %s (-A looks in all)", args[0], namespace)
 			}
 			if err := printServices(streams.Out, total, problems, backends, output); err != nil {
 				return err
+			}
+			for _, u := range unserved {
+				fmt.Fprintln(streams.ErrOut, "Warning: "+u)
 			}
 			return errors.Join(unheard...)
 		},
@@ -141,13 +144,18 @@ type serviceKey struct {
 	ip6            bool
 }
 
-// readServices adds up what all nodes count.
-func readServices(ctx context.Context, client kubernetes.Interface, wanted func(string) bool) ([]traffic.Service, []error) {
+// readServices adds up what all nodes count, and says where clients outside are not served.
+func readServices(ctx context.Context, client kubernetes.Interface, wanted func(string) bool) (list []traffic.Service, unserved []string, failed []error) {
 	total := map[serviceKey]*traffic.Service{}
-	failed := askNodes(ctx, client, "skep/v1/services", nil, func(_ string, document []byte) error {
+	failed = askNodes(ctx, client, "skep/v1/services", nil, func(node string, document []byte) error {
 		var report traffic.Report
 		if err := json.Unmarshal(document, &report); err != nil {
 			return err
+		}
+		for _, u := range report.Uplinks {
+			if u.Problem != "" {
+				unserved = append(unserved, fmt.Sprintf("node %s does not serve clients outside at its uplink %s: %s", node, u.Name, u.Problem))
+			}
 		}
 		for i := range report.Services {
 			if s := &report.Services[i]; wanted(s.Name) && len(s.Frontends) > 0 {
@@ -156,7 +164,8 @@ func readServices(ctx context.Context, client kubernetes.Interface, wanted func(
 		}
 		return nil
 	})
-	list := make([]traffic.Service, 0, len(total))
+	slices.Sort(unserved)
+	list = make([]traffic.Service, 0, len(total))
 	for _, s := range total {
 		slices.SortFunc(s.Backends, func(a, b traffic.Backend) int { return a.Address.Compare(b.Address) })
 		list = append(list, *s)
@@ -165,7 +174,7 @@ func readServices(ctx context.Context, client kubernetes.Interface, wanted func(
 		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Frontends[0].Protocol, b.Frontends[0].Protocol),
 			a.Frontends[0].Address.Compare(b.Frontends[0].Address))
 	})
-	return list, failed
+	return list, unserved, failed
 }
 
 func addService(total map[serviceKey]*traffic.Service, s *traffic.Service) {

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
@@ -54,10 +55,14 @@ func TestForwardingKeepsTheRouterThatAdvertisesItself(t *testing.T) {
 			netlink.RouteSubscribe(updates, stop))
 	})
 	defer close(stop)
-	f.advertise(t)
-	for u := range updates {
-		if u.Protocol == unix.RTPROT_RA && isDefault(u.Route) {
-			break
+	again := time.NewTicker(100 * time.Millisecond) // a link that has just come up may lose the first
+	defer again.Stop()
+	for heard := false; !heard; {
+		select {
+		case u := <-updates:
+			heard = u.Protocol == unix.RTPROT_RA && isDefault(u.Route)
+		case <-again.C:
+			f.advertise(t)
 		}
 	}
 	learnt := func(when string) {

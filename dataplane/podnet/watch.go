@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"syscall"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
@@ -15,7 +17,7 @@ import (
 const settleTime = 100 * time.Millisecond
 
 // Run puts the ways to peers right whenever the host's own links, addresses or routes change, until ctx ends: the kernel drops
-// routes with the link or the address that they depend on, and brings none of them back. It does nothing before the first
+// routes with the link or the address that they depend on, and brings none of them back. It touches no route before the first
 // SyncRoutes.
 func (n *Network) Run(ctx context.Context) error {
 	s, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE,
@@ -57,10 +59,32 @@ func (n *Network) Run(ctx context.Context) error {
 func (n *Network) repairRoutes() error {
 	n.routes.Lock()
 	defer n.routes.Unlock()
+	if err := n.followUplinks(); err != nil {
+		return err
+	}
 	if n.peers == nil {
 		return nil
 	}
 	return n.syncRoutes()
+}
+
+// followUplinks lets packets for pods in at an interface that has become an uplink. It is called with routes held.
+func (n *Network) followUplinks() error {
+	before := n.uplinks
+	n.uplinks = nil
+	if err := n.findUplinks(); err != nil {
+		n.uplinks = before
+		return err
+	}
+	same := func(a, b netlink.Link) bool { return a.Attrs().Index == b.Attrs().Index }
+	if slices.EqualFunc(before, n.uplinks, same) {
+		return nil
+	}
+	if err := n.prepareForwarding(); err != nil {
+		return err
+	}
+	n.tellUplinks()
+	return nil
 }
 
 // watch ends when the socket is closed. Messages that the kernel had no room for are changes too.

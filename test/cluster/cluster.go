@@ -65,13 +65,18 @@ type Options struct {
 	// Routed names new hosts to be placed behind a router, where they share no
 	// link with any other but each other.
 	Routed []string
+	// NoDriverXDP names new hosts whose network card's driver takes no XDP
+	// programs, as many do not.
+	NoDriverXDP []string
 	// NoDNS leaves cluster DNS out.
 	NoDNS bool
 	// Bare makes hosts to install Skep on, with neither a control plane nor
 	// agents: in the agent's place, this command is kept running on each host.
 	Bare []string
-	// SkepdArgs and AgentArgs are added to the programs' command lines.
+	// SkepdArgs and AgentArgs are added to the programs' command lines, NodeArgs
+	// to those of single hosts' agents.
 	SkepdArgs, AgentArgs []string
+	NodeArgs             map[string][]string
 }
 
 // Cluster is a handle on a cluster's state folder. It holds no state itself, so

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 	"syscall"
@@ -207,7 +208,7 @@ func (c *Cluster) agentCommand(st *state, node string) ([]string, error) {
 	if len(n.Labels) > 0 {
 		argv = append(argv, "--labels", formatLabels(n.Labels))
 	}
-	return append(argv, st.AgentArgs...), nil
+	return slices.Concat(argv, st.AgentArgs, n.Args), nil
 }
 
 func commas[T fmt.Stringer](list []T) string {

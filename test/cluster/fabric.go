@@ -165,7 +165,7 @@ func plug(cluster string, st *state, n *nodeState) error {
 		return err
 	}
 	defer host.Close()
-	if err := onSegment(cluster, n, func() error { return plugPort(cluster, n.Index, host) }); err != nil {
+	if err := onSegment(cluster, n, func() error { return plugPort(cluster, n.Index, n.NoXDP, host) }); err != nil {
 		return err
 	}
 	g := n.segment()
@@ -197,8 +197,10 @@ func inNamespace(ns netns.NsHandle, f func() error) error {
 	})
 }
 
-// plugPort makes a cable from the bridge of this namespace to eth0 of inner.
-func plugPort(cluster string, index int, inner netns.NsHandle) error {
+// plugPort makes a cable from the bridge of this namespace to eth0 of inner. A
+// veth refuses XDP programs while its other end sends by more queues than it
+// receives by: noXDP sees to that.
+func plugPort(cluster string, index int, noXDP bool, inner netns.NsHandle) error {
 	bridge, err := ownLink(cluster, bridgeName(cluster))
 	if err != nil {
 		return err
@@ -210,6 +212,9 @@ func plugPort(cluster string, index int, inner netns.NsHandle) error {
 	attrs.Name = portName(cluster, index)
 	attrs.MasterIndex = bridge.Attrs().Index
 	port := &netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsFd(inner)}
+	if noXDP {
+		port.NumTxQueues, port.PeerNumTxQueues = 2, 1
+	}
 	if index > 0 { // 0 is the router, whose address the bridge's would be
 		port.PeerHardwareAddr = nodeMAC(cluster, index)
 	}

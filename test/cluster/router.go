@@ -35,7 +35,7 @@ func (c *Cluster) ensureRouter(st *state) error {
 		return err
 	}
 	if port == nil {
-		if err := plugPort(c.Name, 0, router); err != nil {
+		if err := plugPort(c.Name, 0, false, router); err != nil {
 			return err
 		}
 	}

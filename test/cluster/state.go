@@ -44,7 +44,9 @@ type nodeState struct {
 	Init   process           `json:"init"`
 	Cut    bool              `json:"cut,omitempty"`
 	Routed bool              `json:"routed,omitempty"` // behind the router, on no link with the others
+	NoXDP  bool              `json:"noXDP,omitempty"`  // in its card's driver
 	Labels map[string]string `json:"labels,omitempty"`
+	Args   []string          `json:"args,omitempty"` // of its agent, as `up` was last told
 }
 
 func (s *state) nodeNames() []string {

@@ -132,6 +132,9 @@ func (c *Cluster) prepare(o Options) error {
 		return err
 	}
 	added := st.addNodes(o)
+	for name, n := range st.Nodes {
+		n.Args = o.NodeArgs[name]
+	}
 	if err := st.save(c.Dir); err != nil {
 		return err
 	}
@@ -194,7 +197,9 @@ func (s *state) addNodes(o Options) (added int) {
 		for key, value := range o.Labels[name] {
 			labels[key] = value
 		}
-		s.Nodes[name] = &nodeState{Index: index, Labels: labels, Routed: slices.Contains(o.Routed, name)}
+		s.Nodes[name] = &nodeState{
+			Index: index, Labels: labels, Routed: slices.Contains(o.Routed, name), NoXDP: slices.Contains(o.NoDriverXDP, name),
+		}
 		added++
 	}
 	return added

@@ -6,9 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -134,38 +131,8 @@ func (s *space) untilInTurn(addr, protocol string) {
 
 // A host behind a router shares no link with the others: its pods are reached through VXLAN.
 func TestPodsAcrossARouter(t *testing.T) {
-	name := fmt.Sprintf("vx%d", os.Getpid())
-	dir := filepath.Join(t.TempDir(), name)
-	programs, err := cluster.BinariesIn(bin)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := cluster.Down(context.Background(), name, dir, t.Output()); err != nil {
-			t.Error(err)
-		}
-	})
-	c, err := cluster.Up(t.Context(), cluster.Options{
-		Name: name, Dir: dir, Nodes: 2, Routed: []string{"node2"}, NoDNS: true, Bin: programs, Progress: t.Output(),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	on := func(args ...string) string {
-		t.Helper()
-		command := exec.CommandContext(t.Context(), filepath.Join(bin, "skep"), args...)
-		command.Env = append(os.Environ(), "KUBECONFIG="+c.Kubeconfig())
-		out, err := command.CombinedOutput()
-		if err != nil {
-			t.Fatalf("skep %s: %v\n%s", strings.Join(args, " "), err, out)
-		}
-		return string(out)
-	}
-	on("image", "load", filepath.Join(bin, "images", "echo.tar"))
-	api, err := c.Client()
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := newSite(t, "vx", cluster.Options{Nodes: 2, Routed: []string{"node2"}, NoDNS: true})
+	on, api := c.skep, c.api
 	pods := map[string]*corev1.Pod{}
 	for _, node := range []string{"node1", "node2"} {
 		pods[node] = runPod(t, api, node)
@@ -175,10 +142,8 @@ func TestPodsAcrossARouter(t *testing.T) {
 	for _, addr := range append(targets, addressesOf(*pods["node2"])...) {
 		out := ""
 		for range 100 { // the maps may be a moment behind
-			command := exec.CommandContext(t.Context(), filepath.Join(bin, "skep"), "exec", "node1", "--", "/echo", "client", "--count", "5", addr)
-			command.Env = append(os.Environ(), "KUBECONFIG="+c.Kubeconfig())
-			answer, err := command.CombinedOutput()
-			if out = string(answer); err == nil {
+			var err error
+			if out, err = c.run("exec", "node1", "--", "/echo", "client", "--count", "5", addr); err == nil {
 				break
 			}
 		}

@@ -28,8 +28,12 @@ func newAnnouncers() *announcers {
 	}
 }
 
-// canAnnounce says whether a node may take part: it is ready, and nobody has
-// excluded it from load balancing or is about to remove it.
+// servesOutside is the condition of a node that says whether its uplinks serve
+// clients outside. A node that says nothing of it is taken at its readiness.
+const servesOutside corev1.NodeConditionType = "skep.io/ServesOutside"
+
+// canAnnounce says whether a node may take part: it is ready, its uplinks work,
+// and nobody has excluded it from load balancing or is about to remove it.
 func canAnnounce(node *corev1.Node) bool {
 	const aboutToGo = "ToBeDeletedByClusterAutoscaler"
 	if node == nil || node.DeletionTimestamp != nil {
@@ -39,6 +43,9 @@ func canAnnounce(node *corev1.Node) bool {
 		return false
 	}
 	if slices.ContainsFunc(node.Spec.Taints, func(t corev1.Taint) bool { return t.Key == aboutToGo }) {
+		return false
+	}
+	if outside := controller.NodeCondition(node, servesOutside); outside != nil && outside.Status == corev1.ConditionFalse {
 		return false
 	}
 	ready := controller.NodeCondition(node, corev1.NodeReady)

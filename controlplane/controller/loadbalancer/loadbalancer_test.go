@@ -322,8 +322,8 @@ func TestAnnouncers(t *testing.T) {
 		})
 	}
 	exclude("node0")
-	exclude("node1")
-	settled("two are excluded", "node2")
+	setOutside(t, r, "node1", corev1.ConditionFalse)
+	settled("one is excluded, another serves nobody outside", "node2")
 	if _, _, err := r.Delete(t.Context(), resource.Nodes, "", "node2", nil); err != nil {
 		t.Fatal(err)
 	}

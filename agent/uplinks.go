@@ -1,0 +1,186 @@
+package agent
+
+import (
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/skep-io/skep/dataplane/flow"
+)
+
+// servesOutside is the condition by which a node says whether services are served to clients outside there. The control plane
+// lets no node announce load-balancer addresses that says no.
+const servesOutside corev1.NodeConditionType = "skep.io/ServesOutside"
+
+// uplinkNames are the interfaces that packets from outside arrive at. One that was found stays for as long as it exists: routes
+// come and go with every lease that is renewed.
+func (p *parts) uplinkNames() ([]string, error) {
+	if len(p.cfg.Uplinks) > 0 {
+		return p.cfg.Uplinks, nil
+	}
+	found, err := findUplinks(p.cfg.NodeIPs)
+	if err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return union(found, slices.DeleteFunc(slices.Clone(p.uplinks), isGone)), nil
+}
+
+func isGone(name string) bool {
+	_, err := netlink.LinkByName(name)
+	return err != nil
+}
+
+// followUplinks looks at the interfaces again.
+func (p *parts) followUplinks() error {
+	names, err := p.uplinkNames()
+	if err != nil {
+		return err
+	}
+	if err := p.flows.SetUplinks(names); err != nil {
+		return fmt.Errorf("traffic from outside: %w", err)
+	}
+	p.mu.Lock()
+	p.uplinks = names
+	p.mu.Unlock()
+	p.uplinksChanged(p.network.Uplinks())
+	p.reportUplinks()
+	return nil
+}
+
+// uplinksChanged follows overlays that come and go.
+func (p *parts) uplinksChanged(names []string) {
+	p.mu.Lock()
+	path, uplinks := p.path, p.uplinks
+	p.mu.Unlock()
+	if path == nil {
+		return // it is opened with what there is then
+	}
+	if err := path.SetUplinks(onEthernet(union(uplinks, names))); err != nil {
+		slog.Error("pods' packets take the long way at some uplinks", "uplinks", names, "error", err)
+	}
+}
+
+// reportUplinks says on the Node whether services from outside work here.
+func (p *parts) reportUplinks() {
+	c := outsideCondition(p.flows.Uplinks())
+	before, changed := p.node.SetCondition(c)
+	if !changed || c.Reason == attached && before.Reason == "" {
+		return
+	}
+	kind := corev1.EventTypeWarning
+	if c.Reason == attached {
+		kind = corev1.EventTypeNormal
+	}
+	p.recorder.Event(p.node.Reference(), kind, c.Reason, c.Message)
+}
+
+// Reasons of the condition and of events about it.
+const (
+	attached      = "UplinksAttached"
+	noUplink      = "NoUplink"
+	uplinksFailed = "UplinksFailed"
+	someFailed    = "SomeUplinksFailed"
+)
+
+// outsideCondition tells what became of the uplinks. One that works is enough for True.
+func outsideCondition(uplinks []flow.Uplink) corev1.NodeCondition {
+	const outside = "services are not served to clients outside (node ports, external and load-balancer addresses) "
+	var works, fails []string
+	for _, u := range uplinks {
+		if u.Err != nil {
+			fails = append(fails, fmt.Sprintf("%s: %v", u.Name, u.Err))
+			continue
+		}
+		works = append(works, fmt.Sprintf("%s: %s XDP", u.Name, u.XDP))
+	}
+	c := corev1.NodeCondition{Type: servesOutside, Status: corev1.ConditionTrue, Reason: attached, Message: strings.Join(works, "; ")}
+	switch {
+	case len(uplinks) == 0:
+		c.Status, c.Reason = corev1.ConditionFalse, noUplink
+		c.Message = outside + "here: no interface has this node's address or a default route; name those that packets from outside arrive at with --uplink"
+	case len(works) == 0:
+		c.Status, c.Reason = corev1.ConditionFalse, uplinksFailed
+		c.Message = outside + "here, nor are this node's pods reached from outside through others: " + strings.Join(fails, "; ")
+	case len(fails) > 0:
+		c.Reason, c.Message = someFailed, outside+"at "+strings.Join(fails, "; ")+"; they are at "+strings.Join(works, "; ")
+	}
+	return c
+}
+
+// onEthernet leaves out what is gone, and what has no Ethernet headers: programs would not understand its packets.
+func onEthernet(names []string) []string {
+	return slices.DeleteFunc(slices.Clone(names), func(name string) bool {
+		link, err := netlink.LinkByName(name)
+		return err != nil || len(link.Attrs().HardwareAddr) != 6
+	})
+}
+
+// findUplinks are the interfaces that have this node's addresses, and those that default routes use: what comes from outside
+// arrives there.
+func findUplinks(nodeIPs []netip.Addr) (names []string, err error) {
+	add := func(index int) {
+		link, err := netlink.LinkByIndex(index)
+		if err != nil {
+			return // gone meanwhile
+		}
+		if name := link.Attrs().Name; link.Attrs().Flags&net.FlagLoopback == 0 && !strings.HasPrefix(name, podSide) && !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, fmt.Errorf("list addresses: %w", err)
+	}
+	for _, a := range addrs {
+		if addr, ok := netip.AddrFromSlice(a.IP); ok && slices.Contains(nodeIPs, addr.Unmap()) {
+			add(a.LinkIndex)
+		}
+	}
+	routes, err := netlink.RouteList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, fmt.Errorf("list routes: %w", err)
+	}
+	for _, r := range routes {
+		if r.Dst != nil && !isDefault(r) {
+			continue
+		}
+		for _, index := range nextHops(r) {
+			add(index)
+		}
+	}
+	return names, nil
+}
+
+func isDefault(r netlink.Route) bool {
+	ones, _ := r.Dst.Mask.Size()
+	return ones == 0
+}
+
+func nextHops(r netlink.Route) (links []int) {
+	if r.LinkIndex > 0 {
+		links = append(links, r.LinkIndex)
+	}
+	for _, hop := range r.MultiPath {
+		links = append(links, hop.LinkIndex)
+	}
+	return links
+}
+
+// union keeps the order of the first list.
+func union(a, b []string) []string {
+	all := slices.Clone(a)
+	for _, s := range b {
+		if !slices.Contains(all, s) {
+			all = append(all, s)
+		}
+	}
+	return all
+}
