@@ -13,11 +13,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/skep-io/skep/dataplane/census"
+	"github.com/skep-io/skep/dataplane/sandbox"
 	"github.com/skep-io/skep/dataplane/service"
 	"github.com/skep-io/skep/test/hurts/lab"
 )
 
-func TestMain(m *testing.M) { os.Exit(lab.Main(m, nil)) }
+func TestMain(m *testing.M) { os.Exit(sandbox.Main(m, nil)) }
 
 // room is a Plane, a Census over it, and the host.
 type room struct {
@@ -31,7 +32,7 @@ func newRoom(t *testing.T) *room {
 	t.Helper()
 	r := &room{t: t, plane: lab.Open(t, lab.Pins(t)), host: lab.Host(t)}
 	var err error
-	if r.census, err = census.New(census.Options{Plane: r.plane, CgroupPath: lab.Cgroup()}); err != nil {
+	if r.census, err = census.New(census.Options{Plane: r.plane, CgroupPath: sandbox.Cgroup()}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -300,7 +301,7 @@ func TestCountsFailures(t *testing.T) {
 // connecting begins a connect that nobody answers, and which the kernel gives up after a time. 0: its own.
 func connecting(t *testing.T, n *lab.Namespace, address string, after time.Duration) (fd int) {
 	t.Helper()
-	err := n.Do(func() (err error) {
+	err := n.Try(func() (err error) {
 		if fd, err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0); err != nil {
 			return err
 		}

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/skep-io/skep/dataplane/census"
+	"github.com/skep-io/skep/dataplane/sandbox"
 	"github.com/skep-io/skep/dataplane/service"
 	"github.com/skep-io/skep/test/hurts/lab"
 )
@@ -18,7 +19,7 @@ func BenchmarkCountSockets(b *testing.B) {
 	}
 	plane.SetService(lab.Service("t/dns:udp", service.UDP, "10.96.0.1:53", backends...))
 	lab.Flush(b, plane)
-	c, err := census.New(census.Options{Plane: plane, CgroupPath: lab.Cgroup()})
+	c, err := census.New(census.Options{Plane: plane, CgroupPath: sandbox.Cgroup()})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -9,18 +9,12 @@ import (
 	mathrand "math/rand/v2"
 	"net"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"testing"
 	"time"
-	"unsafe"
-
-	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
-	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"github.com/skep-io/skep/dataplane/podpath/fabrictest"
+	"github.com/skep-io/skep/dataplane/sandbox"
 	"github.com/skep-io/skep/dataplane/service"
 )
 
@@ -36,7 +30,7 @@ func newWorld(t *testing.T, hosts int) *world {
 	w := &world{Fabric: fabrictest.New(t, hosts), t: t, flows: make([]*Flows, hosts)}
 	w.Router.Do(func() error {
 		for _, h := range w.Hosts {
-			if err := likeWire(h.Name); err != nil {
+			if err := sandbox.LikeWire(h.Name); err != nil {
 				return err
 			}
 		}
@@ -78,48 +72,6 @@ func (w *world) open(host int, change func(*Options)) {
 		w.flows[host], err = Open(options)
 		return err
 	})
-}
-
-// likeWire makes a virtual interface do what a real one does: it takes the frames that XDP sends from its other end, which
-// needs a program here, and sums what it sends, since XDP there has to find whole packets.
-func likeWire(name string) error {
-	port, err := netlink.LinkByName(name)
-	if err != nil {
-		return err
-	}
-	if err := sumHere(name); err != nil {
-		return fmt.Errorf("turn checksum offload of %s off: %w", name, err)
-	}
-	pass, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.XDP, License: "GPL",
-		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, xdpPass), asm.Return()}})
-	if err != nil {
-		return err
-	}
-	defer pass.Close()
-	return netlink.LinkSetXdpFdWithFlags(port, pass.FD(), unix.XDP_FLAGS_DRV_MODE)
-}
-
-func sumHere(name string) error {
-	return ethtool(name, unsafe.Pointer(&struct{ command, data uint32 }{command: unix.ETHTOOL_STXCSUM}))
-}
-
-// ethtool sends a command to the driver of an interface.
-func ethtool(name string, command unsafe.Pointer) error {
-	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(socket)
-	request := struct {
-		name    [unix.IFNAMSIZ]byte
-		command unsafe.Pointer
-		_       [16]byte
-	}{command: command}
-	copy(request.name[:unix.IFNAMSIZ-1], name)
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(socket), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&request))); errno != 0 {
-		return os.NewSyscallError("ioctl", errno)
-	}
-	return nil
 }
 
 // nodePort is a service at a port of every node's addresses, with the pods as backends.

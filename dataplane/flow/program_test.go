@@ -18,6 +18,7 @@ import (
 
 	"github.com/skep-io/skep/dataplane/pinned"
 	"github.com/skep-io/skep/dataplane/podpath/fabrictest"
+	"github.com/skep-io/skep/dataplane/sandbox"
 	"github.com/skep-io/skep/dataplane/service"
 )
 
@@ -50,17 +51,11 @@ type stage struct {
 	options Options
 }
 
+func TestMain(m *testing.M) { os.Exit(sandbox.Main(m, nil)) }
+
 func newStage(tb testing.TB) *stage {
 	tb.Helper()
-	s := &stage{Namespace: fabrictest.NewNamespace(tb, "stage"), tb: tb, pins: tb.TempDir()}
-	if err := unix.Mount("bpf", s.pins, "bpf", 0, ""); err != nil {
-		tb.Fatal("mount a BPF filesystem (root is needed): ", err)
-	}
-	tb.Cleanup(func() {
-		if err := unix.Unmount(s.pins, 0); err != nil {
-			tb.Error("unmount: ", err)
-		}
-	})
+	s := &stage{Namespace: sandbox.NewNamespace(tb), tb: tb, pins: sandbox.Pins(tb)}
 	s.Do(s.wire)
 	s.openPlane()
 	s.options = Options{
@@ -116,10 +111,9 @@ func (s *stage) wire() error {
 
 func (s *stage) openPlane() {
 	s.tb.Helper()
-	cgroup := fabrictest.NewCgroup(s.tb)
 	pins := filepath.Join(s.pins, "service")
 	var err error
-	s.plane, err = service.Open(service.Options{PinDir: pins, CgroupPath: cgroup, Node: "node1",
+	s.plane, err = service.Open(service.Options{PinDir: pins, CgroupPath: sandbox.NewCgroup(s.tb), Node: "node1",
 		Limits: service.Limits{Frontends: 1024, Services: 1024, Backends: 1024, Slots: 131072, Nodes: 64}})
 	if err != nil {
 		s.tb.Fatal(err)

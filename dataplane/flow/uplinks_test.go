@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/skep-io/skep/dataplane/pinned"
+	"github.com/skep-io/skep/dataplane/sandbox"
 	"github.com/skep-io/skep/dataplane/service"
 )
 
@@ -77,7 +78,7 @@ func TestDriverRefuses(t *testing.T) {
 	// A veth refuses while its other end sends by more queues than it receives by.
 	setQueues := func(n uint32) {
 		s.Do(func() error {
-			return ethtool("far", unsafe.Pointer(&struct{ command, _, _, _, _, receive, send, _, _ uint32 }{
+			return sandbox.Ethtool("far", unsafe.Pointer(&struct{ command, _, _, _, _, receive, send, _, _ uint32 }{
 				command: unix.ETHTOOL_SCHANNELS, receive: 1, send: n}))
 		})
 	}

@@ -10,22 +10,11 @@ import (
 	"testing"
 
 	"github.com/cilium/ebpf"
-	"golang.org/x/sys/unix"
+
+	"github.com/skep-io/skep/dataplane/sandbox"
 )
 
-func folder(t *testing.T) string {
-	t.Helper()
-	mount := t.TempDir()
-	if err := unix.Mount("bpf", mount, "bpf", 0, ""); err != nil {
-		t.Fatal("mount BPF filesystem (root is needed): ", err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(mount, 0); err != nil {
-			t.Error("unmount: ", err)
-		}
-	})
-	return filepath.Join(mount, "owner")
-}
+func TestMain(m *testing.M) { os.Exit(sandbox.Main(m, nil)) }
 
 type others map[string]*ebpf.Map
 
@@ -48,7 +37,7 @@ func openMaps(t *testing.T, dir string, version int, entries uint32, owners ...O
 func table(m *Maps) Table[uint32, uint64] { return Table[uint32, uint64]{Map: m.ByName["one"]} }
 
 func TestMapsAreFoundOnceTheyArePinned(t *testing.T) {
-	dir := folder(t)
+	dir := filepath.Join(sandbox.Pins(t), "owner")
 	first := openMaps(t, dir, 1, 8)
 	if err := errors.Join(table(first).Put(1, 7), first.Pin()); err != nil {
 		t.Fatal(err)
@@ -84,7 +73,7 @@ func TestMapsAreFoundOnceTheyArePinned(t *testing.T) {
 }
 
 func TestErrorsNameThePinAndTheWayOut(t *testing.T) {
-	dir := folder(t)
+	dir := filepath.Join(sandbox.Pins(t), "owner")
 	lock, err := Lock(dir)
 	if err != nil {
 		t.Fatal(err)

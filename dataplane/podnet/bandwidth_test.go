@@ -10,7 +10,7 @@ func TestBandwidthIsLimitedEachWay(t *testing.T) {
 	const size = 3 << 20    // bytes
 	f := newFabric(t, 1)
 	n := f.network(t, 0)
-	limited, free := newNamespace(t, "limited"), newNamespace(t, "free")
+	limited, free := newNamespace(t), newNamespace(t)
 	a := f.attachLimited(t, n, 0, "limited", limited, Bandwidth{Ingress: rate, Egress: rate / 2})
 	b := f.attach(t, n, 0, "free", free)
 	if !a.Shaped || a.Unlimited != nil || b.Shaped || b.Unlimited != nil {
@@ -61,7 +61,7 @@ func TestTokenBucketsFitEveryRate(t *testing.T) {
 	f := newFabric(t, 1)
 	n := f.network(t, 0)
 	for name, bits := range map[string]uint64{"slow": 1000, "fast": 1_000_000_000_000_000} {
-		a := f.attachLimited(t, n, 0, name, newNamespace(t, name), Bandwidth{Ingress: bits, Egress: bits})
+		a := f.attachLimited(t, n, 0, name, newNamespace(t), Bandwidth{Ingress: bits, Egress: bits})
 		if !a.Shaped || a.Unlimited != nil {
 			t.Errorf("%s: %+v", name, a)
 		}

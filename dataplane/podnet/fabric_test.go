@@ -7,89 +7,29 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
-	"runtime"
 	"testing"
 	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/skep-io/skep/dataplane/sandbox"
 )
 
-// namespace is a network namespace pinned in the test's own folder.
-type namespace struct{ path string }
+func TestMain(m *testing.M) { os.Exit(sandbox.Main(m, nil)) }
 
-func newNamespace(t *testing.T, name string) *namespace {
+type namespace struct{ *sandbox.Namespace }
+
+func newNamespace(t *testing.T) *namespace {
 	t.Helper()
-	ns := &namespace{path: filepath.Join(t.TempDir(), name)}
-	if err := os.WriteFile(ns.path, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	onThread(t, func() error {
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			return fmt.Errorf("unshare (the tests need root): %w", err)
-		}
-		self := fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid())
-		return unix.Mount(self, ns.path, "", unix.MS_BIND, "")
-	})
-	t.Cleanup(func() { ns.remove(t) })
-	ns.do(t, func() error {
-		lo, err := netlink.LinkByName("lo")
-		if err != nil {
-			return err
-		}
-		return netlink.LinkSetUp(lo)
-	})
-	return ns
-}
-
-func (ns *namespace) remove(t *testing.T) {
-	if err := unix.Unmount(ns.path, unix.MNT_DETACH); err != nil && err != unix.EINVAL {
-		t.Errorf("unmount %s: %v", ns.path, err)
-	}
-}
-
-// onThread runs f on a thread of its own, which ends with f, so that a changed namespace spoils no other goroutine.
-func onThread(t *testing.T, f func() error) {
-	t.Helper()
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		done <- f()
-	}()
-	if err := <-done; err != nil {
-		t.Fatal(err)
-	}
-}
-
-func (ns *namespace) do(t *testing.T, f func() error) {
-	t.Helper()
-	onThread(t, func() error { return ns.enter(f) })
-}
-
-// apart is do for what lasts: it runs beside the test.
-func (ns *namespace) apart(f func() error) error {
-	runtime.LockOSThread()
-	return ns.enter(f)
-}
-
-func (ns *namespace) enter(f func() error) error {
-	fd, err := unix.Open(ns.path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
-		return err
-	}
-	return f()
+	return &namespace{sandbox.NewNamespace(t)}
 }
 
 // greet listens in the namespace and tells every caller the address that it sees it at.
 func (ns *namespace) greet(t *testing.T, addr string) (port uint16) {
 	t.Helper()
 	var listener net.Listener
-	ns.do(t, func() (err error) {
+	ns.Do(func() (err error) {
 		listener, err = net.Listen("tcp", net.JoinHostPort(addr, "0"))
 		return err
 	})
@@ -112,7 +52,7 @@ func (ns *namespace) call(t *testing.T, to netip.AddrPort) (string, error) {
 	t.Helper()
 	var seen []byte
 	var failure error
-	ns.do(t, func() error {
+	ns.Do(func() error {
 		c, err := net.DialTimeout("tcp", to.String(), 5*time.Second)
 		if err != nil {
 			failure = err
@@ -152,8 +92,8 @@ func newFabric(t *testing.T, onBridge int) *fabric { return newRoutedFabric(t, o
 
 func newRoutedFabric(t *testing.T, onBridge, routed int) *fabric {
 	t.Helper()
-	f := &fabric{bridge: newNamespace(t, "bridge"), far: newNamespace(t, "far"), onBridge: onBridge}
-	f.bridge.do(t, func() error {
+	f := &fabric{bridge: newNamespace(t), far: newNamespace(t), onBridge: onBridge}
+	f.bridge.Do(func() error {
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name = "br0"
 		return errors.Join(
@@ -165,7 +105,7 @@ func newRoutedFabric(t *testing.T, onBridge, routed int) *fabric {
 	f.wire(t, f.far, "far", []string{"203.0.113.9/24", "2001:db8:9::9/64"}, []string{"203.0.113.1/24", "2001:db8:9::1/64"})
 	for i := range onBridge + routed {
 		name := fmt.Sprintf("host%d", i+1)
-		host := newNamespace(t, name)
+		host := newNamespace(t)
 		f.hosts = append(f.hosts, host)
 		addrs := []string{f.nodeIP(i).String() + "/24", f.nodeIP6(i).String() + "/64"}
 		if i >= onBridge {
@@ -181,15 +121,10 @@ func newRoutedFabric(t *testing.T, onBridge, routed int) *fabric {
 // wire joins ns to the routing namespace, where the other end is called port: with addresses, or on the bridge.
 func (f *fabric) wire(t *testing.T, ns *namespace, port string, addrs, portAddrs []string) {
 	t.Helper()
-	inner, err := os.Open(ns.path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer inner.Close()
-	f.bridge.do(t, func() error {
+	f.bridge.Do(func() error {
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name, attrs.MTU = port, fabricMTU
-		err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerMTU: fabricMTU, PeerNamespace: netlink.NsFd(int(inner.Fd()))})
+		err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerMTU: fabricMTU, PeerNamespace: netlink.NsFd(ns.FD())})
 		if err != nil || len(portAddrs) > 0 {
 			return errors.Join(err, addressed(port, portAddrs...))
 		}
@@ -207,7 +142,7 @@ func (f *fabric) wire(t *testing.T, ns *namespace, port string, addrs, portAddrs
 	for i, addr := range portAddrs {
 		gateways[i] = netip.MustParsePrefix(addr).Addr().String()
 	}
-	ns.do(t, func() error {
+	ns.Do(func() error {
 		if err := addressed("eth0", addrs...); err != nil {
 			return err
 		}
@@ -291,7 +226,7 @@ func (f *fabric) network(t *testing.T, host int) *Network {
 func (f *fabric) start(t *testing.T, host int, cfg Config) *Network {
 	t.Helper()
 	var n *Network
-	f.hosts[host].do(t, func() (err error) {
+	f.hosts[host].Do(func() (err error) {
 		n, err = New(cfg)
 		return err
 	})
@@ -307,8 +242,8 @@ func (f *fabric) attach(t *testing.T, n *Network, host int, podID string, pod *n
 func (f *fabric) attachLimited(t *testing.T, n *Network, host int, podID string, pod *namespace, limits Bandwidth) Attachment {
 	t.Helper()
 	var a Attachment
-	f.hosts[host].do(t, func() (err error) {
-		a, err = n.Attach(podID, pod.path, limits)
+	f.hosts[host].Do(func() (err error) {
+		a, err = n.Attach(podID, pod.Path, limits)
 		return err
 	})
 	return a
@@ -324,6 +259,6 @@ func (f *fabric) join(t *testing.T, networks ...*Network) {
 				peers = append(peers, f.peer(other))
 			}
 		}
-		f.hosts[host].do(t, func() error { return n.SyncRoutes(peers) })
+		f.hosts[host].Do(func() error { return n.SyncRoutes(peers) })
 	}
 }

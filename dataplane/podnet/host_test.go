@@ -21,7 +21,7 @@ import (
 // advertise sends a router advertisement from the routing namespace to the link of its hosts.
 func (f *fabric) advertise(t *testing.T) {
 	t.Helper()
-	f.bridge.do(t, func() error {
+	f.bridge.Do(func() error {
 		fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMPV6)
 		if err != nil {
 			return err
@@ -49,7 +49,7 @@ func TestForwardingKeepsTheRouterThatAdvertisesItself(t *testing.T) {
 	f := newFabric(t, 1)
 	host := f.hosts[0]
 	updates, stop := make(chan netlink.RouteUpdate, 64), make(chan struct{})
-	host.do(t, func() error {
+	host.Do(func() error {
 		return errors.Join(
 			netlink.RouteDel(&netlink.Route{Dst: ipNet(netip.MustParsePrefix("::/0")), Gw: net.ParseIP("2001:db8:2::1")}),
 			netlink.RouteSubscribe(updates, stop))
@@ -67,7 +67,7 @@ func TestForwardingKeepsTheRouterThatAdvertisesItself(t *testing.T) {
 	}
 	learnt := func(when string) {
 		t.Helper()
-		host.do(t, func() error {
+		host.Do(func() error {
 			routes, err := netlink.RouteList(nil, netlink.FAMILY_V6)
 			if !slices.ContainsFunc(routes, func(r netlink.Route) bool { return r.Protocol == unix.RTPROT_RA && isDefault(r) }) {
 				t.Errorf("%s: the advertised default route is gone", when)
@@ -77,11 +77,11 @@ func TestForwardingKeepsTheRouterThatAdvertisesItself(t *testing.T) {
 	}
 	learnt("before")
 	n := f.network(t, 0)
-	f.attach(t, n, 0, "pod", newNamespace(t, "pod"))
+	f.attach(t, n, 0, "pod", newNamespace(t))
 	learnt("with a pod")
-	host.do(t, forwardEverywhere) // as on a kernel that cannot forward by interface
+	host.Do(forwardEverywhere) // as on a kernel that cannot forward by interface
 	learnt("forwarding everywhere")
-	host.do(t, func() error {
+	host.Do(func() error {
 		value, err := os.ReadFile(sysctlPath(netlink.FAMILY_V6, "eth0", "accept_ra"))
 		if strings.TrimSpace(string(value)) != "2" {
 			t.Errorf("accept_ra is %s, want 2: later advertisements would be ignored", value)
@@ -92,7 +92,7 @@ func TestForwardingKeepsTheRouterThatAdvertisesItself(t *testing.T) {
 
 func TestHostWithoutIPv6GivesPodsIPv4(t *testing.T) {
 	f := newFabric(t, 1)
-	f.hosts[0].do(t, func() error {
+	f.hosts[0].Do(func() error {
 		return os.WriteFile(sysctlPath(netlink.FAMILY_V6, "all", "disable_ipv6"), []byte("1"), 0)
 	})
 	var log bytes.Buffer
@@ -100,7 +100,7 @@ func TestHostWithoutIPv6GivesPodsIPv4(t *testing.T) {
 	cfg.NodeIPs = cfg.NodeIPs[:1]
 	cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
 	n := f.start(t, 0, cfg)
-	pod := newNamespace(t, "pod")
+	pod := newNamespace(t)
 	a := f.attach(t, n, 0, "pod", pod)
 	if len(a.Addrs) != 1 || !a.Addrs[0].Is4() {
 		t.Fatalf("the pod has %v, want one IPv4 address", a.Addrs)
@@ -110,7 +110,7 @@ func TestHostWithoutIPv6GivesPodsIPv4(t *testing.T) {
 	}
 	port := f.far.greet(t, "203.0.113.9")
 	pod.mustCall(t, netip.AddrPortFrom(netip.MustParseAddr("203.0.113.9"), port))
-	f.hosts[0].do(t, func() error {
+	f.hosts[0].Do(func() error {
 		cfg.PodCIDRs = cfg.PodCIDRs[1:]
 		if _, err := New(cfg); err == nil || !strings.Contains(err.Error(), "disable_ipv6 is 1") {
 			t.Errorf("New with IPv6 only: %v", err)
@@ -125,7 +125,7 @@ func TestFamiliesMayComeAndGoBetweenStarts(t *testing.T) {
 	dual := f.config(0)
 	single := dual
 	single.PodCIDRs = dual.PodCIDRs[:1]
-	old, late := newNamespace(t, "old"), newNamespace(t, "late")
+	old, late := newNamespace(t), newNamespace(t)
 	a := f.attach(t, f.start(t, 0, single), 0, "old", old)
 	if alias := hostLinks(t, f.hosts[0])[0]; !strings.HasSuffix(alias, "skep pod old 10.244.1.1") {
 		t.Fatalf("link %q has another alias than single-family hosts have always written", alias)
@@ -158,7 +158,7 @@ func TestConfigIsChecked(t *testing.T) {
 	} {
 		cfg := f.config(0)
 		change(&cfg)
-		f.hosts[0].do(t, func() error {
+		f.hosts[0].Do(func() error {
 			if _, err := New(cfg); err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("New: %v, want %q in it", err, want)
 			}
@@ -169,7 +169,7 @@ func TestConfigIsChecked(t *testing.T) {
 
 func TestChainsThatDropForwardedPacketsAreNamed(t *testing.T) {
 	f := newFabric(t, 1)
-	f.hosts[0].do(t, func() error {
+	f.hosts[0].Do(func() error {
 		if found := DroppedForwarding(); len(found) != 0 {
 			t.Errorf("without packet filters: %v", found)
 		}

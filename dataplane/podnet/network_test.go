@@ -23,7 +23,7 @@ func TestPodsReachEachOtherAcrossHostsWithTheirOwnAddresses(t *testing.T) {
 	for host, n := range networks {
 		for _, name := range []string{"a", "b"} {
 			id := fmt.Sprintf("%s%d", name, host)
-			pods[id] = newNamespace(t, id)
+			pods[id] = newNamespace(t)
 			addrs[id] = f.attach(t, n, host, id, pods[id]).Addrs
 		}
 	}
@@ -51,7 +51,7 @@ func TestPodsLeaveTheClusterWithTheHostsAddress(t *testing.T) {
 	f := newFabric(t, 2)
 	n := f.network(t, 0)
 	f.join(t, n, f.network(t, 1))
-	pod := newNamespace(t, "pod")
+	pod := newNamespace(t)
 	a := f.attach(t, n, 0, "pod", pod)
 	for outside, want := range map[string]string{"203.0.113.9": f.nodeIP(0).String(), "2001:db8:9::9": f.nodeIP6(0).String()} {
 		port := f.far.greet(t, outside)
@@ -65,7 +65,7 @@ func TestPodsLeaveTheClusterWithTheHostsAddress(t *testing.T) {
 			t.Errorf("another node saw the pod at %s, want its own address %s", got, a.Addrs[family])
 		}
 	}
-	f.hosts[0].do(t, func() error { return n.SyncRoutes(nil) }) // it is no node any more
+	f.hosts[0].Do(func() error { return n.SyncRoutes(nil) }) // it is no node any more
 	port := f.hosts[1].greet(t, f.nodeIP(1).String())
 	if got := pod.mustCall(t, netip.AddrPortFrom(f.nodeIP(1), port)); got != f.nodeIP(0).String() {
 		t.Errorf("a host that is no node saw the pod at %s, want the host's %s", got, f.nodeIP(0))
@@ -75,9 +75,9 @@ func TestPodsLeaveTheClusterWithTheHostsAddress(t *testing.T) {
 func TestPodCannotForgeItsSource(t *testing.T) {
 	f := newFabric(t, 1)
 	n := f.network(t, 0)
-	pod := newNamespace(t, "pod")
+	pod := newNamespace(t)
 	f.attach(t, n, 0, "pod", pod)
-	pod.do(t, func() error {
+	pod.Do(func() error {
 		eth, err := netlink.LinkByName("eth0")
 		if err != nil {
 			return err
@@ -94,7 +94,7 @@ func TestPodCannotForgeItsSource(t *testing.T) {
 		return err
 	})
 	var filtered string
-	f.hosts[0].do(t, func() error {
+	f.hosts[0].Do(func() error {
 		b, err := os.ReadFile("/proc/thread-self/net/netstat")
 		filtered = netstat(string(b), "IPReversePathFilter")
 		return err
@@ -118,7 +118,7 @@ func netstat(text, name string) string {
 func TestUnusedAndUntranslatedAddressesAreRefusedAtOnce(t *testing.T) {
 	f := newFabric(t, 1)
 	n := f.network(t, 0)
-	pod := newNamespace(t, "pod")
+	pod := newNamespace(t)
 	f.attach(t, n, 0, "pod", pod)
 	for to, want := range map[string]error{
 		"10.244.1.77:80": unix.EHOSTUNREACH, "10.96.0.1:443": unix.EHOSTUNREACH,
@@ -137,7 +137,7 @@ func TestFormerRangeIsNotRefused(t *testing.T) {
 	cfg := n.cfg
 	before := len(routesOf(t, f.hosts[0]))
 	cfg.PodCIDRs = prefixes("10.244.99.0/24", "fd00:10:244:99::/64")
-	f.hosts[0].do(t, func() error {
+	f.hosts[0].Do(func() error {
 		next, err := New(cfg)
 		if err == nil {
 			next.Close()
@@ -155,18 +155,18 @@ func TestFormerRangeIsNotRefused(t *testing.T) {
 func TestRestartTakesOverPodsAndTheirConnections(t *testing.T) {
 	f := newFabric(t, 1)
 	first := f.network(t, 0)
-	pod, other := newNamespace(t, "pod"), newNamespace(t, "other")
+	pod, other := newNamespace(t), newNamespace(t)
 	a := f.attach(t, first, 0, "pod", pod)
 	f.attach(t, first, 0, "other", other)
 
 	var listener net.Listener
 	var client net.Conn
-	pod.do(t, func() (err error) {
+	pod.Do(func() (err error) {
 		listener, err = net.Listen("tcp4", net.JoinHostPort(a.Addrs[0].String(), "0"))
 		return err
 	})
 	defer listener.Close()
-	other.do(t, func() (err error) {
+	other.Do(func() (err error) {
 		client, err = net.Dial("tcp4", listener.Addr().String())
 		return err
 	})
@@ -195,7 +195,7 @@ func TestRestartTakesOverPodsAndTheirConnections(t *testing.T) {
 	if _, err := served.Read(buf); err != nil || string(buf) != "still here" {
 		t.Fatalf("read %q, %v over the connection", buf, err)
 	}
-	third := newNamespace(t, "third")
+	third := newNamespace(t)
 	if got := f.attach(t, second, 0, "third", third); got.Addrs[0] != netip.MustParseAddr("10.244.1.3") {
 		t.Fatalf("the next pod got %s, want 10.244.1.3: the next one not handed out", got.Addrs[0])
 	}
@@ -204,23 +204,18 @@ func TestRestartTakesOverPodsAndTheirConnections(t *testing.T) {
 // A process killed between making the pair and recording it leaves a link without an alias.
 func TestHalfMadeInterfaceIsRemovedAndThePodAttachedAnew(t *testing.T) {
 	f := newFabric(t, 1)
-	pod := newNamespace(t, "pod")
-	inner, err := os.Open(pod.path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer inner.Close()
+	pod := newNamespace(t)
 	half := func() error {
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name = HostInterface("pod")
-		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsFd(int(inner.Fd()))})
+		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsFd(pod.FD())})
 	}
-	f.hosts[0].do(t, half)
+	f.hosts[0].Do(half)
 	n := f.network(t, 0)
 	if left := hostLinks(t, f.hosts[0]); len(left) != 0 {
 		t.Fatalf("interfaces after the start: %v, want none", left)
 	}
-	f.hosts[0].do(t, half) // and killed again after the start
+	f.hosts[0].Do(half) // and killed again after the start
 	a := f.attach(t, n, 0, "pod", pod)
 	port := pod.greet(t, a.Addrs[0].String())
 	f.hosts[0].mustCall(t, netip.AddrPortFrom(a.Addrs[0], port))
@@ -229,8 +224,8 @@ func TestHalfMadeInterfaceIsRemovedAndThePodAttachedAnew(t *testing.T) {
 func TestPodInANewNamespaceKeepsItsAddress(t *testing.T) {
 	f := newFabric(t, 1)
 	n := f.network(t, 0)
-	a := f.attach(t, n, 0, "pod", newNamespace(t, "old"))
-	again := newNamespace(t, "new")
+	a := f.attach(t, n, 0, "pod", newNamespace(t))
+	again := newNamespace(t)
 	b := f.attach(t, n, 0, "pod", again)
 	if !slices.Equal(b.Addrs, a.Addrs) {
 		t.Fatalf("addresses changed from %s to %s", a.Addrs, b.Addrs)
@@ -241,13 +236,13 @@ func TestPodInANewNamespaceKeepsItsAddress(t *testing.T) {
 func TestDetachAndRemoveLeaveNothing(t *testing.T) {
 	f := newFabric(t, 2)
 	foreign := &netlink.Route{Dst: ipNet(netip.MustParsePrefix("198.51.100.0/24")), Gw: net.IPv4(192, 0, 2, 1)}
-	f.hosts[0].do(t, func() error { return netlink.RouteAdd(foreign) })
+	f.hosts[0].Do(func() error { return netlink.RouteAdd(foreign) })
 	before := routesOf(t, f.hosts[0])
 	n := f.network(t, 0)
 	for i := range 4 {
-		f.attach(t, n, 0, fmt.Sprint("pod", i), newNamespace(t, fmt.Sprint("pod", i)))
+		f.attach(t, n, 0, fmt.Sprint("pod", i), newNamespace(t))
 	}
-	f.hosts[0].do(t, func() error {
+	f.hosts[0].Do(func() error {
 		if err := n.SyncRoutes([]Peer{f.peer(1)}); err != nil {
 			return err
 		}
@@ -261,15 +256,15 @@ func TestDetachAndRemoveLeaveNothing(t *testing.T) {
 	if left := hostLinks(t, f.hosts[0]); len(left) != 3 || len(n.Attachments()) != 3 {
 		t.Fatalf("after one Detach: %v, %v; want three of each", left, n.Attachments())
 	}
-	f.hosts[0].do(t, Remove)
-	f.hosts[0].do(t, Remove)
+	f.hosts[0].Do(Remove)
+	f.hosts[0].Do(Remove)
 	if left := hostLinks(t, f.hosts[0]); len(left) != 0 {
 		t.Errorf("interfaces left: %v", left)
 	}
 	if after := routesOf(t, f.hosts[0]); !slices.Equal(before, after) {
 		t.Errorf("routes before %v, after %v", before, after)
 	}
-	f.hosts[0].do(t, func() error {
+	f.hosts[0].Do(func() error {
 		c, err := nftables.New()
 		if err != nil {
 			return err
@@ -285,14 +280,14 @@ func TestDetachAndRemoveLeaveNothing(t *testing.T) {
 func TestCountersAreThePodsView(t *testing.T) {
 	f := newFabric(t, 1)
 	n := f.network(t, 0)
-	pod := newNamespace(t, "pod")
+	pod := newNamespace(t)
 	a := f.attach(t, n, 0, "pod", pod)
 	before, err := n.Counters("pod")
 	if err != nil {
 		t.Fatal(err)
 	}
 	var conn *net.UDPConn
-	f.hosts[0].do(t, func() (err error) {
+	f.hosts[0].Do(func() (err error) {
 		conn, err = net.DialUDP("udp4", nil, &net.UDPAddr{IP: a.Addrs[0].AsSlice(), Port: 9})
 		if err != nil {
 			return err
@@ -317,7 +312,7 @@ func TestUnknownNodeAddressIsRefused(t *testing.T) {
 	f := newFabric(t, 1)
 	cfg := f.config(0)
 	cfg.NodeIPs = []netip.Addr{netip.MustParseAddr("192.0.2.99")}
-	f.hosts[0].do(t, func() error {
+	f.hosts[0].Do(func() error {
 		if _, err := New(cfg); err == nil || !strings.Contains(err.Error(), "no interface of this host has the node address 192.0.2.99") {
 			t.Errorf("New: %v", err)
 		}
@@ -328,7 +323,7 @@ func TestUnknownNodeAddressIsRefused(t *testing.T) {
 // hostLinks lists our interfaces as "name index alias".
 func hostLinks(t *testing.T, host *namespace) (found []string) {
 	t.Helper()
-	host.do(t, func() error {
+	host.Do(func() error {
 		links, err := netlink.LinkList()
 		for _, l := range links {
 			if isHostInterface(l.Attrs().Name) {
@@ -342,7 +337,7 @@ func hostLinks(t *testing.T, host *namespace) (found []string) {
 
 func routesOf(t *testing.T, host *namespace) (found []string) {
 	t.Helper()
-	host.do(t, func() error {
+	host.Do(func() error {
 		routes, err := netlink.RouteList(nil, netlink.FAMILY_ALL)
 		for _, r := range routes {
 			if cidr, _ := destination(r); cidr.Addr().IsLinkLocalUnicast() {

@@ -20,7 +20,7 @@ import (
 func (ns *namespace) echo(t *testing.T, addr netip.Addr) netip.AddrPort {
 	t.Helper()
 	var conn *net.UDPConn
-	ns.do(t, func() (err error) {
+	ns.Do(func() (err error) {
 		conn, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr, 0)))
 		return err
 	})
@@ -41,7 +41,7 @@ func (ns *namespace) echo(t *testing.T, addr netip.Addr) netip.AddrPort {
 // datagram sends one that may not be fragmented on the way, and returns when it has come back.
 func (ns *namespace) datagram(t *testing.T, to netip.AddrPort, size int) (failure error) {
 	t.Helper()
-	ns.do(t, func() error {
+	ns.Do(func() error {
 		conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(to))
 		if err != nil {
 			return err
@@ -91,7 +91,7 @@ func udpSize(mtu int, addr netip.Addr) int {
 func stream(t *testing.T, from, to *namespace, addr netip.Addr, size int64) {
 	t.Helper()
 	var listener net.Listener
-	to.do(t, func() (err error) {
+	to.Do(func() (err error) {
 		listener, err = net.Listen("tcp", net.JoinHostPort(addr.String(), "0"))
 		return err
 	})
@@ -108,7 +108,7 @@ func stream(t *testing.T, from, to *namespace, addr netip.Addr, size int64) {
 		counted <- n
 	}()
 	var client net.Conn
-	from.do(t, func() (err error) {
+	from.Do(func() (err error) {
 		client, err = net.DialTimeout("tcp", listener.Addr().String(), 5*time.Second)
 		return err
 	})
@@ -133,7 +133,7 @@ func TestHostsThatShareNoLinkAreReachedThroughVXLAN(t *testing.T) {
 	var places []Attachment
 	for host := range 3 {
 		n := f.network(t, host)
-		pod := newNamespace(t, fmt.Sprint("pod", host))
+		pod := newNamespace(t)
 		networks, pods = append(networks, n), append(pods, pod)
 		places = append(places, f.attach(t, n, host, fmt.Sprint("pod", host), pod))
 	}
@@ -171,12 +171,12 @@ func TestPeerMovesBetweenRouteAndVXLANInPlace(t *testing.T) {
 	cfg := f.config(0)
 	cfg.UplinksChanged = func(interfaces []string) { told = append(told, interfaces) }
 	n := f.start(t, 0, cfg)
-	pod := newNamespace(t, "pod")
+	pod := newNamespace(t)
 	f.attach(t, n, 0, "pod", pod)
 	moved := Peer{Name: "moved", NodeIPs: f.peer(1).NodeIPs, PodCIDRs: podRanges(2)}
 	check := func(when string, device string, cluster, default4, default6 string) {
 		t.Helper()
-		f.hosts[0].do(t, func() error {
+		f.hosts[0].Do(func() error {
 			for _, cidr := range moved.PodCIDRs {
 				routes, err := netlink.RouteGet(cidr.Addr().Next().AsSlice())
 				if err != nil || len(routes) != 1 {
@@ -212,13 +212,13 @@ func TestPeerMovesBetweenRouteAndVXLANInPlace(t *testing.T) {
 		{"on the link again", "eth0", "mtu 0 advmss 0", []Peer{moved}},
 	}
 	for _, step := range steps {
-		f.hosts[0].do(t, func() error { return n.SyncRoutes(step.peers) })
+		f.hosts[0].Do(func() error { return n.SyncRoutes(step.peers) })
 		check(step.name, step.device, step.cluster, default4, default6)
 	}
 	if want := [][]string{{"eth0"}, {"eth0", "skep-vxlan4"}, {"eth0"}}; !slices.EqualFunc(told, want, slices.Equal) || !slices.Equal(n.Uplinks(), want[2]) {
 		t.Errorf("told of uplinks %v and left with %v, want %v", told, n.Uplinks(), want)
 	}
-	f.hosts[0].do(t, func() error {
+	f.hosts[0].Do(func() error {
 		if _, err := netlink.LinkByName("skep-vxlan4"); !isLinkNotFound(err) {
 			t.Errorf("the overlay that nothing uses is still there (%v)", err)
 		}
@@ -230,7 +230,7 @@ func TestPeerMovesBetweenRouteAndVXLANInPlace(t *testing.T) {
 func podRoutes(t *testing.T, pod *namespace) map[string]string {
 	t.Helper()
 	found := map[string]string{}
-	pod.do(t, func() error {
+	pod.Do(func() error {
 		routes, err := netlink.RouteList(nil, netlink.FAMILY_ALL)
 		for _, r := range routes {
 			if cidr, ok := destination(r); ok {
@@ -246,7 +246,7 @@ func podRoutes(t *testing.T, pod *namespace) map[string]string {
 func TestRestartTakesOverTheOverlay(t *testing.T) {
 	f := newRoutedFabric(t, 1, 1)
 	networks := []*Network{f.network(t, 0), f.network(t, 1)}
-	pods := []*namespace{newNamespace(t, "a"), newNamespace(t, "b")}
+	pods := []*namespace{newNamespace(t), newNamespace(t)}
 	for host, n := range networks {
 		f.attach(t, n, host, fmt.Sprint("pod", host), pods[host])
 	}
@@ -259,11 +259,11 @@ func TestRestartTakesOverTheOverlay(t *testing.T) {
 	cfg := f.config(0)
 	cfg.UplinksChanged = func([]string) { told++ }
 	again := f.start(t, 0, cfg)
-	f.hosts[0].do(t, func() error { return again.SyncRoutes([]Peer{f.peer(1)}) })
+	f.hosts[0].Do(func() error { return again.SyncRoutes([]Peer{f.peer(1)}) })
 	if after := overlayState(t, f.hosts[0]); !slices.Equal(before, after) {
 		t.Errorf("overlay before the restart %v, after it %v", before, after)
 	}
-	f.hosts[0].do(t, func() error { // someone else's hands
+	f.hosts[0].Do(func() error { // someone else's hands
 		link, err := netlink.LinkByName("skep-vxlan4")
 		if err != nil {
 			return err
@@ -284,7 +284,7 @@ func TestRestartTakesOverTheOverlay(t *testing.T) {
 	if told != 1 {
 		t.Errorf("told of uplinks %d times, want once: at the start", told)
 	}
-	f.hosts[0].do(t, func() error {
+	f.hosts[0].Do(func() error {
 		link, err := netlink.LinkByName("skep-vxlan4")
 		if err != nil {
 			return err
@@ -301,7 +301,7 @@ func TestRestartTakesOverTheOverlay(t *testing.T) {
 
 func overlayState(t *testing.T, host *namespace) (state []string) {
 	t.Helper()
-	host.do(t, func() error {
+	host.Do(func() error {
 		link, err := netlink.LinkByName("skep-vxlan4")
 		if err != nil {
 			return err
@@ -333,12 +333,12 @@ func TestIPv6OverlayCarriesBothFamilies(t *testing.T) {
 		cfg := f.config(host)
 		cfg.NodeIPs = cfg.NodeIPs[1:]
 		n := f.start(t, host, cfg)
-		pod := newNamespace(t, fmt.Sprint("pod", host))
+		pod := newNamespace(t)
 		networks, pods = append(networks, n), append(pods, pod)
 		places = append(places, f.attach(t, n, host, fmt.Sprint("pod", host), pod))
 		peer := f.peer(1 - host)
 		peer.NodeIPs = peer.NodeIPs[1:]
-		f.hosts[host].do(t, func() error { return n.SyncRoutes([]Peer{peer}) })
+		f.hosts[host].Do(func() error { return n.SyncRoutes([]Peer{peer}) })
 	}
 	mtu := fabricMTU - overlayOverhead(netlink.FAMILY_V6)
 	for _, addr := range places[1].Addrs {
@@ -348,8 +348,8 @@ func TestIPv6OverlayCarriesBothFamilies(t *testing.T) {
 			t.Errorf("packet of %d bytes to %s: %v", mtu, addr, err)
 		}
 	}
-	f.hosts[0].do(t, func() error { return networks[0].SyncRoutes(nil) })
-	f.hosts[0].do(t, func() error { // a pod that does not know the way's size learns it from its host
+	f.hosts[0].Do(func() error { return networks[0].SyncRoutes(nil) })
+	f.hosts[0].Do(func() error { // a pod that does not know the way's size learns it from its host
 		peer := f.peer(1)
 		peer.NodeIPs = peer.NodeIPs[1:]
 		networks[0].paths = map[string]string{} // as after a restart

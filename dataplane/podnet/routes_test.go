@@ -26,12 +26,12 @@ func TestSyncRoutesChangesOnlyTheDifferenceAndOnlyItsOwn(t *testing.T) {
 	peers := []Peer{f.peer(1), f.peer(2)}
 	peers[1].NodeIPs = addrs("192.0.2.13", "2001:db8:2::13")
 	peers[0].NodeIPs = addrs("192.0.2.12", "2001:db8:2::12")
-	host.do(t, func() error { return errors.Join(netlink.RouteAdd(foreign), n.SyncRoutes(peers)) })
+	host.Do(func() error { return errors.Join(netlink.RouteAdd(foreign), n.SyncRoutes(peers)) })
 	updates, stop := make(chan netlink.RouteUpdate, 16), make(chan struct{})
-	host.do(t, func() error { return netlink.RouteSubscribe(updates, stop) })
+	host.Do(func() error { return netlink.RouteSubscribe(updates, stop) })
 	moved := []Peer{peers[0], {Name: "c", NodeIPs: addrs("192.0.2.14", "2001:db8:2::13"), PodCIDRs: peers[1].PodCIDRs},
 		{Name: "far", NodeIPs: addrs("172.16.0.1"), PodCIDRs: prefixes("10.244.4.0/24")}}
-	host.do(t, func() error {
+	host.Do(func() error {
 		if err := netlink.RouteDel(&netlink.Route{Dst: ipNet(netip.MustParsePrefix("0.0.0.0/0"))}); err != nil {
 			return err
 		}
@@ -54,7 +54,7 @@ func TestSyncRoutesChangesOnlyTheDifferenceAndOnlyItsOwn(t *testing.T) {
 	if want := []string{"10.244.3.0/24 via 192.0.2.14"}; !slices.Equal(changed, want) {
 		t.Fatalf("routes changed: %v, want %v", changed, want)
 	}
-	host.do(t, func() error { return n.SyncRoutes(nil) })
+	host.Do(func() error { return n.SyncRoutes(nil) })
 	for _, r := range routesOf(t, host) {
 		if strings.Contains(r, "via 192.0.2.1") || strings.Contains(r, "via 2001:db8:2::1") && !strings.HasPrefix(r, "::/0") {
 			t.Errorf("route left after all peers went: %s", r)
@@ -65,7 +65,7 @@ func TestSyncRoutesChangesOnlyTheDifferenceAndOnlyItsOwn(t *testing.T) {
 func TestPeersOnTunnelsAndBehindRoutersShareNoLink(t *testing.T) {
 	f := newFabric(t, 1)
 	n := f.network(t, 0)
-	f.hosts[0].do(t, func() error {
+	f.hosts[0].Do(func() error {
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name = "tun0"
 		if err := netlink.LinkAdd(&netlink.Tuntap{LinkAttrs: attrs, Mode: netlink.TUNTAP_MODE_TUN}); err != nil {

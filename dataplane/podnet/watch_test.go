@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -21,7 +23,7 @@ func TestRoutesComeBackWithTheLink(t *testing.T) {
 	ended := make(chan error, 1)
 	started := make(chan struct{})
 	go func() {
-		ended <- host.apart(func() error {
+		ended <- host.Try(func() error {
 			close(started)
 			return n.Run(ctx)
 		})
@@ -33,11 +35,11 @@ func TestRoutesComeBackWithTheLink(t *testing.T) {
 		}
 	}()
 	<-started
-	host.do(t, func() error { return n.SyncRoutes([]Peer{f.peer(1)}) })
+	host.Do(func() error { return n.SyncRoutes([]Peer{f.peer(1)}) })
 	updates, stop := make(chan netlink.RouteUpdate, 64), make(chan struct{})
 	defer close(stop)
-	host.do(t, func() error { return netlink.RouteSubscribe(updates, stop) })
-	host.do(t, func() error {
+	host.Do(func() error { return netlink.RouteSubscribe(updates, stop) })
+	host.Do(func() error {
 		eth, err := netlink.LinkByName("eth0")
 		if err != nil {
 			return err
@@ -48,7 +50,7 @@ func TestRoutesComeBackWithTheLink(t *testing.T) {
 	for range 2 { // the two families in any order
 		awaitAny(t, updates, podRanges(1))
 	}
-	host.do(t, func() error {
+	host.Do(func() error {
 		table, err := n.readTable()
 		for i, cidr := range podRanges(1) {
 			if via := table.own[cidr].via; via != f.peer(1).NodeIPs[i] {
@@ -62,18 +64,18 @@ func TestRoutesComeBackWithTheLink(t *testing.T) {
 // awaitAny returns when a route of ours to one of the prefixes is seen to come.
 func awaitAny(t *testing.T, updates <-chan netlink.RouteUpdate, cidrs []netip.Prefix) {
 	t.Helper()
-	for u := range updates {
-		got, ok := destination(u.Route)
-		if !ok || u.Type != unix.RTM_NEWROUTE || u.Protocol != RouteProtocol {
-			continue
-		}
-		for _, cidr := range cidrs {
-			if got == cidr {
+	late := time.After(time.Minute)
+	for {
+		select {
+		case u := <-updates:
+			got, ok := destination(u.Route)
+			if ok && u.Type == unix.RTM_NEWROUTE && u.Protocol == RouteProtocol && slices.Contains(cidrs, got) {
 				return
 			}
+		case <-late:
+			t.Fatalf("no route of ours to any of %v came", cidrs)
 		}
 	}
-	t.Fatal("the updates ended")
 }
 
 func TestPodsComingAndGoingCauseNoWork(t *testing.T) {
@@ -84,7 +86,7 @@ func TestPodsComingAndGoingCauseNoWork(t *testing.T) {
 	closed := make(chan struct{})
 	mark := &netlink.Route{Dst: ipNet(netip.MustParsePrefix("198.51.100.0/24")), Gw: netip.MustParseAddr("192.0.2.1").AsSlice()}
 	var socket *nl.NetlinkSocket
-	host.do(t, func() (err error) {
+	host.Do(func() (err error) {
 		socket, err = nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE,
 			unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV6_ROUTE)
 		return err
@@ -108,9 +110,9 @@ func TestPodsComingAndGoingCauseNoWork(t *testing.T) {
 			}
 		}
 	}()
-	pod := newNamespace(t, "pod")
+	pod := newNamespace(t)
 	f.attach(t, n, 0, "pod", pod)
-	host.do(t, func() error { return errors.Join(n.Detach("pod"), netlink.RouteAdd(mark)) })
+	host.Do(func() error { return errors.Join(n.Detach("pod"), netlink.RouteAdd(mark)) })
 	<-closed
 	close(foreign)
 	for m := range foreign {

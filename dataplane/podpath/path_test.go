@@ -2,13 +2,17 @@ package podpath_test
 
 import (
 	"net/netip"
+	"os"
 	"testing"
 
 	"github.com/skep-io/skep/dataplane/podnet"
 	"github.com/skep-io/skep/dataplane/podpath"
 	"github.com/skep-io/skep/dataplane/podpath/fabrictest"
+	"github.com/skep-io/skep/dataplane/sandbox"
 	"github.com/skep-io/skep/dataplane/service"
 )
+
+func TestMain(m *testing.M) { os.Exit(sandbox.Main(m, nil)) }
 
 // bothWays runs a test with what the kernel has, tcx or clsact, and with clsact.
 func bothWays(t *testing.T, test func(t *testing.T, change func(*podpath.Options))) {

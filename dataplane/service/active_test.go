@@ -135,7 +135,7 @@ func TestLeastConnectionsFollowsTheSocket(t *testing.T) {
 // cilium 48715: a client's affinity never leads a new connection to a backend
 // that is terminating or gone.
 func TestAffinityLeavesTerminatingBackends(t *testing.T) {
-	p := newSandbox(t).open(t)
+	p := newStage(t).open(t)
 	s := newSelector(t, p)
 	service := serviceOf("default/web:http", TCP, "10.96.0.1:80", three...)
 	service.AffinityTimeout = 1 << 40

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/skep-io/skep/bpf"
+	"github.com/skep-io/skep/dataplane/sandbox"
 )
 
 func init() { children["hold"] = hold }
@@ -31,7 +32,7 @@ func hold() error {
 }
 
 // recording opens a Plane whose writes can be counted.
-func (s *sandbox) recording(tb testing.TB, limits Limits) (*Plane, *recorder) {
+func (s *stage) recording(tb testing.TB, limits Limits) (*Plane, *recorder) {
 	tb.Helper()
 	if limits == (Limits{}) {
 		limits = testLimits
@@ -56,8 +57,7 @@ func TestServicesOutliveAKilledProcess(t *testing.T) {
 	for _, address := range three {
 		serve(t, TCP, address)
 	}
-	holder := s.command(t)
-	holder.Env = append(holder.Env, envChild+"=hold")
+	holder := sandbox.AsChild(s.command(t), "hold")
 	holder.SysProcAttr.Cloneflags = 0 // stay in this network namespace
 	holder.Stderr = os.Stderr
 	out, err := holder.StdoutPipe()
@@ -133,7 +133,7 @@ func TestCrashAtEveryWrite(t *testing.T) {
 	own := []netip.Addr{netip.MustParseAddr("192.0.2.1")}
 	var want string
 	for step := 0; ; step++ {
-		s := newSandbox(t)
+		s := newStage(t)
 		p, r := s.recording(t, Limits{})
 		apply := func(p *Plane, services []Service) {
 			for _, service := range services {
@@ -184,7 +184,7 @@ func TestCrashAtEveryWrite(t *testing.T) {
 		}
 		next.Close()
 		if want == "" {
-			fresh := newSandbox(t).open(t)
+			fresh := newStage(t).open(t)
 			apply(fresh, after)
 			flush(t, fresh)
 			want = tablesText(dump(t, fresh))
@@ -215,7 +215,7 @@ func frontendsAnswer(t *testing.T, p *Plane) {
 }
 
 func TestFailedWritesAreRetried(t *testing.T) {
-	p, r := newSandbox(t).recording(t, Limits{})
+	p, r := newStage(t).recording(t, Limits{})
 	for _, call := range []string{"PutFrontend", "PutRun", "PutSlots", "PutPolicy", "PutBackend", "PutBackendFlags", "PutReverse", "PutName", "PutNode", "PutPrimary", "PutSource", "ResetService"} {
 		times := 2
 		r.failing(func(c string) bool {
@@ -250,7 +250,7 @@ func TestFailedWritesAreRetried(t *testing.T) {
 
 // Flush does not claim what the maps do not hold, and says why.
 func TestFlushReportsTheFailure(t *testing.T) {
-	p, r := newSandbox(t).recording(t, Limits{})
+	p, r := newStage(t).recording(t, Limits{})
 	r.failing(func(call string) bool { return call == "PutRun" })
 	p.SetService(serviceOf("default/a:http", TCP, "10.96.0.1:80", three...))
 	failed := make(chan error, 1)
@@ -266,7 +266,7 @@ func TestFlushReportsTheFailure(t *testing.T) {
 }
 
 func TestFullMapsAreNamed(t *testing.T) {
-	p, _ := newSandbox(t).recording(t, Limits{Backends: 2, Slots: 8, Frontends: 8, Services: 8, Nodes: 8})
+	p, _ := newStage(t).recording(t, Limits{Backends: 2, Slots: 8, Frontends: 8, Services: 8, Nodes: 8})
 	p.SetService(serviceOf("default/a:http", TCP, "10.96.0.1:80", three...))
 	if err := p.awaitError(); !strings.Contains(err.Error(), "backends are in use") {
 		t.Errorf("error %v", err)

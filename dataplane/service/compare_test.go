@@ -26,7 +26,7 @@ func compared() []Service {
 }
 
 func TestCompareFindsNothingInWhatWasInstalled(t *testing.T) {
-	p := newSandbox(t).open(t)
+	p := newStage(t).open(t)
 	for _, s := range compared() {
 		p.SetService(s)
 	}
@@ -38,7 +38,7 @@ func TestCompareFindsNothingInWhatWasInstalled(t *testing.T) {
 }
 
 func TestCompareNamesEveryDifference(t *testing.T) {
-	p := newSandbox(t).open(t)
+	p := newStage(t).open(t)
 	for _, s := range compared() {
 		p.SetService(s)
 	}

@@ -8,7 +8,7 @@ import (
 
 // Every way in which a backend may stop being one is told, once.
 func TestDepartures(t *testing.T) {
-	p := newSandbox(t).open(t)
+	p := newStage(t).open(t)
 	gone := p.Gone()
 	expect := func(want ...Departure) {
 		t.Helper()
@@ -77,7 +77,7 @@ func TestDepartures(t *testing.T) {
 
 // kubernetes 122740: what left while no agent ran is told by the next one.
 func TestDeparturesWhileAway(t *testing.T) {
-	s := newSandbox(t)
+	s := newStage(t)
 	p := s.open(t)
 	p.SetService(serviceOf("default/dns:dns", UDP, "10.96.0.1:53", three...))
 	p.SetService(serviceOf("default/old:dns", UDP, "10.96.0.2:53", "127.0.5.5:53"))

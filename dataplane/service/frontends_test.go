@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/skep-io/skep/dataplane/sandbox"
 )
 
 func init() { children["ask"] = askAsChild }
@@ -16,7 +18,7 @@ func init() { children["ask"] = askAsChild }
 // askAsChild prints who answers at the address in SKEP_TEST_ASK, from a network
 // namespace of its own.
 func askAsChild() error {
-	if err := loopback(); err != nil {
+	if err := sandbox.Loopback(); err != nil {
 		return err
 	}
 	conn, err := net.DialTimeout("tcp", os.Getenv("SKEP_TEST_ASK"), deadline)
@@ -79,8 +81,7 @@ func TestNodePortAnswersAtEveryAddress(t *testing.T) {
 	}
 	// A pod has a loopback of its own, where nothing listens.
 	for _, address := range []string{"127.0.0.1:30080", "[::1]:30080"} {
-		child := s.command(t)
-		child.Env = append(child.Env, envChild+"=ask", "SKEP_TEST_ASK="+address)
+		child := sandbox.AsChild(s.command(t), "ask", "SKEP_TEST_ASK="+address)
 		out, err := child.Output()
 		if err != nil || string(out) != "true\n" {
 			t.Errorf("%s in another namespace: refused %q, %v", address, out, err)

@@ -3,7 +3,6 @@ package service
 import (
 	"bufio"
 	"context"
-	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -11,159 +10,80 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/skep-io/skep/dataplane/sandbox"
 )
 
 const (
 	envCgroup = "SKEP_TEST_CGROUP"
 	envPins   = "SKEP_TEST_PINS"
-	envChild  = "SKEP_TEST_CHILD" // name of the function in children to run
 	// deadline bounds every wait of a test; reaching it is a failure.
 	deadline = 60 * time.Second
 )
 
-var sandboxes atomic.Int32
-
-// children are what the test binary does instead of testing when it is started
-// with envChild.
+// children are what the test binary does instead of testing when a test starts it so.
 var children = map[string]func() error{}
 
-func TestMain(m *testing.M) {
-	if name := os.Getenv(envChild); name != "" {
-		if err := children[name](); err != nil {
-			fmt.Fprintln(os.Stderr, name+":", err)
-			os.Exit(1)
-		}
-		os.Exit(0)
-	}
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { os.Exit(sandbox.Main(m, children)) }
 
-// sandbox is a cgroup and a BPF filesystem of the test's own.
-type sandbox struct {
-	cgroup, pins string
-	mount        string
-}
+// stage is a cgroup and a pin folder of the test's own.
+type stage struct{ cgroup, pins string }
 
-// newSandbox makes both and removes them when the test ends.
-func newSandbox(tb testing.TB) *sandbox {
+// newStage makes both and removes them when the test ends.
+func newStage(tb testing.TB) *stage {
 	tb.Helper()
-	root, err := cgroupRoot()
-	if err != nil {
-		tb.Fatal(err)
-	}
-	s := &sandbox{
-		cgroup: filepath.Join(root, fmt.Sprintf("skep-test-%d-%d", os.Getpid(), sandboxes.Add(1))),
-		mount:  tb.TempDir(),
-	}
-	s.pins = filepath.Join(s.mount, "skep")
-	if err := os.Mkdir(s.cgroup, 0o755); err != nil {
-		tb.Fatal("make cgroup (root is needed): ", err)
-	}
-	if err := unix.Mount("bpf", s.mount, "bpf", 0, ""); err != nil {
-		os.Remove(s.cgroup)
-		tb.Fatal("mount BPF filesystem (root is needed): ", err)
-	}
+	s := &stage{cgroup: sandbox.NewCgroup(tb), pins: filepath.Join(sandbox.Pins(tb), "skep")}
 	tb.Cleanup(func() {
 		if err := Remove(s.pins); err != nil {
 			tb.Error(err)
-		}
-		if err := unix.Unmount(s.mount, 0); err != nil {
-			tb.Error("unmount: ", err)
-		}
-		if err := os.Remove(s.cgroup); err != nil {
-			tb.Error("remove cgroup: ", err)
 		}
 	})
 	return s
 }
 
-func cgroupRoot() (string, error) {
-	mounts, err := os.Open("/proc/self/mounts")
-	if err != nil {
-		return "", err
-	}
-	defer mounts.Close()
-	for scan := bufio.NewScanner(mounts); scan.Scan(); {
-		if fields := strings.Fields(scan.Text()); len(fields) > 2 && fields[2] == "cgroup2" {
-			return fields[1], nil
-		}
-	}
-	return "", fmt.Errorf("no cgroup v2 hierarchy is mounted: mount -t cgroup2 none /sys/fs/cgroup/unified")
-}
-
-// command runs the test binary again in the sandbox's cgroup and in a network
+// command runs the test binary again in the stage's cgroup and in a network
 // namespace of its own.
-func (s *sandbox) command(tb testing.TB, args ...string) *exec.Cmd {
+func (s *stage) command(tb testing.TB, args ...string) *exec.Cmd {
 	tb.Helper()
-	folder, err := os.Open(s.cgroup)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() { folder.Close() })
-	cmd := exec.Command("/proc/self/exe", args...)
-	cmd.Env = append(os.Environ(), envCgroup+"="+s.cgroup, envPins+"="+s.pins)
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  unix.CLONE_NEWNET,
-		UseCgroupFD: true,
-		CgroupFD:    int(folder.Fd()),
-		Pdeathsig:   unix.SIGKILL,
-	}
+	cmd := sandbox.Command(tb, s.cgroup, unix.CLONE_NEWNET, args...)
+	cmd.Env = append(cmd.Env, envCgroup+"="+s.cgroup, envPins+"="+s.pins)
 	return cmd
 }
 
-// inside runs the calling test again in a sandbox, or returns the sandbox if
-// this is that run. The outer run gets nil and has to return.
-func inside(t *testing.T) *sandbox {
+// inside runs the calling test again on a stage, in its cgroup, or returns the
+// stage if this is that run. The outer run gets nil and has to return.
+func inside(t *testing.T) *stage {
 	t.Helper()
 	if cgroup := os.Getenv(envCgroup); cgroup != "" {
-		if err := loopback(); err != nil {
+		if err := sandbox.Loopback(); err != nil {
 			t.Fatal("set up the network namespace: ", err)
 		}
-		return &sandbox{cgroup: cgroup, pins: os.Getenv(envPins)}
+		return &stage{cgroup: cgroup, pins: os.Getenv(envPins)}
 	}
-	s := newSandbox(t)
+	s := newStage(t)
 	cmd := s.command(t, "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=300s")
 	out, err := cmd.CombinedOutput()
 	if err != nil || testing.Verbose() {
-		t.Logf("in the sandbox:\n%s", out)
+		t.Logf("on the stage:\n%s", out)
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
 	if !strings.Contains(string(out), "--- PASS: "+t.Name()) {
-		t.Fatalf("the test did not run in the sandbox:\n%s", out)
+		t.Fatalf("the test did not run on the stage:\n%s", out)
 	}
 	return nil
-}
-
-// loopback brings lo up with an IPv6 prefix, so that any address of
-// 127.0.0.0/8 and the listed fd00:: ones can be listened on.
-func loopback() error {
-	lo, err := netlink.LinkByName("lo")
-	if err != nil {
-		return err
-	}
-	for i := 1; i <= 9; i++ {
-		addr := &netlink.Addr{IPNet: &net.IPNet{IP: net.ParseIP(fmt.Sprintf("fd00::%d", i)), Mask: net.CIDRMask(128, 128)}, Flags: unix.IFA_F_NODAD}
-		if err := netlink.AddrReplace(lo, addr); err != nil {
-			return err
-		}
-	}
-	return netlink.LinkSetUp(lo)
 }
 
 // testLimits keep the maps of tests small.
 var testLimits = Limits{Frontends: 4096, Services: 4096, Backends: 4096, Slots: 65536, Nodes: 256}
 
-// open opens a Plane in the sandbox and closes it when the test ends.
-func (s *sandbox) open(tb testing.TB) *Plane {
+// open opens a Plane on the stage and closes it when the test ends.
+func (s *stage) open(tb testing.TB) *Plane {
 	tb.Helper()
 	p, err := Open(Options{PinDir: s.pins, CgroupPath: s.cgroup, Node: "node1", Limits: testLimits})
 	if err != nil {

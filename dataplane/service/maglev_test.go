@@ -11,7 +11,7 @@ import (
 // A flow's hash leads where the table says, and past down nodes to the same
 // live backend each time.
 func TestMaglevFollowsTheFlow(t *testing.T) {
-	p := newSandbox(t).open(t)
+	p := newStage(t).open(t)
 	s := newSelector(t, p)
 	service := fleet("default/web:http", "10.96.0.1:80", 7, 3)
 	service.Selection = Maglev
@@ -117,7 +117,7 @@ func TestMaglevIsTheSameOnEveryNode(t *testing.T) {
 	service := fleet("default/web:http", "10.96.0.1:80", 9, 3)
 	service.Selection = Maglev
 	flows := func(before int) (out []Frontend) {
-		p := newSandbox(t).open(t)
+		p := newStage(t).open(t)
 		s := newSelector(t, p)
 		for i := range before {
 			p.SetService(fleet(fmt.Sprintf("default/%d:p", i), fmt.Sprintf("10.96.1.%d:80", i), 5, 2))

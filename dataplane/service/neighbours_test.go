@@ -128,7 +128,7 @@ func TestOtherToolsOnTheSameHook(t *testing.T) {
 }
 
 func TestHookThatAnotherToolHoldsAloneIsNamed(t *testing.T) {
-	s := newSandbox(t)
+	s := newStage(t)
 	detach, err := attachForeign(t, s.cgroup, foreign(t, 1), exclusive)
 	if err != nil {
 		t.Fatal(err)

@@ -69,7 +69,7 @@ func TestAnotherLayoutIsReplacedAtomically(t *testing.T) {
 // A link whose program has the same code stays; one that differs is replaced in
 // place, so that its id does not change.
 func TestLinksAreUpgradedInPlace(t *testing.T) {
-	s := newSandbox(t)
+	s := newStage(t)
 	state := func() (links, programs map[string]uint32) {
 		links, programs = map[string]uint32{}, map[string]uint32{}
 		for _, h := range hooks(&bpf.SocketPrograms{}) {
@@ -121,7 +121,7 @@ func TestLinksAreUpgradedInPlace(t *testing.T) {
 // A host that came back has a new cgroup of the same name: its links are made
 // anew, over the maps that stayed.
 func TestRecreatedCgroupIsAttachedAgain(t *testing.T) {
-	s := newSandbox(t)
+	s := newStage(t)
 	p := s.open(t)
 	p.SetService(serviceOf("default/echo:http", TCP, "10.96.0.1:80", three...))
 	flush(t, p)

@@ -35,7 +35,7 @@ func TestKernelsBelowTheFloorAreToldWhatTheyLack(t *testing.T) {
 }
 
 func TestOpenNamesWhatIsMissing(t *testing.T) {
-	s := newSandbox(t)
+	s := newStage(t)
 	for want, o := range map[string]Options{
 		"not on a BPF filesystem":      {PinDir: filepath.Join(t.TempDir(), "skep"), CgroupPath: s.cgroup},
 		"not in a cgroup v2 hierarchy": {PinDir: s.pins, CgroupPath: t.TempDir()},
@@ -47,7 +47,7 @@ func TestOpenNamesWhatIsMissing(t *testing.T) {
 }
 
 func TestOneOwnerAtATime(t *testing.T) {
-	s := newSandbox(t)
+	s := newStage(t)
 	p := s.open(t)
 	if second, err := Open(Options{PinDir: s.pins, CgroupPath: s.cgroup}); err == nil || !strings.Contains(err.Error(), "owned by another process") {
 		t.Errorf("a second Open: %v, %v", second, err)

@@ -9,7 +9,7 @@ import (
 
 // AwaitProblems tells of what changed, all of it and nothing else, and Problems lists what holds.
 func TestProblemsAreToldAsTheyChange(t *testing.T) {
-	p, _ := newSandbox(t).recording(t, Limits{})
+	p, _ := newStage(t).recording(t, Limits{})
 	defer p.Close()
 	await := func(want string) {
 		t.Helper()

@@ -13,7 +13,7 @@ import (
 // kubernetes 135639: very many endpoints. 250,000 in 50,000 services fit the
 // default limits, and one more change among them costs no more than among few.
 func TestFullLoad(t *testing.T) {
-	s := newSandbox(t)
+	s := newStage(t)
 	p, err := Open(Options{PinDir: s.pins, CgroupPath: s.cgroup, Node: "node1"})
 	if err != nil {
 		t.Fatal(err)
@@ -78,7 +78,7 @@ func number(a, b byte, n int) netip.Addr {
 
 // 1,000 endpoints in a service, and 200 ports.
 func TestLargeServices(t *testing.T) {
-	p := newSandbox(t).open(t)
+	p := newStage(t).open(t)
 	s := newSelector(t, p)
 	big := fleet("default/big:http", "10.96.0.1:80", 1000, 10)
 	p.SetService(big)
@@ -110,7 +110,7 @@ func TestFullMapIsAProblemOfItsService(t *testing.T) {
 		"services are in use":                 {Backends: 64, Slots: 256, Frontends: 64, Services: 3, Nodes: 64},
 		"nodes are in use":                    {Backends: 64, Slots: 256, Frontends: 64, Services: 64, Nodes: 4},
 	} {
-		p, _ := newSandbox(t).recording(t, limits)
+		p, _ := newStage(t).recording(t, limits)
 		selector := newSelector(t, p)
 		for i := range 3 {
 			s := fleet(fmt.Sprintf("default/s%d:p", i), fmt.Sprintf("10.96.0.%d:80", i), 2, 1)

@@ -76,7 +76,7 @@ func peerOf(selection selectiontest.SelectionSelection) Frontend {
 }
 
 func TestSelection(t *testing.T) {
-	p := newSandbox(t).open(t)
+	p := newStage(t).open(t)
 	s := newSelector(t, p)
 	web := frontend("10.96.0.1:4660", TCP) // 0x1234: another port if swapped
 	service := serviceOf("default/web:http", TCP, "10.96.0.1:4660", three...)
@@ -132,7 +132,7 @@ func TestSelection(t *testing.T) {
 
 // A large service whose live backends are few finds one by walking its slots.
 func TestSelectionWalksPastManyDownBackends(t *testing.T) {
-	p := newSandbox(t).open(t)
+	p := newStage(t).open(t)
 	s := newSelector(t, p)
 	service := Service{Name: "default/big:http", Frontends: []Frontend{frontend("10.96.0.1:80", TCP)}}
 	addr := frontend("10.244.0.1:80", TCP).Addr
@@ -158,7 +158,7 @@ func TestSelectionWalksPastManyDownBackends(t *testing.T) {
 // What a reader may meet in the instant in which a record is replaced, and what
 // it would meet if the maps were broken: refused, never another's backend.
 func TestSelectionTrustsNoStaleRecord(t *testing.T) {
-	p := newSandbox(t).open(t)
+	p := newStage(t).open(t)
 	s := newSelector(t, p)
 	a, b := frontend("10.96.0.1:80", TCP), frontend("10.96.0.2:80", TCP)
 	p.SetService(serviceOf("default/a:http", TCP, "10.96.0.1:80", three[0]))
@@ -183,7 +183,7 @@ func TestSelectionTrustsNoStaleRecord(t *testing.T) {
 }
 
 func TestAffinityIsPerClient(t *testing.T) {
-	p := newSandbox(t).open(t)
+	p := newStage(t).open(t)
 	s := newSelector(t, p)
 	service := serviceOf("default/web:http", TCP, "10.96.0.1:80", three...)
 	service.AffinityTimeout = 1

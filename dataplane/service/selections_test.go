@@ -71,7 +71,7 @@ func (d *dumbService) next(local bool) (Backend, bool) {
 // Round robin agrees with its twin turn by turn, for both runs, whatever the
 // states and nodes of the backends.
 func TestRoundRobinAgreesWithItsTwin(t *testing.T) {
-	p := newSandbox(t).open(t)
+	p := newStage(t).open(t)
 	s := newSelector(t, p)
 	for seed := range uint64(40) {
 		random := rand.New(rand.NewPCG(seed, 7))
@@ -105,7 +105,7 @@ func TestRoundRobinAgreesWithItsTwin(t *testing.T) {
 }
 
 func TestRoundRobinSharesEvenlyWithoutDownNodes(t *testing.T) {
-	p := newSandbox(t).open(t)
+	p := newStage(t).open(t)
 	s := newSelector(t, p)
 	service := fleet("default/web:http", "10.96.0.1:80", 12, 4)
 	p.SetService(service)
@@ -137,7 +137,7 @@ func TestRoundRobinSharesEvenlyWithoutDownNodes(t *testing.T) {
 // What the kernel chooses among counts that a test sets is what a twin chooses
 // by looking at all of them.
 func TestLeastConnectionsAgreesWithItsTwin(t *testing.T) {
-	p := newSandbox(t).open(t)
+	p := newStage(t).open(t)
 	s := newSelector(t, p)
 	for seed := range uint64(20) {
 		random := rand.New(rand.NewPCG(seed, 3))
@@ -169,7 +169,7 @@ func TestLeastConnectionsAgreesWithItsTwin(t *testing.T) {
 
 // Equals take turns: a service that nobody uses does not send all to the first.
 func TestLeastConnectionsBreaksTiesInTurn(t *testing.T) {
-	p := newSandbox(t).open(t)
+	p := newStage(t).open(t)
 	s := newSelector(t, p)
 	service := fleet("default/web:http", "10.96.0.1:80", 5, 1)
 	service.Selection = LeastConnections
@@ -183,7 +183,7 @@ func TestLeastConnectionsBreaksTiesInTurn(t *testing.T) {
 }
 
 func TestRandomReachesAllAlike(t *testing.T) {
-	p := newSandbox(t).open(t)
+	p := newStage(t).open(t)
 	s := newSelector(t, p)
 	service := fleet("default/web:http", "10.96.0.1:80", 8, 1)
 	service.Selection = Random
@@ -212,7 +212,7 @@ func TestRandomReachesAllAlike(t *testing.T) {
 // Whom another node chose is found by the end of its address; if it is not here
 // any more, another one of this node answers, and nobody elsewhere.
 func TestSelectLocalFollowsTheHint(t *testing.T) {
-	p := newSandbox(t).open(t)
+	p := newStage(t).open(t)
 	s := newSelector(t, p)
 	for _, selection := range []Selection{RoundRobin, Maglev} {
 		service := fleet("default/web:http", "10.96.0.1:80", 40, 4)
@@ -243,7 +243,7 @@ func TestSelectLocalFollowsTheHint(t *testing.T) {
 }
 
 func TestSourceRanges(t *testing.T) {
-	p := newSandbox(t).open(t)
+	p := newStage(t).open(t)
 	s := newSelector(t, p)
 	service := Service{
 		Name: "default/web:http",

@@ -59,7 +59,7 @@ func runTable(t *testing.T, file string) {
 	slices.Reverse(reversed)
 	var dumps []string
 	for _, order := range [][]string{events, reversed} {
-		p, r := newSandbox(t).recording(t, Limits{})
+		p, r := newStage(t).recording(t, Limits{})
 		for _, event := range lines(sections["setup"]) {
 			applyEvent(t, p, event)
 		}

@@ -18,7 +18,7 @@ func BenchmarkSweep(b *testing.B) {
 		var pods []*lab.Namespace
 		for range size.pods {
 			pods = append(pods, lab.NewNamespace(b))
-			paths = append(paths, pods[len(pods)-1].Path())
+			paths = append(paths, pods[len(pods)-1].Path)
 		}
 		for i := range size.sockets {
 			pods[i%size.pods].Dial(b, "udp4", "127.0.3.1:9")

@@ -147,7 +147,7 @@ func TestPassesOverNamespacesThatAreGone(t *testing.T) {
 		}
 		r.paths = []string{filepath.Join(t.TempDir(), "absent"), file}
 		pod := r.pod(t)
-		r.paths = append(r.paths, pod.Path(), r.host.Path())
+		r.paths = append(r.paths, pod.Path, r.host.Path)
 		s := lab.Service("default/echo:udp", service.UDP, echo, "127.0.1.1:7")
 		r.set(t, s)
 		pod.Dial(t, "udp4", echo)

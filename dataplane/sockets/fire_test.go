@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/skep-io/skep/dataplane/sandbox"
 	"github.com/skep-io/skep/dataplane/service"
 	"github.com/skep-io/skep/dataplane/sockets"
 	"github.com/skep-io/skep/test/hurts/lab"
@@ -37,7 +38,7 @@ func underFire(t *testing.T, method sockets.Method) {
 		}
 	}
 	r.sweeper = newSweeper(t, sockets.Options{
-		Plane: r.plane, CgroupPath: lab.Cgroup(), Method: method, Namespaces: func() []string { return r.paths },
+		Plane: r.plane, CgroupPath: sandbox.Cgroup(), Method: method, Namespaces: func() []string { return r.paths },
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})

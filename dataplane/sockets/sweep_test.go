@@ -11,12 +11,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/skep-io/skep/dataplane/sandbox"
 	"github.com/skep-io/skep/dataplane/service"
 	"github.com/skep-io/skep/dataplane/sockets"
 	"github.com/skep-io/skep/test/hurts/lab"
 )
 
-func TestMain(m *testing.M) { os.Exit(lab.Main(m, nil)) }
+func TestMain(m *testing.M) { os.Exit(sandbox.Main(m, nil)) }
 
 var methods = []sockets.Method{sockets.Iterators, sockets.SockDiag}
 
@@ -26,7 +27,7 @@ func eachMethod(t *testing.T, test func(t *testing.T, r *room)) {
 		t.Run(method.String(), func(t *testing.T) {
 			r := &room{plane: lab.Open(t, lab.Pins(t)), host: lab.Host(t)}
 			r.sweeper = newSweeper(t, sockets.Options{
-				Plane: r.plane, CgroupPath: lab.Cgroup(), Method: method,
+				Plane: r.plane, CgroupPath: sandbox.Cgroup(), Method: method,
 				Namespaces: func() []string { return r.paths },
 			})
 			if got := r.sweeper.Method(); got != method {
@@ -57,7 +58,7 @@ type room struct {
 
 func (r *room) pod(t *testing.T) *lab.Namespace {
 	n := lab.NewNamespace(t)
-	r.paths = append(r.paths, n.Path())
+	r.paths = append(r.paths, n.Path)
 	return n
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/skep-io/skep/dataplane/sandbox"
 	"github.com/skep-io/skep/dataplane/service"
 	"github.com/skep-io/skep/dataplane/sockets"
 	"github.com/skep-io/skep/test/hurts/lab"
@@ -31,7 +32,7 @@ func (r *room) far(t *testing.T) (pod *lab.Namespace, cut func()) {
 // connecting begins a connect that nobody answers.
 func connecting(t *testing.T, pod *lab.Namespace, address string) (fd int) {
 	t.Helper()
-	err := pod.Do(func() (err error) {
+	err := pod.Try(func() (err error) {
 		if fd, err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0); err != nil {
 			return err
 		}
@@ -117,7 +118,7 @@ func TestConnectingTargetsKeepTheirConnections(t *testing.T) {
 func TestRunFollowsThePlane(t *testing.T) {
 	r := &room{plane: lab.Open(t, lab.Pins(t)), host: lab.Host(t)}
 	r.sweeper = newSweeper(t, sockets.Options{
-		Plane: r.plane, CgroupPath: lab.Cgroup(), Namespaces: func() []string { return r.paths },
+		Plane: r.plane, CgroupPath: sandbox.Cgroup(), Namespaces: func() []string { return r.paths },
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -160,7 +161,7 @@ func TestRunFollowsThePlane(t *testing.T) {
 func TestRunEndsConnectsThatNobodyAnswers(t *testing.T) {
 	r := &room{plane: lab.Open(t, lab.Pins(t)), host: lab.Host(t)}
 	r.sweeper = newSweeper(t, sockets.Options{
-		Plane: r.plane, CgroupPath: lab.Cgroup(), Namespaces: func() []string { return r.paths },
+		Plane: r.plane, CgroupPath: sandbox.Cgroup(), Namespaces: func() []string { return r.paths },
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})

@@ -11,6 +11,7 @@ import (
 
 	"github.com/skep-io/skep/dataplane/flow"
 	"github.com/skep-io/skep/dataplane/podpath/fabrictest"
+	"github.com/skep-io/skep/dataplane/sandbox"
 	"github.com/skep-io/skep/dataplane/service"
 	"github.com/skep-io/skep/test/hurts/lab"
 )
@@ -19,7 +20,7 @@ import (
 // kept out. Here the backend sees the client, wherever it is asked for. kubernetes 36500.
 func TestClientIPIsKept(t *testing.T) {
 	f := fabrictest.New(t, 2)
-	f.Router.Do(func() error { return errors.Join(lab.LikeWire(f.Hosts[0].Name), lab.LikeWire(f.Hosts[1].Name)) })
+	f.Router.Do(func() error { return errors.Join(sandbox.LikeWire(f.Hosts[0].Name), sandbox.LikeWire(f.Hosts[1].Name)) })
 	for _, h := range f.Hosts {
 		openFlows(t, h)
 	}

@@ -62,7 +62,7 @@ func track(t *testing.T, n *lab.Namespace) (invalid func() uint64) {
 func tracked(t *testing.T, n *lab.Namespace) int {
 	t.Helper()
 	var count int
-	err := n.Do(func() error {
+	err := n.Try(func() error {
 		text, err := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_count")
 		if err != nil {
 			return err
@@ -113,7 +113,7 @@ func TestNoConntrackEntries(t *testing.T) {
 		lab.Service("default/echo:udp", service.UDP, echoService, one))
 	connect := func(times int) {
 		t.Helper()
-		err := pod.Do(func() error {
+		err := pod.Try(func() error {
 			for range times {
 				if _, err := lab.Ask("tcp4", webService); err != nil {
 					return err

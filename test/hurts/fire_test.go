@@ -19,6 +19,7 @@ import (
 	"github.com/cilium/ebpf/link"
 
 	"github.com/skep-io/skep/bpf"
+	"github.com/skep-io/skep/dataplane/sandbox"
 	"github.com/skep-io/skep/dataplane/service"
 	"github.com/skep-io/skep/test/hurts/lab"
 )
@@ -108,7 +109,7 @@ func TestAgentStopAndUpgrade(t *testing.T) {
 			limits.Services = uint32(1024 + round)
 		}
 		var err error
-		p, err = service.Open(service.Options{PinDir: pins, CgroupPath: lab.Cgroup(), Limits: limits})
+		p, err = service.Open(service.Options{PinDir: pins, CgroupPath: sandbox.Cgroup(), Limits: limits})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -170,7 +171,7 @@ const agentProcess, envPins = "agent", "SKEP_HURTS_PINS"
 
 // runAgent is a process that changes services without pause until it is killed.
 func runAgent() error {
-	p, err := service.Open(service.Options{PinDir: os.Getenv(envPins), CgroupPath: lab.Cgroup()})
+	p, err := service.Open(service.Options{PinDir: os.Getenv(envPins), CgroupPath: sandbox.Cgroup()})
 	if err != nil {
 		return err
 	}

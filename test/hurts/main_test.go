@@ -10,12 +10,13 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/skep-io/skep/dataplane/sandbox"
 	"github.com/skep-io/skep/dataplane/service"
 	"github.com/skep-io/skep/dataplane/sockets"
 	"github.com/skep-io/skep/test/hurts/lab"
 )
 
-func TestMain(m *testing.M) { os.Exit(lab.Main(m, children)) }
+func TestMain(m *testing.M) { os.Exit(sandbox.Main(m, children)) }
 
 // children are the processes that tests kill.
 var children = map[string]func() error{agentProcess: runAgent}
@@ -47,10 +48,10 @@ type sweeping struct {
 // sweep keeps the sockets of the host and of pods off backends that are gone, until stop or the end of the test.
 func sweep(t *testing.T, p *service.Plane, pods ...*lab.Namespace) *sweeping {
 	t.Helper()
-	s, err := sockets.New(sockets.Options{Plane: p, CgroupPath: lab.Cgroup(), Namespaces: func() []string {
+	s, err := sockets.New(sockets.Options{Plane: p, CgroupPath: sandbox.Cgroup(), Namespaces: func() []string {
 		var paths []string
 		for _, pod := range pods {
-			paths = append(paths, pod.Path())
+			paths = append(paths, pod.Path)
 		}
 		return paths
 	}})

@@ -11,6 +11,7 @@ import (
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
+	"github.com/skep-io/skep/dataplane/sandbox"
 	"github.com/skep-io/skep/dataplane/service"
 	"github.com/skep-io/skep/test/hurts/lab"
 )
@@ -43,7 +44,7 @@ func tool(t *testing.T) (counted func() uint64) {
 		t.Fatal(err)
 	}
 	attached, err := link.AttachCgroup(link.CgroupOptions{
-		Path: lab.Cgroup(), Attach: ebpf.AttachCGroupInet4Connect, Program: program,
+		Path: sandbox.Cgroup(), Attach: ebpf.AttachCGroupInet4Connect, Program: program,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -1,7 +1,6 @@
 package fabrictest
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -9,17 +8,15 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"github.com/skep-io/skep/dataplane/podnet"
 	"github.com/skep-io/skep/dataplane/podpath"
+	"github.com/skep-io/skep/dataplane/sandbox"
 	"github.com/skep-io/skep/dataplane/service"
 )
 
@@ -67,7 +64,7 @@ func (p *Pod) Addr6() netip.Addr { return p.Addrs[1] }
 // cgroup that their socket programs are attached to: whatever a test sends is seen by packet programs only.
 func New(tb testing.TB, hosts int) *Fabric {
 	tb.Helper()
-	f := &Fabric{Router: NewNamespace(tb, "router"), Outside: NewNamespace(tb, "outside"), MTU: 1500, tb: tb}
+	f := &Fabric{Router: sandbox.NewNamespace(tb), Outside: sandbox.NewNamespace(tb), MTU: 1500, tb: tb}
 	f.Router.Do(func() error {
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name = "br0"
@@ -88,10 +85,10 @@ func New(tb testing.TB, hosts int) *Fabric {
 	}
 	for _, h := range f.Hosts {
 		h.introduce()
-		h.awaitUp()
+		awaitUp(h.Namespace)
 	}
-	f.Outside.awaitUp()
-	f.Router.awaitUp()
+	awaitUp(f.Outside)
+	awaitUp(f.Router)
 	return f
 }
 
@@ -127,7 +124,7 @@ func serviceRanges() []netip.Prefix {
 func (f *Fabric) newHost(index int) *Host {
 	f.tb.Helper()
 	h := &Host{Name: fmt.Sprint("node", index+1), Index: index, fabric: f}
-	h.Namespace = NewNamespace(f.tb, h.Name)
+	h.Namespace = sandbox.NewNamespace(f.tb)
 	wire(f.Router, h.Name, h.Namespace, "eth0", f.MTU)
 	f.Router.Do(func() error {
 		port, err := netlink.LinkByName(h.Name)
@@ -144,24 +141,10 @@ func (f *Fabric) newHost(index int) *Host {
 		ips := NodeIPs(index)
 		return errors.Join(up("eth0", ips[0].String()+"/24", ips[1].String()+"/64"), routeVia("192.0.2.1", "2001:db8:2::1"))
 	})
-	h.Pins = mountPins(f.tb)
+	h.Pins = sandbox.Pins(f.tb)
 	h.startNetwork()
 	h.startPlane()
 	return h
-}
-
-func mountPins(tb testing.TB) string {
-	tb.Helper()
-	dir := tb.TempDir()
-	if err := unix.Mount("bpf", dir, "bpf", 0, ""); err != nil {
-		tb.Fatal("mount a BPF filesystem (root is needed): ", err)
-	}
-	tb.Cleanup(func() {
-		if err := unix.Unmount(dir, 0); err != nil {
-			tb.Error("unmount: ", err)
-		}
-	})
-	return dir
 }
 
 func (h *Host) startNetwork() {
@@ -181,7 +164,7 @@ func (h *Host) startNetwork() {
 func (h *Host) startPlane() {
 	tb := h.fabric.tb
 	tb.Helper()
-	cgroup := NewCgroup(tb)
+	cgroup := sandbox.NewCgroup(tb)
 	h.Do(func() (err error) {
 		h.Plane, err = service.Open(service.Options{PinDir: filepath.Join(h.Pins, "service"), CgroupPath: cgroup, Node: h.Name})
 		return err
@@ -192,41 +175,6 @@ func (h *Host) startPlane() {
 		}
 	})
 	h.Plane.SetAddresses(NodeIPs(h.Index))
-}
-
-var cgroups atomic.Int32
-
-// NewCgroup makes a cgroup for one test.
-func NewCgroup(tb testing.TB) string {
-	tb.Helper()
-	root, err := cgroupRoot()
-	if err != nil {
-		tb.Fatal(err)
-	}
-	folder := filepath.Join(root, fmt.Sprintf("skep-fabric-%d-%d", os.Getpid(), cgroups.Add(1)))
-	if err := os.Mkdir(folder, 0o755); err != nil {
-		tb.Fatal("make cgroup (root is needed): ", err)
-	}
-	tb.Cleanup(func() {
-		if err := os.Remove(folder); err != nil {
-			tb.Error("remove cgroup: ", err)
-		}
-	})
-	return folder
-}
-
-func cgroupRoot() (string, error) {
-	mounts, err := os.Open("/proc/self/mounts")
-	if err != nil {
-		return "", err
-	}
-	defer mounts.Close()
-	for scan := bufio.NewScanner(mounts); scan.Scan(); {
-		if fields := strings.Fields(scan.Text()); len(fields) > 2 && fields[2] == "cgroup2" {
-			return fields[1], nil
-		}
-	}
-	return "", errors.New("no cgroup v2 hierarchy is mounted: mount -t cgroup2 none /sys/fs/cgroup/unified")
 }
 
 // introduce tells the host of all others.
@@ -302,13 +250,13 @@ func (h *Host) NewPod(id string) *Pod {
 // NewLimitedPod makes a pod with a bandwidth.
 func (h *Host) NewLimitedPod(id string, limits podnet.Bandwidth) *Pod {
 	h.fabric.tb.Helper()
-	pod := &Pod{Namespace: NewNamespace(h.fabric.tb, id), ID: id, Host: h}
+	pod := &Pod{Namespace: sandbox.NewNamespace(h.fabric.tb), ID: id, Host: h}
 	h.Do(func() (err error) {
 		pod.Attachment, err = h.Network.Attach(id, pod.Path, limits)
 		return err
 	})
-	pod.awaitUp()
-	h.awaitUp()
+	awaitUp(pod.Namespace)
+	awaitUp(h.Namespace)
 	h.pods = append(h.pods, pod)
 	if h.Path != nil {
 		h.attach(pod)

@@ -23,6 +23,7 @@ import (
 	"github.com/skep-io/skep/agent/services"
 	"github.com/skep-io/skep/controlplane"
 	"github.com/skep-io/skep/dataplane/podnet"
+	"github.com/skep-io/skep/dataplane/sandbox"
 	"github.com/skep-io/skep/dataplane/service"
 	"github.com/skep-io/skep/test/hurts/lab"
 )
@@ -33,7 +34,7 @@ const (
 	workers       = 16 // that make the services
 )
 
-func TestMain(m *testing.M) { os.Exit(lab.Main(m, nil)) }
+func TestMain(m *testing.M) { os.Exit(sandbox.Main(m, nil)) }
 
 // arrivals are when the maps had what a change asked for.
 type arrivals struct {

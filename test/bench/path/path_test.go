@@ -4,6 +4,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"testing"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/skep-io/skep/dataplane/podpath/fabrictest"
+	"github.com/skep-io/skep/dataplane/sandbox"
 )
 
 const (
@@ -20,6 +22,8 @@ const (
 	// A reader of bulk takes much at once. With small reads the figure is that of its wake-ups, whatever lies between.
 	readSize = 1 << 20
 )
+
+func TestMain(m *testing.M) { os.Exit(sandbox.Main(m, nil)) }
 
 // pair is a client and a server between whose nodes the path is open or not.
 type pair struct {

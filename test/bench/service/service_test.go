@@ -50,9 +50,8 @@ func serviceOf(i int, protocol service.Protocol) service.Service {
 	return s
 }
 
-func plane(b *testing.B, services int, protocol service.Protocol) *service.Plane {
+func plane(b *testing.B, a arena, services int, protocol service.Protocol) *service.Plane {
 	b.Helper()
-	a := currentArena()
 	p, err := service.Open(service.Options{
 		PinDir: a.pins, CgroupPath: a.hooked,
 		Limits: service.Limits{Backends: 1 << 18},
@@ -145,8 +144,8 @@ func median(values []float64) float64 {
 func BenchmarkConnect(b *testing.B) {
 	for _, services := range sizes {
 		b.Run(fmt.Sprintf("services=%d", services), func(b *testing.B) {
-			a := currentArena()
-			plane(b, services, service.UDP)
+			a := newArena(b)
+			plane(b, a, services, service.UDP)
 			socket := func(cgroup string) int {
 				enter(b, cgroup)
 				fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
@@ -192,7 +191,7 @@ func BenchmarkConnect(b *testing.B) {
 // BenchmarkEndpointChange times one changed backend among 10,000 services, from
 // SetService until the maps have it.
 func BenchmarkEndpointChange(b *testing.B) {
-	p := plane(b, 10_000, service.TCP)
+	p := plane(b, newArena(b), 10_000, service.TCP)
 	var times []float64
 	i := 0
 	for b.Loop() {

@@ -129,17 +129,17 @@ func swallow(conn *net.TCPConn) {
 	}
 }
 
-// lanes makes all sides with that many services.
+// sides makes all sides with that many services.
 func sides(b *testing.B, services int, protocol service.Protocol) []*side {
 	b.Helper()
-	a := currentArena()
+	a := newArena(b)
 	used := services / 2 // in the middle: iptables' rules are searched in order
 	direct := newSide(b, "direct", a.plain, used)
 	for k := range backendsEach {
 		direct.to = append(direct.to, podOf(used, k))
 	}
 	skep := newSide(b, "skep", a.hooked, used)
-	installSkep(b, services, protocol)
+	installSkep(b, a, services, protocol)
 	keyword := strings.ToLower(protocol.String())
 	nft := newSide(b, "nftables", a.plain, used)
 	install(b, "nft", nftables(services, used, keyword), "-f", "-")
@@ -152,9 +152,8 @@ func sides(b *testing.B, services int, protocol service.Protocol) []*side {
 }
 
 // installSkep installs the services in Skep's data plane.
-func installSkep(b *testing.B, services int, protocol service.Protocol) {
+func installSkep(b *testing.B, a arena, services int, protocol service.Protocol) {
 	b.Helper()
-	a := currentArena()
 	p, err := service.Open(service.Options{
 		PinDir: a.pins, CgroupPath: a.hooked,
 		Limits: service.Limits{Frontends: 1 << 17, Services: 1 << 17, Backends: 1 << 19, Slots: 1 << 20},

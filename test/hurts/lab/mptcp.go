@@ -64,7 +64,7 @@ func AnnounceMPTCP(tb testing.TB, addr netip.Addr) {
 func (n *Namespace) MPTCP(tb testing.TB, address string) net.Conn {
 	tb.Helper()
 	var conn net.Conn
-	n.must(tb, func() error {
+	n.Do(func() error {
 		var config net.ListenConfig
 		config.SetMultipathTCP(true)
 		listener, err := config.Listen(context.Background(), "tcp4", address)

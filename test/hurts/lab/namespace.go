@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
-	"runtime"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -13,88 +11,18 @@ import (
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/skep-io/skep/dataplane/sandbox"
 )
 
-// Namespace is a network namespace. Its loopback is up, with all of
-// 127.0.0.0/8, and fd00::1 to fd00::9.
-type Namespace struct{ file *os.File }
+// Namespace is a network namespace in which things are served and asked for.
+type Namespace struct{ *sandbox.Namespace }
 
 // Host is the network namespace of the test process.
-func Host(tb testing.TB) *Namespace {
-	tb.Helper()
-	file, err := os.Open("/proc/self/ns/net")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() { file.Close() })
-	return &Namespace{file}
-}
+func Host(tb testing.TB) *Namespace { return &Namespace{sandbox.Host(tb)} }
 
-// NewNamespace makes one, which ends with the test and its last socket.
-func NewNamespace(tb testing.TB) *Namespace {
-	tb.Helper()
-	n := &Namespace{}
-	err := onThread(func() (err error) {
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			return err
-		}
-		if n.file, err = os.Open("/proc/thread-self/ns/net"); err != nil {
-			return err
-		}
-		return loopback()
-	})
-	if err != nil {
-		tb.Fatal("make network namespace: ", err)
-	}
-	tb.Cleanup(func() { n.file.Close() })
-	return n
-}
-
-// Path names the namespace for as long as the test runs.
-func (n *Namespace) Path() string { return fmt.Sprintf("/proc/self/fd/%d", n.file.Fd()) }
-
-// Do runs f on a thread of its own inside the namespace: the sockets that f
-// makes belong to it, wherever they are used.
-func (n *Namespace) Do(f func() error) error {
-	return onThread(func() error {
-		if err := unix.Setns(int(n.file.Fd()), unix.CLONE_NEWNET); err != nil {
-			return err
-		}
-		return f()
-	})
-}
-
-func (n *Namespace) must(tb testing.TB, f func() error) {
-	tb.Helper()
-	if err := n.Do(f); err != nil {
-		tb.Fatal(err)
-	}
-}
-
-// onThread runs f on a thread that ends with it.
-func onThread(f func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		done <- f()
-	}()
-	return <-done
-}
-
-func loopback() error {
-	lo, err := netlink.LinkByName("lo")
-	if err != nil {
-		return err
-	}
-	for i := 1; i <= 9; i++ {
-		ip := net.ParseIP(fmt.Sprintf("fd00::%d", i))
-		addr := &netlink.Addr{IPNet: &net.IPNet{IP: ip, Mask: net.CIDRMask(128, 128)}, Flags: unix.IFA_F_NODAD}
-		if err := netlink.AddrReplace(lo, addr); err != nil {
-			return err
-		}
-	}
-	return netlink.LinkSetUp(lo)
-}
+// NewNamespace makes one.
+func NewNamespace(tb testing.TB) *Namespace { return &Namespace{sandbox.NewNamespace(tb)} }
 
 // Link joins two namespaces by a veth pair with an address at each end. cut
 // makes every packet between them vanish.
@@ -103,18 +31,18 @@ func Link(tb testing.TB, a *Namespace, addrA netip.Addr, b *Namespace, addrB net
 	serial := links
 	links++
 	nameA, nameB := fmt.Sprintf("lab%da", serial), fmt.Sprintf("lab%db", serial)
-	a.must(tb, func() error {
+	a.Do(func() error {
 		veth := &netlink.Veth{
 			LinkAttrs:     netlink.LinkAttrs{Name: nameA},
 			PeerName:      nameB,
-			PeerNamespace: netlink.NsFd(int(b.file.Fd())),
+			PeerNamespace: netlink.NsFd(b.FD()),
 		}
 		if err := netlink.LinkAdd(veth); err != nil {
 			return fmt.Errorf("add veth pair: %w", err)
 		}
 		return configure(nameA, addrA, addrB)
 	})
-	b.must(tb, func() error { return configure(nameB, addrB, addrA) })
+	b.Do(func() error { return configure(nameB, addrB, addrA) })
 	return func() {
 		tb.Helper()
 		drop(tb, b, nameB)
@@ -157,7 +85,7 @@ func drop(tb testing.TB, n *Namespace, name string) {
 		tb.Fatal(err)
 	}
 	defer program.Close()
-	n.must(tb, func() error {
+	n.Do(func() error {
 		device, err := netlink.LinkByName(name)
 		if err != nil {
 			return err

@@ -8,13 +8,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// FD is the namespace's descriptor, which the Namespace keeps.
-func (n *Namespace) FD() int { return int(n.file.Fd()) }
-
 // SendTCP sends a TCP segment that no socket of the namespace knows of: data and an acknowledgement at the given place.
 func (n *Namespace) SendTCP(tb testing.TB, from, to netip.AddrPort, sequence uint32) {
 	tb.Helper()
-	n.must(tb, func() error {
+	n.Do(func() error {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
 		if err != nil {
 			return err

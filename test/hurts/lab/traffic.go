@@ -14,13 +14,14 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/skep-io/skep/dataplane/sandbox"
 	"github.com/skep-io/skep/dataplane/service"
 )
 
 // Open opens a Plane over the lab's cgroup and removes it when the test ends.
 func Open(tb testing.TB, pins string) *service.Plane {
 	tb.Helper()
-	p, err := service.Open(service.Options{PinDir: pins, CgroupPath: Cgroup()})
+	p, err := service.Open(service.Options{PinDir: pins, CgroupPath: sandbox.Cgroup()})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -72,7 +73,7 @@ func (n *Namespace) Serve(tb testing.TB, protocol service.Protocol, address stri
 		return n.serveUDP(tb, address)
 	}
 	var listener net.Listener
-	n.must(tb, func() (err error) {
+	n.Do(func() (err error) {
 		listener, err = net.Listen("tcp", address)
 		return err
 	})
@@ -96,7 +97,7 @@ func (n *Namespace) Serve(tb testing.TB, protocol service.Protocol, address stri
 func (n *Namespace) serveUDP(tb testing.TB, address string) (stop func()) {
 	tb.Helper()
 	var conn net.PacketConn
-	n.must(tb, func() (err error) {
+	n.Do(func() (err error) {
 		conn, err = net.ListenPacket("udp", address)
 		return err
 	})
@@ -127,7 +128,7 @@ func (n *Namespace) Dial(tb testing.TB, network, address string) net.Conn {
 
 // TryDial connects from the namespace, for any goroutine; the caller closes the connection.
 func (n *Namespace) TryDial(network, address string) (conn net.Conn, err error) {
-	err = n.Do(func() error {
+	err = n.Try(func() error {
 		conn, err = net.DialTimeout(network, address, Deadline)
 		return err
 	})
@@ -139,7 +140,7 @@ func (n *Namespace) TryDial(network, address string) (conn net.Conn, err error) 
 
 // Ask connects over TCP and returns the address of the backend that answered.
 func (n *Namespace) Ask(network, address string) (backend string, err error) {
-	err = n.Do(func() error {
+	err = n.Try(func() error {
 		backend, err = Ask(network, address)
 		return err
 	})
@@ -200,7 +201,7 @@ func PeerName(conn net.Conn) (string, error) {
 func Unconnected(tb testing.TB, n *Namespace) *net.UDPConn {
 	tb.Helper()
 	var conn *net.UDPConn
-	n.must(tb, func() (err error) {
+	n.Do(func() (err error) {
 		conn, err = net.ListenUDP("udp4", nil)
 		return err
 	})
@@ -213,7 +214,7 @@ func Unconnected(tb testing.TB, n *Namespace) *net.UDPConn {
 func (n *Namespace) Sink(tb testing.TB, address string) {
 	tb.Helper()
 	var conn net.PacketConn
-	n.must(tb, func() (err error) {
+	n.Do(func() (err error) {
 		conn, err = net.ListenPacket("udp", address)
 		return err
 	})

@@ -1,4 +1,4 @@
-package lab
+package sandbox
 
 import (
 	"errors"
@@ -34,17 +34,21 @@ func LikeWire(name string) error {
 }
 
 func sumHere(name string) error {
+	return Ethtool(name, unsafe.Pointer(&struct{ command, data uint32 }{command: unix.ETHTOOL_STXCSUM}))
+}
+
+// Ethtool sends a command to the driver of an interface of the calling thread's namespace.
+func Ethtool(name string, command unsafe.Pointer) error {
 	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(socket)
-	off := struct{ command, data uint32 }{command: unix.ETHTOOL_STXCSUM}
 	request := struct {
-		name [unix.IFNAMSIZ]byte
-		off  unsafe.Pointer
-		_    [16]byte
-	}{off: unsafe.Pointer(&off)}
+		name    [unix.IFNAMSIZ]byte
+		command unsafe.Pointer
+		_       [16]byte
+	}{command: command}
 	copy(request.name[:unix.IFNAMSIZ-1], name)
 	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(socket), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&request))); errno != 0 {
 		return os.NewSyscallError("ioctl", errno)
