@@ -81,11 +81,11 @@ func (c *Controller) addressFor(ctx context.Context, tx *resource.Tx, service *c
 		if !c.pool.Contains(asked) {
 			return netip.Addr{}, &lack{ReasonUnavailable, fmt.Sprintf("spec.loadBalancerIP %s is not of the pool (--lb-cidr %s)", asked, c.pool)}, nil
 		}
-		return c.take(ctx, tx, service, asked)
+		return c.take(ctx, tx, service, asked, slices.Contains(have, asked))
 	}
 	if has >= 0 {
 		// Taken again where it is shown but not recorded, as after a restore.
-		if addr, why, err := c.take(ctx, tx, service, have[has]); err != nil || why == nil {
+		if addr, why, err := c.take(ctx, tx, service, have[has], true); err != nil || why == nil {
 			return addr, why, err
 		}
 	}
@@ -97,7 +97,7 @@ func (c *Controller) addressFor(ctx context.Context, tx *resource.Tx, service *c
 		if _, used := c.ledger.user(addr, key); used {
 			continue
 		}
-		got, why, err := c.take(ctx, tx, service, addr)
+		got, why, err := c.take(ctx, tx, service, addr, false)
 		if err != nil || why == nil {
 			return got, nil, err
 		}
@@ -112,16 +112,19 @@ func familyName(four bool) corev1.IPFamily {
 	return corev1.IPv6Protocol
 }
 
-// take takes one address, or says who has it.
-func (c *Controller) take(ctx context.Context, tx *resource.Tx, service *corev1.Service, addr netip.Addr) (netip.Addr, *lack, error) {
+// take takes one address, or says who has it. One that the service has it keeps,
+// whoever else asks for it as an external address since.
+func (c *Controller) take(ctx context.Context, tx *resource.Tx, service *corev1.Service, addr netip.Addr, has bool) (netip.Addr, *lack, error) {
 	taken := func(by string) (netip.Addr, *lack, error) {
 		return netip.Addr{}, &lack{ReasonUnavailable, fmt.Sprintf("address %s is used by %s", addr, by)}, nil
 	}
 	if user, used := c.ledger.user(addr, controller.KeyOf(service)); used {
-		if user.Namespace == "" {
+		switch {
+		case user.Namespace == "":
 			return taken("node " + user.Name)
+		case !has:
+			return taken("service " + user.String())
 		}
-		return taken("service " + user.String())
 	}
 	holder, err := c.registry.TakeLoadBalancerIP(ctx, tx, service, addr)
 	switch {

@@ -46,14 +46,15 @@ func (l *ledger) set(key controller.Key, addrs []netip.Addr) (freed bool) {
 	return freed
 }
 
-// user returns one that uses an address and is not key.
+// user returns one that uses an address and is not key, a node if one does.
 func (l *ledger) user(addr netip.Addr, key controller.Key) (controller.Key, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	found := controller.Key{}
 	for user := range l.users[addr] {
-		if user != key {
-			return user, true
+		if user != key && (found == controller.Key{} || user.Namespace == "") {
+			found = user
 		}
 	}
-	return controller.Key{}, false
+	return found, found != controller.Key{}
 }
