@@ -83,7 +83,8 @@ struct path_config {
 	enum path_version version;
 	enum path_hook hooks; /* how many count */
 	__u32 uplink; /* where answers to this host itself are handed in; 0: none */
-	__u32 pad;
+	__u8 uplink_mac[6]; /* of that interface: its stack takes no other's frames */
+	__u8 pad[6];
 	__u64 netns; /* cookie of the network namespace that ifindexes belong to */
 	struct address hairpin4; /* source of a pod's packets to itself */
 	struct address hairpin6;

@@ -102,6 +102,9 @@ static __always_inline int out(struct passage *passage, enum path_counter reason
 		config = path_config();
 		if (!reversed || !config || !config->uplink)
 			return to_stack(passage, PATH_NO_ROUTE);
+		if (bpf_skb_store_bytes(passage->skb, 0, config->uplink_mac,
+					sizeof(config->uplink_mac), 0))
+			return drop(passage, PATH_NOT_WRITTEN);
 		tally(passage, PATH_HOST);
 		return bpf_redirect(config->uplink, BPF_F_INGRESS);
 	default:

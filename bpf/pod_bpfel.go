@@ -54,15 +54,16 @@ type PodFlowPorts struct {
 }
 
 type PodPathConfig struct {
-	_        structs.HostLayout
-	Version  PodPathVersion
-	Hooks    PodPathHook
-	Uplink   uint32
-	Pad      uint32
-	Netns    uint64
-	Hairpin4 PodAddress
-	Hairpin6 PodAddress
-	Ranges   [8]PodPathRange
+	_         structs.HostLayout
+	Version   PodPathVersion
+	Hooks     PodPathHook
+	Uplink    uint32
+	UplinkMac [6]uint8
+	Pad       [6]uint8
+	Netns     uint64
+	Hairpin4  PodAddress
+	Hairpin6  PodAddress
+	Ranges    [8]PodPathRange
 }
 
 type PodPathCounter uint32

@@ -217,3 +217,32 @@ func TestHostsBackendsSurviveARestart(t *testing.T) {
 		}
 	}
 }
+
+// A process of a host asks another node's port, and the chosen backend is a pod of its own host: the answer does not pass the other node.
+func TestHostReachesItsOwnPodThroughAnotherNode(t *testing.T) {
+	bothWays(t, func(t *testing.T, w *world) {
+		h := w.Hosts[1]
+		pod := h.NewPod("own")
+		serve(t, pod)
+		for _, protocol := range []service.Protocol{service.TCP, service.UDP} {
+			w.SetService(nodePort("t/own:"+protocol.String(), protocol, 30080, pod))
+		}
+		for _, asked := range fabrictest.NodeIPs(0) {
+			before := seen(t, h, "from_pod/host")
+			to := netip.AddrPortFrom(asked, 30080)
+			tcp := dial(t, h.Namespace, "tcp", to)
+			if client := pump(t, tcp, 8<<20); client.String() != tcp.LocalAddr().String() {
+				t.Errorf("%s: TCP: the backend saw %s, the client is %s", asked, client, tcp.LocalAddr())
+			}
+			udp := dial(t, h.Namespace, "udp", to)
+			for _, size := range []int{1, 1200} {
+				if client := echo(t, udp, size, 10); client.String() != udp.LocalAddr().String() {
+					t.Errorf("%s: UDP: the backend saw %s, the client is %s", asked, client, udp.LocalAddr())
+				}
+			}
+			if seen(t, h, "from_pod/host") == before {
+				t.Errorf("%s: no answer went to the host by its uplink: the test proves nothing", asked)
+			}
+		}
+	})
+}

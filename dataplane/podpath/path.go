@@ -126,7 +126,7 @@ func (p *Path) configure(adopted bool) (stale bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	config.Uplink = before.Uplink
+	config.Uplink, config.UplinkMac = before.Uplink, before.UplinkMac
 	return adopted && before.Netns != cookie, p.maps.config.Put(0, config)
 }
 

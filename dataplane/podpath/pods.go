@@ -171,6 +171,7 @@ func (p *Path) SetUplinks(names []string) error {
 	defer p.mu.Unlock()
 	wanted := map[int]bool{}
 	var first uint32
+	var mac [6]uint8 // none where frames have no address
 	for i, name := range names {
 		link, err := netlink.LinkByName(name)
 		if err != nil {
@@ -179,6 +180,7 @@ func (p *Path) SetUplinks(names []string) error {
 		wanted[link.Attrs().Index] = true
 		if i == 0 {
 			first = uint32(link.Attrs().Index)
+			copy(mac[:], link.Attrs().HardwareAddr)
 		}
 		for _, at := range p.uplinkPlaces(link.Attrs().Index) {
 			if err := p.hook.attach(at); err != nil {
@@ -190,7 +192,7 @@ func (p *Path) SetUplinks(names []string) error {
 	if err != nil {
 		return err
 	}
-	config.Uplink = first
+	config.Uplink, config.UplinkMac = first, mac
 	if err := p.maps.config.Put(0, config); err != nil {
 		return err
 	}
