@@ -333,33 +333,35 @@ static __always_inline bool in_use(const struct flow *present,
 }
 
 /* Writes the reverse entry of a flow from client to frontend, whose forward value
- * is `flow`, or renews it. Endpoints of clients have scope 0. */
+ * is `flow`, or renews it. begins: there is hardly one yet. Endpoints of clients
+ * have scope 0. */
 static __always_inline enum remembered
 remember_reverse(const struct endpoint *client, const struct endpoint *frontend,
-		 const struct flow *flow)
+		 const struct flow *flow, bool begins)
 {
 	struct flow reverse = *flow, *present;
 	struct flow_key key;
-	__u64 mode = BPF_NOEXIST; /* two CPUs may want it now */
+	long outcome = -EEXIST;
 
 	note_answers(&flow->peer);
 	reverse_key(&key, flow->flags & FLOW_SNAT ? &flow->source : client,
 		    &flow->peer);
-	present = bpf_map_lookup_elem(&skep_flows, &key);
-	if (present) {
-		if (in_use(present, client, frontend, flow->used))
-			return REMEMBER_COLLISION;
-		mode = BPF_ANY;
-	}
 	reverse.peer = *frontend;
 	reverse.source = *client;
-	switch (bpf_map_update_elem(&skep_flows, &key, &reverse, mode)) {
-	case 0:
-		return REMEMBERED;
-	case -EEXIST:
-		return REMEMBER_COLLISION;
+	if (begins)
+		outcome = bpf_map_update_elem(&skep_flows, &key, &reverse,
+					      BPF_NOEXIST);
+	if (outcome == -EEXIST) {
+		present = bpf_map_lookup_elem(&skep_flows, &key);
+		if (present && in_use(present, client, frontend, flow->used))
+			return REMEMBER_COLLISION;
+		/* two CPUs may want it now */
+		outcome = bpf_map_update_elem(&skep_flows, &key, &reverse,
+					      present ? BPF_ANY : BPF_NOEXIST);
 	}
-	return REMEMBER_FULL;
+	if (outcome == -EEXIST)
+		return REMEMBER_COLLISION;
+	return outcome ? REMEMBER_FULL : REMEMBERED;
 }
 
 /* Writes both entries of a flow from client to frontend (with its scope). On a
@@ -373,7 +375,7 @@ remember(const struct endpoint *client, const struct endpoint *frontend,
 	struct flow_key key;
 
 	if (flow->flags & (FLOW_LOCAL | FLOW_SNAT))
-		remembered = remember_reverse(client, frontend, flow);
+		remembered = remember_reverse(client, frontend, flow, true);
 	if (remembered != REMEMBERED)
 		return remembered;
 	key.source = *client;

@@ -183,7 +183,8 @@ static __always_inline enum remembered remember_pod_flow(struct header *header,
 					      &header->destination, space);
 	else
 		remembered = remember_reverse(&header->source,
-					      &header->destination, flow);
+					      &header->destination, flow,
+					      true);
 	note_asked(&header->destination);
 	if (remembered == REMEMBERED &&
 	    bpf_map_update_elem(&skep_flows, (struct flow_key *)header, flow,

@@ -8,6 +8,7 @@
 enum uplink_reason {
 	/* to the stack, as it came */
 	UPLINK_NOT_IP,
+	UPLINK_VLAN_TAGGED,     /* for an interface above this one */
 	UPLINK_MALFORMED,       /* the kernel drops and counts it as well */
 	UPLINK_OTHER_PROTOCOL,  /* none of TCP, UDP, SCTP and their ICMP errors */
 	UPLINK_NO_SERVICE,      /* not for a frontend */

@@ -145,6 +145,8 @@ int skep_uplink(struct xdp_md *ctx)
 		return leave(UPLINK_FORGED, XDP_DROP);
 	if (type == bpf_htons(ETH_P_ARP))
 		return answer_arp(ctx);
+	if (type == bpf_htons(ETH_P_8021Q) || type == bpf_htons(ETH_P_8021AD))
+		return leave(UPLINK_VLAN_TAGGED, XDP_PASS);
 	if (!family)
 		return leave(UPLINK_NOT_IP, XDP_PASS);
 	arrival = bpf_map_lookup_elem(&skep_arrival, &zero);

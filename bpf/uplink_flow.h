@@ -25,7 +25,8 @@ __noinline int renew_reverse(const struct header *header, const struct flow *flo
 {
 	if (!header || !flow)
 		return REMEMBER_FULL;
-	return remember_reverse(&header->source, &header->destination, flow);
+	return remember_reverse(&header->source, &header->destination, flow,
+				false);
 }
 
 /* Does with the packet what its flow says. */

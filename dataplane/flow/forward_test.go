@@ -1,6 +1,7 @@
 package flow
 
 import (
+	"bytes"
 	"net/netip"
 	"testing"
 
@@ -189,4 +190,15 @@ func TestDecapsulate(t *testing.T) {
 				xdpPass, nil, []string{"foreign_tunnel"}},
 		)
 	})
+}
+
+func TestFramesOfVLANsArePassed(t *testing.T) {
+	s := newStage(t)
+	s.set(external("t/tcp", service.TCP, vip4, backend(pod4, "node1")))
+	frame := tcp(client4, vip4, tcpSYN).arriving()
+	for _, kind := range []byte{0x81, 0x88} {
+		tag := []byte{kind, map[byte]byte{0x81: 0x00, 0x88: 0xa8}[kind], 0, 5}
+		tagged := append(append(bytes.Clone(frame[:12]), tag...), frame[12:]...)
+		s.check(t, step{"tag", tagged, xdpPass, nil, []string{"vlan_tagged"}})
+	}
 }
