@@ -80,18 +80,17 @@ const (
 	CensusCounterREASON_NO_BACKEND       CensusCounter = 2
 	CensusCounterREASON_BACKENDS_DOWN    CensusCounter = 3
 	CensusCounterREASON_BACKEND_MISSING  CensusCounter = 4
-	CensusCounterREASON_FRONTEND_STALE   CensusCounter = 5
-	CensusCounterREASON_FAMILY_MISMATCH  CensusCounter = 6
-	CensusCounterREASON_OTHER_PROTOCOL   CensusCounter = 7
-	CensusCounterREASON_NO_LOCAL_BACKEND CensusCounter = 8
-	CensusCounterREASON_SOURCE_REFUSED   CensusCounter = 9
-	CensusCounterREASON_REVERSED         CensusCounter = 10
-	CensusCounterREASON_NOT_REVERSED     CensusCounter = 11
-	CensusCounterEVENT_NODE_DOWN_SKIPPED CensusCounter = 12
-	CensusCounterEVENT_AFFINITY_HIT      CensusCounter = 13
-	CensusCounterEVENT_ORIGIN_STORED     CensusCounter = 14
-	CensusCounterEVENT_ORIGIN_LOST       CensusCounter = 15
-	CensusCounterCOUNTER_COUNT           CensusCounter = 16
+	CensusCounterREASON_FAMILY_MISMATCH  CensusCounter = 5
+	CensusCounterREASON_OTHER_PROTOCOL   CensusCounter = 6
+	CensusCounterREASON_NO_LOCAL_BACKEND CensusCounter = 7
+	CensusCounterREASON_SOURCE_REFUSED   CensusCounter = 8
+	CensusCounterREASON_REVERSED         CensusCounter = 9
+	CensusCounterREASON_NOT_REVERSED     CensusCounter = 10
+	CensusCounterEVENT_NODE_DOWN_SKIPPED CensusCounter = 11
+	CensusCounterEVENT_AFFINITY_HIT      CensusCounter = 12
+	CensusCounterEVENT_ORIGIN_STORED     CensusCounter = 13
+	CensusCounterEVENT_ORIGIN_LOST       CensusCounter = 14
+	CensusCounterCOUNTER_COUNT           CensusCounter = 15
 )
 
 type CensusDatagramKey struct {
@@ -142,6 +141,16 @@ type CensusFlowsWalk struct {
 	Lost uint64
 }
 
+type CensusFrontendLine struct {
+	_    structs.HostLayout
+	Cell [2]struct {
+		_     structs.HostLayout
+		Entry uint64
+		Key   CensusEndpoint
+		Pad   uint32
+	}
+}
+
 type CensusLayout struct {
 	_           structs.HostLayout
 	Version     uint32
@@ -149,6 +158,13 @@ type CensusLayout struct {
 	IdShift     uint32
 	CountShift  uint32
 	KnownFlags  uint32
+	Placement   uint32
+	Hash        struct {
+		_        structs.HostLayout
+		Factor   [7]uint64
+		LineMask uint32
+		Services uint32
+	}
 }
 
 type CensusName struct {

@@ -12,7 +12,7 @@ enum layout_version {
 /* Default sizes. Go overrides all but the counters before it creates the maps.
  * 250,000 endpoints in 50,000 services fit. */
 enum capacity {
-	CAPACITY_FRONTENDS = 131072,
+	CAPACITY_FRONTENDS = 131072, /* as many lines of twice as many cells */
 	CAPACITY_SERVICES = 65536,
 	CAPACITY_BACKENDS = 262144,
 	CAPACITY_SLOT_LINES = 65536, /* of SLOTS_EACH slots */
@@ -53,6 +53,10 @@ enum frontend_flags {
 	/* Only clients in the service's source ranges (skep_sources). */
 	FRONTEND_RESTRICTED = 4,
 	FRONTEND_KNOWN = 7,
+	/* Not a flag of a frontend, but of its cell: it leads to a service. */
+	FRONTEND_LIVE = 64,
+	/* The cell had a frontend: a search goes on behind it. */
+	FRONTEND_GONE = 128,
 };
 
 enum service_flags {
@@ -64,6 +68,13 @@ enum service_flags {
 	SELECT_MASK = 15,
 	/* Packets reach backends elsewhere with this node's address as source. */
 	SERVICE_SNAT = 16,
+};
+
+/* Where things lie in shared memory. */
+enum placement {
+	FRONTENDS_EACH = 2,   /* of a line */
+	FRONTEND_PROBES = 24, /* lines that are searched for one endpoint */
+	HOME_BACKENDS = 4,    /* ids that follow from a service's id */
 };
 
 /* What an address in skep_addresses is. */
@@ -80,8 +91,7 @@ enum counter {
 	REASON_NO_SERVICE,      /* not a service address: left alone */
 	REASON_NO_BACKEND,      /* service without backends: refused */
 	REASON_BACKENDS_DOWN,   /* all its backends are on down nodes: refused */
-	REASON_BACKEND_MISSING, /* slot or backend record absent: refused */
-	REASON_FRONTEND_STALE,  /* record replaced under every lookup: refused */
+	REASON_BACKEND_MISSING, /* service, slot or backend record absent: refused */
 	REASON_FAMILY_MISMATCH, /* IPv6 backend for an IPv4 socket: refused */
 	REASON_OTHER_PROTOCOL,  /* neither TCP nor UDP: left alone */
 	REASON_NO_LOCAL_BACKEND, /* traffic policy Local, none here: refused */
@@ -113,7 +123,6 @@ enum {
 	/* Backends weighed for one connection of least connections. */
 	LEAST_WINDOW = 64,
 	NO_LEAST = 0x7fffffff,
-	FRONTEND_LOOKUPS = 3,
 	SLOTS_EACH = 16,
 	NANOSECONDS = 1000000000,
 };

@@ -11,11 +11,11 @@
 		__uint(map_flags, flag_bits);                                  \
 	} map_name SEC(".maps")
 
-/* frontend -> its service: enum frontend_entry */
-SKEP_MAP(skep_frontends, BPF_MAP_TYPE_HASH, struct endpoint, __u64,
-	 CAPACITY_FRONTENDS, BPF_F_NO_PREALLOC);
-/* Go writes the next three through memory that it shares with programs; being
+/* Go writes the next four through memory that it shares with programs; being
  * mappable also aligns their elements to cache lines. */
+/* Frontends and the services that they lead to, an open-addressed table. */
+SKEP_MAP(skep_frontends, BPF_MAP_TYPE_ARRAY, __u32, struct frontend_line,
+	 CAPACITY_FRONTENDS, BPF_F_MMAPABLE);
 SKEP_MAP(skep_services, BPF_MAP_TYPE_ARRAY, __u32, struct service,
 	 CAPACITY_SERVICES, BPF_F_MMAPABLE);
 SKEP_MAP(skep_slots, BPF_MAP_TYPE_ARRAY, __u32, struct slot_line,

@@ -3,7 +3,7 @@
 #define SKEP_SELECTION_H
 
 /* From an endpoint that was asked for to a backend. Every entry point calls
- * find_frontend or find_service_frontend, then select_backend (select_local,
+ * find_service_frontend, then select_backend (select_local,
  * for what another node has chosen us for), then count(selection.reason). */
 
 #include "frontend.h"

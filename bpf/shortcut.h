@@ -213,19 +213,12 @@ static __always_inline int shortcut_elsewhere(struct xdp_md *ctx,
  * begun since the entry was made. */
 static __always_inline bool still_no_frontend(const struct header *header)
 {
-	struct endpoint any = header->destination;
-	struct frontend frontend;
-	enum counter reason;
+	const struct endpoint *asked = &header->destination;
+	const struct frontend_hash *with = frontend_hash();
 
-	if (find_frontend(&any, &frontend, &reason))
-		return false;
-	any.addr.word[3] = 0;
-	if (header->family == FAMILY_IPV6) {
-		any.addr.word[0] = 0;
-		any.addr.word[1] = 0;
-		any.addr.word[2] = 0;
-	}
-	return !find_frontend(&any, &frontend, &reason);
+	return with &&
+	       !find_entry(asked, endpoint_hash(with, asked), with->line_mask) &&
+	       !entry_at_any_address(with, asked);
 }
 
 static __always_inline int follow_recent(struct xdp_md *ctx,

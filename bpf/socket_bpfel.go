@@ -75,18 +75,17 @@ const (
 	SocketCounterREASON_NO_BACKEND       SocketCounter = 2
 	SocketCounterREASON_BACKENDS_DOWN    SocketCounter = 3
 	SocketCounterREASON_BACKEND_MISSING  SocketCounter = 4
-	SocketCounterREASON_FRONTEND_STALE   SocketCounter = 5
-	SocketCounterREASON_FAMILY_MISMATCH  SocketCounter = 6
-	SocketCounterREASON_OTHER_PROTOCOL   SocketCounter = 7
-	SocketCounterREASON_NO_LOCAL_BACKEND SocketCounter = 8
-	SocketCounterREASON_SOURCE_REFUSED   SocketCounter = 9
-	SocketCounterREASON_REVERSED         SocketCounter = 10
-	SocketCounterREASON_NOT_REVERSED     SocketCounter = 11
-	SocketCounterEVENT_NODE_DOWN_SKIPPED SocketCounter = 12
-	SocketCounterEVENT_AFFINITY_HIT      SocketCounter = 13
-	SocketCounterEVENT_ORIGIN_STORED     SocketCounter = 14
-	SocketCounterEVENT_ORIGIN_LOST       SocketCounter = 15
-	SocketCounterCOUNTER_COUNT           SocketCounter = 16
+	SocketCounterREASON_FAMILY_MISMATCH  SocketCounter = 5
+	SocketCounterREASON_OTHER_PROTOCOL   SocketCounter = 6
+	SocketCounterREASON_NO_LOCAL_BACKEND SocketCounter = 7
+	SocketCounterREASON_SOURCE_REFUSED   SocketCounter = 8
+	SocketCounterREASON_REVERSED         SocketCounter = 9
+	SocketCounterREASON_NOT_REVERSED     SocketCounter = 10
+	SocketCounterEVENT_NODE_DOWN_SKIPPED SocketCounter = 11
+	SocketCounterEVENT_AFFINITY_HIT      SocketCounter = 12
+	SocketCounterEVENT_ORIGIN_STORED     SocketCounter = 13
+	SocketCounterEVENT_ORIGIN_LOST       SocketCounter = 14
+	SocketCounterCOUNTER_COUNT           SocketCounter = 15
 )
 
 type SocketDatagramKey struct {
@@ -119,7 +118,26 @@ const (
 	SocketFrontendFlagsFRONTEND_LOCAL      SocketFrontendFlags = 2
 	SocketFrontendFlagsFRONTEND_RESTRICTED SocketFrontendFlags = 4
 	SocketFrontendFlagsFRONTEND_KNOWN      SocketFrontendFlags = 7
+	SocketFrontendFlagsFRONTEND_LIVE       SocketFrontendFlags = 64
+	SocketFrontendFlagsFRONTEND_GONE       SocketFrontendFlags = 128
 )
+
+type SocketFrontendHash struct {
+	_        structs.HostLayout
+	Factor   [7]uint64
+	LineMask uint32
+	Services uint32
+}
+
+type SocketFrontendLine struct {
+	_    structs.HostLayout
+	Cell [2]struct {
+		_     structs.HostLayout
+		Entry uint64
+		Key   SocketEndpoint
+		Pad   uint32
+	}
+}
 
 type SocketFrontendScope uint32
 
@@ -135,6 +153,8 @@ type SocketLayout struct {
 	IdShift     SocketFrontendEntry
 	CountShift  SocketRunWord
 	KnownFlags  SocketFrontendFlags
+	Placement   SocketPlacement
+	Hash        SocketFrontendHash
 }
 
 type SocketLayoutVersion uint32
@@ -167,6 +187,14 @@ type SocketNode struct {
 	Ip6  SocketAddress
 	Down uint32
 }
+
+type SocketPlacement uint32
+
+const (
+	SocketPlacementFRONTENDS_EACH  SocketPlacement = 2
+	SocketPlacementFRONTEND_PROBES SocketPlacement = 24
+	SocketPlacementHOME_BACKENDS   SocketPlacement = 4
+)
 
 type SocketRunWord uint32
 

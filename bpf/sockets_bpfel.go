@@ -74,18 +74,17 @@ const (
 	SocketsCounterREASON_NO_BACKEND       SocketsCounter = 2
 	SocketsCounterREASON_BACKENDS_DOWN    SocketsCounter = 3
 	SocketsCounterREASON_BACKEND_MISSING  SocketsCounter = 4
-	SocketsCounterREASON_FRONTEND_STALE   SocketsCounter = 5
-	SocketsCounterREASON_FAMILY_MISMATCH  SocketsCounter = 6
-	SocketsCounterREASON_OTHER_PROTOCOL   SocketsCounter = 7
-	SocketsCounterREASON_NO_LOCAL_BACKEND SocketsCounter = 8
-	SocketsCounterREASON_SOURCE_REFUSED   SocketsCounter = 9
-	SocketsCounterREASON_REVERSED         SocketsCounter = 10
-	SocketsCounterREASON_NOT_REVERSED     SocketsCounter = 11
-	SocketsCounterEVENT_NODE_DOWN_SKIPPED SocketsCounter = 12
-	SocketsCounterEVENT_AFFINITY_HIT      SocketsCounter = 13
-	SocketsCounterEVENT_ORIGIN_STORED     SocketsCounter = 14
-	SocketsCounterEVENT_ORIGIN_LOST       SocketsCounter = 15
-	SocketsCounterCOUNTER_COUNT           SocketsCounter = 16
+	SocketsCounterREASON_FAMILY_MISMATCH  SocketsCounter = 5
+	SocketsCounterREASON_OTHER_PROTOCOL   SocketsCounter = 6
+	SocketsCounterREASON_NO_LOCAL_BACKEND SocketsCounter = 7
+	SocketsCounterREASON_SOURCE_REFUSED   SocketsCounter = 8
+	SocketsCounterREASON_REVERSED         SocketsCounter = 9
+	SocketsCounterREASON_NOT_REVERSED     SocketsCounter = 10
+	SocketsCounterEVENT_NODE_DOWN_SKIPPED SocketsCounter = 11
+	SocketsCounterEVENT_AFFINITY_HIT      SocketsCounter = 12
+	SocketsCounterEVENT_ORIGIN_STORED     SocketsCounter = 13
+	SocketsCounterEVENT_ORIGIN_LOST       SocketsCounter = 14
+	SocketsCounterCOUNTER_COUNT           SocketsCounter = 15
 )
 
 type SocketsDatagramKey struct {
@@ -109,6 +108,16 @@ type SocketsEndpoint struct {
 	Scope    uint8
 }
 
+type SocketsFrontendLine struct {
+	_    structs.HostLayout
+	Cell [2]struct {
+		_     structs.HostLayout
+		Entry uint64
+		Key   SocketsEndpoint
+		Pad   uint32
+	}
+}
+
 type SocketsLayout struct {
 	_           structs.HostLayout
 	Version     uint32
@@ -116,6 +125,13 @@ type SocketsLayout struct {
 	IdShift     uint32
 	CountShift  uint32
 	KnownFlags  uint32
+	Placement   uint32
+	Hash        struct {
+		_        structs.HostLayout
+		Factor   [7]uint64
+		LineMask uint32
+		Services uint32
+	}
 }
 
 type SocketsName struct {

@@ -17,15 +17,26 @@ struct endpoint {
 	__u8 scope; /* enum frontend_scope; 0 for backends */
 };
 
-/* A service's value in skep_frontends: the check of its key in the low half,
- * the service's id in the next 24 bits, enum frontend_flags in the top 8. The
- * kernel recycles the memory of a replaced hash element at once: a reader that
- * was preempted sees by the check that what it reads is not its own. The check
- * comes first in memory, as an element is filled from its beginning. */
+/* What leads from a frontend to its service, in one word: a check of the key in
+ * the low half, the service's id in the next 24 bits, enum frontend_flags in the
+ * top 8. 0: the cell was never used. */
 enum frontend_entry {
 	ENTRY_ID_SHIFT = 32,
 	ENTRY_FLAGS_SHIFT = 56,
 	ENTRY_ID_MASK = 0xffffff,
+};
+
+/* A place of skep_frontends. The key is written while entry says that nothing
+ * is here, and no program that might have seen another key is left; it stays as
+ * long as entry is live. */
+struct frontend_cell {
+	__u64 entry;
+	struct endpoint key;
+	__u32 pad;
+};
+
+struct frontend_line {
+	struct frontend_cell cell[FRONTENDS_EACH];
 };
 
 /* A run of backends, in one word so that one store replaces it: base in the low
@@ -124,6 +135,14 @@ struct name {
 	__u8 text[NAME_LENGTH]; /* zero padded */
 };
 
+/* Where endpoints have their place in the maps. The factors are random: who
+ * may choose addresses cannot choose those that collide. */
+struct frontend_hash {
+	__u64 factor[7];
+	__u32 line_mask; /* lines of skep_frontends less one */
+	__u32 services;  /* elements of skep_services */
+};
+
 /* What the pinned maps were made for. */
 struct layout {
 	enum layout_version version;
@@ -131,6 +150,8 @@ struct layout {
 	enum frontend_entry id_shift;     /* ENTRY_ID_SHIFT */
 	enum run_word count_shift;        /* RUN_COUNT_SHIFT */
 	enum frontend_flags known_flags;  /* FRONTEND_KNOWN */
+	enum placement placement;         /* HOME_BACKENDS */
+	struct frontend_hash hash;
 };
 
 /* What this host is; written at every start. */

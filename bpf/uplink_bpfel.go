@@ -137,18 +137,17 @@ const (
 	UplinkCounterREASON_NO_BACKEND       UplinkCounter = 2
 	UplinkCounterREASON_BACKENDS_DOWN    UplinkCounter = 3
 	UplinkCounterREASON_BACKEND_MISSING  UplinkCounter = 4
-	UplinkCounterREASON_FRONTEND_STALE   UplinkCounter = 5
-	UplinkCounterREASON_FAMILY_MISMATCH  UplinkCounter = 6
-	UplinkCounterREASON_OTHER_PROTOCOL   UplinkCounter = 7
-	UplinkCounterREASON_NO_LOCAL_BACKEND UplinkCounter = 8
-	UplinkCounterREASON_SOURCE_REFUSED   UplinkCounter = 9
-	UplinkCounterREASON_REVERSED         UplinkCounter = 10
-	UplinkCounterREASON_NOT_REVERSED     UplinkCounter = 11
-	UplinkCounterEVENT_NODE_DOWN_SKIPPED UplinkCounter = 12
-	UplinkCounterEVENT_AFFINITY_HIT      UplinkCounter = 13
-	UplinkCounterEVENT_ORIGIN_STORED     UplinkCounter = 14
-	UplinkCounterEVENT_ORIGIN_LOST       UplinkCounter = 15
-	UplinkCounterCOUNTER_COUNT           UplinkCounter = 16
+	UplinkCounterREASON_FAMILY_MISMATCH  UplinkCounter = 5
+	UplinkCounterREASON_OTHER_PROTOCOL   UplinkCounter = 6
+	UplinkCounterREASON_NO_LOCAL_BACKEND UplinkCounter = 7
+	UplinkCounterREASON_SOURCE_REFUSED   UplinkCounter = 8
+	UplinkCounterREASON_REVERSED         UplinkCounter = 9
+	UplinkCounterREASON_NOT_REVERSED     UplinkCounter = 10
+	UplinkCounterEVENT_NODE_DOWN_SKIPPED UplinkCounter = 11
+	UplinkCounterEVENT_AFFINITY_HIT      UplinkCounter = 12
+	UplinkCounterEVENT_ORIGIN_STORED     UplinkCounter = 13
+	UplinkCounterEVENT_ORIGIN_LOST       UplinkCounter = 14
+	UplinkCounterCOUNTER_COUNT           UplinkCounter = 15
 )
 
 type UplinkDatagramKey struct {
@@ -219,6 +218,16 @@ type UplinkFragmentPorts struct {
 	Seen        uint64
 }
 
+type UplinkFrontendLine struct {
+	_    structs.HostLayout
+	Cell [2]struct {
+		_     structs.HostLayout
+		Entry uint64
+		Key   UplinkEndpoint
+		Pad   uint32
+	}
+}
+
 type UplinkHop struct {
 	_              structs.HostLayout
 	To             UplinkAddress
@@ -239,6 +248,13 @@ type UplinkLayout struct {
 	IdShift     uint32
 	CountShift  uint32
 	KnownFlags  uint32
+	Placement   uint32
+	Hash        struct {
+		_        structs.HostLayout
+		Factor   [7]uint64
+		LineMask uint32
+		Services uint32
+	}
 }
 
 type UplinkName struct {

@@ -65,18 +65,17 @@ const (
 	SelectionCounterREASON_NO_BACKEND       SelectionCounter = 2
 	SelectionCounterREASON_BACKENDS_DOWN    SelectionCounter = 3
 	SelectionCounterREASON_BACKEND_MISSING  SelectionCounter = 4
-	SelectionCounterREASON_FRONTEND_STALE   SelectionCounter = 5
-	SelectionCounterREASON_FAMILY_MISMATCH  SelectionCounter = 6
-	SelectionCounterREASON_OTHER_PROTOCOL   SelectionCounter = 7
-	SelectionCounterREASON_NO_LOCAL_BACKEND SelectionCounter = 8
-	SelectionCounterREASON_SOURCE_REFUSED   SelectionCounter = 9
-	SelectionCounterREASON_REVERSED         SelectionCounter = 10
-	SelectionCounterREASON_NOT_REVERSED     SelectionCounter = 11
-	SelectionCounterEVENT_NODE_DOWN_SKIPPED SelectionCounter = 12
-	SelectionCounterEVENT_AFFINITY_HIT      SelectionCounter = 13
-	SelectionCounterEVENT_ORIGIN_STORED     SelectionCounter = 14
-	SelectionCounterEVENT_ORIGIN_LOST       SelectionCounter = 15
-	SelectionCounterCOUNTER_COUNT           SelectionCounter = 16
+	SelectionCounterREASON_FAMILY_MISMATCH  SelectionCounter = 5
+	SelectionCounterREASON_OTHER_PROTOCOL   SelectionCounter = 6
+	SelectionCounterREASON_NO_LOCAL_BACKEND SelectionCounter = 7
+	SelectionCounterREASON_SOURCE_REFUSED   SelectionCounter = 8
+	SelectionCounterREASON_REVERSED         SelectionCounter = 9
+	SelectionCounterREASON_NOT_REVERSED     SelectionCounter = 10
+	SelectionCounterEVENT_NODE_DOWN_SKIPPED SelectionCounter = 11
+	SelectionCounterEVENT_AFFINITY_HIT      SelectionCounter = 12
+	SelectionCounterEVENT_ORIGIN_STORED     SelectionCounter = 13
+	SelectionCounterEVENT_ORIGIN_LOST       SelectionCounter = 14
+	SelectionCounterCOUNTER_COUNT           SelectionCounter = 15
 )
 
 type SelectionDatagramKey struct {
@@ -94,6 +93,16 @@ type SelectionEndpoint struct {
 	Scope    uint8
 }
 
+type SelectionFrontendLine struct {
+	_    structs.HostLayout
+	Cell [2]struct {
+		_     structs.HostLayout
+		Entry uint64
+		Key   SelectionEndpoint
+		Pad   uint32
+	}
+}
+
 type SelectionLayout struct {
 	_           structs.HostLayout
 	Version     uint32
@@ -101,6 +110,13 @@ type SelectionLayout struct {
 	IdShift     uint32
 	CountShift  uint32
 	KnownFlags  uint32
+	Placement   uint32
+	Hash        struct {
+		_        structs.HostLayout
+		Factor   [7]uint64
+		LineMask uint32
+		Services uint32
+	}
 }
 
 type SelectionName struct {

@@ -21,10 +21,7 @@ func (in *installed) adopt(m *kernelMaps) error {
 	if err != nil {
 		return err
 	}
-	pools, err := in.adoptFrontends(m, names)
-	if err != nil {
-		return err
-	}
+	pools := in.adoptFrontends(m, names)
 	in.adopted = map[uint32]*poolBackend{}
 	defer func() { in.adopted = nil }()
 	for _, p := range pools {
@@ -69,16 +66,12 @@ func (in *installed) adoptNodes(m *kernelMaps, names map[bpf.SocketNameKey]bpf.S
 }
 
 // adoptFrontends makes a pool for every service id that a frontend leads to.
-func (in *installed) adoptFrontends(m *kernelMaps, names map[bpf.SocketNameKey]bpf.SocketName) (map[uint32]*pool, error) {
-	frontends, err := m.frontends.All()
-	if err != nil {
-		return nil, err
-	}
+func (in *installed) adoptFrontends(m *kernelMaps, names map[bpf.SocketNameKey]bpf.SocketName) map[uint32]*pool {
+	in.retired.cells = m.frontends.adopt()
 	pools := map[uint32]*pool{}
-	for key, word := range frontends {
-		e, ok := readEntry(key, word)
+	for key, e := range m.frontends.all() {
 		record := m.services.at(e.service)
-		if !ok || record == nil {
+		if record == nil {
 			in.orphans.frontends = append(in.orphans.frontends, key)
 			continue
 		}
@@ -91,7 +84,7 @@ func (in *installed) adoptFrontends(m *kernelMaps, names map[bpf.SocketNameKey]b
 		p.frontends[f] = e
 		in.owners[f] = p
 	}
-	return pools, nil
+	return pools
 }
 
 func (in *installed) adoptPool(id uint32, f Frontend, record *bpf.SocketService, names map[bpf.SocketNameKey]bpf.SocketName) *pool {
@@ -217,7 +210,7 @@ func (in *installed) adoptReverse(m *kernelMaps, pools map[uint32]*pool, nodes m
 func (in *installed) dropOrphans() error {
 	for _, key := range in.orphans.frontends {
 		if in.owners[fromNetwork(key)] == nil {
-			if err := in.write.DeleteFrontend(key); err != nil {
+			if err := in.deleteFrontend(key); err != nil {
 				return err
 			}
 		}

@@ -12,45 +12,75 @@ import (
 // errFull says that a table has no room: the rest of the desired state goes on.
 var errFull = pinned.ErrFull
 
-// ids hands out the lowest free number of [0, size).
+// ids hands out numbers of [0, size).
 type ids struct {
 	what string
 	used []uint64
+	full []uint64 // words of used that have no free bit
 	size uint32
-	low  int // no word below has a free bit
 }
 
 func newIDs(what string, size uint32) *ids {
-	return &ids{what: what, used: make([]uint64, (size+63)/64), size: size}
+	a := &ids{what: what, size: size}
+	a.used = make([]uint64, (size+63)/64)
+	a.full = make([]uint64, (len(a.used)+63)/64)
+	for id := size; id < uint32(len(a.used)*64); id++ {
+		a.mark(id)
+	}
+	return a
 }
 
-func (a *ids) allocate() (uint32, error) {
-	for ; a.low < len(a.used); a.low++ {
-		if free := ^a.used[a.low]; free != 0 {
-			id := uint32(a.low*64 + bits.TrailingZeros64(free))
-			if id >= a.size {
-				break
-			}
-			a.used[a.low] |= free & -free
+// allocate takes the lowest free number from wanted on, else the lowest of all.
+func (a *ids) allocate(wanted uint32) (uint32, error) {
+	for _, from := range []uint32{wanted, 0} {
+		if id, ok := a.next(from); ok {
+			a.mark(id)
 			return id, nil
 		}
 	}
 	return 0, fmt.Errorf("%w: all %d %s are in use: raise the limit", errFull, a.size, a.what)
 }
 
-// reserve takes one id; false if it is taken or out of range.
+// next finds the lowest free number from one on.
+func (a *ids) next(from uint32) (uint32, bool) {
+	if from >= a.size {
+		return 0, false
+	}
+	word := from / 64
+	if free := ^a.used[word] &^ (1<<(from%64) - 1); free != 0 {
+		return word*64 + uint32(bits.TrailingZeros64(free)), true
+	}
+	for word++; word < uint32(len(a.used)); word = (word/64 + 1) * 64 {
+		if open := ^a.full[word/64] &^ (1<<(word%64) - 1); open != 0 {
+			word = word/64*64 + uint32(bits.TrailingZeros64(open))
+			if word >= uint32(len(a.used)) {
+				break
+			}
+			return word*64 + uint32(bits.TrailingZeros64(^a.used[word])), true
+		}
+	}
+	return 0, false
+}
+
+func (a *ids) mark(id uint32) {
+	a.used[id/64] |= 1 << (id % 64)
+	if a.used[id/64] == ^uint64(0) {
+		a.full[id/64/64] |= 1 << (id / 64 % 64)
+	}
+}
+
+// reserve takes one number; false if it is taken or out of range.
 func (a *ids) reserve(id uint32) bool {
-	bit := uint64(1) << (id % 64)
-	if id >= a.size || a.used[id/64]&bit != 0 {
+	if id >= a.size || a.used[id/64]&(1<<(id%64)) != 0 {
 		return false
 	}
-	a.used[id/64] |= bit
+	a.mark(id)
 	return true
 }
 
 func (a *ids) release(id uint32) {
 	a.used[id/64] &^= 1 << (id % 64)
-	a.low = min(a.low, int(id/64))
+	a.full[id/64/64] &^= 1 << (id / 64 % 64)
 }
 
 // runs is a buddy allocator: a run occupies the next power of two, aligned to

@@ -96,17 +96,17 @@ func TestIDsAreTheLowestFree(t *testing.T) {
 	allocator := newIDs("things", 130)
 	allocator.reserve(0)
 	for want := uint32(1); want < 130; want++ {
-		if got, err := allocator.allocate(); err != nil || got != want {
+		if got, err := allocator.allocate(0); err != nil || got != want {
 			t.Fatalf("got %d, %v, want %d", got, err, want)
 		}
 	}
-	if _, err := allocator.allocate(); err == nil {
+	if _, err := allocator.allocate(0); err == nil {
 		t.Error("allocated more ids than there are")
 	}
 	allocator.release(128)
 	allocator.release(7)
 	for _, want := range []uint32{7, 128} {
-		if got, err := allocator.allocate(); err != nil || got != want {
+		if got, err := allocator.allocate(0); err != nil || got != want {
 			t.Errorf("got %d, %v, want %d", got, err, want)
 		}
 	}

@@ -66,7 +66,7 @@ func sortedPools(pools map[poolKey]*desiredPool) []poolKey {
 func (in *installed) fill(d *desiredService, want *desiredPool) (again []string, err error) {
 	p := in.pools[want.key]
 	if p == nil {
-		if p, err = in.makePool(want.key); err != nil {
+		if p, err = in.makePool(want.key, want.frontends); err != nil {
 			return nil, err
 		}
 	}

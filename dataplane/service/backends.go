@@ -14,7 +14,7 @@ import (
 func (in *installed) fillBackends(d *desiredService, p *pool, want *desiredPool) (runs [2][]*poolBackend, err error) {
 	var full error
 	for _, w := range want.backends {
-		b, err := in.backend(d, p, w)
+		b, err := in.backend(d, p, w, len(want.backends))
 		if errors.Is(err, errFull) {
 			full = err
 			continue
@@ -69,13 +69,27 @@ func (in *installed) depart(d *desiredService, b *poolBackend, draining bool) {
 	})
 }
 
+// backendID places few backends where programs expect those of the service, and
+// many behind one another in the other half of the array, so that their run
+// needs no slots.
+func (in *installed) backendID(p *pool, among int) (uint32, error) {
+	if among <= int(homeBackends) {
+		for id := p.id * homeBackends; id < (p.id+1)*homeBackends; id++ {
+			if in.backendIDs.reserve(id) {
+				return id, nil
+			}
+		}
+	}
+	return in.backendIDs.allocate(in.limits.Backends / 2)
+}
+
 // installedKey is the key under which a pool has a backend.
 func (w desiredBackend) installedKey() backendKey {
 	return backendKey{endpoint: w.key.endpoint, node: storedName(w.key.node)}
 }
 
 // backend returns the pool's backend of that key, made if there is none.
-func (in *installed) backend(d *desiredService, p *pool, w desiredBackend) (*poolBackend, error) {
+func (in *installed) backend(d *desiredService, p *pool, w desiredBackend, among int) (*poolBackend, error) {
 	key := w.installedKey()
 	if b := p.backends[key]; b != nil {
 		return b, nil
@@ -84,7 +98,7 @@ func (in *installed) backend(d *desiredService, p *pool, w desiredBackend) (*poo
 	if err != nil {
 		return nil, err
 	}
-	id, err := in.backendIDs.allocate()
+	id, err := in.backendID(p, among)
 	if err != nil {
 		return nil, err
 	}

@@ -13,7 +13,6 @@ var counterLabels = [bpf.SocketCounterCOUNTER_COUNT]string{
 	bpf.SocketCounterREASON_NO_BACKEND:       "no_backend",
 	bpf.SocketCounterREASON_BACKENDS_DOWN:    "backends_down",
 	bpf.SocketCounterREASON_BACKEND_MISSING:  "backend_missing",
-	bpf.SocketCounterREASON_FRONTEND_STALE:   "frontend_stale",
 	bpf.SocketCounterREASON_FAMILY_MISMATCH:  "family_mismatch",
 	bpf.SocketCounterREASON_OTHER_PROTOCOL:   "other_protocol",
 	bpf.SocketCounterREASON_NO_LOCAL_BACKEND: "no_local_backend",

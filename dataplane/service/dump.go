@@ -122,9 +122,7 @@ func (m *kernelMaps) dump() (*Dump, error) {
 		return nil, err
 	}
 	d := &dumper{m: m, names: names, services: map[uint32]*DumpService{}, backends: map[uint32]bpf.SocketBackend{}}
-	if err := d.walkFrontends(); err != nil {
-		return nil, err
-	}
+	d.walkFrontends()
 	if err := d.walkReverse(); err != nil {
 		return nil, err
 	}
@@ -158,15 +156,10 @@ func (d *dumper) listServices() []DumpService {
 	return services
 }
 
-func (d *dumper) walkFrontends() error {
-	frontends, err := d.m.frontends.All()
-	if err != nil {
-		return err
-	}
-	for key, word := range frontends {
-		e, ok := readEntry(key, word)
+func (d *dumper) walkFrontends() {
+	for key, e := range d.m.frontends.all() {
 		record := d.m.services.at(e.service)
-		if !ok || record == nil {
+		if record == nil {
 			continue
 		}
 		f := fromNetwork(key)
@@ -184,7 +177,6 @@ func (d *dumper) walkFrontends() error {
 			Primary:         e.flags&bpf.SocketFrontendFlagsFRONTEND_PRIMARY != 0,
 		})
 	}
-	return nil
 }
 
 func (d *dumper) service(id uint32, record *bpf.SocketService) *DumpService {

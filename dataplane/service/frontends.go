@@ -2,6 +2,7 @@ package service
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/skep-io/skep/bpf"
@@ -90,7 +91,10 @@ func (in *installed) putFrontend(p *pool, f Frontend, flags bpf.SocketFrontendFl
 		return "", nil
 	}
 	key := toNetwork(f)
-	if err := in.write.PutFrontend(key, want.word(key)); err != nil {
+	if owner == nil && uint32(len(in.owners)) >= in.limits.Frontends {
+		return "", fmt.Errorf("%w: all %d frontends are in use: raise the limit", errFull, in.limits.Frontends)
+	}
+	if err := in.write.PutFrontend(key, want); err != nil {
 		return "", err
 	}
 	if owner != nil {
@@ -110,11 +114,19 @@ func (in *installed) dropFrontends(p *pool, want []Frontend, claimed func(Fronte
 		if slices.ContainsFunc(want, wanted) || claimed(f) {
 			continue
 		}
-		if err := in.write.DeleteFrontend(toNetwork(f)); err != nil {
+		if err := in.deleteFrontend(toNetwork(f)); err != nil {
 			return err
 		}
 		delete(p.frontends, f)
 		delete(in.owners, f)
 	}
 	return nil
+}
+
+func (in *installed) deleteFrontend(key bpf.SocketEndpoint) error {
+	cell, was, err := in.write.DeleteFrontend(key)
+	if was {
+		in.retired.cells = append(in.retired.cells, cell)
+	}
+	return err
 }

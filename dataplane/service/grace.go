@@ -15,10 +15,11 @@ type retired struct {
 	services []uint32
 	nodes    []uint32
 	runs     []run
+	cells    []uint32 // of skep_frontends
 }
 
 func (r *retired) empty() bool {
-	return len(r.backends)+len(r.services)+len(r.nodes)+len(r.runs) == 0
+	return len(r.backends)+len(r.services)+len(r.nodes)+len(r.runs)+len(r.cells) == 0
 }
 
 // timedGrace is far longer than a socket program can run or be preempted for.

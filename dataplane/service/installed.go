@@ -24,7 +24,10 @@ type Limits struct {
 // it. It is changed after the write that it mirrors, so that after a failed
 // write it still tells what is in the kernel.
 type installed struct {
-	write writer
+	write  writer
+	limits Limits
+	// home is the service id that programs expect behind a primary frontend.
+	home func(bpf.SocketEndpoint) uint32
 
 	pools     map[poolKey]*pool
 	byName    map[string]map[poolKey]*pool
@@ -92,11 +95,13 @@ type node struct {
 	refs   int
 }
 
-func newInstalled(w writer, limits Limits) *installed {
+func newInstalled(w writer, limits Limits, home func(bpf.SocketEndpoint) uint32) *installed {
 	var seed [4]byte
 	rand.Read(seed[:]) // never fails; serials only have to differ between uses
 	in := &installed{
 		write:      w,
+		limits:     limits,
+		home:       home,
 		pools:      map[poolKey]*pool{},
 		byName:     map[string]map[poolKey]*pool{},
 		owners:     map[Frontend]*pool{},
@@ -142,8 +147,12 @@ func newPool(key poolKey, id uint32) *pool {
 }
 
 // makePool makes an empty pool whose record is written.
-func (in *installed) makePool(key poolKey) (*pool, error) {
-	id, err := in.serviceIDs.allocate()
+func (in *installed) makePool(key poolKey, frontends []Frontend) (*pool, error) {
+	primary := primaryOf(frontends)
+	if !primary.Addr.IsValid() {
+		primary = frontends[0]
+	}
+	id, err := in.serviceIDs.allocate(in.home(toNetwork(primary)))
 	if err != nil {
 		return nil, err
 	}
@@ -165,7 +174,7 @@ func (in *installed) nodeID(name string, record bpf.SocketNode) (uint32, error) 
 	if n := in.nodes[name]; n != nil {
 		return n.id, nil
 	}
-	id, err := in.nodeIDs.allocate()
+	id, err := in.nodeIDs.allocate(0)
 	if err != nil {
 		return 0, err
 	}
@@ -229,6 +238,9 @@ func (in *installed) release(r *retired) {
 	}
 	for _, freed := range r.runs {
 		in.slots.release(freed)
+	}
+	for _, cell := range r.cells {
+		in.write.ReuseFrontend(cell)
 	}
 }
 

@@ -18,7 +18,7 @@ import (
 // kernelMaps gives every pinned map its types.
 type kernelMaps struct {
 	byName    map[string]*ebpf.Map
-	frontends pinned.Table[bpf.SocketEndpoint, uint64]
+	frontends frontendTable
 	services  memory[bpf.SocketService]
 	slots     memory[bpf.SocketSlotLine]
 	backends  memory[bpf.SocketBackend]
@@ -38,7 +38,6 @@ type kernelMaps struct {
 // newMaps takes over the maps of a collection.
 func newMaps(byName map[string]*ebpf.Map, write bool) (_ *kernelMaps, err error) {
 	m := &kernelMaps{byName: byName}
-	m.frontends.Map = byName[bpf.SocketMapSkepFrontends]
 	m.nodes.Map = byName[bpf.SocketMapSkepNodes]
 	m.primaries.Map = byName[bpf.SocketMapSkepPrimaries]
 	m.reverse.Map = byName[bpf.SocketMapSkepReverse]
@@ -52,6 +51,9 @@ func newMaps(byName map[string]*ebpf.Map, write bool) (_ *kernelMaps, err error)
 			m.Close()
 		}
 	}()
+	if m.frontends, err = newFrontendTable(byName[bpf.SocketMapSkepFrontends], write); err != nil {
+		return nil, err
+	}
 	if m.services, err = shareMemory[bpf.SocketService](byName[bpf.SocketMapSkepServices], write); err != nil {
 		return nil, err
 	}
@@ -71,7 +73,7 @@ func (m *kernelMaps) Close() error {
 		return nil
 	}
 	m.closed = true
-	failed := []error{m.services.close(), m.slots.close(), m.backends.close()}
+	failed := []error{m.frontends.close(), m.services.close(), m.slots.close(), m.backends.close()}
 	for _, one := range m.byName {
 		failed = append(failed, one.Close())
 	}
@@ -104,8 +106,9 @@ func (m *kernelMaps) readRun(r run) []uint32 {
 // call is atomic to programs but PutSlots, ResetService and PutBackend, which
 // write what nothing leads to yet.
 type writer interface {
-	PutFrontend(key bpf.SocketEndpoint, word uint64) error
-	DeleteFrontend(key bpf.SocketEndpoint) error
+	PutFrontend(key bpf.SocketEndpoint, e entry) error
+	DeleteFrontend(key bpf.SocketEndpoint) (cell uint32, was bool, err error) // to be reused after a grace period
+	ReuseFrontend(cell uint32)
 	ResetService(id uint32, record bpf.SocketService) error
 	PutPolicy(service uint32, flags bpf.SocketServiceFlags, affinitySeconds uint32) error
 	PutRun(service uint32, local bool, word uint64) error
@@ -126,10 +129,16 @@ type writer interface {
 
 var _ writer = (*kernelMaps)(nil)
 
-func (m *kernelMaps) PutFrontend(key bpf.SocketEndpoint, word uint64) error {
-	return m.frontends.Put(key, word)
+func (m *kernelMaps) PutFrontend(key bpf.SocketEndpoint, e entry) error {
+	return m.frontends.put(key, e)
 }
-func (m *kernelMaps) DeleteFrontend(key bpf.SocketEndpoint) error { return m.frontends.Delete(key) }
+
+func (m *kernelMaps) DeleteFrontend(key bpf.SocketEndpoint) (cell uint32, was bool, err error) {
+	cell, was = m.frontends.delete(key)
+	return cell, was, nil
+}
+
+func (m *kernelMaps) ReuseFrontend(cell uint32) { m.frontends.reuse(cell) }
 
 func (m *kernelMaps) ResetService(id uint32, record bpf.SocketService) error {
 	m.services.values[id] = record

@@ -30,6 +30,7 @@ func layoutNow() bpf.SocketLayout {
 		IdShift:     bpf.SocketFrontendEntryENTRY_ID_SHIFT,
 		CountShift:  bpf.SocketRunWordRUN_COUNT_SHIFT,
 		KnownFlags:  bpf.SocketFrontendFlagsFRONTEND_KNOWN,
+		Placement:   bpf.SocketPlacementHOME_BACKENDS,
 	}
 }
 
@@ -60,6 +61,8 @@ func loadPinned(dir string, spec *ebpf.CollectionSpec, readOnly bool) (*kernelMa
 		m.Close()
 		return nil, err
 	}
+	m.frontends.hash = layout.Hash
+	layout.Hash = bpf.SocketFrontendHash{} // random
 	if layout != layoutNow() {
 		m.Close()
 		return nil, fmt.Errorf("%w: version %d, not %d", pinned.ErrLayout, layout.Version, layoutNow().Version)
@@ -90,7 +93,10 @@ func createPinned(dir string, spec *ebpf.CollectionSpec) (*kernelMaps, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := m.layout.Put(0, layoutNow()); err != nil {
+	layout := layoutNow()
+	layout.Hash = newFrontendHash(m.frontends.lines(), uint32(len(m.services.values)))
+	m.frontends.hash = layout.Hash
+	if err := m.layout.Put(0, layout); err != nil {
 		m.Close()
 		return nil, err
 	}
@@ -118,7 +124,11 @@ func specFor(limits *Limits) (*ebpf.CollectionSpec, error) {
 			spec.Maps[name].MaxEntries = max(1, *limit/each)
 		}
 	}
-	size(&limits.Frontends, 1, bpf.SocketMapSkepFrontends)
+	frontends := spec.Maps[bpf.SocketMapSkepFrontends]
+	if limits.Frontends == 0 {
+		limits.Frontends = frontends.MaxEntries
+	}
+	frontends.MaxEntries = frontendLines(limits.Frontends)
 	size(&limits.Services, 1, bpf.SocketMapSkepServices, bpf.SocketMapSkepPrimaries)
 	size(&limits.Backends, 1, bpf.SocketMapSkepBackends, bpf.SocketMapSkepReverse)
 	size(&limits.Slots, slotsEach, bpf.SocketMapSkepSlots)

@@ -123,7 +123,7 @@ func (p *Plane) start(writerOf func(*kernelMaps) writer) error {
 	if err := p.maps.config.Put(0, bpf.SocketConfig{HostNetns: netns}); err != nil {
 		return err
 	}
-	in := newInstalled(writerOf(p.maps), p.options.Limits)
+	in := newInstalled(writerOf(p.maps), p.options.Limits, p.maps.frontends.home)
 	if err := in.adopt(p.maps); err != nil {
 		return fmt.Errorf("adopt pinned maps: %w", err)
 	}

@@ -46,11 +46,15 @@ func (r *recorder) failing(fail func(call string) bool) {
 	r.fail = fail
 }
 
-func (r *recorder) PutFrontend(key bpf.SocketEndpoint, word uint64) error {
-	return r.do("PutFrontend", func() error { return r.writer.PutFrontend(key, word) })
+func (r *recorder) PutFrontend(key bpf.SocketEndpoint, e entry) error {
+	return r.do("PutFrontend", func() error { return r.writer.PutFrontend(key, e) })
 }
-func (r *recorder) DeleteFrontend(key bpf.SocketEndpoint) error {
-	return r.do("DeleteFrontend", func() error { return r.writer.DeleteFrontend(key) })
+func (r *recorder) DeleteFrontend(key bpf.SocketEndpoint) (cell uint32, was bool, err error) {
+	err = r.do("DeleteFrontend", func() (err error) {
+		cell, was, err = r.writer.DeleteFrontend(key)
+		return err
+	})
+	return cell, was, err
 }
 func (r *recorder) ResetService(id uint32, record bpf.SocketService) error {
 	return r.do("ResetService", func() error { return r.writer.ResetService(id, record) })

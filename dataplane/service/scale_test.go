@@ -105,10 +105,10 @@ func TestLargeServices(t *testing.T) {
 // becomes free is used.
 func TestFullMapIsAProblemOfItsService(t *testing.T) {
 	for what, limits := range map[string]Limits{
-		"backends are in use":                 {Backends: 8, Slots: 256, Frontends: 64, Services: 64, Nodes: 64},
-		"entries of map Hash(skep_frontends)": {Backends: 64, Slots: 256, Frontends: 3, Services: 64, Nodes: 64},
-		"services are in use":                 {Backends: 64, Slots: 256, Frontends: 64, Services: 3, Nodes: 64},
-		"nodes are in use":                    {Backends: 64, Slots: 256, Frontends: 64, Services: 64, Nodes: 4},
+		"backends are in use":  {Backends: 8, Slots: 256, Frontends: 64, Services: 64, Nodes: 64},
+		"frontends are in use": {Backends: 64, Slots: 256, Frontends: 3, Services: 64, Nodes: 64},
+		"services are in use":  {Backends: 64, Slots: 256, Frontends: 64, Services: 3, Nodes: 64},
+		"nodes are in use":     {Backends: 64, Slots: 256, Frontends: 64, Services: 64, Nodes: 4},
 	} {
 		p, _ := newStage(t).recording(t, limits)
 		selector := newSelector(t, p)

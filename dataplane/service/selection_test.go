@@ -155,31 +155,31 @@ func TestSelectionWalksPastManyDownBackends(t *testing.T) {
 	}
 }
 
-// What a reader may meet in the instant in which a record is replaced, and what
-// it would meet if the maps were broken: refused, never another's backend.
-func TestSelectionTrustsNoStaleRecord(t *testing.T) {
+// What a reader would meet if the maps were broken: refused, never another's
+// backend.
+func TestSelectionTrustsNoStrayRecord(t *testing.T) {
 	p := newStage(t).open(t)
 	s := newSelector(t, p)
 	a, b := frontend("10.96.0.1:80", TCP), frontend("10.96.0.2:80", TCP)
 	p.SetService(serviceOf("default/a:http", TCP, "10.96.0.1:80", three[0]))
 	p.SetService(serviceOf("default/b:http", TCP, "10.96.0.2:80", three[1]))
 	flush(t, p)
-	word, _, err := p.maps.frontends.Get(toNetwork(b))
-	if err != nil {
-		t.Fatal(err)
+	table := &p.maps.frontends
+	ours, _, _ := table.find(toNetwork(a))
+	_, e, _ := table.find(toNetwork(b))
+	expect := func(asked Frontend, want bpf.SocketCounter) {
+		t.Helper()
+		if got, why := s.run(asked, 1); why != want {
+			t.Errorf("%v: %s, want %s", got, counterLabels[why], counterLabels[want])
+		}
 	}
-	if err := p.maps.PutFrontend(toNetwork(a), word); err != nil {
-		t.Fatal(err)
-	}
-	if got, why := s.run(a, 1); why != bpf.SocketCounterREASON_FRONTEND_STALE {
-		t.Errorf("%v: %s, want frontend_stale", got, counterLabels[why])
-	}
-	e, _ := readEntry(toNetwork(b), word)
-	foreign := p.maps.readRun(readRun(p.maps.services.at(e.service).Run))[0]
-	p.maps.backends.at(foreign).Service++
-	if got, why := s.run(b, 1); why != bpf.SocketCounterREASON_BACKEND_MISSING {
-		t.Errorf("%v: %s, want backend_missing", got, counterLabels[why])
-	}
+	*table.entryAt(ours) = e.word(table.check(toNetwork(b)))
+	expect(a, bpf.SocketCounterREASON_NO_SERVICE)
+	*table.entryAt(ours) = entry{service: testLimits.Services}.word(table.check(toNetwork(a)))
+	expect(a, bpf.SocketCounterREASON_BACKEND_MISSING)
+	stray := p.maps.readRun(readRun(p.maps.services.at(e.service).Run))[0]
+	p.maps.backends.at(stray).Service++
+	expect(b, bpf.SocketCounterREASON_BACKEND_MISSING)
 }
 
 func TestAffinityIsPerClient(t *testing.T) {

@@ -5,34 +5,29 @@ import "github.com/skep-io/skep/bpf"
 // The words of bpf/structs.h that hold several things, so that one store or one
 // load has them all. The functions of this file are the only places that know.
 
-// entry is a value of skep_frontends.
+// entry is what a cell of skep_frontends leads to.
 type entry struct {
 	service uint32
 	flags   bpf.SocketFrontendFlags
 }
 
-func (e entry) word(key bpf.SocketEndpoint) uint64 {
-	return uint64(endpointCheck(key)) |
+func (e entry) word(check uint32) uint64 {
+	return uint64(check) |
 		uint64(e.service)<<bpf.SocketFrontendEntryENTRY_ID_SHIFT |
-		uint64(e.flags)<<bpf.SocketFrontendEntryENTRY_FLAGS_SHIFT
+		uint64(e.flags|bpf.SocketFrontendFlagsFRONTEND_LIVE)<<bpf.SocketFrontendEntryENTRY_FLAGS_SHIFT
 }
 
-// readEntry is false for a word that was not written for this key.
-func readEntry(key bpf.SocketEndpoint, word uint64) (entry, bool) {
+// goneWord is the entry of a cell that had a frontend.
+const goneWord = uint64(bpf.SocketFrontendFlagsFRONTEND_GONE) << bpf.SocketFrontendEntryENTRY_FLAGS_SHIFT
+
+// readEntry is false for the word of a cell that leads nowhere, or that was not
+// written for a key with this check.
+func readEntry(word uint64, check uint32) (entry, bool) {
+	flags := bpf.SocketFrontendFlags(word >> bpf.SocketFrontendEntryENTRY_FLAGS_SHIFT)
 	return entry{
 		service: uint32(word>>bpf.SocketFrontendEntryENTRY_ID_SHIFT) & uint32(bpf.SocketFrontendEntryENTRY_ID_MASK),
-		flags:   bpf.SocketFrontendFlags(word >> bpf.SocketFrontendEntryENTRY_FLAGS_SHIFT),
-	}, uint32(word) == endpointCheck(key)
-}
-
-// endpointCheck is what endpoint_check of bpf/selection.h computes.
-func endpointCheck(key bpf.SocketEndpoint) uint32 {
-	const factor = 0x9e3779b1
-	check := key.Addr.Word[0]
-	for _, word := range key.Addr.Word[1:] {
-		check = check*factor + word
-	}
-	return check*factor + (uint32(key.Port) | uint32(key.Protocol)<<16 | uint32(key.Scope)<<24)
+		flags:   flags & bpf.SocketFrontendFlagsFRONTEND_KNOWN,
+	}, flags&bpf.SocketFrontendFlagsFRONTEND_LIVE != 0 && uint32(word) == check
 }
 
 // run is a contiguous piece of the slot array, or of the backends themselves if
