@@ -88,6 +88,10 @@ static __always_inline int out(struct passage *passage, enum path_counter reason
 	struct path_config *config;
 	long found;
 
+	/* Connection tracking puts fragments together, so all of a datagram go
+	 * by the stack or none does; and one that does not fit has to. */
+	if (passage->packet.outer.fragment && !reversed)
+		return to_stack(passage, PATH_STACK);
 	fill_route_query(passage, &query);
 	found = bpf_fib_lookup(passage->skb, &query, sizeof(query), 0);
 	switch (found) {

@@ -27,7 +27,12 @@ type world struct {
 
 func newWorld(t *testing.T, hosts int) *world {
 	t.Helper()
-	w := &world{Fabric: fabrictest.New(t, hosts), t: t, flows: make([]*Flows, hosts)}
+	return openWorld(t, fabrictest.New(t, hosts))
+}
+
+func openWorld(t *testing.T, f *fabrictest.Fabric) *world {
+	t.Helper()
+	w := &world{Fabric: f, t: t, flows: make([]*Flows, len(f.Hosts))}
 	w.Router.Do(func() error {
 		for _, h := range w.Hosts {
 			if err := sandbox.LikeWire(h.Name); err != nil {

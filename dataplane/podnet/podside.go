@@ -67,15 +67,21 @@ func (n *Network) routePod(pod *podEnd, index int, f *family, addr netip.Addr) e
 	n.mu.Lock()
 	overhead := n.overhead
 	n.mu.Unlock()
-	inside := &netlink.Route{LinkIndex: index, Dst: ipNet(f.cluster), Gw: f.gateway.AsSlice(), Src: addr.AsSlice()}
-	if overhead > 0 {
-		inside.MTU = n.cfg.MTU - overhead
-	}
-	outside := &netlink.Route{
+	routes := []*netlink.Route{{
 		LinkIndex: index, Dst: f.anywhere(), Gw: f.gateway.AsSlice(), Src: addr.AsSlice(),
 		AdvMSS: n.cfg.MTU - f.segmentHeaders() - n.encapsulation(),
+	}}
+	for _, inside := range []netip.Prefix{f.cluster, f.service} { // a service's packets may become a pod's
+		if !inside.IsValid() {
+			continue
+		}
+		r := &netlink.Route{LinkIndex: index, Dst: ipNet(inside), Gw: f.gateway.AsSlice(), Src: addr.AsSlice()}
+		if overhead > 0 {
+			r.MTU = n.cfg.MTU - overhead
+		}
+		routes = append(routes, r)
 	}
-	for _, r := range []*netlink.Route{inside, outside} {
+	for _, r := range routes {
 		if err := pod.nl.RouteReplace(r); err != nil {
 			return fmt.Errorf("route of the pod to %s: %w", r.Dst, err)
 		}

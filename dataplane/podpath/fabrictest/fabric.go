@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
-	"github.com/vishvananda/netlink"
 
 	"github.com/skep-io/skep/dataplane/podnet"
 	"github.com/skep-io/skep/dataplane/podpath"
@@ -64,16 +63,24 @@ func (p *Pod) Addr6() netip.Addr { return p.Addrs[1] }
 // cgroup that their socket programs are attached to: whatever a test sends is seen by packet programs only.
 func New(tb testing.TB, hosts int) *Fabric {
 	tb.Helper()
+	return newFabric(tb, hosts, bridged{})
+}
+
+// NewRouted is New but for the hosts' links: each has one of its own to the router, so that pods of others are reached
+// through VXLAN.
+func NewRouted(tb testing.TB, hosts int) *Fabric {
+	tb.Helper()
+	return newFabric(tb, hosts, routed{})
+}
+
+func newFabric(tb testing.TB, hosts int, links links) *Fabric {
+	tb.Helper()
 	f := &Fabric{Router: sandbox.NewNamespace(tb), Outside: sandbox.NewNamespace(tb), MTU: 1500, tb: tb}
 	f.Router.Do(func() error {
-		attrs := netlink.NewLinkAttrs()
-		attrs.Name = "br0"
-		snooping := false // it would hold up the first neighbour solicitations
 		return errors.Join(
-			netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs, MulticastSnooping: &snooping}),
-			up("br0", "192.0.2.1/24", "2001:db8:2::1/64"),
 			os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0),
-			os.WriteFile("/proc/sys/net/ipv6/conf/all/forwarding", []byte("1"), 0))
+			os.WriteFile("/proc/sys/net/ipv6/conf/all/forwarding", []byte("1"), 0),
+			links.prepare())
 	})
 	wire(f.Router, "outside", f.Outside, "eth0", f.MTU)
 	f.Router.Do(func() error { return up("outside", "203.0.113.1/24", "2001:db8:9::1/64") })
@@ -81,7 +88,7 @@ func New(tb testing.TB, hosts int) *Fabric {
 		return errors.Join(up("eth0", "203.0.113.9/24", "2001:db8:9::9/64"), routeVia("203.0.113.1", "2001:db8:9::1"))
 	})
 	for i := range hosts {
-		f.Hosts = append(f.Hosts, f.newHost(i))
+		f.Hosts = append(f.Hosts, f.newHost(i, links))
 	}
 	for _, h := range f.Hosts {
 		h.introduce()
@@ -121,26 +128,13 @@ func serviceRanges() []netip.Prefix {
 	return []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("fd00:10:96::/112")}
 }
 
-func (f *Fabric) newHost(index int) *Host {
+func (f *Fabric) newHost(index int, links links) *Host {
 	f.tb.Helper()
 	h := &Host{Name: fmt.Sprint("node", index+1), Index: index, fabric: f}
 	h.Namespace = sandbox.NewNamespace(f.tb)
 	wire(f.Router, h.Name, h.Namespace, "eth0", f.MTU)
-	f.Router.Do(func() error {
-		port, err := netlink.LinkByName(h.Name)
-		if err != nil {
-			return err
-		}
-		bridge, err := netlink.LinkByName("br0")
-		if err != nil {
-			return err
-		}
-		return netlink.LinkSetMaster(port, bridge)
-	})
-	h.Do(func() error {
-		ips := NodeIPs(index)
-		return errors.Join(up("eth0", ips[0].String()+"/24", ips[1].String()+"/64"), routeVia("192.0.2.1", "2001:db8:2::1"))
-	})
+	f.Router.Do(func() error { return links.atRouter(h.Name, NodeIPs(index)) })
+	h.Do(func() error { return links.atHost(NodeIPs(index)) })
 	h.Pins = sandbox.Pins(f.tb)
 	h.startNetwork()
 	h.startPlane()

@@ -1,0 +1,67 @@
+package podpath_test
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/skep-io/skep/dataplane/podpath"
+	"github.com/skep-io/skep/dataplane/podpath/fabrictest"
+	"github.com/skep-io/skep/dataplane/service"
+)
+
+// outerFrames are those of the overlay, at the uplink that carries it.
+const outerFrames = neighbourTalk + " to_uplink/not_ip"
+
+func TestPodsOfHostsThatShareNoLink(t *testing.T) {
+	bothWays(t, func(t *testing.T, change func(*podpath.Options)) {
+		f := fabrictest.NewRouted(t, 2)
+		for _, h := range f.Hosts {
+			h.OpenPath(change)
+		}
+		a, b := f.Hosts[0].NewPod("a"), f.Hosts[1].NewPod("b")
+		for i, addr := range b.Addrs {
+			target := netip.AddrPortFrom(addr, 8080)
+			serve(t, b.Namespace, target)
+			serveUDP(t, b.Namespace, target)
+			for _, network := range []string{"tcp", "udp"} {
+				before := []map[string]uint64{counters(t, f.Hosts[0]), counters(t, f.Hosts[1])}
+				if got := ask(t, a.Namespace, network, target); got.Addr() != a.Addrs[i] {
+					t.Errorf("%s %s saw %s, want %s", network, target, got, a.Addrs[i])
+				}
+				for k, h := range f.Hosts {
+					wantMovedBeside(t, h.Name+": "+network+" to "+target.String(), before[k], counters(t, h),
+						outerFrames, "from_pod/neighbour_node", "from_uplink/peer", "from_uplink/stack")
+				}
+			}
+			pump(t, a.Namespace, target, 16<<20)
+		}
+	})
+}
+
+func TestServiceByThePacketThroughTheOverlay(t *testing.T) {
+	f := fabrictest.NewRouted(t, 2)
+	f.OpenPaths()
+	client, server := f.Hosts[0].NewPod("client"), f.Hosts[1].NewPod("server")
+	for _, protocol := range []service.Protocol{service.TCP, service.UDP} {
+		s, frontends := serviceFor("default/far:"+protocol.String(), protocol, 80, 8080, server)
+		f.SetService(s)
+		for i, frontend := range frontends {
+			backend := netip.AddrPortFrom(server.Addrs[i], 8080)
+			before := counters(t, f.Hosts[0])
+			if protocol == service.TCP {
+				serve(t, server.Namespace, backend)
+				pump(t, client.Namespace, frontend, 16<<20)
+			} else {
+				serveUDP(t, server.Namespace, backend)
+				conn := dial(t, client.Namespace, "udp", frontend)
+				for _, size := range []int{1, 1400, 9000, 60000} { // the last three in fragments
+					echoUDP(t, conn, size)
+				}
+			}
+			changed := moved(before, counters(t, f.Hosts[0]))
+			if changed["from_pod/event_new_flow"] != 1 || changed["from_uplink/event_reversed"] == 0 {
+				t.Errorf("%s %s: %v, want one new flow, and its answers translated when they come from the overlay", protocol, frontend, changed)
+			}
+		}
+	}
+}
