@@ -37,7 +37,8 @@ func newServicesCommand(config genericclioptions.RESTClientGetter, streams gener
 		Long: templates.LongDesc(`
 			Show connections, failures, packets and bytes of services, counted in the
 			kernel of every node since it began to serve them. Packets and bytes are those
-			of pods that run on Skep's nodes. ACTIVE is what is open now; ROUND TRIP is
+			of pods that run on Skep's nodes; a pod behind several services counts all that
+			it carries for each. ACTIVE is what is open now; ROUND TRIP is
 			the mean of what TCP measures on open connections of sockets. What of a
 			service does not work as it asks, for example as an address is another's, is
 			said below the table.`),
@@ -105,6 +106,11 @@ func clientOf(config genericclioptions.RESTClientGetter) (kubernetes.Interface, 
 // calls answered one node at a time, and returns what kept the others from it.
 func askNodes(ctx context.Context, client kubernetes.Interface, path string, only []string, answered func(node string, document []byte) error) []error {
 	nodes := only
+	for _, node := range only { // what a proxy says of a node that is not there does not say so
+		if _, err := client.CoreV1().Nodes().Get(ctx, node, metav1.GetOptions{}); err != nil {
+			return []error{err}
+		}
+	}
 	if len(nodes) == 0 {
 		list, err := client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
 		if err != nil {

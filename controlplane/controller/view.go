@@ -24,16 +24,27 @@ func NewView[T resource.Object](groups func(T) []Key) *View[T] {
 	return &View[T]{groups: groups, known: map[Key]T{}, grouped: map[Key]map[string]T{}}
 }
 
-// Deliver takes over a change from the cache; one of old and cur may be the zero value.
-func (v *View[T]) Deliver(old, cur T, gone bool, revision int64) {
+// Deliver takes over a change from the cache; one of old and cur may be the zero
+// value. news is false for what the loop has written itself: it knows that already.
+func (v *View[T]) Deliver(old, cur T, gone bool, revision int64) (news bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.delivered = max(v.delivered, revision)
 	if gone {
 		v.remove(KeyOf(old), revision)
-	} else {
-		v.put(cur)
+		return true
 	}
+	known, ok := v.known[KeyOf(cur)]
+	v.put(cur)
+	return !ok || Revision(known) < Revision(cur)
+}
+
+// Get returns what is known of one object.
+func (v *View[T]) Get(key Key) (obj T, ok bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	obj, ok = v.known[key]
+	return obj, ok
 }
 
 // Wrote takes over the result of the loop's own write. If its revision has been

@@ -59,6 +59,8 @@ type Controller struct {
 	mirroredMu     sync.Mutex
 	mirrored       map[controller.Key]string // the state of Endpoints that was mirrored last
 
+	changes changes
+
 	triggersMu sync.Mutex
 	triggers   map[controller.Key]time.Time
 }
@@ -78,6 +80,7 @@ func New(registry *resource.Registry, recorder, mirrors *event.Recorder) *Contro
 		}),
 		mirrorRecorder: mirrors, mirrored: map[controller.Key]string{},
 		triggers: map[controller.Key]time.Time{},
+		changes:  changes{pods: map[controller.Key]map[string]struct{}{}},
 	}
 }
 
@@ -98,6 +101,7 @@ func (c *Controller) Run(ctx context.Context) error {
 }
 
 func (c *Controller) enqueue(key controller.Key) {
+	c.changes.everything(key)
 	c.slices.Add(key)
 	c.endpoints.Add(key)
 	c.mirrors.Add(key)
@@ -124,8 +128,13 @@ func (c *Controller) podChanged(old, cur *corev1.Pod, revision int64) {
 	}
 	for key := range concerned {
 		c.trigger(key, old, cur)
+		for _, pod := range []*corev1.Pod{old, cur} {
+			if pod != nil {
+				c.changes.pod(key, pod.Name)
+			}
+		}
 		c.slices.Add(key)
-		c.endpoints.Add(key)
+		c.endpoints.AddAfter(key, c.patience(key))
 	}
 }
 
@@ -149,7 +158,9 @@ func (c *Controller) podsOf(service *corev1.Service) []*corev1.Pod {
 }
 
 func (c *Controller) sliceChanged(old, cur *discoveryv1.EndpointSlice, revision int64) {
-	c.sliceView.Deliver(old, cur, cur == nil, revision)
+	if !c.sliceView.Deliver(old, cur, cur == nil, revision) {
+		return
+	}
 	for _, s := range []*discoveryv1.EndpointSlice{old, cur} {
 		if s == nil {
 			continue
@@ -157,6 +168,7 @@ func (c *Controller) sliceChanged(old, cur *discoveryv1.EndpointSlice, revision 
 		for _, key := range serviceGroup(s) {
 			switch s.Labels[discoveryv1.LabelManagedBy] {
 			case managedSlice:
+				c.changes.everything(key)
 				c.slices.Add(key)
 			case managedMirror:
 				c.mirrors.Add(key)
@@ -166,15 +178,34 @@ func (c *Controller) sliceChanged(old, cur *discoveryv1.EndpointSlice, revision 
 }
 
 func (c *Controller) endpointsChanged(old, cur *corev1.Endpoints, revision int64) {
-	c.legacyView.Deliver(old, cur, cur == nil, revision)
+	news := c.legacyView.Deliver(old, cur, cur == nil, revision)
 	key := controller.Key{}
 	if cur != nil {
 		key = controller.KeyOf(cur)
 	} else {
 		key = controller.KeyOf(old)
 	}
-	c.endpoints.Add(key)
+	if news {
+		c.endpoints.Add(key)
+	}
 	c.mirrors.Add(key)
+}
+
+// gather is how long changes of a large Endpoints object are gathered: it is one object, written whole.
+const gather = 100 * time.Millisecond
+
+// patience is how long the Endpoints of a service may wait for more changes.
+func (c *Controller) patience(key controller.Key) time.Duration {
+	size := 0
+	if e := c.endpointsNow(key); e != nil {
+		for _, s := range e.Subsets {
+			size += len(s.Addresses) + len(s.NotReadyAddresses)
+		}
+	}
+	if size < maxPerSlice {
+		return 0
+	}
+	return gather
 }
 
 // nodeChanged has the endpoints on a node take over that it came, went, or changed its zone.
@@ -193,6 +224,7 @@ func (c *Controller) nodeChanged(old, cur *corev1.Node, _ int64) {
 		c.servicesOf(pod, concerned)
 	}
 	for key := range concerned {
+		c.changes.everything(key)
 		c.slices.Add(key)
 	}
 }

@@ -19,6 +19,7 @@ func (c *Controller) syncSlices(ctx context.Context, key controller.Key) error {
 	if err != nil && !apierrors.IsNotFound(err) {
 		return err
 	}
+	changed := c.changes.take(key)
 	existing := c.slicesBy(key, managedSlice)
 	if err != nil || len(service.Spec.Selector) == 0 || service.Spec.Type == corev1.ServiceTypeExternalName {
 		c.takeTrigger(key)
@@ -35,8 +36,15 @@ func (c *Controller) syncSlices(ctx context.Context, key controller.Key) error {
 		owner:        controllerRef(service, "Service"),
 		perSlice:     maxPerSlice,
 	}
-	err = c.carryOut(ctx, makePlan(f, existing, c.wanted(service)))
-	if err != nil {
+	p, ok := plan{}, false
+	if changed != nil {
+		p, ok = c.amend(f, existing, service, changed)
+	}
+	if !ok {
+		p = makePlan(f, existing, c.wanted(service))
+	}
+	if err = c.carryOut(ctx, p); err != nil {
+		c.changes.everything(key)
 		c.restoreTrigger(key, f.annotations)
 	}
 	return err
@@ -44,25 +52,15 @@ func (c *Controller) syncSlices(ctx context.Context, key controller.Key) error {
 
 // wanted works out the endpoints of a service, per family.
 func (c *Controller) wanted(service *corev1.Service) bundles {
-	want := bundles{}
-	pods := c.podsOf(service)
-	for _, family := range familiesOf(service) {
-		addressType := discoveryv1.AddressType(family)
-		any := false
-		for _, pod := range pods {
-			address := addressOf(pod, family)
-			if address == "" || !reachable(pod, true) {
-				continue
-			}
-			zone, known := c.zone(pod.Spec.NodeName)
-			// A pod outlives its node in the store for a while: nobody reaches it there.
-			if !known && !service.Spec.PublishNotReadyAddresses {
-				continue
-			}
-			any = true
-			want.add(addressType, slicePorts(pod, service), toEndpoint(pod, service, address, zone))
+	want, found := bundles{}, map[discoveryv1.AddressType]bool{}
+	for _, pod := range c.podsOf(service) {
+		for _, p := range c.places(service, pod) {
+			found[p.addressType] = true
+			want.add(p.addressType, p.ports, p.endpoint)
 		}
-		if !any {
+	}
+	for _, family := range familiesOf(service) {
+		if addressType := discoveryv1.AddressType(family); !found[addressType] {
 			want.add(addressType, nil)
 		}
 	}
