@@ -334,34 +334,43 @@ static __always_inline bool in_use(const struct flow *present,
 
 /* Writes the reverse entry of a flow from client to frontend, whose forward value
  * is `flow`, or renews it. begins: there is hardly one yet. Endpoints of clients
- * have scope 0. */
+ * have scope 0. reverse: a copy of flow that becomes what is written. */
 static __always_inline enum remembered
-remember_reverse(const struct endpoint *client, const struct endpoint *frontend,
-		 const struct flow *flow, bool begins)
+write_reverse(const struct endpoint *client, const struct endpoint *frontend,
+	      const struct flow *flow, struct flow *reverse, bool begins)
 {
-	struct flow reverse = *flow, *present;
 	struct flow_key key;
+	struct flow *present;
 	long outcome = -EEXIST;
 
 	note_answers(&flow->peer);
 	reverse_key(&key, flow->flags & FLOW_SNAT ? &flow->source : client,
 		    &flow->peer);
-	reverse.peer = *frontend;
-	reverse.source = *client;
+	reverse->peer = *frontend;
+	reverse->source = *client;
 	if (begins)
-		outcome = bpf_map_update_elem(&skep_flows, &key, &reverse,
+		outcome = bpf_map_update_elem(&skep_flows, &key, reverse,
 					      BPF_NOEXIST);
 	if (outcome == -EEXIST) {
 		present = bpf_map_lookup_elem(&skep_flows, &key);
 		if (present && in_use(present, client, frontend, flow->used))
 			return REMEMBER_COLLISION;
 		/* two CPUs may want it now */
-		outcome = bpf_map_update_elem(&skep_flows, &key, &reverse,
+		outcome = bpf_map_update_elem(&skep_flows, &key, reverse,
 					      present ? BPF_ANY : BPF_NOEXIST);
 	}
 	if (outcome == -EEXIST)
 		return REMEMBER_COLLISION;
 	return outcome ? REMEMBER_FULL : REMEMBERED;
+}
+
+static __always_inline enum remembered
+remember_reverse(const struct endpoint *client, const struct endpoint *frontend,
+		 const struct flow *flow, bool begins)
+{
+	struct flow reverse = *flow;
+
+	return write_reverse(client, frontend, flow, &reverse, begins);
 }
 
 /* Writes both entries of a flow from client to frontend (with its scope). On a
@@ -370,17 +379,20 @@ static __always_inline enum remembered
 remember(const struct endpoint *client, const struct endpoint *frontend,
 	 const struct flow *flow)
 {
-	enum remembered remembered = REMEMBERED;
-	struct flow forward = *flow;
+	enum remembered remembered;
+	struct flow entry = *flow; /* one for both: the stack is narrow */
 	struct flow_key key;
 
-	if (flow->flags & (FLOW_LOCAL | FLOW_SNAT))
-		remembered = remember_reverse(client, frontend, flow, true);
-	if (remembered != REMEMBERED)
-		return remembered;
+	if (flow->flags & (FLOW_LOCAL | FLOW_SNAT)) {
+		remembered = write_reverse(client, frontend, flow, &entry, true);
+		if (remembered != REMEMBERED)
+			return remembered;
+		entry.peer = flow->peer;
+		entry.source = flow->source;
+	}
 	key.source = *client;
 	key.destination = *frontend;
-	if (bpf_map_update_elem(&skep_flows, &key, &forward, BPF_ANY))
+	if (bpf_map_update_elem(&skep_flows, &key, &entry, BPF_ANY))
 		return REMEMBER_FULL;
 	return REMEMBERED;
 }

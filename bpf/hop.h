@@ -69,6 +69,7 @@ __noinline int refresh_hop(struct xdp_md *ctx, struct hop *hop,
 	struct bpf_fib_lookup fib = {};
 	__u32 ifindex = ctx->ingress_ifindex;
 	struct path_mtu *known;
+	struct address key;
 	struct uplink *uplink;
 	long outcome;
 
@@ -99,7 +100,8 @@ __noinline int refresh_hop(struct xdp_md *ctx, struct hop *hop,
 	}
 	hop->ifindex = ifindex;
 	hop->mtu = fib.mtu_result;
-	known = bpf_map_lookup_elem(&skep_path_mtu, to);
+	key = *to;
+	known = bpf_map_lookup_elem(&skep_path_mtu, &key);
 	if (known && known->until > now && known->mtu < hop->mtu)
 		hop->mtu = known->mtu;
 	__builtin_memcpy(hop->destination_mac, fib.dmac, ETH_ALEN);

@@ -13,6 +13,17 @@ enum {
 	SNAT_TRIES = 16,
 };
 
+/* Writes both entries of arrival->flow. */
+__noinline int remember_arrival(struct arrival *arrival)
+{
+	struct header *header;
+
+	if (!arrival)
+		return REMEMBER_FULL;
+	header = &arrival->packet.outer;
+	return remember(&header->source, &header->destination, &arrival->flow);
+}
+
 /* Finds a port under which the backend has no other flow of ours, and writes
  * both entries of arrival->flow. */
 __noinline int claim_port(struct xdp_md *ctx, struct arrival *arrival)
@@ -34,13 +45,12 @@ __noinline int claim_port(struct xdp_md *ctx, struct arrival *arrival)
 	flow->source.scope = 0;
 	if (header->protocol == PROTOCOL_SCTP) { /* its port stays */
 		flow->source.port = header->source.port;
-		return remember(&header->source, &header->destination, flow);
+		return remember_arrival(arrival);
 	}
 	for (i = 0; i < SNAT_TRIES; i++) {
 		flow->source.port = bpf_htons(SNAT_PORT_FIRST +
 					      (hash + i * 277) % SNAT_PORTS);
-		remembered = remember(&header->source, &header->destination,
-				      flow);
+		remembered = remember_arrival(arrival);
 		if (remembered != REMEMBER_COLLISION)
 			break;
 	}

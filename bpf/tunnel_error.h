@@ -59,7 +59,8 @@ static __always_inline __u32 told_mtu(struct xdp_md *ctx,
 static __always_inline void note_path_mtu(const struct address *to, __u32 mtu,
 					  __u64 now)
 {
-	struct path_mtu *known = bpf_map_lookup_elem(&skep_path_mtu, to);
+	struct address key = *to;
+	struct path_mtu *known = bpf_map_lookup_elem(&skep_path_mtu, &key);
 	struct path_mtu path = {
 		.until = now + (__u64)PATH_MTU_SECONDS * NANOSECONDS,
 		.mtu = mtu,
@@ -68,7 +69,7 @@ static __always_inline void note_path_mtu(const struct address *to, __u32 mtu,
 
 	if (known && known->until > now && known->mtu <= mtu)
 		return;
-	bpf_map_update_elem(&skep_path_mtu, to, &path, BPF_ANY);
+	bpf_map_update_elem(&skep_path_mtu, &key, &path, BPF_ANY);
 	if (hop)
 		hop->expires = 0;
 }

@@ -176,16 +176,6 @@ static __always_inline void make_flow(struct arrival *arrival)
 		flow->flags |= FLOW_WEIGHED;
 }
 
-__noinline int remember_arrival(struct arrival *arrival)
-{
-	struct header *header;
-
-	if (!arrival)
-		return REMEMBER_FULL;
-	header = &arrival->packet.outer;
-	return remember(&header->source, &header->destination, &arrival->flow);
-}
-
 static __always_inline int keep_flow(struct xdp_md *ctx, struct arrival *arrival)
 {
 	if (arrival->flow.flags & FLOW_SNAT)

@@ -18,7 +18,7 @@ import (
 
 // bothWays runs a test with the pod path's programs attached by tcx and by clsact.
 func bothWays(t *testing.T, test func(t *testing.T, w *world)) {
-	for name, clsact := range map[string]bool{"tcx": false, "clsact": true} {
+	for name, clsact := range map[string]bool{"chosen": false, "clsact": true} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, 2)
 			for _, h := range w.Hosts {
