@@ -11,7 +11,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
-	"github.com/skep-io/skep/dataplane/podpath/fabrictest"
+	"github.com/skep-io/skep/dataplane/sandbox"
 )
 
 // hostView is what the agent sees of a host.
@@ -25,7 +25,7 @@ type hostView struct {
 
 // watchedHost is a network namespace with two interfaces whose changes are followed.
 type watchedHost struct {
-	*fabrictest.Namespace
+	*sandbox.Namespace
 	t     *testing.T
 	views chan hostView
 }
@@ -36,7 +36,7 @@ var (
 )
 
 func newWatchedHost(t *testing.T) *watchedHost {
-	h := &watchedHost{Namespace: fabrictest.NewNamespace(t, "host"), t: t, views: make(chan hostView, 64)}
+	h := &watchedHost{Namespace: sandbox.NewNamespace(t), t: t, views: make(chan hostView, 64)}
 	h.Do(func() error {
 		return errors.Join(addPair("eth0", "far0"), addPair("eth1", "far1"),
 			setAddress("eth0", netip.PrefixFrom(ownIP, 24), netlink.AddrAdd),
@@ -203,7 +203,7 @@ func TestUplinksAreFound(t *testing.T) {
 		{"node address on loopback", func() error { return setAddress("lo", netip.PrefixFrom(ownIP, 32), netlink.AddrAdd) }, []netip.Addr{ownIP}, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			ns := fabrictest.NewNamespace(t, "host")
+			ns := sandbox.NewNamespace(t)
 			ns.Do(func() error {
 				if err := errors.Join(addPair("eth0", "far0"), addPair("eth1", "far1"), setAddress("eth0", second, netlink.AddrAdd),
 					setAddress("eth1", netip.MustParsePrefix("203.0.113.1/24"), netlink.AddrAdd), c.setUp()); err != nil {

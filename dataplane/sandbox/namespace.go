@@ -44,7 +44,11 @@ func NewNamespace(tb testing.TB) *Namespace {
 		if err := os.WriteFile("/proc/sys/net/ipv6/conf/default/accept_dad", []byte("0"), 0); err != nil {
 			return err
 		}
-		return Loopback()
+		lo, err := netlink.LinkByName("lo")
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetUp(lo)
 	})
 	if err != nil {
 		tb.Fatal(err)

@@ -21,8 +21,13 @@ type Namespace struct{ *sandbox.Namespace }
 // Host is the network namespace of the test process.
 func Host(tb testing.TB) *Namespace { return &Namespace{sandbox.Host(tb)} }
 
-// NewNamespace makes one.
-func NewNamespace(tb testing.TB) *Namespace { return &Namespace{sandbox.NewNamespace(tb)} }
+// NewNamespace makes one that has the addresses of sandbox.Loopback.
+func NewNamespace(tb testing.TB) *Namespace {
+	tb.Helper()
+	n := &Namespace{sandbox.NewNamespace(tb)}
+	n.Do(sandbox.Loopback)
+	return n
+}
 
 // Link joins two namespaces by a veth pair with an address at each end. cut
 // makes every packet between them vanish.
