@@ -49,7 +49,7 @@ test: deps build
 
 bench: NEEDED := iptables-legacy-restore:iptables
 bench: deps build
-	@go test -run '^$$' -bench . -count=1 -timeout 60m $$(go list ./...)
+	@go run ./test/bench
 
 lint:
 	@.ci/lint

@@ -5,8 +5,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -22,6 +20,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/skep-io/skep/agent/runtime/runtimetest"
+	"github.com/skep-io/skep/test/bench/onehost"
 	"github.com/skep-io/skep/test/cluster"
 )
 
@@ -34,7 +33,7 @@ const (
 // BenchmarkStart reports medians and 99th percentiles in milliseconds, and
 // how many times a bare container's time a pod takes.
 func BenchmarkStart(b *testing.B) {
-	local := newCluster(b)
+	local := onehost.Up(b)
 	client, err := local.Client()
 	if err != nil {
 		b.Fatal(err)
@@ -69,36 +68,6 @@ func report(b *testing.B, name string, durations []time.Duration) {
 func quantile(durations []time.Duration, percent int) time.Duration {
 	sorted := slices.Sorted(slices.Values(durations))
 	return sorted[(len(sorted)-1)*percent/100]
-}
-
-func newCluster(b *testing.B) *cluster.Cluster {
-	b.Helper()
-	bin, err := filepath.Abs("../../../bin")
-	if err != nil {
-		b.Fatal(err)
-	}
-	programs, err := cluster.BinariesIn(bin)
-	if err != nil {
-		b.Fatal(err)
-	}
-	name := fmt.Sprintf("bp-%d", os.Getpid())
-	dir, err := os.MkdirTemp("", "skep-bench-")
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() {
-		if err := cluster.Down(context.Background(), name, filepath.Join(dir, name), io.Discard); err != nil {
-			b.Error(err)
-		}
-		os.RemoveAll(dir)
-	})
-	local, err := cluster.Up(b.Context(), cluster.Options{
-		Name: name, Dir: filepath.Join(dir, name), Nodes: 1, NoDNS: true, Bin: programs, Progress: io.Discard,
-	})
-	if err != nil {
-		b.Fatal(err)
-	}
-	return local
 }
 
 // startPod takes the time until the pod is seen running, and removes it.

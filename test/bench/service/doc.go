@@ -1,7 +1,8 @@
 // Package service measures what a service address costs: one connect() less
 // one to the backend itself; connections per second, UDP request and response,
 // and TCP throughput beside the same through the rules that kube-proxy would
-// install; and the time from an endpoint change to the maps.
+// install; the time from an endpoint change to the maps; and what 50,000 services
+// with 250,000 endpoints take.
 //
 // All sides of a ratio run in one process on one machine, in turns, and the
 // figures are medians. Where rules are compared, each side has a network

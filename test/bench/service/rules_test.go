@@ -20,11 +20,21 @@ func install(b *testing.B, program string, rules func(io.Writer), args ...string
 	}
 }
 
+// eachService goes through the frontends: TCP of all, UDP of the one that is used.
+func eachService(services, used int, f func(i int, protocol string)) {
+	for i := range services {
+		f(i, "tcp")
+		if i == used {
+			f(i, "udp")
+		}
+	}
+}
+
 // nftables writes what kube-proxy's nftables mode would hold for the services.
 // Those that are not used have one endpoint and no map of their own: naming an
 // anonymous map makes the kernel go through all others, which takes minutes for
 // 10,000, while packets to the used service pass the same rules either way.
-func nftables(services, used int, protocol string) func(io.Writer) {
+func nftables(services, used int) func(io.Writer) {
 	return func(w io.Writer) {
 		fmt.Fprint(w, `table ip kube-proxy {
 	set cluster-ips { type ipv4_addr; }
@@ -40,30 +50,31 @@ func nftables(services, used int, protocol string) func(io.Writer) {
 	chain nodeport-endpoints-check { ip daddr @nodeport-ips meta l4proto . th dport vmap @no-endpoint-nodeports; }
 	chain cluster-ips-check { ip daddr @cluster-ips reject; ip daddr 10.96.0.0/16 drop; }
 `)
-		endpoint := func(i, k int) {
-			fmt.Fprintf(w, "\tchain endpoint-%d-%d {\n\t\tip saddr %[3]s jump mark-for-masquerade\n\t\tmeta l4proto %[5]s dnat to %[3]s:%[4]d\n\t}\n",
+		endpoint := func(i, k int, protocol string) {
+			fmt.Fprintf(w, "\tchain endpoint-%d-%d-%[5]s {\n\t\tip saddr %[3]s jump mark-for-masquerade\n\t\tmeta l4proto %[5]s dnat to %[3]s:%[4]d\n\t}\n",
 				i, k, podOf(i, k), port, protocol)
 		}
-		for i := range services {
-			mark := fmt.Sprintf("\tchain service-%d {\n\t\tip daddr %s ip saddr != 10.0.0.0/8 jump mark-for-masquerade\n", i, frontendOf(i))
+		chain := func(i int, protocol string) {
+			mark := fmt.Sprintf("\tchain service-%d-%s {\n\t\tip daddr %s ip saddr != 10.0.0.0/8 jump mark-for-masquerade\n", i, protocol, frontendOf(i))
 			if i != used {
-				endpoint(i, 0)
-				fmt.Fprintf(w, "%s\t\tgoto endpoint-%d-0\n\t}\n", mark, i)
-				continue
+				endpoint(i, 0, protocol)
+				fmt.Fprintf(w, "%s\t\tgoto endpoint-%d-0-%s\n\t}\n", mark, i, protocol)
+				return
 			}
 			for k := range backendsEach {
-				endpoint(i, k)
+				endpoint(i, k, protocol)
 			}
 			fmt.Fprintf(w, "%s\t\tnumgen random mod %d vmap { ", mark, backendsEach)
 			for k := range backendsEach {
-				fmt.Fprintf(w, "%d : goto endpoint-%d-%d, ", k, i, k)
+				fmt.Fprintf(w, "%d : goto endpoint-%d-%d-%s, ", k, i, k, protocol)
 			}
 			fmt.Fprint(w, "}\n\t}\n")
 		}
+		eachService(services, used, chain)
 		fmt.Fprint(w, "\tmap service-ips {\n\t\ttype ipv4_addr . inet_proto . inet_service : verdict\n\t\telements = { ")
-		for i := range services {
-			fmt.Fprintf(w, "%s . %s . %d : goto service-%d, ", frontendOf(i), protocol, port, i)
-		}
+		eachService(services, used, func(i int, protocol string) {
+			fmt.Fprintf(w, "%s . %s . %d : goto service-%d-%[2]s, ", frontendOf(i), protocol, port, i)
+		})
 		fmt.Fprint(w, `}
 	}
 	chain services {
@@ -84,7 +95,7 @@ func nftables(services, used int, protocol string) func(io.Writer) {
 }
 
 // iptables writes what kube-proxy's iptables mode would hold for the services.
-func iptables(services int, protocol string) func(io.Writer) {
+func iptables(services, used int) func(io.Writer) {
 	return func(w io.Writer) {
 		fmt.Fprint(w, `*filter
 :KUBE-PROXY-FIREWALL - [0:0]
@@ -110,12 +121,12 @@ COMMIT
 :KUBE-POSTROUTING - [0:0]
 :KUBE-MARK-MASQ - [0:0]
 `)
-		for i := range services {
+		eachService(services, used, func(i int, protocol string) {
 			fmt.Fprintf(w, ":KUBE-SVC-%d-%s - [0:0]\n", i, protocol)
 			for k := range backendsEach {
 				fmt.Fprintf(w, ":KUBE-SEP-%d-%d-%s - [0:0]\n", i, k, protocol)
 			}
-		}
+		})
 		fmt.Fprint(w, `-A PREROUTING -j KUBE-SERVICES
 -A OUTPUT -j KUBE-SERVICES
 -A POSTROUTING -j KUBE-POSTROUTING
@@ -124,11 +135,11 @@ COMMIT
 -A KUBE-POSTROUTING -j MASQUERADE --random-fully
 -A KUBE-MARK-MASQ -j MARK --or-mark 0x4000
 `)
-		for i := range services {
+		eachService(services, used, func(i int, protocol string) {
 			fmt.Fprintf(w, "-A KUBE-SERVICES -d %s/32 -p %[2]s -m %[2]s --dport %d -j KUBE-SVC-%d-%[2]s\n", frontendOf(i), protocol, port, i)
-		}
+		})
 		fmt.Fprint(w, "-A KUBE-SERVICES -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS\n")
-		for i := range services {
+		eachService(services, used, func(i int, protocol string) {
 			fmt.Fprintf(w, "-A KUBE-SVC-%d-%[2]s ! -s 10.0.0.0/8 -d %[3]s/32 -p %[2]s -m %[2]s --dport %[4]d -j KUBE-MARK-MASQ\n", i, protocol, frontendOf(i), port)
 			for k := range backendsEach {
 				fmt.Fprintf(w, "-A KUBE-SVC-%d-%s", i, protocol)
@@ -139,7 +150,7 @@ COMMIT
 				fmt.Fprintf(w, "-A KUBE-SEP-%d-%d-%[3]s -s %[4]s/32 -j KUBE-MARK-MASQ\n", i, k, protocol, podOf(i, k))
 				fmt.Fprintf(w, "-A KUBE-SEP-%d-%d-%[3]s -p %[3]s -m %[3]s -j DNAT --to-destination %s:%d\n", i, k, protocol, podOf(i, k), port)
 			}
-		}
+		})
 		fmt.Fprint(w, "COMMIT\n")
 	}
 }

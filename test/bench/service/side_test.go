@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -129,8 +128,8 @@ func swallow(conn *net.TCPConn) {
 	}
 }
 
-// sides makes all sides with that many services.
-func sides(b *testing.B, services int, protocol service.Protocol) []*side {
+// sides makes all sides with that many services, of TCP; the one in use serves UDP as well.
+func sides(b *testing.B, services int) []*side {
 	b.Helper()
 	a := newArena(b)
 	used := services / 2 // in the middle: iptables' rules are searched in order
@@ -139,12 +138,11 @@ func sides(b *testing.B, services int, protocol service.Protocol) []*side {
 		direct.to = append(direct.to, podOf(used, k))
 	}
 	skep := newSide(b, "skep", a.hooked, used)
-	installSkep(b, a, services, protocol)
-	keyword := strings.ToLower(protocol.String())
+	installSkep(b, a, services, used)
 	nft := newSide(b, "nftables", a.plain, used)
-	install(b, "nft", nftables(services, used, keyword), "-f", "-")
+	install(b, "nft", nftables(services, used), "-f", "-")
 	ipt := newSide(b, "iptables", a.plain, used)
-	install(b, "iptables-legacy-restore", iptables(services, keyword))
+	install(b, "iptables-legacy-restore", iptables(services, used))
 	for _, s := range []*side{skep, nft, ipt} {
 		s.to = []netip.Addr{frontendOf(used)}
 	}
@@ -152,7 +150,7 @@ func sides(b *testing.B, services int, protocol service.Protocol) []*side {
 }
 
 // installSkep installs the services in Skep's data plane.
-func installSkep(b *testing.B, a arena, services int, protocol service.Protocol) {
+func installSkep(b *testing.B, a arena, services, used int) {
 	b.Helper()
 	p, err := service.Open(service.Options{
 		PinDir: a.pins, CgroupPath: a.hooked,
@@ -168,9 +166,9 @@ func installSkep(b *testing.B, a arena, services int, protocol service.Protocol)
 			b.Error(err)
 		}
 	})
-	for i := range services {
+	install := func(i int, protocol service.Protocol) {
 		s := service.Service{
-			Name:      fmt.Sprintf("bench/s%05d", i),
+			Name:      fmt.Sprintf("bench/s%05d:%s", i, protocol),
 			Frontends: []service.Frontend{{Addr: frontendOf(i), Port: port, Protocol: protocol}},
 		}
 		for k := range backendsEach {
@@ -178,7 +176,9 @@ func installSkep(b *testing.B, a arena, services int, protocol service.Protocol)
 		}
 		p.SetService(s)
 	}
-	if err := p.Flush(b.Context()); err != nil {
-		b.Fatal(err)
+	for i := range services {
+		install(i, service.TCP)
 	}
+	install(used, service.UDP)
+	flush(b, p)
 }
