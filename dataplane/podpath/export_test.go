@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/skep-io/skep/bpf"
+	"github.com/skep-io/skep/dataplane/pinned"
 )
 
 // What a program says of a packet (linux/pkt_cls.h).
@@ -49,4 +50,39 @@ func (p *Path) PutReverseFlow(client, frontend, backend netip.AddrPort, protocol
 		ports.Own[raw/64] |= 1 << (raw % 64)
 	}
 	return errors.Join(m.Put(uint32(0), &ports), p.maps.ByName[bpf.PodMapSkepFlows].Put(&key, &flow))
+}
+
+// FillTraffic leaves no room for another line of traffic.
+func (p *Path) FillTraffic() error {
+	for i := range p.maps.traffic.MaxEntries() {
+		key := bpf.PodEndpoint{Port: uint16(i), Scope: 1 + uint8(i>>16)}
+		if err := p.maps.traffic.Put(&key, make([]bpf.PodTraffic, ebpf.MustPossibleCPU())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// FillPods leaves no room for another pod's address; empty makes it again.
+func (p *Path) FillPods() (empty func() error, err error) {
+	var made []bpf.PodAddress
+	empty = func() error {
+		var failed []error
+		for _, key := range made {
+			failed = append(failed, p.maps.pods.Delete(key))
+		}
+		return errors.Join(failed...)
+	}
+	for i := uint32(1); ; i++ {
+		var key bpf.PodAddress
+		key.Word[0] = i
+		err := p.maps.pods.Put(key, bpf.PodPod{})
+		if errors.Is(err, pinned.ErrFull) {
+			return empty, nil
+		}
+		if err != nil {
+			return empty, err
+		}
+		made = append(made, key)
+	}
 }

@@ -35,6 +35,7 @@ type packet struct {
 	payload    int
 	noChecksum bool // UDP
 	fragment   int  // 1: the first, 2: a later one
+	id         uint16
 	about      *packet
 }
 
@@ -74,7 +75,7 @@ func (p packet) ip() []byte {
 		h := make([]byte, 20)
 		h[0], h[8], h[9] = 0x45, hops, protocol
 		binary.BigEndian.PutUint16(h[2:], uint16(20+len(body)))
-		binary.BigEndian.PutUint16(h[4:], 0x1234)
+		binary.BigEndian.PutUint16(h[4:], 0x1234+p.id)
 		switch p.fragment {
 		case 1:
 			h[6] = 0x20
