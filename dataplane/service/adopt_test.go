@@ -193,7 +193,7 @@ func TestCrashAtEveryWrite(t *testing.T) {
 			t.Fatalf("after a crash before write %d:\n%swant:\n%s", step, got, want)
 		}
 		if complete {
-			if step < 25 {
+			if step < 20 {
 				t.Fatalf("only %d writes were interrupted", step)
 			}
 			t.Logf("%d writes interrupted", step)
