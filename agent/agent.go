@@ -36,6 +36,7 @@ import (
 	"github.com/skep-io/skep/agent/stats"
 	"github.com/skep-io/skep/agent/traffic"
 	"github.com/skep-io/skep/dataplane/census"
+	"github.com/skep-io/skep/dataplane/events"
 	"github.com/skep-io/skep/dataplane/flow"
 	"github.com/skep-io/skep/dataplane/podnet"
 	"github.com/skep-io/skep/dataplane/podpath"
@@ -87,6 +88,7 @@ type parts struct {
 	connector *connector
 	sweeper   *sockets.Sweeper
 	census    *census.Census
+	told      *events.Log
 	announcer *announcer
 	watcher   *services.Watcher
 	factory   informers.SharedInformerFactory
@@ -318,7 +320,7 @@ func (p *parts) startServer(ctx context.Context, group *errgroup.Group) (err err
 		return err
 	}
 	process, containers := prometheus.NewRegistry(), prometheus.NewRegistry()
-	counted := &traffic.Sources{Node: p.cfg.NodeName, Plane: p.plane, Path: p.path, Census: p.census, Flows: p.flows}
+	counted := &traffic.Sources{Node: p.cfg.NodeName, Plane: p.plane, Path: p.path, Census: p.census, Log: p.told, Flows: p.flows}
 	process.MustRegister(counted.Metrics(), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	containers.MustRegister(p.stats.Metrics())
 	p.server, err = server.New(server.Config{

@@ -16,6 +16,7 @@ import (
 
 	"github.com/skep-io/skep/agent/services"
 	"github.com/skep-io/skep/dataplane/census"
+	"github.com/skep-io/skep/dataplane/events"
 	"github.com/skep-io/skep/dataplane/flow"
 	"github.com/skep-io/skep/dataplane/podpath"
 	"github.com/skep-io/skep/dataplane/service"
@@ -55,6 +56,10 @@ func (p *parts) startDataPlane(ctx context.Context, group *errgroup.Group) (err 
 	if err != nil {
 		return fmt.Errorf("count of connections: %w", err)
 	}
+	if p.told, err = events.Open(p.plane, nil); err != nil {
+		return err
+	}
+	group.Go(func() error { p.told.Run(ctx); return nil })
 	group.Go(func() error { p.sweeper.Run(ctx); return nil })
 	group.Go(func() error { p.census.Run(ctx); return nil })
 	group.Go(func() error { return followHost(ctx, p.lookAtHost) })
@@ -69,6 +74,7 @@ func (p *parts) closeDataPlane() {
 		there bool
 		close func() error
 	}{
+		{"events of connections", p.told != nil, func() error { return p.told.Close() }},
 		{"count of connections", p.census != nil, func() error { return p.census.Close() }},
 		{"sockets on backends that are gone", p.sweeper != nil, func() error { return p.sweeper.Close() }},
 		{"pods' traffic", p.path != nil, func() error { return p.path.Close() }},

@@ -22,6 +22,7 @@
 #include "maps.h"
 #include "selection.h"
 #include "packet.h"
+#include "events.h"
 #include "flow.h"
 #include "belong.h"
 #include "failure.h"
@@ -53,6 +54,9 @@ SKEP_MAP(skep_connected, BPF_MAP_TYPE_HASH, struct connected_key,
  * socket that finds no room every file is counted. */
 SKEP_MAP(skep_seen, BPF_MAP_TYPE_HASH, __u64, __u32, CAPACITY_SEEN,
 	 BPF_F_NO_PREALLOC);
+
+/* Brings the type to Go: no map names it. */
+const struct event *const skep_event_type __attribute__((unused));
 
 /* What skep_count_flows is run with. */
 struct flows_walk {

@@ -108,6 +108,30 @@ type CensusEndpoint struct {
 	Scope    uint8
 }
 
+type CensusEvent struct {
+	_       structs.HostLayout
+	Kind    CensusEventKind
+	Service uint32
+	Asked   CensusEndpoint
+	Client  CensusEndpoint
+	Backend CensusEndpoint
+	Process uint32
+	Command [16]uint8
+}
+
+type CensusEventKind uint32
+
+const (
+	CensusEventKindTOLD_NO_BACKEND       CensusEventKind = 0
+	CensusEventKindTOLD_BACKENDS_DOWN    CensusEventKind = 1
+	CensusEventKindTOLD_NO_LOCAL_BACKEND CensusEventKind = 2
+	CensusEventKindTOLD_SOURCE_REFUSED   CensusEventKind = 3
+	CensusEventKindTOLD_COLLISION        CensusEventKind = 4
+	CensusEventKindTOLD_FLOWS_FULL       CensusEventKind = 5
+	CensusEventKindTOLD_BACKEND_FAILED   CensusEventKind = 6
+	CensusEventKindTOLD_COUNT            CensusEventKind = 7
+)
+
 type CensusFlow struct {
 	_       structs.HostLayout
 	Peer    CensusEndpoint
@@ -230,6 +254,7 @@ const (
 	CensusMapSkepConnected     = "skep_connected"
 	CensusMapSkepCounters      = "skep_counters"
 	CensusMapSkepDatagrams     = "skep_datagrams"
+	CensusMapSkepEvents        = "skep_events"
 	CensusMapSkepFlowPorts     = "skep_flow_ports"
 	CensusMapSkepFlows         = "skep_flows"
 	CensusMapSkepFrontends     = "skep_frontends"
@@ -246,6 +271,7 @@ const (
 	CensusProgSkepCountFlows   = "skep_count_flows"
 	CensusProgSkepCountSockets = "skep_count_sockets"
 	CensusProgSkepSocketFailed = "skep_socket_failed"
+	CensusVarSkepEventType     = "skep_event_type"
 	CensusVarSkepHookedCgroup  = "skep_hooked_cgroup"
 )
 
@@ -307,6 +333,7 @@ type CensusMapSpecs struct {
 	SkepConnected *ebpf.MapSpec `ebpf:"skep_connected"`
 	SkepCounters  *ebpf.MapSpec `ebpf:"skep_counters"`
 	SkepDatagrams *ebpf.MapSpec `ebpf:"skep_datagrams"`
+	SkepEvents    *ebpf.MapSpec `ebpf:"skep_events"`
 	SkepFlowPorts *ebpf.MapSpec `ebpf:"skep_flow_ports"`
 	SkepFlows     *ebpf.MapSpec `ebpf:"skep_flows"`
 	SkepFrontends *ebpf.MapSpec `ebpf:"skep_frontends"`
@@ -326,6 +353,7 @@ type CensusMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type CensusVariableSpecs struct {
+	SkepEventType    *ebpf.VariableSpec `ebpf:"skep_event_type"`
 	SkepHookedCgroup *ebpf.VariableSpec `ebpf:"skep_hooked_cgroup"`
 }
 
@@ -356,6 +384,7 @@ type CensusMaps struct {
 	SkepConnected *ebpf.Map `ebpf:"skep_connected"`
 	SkepCounters  *ebpf.Map `ebpf:"skep_counters"`
 	SkepDatagrams *ebpf.Map `ebpf:"skep_datagrams"`
+	SkepEvents    *ebpf.Map `ebpf:"skep_events"`
 	SkepFlowPorts *ebpf.Map `ebpf:"skep_flow_ports"`
 	SkepFlows     *ebpf.Map `ebpf:"skep_flows"`
 	SkepFrontends *ebpf.Map `ebpf:"skep_frontends"`
@@ -380,6 +409,7 @@ func (m *CensusMaps) Close() error {
 		m.SkepConnected,
 		m.SkepCounters,
 		m.SkepDatagrams,
+		m.SkepEvents,
 		m.SkepFlowPorts,
 		m.SkepFlows,
 		m.SkepFrontends,
@@ -400,6 +430,7 @@ func (m *CensusMaps) Close() error {
 //
 // It can be passed to LoadCensusObjects or ebpf.CollectionSpec.LoadAndAssign.
 type CensusVariables struct {
+	SkepEventType    *ebpf.Variable `ebpf:"skep_event_type"`
 	SkepHookedCgroup *ebpf.Variable `ebpf:"skep_hooked_cgroup"`
 }
 

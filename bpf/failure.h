@@ -4,7 +4,7 @@
 
 /* Connections of sockets that their backend refused or left unanswered.
  *
- * Includes before this: belong.h. */
+ * Includes before this: belong.h, events.h. */
 
 /* Counts a connection that its backend refused or left unanswered. */
 static __noinline void count_failed(const struct socket_state *origin,
@@ -12,6 +12,7 @@ static __noinline void count_failed(const struct socket_state *origin,
 {
 	struct frontend frontend = {};
 	struct backend *backend = named;
+	struct event *event;
 	__u32 service;
 
 	if (!service_asked(origin, named, &service))
@@ -21,6 +22,11 @@ static __noinline void count_failed(const struct socket_state *origin,
 		return;
 	frontend.service = service;
 	__sync_fetch_and_add(&frontend.record->failed, 1);
+	event = begin_event(TOLD_BACKEND_FAILED, service);
+	if (event) {
+		event->backend = named->key;
+		bpf_ringbuf_submit(event, 0);
+	}
 	if (service != named->service) {
 		struct search search = { .peer = named->key };
 

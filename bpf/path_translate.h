@@ -233,6 +233,11 @@ static __always_inline enum step begin_flow(struct passage *passage,
 	id = selection->backend;
 	backend = bpf_map_lookup_elem(&skep_backends, &id);
 	if (selection->reason != REASON_TRANSLATED || !backend) {
+		enum event_kind kind = kind_of(selection->reason);
+
+		if (kind != TOLD_COUNT)
+			tell_packet(kind, selection->service, &header->source,
+				    &selection->asked, NULL);
 		*verdict = refuse_packet(passage);
 		return STEP_ENDED;
 	}
@@ -320,6 +325,12 @@ static __always_inline enum step to_service(struct passage *passage, int *verdic
 	if (fresh) {
 		enum remembered remembered = remember_pod_flow(header, space);
 
+		if (made && remembered != REMEMBERED)
+			tell_packet(remembered == REMEMBER_FULL ?
+					    TOLD_FLOWS_FULL :
+					    TOLD_COLLISION,
+				    space->flow.service, &header->source,
+				    &header->destination, &space->flow.peer);
 		if (remembered == REMEMBER_COLLISION)
 			return failed(passage, verdict, PATH_COLLISION);
 		if (remembered == REMEMBER_FULL)

@@ -23,6 +23,8 @@
 #include "selection.h"
 #include "packet.h"
 #include "flow.h"
+#include "events.h"
+#include "weigh.h"
 #include "handover.h"
 #include "path.h"
 #include "path_rewrite.h"

@@ -156,6 +156,7 @@ const (
 	PodMapSkepConfig        = "skep_config"
 	PodMapSkepCounters      = "skep_counters"
 	PodMapSkepDatagrams     = "skep_datagrams"
+	PodMapSkepEvents        = "skep_events"
 	PodMapSkepFlowPorts     = "skep_flow_ports"
 	PodMapSkepFlows         = "skep_flows"
 	PodMapSkepFrontends     = "skep_frontends"
@@ -240,6 +241,7 @@ type PodMapSpecs struct {
 	SkepConfig        *ebpf.MapSpec `ebpf:"skep_config"`
 	SkepCounters      *ebpf.MapSpec `ebpf:"skep_counters"`
 	SkepDatagrams     *ebpf.MapSpec `ebpf:"skep_datagrams"`
+	SkepEvents        *ebpf.MapSpec `ebpf:"skep_events"`
 	SkepFlowPorts     *ebpf.MapSpec `ebpf:"skep_flow_ports"`
 	SkepFlows         *ebpf.MapSpec `ebpf:"skep_flows"`
 	SkepFrontends     *ebpf.MapSpec `ebpf:"skep_frontends"`
@@ -294,6 +296,7 @@ type PodMaps struct {
 	SkepConfig        *ebpf.Map `ebpf:"skep_config"`
 	SkepCounters      *ebpf.Map `ebpf:"skep_counters"`
 	SkepDatagrams     *ebpf.Map `ebpf:"skep_datagrams"`
+	SkepEvents        *ebpf.Map `ebpf:"skep_events"`
 	SkepFlowPorts     *ebpf.Map `ebpf:"skep_flow_ports"`
 	SkepFlows         *ebpf.Map `ebpf:"skep_flows"`
 	SkepFrontends     *ebpf.Map `ebpf:"skep_frontends"`
@@ -324,6 +327,7 @@ func (m *PodMaps) Close() error {
 		m.SkepConfig,
 		m.SkepCounters,
 		m.SkepDatagrams,
+		m.SkepEvents,
 		m.SkepFlowPorts,
 		m.SkepFlows,
 		m.SkepFrontends,

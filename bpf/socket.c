@@ -16,6 +16,7 @@
 #include "selection.h"
 #include "origin.h"
 #include "belong.h"
+#include "events.h"
 #include "failure.h"
 
 enum {
@@ -166,6 +167,24 @@ static __always_inline void name_client(struct bpf_sock_addr *ctx,
 	client->word[1] = cookie >> 32;
 }
 
+static __always_inline void tell_process(struct event *event)
+{
+	event->process = bpf_get_current_pid_tgid() >> 32;
+	bpf_get_current_comm(event->command, sizeof(event->command));
+}
+
+static __noinline void tell_refused(enum event_kind kind, __u32 service,
+				    const struct endpoint *asked)
+{
+	struct event *event = begin_event(kind, service);
+
+	if (!event)
+		return;
+	event->asked = *asked;
+	tell_process(event);
+	bpf_ringbuf_submit(event, 0);
+}
+
 /* connect and sendmsg. */
 static __always_inline int forward(struct bpf_sock_addr *ctx, bool ip6,
 				   bool connects)
@@ -195,8 +214,13 @@ static __always_inline int forward(struct bpf_sock_addr *ctx, bool ip6,
 		note_direct(ctx, &selection.asked, connects);
 		return ALLOW;
 	}
-	if (selection.reason != REASON_TRANSLATED)
+	if (selection.reason != REASON_TRANSLATED) {
+		enum event_kind kind = kind_of(selection.reason);
+
+		if (kind != TOLD_COUNT)
+			tell_refused(kind, selection.service, &selection.asked);
 		return refused();
+	}
 	note_translated(ctx, &frontend, &selection, connects);
 	write_endpoint(ctx, ip6, &selection.peer);
 	return ALLOW;

@@ -259,6 +259,7 @@ const (
 	SocketMapSkepConfig        = "skep_config"
 	SocketMapSkepCounters      = "skep_counters"
 	SocketMapSkepDatagrams     = "skep_datagrams"
+	SocketMapSkepEvents        = "skep_events"
 	SocketMapSkepFrontends     = "skep_frontends"
 	SocketMapSkepLayout        = "skep_layout"
 	SocketMapSkepNames         = "skep_names"
@@ -343,6 +344,7 @@ type SocketMapSpecs struct {
 	SkepConfig    *ebpf.MapSpec `ebpf:"skep_config"`
 	SkepCounters  *ebpf.MapSpec `ebpf:"skep_counters"`
 	SkepDatagrams *ebpf.MapSpec `ebpf:"skep_datagrams"`
+	SkepEvents    *ebpf.MapSpec `ebpf:"skep_events"`
 	SkepFrontends *ebpf.MapSpec `ebpf:"skep_frontends"`
 	SkepLayout    *ebpf.MapSpec `ebpf:"skep_layout"`
 	SkepNames     *ebpf.MapSpec `ebpf:"skep_names"`
@@ -387,6 +389,7 @@ type SocketMaps struct {
 	SkepConfig    *ebpf.Map `ebpf:"skep_config"`
 	SkepCounters  *ebpf.Map `ebpf:"skep_counters"`
 	SkepDatagrams *ebpf.Map `ebpf:"skep_datagrams"`
+	SkepEvents    *ebpf.Map `ebpf:"skep_events"`
 	SkepFrontends *ebpf.Map `ebpf:"skep_frontends"`
 	SkepLayout    *ebpf.Map `ebpf:"skep_layout"`
 	SkepNames     *ebpf.Map `ebpf:"skep_names"`
@@ -407,6 +410,7 @@ func (m *SocketMaps) Close() error {
 		m.SkepConfig,
 		m.SkepCounters,
 		m.SkepDatagrams,
+		m.SkepEvents,
 		m.SkepFrontends,
 		m.SkepLayout,
 		m.SkepNames,

@@ -23,6 +23,8 @@
 #include "packet.h"
 #include "checksum.h"
 #include "flow.h"
+#include "events.h"
+#include "weigh.h"
 #include "reasons.h"
 #include "arrival.h"
 #include "recent.h"

@@ -412,6 +412,7 @@ const (
 	UplinkMapSkepConfig         = "skep_config"
 	UplinkMapSkepCounters       = "skep_counters"
 	UplinkMapSkepDatagrams      = "skep_datagrams"
+	UplinkMapSkepEvents         = "skep_events"
 	UplinkMapSkepFlowPorts      = "skep_flow_ports"
 	UplinkMapSkepFlows          = "skep_flows"
 	UplinkMapSkepFragments      = "skep_fragments"
@@ -492,6 +493,7 @@ type UplinkMapSpecs struct {
 	SkepConfig         *ebpf.MapSpec `ebpf:"skep_config"`
 	SkepCounters       *ebpf.MapSpec `ebpf:"skep_counters"`
 	SkepDatagrams      *ebpf.MapSpec `ebpf:"skep_datagrams"`
+	SkepEvents         *ebpf.MapSpec `ebpf:"skep_events"`
 	SkepFlowPorts      *ebpf.MapSpec `ebpf:"skep_flow_ports"`
 	SkepFlows          *ebpf.MapSpec `ebpf:"skep_flows"`
 	SkepFragments      *ebpf.MapSpec `ebpf:"skep_fragments"`
@@ -548,6 +550,7 @@ type UplinkMaps struct {
 	SkepConfig         *ebpf.Map `ebpf:"skep_config"`
 	SkepCounters       *ebpf.Map `ebpf:"skep_counters"`
 	SkepDatagrams      *ebpf.Map `ebpf:"skep_datagrams"`
+	SkepEvents         *ebpf.Map `ebpf:"skep_events"`
 	SkepFlowPorts      *ebpf.Map `ebpf:"skep_flow_ports"`
 	SkepFlows          *ebpf.Map `ebpf:"skep_flows"`
 	SkepFragments      *ebpf.Map `ebpf:"skep_fragments"`
@@ -580,6 +583,7 @@ func (m *UplinkMaps) Close() error {
 		m.SkepConfig,
 		m.SkepCounters,
 		m.SkepDatagrams,
+		m.SkepEvents,
 		m.SkepFlowPorts,
 		m.SkepFlows,
 		m.SkepFragments,

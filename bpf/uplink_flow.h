@@ -126,8 +126,14 @@ static __noinline void choose_backend(struct arrival *arrival,
 }
 
 /* The packet for which no backend was selected. */
-static __always_inline int not_selected(const struct arrival *arrival)
+static __always_inline int not_selected(struct arrival *arrival)
 {
+	enum event_kind kind = kind_of(arrival->selection.reason);
+
+	if (kind != TOLD_COUNT)
+		tell_packet(kind, arrival->selection.service,
+			    &subject_of(arrival)->source,
+			    &arrival->selection.asked, NULL);
 	switch (arrival->selection.reason) {
 	case REASON_NO_BACKEND:
 	case REASON_BACKENDS_DOWN:
@@ -226,6 +232,12 @@ static __always_inline int begin_flow(struct xdp_md *ctx, struct arrival *arriva
 		if (remembered != REMEMBER_COLLISION)
 			break;
 	}
+	if (remembered != REMEMBERED)
+		tell_packet(remembered == REMEMBER_FULL ? TOLD_FLOWS_FULL :
+							  TOLD_COLLISION,
+			    arrival->selection.service,
+			    &subject_of(arrival)->source,
+			    &arrival->selection.asked, &arrival->selection.peer);
 	if (remembered == REMEMBER_COLLISION)
 		return leave(arrival->flow.flags & FLOW_SNAT ? UPLINK_NO_PORT :
 							       UPLINK_COLLISION,

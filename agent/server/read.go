@@ -18,6 +18,7 @@ import (
 	"github.com/skep-io/skep/agent/logs"
 	"github.com/skep-io/skep/agent/pod"
 	"github.com/skep-io/skep/agent/runtime"
+	"github.com/skep-io/skep/dataplane/events"
 )
 
 func (s *Server) pods(w http.ResponseWriter, _ *http.Request) {
@@ -57,6 +58,24 @@ func (s *Server) dataplane(w http.ResponseWriter, _ *http.Request) {
 		return
 	}
 	writeJSON(w, tables)
+}
+
+// events answers a line of JSON for each connection that came to nothing lately; with ?follow=true it goes on.
+func (s *Server) events(w http.ResponseWriter, r *http.Request) {
+	follow := false
+	if v := r.URL.Query().Get("follow"); v != "" {
+		var err error
+		if follow, err = strconv.ParseBool(v); err != nil {
+			fail(w, &requestError{fmt.Sprintf("follow: %q is not true or false", v)})
+			return
+		}
+	}
+	out := &flusher{w: w, control: http.NewResponseController(w)}
+	w.Header().Set("Content-Type", "application/json")
+	_ = out.control.Flush() // the client learns at once that it is connected
+	encoder := json.NewEncoder(out)
+	// A client that is gone is the only way to fail.
+	_ = s.cfg.Traffic.Events(r.Context(), follow, func(e events.Event) error { return encoder.Encode(e) })
 }
 
 func writeJSON(w http.ResponseWriter, v any) {

@@ -28,6 +28,7 @@ import (
 	"github.com/skep-io/skep/agent/pod"
 	"github.com/skep-io/skep/agent/runtime"
 	"github.com/skep-io/skep/agent/traffic"
+	"github.com/skep-io/skep/dataplane/events"
 )
 
 // The only client: see pki of the control plane.
@@ -61,6 +62,7 @@ type Stats interface {
 type Traffic interface {
 	Read() (*traffic.Report, error)
 	Dump() (*traffic.Tables, error)
+	Events(ctx context.Context, follow bool, each func(events.Event) error) error
 }
 
 // Config is what the server serves.
@@ -127,6 +129,7 @@ func (s *Server) routes() *http.ServeMux {
 	mux.HandleFunc("GET /stats/summary", s.summary)
 	mux.HandleFunc("GET /skep/v1/services", s.services)
 	mux.HandleFunc("GET /skep/v1/dataplane", s.dataplane)
+	mux.HandleFunc("GET /skep/v1/events", s.events)
 	mux.Handle("GET /metrics", metricsHandler(s.cfg.Metrics))
 	mux.Handle("GET /metrics/cadvisor", metricsHandler(s.cfg.Containers))
 	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", s.containerLogs)

@@ -6,6 +6,7 @@
 package traffic
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"sort"
@@ -15,6 +16,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/skep-io/skep/dataplane/census"
+	"github.com/skep-io/skep/dataplane/events"
 	"github.com/skep-io/skep/dataplane/flow"
 	"github.com/skep-io/skep/dataplane/podpath"
 	"github.com/skep-io/skep/dataplane/service"
@@ -50,7 +52,8 @@ type Sources struct {
 	Plane  Plane
 	Path   Path
 	Census Census
-	Flows  Flows // nil where nothing is attached to uplinks
+	Log    *events.Log // of connections that came to nothing
+	Flows  Flows       // nil where nothing is attached to uplinks
 }
 
 // Report is what one node has counted, since its maps were made.
@@ -242,4 +245,20 @@ func (s *Sources) Dump() (*Tables, error) {
 		return nil, fmt.Errorf("service tables: %w", err)
 	}
 	return &Tables{Node: s.Node, Dump: dump}, nil
+}
+
+// Event is a connection that came to nothing.
+type Event = events.Event
+
+// Events calls each with the connections that came to nothing lately; with follow also with new ones, until ctx ends.
+func (s *Sources) Events(ctx context.Context, follow bool, each func(events.Event) error) error {
+	if follow {
+		return s.Log.Follow(ctx, each)
+	}
+	for _, e := range s.Log.Recent() {
+		if err := each(e); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -66,7 +66,7 @@ func newDataplaneCommand(config genericclioptions.RESTClientGetter, streams gene
 			})...)
 		},
 	}
-	command.AddCommand(verify, dump)
+	command.AddCommand(verify, dump, newEventsCommand(config, streams))
 	return command
 }
 

@@ -82,6 +82,17 @@ type DumpAddress struct {
 // as it was or as it becomes.
 func (p *Plane) Dump() (*Dump, error) { return p.maps.dump() }
 
+// ServiceName is the name of a service by its id in the maps; one that is gone
+// has a name that says so.
+func (p *Plane) ServiceName(id uint32) string {
+	p.maps.mu.RLock()
+	defer p.maps.mu.RUnlock()
+	if name, ok, err := p.maps.names.Get(serviceName(id)); ok && err == nil {
+		return decodeName(name)
+	}
+	return fmt.Sprintf("(service %d, which is gone)", id)
+}
+
 // DumpPinned reads the maps that any process has pinned, and changes nothing.
 func DumpPinned(pinDir string) (*Dump, error) {
 	spec, err := bpf.LoadSocket()

@@ -1,0 +1,139 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/cli-runtime/pkg/genericclioptions"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/kubectl/pkg/util/templates"
+
+	"github.com/skep-io/skep/agent/traffic"
+)
+
+func newEventsCommand(config genericclioptions.RESTClientGetter, streams genericiooptions.IOStreams) *cobra.Command {
+	var follow bool
+	command := &cobra.Command{
+		Use:   "events [NODE...]",
+		Short: "Tell which connections through services came to nothing lately: whose, when and why",
+		Long: templates.LongDesc(`
+			Print a line for each connection to a service that came to nothing: it found no
+			backend, its client was refused, or its backend refused or did not answer. Nodes
+			remember the last 512, and tell no more than about eight a second of one service;
+			how many there were in all is counted (skep services).`),
+		Example: templates.Examples(`
+			skep dataplane events
+			skep dataplane events node1 --follow`),
+		RunE: func(command *cobra.Command, nodes []string) error {
+			client, err := clientOf(config)
+			if err != nil {
+				return err
+			}
+			if follow {
+				return followEvents(command.Context(), client, nodes, streams.Out)
+			}
+			return listEvents(command.Context(), client, nodes, streams.Out)
+		},
+	}
+	command.Flags().BoolVarP(&follow, "follow", "f", false, "Go on with new ones")
+	return command
+}
+
+const eventsPath = "skep/v1/events"
+
+// nodeEvent is an event and the node that told it.
+type nodeEvent struct {
+	node string
+	traffic.Event
+}
+
+func (e nodeEvent) print(out io.Writer) error {
+	_, err := fmt.Fprintf(out, "%s  %s  %s\n", e.Time.Local().Format(time.StampMilli), e.node, e.Event)
+	return err
+}
+
+// listEvents prints what all nodes remember, in the order of time.
+func listEvents(ctx context.Context, client kubernetes.Interface, nodes []string, out io.Writer) error {
+	var all []nodeEvent
+	unheard := askNodes(ctx, client, eventsPath, nodes, func(node string, document []byte) error {
+		return eachEvent(bytes.NewReader(document), func(e traffic.Event) error {
+			all = append(all, nodeEvent{node, e})
+			return nil
+		})
+	})
+	slices.SortStableFunc(all, func(a, b nodeEvent) int { return a.Time.Compare(b.Time) })
+	for _, e := range all {
+		if err := e.print(out); err != nil {
+			return err
+		}
+	}
+	return errors.Join(unheard...)
+}
+
+// eachEvent reads a line of JSON for each.
+func eachEvent(document io.Reader, each func(traffic.Event) error) error {
+	lines := bufio.NewScanner(document)
+	for lines.Scan() {
+		var e traffic.Event
+		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
+			return err
+		}
+		if err := each(e); err != nil {
+			return err
+		}
+	}
+	return lines.Err()
+}
+
+// followEvents prints what nodes tell until ctx ends or none tells any more.
+func followEvents(ctx context.Context, client kubernetes.Interface, nodes []string, out io.Writer) error {
+	if len(nodes) == 0 {
+		list, err := client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return err
+		}
+		for _, n := range list.Items {
+			nodes = append(nodes, n.Name)
+		}
+	}
+	var mu sync.Mutex
+	var failed []error
+	var told sync.WaitGroup
+	for _, node := range nodes {
+		told.Go(func() {
+			err := followNode(ctx, client, node, func(e traffic.Event) error {
+				mu.Lock()
+				defer mu.Unlock()
+				return nodeEvent{node, e}.print(out)
+			})
+			if err != nil && ctx.Err() == nil {
+				mu.Lock()
+				defer mu.Unlock()
+				failed = append(failed, fmt.Errorf("node %s does not tell: %w", node, err))
+			}
+		})
+	}
+	told.Wait()
+	return errors.Join(failed...)
+}
+
+func followNode(ctx context.Context, client kubernetes.Interface, node string, each func(traffic.Event) error) error {
+	stream, err := client.CoreV1().RESTClient().Get().
+		AbsPath("/api/v1/nodes", node, "proxy", eventsPath).Param("follow", "true").Stream(ctx)
+	if err != nil {
+		return err
+	}
+	defer stream.Close()
+	return eachEvent(stream, each)
+}
