@@ -46,6 +46,9 @@ func Check(cfg Config) error {
 	if _, err := cgroup2Root(); err != nil {
 		return err
 	}
+	if err := checkInterfaces(cfg); err != nil {
+		return err
+	}
 	needed := []string{"runc"}
 	if cfg.ContainerdAddress == "" {
 		needed = append(needed, "containerd")

@@ -191,14 +191,18 @@ static __always_inline int forward(struct bpf_sock_addr *ctx, bool ip6,
 {
 	struct selection selection = {};
 	struct frontend frontend = {};
+	bool own;
 
 	if (!read_endpoint(ctx, ip6, &selection.asked)) {
 		count(REASON_OTHER_PROTOCOL);
 		return ALLOW;
 	}
-	if (find_service_frontend(&selection.asked,
-				  is_host_loopback(ctx, &selection.asked.addr),
-				  &frontend, &selection.reason)) {
+	own = is_host_loopback(ctx, &selection.asked.addr);
+	if (!own && is_loopback(&selection.asked.addr)) {
+		/* A pod's own, whatever the host's leads to. */
+		selection.reason = REASON_NO_SERVICE;
+	} else if (find_service_frontend(&selection.asked, own, &frontend,
+					 &selection.reason)) {
 		if (frontend.affinity_seconds)
 			name_client(ctx, &selection.client);
 		/* There is no flow yet, and so no hash of it. */

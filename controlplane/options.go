@@ -1,6 +1,7 @@
 package controlplane
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -117,7 +118,7 @@ func (o Options) complete() (*settings, error) {
 	if s.pool, err = loadbalancer.ParsePool(o.LoadBalancerCIDR); err != nil {
 		return nil, fmt.Errorf("--lb-cidr %s: %w", o.LoadBalancerCIDR, err)
 	}
-	return s, s.apart()
+	return s, cmp.Or(s.checkServices(), s.checkPool(), s.apart())
 }
 
 // advertised works out where others reach the API.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -77,6 +78,9 @@ func (o *options) config() (agent.Config, error) {
 	if cfg.Server == "" {
 		return cfg, errors.New("--server is missing: give the API server's URL, https://ADDR:6443")
 	}
+	if u, err := url.Parse(cfg.Server); err != nil || u.Scheme != "https" || u.Hostname() == "" {
+		return cfg, fmt.Errorf("--server %q is not the URL of an API server: give https://ADDR:6443", cfg.Server)
+	}
 	if cfg.NodeName == "" {
 		host, err := os.Hostname()
 		if err != nil {
@@ -90,6 +94,11 @@ func (o *options) config() (agent.Config, error) {
 	if cfg.NodeIPs, err = parseFamilies("--node-ip", o.nodeIP, netip.ParseAddr, netip.Addr.Is4); err != nil {
 		return cfg, err
 	}
+	for _, addr := range cfg.NodeIPs {
+		if !addr.IsGlobalUnicast() || addr.Zone() != "" {
+			return cfg, fmt.Errorf("--node-ip %s is no address that other hosts can reach: give one of this host's, like 192.168.1.11", addr)
+		}
+	}
 	cfg.Uplinks = strings.FieldsFunc(o.uplinks, func(r rune) bool { return r == ',' || r == ' ' })
 	if cfg.Labels, err = parseLabels(o.labels); err != nil {
 		return cfg, err
@@ -97,15 +106,11 @@ func (o *options) config() (agent.Config, error) {
 	for _, s := range strings.FieldsFunc(o.clusterDNS, func(r rune) bool { return r == ',' }) {
 		addr, err := netip.ParseAddr(s)
 		if err != nil {
-			return cfg, fmt.Errorf("--cluster-dns: %q is not an address", s)
+			return cfg, fmt.Errorf("--cluster-dns %q is not an address: give that of the cluster's DNS service, like 10.96.0.10", s)
 		}
 		cfg.ClusterDNS = append(cfg.ClusterDNS, addr)
 	}
-	isPrefix4 := func(p netip.Prefix) bool { return p.Addr().Is4() }
-	if cfg.ServiceCIDRs, err = parseFamilies("--service-cidr", o.serviceCIDR, netip.ParsePrefix, isPrefix4); err != nil {
-		return cfg, err
-	}
-	if cfg.ClusterCIDRs, err = parseFamilies("--cluster-cidr", o.clusterCIDR, netip.ParsePrefix, isPrefix4); err != nil {
+	if err := o.ranges(&cfg); err != nil {
 		return cfg, err
 	}
 	self, err := os.Executable()
@@ -116,6 +121,34 @@ func (o *options) config() (agent.Config, error) {
 	return cfg, nil
 }
 
+func (o *options) ranges(cfg *agent.Config) (err error) {
+	isPrefix4 := func(p netip.Prefix) bool { return p.Addr().Is4() }
+	for flag, r := range map[string]struct {
+		text string
+		to   *[]netip.Prefix
+	}{"--service-cidr": {o.serviceCIDR, &cfg.ServiceCIDRs}, "--cluster-cidr": {o.clusterCIDR, &cfg.ClusterCIDRs}} {
+		if *r.to, err = parseFamilies(flag, r.text, netip.ParsePrefix, isPrefix4); err != nil {
+			return err
+		}
+		if len(*r.to) == 0 {
+			return fmt.Errorf("%s is empty: give the range that skepd has", flag)
+		}
+		for _, p := range *r.to {
+			if p != p.Masked() {
+				return fmt.Errorf("%s %s has bits set past its prefix; did you mean %s?", flag, p, p.Masked())
+			}
+		}
+	}
+	for _, services := range cfg.ServiceCIDRs {
+		for _, pods := range cfg.ClusterCIDRs {
+			if services.Overlaps(pods) {
+				return fmt.Errorf("--service-cidr %s and --cluster-cidr %s overlap: give the ranges that skepd has", services, pods)
+			}
+		}
+	}
+	return nil
+}
+
 // parseFamilies reads values separated by commas, of each address family at most one.
 func parseFamilies[T any](flag, text string, parse func(string) (T, error), is4 func(T) bool) (list []T, err error) {
 	for part := range strings.SplitSeq(text, ",") {
@@ -124,7 +157,7 @@ func parseFamilies[T any](flag, text string, parse func(string) (T, error), is4 
 		}
 		value, err := parse(part)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", flag, err)
+			return nil, fmt.Errorf("%s %q cannot be read: give one, or one of each family, separated by a comma: %w", flag, part, err)
 		}
 		for _, other := range list {
 			if is4(other) == is4(value) {
@@ -141,10 +174,13 @@ func parseLabels(s string) (map[string]string, error) {
 	for _, pair := range strings.FieldsFunc(s, func(r rune) bool { return r == ',' }) {
 		key, value, ok := strings.Cut(pair, "=")
 		if !ok {
-			return nil, fmt.Errorf("--labels: %q is not k=v", pair)
+			return nil, fmt.Errorf("--labels %q is not k=v: give pairs separated by commas, like topology.kubernetes.io/zone=a", pair)
 		}
 		if problems := append(validation.IsQualifiedName(key), validation.IsValidLabelValue(value)...); len(problems) > 0 {
-			return nil, fmt.Errorf("--labels: %q: %s", pair, problems[0])
+			return nil, fmt.Errorf("--labels %q: %s", pair, problems[0])
+		}
+		if _, twice := labels[key]; twice {
+			return nil, fmt.Errorf("--labels %q gives %s a second value: give one", s, key)
 		}
 		labels[key] = value
 	}

@@ -177,7 +177,7 @@ func TestErrors(t *testing.T) {
 		{"data directory is a file", []string{"--data-dir", file, "--listen", freePort(t)}, []string{"data directory " + file, "not a directory"}},
 		{"join", []string{"--data-dir", t.TempDir(), "--join", "10.0.0.1:6443"}, []string{"--join 10.0.0.1:6443", "not available yet"}},
 		{"lb-cidr", []string{"--data-dir", t.TempDir(), "--lb-cidr", "192.0.2.9-192.0.2.1"}, []string{"--lb-cidr", "192.0.2.9-192.0.2.1 ends before it begins"}},
-		{"lb-cidr in a range of others", []string{"--data-dir", t.TempDir(), "--lb-cidr", "192.0.2.0/24,10.244.7.0/28"}, []string{"--lb-cidr 10.244.7.0/28 and --pod-cidr 10.244.0.0/16 overlap"}},
+		{"lb-cidr in a range of others", []string{"--data-dir", t.TempDir(), "--lb-cidr", "198.51.100.0/24,10.244.7.0/28"}, []string{"--lb-cidr 10.244.7.0/28 and --pod-cidr 10.244.0.0/16 overlap"}},
 		{"pod range too small", []string{"--data-dir", t.TempDir(), "--cluster-cidr", "10.244.0.0/25"}, []string{"--pod-cidr 10.244.0.0/25 is too small", "/24"}},
 		{"two ranges of one family", []string{"--data-dir", t.TempDir(), "--pod-cidr", "10.244.0.0/16,10.245.0.0/16"}, []string{"--pod-cidr", "one of each family"}},
 		{"services in the pod range", []string{"--data-dir", t.TempDir(), "--service-cidr", "10.244.3.0/24"}, []string{"--service-cidr 10.244.3.0/24 and --pod-cidr 10.244.0.0/16 overlap"}},

@@ -212,14 +212,18 @@ func (s *space) processOf(pod corev1.Pod) int {
 	if err != nil {
 		s.Fatal(err)
 	}
+	return firstProcess(s.T, node, pod)
+}
+
+func firstProcess(t *testing.T, node *cluster.Node, pod corev1.Pod) (pid int) {
+	t.Helper()
 	_, id, _ := strings.Cut(pod.Status.ContainerStatuses[0].ContainerID, "://")
 	data, err := os.ReadFile(filepath.Join(node.CgroupPath(), "pods", string(pod.UID), id, "cgroup.procs"))
 	if err != nil {
-		s.Fatal(err)
+		t.Fatal(err)
 	}
-	var pid int
 	if _, err := fmt.Sscan(string(data), &pid); err != nil {
-		s.Fatalf("no process in the container of %s: %v", pod.Name, err)
+		t.Fatalf("no process in the container of %s: %v", pod.Name, err)
 	}
 	return pid
 }

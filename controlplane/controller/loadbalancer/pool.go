@@ -110,6 +110,16 @@ func (p Pool) Overlaps(prefix netip.Prefix) string {
 	return ""
 }
 
+// OfFamily is a part of the pool with IPv4 addresses, or one with IPv6; "" if there is none.
+func (p Pool) OfFamily(four bool) string {
+	for _, s := range p {
+		if s.first.Is4() == four {
+			return s.text
+		}
+	}
+	return ""
+}
+
 // Contains says whether an address is of the pool.
 func (p Pool) Contains(addr netip.Addr) bool {
 	for _, s := range p {
@@ -121,14 +131,7 @@ func (p Pool) Contains(addr netip.Addr) bool {
 }
 
 // has says whether the pool has addresses of a family.
-func (p Pool) has(four bool) bool {
-	for _, s := range p {
-		if s.first.Is4() == four {
-			return true
-		}
-	}
-	return false
-}
+func (p Pool) has(four bool) bool { return p.OfFamily(four) != "" }
 
 // addresses yields those of a family in order.
 func (p Pool) addresses(four bool) iter.Seq[netip.Addr] {
