@@ -342,6 +342,7 @@ func (n *Node) Run(ctx context.Context) error {
 	defer cancel()
 	var last *corev1.NodeStatus
 	var written time.Time
+	unsure := false // what was written last may have arrived though it failed
 	ticker := time.NewTicker(statusInterval)
 	defer ticker.Stop()
 	wait := time.Duration(0)
@@ -359,9 +360,9 @@ func (n *Node) Run(ctx context.Context) error {
 			last = nil
 		}
 		status, err := n.status(ctx, n.before(last))
-		if err == nil && (last == nil || time.Since(written) > statusHeartbeat || !sameStatus(last, status)) {
+		if err == nil && (last == nil || unsure || time.Since(written) > statusHeartbeat || !sameStatus(last, status)) {
 			err = n.writeStatus(ctx, status)
-			if err == nil {
+			if unsure = err != nil; !unsure {
 				last, written = status, time.Now()
 			}
 		}
