@@ -65,6 +65,7 @@ func (h *watchedHost) look(c hostChange) error {
 	v := hostView{change: c}
 	var failed [3]error
 	v.addresses, failed[0] = localAddresses()
+	v.addresses = slices.DeleteFunc(v.addresses, netip.MustParsePrefix("fd00::/64").Contains) // the sandbox's loopback
 	v.uplinks, failed[1] = findUplinks([]netip.Addr{ownIP})
 	links, err := netlink.LinkList()
 	failed[2] = err

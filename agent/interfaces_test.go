@@ -8,11 +8,11 @@ import (
 
 	"github.com/vishvananda/netlink"
 
-	"github.com/skep-io/skep/dataplane/podpath/fabrictest"
+	"github.com/skep-io/skep/dataplane/sandbox"
 )
 
 func TestInterfacesThatCannotBe(t *testing.T) {
-	ns := fabrictest.NewNamespace(t, "host")
+	ns := sandbox.NewNamespace(t)
 	ns.Do(func() error {
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name = "tun0"
