@@ -40,9 +40,10 @@ struct recent_set {
 	struct recent second;
 };
 
-/* RECENT_SETS of each CPU, one CPU after the other; Go knows how many there are.
- * Not a per-CPU array, which finds every element by a pointer of its own and
- * does not align them; being mappable aligns these to cache lines. */
+/* RECENT_SETS of each CPU, one CPU after the other, as far as Go knows them: a CPU
+ * past the end has none. Not a per-CPU array, which finds every element by a
+ * pointer of its own and does not align them; being mappable aligns these to
+ * cache lines. */
 SKEP_MAP(skep_recent, BPF_MAP_TYPE_ARRAY, __u32, struct recent_set, RECENT_SETS,
 	 BPF_F_MMAPABLE);
 

@@ -3,6 +3,9 @@ package flow
 import (
 	"fmt"
 	"log/slog"
+	"os"
+	"strconv"
+	"strings"
 
 	"github.com/cilium/ebpf"
 
@@ -27,11 +30,11 @@ func specFor(limits Limits) (*ebpf.CollectionSpec, error) {
 	if err != nil {
 		return nil, err
 	}
-	cpus, err := ebpf.PossibleCPU()
+	cpus, err := onlineCPUs()
 	if err != nil {
-		return nil, fmt.Errorf("count CPUs: %w", err)
+		return nil, err
 	}
-	spec.Maps[bpf.UplinkMapSkepRecent].MaxEntries *= uint32(cpus)
+	spec.Maps[bpf.UplinkMapSkepRecent].MaxEntries *= cpus
 	for name, limit := range map[string]uint32{
 		bpf.UplinkMapSkepFlows:     limits.Flows,
 		bpf.UplinkMapSkepFragments: limits.Fragments,
@@ -41,6 +44,22 @@ func specFor(limits Limits) (*ebpf.CollectionSpec, error) {
 		}
 	}
 	return spec, nil
+}
+
+// onlineCPUs is one more than the highest CPU that is online: many more may be possible. One that comes later remembers no
+// recent flows until the next Open.
+func onlineCPUs() (uint32, error) {
+	const path = "/sys/devices/system/cpu/online" // such as 0-3,8-11
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return 0, fmt.Errorf("count CPUs: %w", err)
+	}
+	ranges := strings.TrimSpace(string(text))
+	last, err := strconv.ParseUint(ranges[strings.LastIndexAny(ranges, ",-")+1:], 10, 16)
+	if err != nil {
+		return 0, fmt.Errorf("count CPUs: %s has %q", path, ranges)
+	}
+	return uint32(last) + 1, nil
 }
 
 func openMaps(dir string, spec *ebpf.CollectionSpec, owner Maps, log *slog.Logger) (*kernelMaps, error) {

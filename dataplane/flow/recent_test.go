@@ -6,10 +6,12 @@ import (
 	"maps"
 	"math"
 	"net/netip"
+	"runtime"
 	"testing"
 
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/skep-io/skep/bpf"
 	"github.com/skep-io/skep/dataplane/service"
@@ -276,4 +278,45 @@ var sixth = netip.MustParseAddr("2001:db8:2::16")
 func (s *stage) meetSixth() error {
 	return netlink.NeighSet(&netlink.Neigh{LinkIndex: s.index, IP: sixth.AsSlice(),
 		HardwareAddr: peerMAC[:], State: netlink.NUD_PERMANENT})
+}
+
+// Each CPU has a part of its own, of the size that the program reckons with.
+func TestRecentFlowsOfEveryCPU(t *testing.T) {
+	s := newStage(t)
+	s.set(external("t/here", service.TCP, vip4, backend(pod4, "node1")))
+	spec, err := bpf.LoadUplink()
+	if err != nil {
+		t.Fatal(err)
+	}
+	each := spec.Maps[bpf.UplinkMapSkepRecent].MaxEntries
+	recent := s.flows.maps.ByName[bpf.UplinkMapSkepRecent]
+	if sets := recent.MaxEntries(); sets < each*uint32(runtime.NumCPU()) || sets%each != 0 {
+		t.Fatalf("%d sets for %d CPUs, want %d of each", sets, runtime.NumCPU(), each)
+	}
+	var allowed unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &allowed); err != nil {
+		t.Fatal(err)
+	}
+	frame, known := tcp(client4, vip4, tcpACK).arriving(), 0
+	for cpu := range int(recent.MaxEntries() / each) {
+		if !allowed.IsSet(cpu) {
+			continue
+		}
+		s.Do(func() error {
+			var one unix.CPUSet
+			one.Set(cpu)
+			if err := unix.SchedSetaffinity(0, &one); err != nil {
+				return fmt.Errorf("run on CPU %d: %w", cpu, err)
+			}
+			for range 2 {
+				if _, err := s.program.Run(&ebpf.RunOptions{Data: bytes.Clone(frame),
+					Context: xdpContext{DataEnd: uint32(len(frame)), IngressIfindex: uint32(s.index)}}); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		known++
+		s.holdRecent(t, known)
+	}
 }
