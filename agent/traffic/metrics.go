@@ -21,11 +21,11 @@ var (
 )
 
 var (
-	serviceConnections = prometheus.NewDesc("skep_service_connections_total", "Connections to the service that clients on this node began.", serviceLabels, nil)
+	serviceConnections = prometheus.NewDesc("skep_service_connections_total", "Connections to the service for which this node chose the backend.", serviceLabels, nil)
 	serviceFailures    = prometheus.NewDesc("skep_service_failures_total", "Connections that found no backend (no_backend), or that one refused or left unanswered (backend).", reasonLabels, nil)
 	serviceActive      = prometheus.NewDesc("skep_service_active_connections", "Open connections of this node's sockets, and from outside to this node's backends.", serviceLabels, nil)
 	serviceBackends    = prometheus.NewDesc("skep_service_backends", "Backends by state.", append(serviceLabels[:3:3], "state"), nil)
-	backendConnections = prometheus.NewDesc("skep_backend_connections_total", "Connections to the backend that clients on this node began.", backendLabels, nil)
+	backendConnections = prometheus.NewDesc("skep_backend_connections_total", "Connections for which this node chose the backend.", backendLabels, nil)
 	backendFailures    = prometheus.NewDesc("skep_backend_failures_total", "Connections that the backend refused or left unanswered.", backendLabels, nil)
 	backendActive      = prometheus.NewDesc("skep_backend_active_connections", "Open connections of this node's sockets, and from outside if it runs here.", backendLabels, nil)
 	backendRoundTrip   = prometheus.NewDesc("skep_backend_round_trip_seconds", "Mean round-trip time of this node's open TCP connections to the backend.", backendLabels, nil)

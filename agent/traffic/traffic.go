@@ -78,7 +78,7 @@ type Service struct {
 	Frontends   []service.DumpFrontend `json:"frontends"`
 	Selection   string                 `json:"selection"`
 	Forwarding  string                 `json:"forwarding"`
-	Connections uint64                 `json:"connections"` // that this node's clients began
+	Connections uint64                 `json:"connections"` // for which this node chose the backend
 	Failures    uint64                 `json:"failures"`    // those that found no backend, or that one refused or left unanswered
 	Refused     uint64                 `json:"refused"`     // of the failures: no backend
 	Backends    []Backend              `json:"backends"`
