@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -243,8 +244,21 @@ func (w *worker) restartContainer(c *containerState, why string, p *corev1.Probe
 // execFor runs commands of probes and hooks in one attempt of a container.
 func (w *worker) execFor(id string) func(ctx context.Context, command []string, output io.Writer) (int, error) {
 	return func(ctx context.Context, command []string, output io.Writer) (int, error) {
-		return w.pods.cfg.Runtime.Exec(ctx, id, command, runtime.ExecOptions{Stdout: output, Stderr: output})
+		both := &sharedWriter{to: output}
+		return w.pods.cfg.Runtime.Exec(ctx, id, command, runtime.ExecOptions{Stdout: both, Stderr: both})
 	}
+}
+
+// sharedWriter takes a command's two outputs, which are copied at once, into one.
+type sharedWriter struct {
+	mu sync.Mutex
+	to io.Writer
+}
+
+func (w *sharedWriter) Write(b []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.to.Write(b)
 }
 
 // containerConfig turns the pod's wish into what the runtime makes. It waits
