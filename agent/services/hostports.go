@@ -5,8 +5,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/skep-io/skep/controlplane/servicespec"
 	"github.com/skep-io/skep/dataplane/service"
-	"github.com/skep-io/skep/servicespec"
 )
 
 // SetHostPorts makes the host ports of a pod lead to its addresses.

@@ -7,8 +7,8 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/skep-io/skep/controlplane/servicespec"
 	"github.com/skep-io/skep/dataplane/service"
-	"github.com/skep-io/skep/servicespec"
 )
 
 // Who has a contested address the control plane says on Services, and the plane decides: by one rule.

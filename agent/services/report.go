@@ -11,8 +11,8 @@ import (
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/record"
 
+	"github.com/skep-io/skep/controlplane/servicespec"
 	"github.com/skep-io/skep/dataplane/service"
-	"github.com/skep-io/skep/servicespec"
 )
 
 // Reasons of the events that it writes.

@@ -9,8 +9,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 
+	"github.com/skep-io/skep/controlplane/servicespec"
 	"github.com/skep-io/skep/dataplane/service"
-	"github.com/skep-io/skep/servicespec"
 )
 
 // oldSourceRanges is the annotation that spec.loadBalancerSourceRanges replaced.

@@ -22,9 +22,9 @@ import (
 	"k8s.io/client-go/tools/record"
 	"k8s.io/client-go/util/workqueue"
 
+	"github.com/skep-io/skep/controlplane/servicespec"
 	"github.com/skep-io/skep/dataplane/podnet"
 	"github.com/skep-io/skep/dataplane/service"
-	"github.com/skep-io/skep/servicespec"
 )
 
 // Plane is where services go.

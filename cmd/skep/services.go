@@ -22,7 +22,7 @@ import (
 	"k8s.io/kubectl/pkg/util/templates"
 
 	"github.com/skep-io/skep/agent/traffic"
-	"github.com/skep-io/skep/servicespec"
+	"github.com/skep-io/skep/controlplane/servicespec"
 )
 
 // nodeAnswer bounds the wait for one node: one that hangs must not hide the others.

@@ -12,7 +12,7 @@ import (
 	"k8s.io/kubernetes/pkg/apis/core/validation"
 	"k8s.io/utils/ptr"
 
-	"github.com/skep-io/skep/servicespec"
+	"github.com/skep-io/skep/controlplane/servicespec"
 )
 
 // Services is the kind of v1 Service.

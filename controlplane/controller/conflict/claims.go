@@ -9,7 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/skep-io/skep/controlplane/controller"
-	"github.com/skep-io/skep/servicespec"
+	"github.com/skep-io/skep/controlplane/servicespec"
 )
 
 // holder is a service, or a pod with host ports.

@@ -10,7 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/skep-io/skep/controlplane/controller"
-	"github.com/skep-io/skep/servicespec"
+	"github.com/skep-io/skep/controlplane/servicespec"
 )
 
 // TestClaimsFollowChanges makes random changes and compares what is known after each with what the same state gives

@@ -12,7 +12,7 @@ import (
 	"github.com/skep-io/skep/controlplane/controlplanetest"
 	"github.com/skep-io/skep/controlplane/event"
 	"github.com/skep-io/skep/controlplane/resource"
-	"github.com/skep-io/skep/servicespec"
+	"github.com/skep-io/skep/controlplane/servicespec"
 )
 
 var watched = []*resource.Kind{resource.Services, resource.Events}

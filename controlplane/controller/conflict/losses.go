@@ -7,7 +7,7 @@ import (
 	"strings"
 
 	"github.com/skep-io/skep/controlplane/controller"
-	"github.com/skep-io/skep/servicespec"
+	"github.com/skep-io/skep/controlplane/servicespec"
 )
 
 // loss is a frontend that a holder asked for and another has.

@@ -13,7 +13,7 @@ import (
 
 	"github.com/skep-io/skep/controlplane/controller"
 	"github.com/skep-io/skep/controlplane/resource"
-	"github.com/skep-io/skep/servicespec"
+	"github.com/skep-io/skep/controlplane/servicespec"
 )
 
 // Condition is the type of the condition that a service has as long as it lacks

@@ -52,7 +52,7 @@ import (
 	"github.com/skep-io/skep/controlplane/controller"
 	"github.com/skep-io/skep/controlplane/event"
 	"github.com/skep-io/skep/controlplane/resource"
-	"github.com/skep-io/skep/servicespec"
+	"github.com/skep-io/skep/controlplane/servicespec"
 )
 
 // Component is the source of this loop's events.
