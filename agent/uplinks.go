@@ -11,12 +11,9 @@ import (
 	"github.com/vishvananda/netlink"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/skep-io/skep/controlplane/servicespec"
 	"github.com/skep-io/skep/dataplane/flow"
 )
-
-// servesOutside is the condition by which a node says whether services are served to clients outside there. The control plane
-// lets no node announce load-balancer addresses that says no.
-const servesOutside corev1.NodeConditionType = "skep.io/ServesOutside"
 
 // uplinkNames are the interfaces that packets from outside arrive at. One that was found stays for as long as it exists: routes
 // come and go with every lease that is renewed.
@@ -101,14 +98,14 @@ func outsideCondition(uplinks []flow.Uplink) corev1.NodeCondition {
 		}
 		works = append(works, fmt.Sprintf("%s: %s XDP", u.Name, u.XDP))
 	}
-	c := corev1.NodeCondition{Type: servesOutside, Status: corev1.ConditionTrue, Reason: attached, Message: strings.Join(works, "; ")}
+	c := corev1.NodeCondition{Type: servicespec.ServesOutside, Status: corev1.ConditionTrue, Reason: attached, Message: strings.Join(works, "; ")}
 	switch {
 	case len(uplinks) == 0:
 		c.Status, c.Reason = corev1.ConditionFalse, noUplink
 		c.Message = outside + "here: no interface has this node's address or a default route; name those that packets from outside arrive at with --uplink"
 	case len(works) == 0:
 		c.Status, c.Reason = corev1.ConditionFalse, uplinksFailed
-		c.Message = outside + "here, nor are this node's pods reached from outside through others: " + strings.Join(fails, "; ")
+		c.Message = outside + "here; through other nodes clients reach pods here, which see those nodes' addresses: " + strings.Join(fails, "; ")
 	case len(fails) > 0:
 		c.Reason, c.Message = someFailed, outside+"at "+strings.Join(fails, "; ")+"; they are at "+strings.Join(works, "; ")
 	}

@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/skep-io/skep/controlplane/servicespec"
 	"github.com/skep-io/skep/dataplane/flow"
 )
 
@@ -23,12 +24,12 @@ func TestOutsideCondition(t *testing.T) {
 	}{
 		{"all", []flow.Uplink{works, slow}, corev1.ConditionTrue, "UplinksAttached", []string{"eth0: native XDP", "br0: generic XDP"}},
 		{"some", []flow.Uplink{works, fails}, corev1.ConditionTrue, "SomeUplinksFailed", []string{"not served to clients outside", "tun0: it has no Ethernet address", "they are at eth0"}},
-		{"none of them", []flow.Uplink{fails}, corev1.ConditionFalse, "UplinksFailed", []string{"not served to clients outside", "tun0: it has no Ethernet address"}},
+		{"none of them", []flow.Uplink{fails}, corev1.ConditionFalse, "UplinksFailed", []string{"not served to clients outside", "pods here, which see those nodes' addresses", "tun0: it has no Ethernet address"}},
 		{"no uplink", nil, corev1.ConditionFalse, "NoUplink", []string{"not served to clients outside", "--uplink"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			got := outsideCondition(c.uplinks)
-			if got.Type != servesOutside || got.Status != c.status || got.Reason != c.reason {
+			if got.Type != servicespec.ServesOutside || got.Status != c.status || got.Reason != c.reason {
 				t.Errorf("got %+v, want status %s for reason %s", got, c.status, c.reason)
 			}
 			for _, part := range c.says {

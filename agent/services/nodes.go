@@ -8,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/skep-io/skep/controlplane/servicespec"
 	"github.com/skep-io/skep/dataplane/podnet"
 )
 
@@ -37,6 +38,7 @@ func (w *Watcher) nodeChanged(obj any) {
 		w.selfChanged(n)
 		return
 	}
+	w.cfg.Plane.SetNodeUnwraps(n.Name, unwraps(n)) // first: nothing is to be sent there that it cannot take
 	w.cfg.Plane.SetNodeAddresses(n.Name, nodeAddresses(n))
 	peer, err := peerOf(n)
 	w.mu.Lock()
@@ -84,6 +86,7 @@ func (w *Watcher) nodeDeleted(obj any) {
 	w.queue.Add(routesKey)
 	w.cfg.Plane.SetNodeDown(n.Name, true)
 	w.cfg.Plane.SetNodeAddresses(n.Name, nil)
+	w.cfg.Plane.SetNodeUnwraps(n.Name, true)
 }
 
 // isDown is false for a node that has said nothing yet.
@@ -94,6 +97,16 @@ func isDown(n *corev1.Node) bool {
 		}
 	}
 	return false
+}
+
+// unwraps is false for a node that has said that no program runs at its uplinks, where tunnels end.
+func unwraps(n *corev1.Node) bool {
+	for _, c := range n.Status.Conditions {
+		if c.Type == servicespec.ServesOutside {
+			return c.Status != corev1.ConditionFalse
+		}
+	}
+	return true
 }
 
 // nodeAddresses are those that other nodes can send to.

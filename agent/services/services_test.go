@@ -32,6 +32,7 @@ type recorder struct {
 	down      map[string]bool
 	peers     []string
 	addresses map[string]string
+	deaf      map[string]bool
 	problems  chan map[string][]service.Problem
 	owned     string
 	sets      int
@@ -55,6 +56,9 @@ func (r *recorder) Synced()                          { r.do(func() { r.synced = 
 func (r *recorder) SetNodeDown(node string, is bool) { r.do(func() { r.down[node] = is }) }
 func (r *recorder) SetNodeAddresses(node string, addrs []netip.Addr) {
 	r.do(func() { r.addresses[node] = fmt.Sprint(addrs) })
+}
+func (r *recorder) SetNodeUnwraps(node string, does bool) {
+	r.do(func() { r.deaf[node] = !does })
 }
 func (r *recorder) AwaitProblems(ctx context.Context) map[string][]service.Problem {
 	select {
@@ -131,7 +135,7 @@ var httpPort = corev1.ServicePort{Name: "http", Port: 80, Protocol: corev1.Proto
 func start(t *testing.T, client kubernetes.Interface, adopted <-chan struct{}) (*Watcher, *recorder, *events) {
 	t.Helper()
 	r := &recorder{
-		services: map[string]service.Service{}, down: map[string]bool{}, addresses: map[string]string{},
+		services: map[string]service.Service{}, down: map[string]bool{}, addresses: map[string]string{}, deaf: map[string]bool{},
 		synced: -1, changed: make(chan struct{}, 1), problems: make(chan map[string][]service.Problem),
 	}
 	e := &events{changed: make(chan struct{}, 1)}

@@ -34,6 +34,7 @@ type Plane interface {
 	Synced()
 	SetNodeDown(node string, down bool)
 	SetNodeAddresses(node string, addrs []netip.Addr)
+	SetNodeUnwraps(node string, does bool)
 	AwaitProblems(context.Context) map[string][]service.Problem
 }
 

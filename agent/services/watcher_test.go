@@ -167,3 +167,35 @@ func TestDrainEndsWithTheEndpoint(t *testing.T) {
 	restored()
 	r.await(t, "what the API says", state(service.Terminating))
 }
+
+// A node whose uplinks serve nobody takes no tunnels; it is as others in all else, and again when it says so, or is another.
+func TestNodesThatTakeNoTunnels(t *testing.T) {
+	says := func(status corev1.ConditionStatus) *corev1.Node {
+		n := node("n1", "10.244.1.0/24", "192.0.2.11", corev1.ConditionTrue)
+		n.Status.Conditions = append(n.Status.Conditions, corev1.NodeCondition{Type: servicespec.ServesOutside, Status: status})
+		return n
+	}
+	client := fake.NewClientset(says(corev1.ConditionFalse), node("n2", "10.244.2.0/24", "192.0.2.12", corev1.ConditionTrue))
+	_, r, _ := start(t, client, nil)
+	r.await(t, "both nodes at their addresses", func() bool {
+		return r.addresses["n1"] == "[192.0.2.11]" && r.addresses["n2"] == "[192.0.2.12]" && len(r.peers) == 2
+	})
+	is := func(deaf bool) func() bool {
+		return func() bool { now, told := r.deaf["n1"]; return told && now == deaf }
+	}
+	r.await(t, "one that takes no tunnels", is(true))
+	r.await(t, "one that says nothing and does", func() bool { now, told := r.deaf["n2"]; return told && !now })
+	for _, c := range []struct {
+		status corev1.ConditionStatus
+		deaf   bool
+	}{{corev1.ConditionTrue, false}, {corev1.ConditionFalse, true}, {corev1.ConditionUnknown, false}, {corev1.ConditionFalse, true}} {
+		if _, err := client.CoreV1().Nodes().Update(t.Context(), says(c.status), metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		r.await(t, "what follows from "+string(c.status), is(c.deaf))
+	}
+	if err := client.CoreV1().Nodes().Delete(t.Context(), "n1", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	r.await(t, "nothing kept of a node that is gone", is(false))
+}

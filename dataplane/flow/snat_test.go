@@ -96,3 +96,39 @@ func TestPortsRunOut(t *testing.T) {
 		t.Errorf("%d of %d ports used, %d clients refused", len(peers), ports, refused)
 	}
 }
+
+// What nobody unwraps there is not wrapped: a node without programs at its uplinks gets connections translated. What it sends
+// is taken all the same, and connections stay as they began.
+func TestNodeThatUnwrapsNothing(t *testing.T) {
+	both(t, func(t *testing.T, s *stage, a addresses) {
+		peer := peer4
+		if a.client.Addr().Is6() {
+			peer = peer6
+		}
+		s.route(t, netip.PrefixFrom(a.far.Addr(), a.far.Addr().BitLen()), peer)
+		here := port(a.vip, 81)
+		s.plane.SetNodeUnwraps("node2", false)
+		s.set(external("t/far", service.TCP, a.vip, backend(a.far, "node2")), external("t/here", service.TCP, here, backend(a.pod, "node1")))
+		s.prime(t, tcp(port(a.client, 2), a.vip, tcpSYN).arriving())
+		began := func(from uint16, as string) {
+			t.Helper()
+			if _, _, moved := s.run(tcp(port(a.client, from), a.vip, tcpSYN).arriving()); moved[as] != 1 || moved["event_flow_made"] != 1 {
+				t.Errorf("a connection from port %d is not %s: %v", from, as, moved)
+			}
+		}
+		goes := func(from uint16, as string) {
+			t.Helper()
+			if _, _, moved := s.run(tcp(port(a.client, from), a.vip, tcpACK).arriving()); moved[as] != 1 || moved["event_flow_made"] != 0 {
+				t.Errorf("the connection from port %d is not %s: %v", from, as, moved)
+			}
+		}
+		began(3, "translated_out")
+		s.check(t, step{"what it sends", tunnel(peer4, node4, 7, 0, tcp(a.client, here, tcpSYN)).arriving(), xdpPass,
+			tcp(a.client, a.pod, tcpSYN).arriving(), []string{"delivered", "event_flow_made", "event_decapsulated"}})
+		s.plane.SetNodeUnwraps("node2", true)
+		s.set()
+		goes(3, "translated_out")
+		s.prime(t, tcp(port(a.client, 4), a.vip, tcpSYN).arriving())
+		began(5, "encapsulated")
+	})
+}

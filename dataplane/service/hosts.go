@@ -17,6 +17,7 @@ import (
 type hosts struct {
 	own   map[netip.Addr]struct{}
 	nodes map[string][]netip.Addr
+	deaf  map[string]struct{} // nodes that unwrap no tunnels
 }
 
 // SetAddresses says which addresses this node has: those at which frontends
@@ -32,8 +33,9 @@ func (p *Plane) SetAddresses(addrs []netip.Addr) {
 	p.touch()
 }
 
-// SetNodeAddresses says at which addresses, at most one a family, another node
-// takes packets for its backends. None: it is forgotten.
+// SetNodeAddresses says which addresses, at most one a family, another node has:
+// it takes encapsulated packets for its backends there, and sends them from
+// there. None: it is forgotten.
 func (p *Plane) SetNodeAddresses(node string, addrs []netip.Addr) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -47,6 +49,23 @@ func (p *Plane) SetNodeAddresses(node string, addrs []netip.Addr) {
 		}
 	}
 	p.queue.hosts = true
+	p.queue.addNode(node)
+	p.touch()
+}
+
+// SetNodeUnwraps says whether another node takes encapsulated packets at all, as
+// one does that nothing is said of. Connections from outside to backends on one
+// that does not are forwarded from this node's address. What it sends is
+// unwrapped here all the same: it may have begun before this node hears of it.
+func (p *Plane) SetNodeUnwraps(node string, does bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	node = storedName(node)
+	if does {
+		delete(p.tables.hosts.deaf, node)
+	} else {
+		p.tables.hosts.deaf[node] = struct{}{}
+	}
 	p.queue.addNode(node)
 	p.touch()
 }
@@ -115,7 +134,11 @@ func (in *installed) adoptAddresses(m *kernelMaps) error {
 
 func (t *tables) desiredNode(name string) bpf.SocketNode {
 	_, down := t.nodesDown[name]
-	return nodeRecord(down, t.hosts.nodes[name])
+	addrs := t.hosts.nodes[name]
+	if _, deaf := t.hosts.deaf[name]; deaf {
+		addrs = nil
+	}
+	return nodeRecord(down, addrs)
 }
 
 func nodeRecord(down bool, addrs []netip.Addr) bpf.SocketNode {

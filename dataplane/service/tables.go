@@ -34,7 +34,7 @@ func newTables(node string) *tables {
 		byAddr:    map[netip.Addr]map[string]struct{}{},
 		withdrawn: map[netip.Addr]int{},
 		nodesDown: map[string]struct{}{},
-		hosts:     hosts{nodes: map[string][]netip.Addr{}},
+		hosts:     hosts{nodes: map[string][]netip.Addr{}, deaf: map[string]struct{}{}},
 	}
 }
 

@@ -119,6 +119,20 @@ func (s *site) wantAnswers(addr netip.Addr, nodePort bool, names []string) {
 	}
 }
 
+// wantAllAnswered waits until all of these pods answer, and then has none of what is asked lost.
+func (s *site) wantAllAnswered(addr netip.Addr, nodePort bool, names []string) {
+	s.Helper()
+	s.wantServed(addr, nodePort, names)
+	for _, network := range []string{"tcp", "udp"} {
+		at := net.JoinHostPort(addr.String(), s.port(network, nodePort))
+		for range 4 * len(names) {
+			if _, err := ask(network, at); err != nil {
+				s.Errorf("%s %s: %v", network, at, err)
+			}
+		}
+	}
+}
+
 // wantServedInside asks the service from a node's pod.
 func (s *site) wantServedInside(node string) {
 	s.Helper()
@@ -217,10 +231,14 @@ func (s *site) occupied(t *testing.T, names []string) {
 		return nil
 	})
 	s.wantServedInside(node)
-	// What other nodes wrap for a pod of this one, nobody unwraps.
-	others := slices.DeleteFunc(slices.Clone(names), func(name string) bool { return name == node })
+	// What other nodes would wrap for a pod of this one, nobody would unwrap.
 	for _, addr := range s.balancers() {
-		s.wantAnswers(addr, false, others)
+		s.wantAllAnswered(addr, false, names)
+	}
+	for _, through := range []string{"node2", "node3"} {
+		for _, addr := range []netip.Addr{s.node(through).Addr, s.node(through).Addr6} {
+			s.wantAllAnswered(addr, true, names)
+		}
 	}
 	s.skep("dataplane", "verify")
 

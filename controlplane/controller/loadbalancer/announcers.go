@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/skep-io/skep/controlplane/controller"
+	"github.com/skep-io/skep/controlplane/servicespec"
 )
 
 // announcers knows which nodes may announce addresses, and who announces which
@@ -28,10 +29,6 @@ func newAnnouncers() *announcers {
 	}
 }
 
-// servesOutside is the condition of a node that says whether its uplinks serve
-// clients outside. A node that says nothing of it is taken at its readiness.
-const servesOutside corev1.NodeConditionType = "skep.io/ServesOutside"
-
 // canAnnounce says whether a node may take part: it is ready, its uplinks work,
 // and nobody has excluded it from load balancing or is about to remove it.
 func canAnnounce(node *corev1.Node) bool {
@@ -45,7 +42,7 @@ func canAnnounce(node *corev1.Node) bool {
 	if slices.ContainsFunc(node.Spec.Taints, func(t corev1.Taint) bool { return t.Key == aboutToGo }) {
 		return false
 	}
-	if outside := controller.NodeCondition(node, servesOutside); outside != nil && outside.Status == corev1.ConditionFalse {
+	if outside := controller.NodeCondition(node, servicespec.ServesOutside); outside != nil && outside.Status == corev1.ConditionFalse {
 		return false
 	}
 	ready := controller.NodeCondition(node, corev1.NodeReady)
