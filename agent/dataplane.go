@@ -97,7 +97,8 @@ func (p *parts) openPaths() (err error) {
 		return err
 	}
 	p.flows, err = flow.Open(flow.Options{
-		PinDir: flowPins(p.cfg), Plane: p.plane, Uplinks: uplinks, NodeIPs: p.cfg.NodeIPs, GenericXDP: p.cfg.GenericXDP,
+		PinDir: flowPins(p.cfg), Plane: p.plane, Uplinks: uplinks, Overlays: p.network.Overlays(), NodeIPs: p.cfg.NodeIPs,
+		GenericXDP: p.cfg.GenericXDP,
 	})
 	if err != nil {
 		return fmt.Errorf("traffic from outside: %w", err)

@@ -46,7 +46,10 @@ struct uplink {
 	struct address ip4; /* of this node, mapped; all zero: none */
 	struct address ip6;
 	__u8 mac[ETH_ALEN];
-	__u8 pad[2];
+	/* 1: no uplink but an overlay, through which pods of nodes that share no
+	 * link with this one are reached: XDP neither runs nor sends there. */
+	__u8 overlay;
+	__u8 pad;
 };
 
 enum {

@@ -83,6 +83,17 @@ struct flow_ports {
 
 SKEP_MAP(skep_flow_ports, BPF_MAP_TYPE_ARRAY, __u32, struct flow_ports, 1, 0);
 
+enum snat_ports {
+	/* Above what the kernel gives to sockets (ip_local_port_range). */
+	SNAT_PORT_FIRST = 61000,
+	SNAT_PORTS = 65536 - SNAT_PORT_FIRST,
+};
+
+static __always_inline bool is_snat_port(__be16 port)
+{
+	return bpf_ntohs(port) >= SNAT_PORT_FIRST;
+}
+
 static __always_inline struct flow_ports *flow_ports(void)
 {
 	__u32 zero = 0;

@@ -22,7 +22,7 @@ struct hop {
 	__u64 expires;       /* jiffies */
 	__u64 confirmed;     /* ktime of the last packet sent by the stack */
 	__u32 ifindex;
-	__u32 mtu;
+	__u32 mtu;           /* 0: not known, ask the stack */
 	__u8 destination_mac[ETH_ALEN];
 	__u8 source_mac[ETH_ALEN];
 	__u32 pad;
@@ -61,6 +61,20 @@ static __always_inline void fib_addresses(struct bpf_fib_lookup *fib,
 	__builtin_memcpy(fib->ipv6_dst, to, sizeof(*to));
 }
 
+/* Whether XDP sends by that interface. Of others only the size is learnt of what
+ * fits; and of an overlay the address that has its answers come back by it. */
+static __always_inline bool sends_by(struct hop *hop, __u32 ifindex, bool ip4)
+{
+	struct uplink *by = bpf_map_lookup_elem(&skep_uplinks, &ifindex);
+
+	if (!by)
+		return false;
+	if (!by->overlay)
+		return true;
+	hop->from = ip4 ? by->ip4 : by->ip6;
+	return false;
+}
+
 /* Asks the kernel. Routes that lead out of an interface that is no uplink are
  * left to the stack, which knows how to send there. */
 __noinline int refresh_hop(struct xdp_md *ctx, struct hop *hop,
@@ -77,6 +91,7 @@ __noinline int refresh_hop(struct xdp_md *ctx, struct hop *hop,
 		return ROUTE_NONE;
 	uplink_count(UPLINK_EVENT_HOP_LOOKUP);
 	hop->expires = 0;
+	hop->mtu = 0;
 	uplink = uplink_of(ctx);
 	if (!uplink)
 		return ROUTE_UNRESOLVED;
@@ -91,15 +106,15 @@ __noinline int refresh_hop(struct xdp_md *ctx, struct hop *hop,
 		return ROUTE_NONE;
 	if (outcome != BPF_FIB_LKUP_RET_SUCCESS)
 		return ROUTE_UNRESOLVED;
+	hop->mtu = fib.mtu_result;
 	ifindex = fib.ifindex;
-	if (!bpf_map_lookup_elem(&skep_uplinks, &ifindex))
+	if (!sends_by(hop, ifindex, is_mapped(to)))
 		return ROUTE_UNRESOLVED;
 	if (!same_address(&hop->to, to)) {
 		hop->to = *to;
 		hop->confirmed = 0;
 	}
 	hop->ifindex = ifindex;
-	hop->mtu = fib.mtu_result;
 	key = *to;
 	known = bpf_map_lookup_elem(&skep_path_mtu, &key);
 	if (known && known->until > now && known->mtu < hop->mtu)

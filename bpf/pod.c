@@ -215,6 +215,26 @@ static __always_inline bool is_strange(struct passage *passage)
 	       !lookup_reverse(backend, client, now(passage));
 }
 
+/* Whether the packet answers what XDP sent through an overlay in this node's name,
+ * or is an ICMP error about that. */
+static __always_inline bool is_snat_answer(struct passage *passage)
+{
+	const struct endpoint *backend = &passage->packet.outer.source;
+	const struct endpoint *us = &passage->packet.outer.destination;
+	struct flow *flow;
+
+	if (passage->parsed == PARSED_ERROR) {
+		backend = &passage->packet.inner.destination;
+		us = &passage->packet.inner.source;
+	} else if (passage->parsed != PARSED_PORTS) {
+		return false;
+	}
+	if (!may_answer_flow(backend))
+		return false;
+	flow = lookup_reverse(backend, us, now(passage));
+	return flow && flow->flags & FLOW_SNAT;
+}
+
 SEC("tc")
 int skep_from_uplink(struct __sk_buff *skb)
 {
@@ -233,13 +253,15 @@ int skep_from_uplink(struct __sk_buff *skb)
 		return to_stack(&passage, PATH_MALFORMED);
 	pod = bpf_map_lookup_elem(&skep_pods,
 				  &passage.packet.outer.destination.addr);
-	if (!pod)
+	if (!pod && !is_snat_answer(&passage))
 		return to_stack(&passage, PATH_STACK);
 	if (passage.packet.outer.hops <= 1)
 		return to_stack(&passage, PATH_HOPS_SPENT);
 	step = reverse(&passage, &verdict);
 	if (step == STEP_ENDED)
 		return verdict;
+	if (!pod)
+		return out(&passage, PATH_DIRECT, step == STEP_CHANGED);
 	if (step == STEP_NONE && is_strange(&passage))
 		return to_stack(&passage, PATH_STACK);
 	return into_pod(&passage, pod, step == STEP_CHANGED);

@@ -4,12 +4,11 @@
 
 /* Backends elsewhere reached from this node's own address, for services that
  * ask for it and for backends that no node of the cluster has: they answer to
- * us, and we to the client. */
+ * us, and we to the client. Towards a backend behind an overlay it is the address
+ * on the overlay: the answer comes back through that, where the program at its tc
+ * ingress undoes the translation (pod.c). */
 
 enum {
-	/* Above what the kernel gives to sockets (ip_local_port_range). */
-	SNAT_PORT_FIRST = 61000,
-	SNAT_PORTS = 65536 - SNAT_PORT_FIRST,
 	SNAT_TRIES = 16,
 };
 
@@ -29,18 +28,21 @@ __noinline int remember_arrival(struct arrival *arrival)
 __noinline int claim_port(struct xdp_md *ctx, struct arrival *arrival)
 {
 	int remembered = REMEMBER_FULL;
-	struct uplink *uplink = uplink_of(ctx);
+	enum route route = ROUTE_NONE;
 	struct header *header;
 	struct flow *flow;
+	struct hop *hop;
 	__u32 i, hash;
 
-	if (!arrival || !uplink)
+	if (!arrival)
 		return REMEMBER_FULL;
 	header = &arrival->packet.outer;
 	flow = &arrival->flow;
 	hash = arrival->selection.hash;
-	flow->source.addr = header->family == FAMILY_IPV4 ? uplink->ip4 :
-							    uplink->ip6;
+	hop = find_hop(ctx, &flow->peer.addr, arrival->now, &route);
+	if (!hop)
+		return REMEMBER_FULL;
+	flow->source.addr = hop->from;
 	flow->source.protocol = header->protocol;
 	flow->source.scope = 0;
 	if (header->protocol == PROTOCOL_SCTP) { /* its port stays */
@@ -57,11 +59,6 @@ __noinline int claim_port(struct xdp_md *ctx, struct arrival *arrival)
 	return remembered;
 }
 
-static __always_inline bool is_snat_port(__be16 port)
-{
-	return bpf_ntohs(port) >= SNAT_PORT_FIRST;
-}
-
 /* Gives the packet the endpoints of arrival->to and sends it. */
 __noinline int translate(struct xdp_md *ctx, struct arrival *arrival,
 			 enum uplink_reason reason)
@@ -76,7 +73,7 @@ __noinline int translate(struct xdp_md *ctx, struct arrival *arrival,
 	hop = find_hop(ctx, &arrival->to.destination.addr, arrival->now, &route);
 	if (!hop)
 		return leave(UPLINK_NO_ROUTE, XDP_DROP);
-	if (route == ROUTE_READY && header->end - header->l3 > hop->mtu) {
+	if (hop->mtu && header->end - header->l3 > hop->mtu) {
 		arrival->mtu = hop->mtu;
 		return STEP_TOO_BIG;
 	}

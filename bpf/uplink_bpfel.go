@@ -340,11 +340,12 @@ type UplinkTunnelPair struct {
 }
 
 type UplinkUplink struct {
-	_   structs.HostLayout
-	Ip4 UplinkAddress
-	Ip6 UplinkAddress
-	Mac [6]uint8
-	Pad [2]uint8
+	_       structs.HostLayout
+	Ip4     UplinkAddress
+	Ip6     UplinkAddress
+	Mac     [6]uint8
+	Overlay uint8
+	Pad     uint8
 }
 
 type UplinkUplinkReason uint32

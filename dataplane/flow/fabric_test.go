@@ -58,7 +58,7 @@ func openWorld(t *testing.T, f *fabrictest.Fabric) *world {
 
 func (w *world) options(host int) Options {
 	h := w.Hosts[host]
-	return Options{PinDir: filepath.Join(h.Pins, "flow"), Plane: h.Plane, Uplinks: []string{"eth0"}, NodeIPs: fabrictest.NodeIPs(host)}
+	return Options{PinDir: filepath.Join(h.Pins, "flow"), Plane: h.Plane, Uplinks: []string{"eth0"}, Overlays: h.Network.Overlays(), NodeIPs: fabrictest.NodeIPs(host)}
 }
 
 // open starts a host's flows, again if they were there.

@@ -35,6 +35,7 @@ type Options struct {
 	PinDir     string       // on a BPF filesystem, not shared with another package; made if absent
 	Plane      Maps         // services
 	Uplinks    []string     // interfaces that packets from outside arrive at; see SetUplinks
+	Overlays   []string     // by which pods of other nodes are reached; see SetOverlays
 	NodeIPs    []netip.Addr // this node's address, of each family: the source of what is encapsulated or translated
 	GenericXDP bool         // do not try the driver's own XDP
 	Limits     Limits
@@ -54,9 +55,10 @@ type Flows struct {
 	announcer *announcer
 	once      sync.Once
 
-	mu      sync.Mutex
-	uplinks []uplink // those that run the program
-	states  []Uplink
+	mu       sync.Mutex
+	uplinks  []uplink // those that run the program
+	states   []Uplink
+	overlays map[int]bool // indexes
 }
 
 // Open adopts what is pinned in o.PinDir, so that flows go on, and makes every uplink run this build's program: in place if
@@ -97,6 +99,9 @@ func (f *Flows) start() (err error) {
 	}
 	f.program = programs.SkepUplink
 	if f.announcer, err = newAnnouncer(f.log, f.maps.announced); err != nil {
+		return err
+	}
+	if err := f.SetOverlays(f.options.Overlays); err != nil { // first, or those of before would be forgotten for a moment
 		return err
 	}
 	if err := f.SetUplinks(f.options.Uplinks); err != nil {

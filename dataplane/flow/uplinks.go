@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"slices"
 
 	"github.com/skep-io/skep/bpf"
@@ -74,6 +75,59 @@ func (f *Flows) SetUplinks(names []string) error {
 	return errors.Join(f.forgetOthers(present), f.detachFrom(func(index int) bool { return !present[index] }), f.announcer.follow(attached))
 }
 
+// SetOverlays names the interfaces besides uplinks through which pods of other nodes are reached, each with addresses of this
+// node's own: what SNAT sends through one bears those. The pod path has to be attached there: it undoes the translation.
+func (f *Flows) SetOverlays(names []string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	before := f.overlays
+	f.overlays = map[int]bool{}
+	for _, name := range names {
+		index, record, err := findOverlay(name)
+		if err != nil {
+			continue // gone meanwhile: nothing is sent through it
+		}
+		if err := f.maps.uplinks.Put(uint32(index), record); err != nil {
+			return err
+		}
+		f.overlays[index] = true
+	}
+	for index := range before {
+		if f.overlays[index] || slices.ContainsFunc(f.uplinks, func(u uplink) bool { return u.index == index }) {
+			continue
+		}
+		if err := f.maps.uplinks.Delete(uint32(index)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func findOverlay(name string) (int, bpf.UplinkUplink, error) {
+	record := bpf.UplinkUplink{Overlay: 1}
+	device, err := net.InterfaceByName(name)
+	if err != nil {
+		return 0, record, err
+	}
+	addrs, err := device.Addrs()
+	if err != nil {
+		return 0, record, err
+	}
+	for _, a := range addrs {
+		prefix, err := netip.ParsePrefix(a.String())
+		if err != nil {
+			return 0, record, err
+		}
+		switch addr := prefix.Addr(); {
+		case addr.Is4():
+			record.Ip4.Word = bpf.ToNetwork(addr)
+		case !addr.IsLinkLocalUnicast():
+			record.Ip6.Word = bpf.ToNetwork(addr)
+		}
+	}
+	return device.Index, record, nil
+}
+
 // Uplinks are the interfaces of the last SetUplinks.
 func (f *Flows) Uplinks() []Uplink {
 	f.mu.Lock()
@@ -124,7 +178,7 @@ func (f *Flows) forgetOthers(present map[int]bool) error {
 		return err
 	}
 	for index := range described {
-		if present[int(index)] {
+		if present[int(index)] || f.overlays[int(index)] {
 			continue
 		}
 		if err := f.maps.uplinks.Delete(index); err != nil {

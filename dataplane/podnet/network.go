@@ -72,6 +72,7 @@ type Network struct {
 	// arrivals is what Uplinks returns.
 	arrivals       []string
 	arrivalIndexes []int
+	overlayNames   []string // the last of arrivals
 
 	// overhead is what the overlays in use add to a packet.
 	overhead int
@@ -284,6 +285,13 @@ func (n *Network) Uplinks() []string {
 	return slices.Clone(n.arrivals)
 }
 
+// Overlays are those of Uplinks that are overlays.
+func (n *Network) Overlays() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Clone(n.overlayNames)
+}
+
 // tellUplinks is called with routes held.
 func (n *Network) tellUplinks() {
 	var names []string
@@ -298,7 +306,7 @@ func (n *Network) tellUplinks() {
 	}
 	n.mu.Lock()
 	changed := !slices.Equal(n.arrivalIndexes, indexes)
-	n.arrivals, n.arrivalIndexes = names, indexes
+	n.arrivals, n.arrivalIndexes, n.overlayNames = names, indexes, names[len(n.uplinks):]
 	n.mu.Unlock()
 	if changed && n.cfg.UplinksChanged != nil {
 		n.cfg.UplinksChanged(slices.Clone(names))
