@@ -24,7 +24,11 @@ func newSelector(t testing.TB, p *Plane) *selector {
 	}
 	replacements := p.Maps()
 	for name, replacement := range replacements {
-		spec.Maps[name].MaxEntries = replacement.MaxEntries()
+		if m := spec.Maps[name]; m != nil {
+			m.MaxEntries = replacement.MaxEntries()
+		} else {
+			delete(replacements, name)
+		}
 	}
 	s := &selector{t: t}
 	if err := spec.LoadAndAssign(&s.objects, &ebpf.CollectionOptions{MapReplacements: replacements}); err != nil {
