@@ -41,6 +41,7 @@ func (w *Watcher) DeleteHostPorts(pod *corev1.Pod) {
 }
 
 // hostPorts are services whose only backend is the pod. Readiness has no say: who knows the host's port knows the pod.
+// One at an address that this node does not have is none.
 func hostPorts(pod *corev1.Pod, addrs []netip.Addr, node string) (out []service.Service) {
 	for _, h := range servicespec.HostPorts(pod, addrs) {
 		protocol, ok := protocolOf(h.Frontends[0].Protocol)
@@ -50,6 +51,9 @@ func hostPorts(pod *corev1.Pod, addrs []netip.Addr, node string) (out []service.
 		s := service.Service{
 			Name: h.Name, Unconditional: true, Since: servicespec.Since(pod),
 			Frontends: planeFrontends(h.Frontends, protocol, false),
+		}
+		for i := range s.Frontends {
+			s.Frontends[i].Here = true // a pod can name any address, also one that others serve at
 		}
 		for _, addr := range addrs {
 			s.Backends = append(s.Backends, service.Backend{Addr: addr, Port: h.ContainerPort, Node: node})

@@ -35,7 +35,7 @@ func text(s service.Service) string {
 		for _, flag := range []struct {
 			name string
 			set  bool
-		}{{"local", f.Local}, {"restricted", f.Restricted}} {
+		}{{"local", f.Local}, {"restricted", f.Restricted}, {"here", f.Here}} {
 			if flag.set {
 				b.WriteString(" " + flag.name)
 			}
@@ -260,17 +260,17 @@ func TestHostPorts(t *testing.T) {
 		got = append(got, text(s))
 	}
 	want := []string{`host-port/ns/web::9000/TCP round-robin unconditional
-  0.0.0.0:9000/TCP cluster
-  0.0.0.0:9000/TCP external
-  [::]:9000/TCP cluster
-  [::]:9000/TCP external
+  0.0.0.0:9000/TCP cluster here
+  0.0.0.0:9000/TCP external here
+  [::]:9000/TCP cluster here
+  [::]:9000/TCP external here
   -> 10.244.0.2:90 active @me
   -> [fd00:244::2]:90 active @me`, `host-port/ns/web:192.0.2.1:53/UDP round-robin unconditional
-  192.0.2.1:53/UDP cluster
-  192.0.2.1:53/UDP external
+  192.0.2.1:53/UDP cluster here
+  192.0.2.1:53/UDP external here
   -> 10.244.0.2:5353 active @me
   -> [fd00:244::2]:5353 active @me`, `host-port/ns/web:127.0.0.1:8080/TCP round-robin unconditional
-  127.0.0.1:8080/TCP cluster
+  127.0.0.1:8080/TCP cluster here
   -> 10.244.0.2:80 active @me
   -> [fd00:244::2]:80 active @me`}
 	if a, b := strings.Join(got, "\n"), strings.Join(want, "\n"); a != b {

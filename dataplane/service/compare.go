@@ -19,10 +19,19 @@ type Difference struct {
 func (d Difference) String() string { return d.Subject + ": " + d.What }
 
 // Compare lists where a dump of a node's maps is not what these services and
-// these down nodes make of them there, in the order of subjects; nil if nowhere.
+// these down nodes make of them there with its addresses, in the order of subjects; nil if nowhere.
 // Counters, ids and the order of turns are not compared.
 func Compare(node string, want []Service, down map[string]bool, have *Dump) []Difference {
 	t := newTables(node)
+	var own []netip.Addr
+	for _, a := range have.Addresses {
+		if a.Own {
+			own = append(own, a.Address)
+		}
+	}
+	if own != nil {
+		t.setOwn(own)
+	}
 	for _, s := range want {
 		t.set(s)
 	}

@@ -30,9 +30,16 @@ func TestCompareFindsNothingInWhatWasInstalled(t *testing.T) {
 	for _, s := range compared() {
 		p.SetService(s)
 	}
+	port := serviceOf("host-port/default/p:192.0.2.1:80/TCP", TCP, "192.0.2.1:80", three[0])
+	port.Frontends[0].Here = true
+	foreign := serviceOf("host-port/default/p:192.0.2.9:80/TCP", TCP, "192.0.2.9:80", three[0])
+	foreign.Frontends[0].Here = true
+	p.SetService(port)
+	p.SetService(foreign)
+	p.SetAddresses([]netip.Addr{netip.MustParseAddr("192.0.2.1")})
 	p.SetNodeDown("node2", true)
 	flush(t, p)
-	if found := Compare("node1", compared(), map[string]bool{"node2": true}, dump(t, p)); found != nil {
+	if found := Compare("node1", append(compared(), port, foreign), map[string]bool{"node2": true}, dump(t, p)); found != nil {
 		t.Fatal("differences where there are none: ", found)
 	}
 }

@@ -25,12 +25,42 @@ type hosts struct {
 func (p *Plane) SetAddresses(addrs []netip.Addr) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.tables.hosts.own = map[netip.Addr]struct{}{}
-	for _, addr := range addrs {
-		p.tables.hosts.own[plain(addr)] = struct{}{}
-	}
+	touched := p.tables.setOwn(addrs)
 	p.queue.hosts = true
-	p.touch()
+	p.enqueue(false, touched...)
+	for _, name := range touched {
+		p.review(name)
+	}
+}
+
+// setOwn stores this node's addresses and returns the names of all services whose
+// maps may change by it, beside skep_addresses: frontends Here come and go.
+func (t *tables) setOwn(addrs []netip.Addr) (touched []string) {
+	t.hosts.own = map[netip.Addr]struct{}{}
+	for _, addr := range addrs {
+		t.hosts.own[plain(addr)] = struct{}{}
+	}
+	for name, s := range maps.Clone(t.asked) {
+		if now, _ := t.atHome(s); !slices.Equal(now, t.services[name].Frontends) {
+			touched = append(touched, t.set(s)...)
+		}
+	}
+	return touched
+}
+
+// atHome are a service's frontends without those that are Here and at no address
+// of this node, which are problems. As long as nobody has said which there are,
+// all are at home: nothing of an earlier process is taken away.
+func (t *tables) atHome(s Service) (frontends []Frontend, foreign []Problem) {
+	for _, f := range s.Frontends {
+		_, own := t.hosts.own[f.Addr]
+		if f.Here && t.hosts.own != nil && !own && !f.Addr.IsUnspecified() && !f.Addr.IsLoopback() {
+			foreign = append(foreign, Problem{Service: s.Name, Frontend: f, Reason: "frontend " + f.String() + " is ignored: this node has no such address"})
+			continue
+		}
+		frontends = append(frontends, f)
+	}
+	return frontends, foreign
 }
 
 // SetNodeAddresses says which addresses, at most one a family, another node has:

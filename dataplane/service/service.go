@@ -108,7 +108,7 @@ func (s Selection) String() string {
 // Frontend is an address that clients ask for. An IPv4-mapped IPv6 address is
 // the same as the IPv4 address; an unspecified one is every address of this
 // node (node ports, host ports). Two frontends of a service that differ in their
-// last three fields only are the same: the last one counts.
+// last four fields only are the same: the last one counts.
 type Frontend struct {
 	Addr       netip.Addr
 	Port       uint16
@@ -117,6 +117,7 @@ type Frontend struct {
 	Local      bool // leads to this node's backends only (traffic policy)
 	Restricted bool // only for clients in SourceRanges; for packets, not sockets
 	Given      bool // the cluster gave the service this address: who only asks for it does not get it
+	Here       bool // only while the address is one of this node's; else it is as if nobody had asked for it
 }
 
 func (f Frontend) String() string {
@@ -125,7 +126,7 @@ func (f Frontend) String() string {
 
 // identity is what tells frontends apart.
 func (f Frontend) identity() Frontend {
-	f.Local, f.Restricted, f.Given = false, false, false
+	f.Local, f.Restricted, f.Given, f.Here = false, false, false, false
 	return f
 }
 

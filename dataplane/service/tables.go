@@ -14,6 +14,7 @@ import (
 // change finds what it touches without looking at the rest.
 type tables struct {
 	services  map[string]Service
+	asked     map[string]Service // those with frontends Here, with all that was asked for
 	problems  map[string][]Problem
 	claims    map[Frontend][]claim               // by precedence; the first owns it
 	contested map[string]struct{}                // services whose conflicts may have changed
@@ -28,6 +29,7 @@ func newTables(node string) *tables {
 	return &tables{
 		node:      node,
 		services:  map[string]Service{},
+		asked:     map[string]Service{},
 		problems:  map[string][]Problem{},
 		claims:    map[Frontend][]claim{},
 		contested: map[string]struct{}{},
@@ -43,6 +45,12 @@ func newTables(node string) *tables {
 func (t *tables) set(s Service) []string {
 	s, problems := s.normalise()
 	touched := t.delete(s.Name)
+	if slices.ContainsFunc(s.Frontends, func(f Frontend) bool { return f.Here }) {
+		t.asked[s.Name] = s
+		var foreign []Problem
+		s.Frontends, foreign = t.atHome(s)
+		problems = append(problems, foreign...)
+	}
 	t.services[s.Name] = s
 	if len(problems) > 0 {
 		t.problems[s.Name] = problems
@@ -90,6 +98,7 @@ func (t *tables) delete(name string) []string {
 		}
 	}
 	delete(t.services, name)
+	delete(t.asked, name)
 	delete(t.problems, name)
 	for _, b := range old.Backends {
 		delete(t.byAddr[b.Addr], name)

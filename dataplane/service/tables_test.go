@@ -33,7 +33,7 @@ var rewrite = flag.Bool("rewrite", false, "write the dumps of testdata/*.txtar a
 //	peer NODE [ADDRESS...]     another node's
 //	withdraw ADDRESS
 //
-// FRONTEND is ADDRESS:PORT/PROTOCOL[/external][/local][/restricted][/given], BACKEND is
+// FRONTEND is ADDRESS:PORT/PROTOCOL[/external][/local][/restricted][/given][/here], BACKEND is
 // ADDRESS:PORT[@NODE][=terminating|=unready|=distant]. This node is node1.
 func TestTables(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txtar")
@@ -206,6 +206,8 @@ func parseService(t *testing.T, words []string) Service {
 					f.Scope = ScopeExternal
 				case "local":
 					f.Local = true
+				case "here":
+					f.Here = true
 				case "given":
 					f.Given = true
 				case "restricted":
