@@ -16,6 +16,7 @@ import (
 var (
 	onlyFolder = flag.String("folder", "", "regular expression: run the tests of these packages only, as dataplane/flow")
 	onlyTests  = flag.String("tests", "", "regular expression: run these tests only")
+	whole      = flag.Bool("whole", false, "run all tests that can run there, not only the core; half an hour without KVM")
 )
 
 // The data plane's own tests, on the kernel that the distribution has today.
@@ -34,10 +35,14 @@ func TestDataPlaneOnTheDistributionsKernel(t *testing.T) {
 		more = []string{"-test.run=" + *onlyTests}
 	}
 	initrd := filepath.Join(t.TempDir(), "initrd")
-	if err := buildImage(initrd, k, wanted, more); err != nil {
+	if err := buildImage(initrd, k, wanted, *whole || *onlyTests != "", more); err != nil {
 		t.Fatal(err)
 	}
-	m := &machine{kernel: k, initrd: initrd, console: filepath.Join(cache, "console.log"), limit: 15 * time.Minute}
+	limit := 12 * time.Minute
+	if *whole {
+		limit = time.Hour
+	}
+	m := &machine{kernel: k, initrd: initrd, console: filepath.Join(cache, "console.log"), limit: limit}
 	got, err := boot(t.Context(), m, filepath.Join(cache, "answers.log"))
 	if err != nil {
 		t.Error(err)

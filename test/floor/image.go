@@ -16,7 +16,7 @@ const root = "../.."
 
 // buildImage writes the guest's first filesystem: its first process, busybox as
 // the modprobe that the kernel calls, modules, the tests and what they read.
-func buildImage(path string, k *kernel, suites []suite, more []string) error {
+func buildImage(path string, k *kernel, suites []suite, all bool, more []string) error {
 	out, err := os.Create(path)
 	if err != nil {
 		return err
@@ -46,7 +46,7 @@ func buildImage(path string, k *kernel, suites []suite, more []string) error {
 	})
 	var runs []plan.Run
 	for _, s := range suites {
-		r, err := s.run(k.release)
+		r, err := s.run(k.release, all)
 		if err != nil {
 			return err
 		}

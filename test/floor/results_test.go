@@ -68,7 +68,7 @@ func TestWhatAKernelLacksIsNotForced(t *testing.T) {
 		"6.6.0":                "-test.skip=TestLong",
 		"7.0":                  "-test.skip=TestLong",
 	} {
-		r, err := s.run(release)
+		r, err := s.run(release, true)
 		if err != nil || r.Args[len(r.Args)-1] != want {
 			t.Errorf("Linux %s: %q, %v, want %s", release, r.Args, err, want)
 		}
@@ -76,7 +76,10 @@ func TestWhatAKernelLacksIsNotForced(t *testing.T) {
 			t.Errorf("binary %s", r.Binary)
 		}
 	}
-	if r, err := s.run("new"); err == nil {
+	if r, err := (suite{core: []string{"TestA", "TestB"}}).run("7.0", false); err != nil || r.Args[len(r.Args)-1] != "-test.run=^(TestA|TestB)$" {
+		t.Errorf("the core: %q, %v", r.Args, err)
+	}
+	if r, err := s.run("new", true); err == nil {
 		t.Errorf("kernel version \"new\": %+v", r)
 	}
 }
