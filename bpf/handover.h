@@ -53,8 +53,9 @@ static __always_inline bool is_handed_over(struct __sk_buff *skb)
 				(void *)(long)skb->data_end);
 }
 
-/* The interface that the kernel would send the packet out of. A neighbour that
- * is not known is no reason not to name it. */
+/* The interface that the kernel would send the packet out of. Neither a neighbour
+ * that is not known nor a packet that does not fit is a reason not to name it:
+ * by another one it would leave for where its addresses mean nothing. */
 static __always_inline __u32 handover_interface(struct __sk_buff *skb)
 {
 	void *data = (void *)(long)skb->data;
@@ -82,7 +83,8 @@ static __always_inline __u32 handover_interface(struct __sk_buff *skb)
 	}
 	outcome = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
 	if (outcome == BPF_FIB_LKUP_RET_SUCCESS ||
-	    outcome == BPF_FIB_LKUP_RET_NO_NEIGH)
+	    outcome == BPF_FIB_LKUP_RET_NO_NEIGH ||
+	    outcome == BPF_FIB_LKUP_RET_FRAG_NEEDED)
 		return fib.ifindex;
 	return skb->ifindex;
 }

@@ -1,8 +1,10 @@
 package flow
 
 import (
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +16,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/skep-io/skep/bpf"
 	"github.com/skep-io/skep/dataplane/pinned"
 	"github.com/skep-io/skep/dataplane/sandbox"
 	"github.com/skep-io/skep/dataplane/service"
@@ -126,6 +129,45 @@ func TestUplinkWithoutXDP(t *testing.T) {
 	}
 	if described, err := s.flows.maps.uplinks.All(); err != nil || len(described) != 2 {
 		t.Errorf("described uplinks %v, %v, want two", described, err)
+	}
+}
+
+// Overlays are told of with this node's addresses on them, across uplinks that change, until they are not named any more.
+func TestOverlaysAreToldOf(t *testing.T) {
+	s := newStage(t)
+	s.add(&netlink.Bridge{LinkAttrs: named("overlay")})
+	s.change(func(l netlink.Link) error {
+		for _, cidr := range []string{"10.244.9.0/32", "fd00:10:244:9::/128"} {
+			addr, err := netlink.ParseAddr(cidr)
+			if err != nil {
+				return err
+			}
+			if err := netlink.AddrAdd(l, addr); err != nil {
+				return err
+			}
+		}
+		return nil
+	}, "overlay")
+	set := func(names ...string) map[uint32]bpf.UplinkUplink {
+		t.Helper()
+		s.Do(func() error { return s.flows.SetOverlays(names) })
+		s.uplinksNow("eth0")
+		described, err := s.flows.maps.uplinks.All()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return described
+	}
+	described := set("overlay", "nowhere")
+	delete(described, uint32(s.index))
+	want := bpf.UplinkUplink{Overlay: 1}
+	want.Ip4.Word = bpf.ToNetwork(netip.MustParseAddr("10.244.9.0"))
+	want.Ip6.Word = bpf.ToNetwork(netip.MustParseAddr("fd00:10:244:9::"))
+	if got := slices.Collect(maps.Values(described)); len(got) != 1 || got[0] != want {
+		t.Errorf("overlays %v, want %v", got, want)
+	}
+	if described := set(); len(described) != 1 || described[uint32(s.index)].Mac != nodeMAC {
+		t.Errorf("described %v, want the uplink alone", described)
 	}
 }
 
