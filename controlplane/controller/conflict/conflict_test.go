@@ -191,6 +191,13 @@ status: {podIPs: [{ip: 10.244.2.2}]}
 	await(t, r, "web", servicespec.AddressConflict, "")
 	controlplanetest.Modify(t, r, resource.Nodes, "status", "", "n2", func(n *corev1.Node) { n.Status.Addresses[0].Address = "192.0.2.12" })
 	await(t, r, "web", servicespec.AddressConflict, "node port 30080/TCP at 192.0.2.12 on node n2 belongs to pod default/exact, which asks for that very address; all else of it works")
+	create(t, r, `
+apiVersion: v1
+kind: Pod
+metadata: {name: astray}
+spec: {nodeName: n1, containers: [{name: c, image: i, ports: [{containerPort: 8080, hostPort: 30080, hostIP: 192.0.2.12}]}]}
+status: {podIPs: [{ip: 10.244.1.3}]}
+`)
 	controlplanetest.Modify(t, r, resource.Pods, "status", "default", "exact", func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded })
 	await(t, r, "web", servicespec.AddressConflict, "")
 }

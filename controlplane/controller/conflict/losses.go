@@ -41,7 +41,7 @@ func (c *claims) losses(h holder, hasPort func(controller.Key, servicespec.Front
 			exact := a.frontend
 			exact.Addr = addr
 			for _, other := range c.by[exact] {
-				if other.holder != h && other.meets(mine) && c.reaches(mine, addr) {
+				if other.holder != h && other.meets(mine) && c.reaches(mine, addr) && c.reaches(other, addr) {
 					lost(other, addr)
 					break
 				}
@@ -69,7 +69,7 @@ func (c *claims) before(f servicespec.Frontend, mine claim, lost func(claim, net
 	return false
 }
 
-// reaches says whether a claim to every address of a node is one to this address.
+// reaches says whether a claim can hold at an address: its node has it, or it is one to all nodes.
 func (c *claims) reaches(mine claim, addr netip.Addr) bool {
 	return mine.node == "" || addr.IsLoopback() || slices.Contains(c.nodes[mine.node], addr)
 }
