@@ -60,11 +60,12 @@ func (p *parts) uplinksChanged(names []string) {
 	if path == nil {
 		return // it is opened with what there is then
 	}
-	if err := p.flows.SetOverlays(p.network.Overlays()); err != nil {
-		slog.Error("SNAT to pods behind an overlay does not work", "uplinks", names, "error", err)
-	}
 	if err := path.SetUplinks(onEthernet(union(uplinks, names))); err != nil {
 		slog.Error("pods' packets take the long way at some uplinks", "uplinks", names, "error", err)
+		return
+	}
+	if err := p.flows.SetOverlays(p.network.Overlays()); err != nil { // once answers through them are translated back
+		slog.Error("SNAT to pods behind an overlay does not work", "uplinks", names, "error", err)
 	}
 }
 

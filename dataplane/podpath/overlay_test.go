@@ -1,8 +1,12 @@
 package podpath_test
 
 import (
+	"net"
 	"net/netip"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/skep-io/skep/dataplane/podpath"
 	"github.com/skep-io/skep/dataplane/podpath/fabrictest"
@@ -64,4 +68,51 @@ func TestServiceByThePacketThroughTheOverlay(t *testing.T) {
 			}
 		}
 	}
+}
+
+// What XDP hands over goes where its addresses say, also if it is longer than what fits there: the overlay takes it in pieces.
+func TestHandedOverPacketsGoThroughTheOverlay(t *testing.T) {
+	f := fabrictest.NewRouted(t, 2)
+	f.OpenPaths()
+	pod := f.Hosts[1].NewPod("far")
+	var uplink net.HardwareAddr
+	f.Hosts[0].Do(func() error {
+		device, err := net.InterfaceByName("eth0")
+		if err == nil {
+			uplink = device.HardwareAddr
+		}
+		return err
+	})
+	for i, from := range fabrictest.NodeIPs(0) {
+		to, source := netip.AddrPortFrom(pod.Addrs[i], 8080), netip.AddrPortFrom(from, 61000)
+		var socket net.PacketConn
+		pod.Do(func() (err error) {
+			socket, err = net.ListenPacket("udp", to.String())
+			return err
+		})
+		defer socket.Close()
+		const size = 1430 // in a packet of less than the uplink's MTU, more than the overlay's
+		frame := packet{from: source.String(), to: to.String(), protocol: protocolUDP, payload: size}.frame()
+		copy(frame, uplink)
+		copy(frame[6:], []byte{0x02, 's', 'k', 'e', 'p', 0x01})
+		f.Router.Do(func() error { return sendFrame(f.Hosts[0].Name, frame) })
+		socket.SetReadDeadline(time.Now().Add(fabrictest.Deadline))
+		n, seen, err := socket.ReadFrom(make([]byte, f.MTU))
+		if err != nil || n != size || seen.String() != source.String() {
+			t.Errorf("%d bytes from %v came to %s, %v, want %d from %s", n, seen, to, err, size, source)
+		}
+	}
+}
+
+func sendFrame(link string, frame []byte) error {
+	device, err := net.InterfaceByName(link)
+	if err != nil {
+		return err
+	}
+	socket, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(socket)
+	return unix.Sendto(socket, frame, 0, &unix.SockaddrLinklayer{Ifindex: device.Index, Halen: 6})
 }
