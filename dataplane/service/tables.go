@@ -16,10 +16,10 @@ type tables struct {
 	services  map[string]Service
 	asked     map[string]Service // those with frontends Here, with all that was asked for
 	problems  map[string][]Problem
-	claims    map[Frontend][]claim               // by precedence; the first owns it
-	contested map[string]struct{}                // services whose conflicts may have changed
-	byAddr    map[netip.Addr]map[string]struct{} // backend address -> services
-	withdrawn map[netip.Addr]int                 // address -> withdrawals not restored
+	claims    map[Frontend][]claim    // by precedence; the first owns it
+	contested map[string]struct{}     // services whose conflicts may have changed
+	byAddr    map[netip.Addr][]string // backend address -> services: most often one
+	withdrawn map[netip.Addr]int      // address -> withdrawals not restored
 	nodesDown map[string]struct{}
 	hosts     hosts
 	node      string // this one
@@ -33,7 +33,7 @@ func newTables(node string) *tables {
 		problems:  map[string][]Problem{},
 		claims:    map[Frontend][]claim{},
 		contested: map[string]struct{}{},
-		byAddr:    map[netip.Addr]map[string]struct{}{},
+		byAddr:    map[netip.Addr][]string{},
 		withdrawn: map[netip.Addr]int{},
 		nodesDown: map[string]struct{}{},
 		hosts:     hosts{nodes: map[string][]netip.Addr{}, deaf: map[string]struct{}{}},
@@ -67,10 +67,9 @@ func (t *tables) set(s Service) []string {
 		t.contest(t.claims[f])
 	}
 	for _, b := range s.Backends {
-		if t.byAddr[b.Addr] == nil {
-			t.byAddr[b.Addr] = map[string]struct{}{}
+		if names := t.byAddr[b.Addr]; !slices.Contains(names, s.Name) {
+			t.byAddr[b.Addr] = append(names, s.Name)
 		}
-		t.byAddr[b.Addr][s.Name] = struct{}{}
 	}
 	return touched
 }
@@ -101,9 +100,11 @@ func (t *tables) delete(name string) []string {
 	delete(t.asked, name)
 	delete(t.problems, name)
 	for _, b := range old.Backends {
-		delete(t.byAddr[b.Addr], name)
-		if len(t.byAddr[b.Addr]) == 0 {
+		others := slices.DeleteFunc(t.byAddr[b.Addr], func(other string) bool { return other == name })
+		if len(others) == 0 {
 			delete(t.byAddr, b.Addr)
+		} else {
+			t.byAddr[b.Addr] = others
 		}
 	}
 	return touched
@@ -116,12 +117,7 @@ func (t *tables) withdraw(addr netip.Addr, by int) []string {
 	if t.withdrawn[addr] <= 0 {
 		delete(t.withdrawn, addr)
 	}
-	var names []string
-	for name := range t.byAddr[addr] {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
+	return slices.Sorted(slices.Values(t.byAddr[addr]))
 }
 
 func (t *tables) isWithdrawn(s Service, b Backend) bool {
