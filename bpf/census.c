@@ -117,9 +117,10 @@ static __always_inline bool seen(struct sock *sk)
 {
 	__u64 cookie = bpf_get_socket_cookie(sk);
 	__u32 once = 1;
+	int outcome; /* Linux before 6.4 leaves the upper half unset */
 
-	return bpf_map_update_elem(&skep_seen, &cookie, &once, BPF_NOEXIST) ==
-	       -EEXIST;
+	outcome = bpf_map_update_elem(&skep_seen, &cookie, &once, BPF_NOEXIST);
+	return outcome == -EEXIST;
 }
 
 SEC("iter/task_file")

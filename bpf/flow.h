@@ -295,7 +295,7 @@ write_reverse(const struct endpoint *client, const struct endpoint *frontend,
 {
 	struct flow_key key;
 	struct flow *present;
-	long outcome = -EEXIST;
+	int outcome = -EEXIST; /* Linux before 6.4 leaves the upper half unset */
 
 	note_answers(&flow->peer);
 	reverse_key(&key, flow->flags & FLOW_SNAT ? &flow->source : client,
