@@ -22,10 +22,11 @@ func text(s service.Service) string {
 	if s.AffinityTimeout > 0 {
 		fmt.Fprintf(&b, " affinity=%s", s.AffinityTimeout)
 	}
-	for flag, set := range map[string]bool{"snat": s.SNAT, "unconditional": s.Unconditional} {
-		if set {
-			b.WriteString(" " + flag)
-		}
+	if s.SNAT {
+		b.WriteString(" snat")
+	}
+	if s.Unconditional {
+		b.WriteString(" unconditional")
 	}
 	if s.SourceRanges != nil {
 		fmt.Fprintf(&b, " ranges=%v", s.SourceRanges)
