@@ -8,6 +8,7 @@ package services
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -114,6 +115,10 @@ func New(cfg Config) (*Watcher, error) {
 	}
 	w.reporter = newReporter(cfg.Recorder, cfg.Plane.AwaitProblems, w.Lister())
 	w.health = newHealthServers(w.reporter.healthPort)
+	slim := newSlimmer(cfg.Node).slim
+	if err := errors.Join(w.services.SetTransform(slim), w.slices.SetTransform(slim)); err != nil {
+		return nil, fmt.Errorf("keep services and endpoint slices small: %w", err)
+	}
 	if err := w.slices.AddIndexers(cache.Indexers{
 		bySvc: func(obj any) ([]string, error) { return []string{sliceService(obj.(*discoveryv1.EndpointSlice))}, nil },
 		byPod: func(obj any) ([]string, error) { return podsOf(obj.(*discoveryv1.EndpointSlice), cfg.Node), nil },

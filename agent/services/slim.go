@@ -1,0 +1,62 @@
+package services
+
+import (
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/utils/ptr"
+)
+
+// slimmer makes what this node keeps of the cluster's services and endpoints small: it drops what no node reads, and says
+// once what many endpoints say. Informers call it before they keep an object.
+type slimmer struct {
+	node string // this one
+
+	mu    sync.Mutex
+	words map[string]*string // names of nodes and zones; never more than the cluster has had
+}
+
+// truths are the only two values that conditions have.
+var truths = map[bool]*bool{false: new(false), true: new(true)}
+
+func newSlimmer(node string) *slimmer { return &slimmer{node: node, words: map[string]*string{}} }
+
+func (s *slimmer) slim(obj any) (any, error) {
+	switch obj := obj.(type) {
+	case *discoveryv1.EndpointSlice:
+		obj.ManagedFields, obj.OwnerReferences, obj.Annotations = nil, nil, nil
+		for i := range obj.Endpoints {
+			s.endpoint(&obj.Endpoints[i])
+		}
+	case *corev1.Service:
+		obj.ManagedFields = nil
+		delete(obj.Annotations, corev1.LastAppliedConfigAnnotation)
+	}
+	return obj, nil
+}
+
+func (s *slimmer) endpoint(e *discoveryv1.Endpoint) {
+	if ptr.Deref(e.NodeName, "") != s.node {
+		e.TargetRef = nil // it names a pod, of which only its own node knows more
+	}
+	e.NodeName, e.Zone = s.shared(e.NodeName), s.shared(e.Zone)
+	for _, condition := range []**bool{&e.Conditions.Ready, &e.Conditions.Serving, &e.Conditions.Terminating} {
+		if *condition != nil {
+			*condition = truths[**condition]
+		}
+	}
+}
+
+func (s *slimmer) shared(word *string) *string {
+	if word == nil {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if known := s.words[*word]; known != nil {
+		return known
+	}
+	s.words[*word] = word
+	return word
+}
