@@ -48,7 +48,7 @@ func Start(t testing.TB) *Node {
 	}
 	n.stop = func() {}
 	n.Config = runtime.Config{
-		CgroupParent: "/skep-test-" + filepath.Base(dir),
+		CgroupParent: "/skep-runtime-test-" + filepath.Base(dir),
 		StateDir:     filepath.Join(dir, "state"), RunDir: filepath.Join(dir, "run"),
 		HostsDir: filepath.Join(dir, "certs.d"), Logs: n.Logs,
 	}
