@@ -183,7 +183,7 @@ static __always_inline bool told_here(const struct flow_key *key,
 	       flow->flags & (FLOW_LOCAL | FLOW_SNAT);
 }
 
-static long count_flow(struct bpf_map *map, struct flow_key *key,
+static long count_flow(void *map, struct flow_key *key,
 		       struct flow *flow, struct flows_walk *walk)
 {
 	struct connected *connected;

@@ -48,7 +48,7 @@ struct departed {
 SKEP_MAP(skep_departed, BPF_MAP_TYPE_HASH, struct endpoint, struct departed,
 	 CAPACITY_DEPARTED, 0);
 
-/* What skep_print_origins prints: a cookie, then the state. */
+/* What skep_print_tcp and skep_print_udp print of a socket. */
 struct remembered_socket {
 	__u64 cookie;
 	struct socket_state state;
@@ -180,26 +180,6 @@ int skep_find_sockets(struct bpf_iter__task_file *ctx)
 	return 0;
 }
 
-/* Prints what is remembered of sockets that are connected to a departed
- * endpoint. */
-SEC("iter/bpf_sk_storage_map")
-int skep_print_origins(struct bpf_iter__bpf_sk_storage_map *ctx)
-{
-	struct socket_state *state = ctx->value;
-	struct remembered_socket remembered = {};
-	struct sock *sk = ctx->sk;
-
-	if (!sk || !state)
-		return 0;
-	remembered.state = *state;
-	if (!remembered.state.peer.port ||
-	    !find_departed(&remembered.state.peer))
-		return 0;
-	remembered.cookie = bpf_get_socket_cookie(sk);
-	bpf_seq_write(ctx->meta->seq, &remembered, sizeof(remembered));
-	return 0;
-}
-
 SEC("iter/tcp")
 int skep_close_tcp(struct bpf_iter__tcp *ctx)
 {
@@ -237,6 +217,59 @@ int skep_close_udp(struct bpf_iter__udp *ctx)
 	departed = find_departed(&peer);
 	if (departed)
 		sweep(sk, &udp->inet.sk, &peer, departed);
+	return 0;
+}
+
+/* Prints what is remembered of a socket, if it is connected to a departed
+ * endpoint. */
+static __always_inline void print_remembered(struct seq_file *seq,
+					     struct sock *sk,
+					     const struct endpoint *peer)
+{
+	struct remembered_socket remembered = {};
+	struct socket_state *state;
+
+	if (!find_departed(peer))
+		return;
+	state = bpf_sk_storage_get(&skep_sockets, sk, 0, 0);
+	if (!state)
+		return;
+	remembered.state = *state;
+	remembered.cookie = bpf_get_socket_cookie(sk);
+	bpf_seq_write(seq, &remembered, sizeof(remembered));
+}
+
+SEC("iter/tcp")
+int skep_print_tcp(struct bpf_iter__tcp *ctx)
+{
+	struct sock_common *sk = ctx->sk_common;
+	struct endpoint peer = {};
+	struct tcp_sock *tcp;
+
+	if (!sk || !sk->skc_dport)
+		return 0;
+	read_peer(sk, PROTOCOL_TCP, &peer);
+	tcp = bpf_skc_to_tcp_sock(sk);
+	if (tcp)
+		print_remembered(ctx->meta->seq, &tcp->inet_conn.icsk_inet.sk,
+				 &peer);
+	return 0;
+}
+
+SEC("iter/udp")
+int skep_print_udp(struct bpf_iter__udp *ctx)
+{
+	struct udp_sock *udp = ctx->udp_sk;
+	struct endpoint peer = {};
+	struct sock_common *sk;
+
+	if (!udp)
+		return 0;
+	sk = (struct sock_common *)udp;
+	if (!sk->skc_dport)
+		return 0;
+	read_peer(sk, PROTOCOL_UDP, &peer);
+	print_remembered(ctx->meta->seq, &udp->inet.sk, &peer);
 	return 0;
 }
 

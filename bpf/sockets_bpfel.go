@@ -203,29 +203,30 @@ const (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	SocketsMapSkepAddresses     = "skep_addresses"
-	SocketsMapSkepAffinity      = "skep_affinity"
-	SocketsMapSkepBackends      = "skep_backends"
-	SocketsMapSkepConfig        = "skep_config"
-	SocketsMapSkepCounters      = "skep_counters"
-	SocketsMapSkepDatagrams     = "skep_datagrams"
-	SocketsMapSkepDeparted      = "skep_departed"
-	SocketsMapSkepFrontends     = "skep_frontends"
-	SocketsMapSkepLayout        = "skep_layout"
-	SocketsMapSkepNames         = "skep_names"
-	SocketsMapSkepNodes         = "skep_nodes"
-	SocketsMapSkepPrimaries     = "skep_primaries"
-	SocketsMapSkepReverse       = "skep_reverse"
-	SocketsMapSkepServices      = "skep_services"
-	SocketsMapSkepSlots         = "skep_slots"
-	SocketsMapSkepSockets       = "skep_sockets"
-	SocketsMapSkepSources       = "skep_sources"
-	SocketsProgSkepCloseTcp     = "skep_close_tcp"
-	SocketsProgSkepCloseUdp     = "skep_close_udp"
-	SocketsProgSkepFindSockets  = "skep_find_sockets"
-	SocketsProgSkepJudgeSocket  = "skep_judge_socket"
-	SocketsProgSkepPrintOrigins = "skep_print_origins"
-	SocketsVarSkepHookedCgroup  = "skep_hooked_cgroup"
+	SocketsMapSkepAddresses    = "skep_addresses"
+	SocketsMapSkepAffinity     = "skep_affinity"
+	SocketsMapSkepBackends     = "skep_backends"
+	SocketsMapSkepConfig       = "skep_config"
+	SocketsMapSkepCounters     = "skep_counters"
+	SocketsMapSkepDatagrams    = "skep_datagrams"
+	SocketsMapSkepDeparted     = "skep_departed"
+	SocketsMapSkepFrontends    = "skep_frontends"
+	SocketsMapSkepLayout       = "skep_layout"
+	SocketsMapSkepNames        = "skep_names"
+	SocketsMapSkepNodes        = "skep_nodes"
+	SocketsMapSkepPrimaries    = "skep_primaries"
+	SocketsMapSkepReverse      = "skep_reverse"
+	SocketsMapSkepServices     = "skep_services"
+	SocketsMapSkepSlots        = "skep_slots"
+	SocketsMapSkepSockets      = "skep_sockets"
+	SocketsMapSkepSources      = "skep_sources"
+	SocketsProgSkepCloseTcp    = "skep_close_tcp"
+	SocketsProgSkepCloseUdp    = "skep_close_udp"
+	SocketsProgSkepFindSockets = "skep_find_sockets"
+	SocketsProgSkepJudgeSocket = "skep_judge_socket"
+	SocketsProgSkepPrintTcp    = "skep_print_tcp"
+	SocketsProgSkepPrintUdp    = "skep_print_udp"
+	SocketsVarSkepHookedCgroup = "skep_hooked_cgroup"
 )
 
 // LoadSockets returns the embedded CollectionSpec for Sockets.
@@ -270,11 +271,12 @@ type SocketsSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SocketsProgramSpecs struct {
-	SkepCloseTcp     *ebpf.ProgramSpec `ebpf:"skep_close_tcp"`
-	SkepCloseUdp     *ebpf.ProgramSpec `ebpf:"skep_close_udp"`
-	SkepFindSockets  *ebpf.ProgramSpec `ebpf:"skep_find_sockets"`
-	SkepJudgeSocket  *ebpf.ProgramSpec `ebpf:"skep_judge_socket"`
-	SkepPrintOrigins *ebpf.ProgramSpec `ebpf:"skep_print_origins"`
+	SkepCloseTcp    *ebpf.ProgramSpec `ebpf:"skep_close_tcp"`
+	SkepCloseUdp    *ebpf.ProgramSpec `ebpf:"skep_close_udp"`
+	SkepFindSockets *ebpf.ProgramSpec `ebpf:"skep_find_sockets"`
+	SkepJudgeSocket *ebpf.ProgramSpec `ebpf:"skep_judge_socket"`
+	SkepPrintTcp    *ebpf.ProgramSpec `ebpf:"skep_print_tcp"`
+	SkepPrintUdp    *ebpf.ProgramSpec `ebpf:"skep_print_udp"`
 }
 
 // SocketsMapSpecs contains maps before they are loaded into the kernel.
@@ -379,11 +381,12 @@ type SocketsVariables struct {
 //
 // It can be passed to LoadSocketsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SocketsPrograms struct {
-	SkepCloseTcp     *ebpf.Program `ebpf:"skep_close_tcp"`
-	SkepCloseUdp     *ebpf.Program `ebpf:"skep_close_udp"`
-	SkepFindSockets  *ebpf.Program `ebpf:"skep_find_sockets"`
-	SkepJudgeSocket  *ebpf.Program `ebpf:"skep_judge_socket"`
-	SkepPrintOrigins *ebpf.Program `ebpf:"skep_print_origins"`
+	SkepCloseTcp    *ebpf.Program `ebpf:"skep_close_tcp"`
+	SkepCloseUdp    *ebpf.Program `ebpf:"skep_close_udp"`
+	SkepFindSockets *ebpf.Program `ebpf:"skep_find_sockets"`
+	SkepJudgeSocket *ebpf.Program `ebpf:"skep_judge_socket"`
+	SkepPrintTcp    *ebpf.Program `ebpf:"skep_print_tcp"`
+	SkepPrintUdp    *ebpf.Program `ebpf:"skep_print_udp"`
 }
 
 func (p *SocketsPrograms) Close() error {
@@ -392,7 +395,8 @@ func (p *SocketsPrograms) Close() error {
 		p.SkepCloseUdp,
 		p.SkepFindSockets,
 		p.SkepJudgeSocket,
-		p.SkepPrintOrigins,
+		p.SkepPrintTcp,
+		p.SkepPrintUdp,
 	)
 }
 

@@ -65,30 +65,33 @@ func (r *diagRequest) Serialize() []byte {
 type diag struct {
 	marks   *marks
 	judge   *ebpf.Program
-	origins *link.Iter // prints what is remembered of sockets
+	origins map[service.Protocol]*link.Iter // print what is remembered of sockets
 	cgroup  string
 }
 
 func newDiag(o Options) (*diag, error) {
 	var objects struct {
 		marked
-		Print *ebpf.Program `ebpf:"skep_print_origins"`
+		TCP   *ebpf.Program `ebpf:"skep_print_tcp"`
+		UDP   *ebpf.Program `ebpf:"skep_print_udp"`
 		Judge *ebpf.Program `ebpf:"skep_judge_socket"`
 	}
 	if err := load(o, &objects); err != nil {
 		return nil, fmt.Errorf("load the program that judges sockets: %w", err)
 	}
-	defer objects.Print.Close()
+	defer objects.TCP.Close()
+	defer objects.UDP.Close()
 	marks, err := newMarks(objects.marked)
 	if err != nil {
 		return nil, errors.Join(err, objects.Judge.Close())
 	}
-	d := &diag{marks: marks, judge: objects.Judge, cgroup: o.CgroupPath}
-	d.origins, err = link.AttachIter(link.IterOptions{
-		Program: objects.Print, Map: o.Plane.Maps()[bpf.SocketsMapSkepSockets],
-	})
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("attach to what is remembered of sockets: %w", err), marks.Close(), d.judge.Close())
+	d := &diag{marks: marks, judge: objects.Judge, origins: map[service.Protocol]*link.Iter{}, cgroup: o.CgroupPath}
+	for protocol, program := range map[service.Protocol]*ebpf.Program{service.TCP: objects.TCP, service.UDP: objects.UDP} {
+		iter, err := link.AttachIter(link.IterOptions{Program: program})
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("walk over %s sockets: %w", protocol, err), d.Close())
+		}
+		d.origins[protocol] = iter
 	}
 	return d, nil
 }
@@ -96,23 +99,27 @@ func newDiag(o Options) (*diag, error) {
 func (d *diag) marked() *marks { return d.marks }
 
 func (d *diag) Close() error {
-	return errors.Join(d.origins.Close(), d.marks.Close(), d.judge.Close())
+	failed := []error{d.marks.Close(), d.judge.Close()}
+	for _, iter := range d.origins {
+		failed = append(failed, iter.Close())
+	}
+	return errors.Join(failed...)
 }
 
-// remembered reads what the maps hold of sockets on targets, by cookie.
-func (d *diag) remembered() (map[uint64]bpf.SocketsSocketState, error) {
-	printed, err := readAll(d.origins)
+// remembered reads what the maps hold of this namespace's sockets of a protocol
+// that are on targets, by cookie, into origins.
+func (d *diag) remembered(protocol service.Protocol, origins map[uint64]bpf.SocketsSocketState) error {
+	printed, err := readAll(d.origins[protocol])
 	if err != nil {
-		return nil, fmt.Errorf("read what is remembered of sockets: %w", err)
+		return fmt.Errorf("read what is remembered of %s sockets: %w", protocol, err)
 	}
-	origins := map[uint64]bpf.SocketsSocketState{}
 	const cookie, size = 8, 8 + int(unsafe.Sizeof(bpf.SocketsSocketState{}))
 	for ; len(printed) >= size; printed = printed[size:] {
 		var state bpf.SocketsSocketState
 		copy(unsafe.Slice((*byte)(unsafe.Pointer(&state)), size-cookie), printed[cookie:])
 		origins[binary.NativeEndian.Uint64(printed)] = state
 	}
-	return origins, nil
+	return nil
 }
 
 // found is a socket that is connected to a target.
@@ -150,9 +157,11 @@ func (d *diag) close(ctx context.Context, targets []Target) (result Result, err 
 	if err != nil {
 		return result, err
 	}
-	origins, err := d.remembered()
-	if err != nil {
-		return result, err
+	origins := map[uint64]bpf.SocketsSocketState{}
+	for protocol := range protocols {
+		if err := d.remembered(protocol, origins); err != nil {
+			return result, err
+		}
 	}
 	for _, socket := range sockets {
 		verdict, err := d.decide(socket, hooked, origins)
