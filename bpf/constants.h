@@ -73,7 +73,7 @@ enum service_flags {
 /* Where things lie in shared memory. */
 enum placement {
 	FRONTENDS_EACH = 2,   /* of a line */
-	FRONTEND_PROBES = 24, /* lines that are searched for one endpoint */
+	FRONTEND_PROBES = 48, /* lines that are searched for one endpoint */
 	HOME_BACKENDS = 4,    /* ids that follow from a service's id */
 };
 

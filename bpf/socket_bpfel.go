@@ -192,7 +192,7 @@ type SocketPlacement uint32
 
 const (
 	SocketPlacementFRONTENDS_EACH  SocketPlacement = 2
-	SocketPlacementFRONTEND_PROBES SocketPlacement = 24
+	SocketPlacementFRONTEND_PROBES SocketPlacement = 48
 	SocketPlacementHOME_BACKENDS   SocketPlacement = 4
 )
 
