@@ -73,6 +73,30 @@ func TestDeletion(t *testing.T) {
 	c.expectEvents(t, "Normal Killing Stopping container main")
 }
 
+// Hooks and probes that leave a child behind, which holds their output open, end with their own process: the pod becomes ready
+// and goes, and its grace period is not used up (containerd/containerd#7802).
+func TestHooksAndProbesThatLeaveAChild(t *testing.T) {
+	c := newCluster(t, nil)
+	leaves := func() corev1.ProbeHandler {
+		return corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"sh", "-c", "sleep 1000 &"}}}
+	}
+	c.create(newPod("parent", func(s *corev1.PodSpec) {
+		s.Containers[0] = container("main", "trap 'exit 0' TERM; while true; do sleep 0.05; done")
+		s.Containers[0].ReadinessProbe = &corev1.Probe{ProbeHandler: leaves(), TimeoutSeconds: 1, PeriodSeconds: 10}
+		s.Containers[0].Lifecycle = &corev1.Lifecycle{
+			PostStart: &corev1.LifecycleHandler{Exec: leaves().Exec}, PreStop: &corev1.LifecycleHandler{Exec: leaves().Exec},
+		}
+	}))
+	c.await("parent", "ready", isReady)
+	began := time.Now()
+	const grace = 5 * time.Minute
+	c.deleteGracefully("parent", grace)
+	runtimetest.Eventually(t, "removal from the node", func() bool { return !contains(c.node.PodUIDs(), "uid-parent") })
+	if took := time.Since(began); took >= grace {
+		t.Errorf("removed after %v", took)
+	}
+}
+
 // A registry that takes connections and says nothing must not hold up a deletion: with it, a drain would hang.
 func TestDeletionWhilePulling(t *testing.T) {
 	silent, err := net.Listen("tcp", "127.0.0.1:0")

@@ -78,7 +78,7 @@ func attemptExec(ctx context.Context, p *corev1.Probe, t Target) Outcome {
 	var out limited
 	code, err := t.Exec(ctx, p.Exec.Command, &out)
 	switch {
-	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+	case err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return Outcome{Output: fmt.Sprintf("command timed out: %q timed out after %s", strings.Join(p.Exec.Command, " "), Timeout(p))}
 	case err != nil:
 		return Outcome{Err: err}

@@ -28,7 +28,9 @@ type ExecOptions struct {
 var ErrNotRunning = errors.New("container is not running")
 
 // Exec runs a command in a running container, as its user and with its
-// environment, and returns the exit code. When ctx ends the command is killed.
+// environment, and returns the exit code. It ends when the command does, also
+// where a child that the command left behind holds its output open. When ctx
+// ends the command and its process group are killed.
 func (r *Runtime) Exec(ctx context.Context, id string, command []string, o ExecOptions) (int, error) {
 	ctx = r.ctx(ctx)
 	if err := r.running(id); err != nil {
@@ -42,14 +44,15 @@ func (r *Runtime) Exec(ctx context.Context, id string, command []string, o ExecO
 	if err != nil {
 		return -1, fmt.Errorf("exec: %w", err)
 	}
-	process, stdin, err := r.startExec(ctx, container, task, command, o)
+	out := &execOutput{}
+	process, stdin, err := r.startExec(ctx, container, task, command, o, out)
 	if err != nil {
 		return -1, r.unlessEnded(id, err)
 	}
-	defer func() {
-		_, _ = process.Delete(context.WithoutCancel(ctx), containerd.WithProcessKill)
-	}()
-	exited, err := process.Wait(context.WithoutCancel(ctx))
+	defer r.endExec(ctx, id, process, out)
+	waiting, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	exited, err := process.Wait(waiting)
 	if err != nil {
 		return -1, fmt.Errorf("exec: %w", err)
 	}
@@ -59,6 +62,8 @@ func (r *Runtime) Exec(ctx context.Context, id string, command []string, o ExecO
 	if stdin != nil {
 		stdin.process <- process
 	}
+	out.copied = make(chan struct{})
+	go func() { process.IO().Wait(); close(out.copied) }()
 	for {
 		select {
 		case size, ok := <-o.Resize:
@@ -68,8 +73,11 @@ func (r *Runtime) Exec(ctx context.Context, id string, command []string, o ExecO
 			}
 			_ = process.Resize(ctx, uint32(size.Width), uint32(size.Height))
 		case status := <-exited:
-			process.IO().Wait()
 			code, _, err := status.Result()
+			if err == nil {
+				out.exited = true
+				out.drain(ctx)
+			}
 			return int(code), err
 		case <-ctx.Done():
 			return -1, ctx.Err()
@@ -100,7 +108,7 @@ func (r *Runtime) unlessEnded(id string, err error) error {
 	return err
 }
 
-func (r *Runtime) startExec(ctx context.Context, container containerd.Container, task containerd.Task, command []string, o ExecOptions) (containerd.Process, *stdinCloser, error) {
+func (r *Runtime) startExec(ctx context.Context, container containerd.Container, task containerd.Task, command []string, o ExecOptions, out *execOutput) (containerd.Process, *stdinCloser, error) {
 	info, err := container.Info(ctx, containerd.WithoutRefreshedMetadata)
 	if err != nil {
 		return nil, nil, fmt.Errorf("exec: %w", err)
@@ -117,17 +125,11 @@ func (r *Runtime) startExec(ctx context.Context, container containerd.Container,
 	var closer *stdinCloser
 	stdin := o.Stdin
 	if stdin != nil {
-		closer = &stdinCloser{Reader: stdin, process: make(chan containerd.Process, 1)}
+		closer = &stdinCloser{Reader: stdin, process: make(chan containerd.Process, 1), ended: out.ended()}
 		stdin = closer
 	}
 	// What nobody wants is read all the same: a shim opens every stream.
-	stdout, stderr := o.Stdout, o.Stderr
-	if stdout == nil {
-		stdout = io.Discard
-	}
-	if stderr == nil {
-		stderr = io.Discard
-	}
+	stdout, stderr := out.to(o.Stdout), out.to(o.Stderr)
 	if o.TTY {
 		stderr = nil
 	}
@@ -147,14 +149,20 @@ func (r *Runtime) startExec(ctx context.Context, container containerd.Container,
 type stdinCloser struct {
 	io.Reader
 	process chan containerd.Process
+	ended   <-chan struct{} // the command has, or never ran
 }
 
 func (s *stdinCloser) Read(p []byte) (int, error) {
 	n, err := s.Reader.Read(p)
 	if err != nil {
 		go func() {
-			process := <-s.process
-			_ = process.CloseIO(context.Background(), containerd.WithStdinCloser)
+			select {
+			case process := <-s.process:
+				ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+				defer cancel()
+				_ = process.CloseIO(ctx, containerd.WithStdinCloser)
+			case <-s.ended:
+			}
 		}()
 	}
 	return n, err

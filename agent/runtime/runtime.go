@@ -20,6 +20,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
+	"google.golang.org/grpc"
 )
 
 // Namespace is the containerd namespace that holds everything of ours.
@@ -94,7 +95,8 @@ func Connect(ctx context.Context, address string, cfg Config) (*Runtime, error) 
 			return nil, fmt.Errorf("runtime folder: %w", err)
 		}
 	}
-	client, err := containerd.New(address, containerd.WithDefaultNamespace(Namespace), containerd.WithTimeout(2*time.Second))
+	client, err := containerd.New(address, containerd.WithDefaultNamespace(Namespace), containerd.WithTimeout(2*time.Second),
+		containerd.WithExtraDialOpts([]grpc.DialOption{grpc.WithChainUnaryInterceptor(boundCall)}))
 	if err != nil {
 		return nil, fmt.Errorf("connect to containerd: %w", err)
 	}

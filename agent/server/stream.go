@@ -60,7 +60,9 @@ func (s *Server) exec(w http.ResponseWriter, r *http.Request) {
 		failStream(w, err)
 		return
 	}
-	remotecommand.ServeExec(w, r, &executor{s.cfg.Runtime}, c.PodName, c.PodUID, c.ID, command, options,
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	remotecommand.ServeExec(&leavingWriter{w, cancel}, r.WithContext(ctx), &executor{s.cfg.Runtime}, c.PodName, c.PodUID, c.ID, command, options,
 		idleTimeout, creationTimeout, remotecommand.SupportedStreamingProtocols)
 }
 

@@ -1,0 +1,184 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	tasks "github.com/containerd/containerd/api/services/tasks/v1"
+	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"golang.org/x/sys/unix"
+)
+
+// Bounds of what is still read of a command that has exited. What it wrote
+// itself lies in pipes and is small; what goes on after that comes from a
+// child that it left behind, and nobody asked for it.
+const (
+	drainQuiet = time.Second // with nothing to read
+	drainTotal = 10 * time.Second
+	drainBytes = 1 << 20
+	// endTimeout bounds the removal of a command. The shim waits up to ten
+	// seconds of it for output that a child holds open.
+	endTimeout = 30 * time.Second
+	// killTimeout bounds the kill: a process stuck in the kernel does not die.
+	killTimeout = 5 * time.Second
+)
+
+// execOutput watches how a command's output moves to its receiver.
+type execOutput struct {
+	moved      atomic.Int64
+	delivering atomic.Int32
+	copied     chan struct{} // closed when nothing more is copied; nil before the start
+	exited     bool
+
+	over     chan struct{} // closed by finish
+	overOnce sync.Once
+}
+
+func (o *execOutput) ended() <-chan struct{} {
+	if o.over == nil {
+		o.over = make(chan struct{})
+	}
+	return o.over
+}
+
+func (o *execOutput) finish() {
+	if o.over != nil {
+		o.overOnce.Do(func() { close(o.over) })
+	}
+}
+
+// to is w, counted; a nil one takes everything and keeps nothing.
+func (o *execOutput) to(w io.Writer) io.Writer {
+	if w == nil {
+		w = io.Discard
+	}
+	return &countedWriter{w, o}
+}
+
+type countedWriter struct {
+	w io.Writer
+	o *execOutput
+}
+
+func (c *countedWriter) Write(p []byte) (int, error) {
+	c.o.delivering.Add(1)
+	defer c.o.delivering.Add(-1)
+	n, err := c.w.Write(p)
+	c.o.moved.Add(int64(n))
+	return n, err
+}
+
+// drain returns when the output of a command that has exited is delivered:
+// when all writers have closed it, or when what comes cannot be the command's
+// own. A slow receiver is waited for.
+func (o *execOutput) drain(ctx context.Context) {
+	began, last, lastMoved := time.Now(), o.moved.Load(), time.Now()
+	first := last
+	tick := time.NewTicker(drainQuiet / 10)
+	defer tick.Stop()
+	for {
+		select {
+		case <-o.copied:
+			return
+		case <-ctx.Done():
+			return
+		case now := <-tick.C:
+			moved := o.moved.Load()
+			if moved != last || o.delivering.Load() > 0 {
+				last, lastMoved = moved, now
+			}
+			switch {
+			case o.delivering.Load() > 0 && moved-first < drainBytes:
+			case moved-first >= drainBytes, now.Sub(lastMoved) >= drainQuiet, now.Sub(began) >= drainTotal:
+				return
+			}
+		}
+	}
+}
+
+// endExec removes what is left of a command, in the background as far as
+// containerd is asked: a shim that does not answer must not hold up who waited
+// for the command. Nothing is written to the receivers afterwards, except by a
+// write that waits for its receiver.
+func (r *Runtime) endExec(ctx context.Context, id string, process containerd.Process, out *execOutput) {
+	out.finish()
+	process.IO().Cancel()
+	if out.copied != nil {
+		select {
+		case <-out.copied:
+		case <-time.After(drainQuiet):
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
+	killed := make(chan struct{})
+	r.work.Go(func() {
+		defer close(killed)
+		if !out.exited {
+			r.killExec(ctx, process)
+		}
+	})
+	// Close does not wait for this: the shim takes its time, and what it does
+	// not remove goes with the container.
+	go func() {
+		defer cancel()
+		<-killed
+		request := &tasks.DeleteProcessRequest{ContainerID: id, ExecID: process.ID()}
+		_, err := r.client.TaskService().DeleteProcess(ctx, request)
+		if err = errgrpc.ToNative(err); err != nil && !errdefs.IsNotFound(err) && !errdefs.IsCanceled(err) {
+			slog.Warn("command in a container is not removed; it goes with the container", "container", id, "pid", process.Pid(), "err", err)
+		}
+		if err := process.IO().Close(); err != nil {
+			slog.Debug("command's streams not closed", "container", id, "err", err)
+		}
+	}()
+}
+
+// killExec kills a command and what it started: runc makes each command the
+// leader of a process group. A child that left the group lives on, as under
+// the kubelet.
+func (r *Runtime) killExec(ctx context.Context, process containerd.Process) {
+	ctx, cancel := context.WithTimeout(ctx, killTimeout)
+	defer cancel()
+	exited, err := process.Wait(ctx)
+	if err != nil {
+		return
+	}
+	if pid := int(process.Pid()); pid > 0 {
+		if fd, err := unix.PidfdOpen(pid, 0); err == nil {
+			// Asked after the open: containerd has not reaped it, so the number is
+			// still its own, and the descriptor means it.
+			if status, err := process.Status(ctx); err == nil && status.Status == containerd.Running {
+				killGroup(fd, pid)
+			}
+			unix.Close(fd)
+		}
+	}
+	if err := process.Kill(ctx, unix.SIGKILL); err != nil && !errdefs.IsNotFound(err) {
+		slog.Debug("command not killed", "exec", process.ID(), "err", err)
+	}
+	select {
+	case <-exited:
+	case <-ctx.Done():
+	}
+}
+
+// pidfdSignalProcessGroup is PIDFD_SIGNAL_PROCESS_GROUP of Linux 6.9.
+const pidfdSignalProcessGroup = 1 << 2
+
+func killGroup(fd, pid int) {
+	err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, pidfdSignalProcessGroup)
+	if !errors.Is(err, unix.EINVAL) {
+		return
+	}
+	// An older kernel: the leader still exists, so its number is no other's.
+	if group, err := unix.Getpgid(pid); err == nil && group == pid && unix.PidfdSendSignal(fd, 0, nil, 0) == nil {
+		_ = unix.Kill(-pid, unix.SIGKILL)
+	}
+}
