@@ -14,6 +14,7 @@ import (
 
 	"github.com/skep-io/skep/agent"
 	"github.com/skep-io/skep/agent/logs"
+	"github.com/skep-io/skep/cmd/privilege"
 	"github.com/skep-io/skep/dataplane/service"
 )
 
@@ -25,6 +26,9 @@ func newLogsCommand() *cobra.Command {
 		Short: "Write containers' logs (started by the agent)",
 		RunE: func(command *cobra.Command, _ []string) error {
 			if err := setUpLogging("info"); err != nil {
+				return err
+			}
+			if err := privilege.LogWriter.Keep(); err != nil {
 				return err
 			}
 			// A terminal that goes away must not end it.

@@ -17,6 +17,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/skep-io/skep/agent"
+	"github.com/skep-io/skep/cmd/privilege"
 )
 
 // collectAt is the garbage, in percent of what is in use, at which it is collected,
@@ -55,6 +56,9 @@ out of the cluster, delete its node, stop the agent and run skep-agent cleanup.`
 			}
 			cfg, err := o.config()
 			if err != nil {
+				return err
+			}
+			if err := privilege.Agent.Keep(); err != nil {
 				return err
 			}
 			if os.Getenv("GOGC") == "" {

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/pflag"
 	"k8s.io/klog/v2"
 
+	"github.com/skep-io/skep/cmd/privilege"
 	"github.com/skep-io/skep/controlplane"
 	"github.com/skep-io/skep/controlplane/controller/node"
 )
@@ -49,6 +50,9 @@ and the token by which agents join (join-token).`,
 				return fmt.Errorf("--join %s: clusters of several skepd are not available yet; run one, with its own etcd or with --etcd-servers", join)
 			}
 			if err := setUpLogging(logLevel); err != nil {
+				return err
+			}
+			if err := privilege.ControlPlane.Keep(); err != nil {
 				return err
 			}
 			if etcdServers != "" {

@@ -146,6 +146,9 @@ func (s *service) launch(notify string) (*exec.Cmd, error) {
 		return nil, err
 	}
 	defer log.Close()
+	if len(s.unit.privileges) > 0 {
+		argv = append(append(append([]string{"setpriv"}, s.unit.privileges...), "--"), argv...)
+	}
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Dir, cmd.Env = "/", append(env, "NOTIFY_SOCKET="+notify)
 	cmd.Stdout, cmd.Stderr = log, log

@@ -22,6 +22,7 @@ type unit struct {
 	killMode         string
 	openFiles        uint64 // 0: as the stand-in itself
 	wantedBy         []string
+	privileges       []string // options of setpriv for what the unit may not do
 }
 
 func parseUnit(name, text string) (*unit, error) {
@@ -61,6 +62,14 @@ func parseUnit(name, text string) (*unit, error) {
 			u.restartDelay, err = time.ParseDuration(value + "s")
 		case "[Service]KillMode":
 			u.killMode = value
+		case "[Service]CapabilityBoundingSet":
+			kept := strings.ToLower(strings.ReplaceAll(value, "CAP_", "+"))
+			u.privileges = append(u.privileges, "--bounding-set=-all,"+strings.Join(strings.Fields(kept), ","))
+		case "[Service]NoNewPrivileges":
+			if value != "yes" {
+				return nil, fail("only yes is known")
+			}
+			u.privileges = append(u.privileges, "--no-new-privs")
 		case "[Service]LimitNOFILE":
 			u.openFiles, err = strconv.ParseUint(value, 10, 64)
 		case "[Install]WantedBy":
