@@ -1,7 +1,8 @@
 # make up      install what is missing, build, start three virtual hosts, run the demo
 # make down    remove that cluster
 # make test    all tests, as root; installs and builds what they need
-.PHONY: all deps generate build up down test bench lint conformance
+# make fuzz    every fuzz target in turn, for an hour; FUZZ_MINUTES says otherwise
+.PHONY: all deps generate build up down test bench fuzz lint conformance
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 NODES   ?= 3
@@ -50,6 +51,9 @@ test: deps build
 bench: NEEDED := iptables-legacy-restore:iptables
 bench: deps build
 	@go run ./test/bench
+
+fuzz: deps build
+	@.ci/fuzz
 
 lint:
 	@.ci/lint
