@@ -27,6 +27,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 
+	"github.com/skep-io/skep/agent/garbage"
 	"github.com/skep-io/skep/agent/logs"
 	"github.com/skep-io/skep/agent/node"
 	"github.com/skep-io/skep/agent/pod"
@@ -68,6 +69,8 @@ type Config struct {
 	ClusterDomain              string
 	ServiceCIDRs, ClusterCIDRs []netip.Prefix // of each family at most one
 
+	Garbage garbage.Config // when images are collected
+
 	Version    string
 	LogCommand []string // starts the process that writes containers' logs
 	Ready      func()   // called when the node takes pods
@@ -93,6 +96,7 @@ type parts struct {
 	watcher   *services.Watcher
 	factory   informers.SharedInformerFactory
 	pods      *pod.Pods
+	garbage   *garbage.Collector
 	stats     *stats.Collector
 	server    *server.Server
 	events    record.EventBroadcaster
@@ -304,6 +308,11 @@ func (p *parts) startPods(ctx context.Context, group *errgroup.Group) error {
 		ClusterDNS: p.cfg.ClusterDNS, ClusterDomain: p.cfg.ClusterDomain, Allocatable: p.node.Allocatable,
 	})
 	group.Go(func() error { return p.pods.Run(ctx) })
+	collect := p.cfg.Garbage
+	collect.Runtime = p.runtime
+	collect.Event = func(kind, reason, message string) { p.recorder.Event(p.node.Reference(), kind, reason, message) }
+	p.garbage = garbage.New(collect)
+	group.Go(func() error { return p.garbage.Run(ctx) })
 	return nil
 }
 

@@ -58,14 +58,14 @@ func (r *Runtime) Prepare(ctx context.Context, podUID, image string) (*Prepared,
 		return nil, err
 	}
 	p := &Prepared{ID: NewID(), image: img}
-	r.setPreparing(p.ID, true)
+	r.setPreparing(p.ID, img)
 	// The label tells the stray clean-up of the next agent that this is ours.
 	p.mounts, err = r.snapshotter().Prepare(ctx, p.ID, img.chainID, snapshots.WithLabels(map[string]string{
 		gcRoot:             time.Now().UTC().Format(time.RFC3339),
 		labelSnapshotOwner: podUID,
 	}))
 	if err != nil {
-		r.setPreparing(p.ID, false)
+		r.setPreparing(p.ID, Image{})
 		r.images.clear() // the image may have gone from under us
 		return nil, fmt.Errorf("prepare root file system of %s: %w", image, err)
 	}
@@ -74,7 +74,7 @@ func (r *Runtime) Prepare(ctx context.Context, podUID, image string) (*Prepared,
 
 // Discard removes a prepared root file system.
 func (r *Runtime) Discard(ctx context.Context, p *Prepared) error {
-	defer r.setPreparing(p.ID, false)
+	defer r.setPreparing(p.ID, Image{})
 	return r.snapshotter().Remove(r.ctx(ctx), p.ID)
 }
 
@@ -96,7 +96,7 @@ func (r *Runtime) Create(ctx context.Context, p *Prepared, cfg ContainerConfig) 
 	}
 	e := newEntry(c)
 	r.insert(e)
-	r.setPreparing(c.ID, false)
+	r.setPreparing(c.ID, Image{})
 	defer func() {
 		if err != nil {
 			r.mu.Lock()
@@ -235,7 +235,7 @@ func (r *Runtime) Start(ctx context.Context, id string) (Container, error) {
 	return c, nil
 }
 
-// Forget removes every trace of an exited container: its record and message.
+// Forget removes every trace of an exited container: its record, message and log.
 func (r *Runtime) Forget(id string) {
 	r.mu.Lock()
 	e, ok := r.containers[id]
@@ -250,6 +250,9 @@ func (r *Runtime) Forget(id string) {
 	defer r.records.Unlock()
 	_ = os.Remove(r.recordPath(&c))
 	_ = os.Remove(r.messagePath(&c))
+	if err := removeLogs(c.LogPath); err != nil {
+		slog.Warn("log of an earlier attempt stays", "container", id, "err", err)
+	}
 }
 
 // ForgetPod removes the pod's records and its state folder. Its containers

@@ -36,6 +36,9 @@ type Image struct {
 	config  ocispec.ImageConfig
 }
 
+// digest is that of what the image's name led to.
+func (i Image) digest() string { return i.ID[strings.LastIndexByte(i.ID, '@')+1:] }
+
 // Normalize turns what people write into a full reference, as docker does.
 func Normalize(image string) (string, error) {
 	named, err := reference.ParseDockerRef(image)
@@ -177,19 +180,22 @@ func (r *Runtime) Images(ctx context.Context) ([]Image, error) {
 }
 
 // Import reads a docker archive or an OCI layout as a tar stream (gzip too),
-// unpacks its images and returns their normalised names.
+// unpacks its images and returns their normalised names. They are pinned: no
+// registry may have them, so what is collected would be lost. A pull of the
+// same name takes the pin away.
 func (r *Runtime) Import(ctx context.Context, archive io.Reader) ([]string, error) {
 	ctx = r.ctx(ctx)
-	ctx, done, err := r.client.WithLease(ctx)
+	ctx, done, err := r.lease(ctx, "import")
 	if err != nil {
 		return nil, fmt.Errorf("import: %w", err)
 	}
-	defer func() { _ = done(context.WithoutCancel(ctx)) }()
+	defer done()
 	plain, err := decompress(archive)
 	if err != nil {
 		return nil, err
 	}
-	imported, err := r.client.Import(ctx, plain, containerd.WithImageRefTranslator(importName))
+	imported, err := r.client.Import(ctx, plain, containerd.WithImageRefTranslator(importName),
+		containerd.WithImageLabels(map[string]string{pinnedLabel: pinnedValue}))
 	if err != nil {
 		return nil, fmt.Errorf("import: not a docker archive or OCI layout, or it is damaged: %w", err)
 	}

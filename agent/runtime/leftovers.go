@@ -41,12 +41,13 @@ func (e *entry) wasReaped() bool {
 }
 
 // setPreparing keeps a root file system that has no container yet from being
-// taken for a stray one.
-func (r *Runtime) setPreparing(id string, preparing bool) {
+// taken for a stray one, and its image from being collected; without an image
+// that is over.
+func (r *Runtime) setPreparing(id string, image Image) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if preparing {
-		r.preparing[id] = true
+	if image.ID != "" {
+		r.preparing[id] = image.digest()
 	} else {
 		delete(r.preparing, id)
 	}
@@ -55,5 +56,5 @@ func (r *Runtime) setPreparing(id string, preparing bool) {
 func (r *Runtime) inUse(id string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.containers[id] != nil || r.preparing[id]
+	return r.containers[id] != nil || r.preparing[id] != ""
 }

@@ -53,7 +53,7 @@ type Runtime struct {
 
 	mu         sync.Mutex
 	containers map[string]*entry // by container ID
-	preparing  map[string]bool   // IDs whose root file system is there before their entry
+	preparing  map[string]string // digests of the images of root file systems that are there before their entry, by ID
 	subscriber func(Container)
 
 	images  imageCache
@@ -90,6 +90,10 @@ func Connect(ctx context.Context, address string, cfg Config) (*Runtime, error) 
 	if cfg.Snapshotter == "" {
 		cfg.Snapshotter = "overlayfs"
 	}
+	// Streams of commands that an earlier agent ran: whoever read them is gone.
+	if err := os.RemoveAll(filepath.Join(cfg.RunDir, "fifo")); err != nil {
+		return nil, fmt.Errorf("runtime folder: %w", err)
+	}
 	for _, dir := range []string{filepath.Join(cfg.StateDir, "pods"), filepath.Join(cfg.RunDir, "pods"), filepath.Join(cfg.RunDir, "fifo")} {
 		if err := os.MkdirAll(dir, 0o711); err != nil {
 			return nil, fmt.Errorf("runtime folder: %w", err)
@@ -106,9 +110,13 @@ func Connect(ctx context.Context, address string, cfg Config) (*Runtime, error) 
 		client.Close()
 		return nil, fmt.Errorf("containerd does not answer on %s: %w; is it running?", address, err)
 	}
-	r := &Runtime{cfg: cfg, client: client, containers: map[string]*entry{}, preparing: map[string]bool{}}
+	r := &Runtime{cfg: cfg, client: client, containers: map[string]*entry{}, preparing: map[string]string{}}
 	r.images.init()
 	r.pulls.init()
+	if err := r.dropOldLeases(r.ctx(wait)); err != nil {
+		client.Close()
+		return nil, err
+	}
 	if err := r.adopt(r.ctx(ctx), true); err != nil {
 		client.Close()
 		return nil, err

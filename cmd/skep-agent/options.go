@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/skep-io/skep/agent"
+	"github.com/skep-io/skep/agent/garbage"
 )
 
 // options are flags as they were given.
@@ -48,6 +49,11 @@ func (o *options) clusterFlags(command *cobra.Command) {
 	f.BoolVar(&o.cfg.Clsact, "clsact", false, "Attach programs at pods' interfaces by clsact also where the kernel has tcx")
 	f.StringVar(&o.labels, "labels", "", "Labels of the node, k=v,k=v; e.g. topology.kubernetes.io/zone=a")
 	f.StringVar(&o.cfg.HookCgroup, "hook-cgroup", "/", "Cgroup v2, as a path under its root, whose sockets find services; / for the whole host")
+	o.cfg.Garbage = garbage.Defaults()
+	f.IntVar(&o.cfg.Garbage.HighThreshold, "image-gc-high-threshold", o.cfg.Garbage.HighThreshold, "Percent of the disk of images in use at which unused ones are removed; 100: never")
+	f.IntVar(&o.cfg.Garbage.LowThreshold, "image-gc-low-threshold", o.cfg.Garbage.LowThreshold, "Percent of the disk in use down to which they are removed")
+	f.DurationVar(&o.cfg.Garbage.MinimumAge, "minimum-image-ttl-duration", o.cfg.Garbage.MinimumAge, "How long an image has been here before it may be removed")
+	f.DurationVar(&o.cfg.Garbage.MaximumAge, "image-maximum-gc-age", 0, "How long an image may be unused before it is removed though there is room; 0: for ever")
 	f.StringVar(&o.clusterDNS, "cluster-dns", "10.96.0.10", "Address of cluster DNS; several separated by commas")
 	f.StringVar(&o.cfg.ClusterDomain, "cluster-domain", "cluster.local", "Suffix of service names")
 	f.StringVar(&o.serviceCIDR, "service-cidr", "10.96.0.0/16", "Range of service addresses, as skepd has it; two, of different families, separated by a comma")
@@ -80,6 +86,9 @@ func (o *options) config() (agent.Config, error) {
 	}
 	if u, err := url.Parse(cfg.Server); err != nil || u.Scheme != "https" || u.Hostname() == "" {
 		return cfg, fmt.Errorf("--server %q is not the URL of an API server: give https://ADDR:6443", cfg.Server)
+	}
+	if err := cfg.Garbage.Validate(); err != nil {
+		return cfg, err
 	}
 	if cfg.NodeName == "" {
 		host, err := os.Hostname()

@@ -201,6 +201,7 @@ func (c *Cluster) agentCommand(st *state, node string) ([]string, error) {
 		"--state-dir", filepath.Join(c.nodeDir(node), "state"),
 		"--cgroup", nodeCgroup(c.Name, node),
 		"--hook-cgroup", nodeCgroup(c.Name, node),
+		"--image-gc-high-threshold", "100", // the disk is the machine's, and how full it is no affair of the cluster's
 	}
 	if st.IPv6 {
 		argv = append(argv, "--cluster-cidr", podCIDRs, "--service-cidr", serviceCIDRs)

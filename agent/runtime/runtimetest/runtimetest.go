@@ -38,13 +38,20 @@ type Node struct {
 }
 
 // Start brings up containerd and connects.
-func Start(t testing.TB) *Node {
+func Start(t testing.TB) *Node { return StartAt(t, "") }
+
+// StartAt is Start with containerd's content and snapshots in root, for tests
+// of what a disk does.
+func StartAt(t testing.TB, root string) *Node {
 	t.Helper()
 	dir := shortDir(t)
+	if root == "" {
+		root = filepath.Join(dir, "root")
+	}
 	n := &Node{
 		t:      t,
 		Logs:   &Logs{dir: filepath.Join(dir, "logs")},
-		Daemon: runtime.DaemonConfig{Root: filepath.Join(dir, "root"), State: filepath.Join(dir, "c")},
+		Daemon: runtime.DaemonConfig{Root: root, State: filepath.Join(dir, "c")},
 	}
 	n.stop = func() {}
 	n.Config = runtime.Config{
