@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 	"sync"
 
@@ -119,28 +120,50 @@ func (r *Runtime) inspect(ctx context.Context, stored images.Image) (Image, erro
 	if err != nil {
 		return Image{}, fmt.Errorf("image %s: %w", stored.Name, err)
 	}
+	if manifest.Config.Size > maxConfig {
+		return Image{}, fmt.Errorf("image %s: configuration of %d bytes: %w", stored.Name, manifest.Config.Size, ErrTooLarge)
+	}
 	data, err := content.ReadBlob(ctx, store, manifest.Config)
 	if err != nil {
 		return Image{}, fmt.Errorf("image %s: configuration: %w", stored.Name, err)
 	}
-	var config ocispec.Image
-	if err := json.Unmarshal(data, &config); err != nil {
-		return Image{}, fmt.Errorf("image %s: configuration: %w", stored.Name, err)
+	img, err := describeImage(stored.Name, manifest, data)
+	if err != nil {
+		return Image{}, err
 	}
-	img := Image{
-		Name:    stored.Name,
-		ID:      imageID(stored),
-		Size:    manifest.Config.Size,
-		chainID: identity.ChainID(config.RootFS.DiffIDs).String(),
-		config:  config.Config,
-	}
-	for _, layer := range manifest.Layers {
-		img.Size += layer.Size
-	}
+	img.ID = imageID(stored)
 	if _, err := r.snapshotter().Stat(ctx, img.chainID); err != nil && img.chainID != "" {
 		if err := containerd.NewImage(r.client, stored).Unpack(ctx, r.cfg.Snapshotter); err != nil {
 			return Image{}, fmt.Errorf("unpack image %s: %w", stored.Name, err)
 		}
+	}
+	return img, nil
+}
+
+// validDigest is what a layer's digest looks like: part of a snapshot's name.
+var validDigest = regexp.MustCompile(`^sha(256:[0-9a-f]{64}|512:[0-9a-f]{128})$`)
+
+// describeImage reads what a manifest and a configuration say. Whoever built
+// the image wrote both.
+func describeImage(name string, manifest ocispec.Manifest, data []byte) (Image, error) {
+	var config ocispec.Image
+	if err := json.Unmarshal(data, &config); err != nil {
+		return Image{}, fmt.Errorf("image %s: configuration: %w", name, err)
+	}
+	for _, id := range config.RootFS.DiffIDs {
+		if !validDigest.MatchString(id.String()) {
+			return Image{}, fmt.Errorf("image %s: configuration: %q is no layer's digest", name, id)
+		}
+	}
+	img := Image{Name: name, Size: manifest.Config.Size, config: config.Config}
+	if len(config.RootFS.DiffIDs) > 0 {
+		img.chainID = identity.ChainID(config.RootFS.DiffIDs).String()
+	}
+	for _, layer := range manifest.Layers {
+		img.Size += layer.Size
+	}
+	if img.Size < 0 {
+		return Image{}, fmt.Errorf("image %s: manifest: negative sizes", name)
 	}
 	return img, nil
 }

@@ -6,21 +6,30 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"strings"
 	"sync"
+	"time"
 
 	containerd "github.com/containerd/containerd/v2/client"
-	"github.com/containerd/containerd/v2/core/remotes/docker"
-	dockerconfig "github.com/containerd/containerd/v2/core/remotes/docker/config"
 	"github.com/containerd/containerd/v2/pkg/archive/compression"
 	"github.com/distribution/reference"
+	"golang.org/x/sys/unix"
 )
 
-// maxPulls bounds the images pulled at a time; each pull fetches a few
-// layers in parallel itself.
-const maxPulls = 4
+// Bounds of the images pulled at a time, from one registry and from all; each
+// pull fetches a few layers in parallel itself.
+const (
+	maxPullsPerRegistry = 4
+	maxPulls            = 32
+)
+
+// pullWatch is how often a pull is looked at: a layer unpacks a few hundred
+// megabytes meanwhile.
+const pullWatch = 200 * time.Millisecond
 
 // Credential opens one registry, or a part of it.
 type Credential struct {
@@ -100,26 +109,72 @@ func (c Credentials) find(host, repository string) (Credential, bool) {
 	return best, found
 }
 
-// pullGroup lets many pods wait for one pull.
+// pullGroup lets many pods wait for one pull, and gives places to pulls.
 type pullGroup struct {
-	mu      sync.Mutex
-	running map[string]*pullCall
-	slots   chan struct{}
+	mu       sync.Mutex
+	running  map[string]*pullCall
+	slots    chan struct{}
+	registry map[string]*places // by host; those that are empty are removed
+}
+
+// places are those of one registry, so that one that is slow does not hold up
+// the others.
+type places struct {
+	slots chan struct{}
+	users int
 }
 
 type pullCall struct {
-	done chan struct{}
-	err  error
+	done    chan struct{}
+	err     error
+	waiting int                     // pods; guarded by pullGroup.mu
+	giveUp  context.CancelCauseFunc // called when none waits any more
 }
 
 func (g *pullGroup) init() {
-	g.running, g.slots = map[string]*pullCall{}, make(chan struct{}, maxPulls)
+	g.running, g.slots, g.registry = map[string]*pullCall{}, make(chan struct{}, maxPulls), map[string]*places{}
 }
+
+// enter takes a place of the registry, and then one of all.
+func (g *pullGroup) enter(ctx context.Context, host string) (leave func(), err error) {
+	g.mu.Lock()
+	p := g.registry[host]
+	if p == nil {
+		p = &places{slots: make(chan struct{}, maxPullsPerRegistry)}
+		g.registry[host] = p
+	}
+	p.users++
+	g.mu.Unlock()
+	forget := func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if p.users--; p.users == 0 {
+			delete(g.registry, host)
+		}
+	}
+	select {
+	case p.slots <- struct{}{}:
+	case <-ctx.Done():
+		forget()
+		return nil, context.Cause(ctx)
+	}
+	select {
+	case g.slots <- struct{}{}:
+	case <-ctx.Done():
+		<-p.slots
+		forget()
+		return nil, context.Cause(ctx)
+	}
+	return func() { <-g.slots; <-p.slots; forget() }, nil
+}
+
+// errNobodyWaits ends a pull whose pods are gone.
+var errNobodyWaits = errors.New("no pod waits for the image any more")
 
 // Pull makes the image present: with always, its name is resolved again and
 // whatever changed is fetched; otherwise a present image is left as it is.
 // Pods that pull the same image with the same credentials share one pull,
-// which goes on although one of them is gone.
+// which goes on until the last of them is gone.
 func (r *Runtime) Pull(ctx context.Context, image string, always bool, creds Credentials) error {
 	name, err := Normalize(image)
 	if err != nil {
@@ -132,21 +187,24 @@ func (r *Runtime) Pull(ctx context.Context, image string, always bool, creds Cre
 	}
 	key := fmt.Sprintf("%s %v", name, creds)
 	r.pulls.mu.Lock()
-	call, running := r.pulls.running[key]
-	if !running {
-		call = &pullCall{done: make(chan struct{})}
-		r.pulls.running[key] = call
-		go func() {
-			r.pulls.slots <- struct{}{}
-			call.err = r.pull(r.ctx(context.WithoutCancel(ctx)), name, creds)
-			<-r.pulls.slots
-			r.pulls.mu.Lock()
-			delete(r.pulls.running, key)
-			r.pulls.mu.Unlock()
-			close(call.done)
-		}()
+	call := r.pulls.running[key]
+	if call == nil {
+		call = r.startPull(ctx, key, name, creds)
 	}
+	call.waiting++
 	r.pulls.mu.Unlock()
+	defer func() {
+		r.pulls.mu.Lock()
+		defer r.pulls.mu.Unlock()
+		if call.waiting--; call.waiting > 0 {
+			return
+		}
+		call.giveUp(errNobodyWaits)
+		// Who comes now starts anew rather than share the end of this one.
+		if r.pulls.running[key] == call {
+			delete(r.pulls.running, key)
+		}
+	}()
 	select {
 	case <-call.done:
 		return call.err
@@ -155,31 +213,107 @@ func (r *Runtime) Pull(ctx context.Context, image string, always bool, creds Cre
 	}
 }
 
+// startPull begins a pull that pods may share; r.pulls.mu is held.
+func (r *Runtime) startPull(ctx context.Context, key, name string, creds Credentials) *pullCall {
+	pulling, giveUp := context.WithCancelCause(r.ctx(context.WithoutCancel(ctx)))
+	call := &pullCall{done: make(chan struct{}), giveUp: giveUp}
+	r.pulls.running[key] = call
+	go func() {
+		defer giveUp(nil)
+		call.err = r.pull(pulling, name, creds)
+		r.pulls.mu.Lock()
+		if r.pulls.running[key] == call {
+			delete(r.pulls.running, key)
+		}
+		r.pulls.mu.Unlock()
+		close(call.done)
+	}()
+	return call
+}
+
 func (r *Runtime) pull(ctx context.Context, name string, creds Credentials) error {
 	named, err := reference.ParseNormalizedNamed(name)
 	if err != nil {
 		return err
 	}
-	credentials := func(host string) (string, string, error) {
-		c, _ := creds.find(reference.Domain(named), reference.Path(named))
-		if c.Token != "" {
-			return "", c.Token, nil
-		}
-		return c.Username, c.Password, nil
+	from := newRegistry(named, creds)
+	leave, err := r.pulls.enter(ctx, from.host)
+	if err != nil {
+		return err
 	}
-	resolver := docker.NewResolver(docker.ResolverOptions{
-		Hosts: dockerconfig.ConfigureHosts(ctx, dockerconfig.HostOptions{
-			HostDir:     dockerconfig.HostDirFromRoot(r.cfg.HostsDir),
-			Credentials: credentials,
-		}),
-	})
+	defer leave()
+	ctx, done, err := r.lease(ctx, "pull")
+	if err != nil {
+		return err
+	}
+	defer done()
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	go r.watchPull(ctx, from, stop)
 	defer r.images.clear()
 	if _, err := r.client.Pull(ctx, name,
-		containerd.WithResolver(resolver),
+		containerd.WithResolver(from.resolver(ctx, r.cfg.HostsDir)),
+		containerd.WithImageHandler(sizes()),
 		containerd.WithPullUnpack,
 		containerd.WithPullSnapshotter(r.cfg.Snapshotter),
 	); err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			err = cause // what it led to says less
+		}
 		return fmt.Errorf("failed to pull and unpack image %q: %w", name, err)
+	}
+	return nil
+}
+
+// watchPull ends a pull whose registry has stopped, or that is about to fill
+// the disk: how much a layer unpacks to is known when it is unpacked.
+func (r *Runtime) watchPull(ctx context.Context, from *registry, stop context.CancelCauseFunc) {
+	folder, err := r.ImageFolder(ctx)
+	if err != nil {
+		slog.Warn("disk is not watched while an image is pulled", "err", err)
+	}
+	tick := time.NewTicker(pullWatch)
+	defer tick.Stop()
+	for {
+		err := from.stalled(r.stall())
+		if err == nil && folder != "" {
+			err = diskFull(folder)
+		}
+		if err != nil {
+			stop(err)
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func (r *Runtime) stall() time.Duration {
+	if r.cfg.PullStall > 0 {
+		return r.cfg.PullStall
+	}
+	return defaultStall
+}
+
+// ErrDiskFull means that an image does not fit.
+var ErrDiskFull = errors.New("no space left on the disk of images")
+
+// diskFull tells of a disk of images that has next to no room: below a
+// twentieth, or a gigabyte where that is less.
+func diskFull(folder string) error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(folder, &st); err != nil {
+		return fmt.Errorf("disk of images %s: %w", folder, err)
+	}
+	capacity, free := int64(st.Blocks)*st.Bsize, int64(st.Bavail)*st.Bsize
+	if floor := min(capacity/20, 1<<30); free < floor {
+		return fmt.Errorf("%w: %s has %d bytes free, and %d are kept", ErrDiskFull, folder, free, floor)
+	}
+	if st.Files > 0 && st.Ffree < st.Files/50 {
+		return fmt.Errorf("%w: %s has %d of %d inodes free", ErrDiskFull, folder, st.Ffree, st.Files)
 	}
 	return nil
 }

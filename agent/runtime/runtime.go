@@ -44,6 +44,9 @@ type Config struct {
 	Logs         Logs
 	HostsDir     string // registry host configuration; /etc/containerd/certs.d when empty
 	Snapshotter  string // overlayfs when empty
+	// PullStall is how long a pull waits for a registry that sends nothing; a
+	// minute when 0.
+	PullStall time.Duration
 }
 
 // Runtime is the node's containers. All methods may be called concurrently.
