@@ -140,7 +140,8 @@ func (p *parts) lookAtHost(changed hostChange) error {
 func (p *parts) startWatcher(ctx context.Context, group *errgroup.Group) (err error) {
 	p.factory = informers.NewSharedInformerFactory(p.client, 0)
 	p.watcher, err = services.New(services.Config{
-		Factory: p.factory, Node: p.cfg.NodeName, Plane: sweptPlane{p.plane, p.sweeper}, Router: p.network,
+		Factory: p.factory, Node: p.cfg.NodeName, Plane: sweptPlane{p.plane, p.sweeper}, 
+		Router:    &router{self: podpath.Node{Addrs: p.cfg.NodeIPs, PodCIDRs: p.podCIDRs, Own: true}, network: p.network, path: p.path},
 		Announcer: p.announcer, Recorder: p.recorder, ServiceCIDRs: p.cfg.ServiceCIDRs, Adopted: p.adopted,
 	})
 	if err != nil {

@@ -83,6 +83,13 @@ enum address_flags {
 	ADDRESS_PEER = 2, /* of another node: it may send us encapsulated packets */
 };
 
+/* The VXLAN by which nodes that share no link reach each other's pods; package
+ * podnet makes its links, and a test compares. */
+enum overlay {
+	OVERLAY_PORT = 8472, /* UDP */
+	OVERLAY_ID = 83,
+};
+
 /* One reason for each way a program ends, of which every run of a hook counts
  * one; then events on the way. */
 enum counter {

@@ -240,6 +240,9 @@ static __always_inline enum parsed parse_ipv6(void *data, void *data_end,
 	header->traffic_class = ip->priority << 4 | ip->flow_lbl[0] >> 4;
 	set_address6(&header->source.addr, &ip->saddr);
 	set_address6(&header->destination.addr, &ip->daddr);
+	if (is_mapped(&header->source.addr) ||
+	    is_mapped(&header->destination.addr))
+		return PARSED_MALFORMED; /* would pass for IPv4's */
 	for (i = 0; i < EXTENSION_HEADERS; i++) {
 		if (!is_extension(header->protocol) ||
 		    header->fragment == FRAGMENT_LATER)
@@ -247,6 +250,9 @@ static __always_inline enum parsed parse_ipv6(void *data, void *data_end,
 		if (parse_extension(data, data_end, header) != PARSED_PORTS)
 			return PARSED_MALFORMED;
 	}
+	if (is_extension(header->protocol) &&
+	    header->fragment != FRAGMENT_LATER)
+		return PARSED_MALFORMED; /* more than are looked through */
 	return PARSED_PORTS;
 }
 

@@ -9,6 +9,8 @@ enum path_capacity {
 	CAPACITY_PODS = 4096,     /* addresses of this node's pods */
 	CAPACITY_TRAFFIC = 16384, /* backends on this node */
 	PATH_RANGES = 8,          /* the cluster's pod ranges */
+	CAPACITY_RANGES = 65536,  /* pods' ranges and addresses of nodes */
+	CAPACITY_OVERLAYS = 8,
 };
 
 /* Raise it whenever the meaning of a path map's bytes changes. */
@@ -27,10 +29,11 @@ enum path_hook {
 
 /* Every packet counts one reason; then what happened to it on the way. */
 enum path_counter {
-	PATH_NOT_IP,        /* the stack: ARP and the like */
+	PATH_NOT_IP,        /* the stack: ARP, from a pod in its own name; others */
 	PATH_MALFORMED,     /* dropped from a pod; else the stack's to drop */
 	PATH_NEIGHBOUR,     /* the stack: IPv6 neighbour discovery, MLD */
-	PATH_FORGED,        /* dropped: not an address of this pod */
+	PATH_FORGED,        /* dropped: not an address of this pod; at an uplink, a
+			     * pod's address that cannot come from there */
 	PATH_STACK,         /* the stack: no fast path leads there */
 	PATH_HOPS_SPENT,    /* the stack, which answers "time exceeded" */
 	PATH_TOO_BIG,       /* the stack, which answers "too big" */
@@ -50,6 +53,10 @@ enum path_counter {
 	PATH_NOT_STORED,    /* dropped: the flow could not be remembered */
 	PATH_NOT_WRITTEN,   /* dropped: the kernel refused to change the packet */
 	PATH_HANDED_OVER,   /* XDP made it ready, but knew no neighbour: sent there */
+	PATH_LINK_REFUSED,  /* dropped from a pod: ARP in another's name, router
+			     * messages, other protocols than IP, hidden by tags */
+	PATH_WRAPPED,       /* dropped from a pod: what nodes would unwrap */
+	PATH_WRAPPED_FORGED, /* dropped: VXLAN that no node wrapped for its pods */
 	PATH_REASONS,
 	PATH_EVENT_TRANSLATED = PATH_REASONS, /* service became backend */
 	PATH_EVENT_NEW_FLOW,                  /* and a backend was chosen for it */
@@ -84,7 +91,8 @@ struct path_config {
 	enum path_hook hooks; /* how many count */
 	__u32 uplink; /* where answers to this host itself are handed in; 0: none */
 	__u8 uplink_mac[6]; /* of that interface: its stack takes no other's frames */
-	__u8 pad[6];
+	__u8 nodes_known; /* skep_node_ranges has been written */
+	__u8 pad[5];
 	__u64 netns; /* cookie of the network namespace that ifindexes belong to */
 	struct address hairpin4; /* source of a pod's packets to itself */
 	struct address hairpin6;

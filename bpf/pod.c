@@ -27,6 +27,7 @@
 #include "weigh.h"
 #include "handover.h"
 #include "path.h"
+#include "path_source.h"
 #include "path_rewrite.h"
 #include "path_deliver.h"
 #include "path_refuse.h"
@@ -113,9 +114,11 @@ static __always_inline int leave_pod(struct passage *passage, bool reversed)
 
 	if (pod)
 		return into_pod(passage, pod, reversed);
+	config = path_config();
+	if (is_wrapped(&passage->packet.outer) && !is_for_pod(config, to))
+		return drop(passage, PATH_WRAPPED);
 	if (reversed)
 		return out(passage, PATH_DIRECT, true);
-	config = path_config();
 	if (config && in_cluster(config, to))
 		return out(passage, PATH_NEIGHBOUR_NODE, false);
 	return to_stack(passage, PATH_STACK);
@@ -141,9 +144,11 @@ static __always_inline int from_pod(struct passage *passage)
 	if (passage->parsed == PARSED_MALFORMED)
 		return drop(passage, PATH_MALFORMED);
 	if (!pod || pod->ifindex != passage->skb->ifindex) {
-		if (is_neighbour_talk(header))
-			return to_stack(passage, PATH_NEIGHBOUR);
-		return drop(passage, PATH_FORGED);
+		if (!is_neighbour_talk(header))
+			return drop(passage, PATH_FORGED);
+		if (!is_host_talk(passage))
+			return drop(passage, PATH_LINK_REFUSED);
+		return to_stack(passage, PATH_NEIGHBOUR);
 	}
 	if (header->hops <= 1)
 		return to_stack(passage, PATH_HOPS_SPENT);
@@ -168,8 +173,11 @@ int skep_from_pod(struct __sk_buff *skb)
 {
 	struct passage passage = {};
 
-	if (!enter(&passage, skb, HOOK_FROM_POD))
-		return to_stack(&passage, PATH_NOT_IP);
+	if (!enter(&passage, skb, HOOK_FROM_POD)) {
+		if (is_own_arp(skb))
+			return to_stack(&passage, PATH_NOT_IP);
+		return drop(&passage, PATH_LINK_REFUSED);
+	}
 	return from_pod(&passage);
 }
 
@@ -198,21 +206,24 @@ int skep_to_pod(struct __sk_buff *skb)
  * stack by as well. */
 static __always_inline bool is_strange(struct passage *passage)
 {
-	const struct header *header = &passage->packet.outer;
-	const struct endpoint *backend = &header->destination;
-	const struct endpoint *client = &header->source;
 	struct path_config *config = path_config();
 
-	if (config && in_cluster(config, &header->source.addr))
-		return false;
-	if (passage->parsed == PARSED_ERROR) {
-		backend = &passage->packet.inner.source;
-		client = &passage->packet.inner.destination;
-	} else if (passage->parsed != PARSED_PORTS) {
-		return true;
-	}
-	return !may_answer_flow(backend) ||
-	       !lookup_reverse(backend, client, now(passage));
+	return !(config &&
+		 in_cluster(config, &passage->packet.outer.source.addr)) &&
+	       !is_flow_known(passage);
+}
+
+/* Of an uplink, what cannot be parsed is the stack's to drop. It takes IPv6
+ * packets with more headers than are looked through here, so none of those may
+ * reach the host itself. */
+static __always_inline int leave_malformed(const struct passage *passage)
+{
+	const struct header *header = &passage->packet.outer;
+
+	if (header->family == FAMILY_IPV6 &&
+	    address_flags(&header->destination.addr) & ADDRESS_OWN)
+		return drop(passage, PATH_MALFORMED);
+	return to_stack(passage, PATH_MALFORMED);
 }
 
 /* Whether the packet answers what XDP sent through an overlay in this node's name,
@@ -243,14 +254,21 @@ int skep_from_uplink(struct __sk_buff *skb)
 	struct pod *pod;
 	enum step step;
 
-	if (!enter(&passage, skb, HOOK_UPLINK) && !restore_handed_over(skb))
+	if (!enter(&passage, skb, HOOK_UPLINK) && !restore_handed_over(skb)) {
+		if (is_hidden_by_tags(skb))
+			return drop(&passage, PATH_LINK_REFUSED);
 		return to_stack(&passage, PATH_NOT_IP);
+	}
 	if (passage.parsed == PARSED_NOT_IP || is_handed_over(skb)) {
 		tally(&passage, PATH_HANDED_OVER);
 		return send_handed_over(skb);
 	}
 	if (passage.parsed == PARSED_MALFORMED)
-		return to_stack(&passage, PATH_MALFORMED);
+		return leave_malformed(&passage);
+	if (is_overlay_port(&passage.packet.outer) && !is_overlay_right(&passage))
+		return drop(&passage, PATH_WRAPPED_FORGED);
+	if (!is_source_right(&passage))
+		return drop(&passage, PATH_FORGED);
 	pod = bpf_map_lookup_elem(&skep_pods,
 				  &passage.packet.outer.destination.addr);
 	if (!pod && !is_snat_answer(&passage))

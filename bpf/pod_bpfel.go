@@ -54,16 +54,17 @@ type PodFlowPorts struct {
 }
 
 type PodPathConfig struct {
-	_         structs.HostLayout
-	Version   PodPathVersion
-	Hooks     PodPathHook
-	Uplink    uint32
-	UplinkMac [6]uint8
-	Pad       [6]uint8
-	Netns     uint64
-	Hairpin4  PodAddress
-	Hairpin6  PodAddress
-	Ranges    [8]PodPathRange
+	_          structs.HostLayout
+	Version    PodPathVersion
+	Hooks      PodPathHook
+	Uplink     uint32
+	UplinkMac  [6]uint8
+	NodesKnown uint8
+	Pad        [5]uint8
+	Netns      uint64
+	Hairpin4   PodAddress
+	Hairpin6   PodAddress
+	Ranges     [8]PodPathRange
 }
 
 type PodPathCounter uint32
@@ -91,15 +92,18 @@ const (
 	PodPathCounterPATH_NOT_STORED             PodPathCounter = 19
 	PodPathCounterPATH_NOT_WRITTEN            PodPathCounter = 20
 	PodPathCounterPATH_HANDED_OVER            PodPathCounter = 21
-	PodPathCounterPATH_REASONS                PodPathCounter = 22
-	PodPathCounterPATH_EVENT_TRANSLATED       PodPathCounter = 22
-	PodPathCounterPATH_EVENT_NEW_FLOW         PodPathCounter = 23
-	PodPathCounterPATH_EVENT_REVERSED         PodPathCounter = 24
-	PodPathCounterPATH_EVENT_HAIRPIN          PodPathCounter = 25
-	PodPathCounterPATH_EVENT_ERROR            PodPathCounter = 26
-	PodPathCounterPATH_EVENT_FRAGMENT_UNKNOWN PodPathCounter = 27
-	PodPathCounterPATH_EVENT_TRAFFIC_FULL     PodPathCounter = 28
-	PodPathCounterPATH_COUNTER_COUNT          PodPathCounter = 29
+	PodPathCounterPATH_LINK_REFUSED           PodPathCounter = 22
+	PodPathCounterPATH_WRAPPED                PodPathCounter = 23
+	PodPathCounterPATH_WRAPPED_FORGED         PodPathCounter = 24
+	PodPathCounterPATH_REASONS                PodPathCounter = 25
+	PodPathCounterPATH_EVENT_TRANSLATED       PodPathCounter = 25
+	PodPathCounterPATH_EVENT_NEW_FLOW         PodPathCounter = 26
+	PodPathCounterPATH_EVENT_REVERSED         PodPathCounter = 27
+	PodPathCounterPATH_EVENT_HAIRPIN          PodPathCounter = 28
+	PodPathCounterPATH_EVENT_ERROR            PodPathCounter = 29
+	PodPathCounterPATH_EVENT_FRAGMENT_UNKNOWN PodPathCounter = 30
+	PodPathCounterPATH_EVENT_TRAFFIC_FULL     PodPathCounter = 31
+	PodPathCounterPATH_COUNTER_COUNT          PodPathCounter = 32
 )
 
 type PodPathHook uint32
@@ -138,6 +142,25 @@ const (
 	PodPodFlagsPOD_QUEUED PodPodFlags = 1
 )
 
+type PodRangeFlags uint32
+
+const (
+	PodRangeFlagsRANGE_OWN PodRangeFlags = 1
+)
+
+type PodRangeKey struct {
+	_      structs.HostLayout
+	Prefix uint32
+	Addr   PodAddress
+}
+
+type PodRangeOwner struct {
+	_     structs.HostLayout
+	Ip4   PodAddress
+	Ip6   PodAddress
+	Flags PodRangeFlags
+}
+
 type PodTraffic struct {
 	_           structs.HostLayout
 	ToPackets   uint64
@@ -162,11 +185,14 @@ const (
 	PodMapSkepFrontends     = "skep_frontends"
 	PodMapSkepLayout        = "skep_layout"
 	PodMapSkepNames         = "skep_names"
+	PodMapSkepNodeRanges    = "skep_node_ranges"
 	PodMapSkepNodes         = "skep_nodes"
 	PodMapSkepPathAnswer    = "skep_path_answer"
 	PodMapSkepPathConfig    = "skep_path_config"
 	PodMapSkepPathCounters  = "skep_path_counters"
 	PodMapSkepPathFragments = "skep_path_fragments"
+	PodMapSkepPathOverlays  = "skep_path_overlays"
+	PodMapSkepPathSources   = "skep_path_sources"
 	PodMapSkepPathWorkspace = "skep_path_workspace"
 	PodMapSkepPods          = "skep_pods"
 	PodMapSkepPrimaries     = "skep_primaries"
@@ -247,11 +273,14 @@ type PodMapSpecs struct {
 	SkepFrontends     *ebpf.MapSpec `ebpf:"skep_frontends"`
 	SkepLayout        *ebpf.MapSpec `ebpf:"skep_layout"`
 	SkepNames         *ebpf.MapSpec `ebpf:"skep_names"`
+	SkepNodeRanges    *ebpf.MapSpec `ebpf:"skep_node_ranges"`
 	SkepNodes         *ebpf.MapSpec `ebpf:"skep_nodes"`
 	SkepPathAnswer    *ebpf.MapSpec `ebpf:"skep_path_answer"`
 	SkepPathConfig    *ebpf.MapSpec `ebpf:"skep_path_config"`
 	SkepPathCounters  *ebpf.MapSpec `ebpf:"skep_path_counters"`
 	SkepPathFragments *ebpf.MapSpec `ebpf:"skep_path_fragments"`
+	SkepPathOverlays  *ebpf.MapSpec `ebpf:"skep_path_overlays"`
+	SkepPathSources   *ebpf.MapSpec `ebpf:"skep_path_sources"`
 	SkepPathWorkspace *ebpf.MapSpec `ebpf:"skep_path_workspace"`
 	SkepPods          *ebpf.MapSpec `ebpf:"skep_pods"`
 	SkepPrimaries     *ebpf.MapSpec `ebpf:"skep_primaries"`
@@ -302,11 +331,14 @@ type PodMaps struct {
 	SkepFrontends     *ebpf.Map `ebpf:"skep_frontends"`
 	SkepLayout        *ebpf.Map `ebpf:"skep_layout"`
 	SkepNames         *ebpf.Map `ebpf:"skep_names"`
+	SkepNodeRanges    *ebpf.Map `ebpf:"skep_node_ranges"`
 	SkepNodes         *ebpf.Map `ebpf:"skep_nodes"`
 	SkepPathAnswer    *ebpf.Map `ebpf:"skep_path_answer"`
 	SkepPathConfig    *ebpf.Map `ebpf:"skep_path_config"`
 	SkepPathCounters  *ebpf.Map `ebpf:"skep_path_counters"`
 	SkepPathFragments *ebpf.Map `ebpf:"skep_path_fragments"`
+	SkepPathOverlays  *ebpf.Map `ebpf:"skep_path_overlays"`
+	SkepPathSources   *ebpf.Map `ebpf:"skep_path_sources"`
 	SkepPathWorkspace *ebpf.Map `ebpf:"skep_path_workspace"`
 	SkepPods          *ebpf.Map `ebpf:"skep_pods"`
 	SkepPrimaries     *ebpf.Map `ebpf:"skep_primaries"`
@@ -333,11 +365,14 @@ func (m *PodMaps) Close() error {
 		m.SkepFrontends,
 		m.SkepLayout,
 		m.SkepNames,
+		m.SkepNodeRanges,
 		m.SkepNodes,
 		m.SkepPathAnswer,
 		m.SkepPathConfig,
 		m.SkepPathCounters,
 		m.SkepPathFragments,
+		m.SkepPathOverlays,
+		m.SkepPathSources,
 		m.SkepPathWorkspace,
 		m.SkepPods,
 		m.SkepPrimaries,

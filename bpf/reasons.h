@@ -49,6 +49,8 @@ enum uplink_reason {
 	UPLINK_NO_ROUTE,         /* unreachable, prohibited or blackholed */
 	UPLINK_NO_ROOM,          /* the driver left no room for a header */
 	UPLINK_FORGED,           /* with the source MAC of frames that we hand over */
+	UPLINK_MARTIAN,          /* from what is no client's address, or from the
+				  * overlay's port, to which no answer may go */
 	/* events on the way */
 	UPLINK_EVENT_FLOW_MADE,
 	UPLINK_EVENT_FLOW_GONE,     /* its backend went away */

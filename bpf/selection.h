@@ -322,6 +322,10 @@ static __always_inline void select_local(struct frontend *frontend,
 
 	selection->service = frontend->service;
 	selection->service_flags = frontend->service_flags;
+	if (!let_in(frontend, &selection->client)) {
+		selection->reason = REASON_SOURCE_REFUSED;
+		return;
+	}
 	read_run(frontend, true, &walk.run);
 	if (hint)
 		bpf_loop(walk.run.count, next_hinted, &walk, 0);

@@ -389,15 +389,16 @@ const (
 	UplinkUplinkReasonUPLINK_NO_ROUTE             UplinkUplinkReason = 35
 	UplinkUplinkReasonUPLINK_NO_ROOM              UplinkUplinkReason = 36
 	UplinkUplinkReasonUPLINK_FORGED               UplinkUplinkReason = 37
-	UplinkUplinkReasonUPLINK_EVENT_FLOW_MADE      UplinkUplinkReason = 38
-	UplinkUplinkReasonUPLINK_EVENT_FLOW_GONE      UplinkUplinkReason = 39
-	UplinkUplinkReasonUPLINK_EVENT_MID_FLOW       UplinkUplinkReason = 40
-	UplinkUplinkReasonUPLINK_EVENT_RESELECTED     UplinkUplinkReason = 41
-	UplinkUplinkReasonUPLINK_EVENT_DECAPSULATED   UplinkUplinkReason = 42
-	UplinkUplinkReasonUPLINK_EVENT_ANOTHER_HOP    UplinkUplinkReason = 43
-	UplinkUplinkReasonUPLINK_EVENT_FRAGMENT_NOTED UplinkUplinkReason = 44
-	UplinkUplinkReasonUPLINK_EVENT_HOP_LOOKUP     UplinkUplinkReason = 45
-	UplinkUplinkReasonUPLINK_REASON_COUNT         UplinkUplinkReason = 46
+	UplinkUplinkReasonUPLINK_MARTIAN              UplinkUplinkReason = 38
+	UplinkUplinkReasonUPLINK_EVENT_FLOW_MADE      UplinkUplinkReason = 39
+	UplinkUplinkReasonUPLINK_EVENT_FLOW_GONE      UplinkUplinkReason = 40
+	UplinkUplinkReasonUPLINK_EVENT_MID_FLOW       UplinkUplinkReason = 41
+	UplinkUplinkReasonUPLINK_EVENT_RESELECTED     UplinkUplinkReason = 42
+	UplinkUplinkReasonUPLINK_EVENT_DECAPSULATED   UplinkUplinkReason = 43
+	UplinkUplinkReasonUPLINK_EVENT_ANOTHER_HOP    UplinkUplinkReason = 44
+	UplinkUplinkReasonUPLINK_EVENT_FRAGMENT_NOTED UplinkUplinkReason = 45
+	UplinkUplinkReasonUPLINK_EVENT_HOP_LOOKUP     UplinkUplinkReason = 46
+	UplinkUplinkReasonUPLINK_REASON_COUNT         UplinkUplinkReason = 47
 )
 
 // Names of all BPF objects in the ELF.

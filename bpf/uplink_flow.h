@@ -249,6 +249,24 @@ static __always_inline int begin_flow(struct xdp_md *ctx, struct arrival *arriva
 	return STEP_FOLLOW;
 }
 
+/* Whether no host can have sent the packet, or its answers would look to a node
+ * like what another one wrapped for it. */
+static __always_inline bool is_martian(const struct header *header)
+{
+	const struct address *from = &header->source.addr;
+	__u32 first = bpf_ntohl(is_mapped(from) ? from->word[3] : from->word[0]) >>
+		      24;
+
+	if (header->protocol == PROTOCOL_UDP &&
+	    header->source.port == bpf_htons(OVERLAY_PORT))
+		return true;
+	if (is_mapped(from))
+		return !first || first == 127 || first >= 224;
+	return first == 0xff || (!from->word[0] && !from->word[1] &&
+				 !from->word[2] &&
+				 bpf_ntohl(from->word[3]) <= 1);
+}
+
 /* A packet without a flow that may go to a frontend: STEP_SELECT. */
 __noinline int new_flow(struct xdp_md *ctx, struct arrival *arrival)
 {
@@ -276,6 +294,8 @@ __noinline int new_flow(struct xdp_md *ctx, struct arrival *arrival)
 			remember_passed(arrival);
 		return leave(UPLINK_NO_SERVICE, XDP_PASS);
 	}
+	if (is_martian(subject))
+		return leave(UPLINK_MARTIAN, XDP_DROP);
 	maglev = (frontend.service_flags & SELECT_MASK) == SELECT_MAGLEV;
 	selection->hash = flow_hash(subject, frontend.affinity_seconds);
 	if (arrival->error && !maglev && !arrival->tunnel)

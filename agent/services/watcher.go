@@ -161,6 +161,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 		}
 	}
 	w.cfg.Plane.Synced()
+	w.queue.Add(routesKey) // also if there is no other node: that is worth knowing too
 	slog.Info("services installed", "services", len(w.installed))
 	beside.Go(func() { w.reporter.run(ctx) })
 	stop := context.AfterFunc(ctx, w.queue.ShutDown)

@@ -135,6 +135,7 @@ func seedFrames() [][]byte {
 		about := tunnel(node4, peer4, 7, 0, tcp(a.client, port(a.vip, 81), tcpACK)).ip()
 		frames = append(frames, icmp(router4, node4, 3, 4, 1400, about).arriving(), icmp(router4, node4, 11, 0, 0, about[:28]).arriving())
 	}
+	frames = append(frames, forgedFrames()...)
 	return append(frames, request(router4, vip4.Addr()), solicitation(router6, vip6.Addr(), true).arriving())
 }
 

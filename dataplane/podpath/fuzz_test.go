@@ -27,6 +27,7 @@ func TestRandomPackets(t *testing.T) {
 			seeds = append(seeds, r.packet.named(family).frame())
 		}
 	}
+	seeds = append(seeds, s.forgedFrames()...)
 	for name, program := range s.host.Path.Programs() {
 		t.Run(name, func(t *testing.T) {
 			random := rand.New(rand.NewPCG(7, uint64(len(name))))

@@ -22,6 +22,8 @@ type kernelMaps struct {
 	*pinned.Maps
 	pods     pinned.Table[bpf.PodAddress, bpf.PodPod]
 	config   pinned.Table[uint32, bpf.PodPathConfig]
+	ranges   pinned.Table[bpf.PodRangeKey, bpf.PodRangeOwner]
+	overlays pinned.Table[uint32, uint32]
 	traffic  *ebpf.Map
 	counters *ebpf.Map
 }
@@ -35,6 +37,8 @@ func openMaps(dir string, spec *ebpf.CollectionSpec, log *slog.Logger, owners ..
 	m := &kernelMaps{Maps: all, traffic: all.ByName[bpf.PodMapSkepTraffic], counters: all.ByName[bpf.PodMapSkepPathCounters]}
 	m.pods.Map = all.ByName[bpf.PodMapSkepPods]
 	m.config.Map = all.ByName[bpf.PodMapSkepPathConfig]
+	m.ranges.Map = all.ByName[bpf.PodMapSkepNodeRanges]
+	m.overlays.Map = all.ByName[bpf.PodMapSkepPathOverlays]
 	return m, nil
 }
 

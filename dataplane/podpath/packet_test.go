@@ -37,6 +37,8 @@ type packet struct {
 	fragment   int  // 1: the first, 2: a later one
 	id         uint16
 	about      *packet
+	raw        []byte // instead of a transport header and payload
+	options    int    // 8 bytes of IPv4 options or of IPv6 destination options each
 }
 
 var (
@@ -72,9 +74,9 @@ func (p packet) ip() []byte {
 		hops = 64
 	}
 	if from.Addr().Is4() {
-		h := make([]byte, 20)
-		h[0], h[8], h[9] = 0x45, hops, protocol
-		binary.BigEndian.PutUint16(h[2:], uint16(20+len(body)))
+		h := append(make([]byte, 20), bytes.Repeat([]byte{1}, 8*p.options)...) // no operation
+		h[0], h[8], h[9] = byte(0x40|len(h)/4), hops, protocol
+		binary.BigEndian.PutUint16(h[2:], uint16(len(h)+len(body)))
 		binary.BigEndian.PutUint16(h[4:], 0x1234+p.id)
 		switch p.fragment {
 		case 1:
@@ -98,6 +100,9 @@ func (p packet) ip() []byte {
 		binary.BigEndian.PutUint32(extension[4:], 0x12345678)
 		protocol, body = 44, append(extension, body...)
 	}
+	for range p.options {
+		protocol, body = 60, append([]byte{protocol, 0, 1, 4, 0, 0, 0, 0}, body...)
+	}
 	h := make([]byte, 40)
 	h[0], h[6], h[7] = 0x60, protocol, hops
 	binary.BigEndian.PutUint16(h[4:], uint16(len(body)))
@@ -107,6 +112,9 @@ func (p packet) ip() []byte {
 }
 
 func (p packet) transport() []byte {
+	if p.raw != nil {
+		return p.raw
+	}
 	from, to := p.ends()
 	var h []byte
 	at := 0

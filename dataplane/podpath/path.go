@@ -2,7 +2,7 @@
 // that XDP translated, refusal of forged sources, accounting by backend, and the way from pod to pod and between nodes around
 // the host's upper stack.
 //
-// It owns the maps skep_pods, skep_traffic and skep_path_*, the programs skep_from_pod, skep_to_pod, skep_from_uplink and
+// It owns the maps skep_pods, skep_node_ranges, skep_traffic and skep_path_*, the programs skep_from_pod, skep_to_pod, skep_from_uplink and
 // skep_to_uplink, and where they are attached. Services, flows and addresses are read from the maps of package service and flow. It never makes
 // interfaces, addresses or routes: that is podnet's. It knows no Kubernetes types.
 package podpath
@@ -127,6 +127,9 @@ func (p *Path) configure(adopted bool) (stale bool, err error) {
 		return false, err
 	}
 	config.Uplink, config.UplinkMac = before.Uplink, before.UplinkMac
+	if p.maps.Pinned(bpf.PodMapSkepNodeRanges) {
+		config.NodesKnown = before.NodesKnown
+	}
 	return adopted && before.Netns != cookie, p.maps.config.Put(0, config)
 }
 

@@ -169,7 +169,7 @@ func (p *Path) adopt(stale bool) error {
 func (p *Path) SetUplinks(names []string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	wanted := map[int]bool{}
+	wanted, overlays := map[int]bool{}, map[uint32]bool{}
 	var first uint32
 	var mac [6]uint8 // none where frames have no address
 	for i, name := range names {
@@ -178,6 +178,7 @@ func (p *Path) SetUplinks(names []string) error {
 			return fmt.Errorf("uplink %s: %w", name, err)
 		}
 		wanted[link.Attrs().Index] = true
+		overlays[uint32(link.Attrs().Index)] = link.Type() == "vxlan"
 		if i == 0 {
 			first = uint32(link.Attrs().Index)
 			copy(mac[:], link.Attrs().HardwareAddr)
@@ -188,6 +189,9 @@ func (p *Path) SetUplinks(names []string) error {
 			}
 		}
 	}
+	if err := p.setOverlays(overlays); err != nil {
+		return err
+	}
 	config, _, err := p.maps.config.Get(0)
 	if err != nil {
 		return err
@@ -197,6 +201,26 @@ func (p *Path) SetUplinks(names []string) error {
 		return err
 	}
 	return p.sweep(wanted)
+}
+
+// setOverlays tells the programs which uplinks are overlays.
+func (p *Path) setOverlays(overlays map[uint32]bool) error {
+	present, err := p.maps.overlays.All()
+	if err != nil {
+		return err
+	}
+	var failed []error
+	for index, is := range overlays {
+		if _, known := present[index]; is && !known {
+			failed = append(failed, p.maps.overlays.Put(index, 1))
+		}
+	}
+	for index := range present {
+		if !overlays[index] {
+			failed = append(failed, p.maps.overlays.Delete(index))
+		}
+	}
+	return errors.Join(failed...)
 }
 
 // sweep takes programs off interfaces that are neither a pod's nor an uplink, and those that were attached the other way.

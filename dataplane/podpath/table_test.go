@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -238,6 +240,18 @@ func TestPacketsThatAreNone(t *testing.T) {
 		b[at] = value
 		return b
 	}
+	arp := func(mac net.HardwareAddr, sender string) []byte {
+		b := slices.Concat(macB, macA, []byte{8, 6, 0, 1, 8, 0, 6, 4, 0, 1}, mac, netip.MustParseAddr(sender).AsSlice(), make([]byte, 6), []byte{192, 0, 2, 11})
+		return append(b, make([]byte, 18)...)
+	}
+	router := func(kind byte) []byte {
+		from, to := netip.MustParseAddrPort("[fe80::2]:0"), netip.MustParseAddrPort("[ff02::1]:0")
+		body := withChecksum(append([]byte{kind}, make([]byte, 15)...), 2, pseudo(from, to, protocolICMPv6, 16))
+		return packet{from: from.String(), to: to.String(), protocol: protocolICMPv6, hops: 255, raw: body}.frame()
+	}
+	deep := packet{from: "[fd00:10:244:1::1]:1000", to: "[fd00:10:244:1::2]:22", protocol: protocolUDP, options: 5}
+	deepIn, passing := deep, deep
+	deepIn.from, deepIn.to, passing.from = "[2001:db8:9::9]:1", "[2001:db8:2::11]:8472", "[2001:db8:9::9]:1"
 	solicitation := packet{from: "[fe80::2]:0", to: "[ff02::1:ff00:1]:0", protocol: protocolICMPv6, hops: 255}.frame()
 	for _, c := range []struct {
 		name, program string
@@ -245,7 +259,21 @@ func TestPacketsThatAreNone(t *testing.T) {
 		verdict       uint32
 		moved         string
 	}{
-		{"ARP", "from_pod", change(13, 6), podpath.VerdictStack, "not_ip"},
+		{"ARP", "from_pod", arp(s.client.PodMAC, "10.244.1.1"), podpath.VerdictStack, "not_ip"},
+		{"ARP under another pod's address", "from_pod", arp(s.client.PodMAC, "10.244.1.2"), podpath.VerdictDrop, "link_refused"},
+		{"ARP under the node's address", "from_pod", arp(s.client.PodMAC, "192.0.2.11"), podpath.VerdictDrop, "link_refused"},
+		{"ARP with another's MAC", "from_pod", arp(macB, "10.244.1.1"), podpath.VerdictDrop, "link_refused"},
+		{"ARP that is none", "from_pod", change(13, 6), podpath.VerdictDrop, "link_refused"},
+		{"another protocol", "from_pod", change(12, 0x88), podpath.VerdictDrop, "link_refused"},
+		{"ARP from the uplink", "from_uplink", change(13, 6), podpath.VerdictStack, "not_ip"},
+		// CVE-2020-10749: a pod that advertises itself as a router.
+		{"router advertisement", "from_pod", router(134), podpath.VerdictDrop, "link_refused"},
+		{"router solicitation", "from_pod", router(133), podpath.VerdictDrop, "link_refused"},
+		{"redirect", "from_pod", router(137), podpath.VerdictDrop, "link_refused"},
+		{"IPv4 in IPv6's clothes", "from_pod", packet{from: "[::ffff:10.244.1.1]:1000", to: "[::ffff:10.244.1.2]:22", protocol: protocolUDP}.frame(), podpath.VerdictDrop, "malformed"},
+		{"more headers than are looked through", "from_pod", deep.frame(), podpath.VerdictDrop, "malformed"},
+		{"the same from the uplink, to the host", "from_uplink", deepIn.frame(), podpath.VerdictDrop, "malformed"},
+		{"the same from the uplink", "from_uplink", passing.frame(), podpath.VerdictStack, "malformed"},
 		{"neighbour solicitation", "from_pod", solicitation, podpath.VerdictStack, "neighbour"},
 		{"neighbour solicitation to the pod", "to_pod", solicitation, podpath.VerdictStack, "neighbour"},
 		{"a header longer than the packet", "from_pod", change(14, 0x4f), podpath.VerdictDrop, "malformed"},

@@ -220,9 +220,20 @@ func (h *Host) OpenPath(change func(*podpath.Options)) {
 		h.Path, err = podpath.Open(options)
 		return err
 	})
+	if err := h.Path.SetNodes(h.fabric.Nodes(h)); err != nil {
+		h.fabric.tb.Fatal(err)
+	}
 	for _, pod := range h.pods {
 		h.attach(pod)
 	}
+}
+
+// Nodes are the hosts as the path of one of them is told.
+func (f *Fabric) Nodes(at *Host) (nodes []podpath.Node) {
+	for i, h := range f.Hosts {
+		nodes = append(nodes, podpath.Node{Addrs: NodeIPs(i), PodCIDRs: podRanges(i), Own: h == at})
+	}
+	return nodes
 }
 
 // OpenPaths starts the pod path on every host.

@@ -1,0 +1,30 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/skep-io/skep/dataplane/podnet"
+	"github.com/skep-io/skep/dataplane/podpath"
+)
+
+// router brings what is known of other nodes to those who send there and to those who look at what comes from there.
+type router struct {
+	self    podpath.Node // this node
+	network *podnet.Network
+	path    *podpath.Path
+}
+
+// SyncRoutes makes the peers' pods reachable, and believes each about its own pods. That comes first: a peer that has learnt
+// of this node may send before it is sent to.
+func (r *router) SyncRoutes(peers []podnet.Peer) error {
+	nodes := []podpath.Node{r.self}
+	for _, p := range peers {
+		nodes = append(nodes, podpath.Node{Addrs: p.NodeIPs, PodCIDRs: p.PodCIDRs})
+	}
+	err := r.path.SetNodes(nodes)
+	if err != nil {
+		err = fmt.Errorf("pods' packets from other nodes: %w", err)
+	}
+	return errors.Join(err, r.network.SyncRoutes(peers))
+}
