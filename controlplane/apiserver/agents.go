@@ -2,11 +2,14 @@ package apiserver
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -25,15 +28,12 @@ const (
 type agents struct {
 	registry  *resource.Registry
 	transport *http.Transport
-	// fresh makes a connection for each request. A request with a body cannot be
-	// sent again when the kept connection turns out to be one to an agent that died.
-	fresh *http.Transport
 }
 
 func newAgents(registry *resource.Registry, authority *pki.PKI) *agents {
-	dialer := &net.Dialer{Timeout: agentDialTimeout, KeepAlive: 15 * time.Second}
-	kept := &http.Transport{
-		DialContext:         dialer.DialContext,
+	a := &agents{registry: registry}
+	a.transport = &http.Transport{
+		DialContext:         a.dial,
 		TLSClientConfig:     authority.AgentTLS(),
 		TLSHandshakeTimeout: agentDialTimeout,
 		// Streams change their protocol, which HTTP/2 has no way for.
@@ -41,25 +41,62 @@ func newAgents(registry *resource.Registry, authority *pki.PKI) *agents {
 		MaxIdleConnsPerHost: 4,
 		IdleConnTimeout:     time.Minute,
 	}
-	fresh := kept.Clone()
+	return a
+}
+
+// of makes a connection to one node's agent for each request. A request with a body cannot be sent again when the kept connection
+// turns out to be one to an agent that died. The libraries that carry streams dial themselves: they are told whom to expect.
+func (a *agents) of(nodeName string) *http.Transport {
+	fresh := a.transport.Clone()
 	fresh.DisableKeepAlives = true
-	return &agents{registry: registry, transport: kept, fresh: fresh}
+	fresh.TLSClientConfig.ServerName = pki.AgentHost(nodeName)
+	return fresh
 }
 
 func (a *agents) close() { a.transport.CloseIdleConnections() }
 
-// agentAddress returns where a node's agent listens, as the node's status tells.
-func agentAddress(node *corev1.Node) (string, error) {
+// dial connects to an agent, whose host in URLs is its node's name: the address is looked up here and used as it is, so that
+// nothing can be another at a second look, and a kept connection is its node's, whoever claims its address since.
+func (a *agents) dial(ctx context.Context, network, host string) (net.Conn, error) {
+	name, _, err := net.SplitHostPort(host)
+	if err != nil {
+		return nil, err
+	}
+	name, ok := pki.NodeOfAgent(name)
+	if !ok {
+		return nil, fmt.Errorf("%q is not the name of a node's agent", host)
+	}
+	node, err := resource.Get[*corev1.Node](ctx, a.registry, resource.Nodes, "", name)
+	if err != nil {
+		return nil, err
+	}
+	address, err := agentAddress(node)
+	if err != nil {
+		return nil, err
+	}
+	return agentDialer.DialContext(ctx, network, address.String())
+}
+
+var agentDialer = &net.Dialer{Timeout: agentDialTimeout, KeepAlive: 15 * time.Second}
+
+// agentAddress returns where a node's agent listens, as the node's status tells. Nodes write that themselves: what cannot be
+// another host's address is not dialled, and who answers has to prove to be the node.
+func agentAddress(node *corev1.Node) (netip.AddrPort, error) {
 	port := int(node.Status.DaemonEndpoints.KubeletEndpoint.Port)
 	if port == 0 {
 		port = agentPort
 	}
 	for _, address := range node.Status.Addresses {
-		if address.Type == corev1.NodeInternalIP {
-			return net.JoinHostPort(address.Address, strconv.Itoa(port)), nil
+		if address.Type != corev1.NodeInternalIP {
+			continue
 		}
+		addr, err := netip.ParseAddr(address.Address)
+		if addr = addr.Unmap(); err != nil || !addr.IsGlobalUnicast() || addr.Zone() != "" || port > 65535 || port < 0 {
+			return netip.AddrPort{}, apierrors.NewBadRequest("address not allowed")
+		}
+		return netip.AddrPortFrom(addr, uint16(port)), nil
 	}
-	return "", apierrors.NewServiceUnavailable(fmt.Sprintf("node %q has told no InternalIP yet", node.Name))
+	return netip.AddrPort{}, apierrors.NewServiceUnavailable(fmt.Sprintf("node %q has told no InternalIP yet", node.Name))
 }
 
 // location returns the URL of a path at a node's agent.
@@ -68,14 +105,50 @@ func (a *agents) location(ctx context.Context, nodeName, path string, query url.
 	if err != nil {
 		return nil, err
 	}
-	address, err := agentAddress(node)
+	if _, err := agentAddress(node); err != nil {
+		return nil, err
+	}
+	return agentURL(nodeName, path, query), nil
+}
+
+func agentURL(nodeName, path string, query url.Values) *url.URL {
+	return &url.URL{Scheme: "https", Host: agentHost(nodeName), Path: path, RawQuery: query.Encode()}
+}
+
+func agentHost(nodeName string) string {
+	return net.JoinHostPort(pki.AgentHost(nodeName), strconv.Itoa(agentPort))
+}
+
+// beside connects to another server on a node, at the address at which the node's agent has just proved to be it: no node
+// leads the API server to loopback, to itself or into networks that only it can reach.
+func (a *agents) beside(ctx context.Context, node *corev1.Node, port string) (net.Conn, error) {
+	agent, err := agentAddress(node)
 	if err != nil {
 		return nil, err
 	}
-	return &url.URL{Scheme: "https", Host: address, Path: path, RawQuery: query.Encode()}, nil
+	proof, err := a.handshake(ctx, node.Name, agent)
+	if err != nil {
+		return nil, err
+	}
+	proof.Close()
+	return agentDialer.DialContext(ctx, "tcp", net.JoinHostPort(agent.Addr().String(), port))
+}
+
+// handshake connects to the agent of a node, which has proved to be that once it returns.
+func (a *agents) handshake(ctx context.Context, nodeName string, address netip.AddrPort) (*tls.Conn, error) {
+	config := a.transport.TLSClientConfig.Clone()
+	config.ServerName = pki.AgentHost(nodeName)
+	dialer := &tls.Dialer{NetDialer: agentDialer, Config: config}
+	conn, err := dialer.DialContext(ctx, "tcp", address.String())
+	if err != nil {
+		return nil, fmt.Errorf("the agent at %s cannot be reached: %w", address, err)
+	}
+	return conn.(*tls.Conn), nil
 }
 
 // unreachable is the answer where the way to an agent ends before the agent.
 func unreachable(host string, err error) error {
-	return statusError(http.StatusBadGateway, "BadGateway", fmt.Sprintf("error dialing backend: the agent at %s cannot be reached: %v", host, err))
+	name, _, _ := strings.Cut(host, ":")
+	name, _ = pki.NodeOfAgent(name)
+	return statusError(http.StatusBadGateway, "BadGateway", fmt.Sprintf("error dialing backend: the agent of node %s cannot be reached: %v", name, err))
 }

@@ -32,6 +32,11 @@ func serveAgent(t *testing.T, name string, handler http.Handler) {
 		}
 		handler.ServeHTTP(w, r)
 	}))
+	server.Listener.Close()
+	var err error
+	if server.Listener, err = net.Listen("tcp", net.JoinHostPort(hostAddress(t), "0")); err != nil {
+		t.Fatal(err)
+	}
 	server.TLS = &tls.Config{Certificates: []tls.Certificate{pair}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: shared.pki.Pool()}
 	server.StartTLS()
 	t.Cleanup(server.Close)
@@ -40,6 +45,22 @@ func serveAgent(t *testing.T, name string, handler http.Handler) {
 		t.Fatal(err)
 	}
 	registerNode(t, name, port)
+}
+
+// hostAddress is one of this host's that a node may have, which no loopback address is.
+func hostAddress(t *testing.T) string {
+	t.Helper()
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, addr := range addrs {
+		if ipnet, ok := addr.(*net.IPNet); ok && ipnet.IP.IsGlobalUnicast() && ipnet.IP.To4() != nil {
+			return ipnet.IP.String()
+		}
+	}
+	t.Fatal("this host has no IPv4 address but loopback: agents cannot be reached at that")
+	return ""
 }
 
 func registerNode(t *testing.T, name, port string) {
@@ -53,7 +74,7 @@ func registerNode(t *testing.T, name, port string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	node.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "127.0.0.1"}}
+	node.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: hostAddress(t)}}
 	node.Status.DaemonEndpoints.KubeletEndpoint.Port = int32(number)
 	if _, err := nodes.UpdateStatus(t.Context(), node, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
@@ -195,7 +216,7 @@ func TestMetricsWithADeadAgent(t *testing.T) {
 	serveAgent(t, "stats-1", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		_ = json.NewEncoder(w).Encode(summary("stats-1", live, dead))
 	}))
-	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	silent, err := net.Listen("tcp", net.JoinHostPort(hostAddress(t), "0"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -232,7 +253,7 @@ func TestMetricsWithADeadAgent(t *testing.T) {
 	}
 	makePod(t, ns, "far", "stats-3")
 	registerNode(t, "stats-3", "1") // nothing listens there
-	if _, err := shared.client.CoreV1().Pods(ns).GetLogs("far", &corev1.PodLogOptions{}).Stream(t.Context()); err == nil || !strings.Contains(err.Error(), "error dialing backend: the agent at 127.0.0.1:1 cannot be reached") {
+	if _, err := shared.client.CoreV1().Pods(ns).GetLogs("far", &corev1.PodLogOptions{}).Stream(t.Context()); err == nil || !strings.Contains(err.Error(), "error dialing backend: the agent of node stats-3 cannot be reached") {
 		t.Errorf("logs from an agent that is down: %v", err)
 	}
 }

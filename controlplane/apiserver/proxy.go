@@ -39,20 +39,19 @@ func (s *Server) nodeProxy(w http.ResponseWriter, c *call) error {
 	if err != nil {
 		return err
 	}
-	host, ownPort, err := net.SplitHostPort(address)
-	if err != nil {
-		return apierrors.NewInternalError(err)
-	}
-	if port != "" && port != ownPort {
-		location := &url.URL{Scheme: scheme, Host: net.JoinHostPort(host, port), Path: c.rest}
-		s.proxyTo(w, c, location, &http.Transport{TLSClientConfig: anyCertificate(), DisableKeepAlives: true})
+	if port != "" && port != strconv.Itoa(int(address.Port())) {
+		location := &url.URL{Scheme: scheme, Host: net.JoinHostPort(address.Addr().String(), port), Path: c.rest}
+		s.proxyTo(w, c, location, &http.Transport{
+			DialContext:     func(ctx context.Context, _, _ string) (net.Conn, error) { return s.agents.beside(ctx, node, port) },
+			TLSClientConfig: anyCertificate(), DisableKeepAlives: true,
+		})
 		return nil
 	}
-	location := &url.URL{Scheme: "https", Host: address, Path: c.rest, RawQuery: c.query.Encode()}
+	location := agentURL(name, c.rest, c.query)
 	if location.Path == "" {
 		location.Path = "/"
 	}
-	s.proxy(location, false).ServeHTTP(&endedWriter{w, c.Context()}, forAgent(c))
+	s.proxy(name, location, false).ServeHTTP(&endedWriter{w, c.Context()}, forAgent(c))
 	return nil
 }
 
@@ -170,7 +169,7 @@ func (s *Server) proxyToPod(w http.ResponseWriter, c *call, pod *corev1.Pod, loc
 	if err != nil {
 		return err
 	}
-	s.proxyTo(w, c, location, s.agents.through(agent))
+	s.proxyTo(w, c, location, s.agents.through(node.Name, agent))
 	return nil
 }
 

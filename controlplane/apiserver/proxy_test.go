@@ -177,7 +177,7 @@ func TestProxyWhereNobodyAnswers(t *testing.T) {
 		}
 	}
 	for path, want := range map[string]string{
-		"/pods/moved:80/proxy/": "error trying to reach service: the agent at 127.0.0.1:",
+		"/pods/moved:80/proxy/": "error trying to reach service: the agent at " + hostAddress(t) + ":",
 		"/pods/early/proxy/":    "address not allowed",
 	} {
 		response, body := shared.raw(t, shared.config, "GET", "/api/v1/namespaces/"+ns+path, nil, "")

@@ -106,11 +106,7 @@ func (s *statistics) forget() {
 }
 
 func (s *statistics) ask(ctx context.Context, node *corev1.Node) (*statsv1alpha1.Summary, error) {
-	address, err := agentAddress(node)
-	if err != nil {
-		return nil, err
-	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+address+"/stats/summary", nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, agentURL(node.Name, "/stats/summary", nil).String(), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -120,11 +116,11 @@ func (s *statistics) ask(ctx context.Context, node *corev1.Node) (*statsv1alpha1
 	}
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("the agent at %s answered %s", address, response.Status)
+		return nil, fmt.Errorf("the agent of node %s answered %s", node.Name, response.Status)
 	}
 	summary := &statsv1alpha1.Summary{}
 	if err := json.NewDecoder(io.LimitReader(response.Body, maxSummary)).Decode(summary); err != nil {
-		return nil, fmt.Errorf("summary of the agent at %s: %w", address, err)
+		return nil, fmt.Errorf("summary of the agent of node %s: %w", node.Name, err)
 	}
 	return summary, nil
 }

@@ -47,7 +47,7 @@ func (s *Server) stream(w http.ResponseWriter, c *call) error {
 	if err != nil {
 		return err
 	}
-	translated(s.proxy(location, true), location, s.agents.transport, c).ServeHTTP(&endedWriter{w, c.Context()}, forAgent(c))
+	translated(s.proxy(pod.Spec.NodeName, location, true), location, s.agents.of(pod.Spec.NodeName), c).ServeHTTP(&endedWriter{w, c.Context()}, forAgent(c))
 	return nil
 }
 
@@ -86,8 +86,8 @@ func streamQuery(c *call) (url.Values, error) {
 	return query, nil
 }
 
-func (s *Server) proxy(location *url.URL, upgrade bool) http.Handler {
-	handler := proxy.NewUpgradeAwareHandler(location, s.agents.fresh, false, upgrade, proxyErrors{location.Host})
+func (s *Server) proxy(nodeName string, location *url.URL, upgrade bool) http.Handler {
+	handler := proxy.NewUpgradeAwareHandler(location, s.agents.of(nodeName), false, upgrade, proxyErrors{location.Host})
 	handler.UseLocationHost = true
 	return handler
 }

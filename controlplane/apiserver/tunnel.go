@@ -3,21 +3,21 @@ package apiserver
 import (
 	"bufio"
 	"context"
-	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strings"
 )
 
 // through returns a transport whose connections go to pods through an agent. Each serves one request: an address may be
 // another pod's a moment later, which a kept connection would not notice.
-func (a *agents) through(agent string) *http.Transport {
+func (a *agents) through(nodeName string, agent netip.AddrPort) *http.Transport {
 	return &http.Transport{
 		DialContext: func(ctx context.Context, _, address string) (net.Conn, error) {
-			return a.tunnel(ctx, agent, address)
+			return a.tunnel(ctx, nodeName, agent, address)
 		},
 		TLSClientConfig:   anyCertificate(),
 		DisableKeepAlives: true,
@@ -25,14 +25,13 @@ func (a *agents) through(agent string) *http.Transport {
 }
 
 // tunnel has an agent connect to the address of a pod of its node, and returns the connection to the pod.
-func (a *agents) tunnel(ctx context.Context, agent, address string) (net.Conn, error) {
-	dialer := &tls.Dialer{NetDialer: &net.Dialer{Timeout: agentDialTimeout}, Config: a.transport.TLSClientConfig}
-	conn, err := dialer.DialContext(ctx, "tcp", agent)
+func (a *agents) tunnel(ctx context.Context, nodeName string, agent netip.AddrPort, address string) (net.Conn, error) {
+	conn, err := a.handshake(ctx, nodeName, agent)
 	if err != nil {
-		return nil, fmt.Errorf("the agent at %s cannot be reached: %w", agent, err)
+		return nil, err
 	}
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	pod, err := connectThrough(conn, agent, address)
+	pod, err := connectThrough(conn, agent.String(), address)
 	if err != nil {
 		conn.Close()
 		return nil, err

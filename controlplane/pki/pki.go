@@ -158,17 +158,6 @@ func (p *PKI) ServerTLS() *tls.Config {
 	}
 }
 
-// AgentTLS returns what the API server dials agents with. The agent's certificate must name the address dialled.
-func (p *PKI) AgentTLS() *tls.Config {
-	return &tls.Config{
-		MinVersion: tls.VersionTLS12,
-		RootCAs:    p.Pool(),
-		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			return &p.client.Load().tls, nil
-		},
-	}
-}
-
 // DNSClient returns the certificate and key, in PEM, by which the DNS server reads the filtered etcd endpoint.
 func (p *PKI) DNSClient() (certificate, key []byte) {
 	dns := p.dns.Load()
