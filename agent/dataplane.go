@@ -140,9 +140,9 @@ func (p *parts) lookAtHost(changed hostChange) error {
 func (p *parts) startWatcher(ctx context.Context, group *errgroup.Group) (err error) {
 	p.factory = informers.NewSharedInformerFactory(p.client, 0)
 	p.watcher, err = services.New(services.Config{
-		Factory: p.factory, Node: p.cfg.NodeName, Plane: sweptPlane{p.plane, p.sweeper}, 
+		Factory: p.factory, Node: p.cfg.NodeName, Plane: sweptPlane{p.plane, p.sweeper},
 		Router:    &router{self: podpath.Node{Addrs: p.cfg.NodeIPs, PodCIDRs: p.podCIDRs, Own: true}, network: p.network, path: p.path},
-		Announcer: p.announcer, Recorder: p.recorder, ServiceCIDRs: p.cfg.ServiceCIDRs, Adopted: p.adopted,
+		Announcer: p.announcer, Recorder: p.recorder, ServiceCIDRs: p.cfg.ServiceCIDRs, PodCIDRs: p.cfg.ClusterCIDRs, Adopted: p.adopted,
 	})
 	if err != nil {
 		return err

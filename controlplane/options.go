@@ -37,6 +37,8 @@ type Options struct {
 	// and ranges, separated by commas. Empty: none.
 	LoadBalancerCIDR string
 	ClusterDomain    string
+	// DenyExternalIPs refuses services with external addresses.
+	DenyExternalIPs bool
 	// TLSSANs are further names and addresses that clients reach the API by.
 	TLSSANs []string
 	// DNSEtcdListen is where cluster DNS reads etcd; empty: port 2379 at the address of Listen.
@@ -173,7 +175,10 @@ func (s *settings) url() string {
 }
 
 func (s *settings) registryConfig() resource.Config {
-	return resource.Config{ServiceCIDRs: s.services, PodCIDRs: s.pods, ClusterDomain: s.ClusterDomain}
+	return resource.Config{
+		ServiceCIDRs: s.services, PodCIDRs: s.pods, ClusterDomain: s.ClusterDomain,
+		APIServers: []netip.Addr{s.advertise}, DenyExternalIPs: s.DenyExternalIPs,
+	}
 }
 
 // firstServiceIPs are the addresses of the service default/kubernetes.

@@ -17,6 +17,7 @@ type Snapshot struct {
 	Nodes        []*corev1.Node
 	Pods         []*corev1.Pod
 	ServiceCIDRs []netip.Prefix
+	PodCIDRs     []netip.Prefix
 }
 
 // Expect computes what a node's plane should hold by a snapshot: its services, host ports included, and the nodes that are
@@ -32,8 +33,18 @@ func (s *Snapshot) Expect(node string) (want []service.Service, down map[string]
 			claimed[addr] = svc.Namespace + "/" + svc.Name
 		}
 	}
+	hosts := map[netip.Addr]string{}
+	for _, n := range s.Nodes {
+		for _, addr := range everyAddress(n) {
+			hosts[addr] = n.Name
+		}
+	}
 	v := &view{
-		node:     node,
+		node: node,
+		inside: servicespec.Inside{
+			ServiceCIDRs: s.ServiceCIDRs, PodCIDRs: s.PodCIDRs, APIServers: addressesOf(slices[apiService]),
+			Node: func(addr netip.Addr) string { return hosts[addr] },
+		}.Reserved,
 		draining: func(string) bool { return false },
 		reserved: func(addr netip.Addr) string {
 			return servicespec.Reserved(addr, s.ServiceCIDRs, func(addr netip.Addr) string { return claimed[addr] })

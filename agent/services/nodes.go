@@ -34,6 +34,7 @@ func (w *Watcher) nodeChanged(obj any) {
 	if !ok {
 		return
 	}
+	w.hostsChanged(n.Name, n)
 	if n.Name == w.cfg.Node {
 		w.selfChanged(n)
 		return
@@ -76,7 +77,11 @@ func (w *Watcher) selfChanged(n *corev1.Node) {
 
 func (w *Watcher) nodeDeleted(obj any) {
 	n, ok := object[*corev1.Node](obj)
-	if !ok || n.Name == w.cfg.Node {
+	if !ok {
+		return
+	}
+	w.hostsChanged(n.Name, nil)
+	if n.Name == w.cfg.Node {
 		return
 	}
 	w.mu.Lock()

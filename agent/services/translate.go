@@ -3,6 +3,7 @@ package services
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -36,6 +37,8 @@ type view struct {
 	draining func(pod string) bool
 	// reserved says why an address cannot be an endpoint; "" if it can.
 	reserved func(netip.Addr) string
+	// inside says why an address cannot be asked for as an external one; "" if it can.
+	inside func(netip.Addr) string
 }
 
 // translate turns a service into one of the plane per port. Services without cluster address (headless, external names) and
@@ -60,7 +63,7 @@ func (v *view) translate(svc *corev1.Service, slices []any) translation {
 		}
 		s := base
 		s.Name = servicespec.PortName(svc, port)
-		s.Frontends = planeFrontends(servicespec.Frontends(svc, port), protocol, restricted)
+		s.Frontends = planeFrontends(v.outside(svc, port, &t), protocol, restricted)
 		s.Backends = v.backends(reading, port)
 		t.services = append(t.services, s)
 	}
@@ -68,6 +71,25 @@ func (v *view) translate(svc *corev1.Service, slices []any) translation {
 		t.health = &health{port: uint16(spec.HealthCheckNodePort), local: v.localReady(reading)}
 	}
 	return t
+}
+
+// outside leaves out external frontends at addresses that are the cluster's own.
+func (v *view) outside(svc *corev1.Service, port *corev1.ServicePort, t *translation) []servicespec.Frontend {
+	list := servicespec.Frontends(svc, port)
+	if !servicespec.HasExternal(svc) {
+		return list
+	}
+	cluster := servicespec.ClusterAddrs(svc)
+	return slices.DeleteFunc(list, func(f servicespec.Frontend) bool {
+		why := ""
+		if f.IsExternal(cluster) {
+			why = v.inside(f.Addr)
+		}
+		if why != "" && f.Outside {
+			t.warn("%s is ignored: %s", f, why)
+		}
+		return why != ""
+	})
 }
 
 func (t *translation) warn(format string, args ...any) {

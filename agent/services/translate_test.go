@@ -192,13 +192,34 @@ spec: {clusterIP: 10.96.0.5, sessionAffinity: ClientIP, ports: [{port: 80, proto
 {metadata: {name: b}, addressType: IPv4, ports: [{name: "", port: 8080, protocol: TCP}], endpoints: [{addresses: [10.244.0.2], conditions: {ready: false, terminating: false}}, {addresses: [10.244.0.3], conditions: {ready: false, serving: true, terminating: true}}]}`,
 			want: []string{"ns/web round-robin\n  10.96.0.5:80/TCP cluster\n  -> 10.244.0.2:8080 unready\n  -> 10.244.0.3:8080 active"},
 		},
+		{
+			name: "CVE-2020-8554: external addresses that are the cluster's own",
+			service: `
+spec: {type: LoadBalancer, clusterIP: 10.96.0.5, externalIPs: [192.0.2.11, 203.0.113.7, 192.0.2.100, 10.244.3.4, 10.96.0.10], ports: [{port: 443, nodePort: 30443, protocol: TCP}]}
+status: {loadBalancer: {ingress: [{ip: 127.0.0.1}, {ip: 169.254.169.254}, {ip: 192.0.2.11}]}}`,
+			want: []string{`ns/web round-robin
+  10.96.0.5:443/TCP cluster
+  203.0.113.7:443/TCP cluster
+  203.0.113.7:443/TCP external
+  0.0.0.0:30443/TCP cluster
+  0.0.0.0:30443/TCP external` + backends8080},
+			warnings: []string{
+				"127.0.0.1:443/TCP is ignored: it is a loopback address", "169.254.169.254:443/TCP is ignored: it is a link-local address",
+				"192.0.2.11:443/TCP is ignored: it is the address of node n1", "192.0.2.100:443/TCP is ignored: it is the address of the API server",
+				"10.244.3.4:443/TCP is ignored: it is in the range of pod addresses, 10.244.0.0/16",
+				"10.96.0.10:443/TCP is ignored: it is in the range of service addresses, 10.96.0.0/16",
+			},
+		},
 		{name: "headless", service: `spec: {clusterIP: None, externalIPs: [203.0.113.7], ports: [{port: 80, protocol: TCP}]}`},
 		{name: "external name", service: `spec: {type: ExternalName, externalName: example.com, clusterIP: 10.96.0.5, ports: [{port: 80, protocol: TCP}]}`},
 		{name: "another proxy's", service: `{metadata: {labels: {service.kubernetes.io/service-proxy-name: other}}, spec: {clusterIP: 10.96.0.5, ports: [{port: 80, protocol: TCP}]}}`},
 		{name: "one that only looks headless to proxies", service: `{metadata: {labels: {service.kubernetes.io/headless: ""}}, spec: {clusterIP: 10.96.0.5, ports: [{port: 80, protocol: TCP}]}}`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			w := &Watcher{cfg: Config{Node: "me", ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}}}
+			w := &Watcher{
+				cfg:   Config{Node: "me", ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}, PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}},
+				hosts: map[netip.Addr]string{netip.MustParseAddr("192.0.2.11"): "n1"}, servers: []netip.Addr{netip.MustParseAddr("192.0.2.100")},
+			}
 			if c.slice == "" {
 				c.slice = webSlice
 			}

@@ -59,6 +59,7 @@ type Config struct {
 	Announcer    Announcer // nil: nobody answers from here
 	Recorder     record.EventRecorder
 	ServiceCIDRs []netip.Prefix // no endpoint lies in them
+	PodCIDRs     []netip.Prefix // of the cluster: no external address lies in them, nor in the services'
 	// Adopted is closed when the host ports of pods that were here before have been set; nil if there are none.
 	Adopted <-chan struct{}
 }
@@ -78,6 +79,8 @@ type Watcher struct {
 	mu        sync.Mutex
 	peers     map[string]podnet.Peer
 	down      map[string]bool
+	hosts     map[netip.Addr]string // addresses of all nodes -> one that has it
+	servers   []netip.Addr          // where the API servers are
 	zone      string
 	owned     map[string][]netip.Addr // service key -> addresses that this node announces
 	claimed   map[netip.Addr]string   // cluster addresses of services -> key of the service
@@ -87,8 +90,9 @@ type Watcher struct {
 
 // Keys that cannot be a service's, which has a slash.
 const (
-	routesKey = "routes"
-	everyKey  = "every service"
+	routesKey   = "routes"
+	everyKey    = "every service"
+	externalKey = "services with external addresses"
 )
 
 const (
@@ -108,6 +112,7 @@ func New(cfg Config) (*Watcher, error) {
 		installed: map[string][]string{},
 		peers:     map[string]podnet.Peer{},
 		down:      map[string]bool{},
+		hosts:     map[netip.Addr]string{},
 		owned:     map[string][]netip.Addr{},
 		claimed:   map[netip.Addr]string{},
 		draining:  map[string]*drain{},
@@ -181,6 +186,9 @@ func (w *Watcher) handle() (synced []cache.InformerSynced, err error) {
 		if s, ok := object[*discoveryv1.EndpointSlice](obj); ok {
 			w.queue.Add(sliceService(s))
 			w.sliceChanged(s)
+			if sliceService(s) == apiService {
+				w.serversChanged()
+			}
 		}
 	}
 	for _, h := range []struct {
@@ -233,6 +241,12 @@ func (w *Watcher) sync(key string) {
 	switch key {
 	case routesKey:
 		w.syncRoutes()
+	case externalKey:
+		for _, obj := range w.services.GetStore().List() {
+			if svc := obj.(*corev1.Service); servicespec.HasExternal(svc) {
+				w.queue.Add(svc.Namespace + "/" + svc.Name)
+			}
+		}
 	case everyKey:
 		for _, k := range w.services.GetStore().ListKeys() {
 			w.queue.Add(k)
@@ -282,7 +296,7 @@ func (w *Watcher) syncService(key string) {
 func (w *Watcher) view() *view {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return &view{node: w.cfg.Node, zone: w.zone, draining: w.isDraining, reserved: w.reserved}
+	return &view{node: w.cfg.Node, zone: w.zone, draining: w.isDraining, reserved: w.reserved, inside: w.inside}
 }
 
 func (w *Watcher) reserved(addr netip.Addr) string {
@@ -301,7 +315,7 @@ func (w *Watcher) announce(key string, svc *corev1.Service) {
 	var addrs []netip.Addr
 	if svc != nil && svc.Spec.Type == corev1.ServiceTypeLoadBalancer && svc.Annotations[servicespec.AnnouncedByAnnotation] == w.cfg.Node {
 		for _, ingress := range svc.Status.LoadBalancer.Ingress {
-			if addr, err := netip.ParseAddr(ingress.IP); err == nil {
+			if addr, err := netip.ParseAddr(ingress.IP); err == nil && w.inside(addr.Unmap()) == "" {
 				addrs = append(addrs, addr.Unmap())
 			}
 		}

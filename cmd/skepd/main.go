@@ -85,6 +85,7 @@ and the token by which agents join (join-token).`,
 	f.IntVar(&options.NodeMask4, "node-cidr-mask-size-ipv4", controlplane.DefaultNodeMask4, "Prefix length of a node's IPv4 part of --pod-cidr")
 	f.IntVar(&options.NodeMask6, "node-cidr-mask-size-ipv6", controlplane.DefaultNodeMask6, "Prefix length of a node's IPv6 part of --pod-cidr")
 	f.StringVar(&options.ClusterDomain, "cluster-domain", controlplane.DefaultClusterDomain, "Suffix of service names")
+	f.BoolVar(&options.DenyExternalIPs, "deny-service-external-ips", false, "Refuse services with external addresses (spec.externalIPs) that they do not have already, as the admission plugin DenyServiceExternalIPs does")
 	f.StringSliceVar(&options.TLSSANs, "tls-san", nil, "Further names and addresses that clients reach the API by")
 	f.StringVar(&options.DNSEtcdListen, "dns-etcd-listen", "", "ADDR:PORT at which cluster DNS reads etcd; port 2379 at --listen's address if empty")
 	f.DurationVar(&options.NodeMonitorGrace, "node-monitor-grace", node.DefaultGrace, "How long a node may be silent before its pods are replaced")

@@ -23,6 +23,10 @@ type Config struct {
 	// each family, the primary one first.
 	PodCIDRs      []PodRange
 	ClusterDomain string
+	// APIServers are where others reach the API.
+	APIServers []netip.Addr
+	// DenyExternalIPs refuses external addresses of services that they do not have already.
+	DenyExternalIPs bool
 }
 
 // PodRange is a range that is cut into one of NodeMask bits for every node.

@@ -43,6 +43,9 @@ func allocateService(ctx context.Context, r *Registry, tx *Tx, obj, old Object) 
 		return releaseLoadBalancerIPs(ctx, r, tx, nil, before)
 	}
 	service = obj.(*corev1.Service)
+	if err := checkExternalIPs(ctx, r, service, before); err != nil {
+		return err
+	}
 	if err := setFamilies(service, before, r.serviceFamilies()); err != nil {
 		return err
 	}

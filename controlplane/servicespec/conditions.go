@@ -13,6 +13,8 @@ const (
 	AddressConflict = prefix + "AddressConflict"
 	// EndpointsIgnored: endpoints are at addresses where none can be.
 	EndpointsIgnored = prefix + "EndpointsIgnored"
+	// ExternalAddressesIgnored: external addresses of it are the cluster's own.
+	ExternalAddressesIgnored = prefix + "ExternalAddressesIgnored"
 	// LoadBalancerAddress, with status False: it lacks a load-balancer address.
 	LoadBalancerAddress = prefix + "LoadBalancerAddress"
 )

@@ -186,6 +186,7 @@ func (c *claims) setNode(name string, addrs []netip.Addr) (affected []holder) {
 	}
 	for _, addr := range slices.Concat(before, addrs) {
 		for f := range c.at[addr] {
+			c.concern(concerned, f) // an external address there is one no more
 			if c.isHost(addr) {
 				addTo(c.within, everywhere(f), addr)
 			} else {

@@ -1,7 +1,7 @@
 // Package conflict says on a Service, once for all nodes, what of it the data plane
 // cannot do because of what others are: addresses and ports that belong to another
-// service or to a pod's host port, and endpoints at addresses where no endpoint can
-// be. It owns two conditions, which are there as long as what they tell of, and the
+// service or to a pod's host port, external addresses that are the cluster's own, and
+// endpoints at addresses where no endpoint can be. It owns three conditions, which are there as long as what they tell of, and the
 // events that go with them; for a pod whose host port another has there is the event
 // alone. It decides nothing: who has an address that several ask for is servicespec's
 // rule, which every node goes by, and what is not in conflict works.
@@ -32,6 +32,8 @@ const Component = "service-conflict-controller"
 const (
 	ReasonInUse   = "AddressInUse"
 	ReasonIgnored = "EndpointIgnored"
+	// ReasonInside: an external address is the cluster's own.
+	ReasonInside = "ExternalAddressIgnored"
 )
 
 const workers = 4
@@ -153,7 +155,9 @@ func (c *Controller) sync(ctx context.Context, h holder) error {
 	if len(servicespec.ClusterAddrs(service)) > 0 {
 		ignored = c.misled.text(h.Key, c.reserved)
 	}
-	if said(service, servicespec.AddressConflict) == lost && said(service, servicespec.EndpointsIgnored) == ignored {
+	inside := c.insideText(service)
+	if said(service, servicespec.AddressConflict) == lost && said(service, servicespec.EndpointsIgnored) == ignored &&
+		said(service, servicespec.ExternalAddressesIgnored) == inside {
 		return nil
 	}
 	var fresh []metav1.Condition
@@ -164,6 +168,7 @@ func (c *Controller) sync(ctx context.Context, h holder) error {
 		for _, condition := range []metav1.Condition{
 			{Type: servicespec.AddressConflict, Reason: ReasonInUse, Message: lost},
 			{Type: servicespec.EndpointsIgnored, Reason: ReasonIgnored, Message: ignored},
+			{Type: servicespec.ExternalAddressesIgnored, Reason: ReasonInside, Message: inside},
 		} {
 			if say(next, condition) {
 				fresh = append(fresh, condition)

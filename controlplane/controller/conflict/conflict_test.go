@@ -124,25 +124,30 @@ spec: {externalIPs: [192.0.2.1, 192.0.2.2], ports: [{name: a, port: 80}, {name: 
 	await(t, r, loser, servicespec.AddressConflict, "")
 }
 
-// A cluster address is its service's own, however old who asks for it is.
-func TestClusterAddressIsItsOwn(t *testing.T) {
+// CVE-2020-8554: who asked for an address that is the cluster's own by now is told that no node serves it there, until it is not.
+func TestExternalAddressesInside(t *testing.T) {
 	r := controlplanetest.Start(t)
 	start(t, r)
 	create(t, r, `
 apiVersion: v1
 kind: Service
 metadata: {name: thief}
-spec: {externalIPs: [10.96.0.77], ports: [{name: dns, port: 53, protocol: UDP}, {name: tcp, port: 53}]}
+spec: {externalIPs: [192.0.2.77, 192.0.2.78], ports: [{name: kubelet, port: 10250}]}
 `)
-	await(t, r, "thief", servicespec.AddressConflict, "")
+	await(t, r, "thief", servicespec.ExternalAddressesIgnored, "")
 	create(t, r, `
 apiVersion: v1
-kind: Service
-metadata: {name: dns}
-spec: {clusterIP: 10.96.0.77, ports: [{port: 53, protocol: UDP}]}
+kind: Node
+metadata: {name: n1}
+status: {addresses: [{type: InternalIP, address: 192.0.2.77}]}
 `)
-	await(t, r, "thief", servicespec.AddressConflict, "10.96.0.77:53/UDP belongs to service default/dns, which was given that address; all else of it works")
-	await(t, r, "dns", servicespec.AddressConflict, "")
+	ignored := "192.0.2.77 is ignored: it is the address of node n1"
+	await(t, r, "thief", servicespec.ExternalAddressesIgnored, ignored)
+	awaitEvent(t, r, "Service", "thief", conflict.ReasonInside, ignored)
+	if _, _, err := r.Delete(t.Context(), resource.Nodes, "", "n1", nil); err != nil {
+		t.Fatal(err)
+	}
+	await(t, r, "thief", servicespec.ExternalAddressesIgnored, "")
 }
 
 // Host ports and node ports meet on the nodes where the pods are; the port at one address of a node goes before that at all.

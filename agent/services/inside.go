@@ -1,0 +1,87 @@
+package services
+
+import (
+	"net/netip"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+
+	"github.com/skep-io/skep/controlplane/servicespec"
+)
+
+// apiService is the service whose endpoints are the API servers.
+const apiService = corev1.NamespaceDefault + "/kubernetes"
+
+// inside says why an address cannot be asked for as an external one: connections of this node's own programs and of all pods
+// would go to whoever named it.
+func (w *Watcher) inside(addr netip.Addr) string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return servicespec.Inside{
+		ServiceCIDRs: w.cfg.ServiceCIDRs, PodCIDRs: w.cfg.PodCIDRs, APIServers: w.servers,
+		Node: func(addr netip.Addr) string { return w.hosts[addr] },
+	}.Reserved(addr)
+}
+
+// serversChanged keeps where the API servers are.
+func (w *Watcher) serversChanged() {
+	list, err := w.slices.GetIndexer().ByIndex(bySvc, apiService)
+	if err != nil {
+		return // there is no such index only before New
+	}
+	w.mu.Lock()
+	w.servers = addressesOf(list)
+	w.mu.Unlock()
+	w.queue.Add(externalKey)
+}
+
+func addressesOf(slices []any) (addrs []netip.Addr) {
+	for _, obj := range slices {
+		for _, e := range obj.(*discoveryv1.EndpointSlice).Endpoints {
+			for _, text := range e.Addresses {
+				if addr, err := netip.ParseAddr(text); err == nil {
+					addrs = append(addrs, addr.Unmap())
+				}
+			}
+		}
+	}
+	return addrs
+}
+
+// hostsChanged keeps which addresses are nodes', this one included. A nil node is gone.
+func (w *Watcher) hostsChanged(name string, n *corev1.Node) {
+	wanted := map[netip.Addr]bool{}
+	if n != nil {
+		for _, addr := range everyAddress(n) {
+			wanted[addr] = true
+		}
+	}
+	changed := false
+	w.mu.Lock()
+	for addr, node := range w.hosts {
+		if node == name && !wanted[addr] {
+			delete(w.hosts, addr)
+			changed = true
+		}
+	}
+	for addr := range wanted {
+		if w.hosts[addr] == "" {
+			w.hosts[addr] = name
+			changed = true
+		}
+	}
+	w.mu.Unlock()
+	if changed {
+		w.queue.Add(externalKey)
+	}
+}
+
+// everyAddress are all that a node has told, whatever their kind.
+func everyAddress(n *corev1.Node) (addrs []netip.Addr) {
+	for _, a := range n.Status.Addresses {
+		if addr, err := netip.ParseAddr(a.Address); err == nil {
+			addrs = append(addrs, addr.Unmap())
+		}
+	}
+	return addrs
+}
