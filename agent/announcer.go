@@ -1,26 +1,50 @@
 package agent
 
 import (
+	"context"
 	"log/slog"
 	"net/netip"
 	"slices"
 	"sync"
 	"time"
-
-	"github.com/skep-io/skep/dataplane/flow"
 )
 
-// announcer answers for the load-balancer addresses that this node owns for as long as the cluster believes that it lives:
-// until the lease that it last renewed runs out. So an address has never two owners: another is named only after that.
-type announcer struct {
-	mu    sync.Mutex
-	flows *flow.Flows // nil until there are any
-	addrs []netip.Addr
-	until time.Time
-	told  bool // something has been announced that may have to be taken back
+// neighbourhood is what answers for addresses, and asks who else does: *flow.Flows.
+type neighbourhood interface {
+	Announce(until map[netip.Addr]time.Time) error
+	Taken(addrs []netip.Addr) (map[netip.Addr]bool, error)
 }
 
-func (a *announcer) use(f *flow.Flows) {
+// announcer answers for the load-balancer addresses that this node owns. While the node's lease holds nobody else can own them.
+// Past it somebody may: the control plane names another node for an address, but only while it runs, and only to nodes that it
+// reaches. So from then on this node asks its neighbours every second who has the address, and goes on for as long as no other
+// says that it does; whoever takes over tells all neighbours at once and answers those who ask. An address that another has is
+// left to it until it falls silent and this node's lease holds again. So with no control plane addresses stay where they are, and
+// two nodes that hear each other do not both answer for longer than that takes.
+type announcer struct {
+	mu      sync.Mutex
+	flows   neighbourhood // nil until there are any
+	addrs   []netip.Addr
+	until   time.Time           // the end of the lease, as last renewed by this process
+	held    time.Time           // until when nobody else can have been heard of
+	lapsed  time.Time           // when the lease was last about to end
+	yielded map[netip.Addr]bool // another node has them
+	told    bool                // something has been announced that may have to be taken back
+}
+
+const (
+	// askEvery is the time between two questions to neighbours.
+	askEvery = time.Second
+	// lapsing is how long before the lease's end neighbours are asked first, so that answering does not pause.
+	lapsing = 2 * time.Second
+	// holding is how long an address is answered for after no neighbour had it. A node whose agent ends falls silent by itself.
+	holding = 5 * time.Second
+	// doubting is how long neighbours are still asked after a lease was renewed again: what this node knows of its addresses may
+	// be older than what the control plane has decided meanwhile.
+	doubting = 15 * time.Second
+)
+
+func (a *announcer) use(f neighbourhood) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.flows = f
@@ -30,6 +54,7 @@ func (a *announcer) use(f *flow.Flows) {
 func (a *announcer) Own(addrs []netip.Addr) {
 	addrs = slices.Clone(addrs)
 	slices.SortFunc(addrs, netip.Addr.Compare)
+	addrs = slices.Compact(addrs)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if slices.Equal(a.addrs, addrs) {
@@ -37,6 +62,11 @@ func (a *announcer) Own(addrs []netip.Addr) {
 	}
 	slog.Info("load-balancer addresses answered for here", "addresses", addrs)
 	a.addrs = addrs
+	for addr := range a.yielded {
+		if !slices.Contains(addrs, addr) {
+			delete(a.yielded, addr)
+		}
+	}
 	a.announce()
 }
 
@@ -50,15 +80,76 @@ func (a *announcer) renewed(until time.Time) {
 	}
 }
 
+// run asks neighbours while it has to, until ctx ends.
+func (a *announcer) run(ctx context.Context) error {
+	ticker := time.NewTicker(askEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case now := <-ticker.C:
+			a.look(now)
+		}
+	}
+}
+
+// look asks who has the addresses if it is not certain that this node does.
+func (a *announcer) look(now time.Time) {
+	a.mu.Lock()
+	flows, asked := a.flows, slices.Clone(a.addrs)
+	if a.until.IsZero() {
+		asked = nil // what a predecessor announced holds for as long as it said
+	} else if a.until.Sub(now) < lapsing {
+		a.lapsed = now
+	} else if now.Sub(a.lapsed) > doubting {
+		asked = slices.DeleteFunc(asked, func(addr netip.Addr) bool { return !a.yielded[addr] })
+	}
+	a.mu.Unlock()
+	if flows == nil || len(asked) == 0 {
+		return
+	}
+	taken, err := flows.Taken(asked)
+	if err != nil {
+		slog.Error("neighbours not asked who has load-balancer addresses: this node falls silent about them when its lease ends", "addresses", asked, "err", err)
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, addr := range asked {
+		if taken[addr] == a.yielded[addr] {
+			continue
+		}
+		if !taken[addr] {
+			slog.Info("a load-balancer address is answered for here again: the other node is silent", "address", addr)
+			delete(a.yielded, addr)
+			continue
+		}
+		slog.Warn("a load-balancer address is left to another node, which answers for it", "address", addr)
+		if a.yielded == nil {
+			a.yielded = map[netip.Addr]bool{}
+		}
+		a.yielded[addr] = true
+	}
+	a.held = now.Add(holding)
+	a.announce()
+}
+
 // announce is called with mu held. Until this process has renewed the lease, what its predecessor announced holds for as long
 // as it was announced.
 func (a *announcer) announce() {
-	if a.flows == nil || len(a.addrs) == 0 && !a.told || len(a.addrs) > 0 && !time.Now().Before(a.until) {
+	deadline := a.until
+	if a.held.After(deadline) && !a.until.IsZero() {
+		deadline = a.held
+	}
+	if a.flows == nil || len(a.addrs) == 0 && !a.told || len(a.addrs) > 0 && !time.Now().Before(deadline) {
 		return
 	}
 	until := make(map[netip.Addr]time.Time, len(a.addrs))
 	for _, addr := range a.addrs {
-		until[addr] = a.until
+		if !a.yielded[addr] {
+			until[addr] = deadline
+		}
 	}
 	if err := a.flows.Announce(until); err != nil {
 		slog.Error("load-balancer addresses not announced", "addresses", a.addrs, "error", err)

@@ -64,6 +64,7 @@ func (p *parts) startDataPlane(ctx context.Context, group *errgroup.Group) (err 
 	group.Go(func() error { p.census.Run(ctx); return nil })
 	group.Go(func() error { return followHost(ctx, p.lookAtHost) })
 	group.Go(func() error { return p.network.Run(ctx) })
+	group.Go(func() error { return p.announcer.run(ctx) })
 	return p.startWatcher(ctx, group)
 }
 
