@@ -19,8 +19,10 @@ type change struct {
 func (c *Cache) decode(key string, value []byte, revision int64) *Object {
 	decoded, err := storage.Decode(value, revision)
 	if err == nil {
-		if value, ok := decoded.(Resource); ok {
-			return NewObject(key, revision, value)
+		if resource, ok := decoded.(Resource); ok {
+			o := NewObject(key, revision, resource)
+			o.size = len(value)
+			return o
 		}
 	}
 	// One bad value must not take the kind down: it is as if the object were not there.

@@ -31,6 +31,8 @@ type Config struct {
 	Indexes map[string]func(Resource) []string
 	// Window is how many past events are kept at most; 0: DefaultWindow.
 	Window int
+	// WindowBytes is how much their objects may take in etcd; 0: DefaultWindowBytes.
+	WindowBytes int
 }
 
 // Cache holds the objects of one kind. Run fills it and keeps it current.
@@ -69,7 +71,7 @@ func New(cfg Config) *Cache {
 		synced:  make(chan struct{}),
 		tree:    newTree(),
 		indexes: map[string]map[string]map[string]*Object{},
-		window:  newWindow(cfg.Window),
+		window:  newWindow(cfg.Window, cfg.WindowBytes),
 		waiters: map[*waiter]struct{}{},
 
 		ask:      make(chan struct{}, 1),

@@ -24,6 +24,18 @@ type Event struct {
 	left *left
 }
 
+// size is what an event keeps in memory, counted in bytes of etcd: the state after the change and the one before it.
+func (e *Event) size() int {
+	size := 0
+	if e.Object != nil {
+		size += e.Object.size
+	}
+	if e.Previous != nil {
+		size += e.Previous.size
+	}
+	return size
+}
+
 // left is the previous state under the revision of the change, made when the first watcher needs it.
 type left struct {
 	once   sync.Once

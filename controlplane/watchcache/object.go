@@ -28,6 +28,8 @@ type Object struct {
 	Revision int64
 
 	value Resource
+	// size is that of the value as etcd stores it; 0 for a state that shares its value with another one.
+	size int
 
 	mu      sync.Mutex
 	encoded []encoding

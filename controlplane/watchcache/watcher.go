@@ -13,6 +13,8 @@ import (
 const (
 	// queueLimit is how many events a watch may be behind before it is ended.
 	queueLimit = 16384
+	// queueBytes is how many bytes, as etcd stores them, the objects of those events may have. One event may always wait.
+	queueBytes = 16 << 20
 	// bookmarkInterval is about how often a watch that asked for bookmarks gets one.
 	bookmarkInterval = time.Minute
 	// initialChunk is how many initial events Next returns at once.
@@ -66,7 +68,11 @@ type Watcher struct {
 
 	mu    sync.Mutex
 	queue []Event
-	err   error
+	// queued is the size of queue, bounded unless the watch is unlimited.
+	queued int
+	// backlog is set until the events of the window, with which a watch may begin, have been taken.
+	backlog bool
+	err     error
 }
 
 // Watch begins a watch. It returns a *GoneError if events after o.After have left the window.
@@ -93,7 +99,7 @@ func (c *Cache) Watch(o WatchOptions) (*Watcher, error) {
 		if !ok {
 			return nil, &GoneError{Revision: o.After, Oldest: c.window.low}
 		}
-		w.queue = events
+		w.queue, w.backlog = events, true // bounded by the window
 	}
 	c.watchers.add(w)
 	return w, nil
@@ -127,10 +133,12 @@ func (w *Watcher) push(ev Event) bool {
 	if w.err != nil {
 		return false
 	}
-	if len(w.queue) >= queueLimit && !w.unlimited {
+	size := ev.size()
+	if tooMuch := len(w.queue) >= queueLimit || (w.queued+size > queueBytes && len(w.queue) > 0); tooMuch && !w.unlimited {
 		w.err = ErrSlow
 	} else {
 		w.queue = append(w.queue, ev)
+		w.queued += size
 	}
 	select {
 	case w.wake <- struct{}{}:
@@ -145,7 +153,7 @@ func (w *Watcher) Stop() {
 	if w.err == nil {
 		w.err = ErrStopped
 	}
-	w.queue = nil
+	w.queue, w.queued = nil, 0
 	w.mu.Unlock()
 	w.cache.mu.Lock()
 	w.cache.watchers.remove(w)
@@ -179,6 +187,16 @@ func (w *Watcher) Next(ctx context.Context) ([]Event, error) {
 	}
 }
 
+// Starting says whether Next still has something that was there when the watch began. Only the reader may ask.
+func (w *Watcher) Starting() bool {
+	if len(w.initial) > 0 || w.initialEnd {
+		return true
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.backlog && len(w.queue) > 0
+}
+
 // nextInitial returns the next of the initial events, and the bookmark that ends them.
 func (w *Watcher) nextInitial() []Event {
 	var events []Event
@@ -204,7 +222,7 @@ func (w *Watcher) nextInitial() []Event {
 func (w *Watcher) take() ([]Event, error) {
 	w.mu.Lock()
 	queued, err := w.queue, w.err
-	w.queue = nil
+	w.queue, w.queued, w.backlog = nil, 0, false
 	w.mu.Unlock()
 	seen := queued[:0]
 	for _, ev := range queued {

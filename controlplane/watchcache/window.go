@@ -5,6 +5,10 @@ import "time"
 // DefaultWindow is how many events a cache keeps at most for watches to resume from.
 const DefaultWindow = 16384
 
+// DefaultWindowBytes is how much the objects of those events may take, as etcd stores them. Decoded and encoded for clients
+// they take a few times that.
+const DefaultWindowBytes = 32 << 20
+
 // windowAge is after how long an event leaves the window even when there is
 // room, so that an idle cache does not hold old states for ever.
 const windowAge = 5 * time.Minute
@@ -16,22 +20,30 @@ type window struct {
 	head   int
 	count  int
 	limit  int
-	low    int64
+	// bytes is the sum of the events' sizes. It is above limitBytes only where one transaction alone is.
+	bytes, limitBytes int
+	low               int64
 }
 
-func newWindow(limit int) window {
+func newWindow(limit, limitBytes int) window {
 	if limit <= 0 {
 		limit = DefaultWindow
 	}
-	return window{limit: limit}
+	if limitBytes <= 0 {
+		limitBytes = DefaultWindowBytes
+	}
+	return window{limit: limit, limitBytes: limitBytes}
 }
 
 // reset empties the window: the past begins at revision.
-func (w *window) reset(revision int64) { *w = window{limit: w.limit, low: revision} }
+func (w *window) reset(revision int64) {
+	*w = window{limit: w.limit, limitBytes: w.limitBytes, low: revision}
+}
 
 func (w *window) add(ev Event) {
 	now := time.Now()
-	for w.count > 0 && (w.count == w.limit || now.Sub(w.times[w.head]) > windowAge) {
+	size := ev.size()
+	for w.count > 0 && (w.count == w.limit || w.bytes+size > w.limitBytes || now.Sub(w.times[w.head]) > windowAge) {
 		w.drop()
 	}
 	if w.count == len(w.events) {
@@ -40,16 +52,15 @@ func (w *window) add(ev Event) {
 	i := (w.head + w.count) % len(w.events)
 	w.events[i], w.times[i] = ev, now
 	w.count++
+	w.bytes += size
 }
 
+// drop lets the oldest revision go. Events of one transaction share a revision: who resumes from it must have seen all of
+// them, so they leave together.
 func (w *window) drop() {
 	w.low = w.events[w.head].Revision
-	w.events[w.head] = Event{}
-	w.head = (w.head + 1) % len(w.events)
-	w.count--
-	// Events of one transaction share a revision: who resumes from it must have
-	// seen all of them, so they leave together.
 	for w.count > 0 && w.events[w.head].Revision == w.low {
+		w.bytes -= w.events[w.head].size()
 		w.events[w.head] = Event{}
 		w.head = (w.head + 1) % len(w.events)
 		w.count--
