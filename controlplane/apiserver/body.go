@@ -1,12 +1,14 @@
 package apiserver
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"mime"
 	"net/http"
 	"net/url"
+	"os"
 	"reflect"
 	"strings"
 
@@ -21,19 +23,101 @@ import (
 // maxBody is the largest request body: Kubernetes' limit, above the 1.5 MiB that etcd takes by default.
 const maxBody = 3 << 20
 
-func readBody(r *http.Request) ([]byte, error) {
-	if r.Body == nil {
-		return nil, nil
+// receivedBody is a body that has been read whole: the request's Body, once it has been admitted.
+type receivedBody struct {
+	io.Reader
+	data []byte
+}
+
+func (receivedBody) Close() error { return nil }
+
+// receive reads the body of a request before it takes a place. What it takes in memory is counted for the user until
+// release, from the first byte on.
+func (s *Server) receive(c *call, class class) (body []byte, release func(), err error) {
+	nothing := func() {}
+	if c.Body == nil || c.Body == http.NoBody || c.Method == http.MethodGet || c.Method == http.MethodHead {
+		return nil, nothing, nil
 	}
-	data, err := io.ReadAll(http.MaxBytesReader(nil, r.Body, maxBody))
-	var tooLarge *http.MaxBytesError
-	if errors.As(err, &tooLarge) {
-		return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("limit is %d", maxBody))
+	if encoding := c.Header.Get("Content-Encoding"); encoding != "" && encoding != "identity" {
+		return nil, nothing, statusError(http.StatusUnsupportedMediaType, metav1.StatusReasonUnsupportedMediaType,
+			fmt.Sprintf("the body of the request has the content encoding %.40q, but bodies are taken as they are only", encoding))
+	}
+	if c.ContentLength > maxBody {
+		return nil, nothing, errBodyTooLarge()
+	}
+	held := 0
+	release = func() { class.level.Release(class.user, held) }
+	hold := func(n int) bool {
+		ok := class.level.Hold(class.user, n)
+		if ok {
+			held += n
+		}
+		return ok
+	}
+	if body, err = readWhole(c.Body, int(c.ContentLength), hold); err == nil {
+		err = checkShape(c.Header.Get("Content-Type"), body)
 	}
 	if err != nil {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("the body of the request could not be read: %v", err))
+		release()
+		return nil, nothing, err
 	}
-	return data, nil
+	c.Request.Body = receivedBody{bytes.NewReader(body), body}
+	return body, release, nil
+}
+
+// readWhole reads from up to its end, asks hold for the memory before it takes it, and takes it as bytes come: a length that
+// was announced is not believed.
+func readWhole(from io.Reader, length int, hold func(int) bool) ([]byte, error) {
+	const first, most = 512, 64 << 10
+	size := first
+	if length >= 0 {
+		size = min(length+1, most) // one more than the bytes, to see the end
+	}
+	if !hold(bodyOverhead + size) {
+		return nil, tooManyRequests()
+	}
+	body := make([]byte, 0, size)
+	for {
+		if len(body) > maxBody {
+			return nil, errBodyTooLarge()
+		}
+		if len(body) == cap(body) {
+			grown := min(2*cap(body), maxBody+1)
+			if !hold(grown - cap(body)) {
+				return nil, tooManyRequests()
+			}
+			body = append(make([]byte, 0, grown), body...)
+		}
+		n, err := from.Read(body[len(body):cap(body)])
+		body = body[:len(body)+n]
+		switch {
+		case errors.Is(err, io.EOF):
+			if len(body) > maxBody {
+				return nil, errBodyTooLarge()
+			}
+			return body, nil
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return nil, statusError(http.StatusRequestTimeout, metav1.StatusReasonTimeout, "the body of the request did not come in time")
+		case err != nil:
+			return nil, apierrors.NewBadRequest(fmt.Sprintf("the body of the request could not be read: %v", err))
+		}
+	}
+}
+
+func errBodyTooLarge() error {
+	return apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("limit is %d", maxBody))
+}
+
+// readBody returns the body of a request that has been admitted.
+func readBody(r *http.Request) ([]byte, error) {
+	if r.Body == nil || r.Body == http.NoBody {
+		return nil, nil
+	}
+	body, ok := r.Body.(receivedBody)
+	if !ok {
+		return nil, apierrors.NewInternalError(errors.New("the body of the request has not been received"))
+	}
+	return body.data, nil
 }
 
 // inputFormat picks how a body is read. A body without a content type is JSON.
@@ -74,7 +158,7 @@ func decodeBody(w http.ResponseWriter, contentType string, body []byte, want sch
 		if !isStrict || obj == nil || validation == metav1.FieldValidationStrict {
 			return decodeError(err, want.Kind, gvk, body)
 		}
-		warnAll(w, strict.Errors())
+		warnAll(w, errorTexts(strict.Errors()))
 	}
 	if gvk.GroupVersion() != want.GroupVersion() {
 		return apierrors.NewBadRequest(fmt.Sprintf("the API version in the data (%s) does not match the expected API version (%s)",
@@ -111,17 +195,48 @@ func decodeOptions(query url.Values, into runtime.Object) error {
 	return nil
 }
 
+// Bounds of warnings, as Kubernetes has them: runes of all together, and of each once all together were too many.
+const (
+	maxWarnings = 4 << 10
+	maxWarning  = 256
+)
+
 // warn adds a warning that kubectl and client-go show to the person who sent the request.
-func warn(w http.ResponseWriter, text string) {
-	if header, err := utilnet.NewWarningHeader(299, "-", text); err == nil {
-		w.Header().Add("Warning", header)
+func warn(w http.ResponseWriter, text string) { warnAll(w, []string{text}) }
+
+// warnAll adds warnings, as many as a client's HTTP library takes: what a body has too much of must not break the answer.
+func warnAll(w http.ResponseWriter, texts []string) {
+	room := maxWarnings
+	for _, header := range w.Header()["Warning"] {
+		room -= len(header)
+	}
+	for _, text := range texts {
+		if len(text) > room || len(text) > maxWarning {
+			text = truncated(text, maxWarning)
+		}
+		if room -= len(text); room < 0 {
+			return
+		}
+		if header, err := utilnet.NewWarningHeader(299, "-", text); err == nil {
+			w.Header().Add("Warning", header)
+		}
 	}
 }
 
-func warnAll(w http.ResponseWriter, errs []error) {
-	for _, err := range errs {
-		warn(w, err.Error())
+// truncated is text with at most limit bytes of it, cut between characters.
+func truncated(text string, limit int) string {
+	if len(text) <= limit {
+		return text
 	}
+	return strings.ToValidUTF8(text[:limit], "") + "..."
+}
+
+func errorTexts(errs []error) []string {
+	texts := make([]string, len(errs))
+	for i, err := range errs {
+		texts[i] = err.Error()
+	}
+	return texts
 }
 
 func fieldValidation(directive string) string {

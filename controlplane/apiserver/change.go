@@ -128,9 +128,7 @@ func (s *Server) warnOf(w http.ResponseWriter, kind *resource.Kind, obj resource
 	if kind.Warnings == nil {
 		return
 	}
-	for _, text := range kind.Warnings(obj) {
-		warn(w, text)
-	}
+	warnAll(w, kind.Warnings(obj))
 }
 
 func invalidOptions(kind string, errs field.ErrorList) error {

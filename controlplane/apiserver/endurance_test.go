@@ -14,29 +14,8 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-func TestTooManyRequests(t *testing.T) {
-	l := newLimits(1, 1)
-	leave, err := l.enter(http.MethodGet)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, full := l.enter(http.MethodHead)
-	if _, err := l.enter(http.MethodPost); err != nil {
-		t.Errorf("reads keep changes out: %v", err)
-	}
-	recorder := httptest.NewRecorder()
-	writeError(recorder, httptest.NewRequest("GET", "/", nil), full)
-	if recorder.Code != 429 || recorder.Header().Get("Retry-After") != "1" || !strings.Contains(recorder.Body.String(), "TooManyRequests") {
-		t.Errorf("%d %v %s", recorder.Code, recorder.Header(), recorder.Body)
-	}
-	leave()
-	if _, err := l.enter(http.MethodGet); err != nil {
-		t.Errorf("a place that was left is not free: %v", err)
-	}
-}
-
 func TestPanicBecomes500(t *testing.T) {
-	s := &Server{metrics: newServerMetrics()} // everything else is nil, so that serving panics
+	s := &Server{metrics: newServerMetrics(newLimits(0))} // everything else is nil, so that serving panics
 	recorder := httptest.NewRecorder()
 	s.ServeHTTP(recorder, httptest.NewRequest("GET", caPath, nil))
 	if recorder.Code != 500 || !strings.Contains(recorder.Body.String(), "InternalError") || strings.Contains(recorder.Body.String(), "nil pointer") {

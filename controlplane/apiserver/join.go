@@ -33,16 +33,16 @@ func (s *Server) join(w http.ResponseWriter, c *call) error {
 	if c.Method != http.MethodPost {
 		return statusError(http.StatusMethodNotAllowed, "MethodNotAllowed", "the server does not allow this method on the requested resource")
 	}
-	leave, err := s.limits.enter(c.Method)
-	if err != nil {
-		return err
-	}
-	defer leave()
 	token, hasToken := strings.CutPrefix(c.Header.Get("Authorization"), "Bearer ")
 	byToken := hasToken && s.pki.CheckToken(token)
 	if !byToken && c.id.node() == "" {
 		return apierrors.NewUnauthorized("Unauthorized")
 	}
+	leave, err := s.admit(c)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	body, err := readBody(c.Request)
 	if err != nil {
 		return err

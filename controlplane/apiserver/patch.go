@@ -26,6 +26,9 @@ import (
 // maxPatchOperations is how many operations one JSON patch may have: each copies the document.
 const maxPatchOperations = 10000
 
+// A JSON patch may copy as much as a body may have, all its copies together: each may double the document.
+func init() { jsonpatch.AccumulatedCopySizeLimit = maxBody }
+
 // patchTypes are the patches that are understood, in the order in which a 415 lists them.
 var patchTypes = []string{string(types.JSONPatchType), string(types.MergePatchType), string(types.StrategicMergePatchType)}
 
@@ -157,8 +160,14 @@ func (p *objectPatch) applyJSON(before []byte) (after []byte, flaws []error, err
 		return nil, nil, apierrors.NewBadRequest(err.Error())
 	}
 	after, err = operations.Apply(before)
-	if err != nil {
-		return nil, nil, statusError(http.StatusUnprocessableEntity, metav1.StatusReasonInvalid, "the server rejected our request due to an error in our request: "+err.Error())
+	var copied *jsonpatch.AccumulatedCopySizeError
+	switch {
+	case errors.As(err, &copied):
+		return nil, nil, apierrors.NewRequestEntityTooLargeError(err.Error())
+	case err != nil:
+		return nil, nil, statusError(http.StatusUnprocessableEntity, metav1.StatusReasonInvalid, "the server rejected our request due to an error in our request: "+truncated(err.Error(), maxValueShown))
+	case len(after) > maxBody:
+		return nil, nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("the object would have %d bytes after the patch, limit is %d", len(after), maxBody))
 	}
 	return after, flaws, nil
 }
@@ -187,9 +196,9 @@ func (p *objectPatch) applyStrategic(current, into runtime.Object) error {
 	if strict, ok := runtime.AsStrictDecodingError(err); ok {
 		flaws = append(flaws, strict.Errors()...)
 	} else if err != nil {
-		return invalidPatch(fmt.Sprintf("%+v", patch), err)
+		return invalidPatch(string(p.body), err)
 	}
-	return p.judge(flaws, fmt.Sprintf("%+v", patch))
+	return p.judge(flaws, string(p.body))
 }
 
 // judge refuses, tells or ignores fields that are unknown or given twice.
@@ -199,11 +208,15 @@ func (p *objectPatch) judge(flaws []error, value string) error {
 	case p.validation == metav1.FieldValidationStrict:
 		return invalidPatch(value, runtime.NewStrictDecodingError(flaws))
 	case !p.warned:
-		warnAll(p.w, flaws)
+		warnAll(p.w, errorTexts(flaws))
 	}
 	return nil
 }
 
+// maxValueShown is how much of what a client sent an error repeats.
+const maxValueShown = 4 << 10
+
 func invalidPatch(value string, err error) error {
-	return apierrors.NewInvalid(schema.GroupKind{}, "", field.ErrorList{field.Invalid(field.NewPath("patch"), value, err.Error())})
+	value = truncated(value, maxValueShown)
+	return apierrors.NewInvalid(schema.GroupKind{}, "", field.ErrorList{field.Invalid(field.NewPath("patch"), value, truncated(err.Error(), maxValueShown))})
 }

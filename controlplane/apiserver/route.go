@@ -45,6 +45,8 @@ func (s *Server) serve(w http.ResponseWriter, c *call) error {
 			return err
 		}
 		c.id = identity{}
+	} else {
+		markKnown(c.Context())
 	}
 	if c.URL.Path == joinPath {
 		return s.join(w, c)
@@ -59,15 +61,21 @@ func (s *Server) serve(w http.ResponseWriter, c *call) error {
 		return err
 	}
 	if !s.longRunning(c) {
-		leave, err := s.limits.enter(c.Method)
+		ctx, cancel := context.WithTimeout(c.Context(), requestTimeout)
+		defer cancel()
+		c.Request = c.WithContext(ctx)
+		leave, err := s.admit(c)
 		if err != nil {
 			return err
 		}
 		defer leave()
-		ctx, cancel := context.WithTimeout(c.Context(), requestTimeout)
-		defer cancel()
-		c.Request = c.WithContext(ctx)
 	} else {
+		leave, err := s.openSession(c)
+		if err != nil {
+			return err
+		}
+		defer leave()
+		unlimitedTime(w)
 		ctx, cancel := context.WithCancel(c.Context())
 		defer cancel()
 		defer context.AfterFunc(s.stopping, cancel)()

@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,6 +25,8 @@ const (
 	requestTimeout = 60 * time.Second
 	// shutdownTimeout is how long requests in work may take when the server ends. Watches and streams are ended at once.
 	shutdownTimeout = 10 * time.Second
+	// defaultBodyTimeout is how long a request may take to arrive.
+	defaultBodyTimeout = 30 * time.Second
 )
 
 // Config is what a server is made of.
@@ -32,9 +35,14 @@ type Config struct {
 	PKI      *pki.PKI
 	// Version is Skep's own version, shown by /version behind Kubernetes' one.
 	Version string
-	// MaxReads and MaxChanges bound the requests worked on at once; 0 means the defaults of 400 and 200.
-	MaxReads, MaxChanges int
-	// WriteTimeout is how long a watch waits for its client to take what was written; 0 means 30 seconds.
+	// Seats bounds the requests worked on at once; 0 means the default of 600.
+	Seats int
+	// MaxConnections bounds the connections that are open; 0 means as many as the process's files allow, at most 10,000.
+	MaxConnections int
+	// BodyTimeout is how long a request may take to arrive, body and all; 0 means 30 seconds.
+	BodyTimeout time.Duration
+	// WriteTimeout is how long a watch waits for its client to take what was written; 0 means 30 seconds. Other answers have
+	// that long after the time that a request may be worked on.
 	WriteTimeout time.Duration
 }
 
@@ -42,7 +50,7 @@ type Config struct {
 type Server struct {
 	registry *resource.Registry
 	pki      *pki.PKI
-	limits   limits
+	limits   *limits
 	metrics  *serverMetrics
 	version  []byte
 	catalog  *catalog
@@ -50,7 +58,8 @@ type Server struct {
 	stats    *statistics
 	ready    atomic.Bool
 
-	writeTimeout time.Duration
+	bodyTimeout, writeTimeout time.Duration
+	maxConnections            int
 
 	// stopping ends when the server does; watches and streams end with it.
 	stopping context.Context
@@ -62,13 +71,12 @@ func New(config Config) (*Server, error) {
 	s := &Server{
 		registry: config.Registry,
 		pki:      config.PKI,
-		limits:   newLimits(config.MaxReads, config.MaxChanges),
-		metrics:  newServerMetrics(),
+		limits:   newLimits(config.Seats),
 		catalog:  newCatalog(config.Registry.Kinds()),
 	}
-	if s.writeTimeout = config.WriteTimeout; s.writeTimeout <= 0 {
-		s.writeTimeout = defaultWriteTimeout
-	}
+	s.metrics = newServerMetrics(s.limits)
+	s.bodyTimeout, s.writeTimeout = cmp.Or(config.BodyTimeout, defaultBodyTimeout), cmp.Or(config.WriteTimeout, defaultWriteTimeout)
+	s.maxConnections = cmp.Or(config.MaxConnections, maxConnections())
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	s.agents = newAgents(config.Registry, config.PKI)
 	s.stats = newStatistics(config.Registry, s.agents)
@@ -82,14 +90,7 @@ func New(config Config) (*Server, error) {
 // Run serves on listener until ctx ends, and closes it. It returns after the requests in work have been answered and the
 // watches and streams have been ended, or shutdownTimeout later.
 func (s *Server) Run(ctx context.Context, listener net.Listener) error {
-	server := &http.Server{
-		Handler:           s,
-		TLSConfig:         s.pki.ServerTLS(),
-		ReadHeaderTimeout: 30 * time.Second,
-		IdleTimeout:       120 * time.Second,
-		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: 1000},
-		ErrorLog:          log.New(quiet{}, "", 0),
-	}
+	server := s.httpServer()
 	go func() {
 		if err := s.registry.WaitForSync(ctx); err == nil {
 			s.ready.Store(true)
@@ -115,6 +116,32 @@ func (s *Server) Run(ctx context.Context, listener net.Listener) error {
 	<-failed
 	s.agents.close()
 	return err
+}
+
+// httpServer bounds what a connection may do before a request of it is known.
+func (s *Server) httpServer() *http.Server {
+	connections := newConnections(s.maxConnections)
+	return &http.Server{
+		Handler:           s,
+		TLSConfig:         s.pki.ServerTLS(),
+		ReadHeaderTimeout: min(30*time.Second, s.bodyTimeout),
+		// Watches and streams lift these two for themselves.
+		ReadTimeout:    s.bodyTimeout,
+		WriteTimeout:   requestTimeout + s.writeTimeout,
+		IdleTimeout:    120 * time.Second,
+		MaxHeaderBytes: 256 << 10,
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams: 250,
+			MaxReadFrameSize:     64 << 10,
+			// A connection that takes nothing for so long is closed, with all its watches.
+			WriteByteTimeout: s.writeTimeout,
+			// So is one that does not answer.
+			SendPingTimeout: 60 * time.Second, PingTimeout: 15 * time.Second,
+		},
+		ConnState:   connections.changed,
+		ConnContext: connections.context,
+		ErrorLog:    log.New(quiet{}, "", 0),
+	}
 }
 
 // quiet takes net/http's log. What it says is about single connections: scans, clients that do not trust us.

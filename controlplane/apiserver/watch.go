@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"strconv"
+	"sync"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -41,6 +42,15 @@ func (s *Server) watchList(w http.ResponseWriter, c *call) error {
 	}
 	ctx, cancel := context.WithTimeout(c.Context(), timeout)
 	defer cancel()
+	// What is there at the beginning is as much work as a list, and takes a place as a list does.
+	leave, err := s.takeSeats(ctx, s.limits.classify(c), 1)
+	if err != nil {
+		s.metrics.terminated(c, err)
+		return err
+	}
+	leave = sync.OnceFunc(leave)
+	defer leave()
+	defer time.AfterFunc(requestTimeout, leave).Stop()
 	stream := &eventStream{server: s, call: c, output: o, w: w, control: http.NewResponseController(w)}
 	watcher, err := s.registry.Watch(ctx, c.kind, c.namespace, resource.WatchOptions{
 		LabelSelector: options.LabelSelector, FieldSelector: options.FieldSelector,
@@ -61,6 +71,9 @@ func (s *Server) watchList(w http.ResponseWriter, c *call) error {
 	defer s.metrics.watches.WithLabelValues(c.group, c.version, c.resource).Dec()
 	stream.begin()
 	for {
+		if !watcher.Starting() {
+			leave()
+		}
 		events, err := watcher.Next(ctx)
 		if err != nil {
 			if ctx.Err() == nil {
@@ -98,6 +111,9 @@ func (e *eventStream) begin() {
 	_ = e.control.Flush()
 }
 
+// maxBuffered is about how much of a watch is put together before the client has to take it.
+const maxBuffered = 256 << 10
+
 // send writes events and lets the client have them.
 func (e *eventStream) send(events []watchcache.Event) error {
 	e.buf = e.buf[:0]
@@ -105,6 +121,12 @@ func (e *eventStream) send(events []watchcache.Event) error {
 		if err := e.append(&events[i]); err != nil {
 			e.fail(err)
 			return err
+		}
+		if len(e.buf) > maxBuffered {
+			if err := e.flush(); err != nil {
+				return err
+			}
+			e.buf = e.buf[:0]
 		}
 	}
 	return e.flush()
@@ -117,7 +139,7 @@ func (e *eventStream) flush() error {
 	if _, err := e.w.Write(e.buf); err != nil {
 		return err
 	}
-	if cap(e.buf) > 1<<20 { // initial events can be many; what follows them is small
+	if cap(e.buf) > 4*maxBuffered { // initial events can be many; what follows them is small
 		e.buf = nil
 	}
 	if err := e.control.Flush(); err != nil {
