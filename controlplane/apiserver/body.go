@@ -152,6 +152,11 @@ func decodeBody(w http.ResponseWriter, contentType string, body []byte, want sch
 	if validation != metav1.FieldValidationIgnore {
 		decoder = f.strict
 	}
+	if f == protobufFormat {
+		if err := checkProtobuf(body, into); err != nil {
+			return err
+		}
+	}
 	obj, gvk, err := decoder.Decode(body, &want, into)
 	if err != nil {
 		strict, isStrict := runtime.AsStrictDecodingError(err)
@@ -175,8 +180,10 @@ func decodeBody(w http.ResponseWriter, contentType string, body []byte, want sch
 }
 
 func decodeError(err error, wantKind string, gvk *schema.GroupVersionKind, body []byte) error {
+	text := truncated(err.Error(), maxValueShown)
 	if gvk != nil && gvk.Kind != "" {
-		return apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: %v", gvk.Kind, gvk.Version, wantKind, err))
+		return apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: %s",
+			truncated(gvk.Kind, maxWarning), truncated(gvk.Version, maxWarning), wantKind, text))
 	}
 	start := "<empty>"
 	if len(body) > 30 {
@@ -184,7 +191,7 @@ func decodeError(err error, wantKind string, gvk *schema.GroupVersionKind, body 
 	} else if len(body) > 0 {
 		start = string(body)
 	}
-	return apierrors.NewBadRequest(fmt.Sprintf("the object provided is unrecognized (must be of type %s): %v (%s)", wantKind, err, start))
+	return apierrors.NewBadRequest(fmt.Sprintf("the object provided is unrecognized (must be of type %s): %s (%s)", wantKind, text, start))
 }
 
 // decodeOptions reads the options of a verb from the query.

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -41,6 +42,13 @@ type controlPlane struct {
 var shared *controlPlane
 
 func TestMain(m *testing.M) {
+	if os.Getenv(floodEnv) != "" {
+		if err := floodWithConnections(os.Args[1]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	os.Exit(func() int {
 		dir, err := os.MkdirTemp("", "skep-apiserver")
 		if err != nil {
@@ -48,6 +56,7 @@ func TestMain(m *testing.M) {
 			return 1
 		}
 		defer os.RemoveAll(dir)
+		attackedDir = filepath.Join(dir, "attacked")
 		if shared, err = start(dir, Config{}); err != nil {
 			fmt.Fprintln(os.Stderr, "start the API server:", err)
 			return 1

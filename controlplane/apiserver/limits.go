@@ -65,7 +65,9 @@ type class struct {
 
 // limits bounds what is worked on, waited for and kept open at once, by level and by user.
 type limits struct {
-	levels   map[string]*flowcontrol.Level
+	levels      map[string]*flowcontrol.Level
+	maxSessions int // of one user
+
 	mu       sync.Mutex
 	sessions map[string]int // by user
 }
@@ -74,7 +76,7 @@ func newLimits(seats int) *limits {
 	if seats <= 0 {
 		seats = defaultSeats
 	}
-	l := &limits{levels: map[string]*flowcontrol.Level{}, sessions: map[string]int{}}
+	l := &limits{levels: map[string]*flowcontrol.Level{}, maxSessions: maxSessions, sessions: map[string]int{}}
 	for _, s := range levels {
 		n := max(2, seats*s.percent/100)
 		l.levels[s.level] = flowcontrol.NewLevel(flowcontrol.Config{
@@ -152,7 +154,7 @@ func (s *Server) openSession(c *call) (leave func(), err error) {
 	l, user := s.limits, c.id.name
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.sessions[user] >= maxSessions {
+	if l.sessions[user] >= l.maxSessions {
 		err := apierrors.NewTooManyRequests("this user has too many watches and streams open", 1)
 		s.metrics.terminated(c, err)
 		return nil, err

@@ -136,7 +136,7 @@ func (p *objectPatch) applyJSON(before []byte) (after []byte, flaws []error, err
 	if p.kind == types.MergePatchType {
 		var fields map[string]any
 		if flaws, err = kjson.UnmarshalStrict(p.body, &fields); err != nil {
-			return nil, nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
+			return nil, nil, apierrors.NewBadRequest("error decoding patch: " + truncated(err.Error(), maxValueShown))
 		}
 		after, err = jsonpatch.MergePatch(before, p.body)
 		if err != nil {
@@ -146,7 +146,7 @@ func (p *objectPatch) applyJSON(before []byte) (after []byte, flaws []error, err
 	}
 	var shape []patchOperation
 	if flaws, err = kjson.UnmarshalStrict(p.body, &shape); err != nil {
-		return nil, nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
+		return nil, nil, apierrors.NewBadRequest("error decoding patch: " + truncated(err.Error(), maxValueShown))
 	}
 	for i := range flaws {
 		flaws[i] = fmt.Errorf("json patch %w", flaws[i])

@@ -132,8 +132,27 @@ func statusOf(err error) *metav1.Status {
 			status.Code = http.StatusOK
 		}
 	}
+	// What a client sent is repeated in part only: a body may have a hundred thousand faults.
+	status.Message = truncated(status.Message, maxMessage)
+	if d := status.Details; d != nil {
+		details := *d
+		details.Name = truncated(d.Name, maxValueShown)
+		details.Causes = nil
+		for i := range min(len(d.Causes), maxCauses) {
+			cause := d.Causes[i]
+			cause.Message, cause.Field = truncated(cause.Message, maxValueShown/8), truncated(cause.Field, maxWarning)
+			details.Causes = append(details.Causes, cause)
+		}
+		status.Details = &details
+	}
 	return &status
 }
+
+// How much an error tells: bytes of its message, and how many causes.
+const (
+	maxMessage = 16 << 10
+	maxCauses  = 50
+)
 
 // asStatus says whether an error carries a Status of its own.
 func asStatus(err error, status *apierrors.APIStatus) bool { return errors.As(err, status) }

@@ -22,7 +22,14 @@ func (k *Kind) conflict(name string, err error) error {
 	return apierrors.NewConflict(k.GroupResource(), name, err)
 }
 
+// maxErrors is how many faults of one object are listed.
+const maxErrors = 100
+
 func (k *Kind) invalid(name string, errs field.ErrorList) error {
+	if len(errs) > maxErrors { // putting their texts together takes the square of their number
+		more := fmt.Errorf("%d more faults are not listed", len(errs)-maxErrors)
+		errs = append(errs[:maxErrors:maxErrors], field.InternalError(field.NewPath("others"), more))
+	}
 	return apierrors.NewInvalid(k.GVK.GroupKind(), name, errs)
 }
 

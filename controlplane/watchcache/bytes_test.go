@@ -28,7 +28,9 @@ type emptyStore struct {
 	events chan storage.WatchResponse
 }
 
-func (s *emptyStore) List(context.Context, string) ([]storage.KeyValue, int64, error) { return nil, 1, nil }
+func (s *emptyStore) List(context.Context, string) ([]storage.KeyValue, int64, error) {
+	return nil, 1, nil
+}
 
 func (s *emptyStore) Watch(ctx context.Context, _ string, _ int64) <-chan storage.WatchResponse {
 	context.AfterFunc(ctx, func() { close(s.events) })
