@@ -223,10 +223,28 @@ func (s *Server) adopted(namespace, name, container string, missing error) (newe
 // loadImages takes a tar of images: a docker archive or an OCI layout.
 func (s *Server) loadImages(w http.ResponseWriter, r *http.Request) {
 	const maxArchive = 64 << 30
-	names, err := s.cfg.Runtime.Import(r.Context(), http.MaxBytesReader(w, r.Body, maxArchive))
+	archive := &patientReader{http.MaxBytesReader(w, r.Body, maxArchive), http.NewResponseController(w), archiveWait}
+	names, err := s.cfg.Runtime.Import(r.Context(), archive)
 	if err != nil {
 		fail(w, &requestError{fmt.Sprintf("load images: %v", err)})
 		return
 	}
 	writeJSON(w, map[string][]string{"images": names})
+}
+
+// archiveWait is how long a client has for each part of an archive.
+const archiveWait = time.Minute
+
+// patientReader reads a body that may take long, but not stop.
+type patientReader struct {
+	io.Reader
+	control *http.ResponseController
+	wait    time.Duration
+}
+
+func (r *patientReader) Read(p []byte) (int, error) {
+	if err := r.control.SetReadDeadline(time.Now().Add(r.wait)); err != nil {
+		return 0, err
+	}
+	return r.Reader.Read(p)
 }

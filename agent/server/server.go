@@ -28,6 +28,7 @@ import (
 	"github.com/skep-io/skep/agent/pod"
 	"github.com/skep-io/skep/agent/runtime"
 	"github.com/skep-io/skep/agent/traffic"
+	"github.com/skep-io/skep/connections"
 	"github.com/skep-io/skep/dataplane/events"
 )
 
@@ -83,7 +84,18 @@ type Server struct {
 	cfg      Config
 	listener net.Listener
 	http     *http.Server
+	// sessions and forwards hold a value for each that is open.
+	sessions, forwards chan struct{}
 }
+
+const (
+	// maxConnections is how many connections there may be. More strangers push each other out.
+	maxConnections = 2000
+	// maxSessions is how many logs, commands and forwarded ports may be open at once, and maxForwards how many connections to
+	// pods' ports through them: a client may ask for any number over one connection.
+	maxSessions = 1000
+	maxForwards = 500
+)
 
 // headersWithin bounds slow clients; bodies and streams may take long.
 const headersWithin = 10 * time.Second
@@ -94,13 +106,15 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen for the API server: %w", err)
 	}
-	s := &Server{cfg: cfg, listener: listener}
+	s := &Server{cfg: cfg, listener: listener, sessions: make(chan struct{}, maxSessions), forwards: make(chan struct{}, maxForwards)}
 	s.http = &http.Server{
 		Handler:           s.authorize(s.routes()),
 		ReadHeaderTimeout: headersWithin,
-		MaxHeaderBytes:    64 << 10,
+		IdleTimeout:       5 * time.Minute,
+		MaxHeaderBytes:    256 << 10,                  // as the API server: a command may be long
 		ErrorLog:          log.New(io.Discard, "", 0), // failed handshakes of strangers
 	}
+	connections.Bound(s.http, maxConnections)
 	return s, nil
 }
 
@@ -129,18 +143,32 @@ func (s *Server) routes() *http.ServeMux {
 	mux.HandleFunc("GET /stats/summary", s.summary)
 	mux.HandleFunc("GET /skep/v1/services", s.services)
 	mux.HandleFunc("GET /skep/v1/dataplane", s.dataplane)
-	mux.HandleFunc("GET /skep/v1/events", s.events)
+	mux.HandleFunc("GET /skep/v1/events", s.session(s.events))
 	mux.Handle("GET /metrics", metricsHandler(s.cfg.Metrics))
 	mux.Handle("GET /metrics/cadvisor", metricsHandler(s.cfg.Containers))
-	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", s.containerLogs)
-	mux.HandleFunc("POST /images/load", s.loadImages)
-	mux.HandleFunc("GET /connect/{address}", s.connect)
+	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", s.session(s.containerLogs))
+	mux.HandleFunc("POST /images/load", s.session(s.loadImages))
+	mux.HandleFunc("GET /connect/{address}", s.session(s.connect))
 	for _, method := range []string{"GET", "POST"} {
-		mux.HandleFunc(method+" /exec/{namespace}/{pod}/{container}", s.exec)
-		mux.HandleFunc(method+" /attach/{namespace}/{pod}/{container}", s.attach)
-		mux.HandleFunc(method+" /portForward/{namespace}/{pod}", s.portForward)
+		mux.HandleFunc(method+" /exec/{namespace}/{pod}/{container}", s.session(s.exec))
+		mux.HandleFunc(method+" /attach/{namespace}/{pod}/{container}", s.session(s.attach))
+		mux.HandleFunc(method+" /portForward/{namespace}/{pod}", s.session(s.portForward))
 	}
 	return mux
+}
+
+// session counts a request that lasts as long as its client wants, and refuses it where there are too many.
+func (s *Server) session(next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case s.sessions <- struct{}{}:
+			defer func() { <-s.sessions }()
+			next(w, r)
+		default:
+			w.Header().Set("Retry-After", "1")
+			failStream(w, errTooMany)
+		}
+	}
 }
 
 func metricsHandler(r *prometheus.Registry) http.Handler {
@@ -160,6 +188,7 @@ func (s *Server) authorize(next http.Handler) http.Handler {
 			http.Error(w, fmt.Sprintf("%q may not ask a node directly: go through the API server", subject.CommonName), http.StatusForbidden)
 			return
 		}
+		connections.MarkKnown(r.Context())
 		next.ServeHTTP(w, r)
 	})
 }
@@ -180,7 +209,7 @@ func failStream(w http.ResponseWriter, err error) {
 	code := statusCode(err)
 	reason := map[int]metav1.StatusReason{
 		http.StatusBadRequest: metav1.StatusReasonBadRequest, http.StatusNotFound: metav1.StatusReasonNotFound,
-		http.StatusInternalServerError: metav1.StatusReasonInternalError,
+		http.StatusInternalServerError: metav1.StatusReasonInternalError, http.StatusTooManyRequests: metav1.StatusReasonTooManyRequests,
 	}[code]
 	status, encodeErr := json.Marshal(metav1.Status{
 		TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"},
@@ -202,10 +231,14 @@ func statusCode(err error) int {
 		return http.StatusBadRequest
 	case errors.Is(err, pod.ErrNotFound):
 		return http.StatusNotFound
+	case errors.Is(err, errTooMany):
+		return http.StatusTooManyRequests
 	}
 	slog.Error("request failed", "error", err)
 	return http.StatusInternalServerError
 }
+
+var errTooMany = errors.New("too many logs, commands and forwarded ports are open on this node, please try again later")
 
 // requestError is the asker's fault.
 type requestError struct{ reason string }

@@ -139,7 +139,7 @@ func (s *Server) portForward(w http.ResponseWriter, r *http.Request) {
 		failStream(w, err)
 		return
 	}
-	portforward.ServePortForward(w, r, &forwarder{pid}, r.PathValue("pod"), uid, options,
+	portforward.ServePortForward(w, r, &forwarder{pid, s.forwards}, r.PathValue("pod"), uid, options,
 		idleTimeout, creationTimeout, portforward.SupportedProtocols)
 }
 
@@ -156,11 +156,21 @@ func (s *Server) processOf(namespace, name string) (pid int, uid string, err err
 	return 0, "", &requestError{fmt.Sprintf("pod %q has no running container to forward to", name)}
 }
 
-type forwarder struct{ pid int }
+type forwarder struct {
+	pid int
+	// open holds a value for each connection to a port, of all clients together.
+	open chan struct{}
+}
 
 // PortForward implements portforward.PortForwarder.
 func (f *forwarder) PortForward(ctx context.Context, name, _ string, port int32, stream io.ReadWriteCloser) error {
 	defer stream.Close()
+	select {
+	case f.open <- struct{}{}:
+		defer func() { <-f.open }()
+	default:
+		return fmt.Errorf("connect to port %d in pod %s: the node has %d connections to forwarded ports open already", port, name, cap(f.open))
+	}
 	conn, err := dialLoopback(ctx, f.pid, port)
 	if err != nil {
 		return fmt.Errorf("connect to port %d in pod %s: %w", port, name, err)

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/skep-io/skep/connections"
 )
 
 // healthServers answer load balancers that ask whether this node has endpoints of a service: one server per service, on its
@@ -68,6 +70,9 @@ func (h *healthServers) close() {
 	h.done.Wait()
 }
 
+// maxHealthConnections bounds what anyone can open at a port: each takes one of the agent's files.
+const maxHealthConnections = 200
+
 // bindRetry is how long a port that another holds is not tried again.
 const bindRetry = 10 * time.Second
 
@@ -92,7 +97,10 @@ func (h *healthServers) listen(ctx context.Context, key string, s *healthServer)
 		return err
 	}
 	h.report(key, nil)
-	server := &http.Server{Handler: s.handler(key), ReadTimeout: 5 * time.Second, WriteTimeout: 5 * time.Second, IdleTimeout: time.Minute}
+	server := &http.Server{
+		Handler: s.handler(key), ReadTimeout: 5 * time.Second, WriteTimeout: 5 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
+	}
+	connections.Bound(server, maxHealthConnections)
 	stop := context.AfterFunc(ctx, func() {
 		if err := server.Close(); err != nil {
 			slog.Warn("health check server not closed", "service", key, "error", err)

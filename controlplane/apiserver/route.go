@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/skep-io/skep/connections"
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
@@ -46,7 +47,7 @@ func (s *Server) serve(w http.ResponseWriter, c *call) error {
 		}
 		c.id = identity{}
 	} else {
-		markKnown(c.Context())
+		connections.MarkKnown(c.Context())
 	}
 	if c.URL.Path == joinPath {
 		return s.join(w, c)

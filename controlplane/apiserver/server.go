@@ -16,6 +16,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	"github.com/skep-io/skep/connections"
 	"github.com/skep-io/skep/controlplane/pki"
 	"github.com/skep-io/skep/controlplane/resource"
 )
@@ -76,7 +77,7 @@ func New(config Config) (*Server, error) {
 	}
 	s.metrics = newServerMetrics(s.limits)
 	s.bodyTimeout, s.writeTimeout = cmp.Or(config.BodyTimeout, defaultBodyTimeout), cmp.Or(config.WriteTimeout, defaultWriteTimeout)
-	s.maxConnections = cmp.Or(config.MaxConnections, maxConnections())
+	s.maxConnections = cmp.Or(config.MaxConnections, connections.Default())
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	s.agents = newAgents(config.Registry, config.PKI)
 	s.stats = newStatistics(config.Registry, s.agents)
@@ -120,8 +121,7 @@ func (s *Server) Run(ctx context.Context, listener net.Listener) error {
 
 // httpServer bounds what a connection may do before a request of it is known.
 func (s *Server) httpServer() *http.Server {
-	connections := newConnections(s.maxConnections)
-	return &http.Server{
+	server := &http.Server{
 		Handler:           s,
 		TLSConfig:         s.pki.ServerTLS(),
 		ReadHeaderTimeout: min(30*time.Second, s.bodyTimeout),
@@ -138,10 +138,10 @@ func (s *Server) httpServer() *http.Server {
 			// So is one that does not answer.
 			SendPingTimeout: 60 * time.Second, PingTimeout: 15 * time.Second,
 		},
-		ConnState:   connections.changed,
-		ConnContext: connections.context,
-		ErrorLog:    log.New(quiet{}, "", 0),
+		ErrorLog: log.New(quiet{}, "", 0),
 	}
+	connections.Bound(server, s.maxConnections)
+	return server
 }
 
 // quiet takes net/http's log. What it says is about single connections: scans, clients that do not trust us.

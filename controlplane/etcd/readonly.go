@@ -8,15 +8,18 @@ import (
 	"io"
 	"net"
 	"strings"
+	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3rpc"
 	"go.etcd.io/etcd/server/v3/proxy/grpcproxy/adapter"
+	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 )
@@ -60,6 +63,12 @@ func ServeReadOnly(ctx context.Context, l net.Listener, r Reader, cfg ReadOnlyCo
 	server := grpc.NewServer(
 		grpc.Creds(credentials.NewTLS(tlsConfig)),
 		grpc.MaxSendMsgSize(maxResponseBytes),
+		grpc.MaxRecvMsgSize(maxQuestionBytes),
+		grpc.MaxHeaderListSize(16<<10),
+		grpc.MaxConcurrentStreams(100),
+		grpc.ConnectionTimeout(10*time.Second),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 2 * time.Second, PermitWithoutStream: true}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 15 * time.Second}),
 		grpc.UnaryInterceptor(door.unary),
 		grpc.StreamInterceptor(door.stream),
 		grpc.UnknownServiceHandler(func(any, grpc.ServerStream) error { return errForbidden }),
@@ -68,15 +77,21 @@ func ServeReadOnly(ctx context.Context, l net.Listener, r Reader, cfg ReadOnlyCo
 	pb.RegisterWatchServer(server, door)
 	stop := context.AfterFunc(ctx, server.Stop)
 	defer stop()
-	err := server.Serve(l)
+	err := server.Serve(netutil.LimitListener(l, maxConnections))
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
 	return fmt.Errorf("serve etcd read-only on %s: %w", l.Addr(), err)
 }
 
-// maxResponseBytes bounds what one Range may answer.
-const maxResponseBytes = 256 << 20
+const (
+	// maxResponseBytes bounds what one Range may answer.
+	maxResponseBytes = 256 << 20
+	// maxQuestionBytes bounds what a client may ask: a request is a key or two.
+	maxQuestionBytes = 64 << 10
+	// maxConnections bounds those that are open, strangers' among them, who have ten seconds to show a certificate.
+	maxConnections = 500
+)
 
 var (
 	errForbidden = status.Error(codes.PermissionDenied, "only reading the keys that cluster DNS needs is allowed here")

@@ -76,9 +76,10 @@ func files(t *testing.T) []string {
 // itself. Data and control flow down: cmd -> agent -> dataplane -> bpf.
 var allowed = map[string][]string{
 	"bpf":            {},
+	"connections":    {},
 	"dataplane":      {"bpf"},
-	"agent":          {"dataplane", "controlplane/servicespec"},
-	"controlplane":   {},
+	"agent":          {"dataplane", "controlplane/servicespec", "connections"},
+	"controlplane":   {"connections"},
 	"coredns-plugin": {"controlplane/storage"},
 	"cmd":            {"agent", "controlplane", "coredns-plugin", "dataplane/service", "test/cluster", "test/demo"},
 	"docs":           {}, // embeds its examples

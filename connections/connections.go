@@ -1,4 +1,6 @@
-package apiserver
+// Package connections bounds the connections that an HTTP server keeps. It decides which are closed when there are too many;
+// it neither accepts them nor knows who its clients are, which the server says.
+package connections
 
 import (
 	"container/list"
@@ -10,9 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxConnections is how many connections are kept: half of the files that the process may open, since etcd and the
-// connections to agents need some, and no more than what fits in memory.
-func maxConnections() int {
+// Default is how many connections a server of a whole cluster keeps: half of the files that the process may open, since others
+// need some, and no more than what fits in memory.
+func Default() int {
 	const most = 10000
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil || limit.Cur/2 > most {
@@ -41,8 +43,10 @@ type connection struct {
 	in    *list.List
 }
 
-func newConnections(limit int) *connections {
-	return &connections{limit: limit, all: map[net.Conn]*connection{}}
+// Bound has a server, which does not run yet, keep at most limit connections.
+func Bound(server *http.Server, limit int) {
+	cs := &connections{limit: limit, all: map[net.Conn]*connection{}}
+	server.ConnContext, server.ConnState = cs.context, cs.changed
 }
 
 // context implements http.Server's ConnContext, which is called first of all for a connection.
@@ -101,8 +105,8 @@ func (c *connection) move(to *list.List) {
 
 type connectionKey struct{}
 
-// markKnown says that a request of the connection was authenticated.
-func markKnown(ctx context.Context) {
+// MarkKnown says that the request with this context, and so its connection, was authenticated.
+func MarkKnown(ctx context.Context) {
 	c, _ := ctx.Value(connectionKey{}).(*connection)
 	if c == nil {
 		return
