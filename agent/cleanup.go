@@ -42,7 +42,7 @@ func Cleanup(ctx context.Context, cfg Config) error {
 		podpath.Remove(pathPins(cfg)), flow.Remove(flowPins(cfg)), service.Remove(cfg.BPFDir),
 		podnet.Remove(),
 		logs.StopWriter(cfg.RunDir),
-		removeCgroups(filepath.Join(cfg.Cgroup, "pods")), removeEmptyCgroups(cfg.Cgroup),
+		removeCgroups(filepath.Join(cfg.Cgroup, "pods")), removeCgroups(filepath.Join(cfg.Cgroup, "kubepods")), removeEmptyCgroups(cfg.Cgroup),
 		unmountBelow(cfg.RunDir), unmountBelow(cfg.StateDir),
 	}
 	if err := errors.Join(failed...); err != nil {

@@ -138,6 +138,7 @@ type cluster struct {
 	events  *record.FakeRecorder
 	pods    *pod.Pods
 	stop    func()
+	change  func(*podConfig)
 
 	mu  sync.Mutex
 	log []string
@@ -178,6 +179,16 @@ func newCluster(t testing.TB, client kubernetes.Interface) *cluster {
 	return c
 }
 
+type podConfig = pod.Config
+
+// startWith starts the agent again with other settings.
+func (c *cluster) startWith(change func(*podConfig), away func()) {
+	c.t.Helper()
+	runtimetest.Eventually(c.t, "the agent's start", func() bool { return c.watcher.HasSynced() && c.pods.HasSynced() })
+	c.change = change
+	c.restartAgent(away)
+}
+
 func (c *cluster) startAgent() {
 	ctx, cancel := context.WithCancel(context.Background())
 	factory := informers.NewSharedInformerFactory(c.client, 0)
@@ -191,13 +202,17 @@ func (c *cluster) startAgent() {
 	watching := make(chan error, 1)
 	go func() { watching <- watcher.Run(ctx) }()
 	factory.Start(ctx.Done())
-	c.pods = pod.New(pod.Config{
+	cfg := pod.Config{
 		Client: c.client, NodeName: testNode, NodeIPs: []netip.Addr{netip.MustParseAddr("192.0.2.1")},
 		Runtime: c.node.Runtime, Network: c.network, Plane: c.plane, Recorder: c.events,
 		Endpoints: watcher, HostPorts: c.ports, Adopted: func() {},
 		Services: watcher.Lister(), ServicesSynced: watcher.HasSynced,
 		ClusterDNS: []netip.Addr{netip.MustParseAddr("10.96.0.10")}, ClusterDomain: "cluster.local",
-	})
+	}
+	if c.change != nil {
+		c.change(&cfg)
+	}
+	c.pods = pod.New(cfg)
 	done := make(chan error, 1)
 	go func() { done <- c.pods.Run(ctx) }()
 	c.stop = sync.OnceFunc(func() {

@@ -66,7 +66,9 @@ type Config struct {
 	ClusterDomain string
 	// Allocatable is what unset limits show as in the downward API.
 	Allocatable func() corev1.ResourceList
-	PidsLimit   int64 // per container; 0: none
+	// MemoryCapacity is the node's, in bytes; 0 if nobody knows.
+	MemoryCapacity int64
+	PodPidsLimit   int64 // processes and threads of one pod; 0: as many as all pods may have
 	// MaxBackOff bounds the wait between restarts and between pulls; five
 	// minutes when 0.
 	MaxBackOff time.Duration
@@ -156,6 +158,7 @@ func (p *Pods) podChanged(pod *corev1.Pod) {
 		if isTerminal(pod) && pod.DeletionTimestamp == nil && len(p.containersOf(uid)) == 0 {
 			return // finished long ago; nothing of it is here
 		}
+		p.shareBurstable()
 		w = newWorker(p, pod)
 		if attachment, ok := p.cfg.Network.Attachments()[uid]; ok && !isTerminal(pod) {
 			w.setAddrs(attachment.Addrs)
@@ -163,6 +166,9 @@ func (p *Pods) podChanged(pod *corev1.Pod) {
 		p.workers[uid] = w
 		p.start(w)
 		return
+	}
+	if isTerminal(pod) {
+		p.shareBurstable()
 	}
 	w.post(func() { w.setPod(pod) })
 }
@@ -176,6 +182,7 @@ func (p *Pods) start(w *worker) {
 		p.mu.Lock()
 		if p.workers[w.uid] == w && p.ctx.Err() == nil {
 			delete(p.workers, w.uid)
+			p.shareBurstable()
 		}
 		p.mu.Unlock()
 	}()

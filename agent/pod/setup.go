@@ -78,6 +78,7 @@ func (w *worker) setUpNamespaces(s *setup, pod *corev1.Pod) {
 	spec := &pod.Spec
 	sandbox, fresh, err := w.pods.cfg.Runtime.CreateSandbox(runtime.SandboxConfig{
 		PodUID: w.uid, Hostname: w.hostname(pod), HostNetwork: spec.HostNetwork, HostIPC: spec.HostIPC, Sysctls: sysctls(spec),
+		QOS: qosClass(pod), Limits: podLimits(pod, w.pods.cfg.PodPidsLimit),
 	})
 	if fresh {
 		// After a reboot the address may be another; the files are made anew.

@@ -87,7 +87,7 @@ func (r *Runtime) Create(ctx context.Context, p *Prepared, cfg ContainerConfig) 
 		ID: p.ID, PodNamespace: cfg.PodNamespace, PodName: cfg.PodName, PodUID: cfg.PodUID,
 		Name: cfg.Name, Attempt: cfg.Attempt, SpecHash: cfg.SpecHash,
 		Image: p.image.Name, ImageID: p.image.ID,
-		CgroupPath: filepath.Join(r.podCgroup(cfg.PodUID), p.ID),
+		CgroupPath: filepath.Join(firstOf(cfg.Sandbox.Cgroup, r.cgroups.PodPath(cfg.PodUID, cfg.Sandbox.QOS)), p.ID),
 		LogPath:    r.LogPath(cfg.PodUID, cfg.Name, cfg.Attempt),
 		StopSignal: p.image.config.StopSignal, Terminal: cfg.TTY, HostPID: cfg.HostPID,
 		Stdin: cfg.Stdin, StdinOnce: cfg.Stdin && cfg.StdinOnce,

@@ -25,7 +25,7 @@ func (r *Runtime) reconcile(m containers.Container, task *tasktypes.Process, asO
 		r.cleanUp(m.ID)
 		// The pod may have been removed around it.
 		if _, err := os.Stat(r.sandboxDir(uid)); errors.Is(err, fs.ErrNotExist) {
-			r.removePodCgroups(uid)
+			r.cgroups.RemovePod(uid)
 		}
 	})
 }

@@ -55,20 +55,23 @@ func TestContainerThatNobodyKnowsIsEnded(t *testing.T) {
 
 func TestPodsAreFoundByTheirCgroups(t *testing.T) {
 	n := runtimetest.Start(t)
-	folder := filepath.Join("/sys/fs/cgroup/cpu", n.Config.CgroupParent, "pods", "uid9", "id")
-	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
-		folder = filepath.Join("/sys/fs/cgroup", n.Config.CgroupParent, "pods", "uid9", "id")
+	root := "/sys/fs/cgroup/cpu"
+	if n.Cgroups().Unified() {
+		root = "/sys/fs/cgroup"
 	}
-	if err := os.MkdirAll(folder, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if got := n.PodUIDs(); len(got) != 1 || got[0] != "uid9" {
-		t.Errorf("pods %v, want uid9", got)
-	}
-	if err := n.RemoveSandbox("uid9"); err != nil {
-		t.Fatal(err)
-	}
-	if got := n.PodUIDs(); len(got) != 0 {
-		t.Errorf("pods %v after the removal", got)
+	// The first is where agents put pods before there were classes of service.
+	for _, path := range []string{"pods/uid9", "kubepods/poduid9", "kubepods/burstable/poduid9", "kubepods/besteffort/poduid9"} {
+		if err := os.MkdirAll(filepath.Join(root, n.Config.CgroupParent, path, "id"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if got := n.PodUIDs(); len(got) != 1 || got[0] != "uid9" {
+			t.Errorf("%s: pods %v, want uid9", path, got)
+		}
+		if err := n.RemoveSandbox("uid9"); err != nil {
+			t.Fatal(err)
+		}
+		if got := n.PodUIDs(); len(got) != 0 {
+			t.Errorf("%s: pods %v after the removal", path, got)
+		}
 	}
 }

@@ -21,6 +21,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"google.golang.org/grpc"
+
+	"github.com/skep-io/skep/agent/cgroup"
 )
 
 // Namespace is the containerd namespace that holds everything of ours.
@@ -51,8 +53,9 @@ type Config struct {
 
 // Runtime is the node's containers. All methods may be called concurrently.
 type Runtime struct {
-	cfg    Config
-	client *containerd.Client
+	cfg     Config
+	client  *containerd.Client
+	cgroups *cgroup.Tree
 
 	mu         sync.Mutex
 	containers map[string]*entry // by container ID
@@ -114,6 +117,7 @@ func Connect(ctx context.Context, address string, cfg Config) (*Runtime, error) 
 		return nil, fmt.Errorf("containerd does not answer on %s: %w; is it running?", address, err)
 	}
 	r := &Runtime{cfg: cfg, client: client, containers: map[string]*entry{}, preparing: map[string]string{}}
+	r := &Runtime{cfg: cfg, client: client, cgroups: cgroup.Open(cgroup.Root, cfg.CgroupParent), containers: map[string]*entry{}, preparing: map[string]bool{}}
 	r.images.init()
 	r.pulls.init()
 	if err := r.dropOldLeases(r.ctx(wait)); err != nil {
@@ -362,7 +366,7 @@ func (r *Runtime) PodUIDs() []string {
 	for _, c := range r.Containers() {
 		seen[c.PodUID] = true
 	}
-	for _, uid := range append(r.Sandboxes(), r.podsWithCgroups()...) {
+	for _, uid := range append(r.Sandboxes(), r.cgroups.Pods()...) {
 		seen[uid] = true
 	}
 	entries, _ := os.ReadDir(filepath.Join(r.cfg.StateDir, "pods"))

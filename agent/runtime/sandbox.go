@@ -10,6 +10,9 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/skep-io/skep/agent/cgroup"
 )
 
 // SandboxConfig is what a pod's namespaces are made of.
@@ -19,6 +22,9 @@ type SandboxConfig struct {
 	// HostNetwork and HostIPC leave the node's namespace in place.
 	HostNetwork, HostIPC bool
 	Sysctls              map[string]string
+	// QOS is the pod's class of service, Limits what its containers may use together.
+	QOS    corev1.PodQOSClass
+	Limits cgroup.Limits
 }
 
 // Sandbox is a pod's set of pinned namespaces. An empty path means the
@@ -29,6 +35,8 @@ type Sandbox struct {
 	IPCNS  string
 	UTSNS  string
 	Shm    string // a tmpfs that all containers of the pod see at /dev/shm
+	Cgroup string // of the whole pod, as a path under each hierarchy's root
+	QOS    corev1.PodQOSClass
 }
 
 const shmSize = "size=67108864"
@@ -37,12 +45,12 @@ func (r *Runtime) sandboxDir(podUID string) string {
 	return filepath.Join(r.cfg.RunDir, "pods", podUID)
 }
 
-// CreateSandbox makes and pins the pod's namespaces, or returns the ones that
-// are pinned already. A half-made set (the agent died in between) is removed
+// CreateSandbox makes the pod's cgroup and its pinned namespaces, or returns those
+// that are there already. A half-made set (the agent died in between) is removed
 // and made anew: no container can have joined it.
 func (r *Runtime) CreateSandbox(c SandboxConfig) (Sandbox, bool, error) {
 	dir := r.sandboxDir(c.PodUID)
-	s := Sandbox{PodUID: c.PodUID, UTSNS: filepath.Join(dir, "ns", "uts"), Shm: filepath.Join(dir, "shm")}
+	s := Sandbox{PodUID: c.PodUID, QOS: c.QOS, UTSNS: filepath.Join(dir, "ns", "uts"), Shm: filepath.Join(dir, "shm")}
 	if !c.HostNetwork {
 		s.NetNS = filepath.Join(dir, "ns", "net")
 	}
@@ -52,9 +60,13 @@ func (r *Runtime) CreateSandbox(c SandboxConfig) (Sandbox, bool, error) {
 		s.IPCNS = filepath.Join(dir, "ns", "ipc")
 	}
 	if s.complete() {
-		return s, false, nil
+		err := r.makeCgroup(&s, c)
+		return s, false, err
 	}
 	if err := r.RemoveSandbox(c.PodUID); err != nil {
+		return s, false, err
+	}
+	if err := r.makeCgroup(&s, c); err != nil {
 		return s, false, err
 	}
 	if err := os.MkdirAll(filepath.Join(dir, "ns"), 0o711); err != nil {
@@ -74,6 +86,14 @@ func (r *Runtime) CreateSandbox(c SandboxConfig) (Sandbox, bool, error) {
 		return s, false, errors.Join(err, r.RemoveSandbox(c.PodUID))
 	}
 	return s, true, nil
+}
+
+// makeCgroup makes the pod's cgroup, or sets what a pod that has one may use by now.
+func (r *Runtime) makeCgroup(s *Sandbox, c SandboxConfig) (err error) {
+	if s.Cgroup, err = r.cgroups.EnsurePod(c.PodUID, c.QOS, c.Limits); err != nil {
+		return fmt.Errorf("pod cgroup: %w", err)
+	}
+	return nil
 }
 
 // complete says whether every pin is a namespace. The UTS pin is made last,
@@ -180,7 +200,7 @@ func (r *Runtime) RemoveSandbox(podUID string) error {
 			return err
 		}
 	}
-	r.removePodCgroups(podUID)
+	r.cgroups.RemovePod(podUID)
 	if err := os.RemoveAll(dir); err != nil {
 		return fmt.Errorf("remove pod run folder: %w", err)
 	}

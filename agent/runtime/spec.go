@@ -37,7 +37,6 @@ type Resources struct {
 	CPUQuota    int64 // microseconds in a period
 	CPUPeriod   uint64
 	MemoryLimit int64 // bytes
-	PidsLimit   int64
 	OOMScoreAdj int
 }
 
@@ -106,8 +105,8 @@ func (r *Runtime) buildSpec(c *Container, cfg ContainerConfig, p *Prepared) (*sp
 		Annotations: map[string]string{sandboxAnnotation: cfg.PodUID},
 		Linux: &specs.Linux{
 			CgroupsPath: c.CgroupPath,
-			Namespaces:  linuxNamespaces(cfg),
-			Resources:   linuxResources(cfg),
+			Namespaces:  r.linuxNamespaces(cfg),
+			Resources:   r.linuxResources(cfg),
 		},
 	}
 	if cfg.Security.Privileged {
@@ -229,7 +228,7 @@ func capabilityName(name string) string {
 	return "CAP_" + name
 }
 
-func linuxNamespaces(cfg ContainerConfig) []specs.LinuxNamespace {
+func (r *Runtime) linuxNamespaces(cfg ContainerConfig) []specs.LinuxNamespace {
 	list := []specs.LinuxNamespace{{Type: specs.MountNamespace}, {Type: specs.UTSNamespace, Path: cfg.Sandbox.UTSNS}}
 	if cfg.Sandbox.NetNS != "" {
 		list = append(list, specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: cfg.Sandbox.NetNS})
@@ -244,13 +243,13 @@ func linuxNamespaces(cfg ContainerConfig) []specs.LinuxNamespace {
 	default:
 		list = append(list, specs.LinuxNamespace{Type: specs.PIDNamespace})
 	}
-	if unifiedOnly() {
+	if r.cgroups.Unified() {
 		list = append(list, specs.LinuxNamespace{Type: specs.CgroupNamespace})
 	}
 	return list
 }
 
-func linuxResources(cfg ContainerConfig) *specs.LinuxResources {
+func (r *Runtime) linuxResources(cfg ContainerConfig) *specs.LinuxResources {
 	res := &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: cfg.Security.Privileged, Access: "rwm"}}}
 	if !cfg.Security.Privileged {
 		res.Devices = append(res.Devices, defaultDevices()...)
@@ -268,8 +267,9 @@ func linuxResources(cfg ContainerConfig) *specs.LinuxResources {
 		swap := n
 		res.Memory = &specs.LinuxMemory{Limit: &n, Swap: &swap}
 	}
-	if n := cfg.Resources.PidsLimit; n > 0 {
-		res.Pids = &specs.LinuxPids{Limit: &n}
+	if r.cgroups.Unified() {
+		// A container that lost one process to the out-of-memory killer is ended whole.
+		res.Unified = map[string]string{"memory.oom.group": "1"}
 	}
 	return res
 }

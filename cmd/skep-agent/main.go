@@ -17,6 +17,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/skep-io/skep/agent"
+	"github.com/skep-io/skep/cmd/oomscore"
 	"github.com/skep-io/skep/cmd/privilege"
 )
 
@@ -54,6 +55,7 @@ out of the cluster, delete its node, stop the agent and run skep-agent cleanup.`
 			if err := setUpLogging(o.logLevel); err != nil {
 				return err
 			}
+			oomscore.Lower()
 			cfg, err := o.config()
 			if err != nil {
 				return err

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/pflag"
 	"k8s.io/klog/v2"
 
+	"github.com/skep-io/skep/cmd/oomscore"
 	"github.com/skep-io/skep/cmd/privilege"
 	"github.com/skep-io/skep/controlplane"
 	"github.com/skep-io/skep/controlplane/controller/node"
@@ -52,6 +53,7 @@ and the token by which agents join (join-token).`,
 			if err := setUpLogging(logLevel); err != nil {
 				return err
 			}
+			oomscore.Lower()
 			if err := privilege.ControlPlane.Keep(); err != nil {
 				return err
 			}

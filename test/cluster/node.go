@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -183,6 +184,27 @@ func (n *Node) StateDir() string { return filepath.Join(n.cluster.nodeDir(n.Name
 // CgroupPath is the host's folder in the v2 hierarchy.
 func (n *Node) CgroupPath() string {
 	return filepath.Join(n.cluster.cgroups.v2, nodeCgroup(n.cluster.Name, n.Name))
+}
+
+// ContainerProcess is the first process of a container, found by its cgroup.
+func (n *Node) ContainerProcess(id string) (pid int, err error) {
+	err = filepath.WalkDir(n.CgroupPath(), func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || !entry.IsDir() || entry.Name() != id {
+			return nil // what vanishes meanwhile is another's
+		}
+		data, err := os.ReadFile(filepath.Join(path, "cgroup.procs"))
+		if err != nil {
+			return err
+		}
+		if _, err := fmt.Sscan(string(data), &pid); err != nil {
+			return fmt.Errorf("no process in %s: %w", path, err)
+		}
+		return filepath.SkipAll
+	})
+	if err == nil && pid == 0 {
+		err = fmt.Errorf("no cgroup of container %q on %s", id, n.Name)
+	}
+	return pid, err
 }
 
 // HostPath turns a path on the host into one for this process, for as long as

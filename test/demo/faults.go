@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -155,7 +153,7 @@ func (d *demo) choose() (clientNode string, victim *corev1.Pod, err error) {
 	return "", nil, fmt.Errorf("no echo pod on another host than the client's, %s: the demo needs two hosts or more", clientNode)
 }
 
-// containerPID finds the container's first process by its cgroup.
+// containerPID finds the container's first process.
 func (d *demo) containerPID(pod *corev1.Pod) (int, error) {
 	if len(pod.Status.ContainerStatuses) == 0 {
 		return 0, fmt.Errorf("%s has no container status", pod.Name)
@@ -165,14 +163,5 @@ func (d *demo) containerPID(pod *corev1.Pod) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	path := filepath.Join(node.CgroupPath(), "pods", string(pod.UID), id, "cgroup.procs")
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return 0, err
-	}
-	var pid int
-	if _, err := fmt.Sscan(string(data), &pid); err != nil {
-		return 0, fmt.Errorf("no process in %s: %w", path, err)
-	}
-	return pid, nil
+	return node.ContainerProcess(id)
 }

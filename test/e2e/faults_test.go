@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -215,15 +214,12 @@ func (s *space) processOf(pod corev1.Pod) int {
 	return firstProcess(s.T, node, pod)
 }
 
-func firstProcess(t *testing.T, node *cluster.Node, pod corev1.Pod) (pid int) {
+func firstProcess(t *testing.T, node *cluster.Node, pod corev1.Pod) int {
 	t.Helper()
 	_, id, _ := strings.Cut(pod.Status.ContainerStatuses[0].ContainerID, "://")
-	data, err := os.ReadFile(filepath.Join(node.CgroupPath(), "pods", string(pod.UID), id, "cgroup.procs"))
+	pid, err := node.ContainerProcess(id)
 	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := fmt.Sscan(string(data), &pid); err != nil {
-		t.Fatalf("no process in the container of %s: %v", pod.Name, err)
+		t.Fatalf("pod %s: %v", pod.Name, err)
 	}
 	return pid
 }

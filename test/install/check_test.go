@@ -193,7 +193,7 @@ func (in *installation) agents() []string {
 func (in *installation) podProcesses(n *cluster.Node) map[string]string {
 	in.Helper()
 	found := map[string]string{}
-	err := filepath.WalkDir(filepath.Join(n.CgroupPath(), "skep", "pods"), func(path string, entry fs.DirEntry, err error) error {
+	err := filepath.WalkDir(filepath.Join(n.CgroupPath(), "skep", "kubepods"), func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.Name() != "cgroup.procs" {
 			return err
 		}

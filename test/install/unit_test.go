@@ -44,7 +44,7 @@ func parseUnit(name, text string) (*unit, error) {
 		}
 		var err error
 		switch section + key {
-		case "[Unit]Description", "[Unit]Documentation", "[Unit]After", "[Unit]Wants", "[Service]Delegate", "[Service]TasksMax":
+		case "[Unit]Description", "[Unit]Documentation", "[Unit]After", "[Unit]Wants", "[Service]Delegate", "[Service]TasksMax", "[Service]OOMScoreAdjust":
 			// About other units, and what the host is not limited in.
 		case "[Unit]StartLimitIntervalSec":
 			if value != "0" {
