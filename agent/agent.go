@@ -14,7 +14,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -71,6 +70,7 @@ type Config struct {
 
 	Garbage garbage.Config // when images are collected
 
+	Reserves   Reserves
 	Version    string
 	LogCommand []string // starts the process that writes containers' logs
 	Ready      func()   // called when the node takes pods
@@ -98,6 +98,7 @@ type parts struct {
 	pods      *pod.Pods
 	garbage   *garbage.Collector
 	stats     *stats.Collector
+	size      size
 	server    *server.Server
 	events    record.EventBroadcaster
 	recorder  record.EventRecorder
@@ -230,10 +231,14 @@ func (p *parts) joinCluster(ctx context.Context, group *errgroup.Group) (err err
 	if p.client, err = newClient(p.cfg, p.identity); err != nil {
 		return err
 	}
+	if p.size, err = measure(p.cfg, p.runtime.Cgroups()); err != nil {
+		return err
+	}
 	known, ok := readPodCIDRs(p.cfg)
 	p.node, err = node.New(node.Config{
 		Client: p.client, Name: p.cfg.NodeName, IPs: p.cfg.NodeIPs, Labels: p.cfg.Labels, StateDir: p.cfg.StateDir,
 		Version: p.cfg.Version, RuntimeVersion: p.runtime.Version, Images: p.images, Port: Port,
+		Capacity: p.size.capacity, Allocatable: p.size.allocatable,
 		PodCIDRs: known, Registered: p.keepRanges, Renewed: p.announcer.renewed,
 	})
 	if err != nil {
@@ -299,6 +304,8 @@ func (p *parts) observeSelf() error {
 }
 
 func (p *parts) startPods(ctx context.Context, group *errgroup.Group) error {
+	p.limitPods(ctx, group)
+	memory := p.size.capacity[corev1.ResourceMemory]
 	p.pods = pod.New(pod.Config{
 		Client: p.client, NodeName: p.cfg.NodeName, NodeIPs: p.cfg.NodeIPs,
 		Runtime: p.runtime, Network: p.connector, Plane: p.plane,
@@ -306,6 +313,7 @@ func (p *parts) startPods(ctx context.Context, group *errgroup.Group) error {
 		Recorder: p.recorder,
 		Services: p.watcher.Lister(), ServicesSynced: p.watcher.HasSynced,
 		ClusterDNS: p.cfg.ClusterDNS, ClusterDomain: p.cfg.ClusterDomain, Allocatable: p.node.Allocatable,
+		MemoryCapacity: memory.Value(), PodPidsLimit: p.size.podPids,
 	})
 	group.Go(func() error { return p.pods.Run(ctx) })
 	collect := p.cfg.Garbage
@@ -318,7 +326,7 @@ func (p *parts) startPods(ctx context.Context, group *errgroup.Group) error {
 
 func (p *parts) startServer(ctx context.Context, group *errgroup.Group) (err error) {
 	nodeCgroup := p.cfg.Cgroup
-	if strings.Trim(p.cfg.HookCgroup, "/") == "" {
+	if wholeHost(p.cfg) {
 		nodeCgroup = "/" // the node is the whole host
 	}
 	p.stats, err = stats.New(stats.Config{

@@ -19,6 +19,11 @@ const (
 	MaxShares = 262144
 )
 
+// Shares is what so many thousandths of a CPU are.
+func Shares(milliCPU int64) uint64 {
+	return uint64(min(max(milliCPU*1024/1000, MinShares), MaxShares))
+}
+
 // Limits are what the processes of a cgroup may use together. 0 leaves shares as they are and the others without a limit.
 type Limits struct {
 	CPUShares uint64 // as v1 counts them

@@ -32,6 +32,8 @@ type Config struct {
 	RuntimeVersion func(context.Context) (string, error)
 	Images         func(context.Context) ([]corev1.ContainerImage, error) // optional
 	Port           int32
+	Capacity       corev1.ResourceList // what the host has (see Capacity)
+	Allocatable    corev1.ResourceList // and what of it pods may request
 	// PodCIDRs are the ranges that the host's pods have from before, if it was a node already: the Node object asks for them
 	// whenever it has to be made.
 	PodCIDRs []netip.Prefix
@@ -43,8 +45,7 @@ type Config struct {
 
 // Node keeps the Node object and the lease current.
 type Node struct {
-	cfg      Config
-	capacity corev1.ResourceList
+	cfg Config
 
 	mu       sync.Mutex
 	known    *corev1.NodeStatus // as found at registration: conditions that hold since then keep their times
@@ -67,16 +68,12 @@ const (
 
 // New describes the host; nothing is written before Register.
 func New(cfg Config) (*Node, error) {
-	size, err := capacity(cfg.StateDir)
-	if err != nil {
-		return nil, err
-	}
-	return &Node{cfg: cfg, capacity: size, podCIDRs: cfg.PodCIDRs, problems: map[string]error{},
+	return &Node{cfg: cfg, podCIDRs: cfg.PodCIDRs, problems: map[string]error{},
 		beside: map[corev1.NodeConditionType]corev1.NodeCondition{}, changed: make(chan struct{}, 1)}, nil
 }
 
 // Allocatable is what pods may ask of the node.
-func (n *Node) Allocatable() corev1.ResourceList { return n.capacity }
+func (n *Node) Allocatable() corev1.ResourceList { return n.cfg.Allocatable }
 
 // Reference is what events about the node refer to.
 func (n *Node) Reference() *corev1.ObjectReference {

@@ -35,8 +35,8 @@ func (n *Node) status(ctx context.Context, last *corev1.NodeStatus) (*corev1.Nod
 		return nil, err
 	}
 	status := &corev1.NodeStatus{
-		Capacity:        n.capacity,
-		Allocatable:     n.capacity,
+		Capacity:        shown(n.cfg.Capacity),
+		Allocatable:     shown(n.cfg.Allocatable),
 		Addresses:       n.addresses(),
 		DaemonEndpoints: corev1.NodeDaemonEndpoints{KubeletEndpoint: corev1.DaemonEndpoint{Port: n.cfg.Port}},
 		NodeInfo:        info,

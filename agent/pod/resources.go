@@ -12,14 +12,9 @@ import (
 
 // The kernel's units for CPU time.
 const (
-	sharesPerCPU = 1024
-	quotaPeriod  = 100000 // microseconds
-	minQuota     = 1000
+	quotaPeriod = 100000 // microseconds
+	minQuota    = 1000
 )
-
-func sharesOf(milliCPU int64) uint64 {
-	return uint64(min(max(milliCPU*sharesPerCPU/1000, cgroup.MinShares), cgroup.MaxShares))
-}
 
 // quotaOf is 0, which is none, for no CPU.
 func quotaOf(milliCPU int64) int64 {
@@ -37,7 +32,7 @@ func (w *worker) resources(pod *corev1.Pod, spec *corev1.Container) runtime.Reso
 	if !requested && limited {
 		request = limit
 	}
-	res.CPUShares = sharesOf(request.MilliValue())
+	res.CPUShares = cgroup.Shares(request.MilliValue())
 	res.CPUQuota = quotaOf(limit.MilliValue())
 	if memory, ok := spec.Resources.Limits[corev1.ResourceMemory]; ok {
 		res.MemoryLimit = memory.Value()
@@ -53,7 +48,7 @@ func podLimits(pod *corev1.Pod, pids int64) cgroup.Limits {
 	if class == corev1.PodQOSBestEffort {
 		return limits
 	}
-	limits.CPUShares = sharesOf(requestedCPU(pod))
+	limits.CPUShares = cgroup.Shares(requestedCPU(pod))
 	total := resourcehelper.PodLimits(pod, resourcehelper.PodResourcesOptions{})
 	if class == corev1.PodQOSGuaranteed || allLimited(pod, corev1.ResourceCPU) {
 		limits.CPUQuota, limits.CPUPeriod = quotaOf(total.Cpu().MilliValue()), quotaPeriod
@@ -95,7 +90,7 @@ func (p *Pods) shareBurstable() {
 			milli += requestedCPU(pod)
 		}
 	}
-	if err := p.cfg.Runtime.Cgroups().ShareBurstable(sharesOf(milli)); err != nil {
+	if err := p.cfg.Runtime.Cgroups().ShareBurstable(cgroup.Shares(milli)); err != nil {
 		slog.Warn("CPU shares of burstable pods not set", "err", err)
 	}
 }

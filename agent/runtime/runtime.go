@@ -116,8 +116,10 @@ func Connect(ctx context.Context, address string, cfg Config) (*Runtime, error) 
 		client.Close()
 		return nil, fmt.Errorf("containerd does not answer on %s: %w; is it running?", address, err)
 	}
-	r := &Runtime{cfg: cfg, client: client, containers: map[string]*entry{}, preparing: map[string]string{}}
-	r := &Runtime{cfg: cfg, client: client, cgroups: cgroup.Open(cgroup.Root, cfg.CgroupParent), containers: map[string]*entry{}, preparing: map[string]bool{}}
+	r := &Runtime{
+		cfg: cfg, client: client, cgroups: cgroup.Open(cgroup.Root, cfg.CgroupParent),
+		containers: map[string]*entry{}, preparing: map[string]string{},
+	}
 	r.images.init()
 	r.pulls.init()
 	if err := r.dropOldLeases(r.ctx(wait)); err != nil {

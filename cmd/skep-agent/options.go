@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/skep-io/skep/agent"
+	"github.com/skep-io/skep/agent/eviction"
 	"github.com/skep-io/skep/agent/garbage"
 )
 
@@ -24,6 +25,8 @@ type options struct {
 	logLevel                      string
 	stateDir, runDir, cgroup, bpf string
 	uplinks                       string
+	kubeReserved, systemReserved  string
+	eviction                      eviction.Settings
 }
 
 // hostFlags say where things lie on this host; the subcommands that look after them have the same.
@@ -42,6 +45,7 @@ func (o *options) clusterFlags(command *cobra.Command) {
 	f.StringVar(&o.cfg.Server, "server", "", "URL of the API server, https://ADDR:6443 (required)")
 	f.StringVar(&o.cfg.Token, "token", os.Getenv("SKEP_TOKEN"), "Join token, from skepd's data folder; also taken from $SKEP_TOKEN; not needed once joined")
 	f.Lookup("token").DefValue = ""
+	o.resourceFlags(command)
 	f.StringVar(&o.cfg.NodeName, "node-name", "", "Name of the node; the host's name if empty")
 	f.StringVar(&o.nodeIP, "node-ip", "", "Address of this host that the others reach; two, of different families, separated by a comma; those on the way to the API server if empty")
 	f.StringVar(&o.uplinks, "uplink", "", "Interface that packets from outside arrive at, or several separated by commas; those with the node's address and default routes if empty")
@@ -120,6 +124,9 @@ func (o *options) config() (agent.Config, error) {
 		cfg.ClusterDNS = append(cfg.ClusterDNS, addr)
 	}
 	if err := o.ranges(&cfg); err != nil {
+		return cfg, err
+	}
+	if err := o.reserves(&cfg); err != nil {
 		return cfg, err
 	}
 	self, err := os.Executable()

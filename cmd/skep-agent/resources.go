@@ -1,0 +1,35 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/skep-io/skep/agent"
+	"github.com/skep-io/skep/agent/eviction"
+	"github.com/skep-io/skep/agent/node"
+)
+
+// resourceFlags say what pods may have of the node, by kubelet's names and in its formats.
+func (o *options) resourceFlags(command *cobra.Command) {
+	f := command.Flags()
+	f.StringVar(&o.kubeReserved, "kube-reserved", "", "What the agent and containerd keep of the node: cpu=100m,memory=256Mi,ephemeral-storage=1Gi,pid=1000")
+	f.StringVar(&o.systemReserved, "system-reserved", "", "What the host's other programs keep of it, in the same form")
+	f.StringVar(&o.eviction.Hard, "eviction-hard", eviction.DefaultHard, "What must stay available, lest pods are evicted at once: SIGNAL<VALUE,…; those given replace all of the default")
+	f.Int64Var(&o.cfg.Reserves.PodPids, "pod-max-pids", 4096, "Processes and threads of one pod, and never more than half of what all pods may have; -1 for no limit of its own")
+}
+
+func (o *options) reserves(cfg *agent.Config) (err error) {
+	r := &cfg.Reserves
+	if r.Kube, err = node.ParseReserved("--kube-reserved", o.kubeReserved); err != nil {
+		return err
+	}
+	if r.System, err = node.ParseReserved("--system-reserved", o.systemReserved); err != nil {
+		return err
+	}
+	if r.PodPids == 0 || r.PodPids < -1 {
+		return fmt.Errorf("--pod-max-pids %d: give a positive number, or -1 for no limit", r.PodPids)
+	}
+	r.Thresholds, err = eviction.Parse(o.eviction)
+	return err
+}
