@@ -15,7 +15,7 @@ func (o *options) resourceFlags(command *cobra.Command) {
 	f := command.Flags()
 	f.StringVar(&o.kubeReserved, "kube-reserved", "", "What the agent and containerd keep of the node: cpu=100m,memory=256Mi,ephemeral-storage=1Gi,pid=1000")
 	f.StringVar(&o.systemReserved, "system-reserved", "", "What the host's other programs keep of it, in the same form")
-	f.StringVar(&o.eviction.Hard, "eviction-hard", eviction.DefaultHard, "What must stay available, lest pods are evicted at once: SIGNAL<VALUE,…; those given replace all of the default")
+	f.StringVar(&o.eviction.Hard, "eviction-hard", eviction.DefaultHard, "What must stay available: SIGNAL<VALUE,…; what it says of memory and nodefs is not allocatable to pods; those given replace all of the default")
 	f.Int64Var(&o.cfg.Reserves.PodPids, "pod-max-pids", 4096, "Processes and threads of one pod, and never more than half of what all pods may have; -1 for no limit of its own")
 }
 
