@@ -237,7 +237,7 @@ func (p *parts) joinCluster(ctx context.Context, group *errgroup.Group) (err err
 	known, ok := readPodCIDRs(p.cfg)
 	p.node, err = node.New(node.Config{
 		Client: p.client, Name: p.cfg.NodeName, IPs: p.cfg.NodeIPs, Labels: p.cfg.Labels, StateDir: p.cfg.StateDir,
-		Version: p.cfg.Version, RuntimeVersion: p.runtime.Version, Images: p.images, Port: Port,
+		Version: p.cfg.Version, RuntimeVersion: p.runtimeVersion, Images: p.images, Port: Port,
 		Capacity: p.size.capacity, Allocatable: p.size.allocatable,
 		PodCIDRs: known, Registered: p.keepRanges, Renewed: p.announcer.renewed,
 	})
@@ -344,7 +344,7 @@ func (p *parts) startServer(ctx context.Context, group *errgroup.Group) (err err
 		Listen: netip.AddrPortFrom(p.cfg.NodeIPs[0], Port).String(), TLS: p.identity.ServerTLS(),
 		Pods: p.pods, Runtime: p.runtime, Stats: p.stats, Traffic: counted, Metrics: process, Containers: containers,
 		Health: func() error {
-			_, err := p.runtime.Version(ctx)
+			_, err := p.runtimeVersion(ctx)
 			return err
 		},
 	})
@@ -355,8 +355,19 @@ func (p *parts) startServer(ctx context.Context, group *errgroup.Group) (err err
 	return nil
 }
 
+// answerWithin bounds what the node's status and health ask of containerd: that it is silent is what they are to tell.
+const answerWithin = 10 * time.Second
+
+func (p *parts) runtimeVersion(ctx context.Context) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
+	return p.runtime.Version(ctx)
+}
+
 // images tells the node's status what is stored here.
 func (p *parts) images(ctx context.Context) ([]corev1.ContainerImage, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
 	stored, err := p.runtime.Images(ctx)
 	if err != nil {
 		return nil, err

@@ -3,7 +3,9 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"net/url"
 	"os"
@@ -19,6 +21,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"github.com/skep-io/skep/agent/durable"
 	"github.com/skep-io/skep/agent/node"
 )
 
@@ -183,8 +186,9 @@ func newClient(cfg Config, identity *node.Identity) (kubernetes.Interface, error
 			AcceptContentTypes: "application/vnd.kubernetes.protobuf,application/json",
 			ContentType:        "application/vnd.kubernetes.protobuf",
 		},
-		QPS:  -1, // the API server limits; a limit here would delay leases behind events
-		Dial: dialPatiently,
+		QPS:           -1, // the API server limits; a limit here would delay leases behind events
+		Dial:          dialPatiently,
+		WrapTransport: func(t http.RoundTripper) http.RoundTripper { return &boundedTransport{t, apiTimeout} },
 	})
 	if err != nil {
 		return nil, fmt.Errorf("client of the API server: %w", err)
@@ -202,12 +206,14 @@ func readPodCIDRs(cfg Config) ([]netip.Prefix, bool) {
 	}
 	fields := strings.Fields(string(data))
 	if len(fields) < 2 || fields[0] != cfg.NodeName {
+		slog.Warn("the file of this node's pod ranges says nothing of it; asking the API server", "path", podCIDRFile(cfg), "node", cfg.NodeName)
 		return nil, false
 	}
 	var ranges []netip.Prefix
 	for _, field := range fields[1:] {
 		p, err := netip.ParsePrefix(field)
 		if err != nil {
+			slog.Warn("the file of this node's pod ranges cannot be read; asking the API server", "path", podCIDRFile(cfg), "err", err)
 			return nil, false
 		}
 		ranges = append(ranges, p)
@@ -216,16 +222,11 @@ func readPodCIDRs(cfg Config) ([]netip.Prefix, bool) {
 }
 
 func writePodCIDRs(cfg Config, ranges []netip.Prefix) error {
-	tmp := podCIDRFile(cfg) + ".new"
 	line := cfg.NodeName
 	for _, p := range ranges {
 		line += " " + p.String()
 	}
-	err := os.WriteFile(tmp, []byte(line+"\n"), 0o600)
-	if err == nil {
-		err = os.Rename(tmp, podCIDRFile(cfg))
-	}
-	if err != nil {
+	if err := durable.WriteFile(podCIDRFile(cfg), []byte(line+"\n"), 0o600); err != nil {
 		return fmt.Errorf("keep the node's pod range: %w", err)
 	}
 	return nil

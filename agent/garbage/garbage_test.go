@@ -46,7 +46,7 @@ func start(t *testing.T) *node {
 			t.Error(err)
 		}
 	})
-	n.Node = runtimetest.StartAt(t, filepath.Join(n.disk, "containerd"))
+	n.Node = runtimetest.StartWith(t, func(started *runtimetest.Node) { started.Daemon.Root = filepath.Join(n.disk, "containerd") })
 	return n
 }
 

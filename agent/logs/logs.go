@@ -27,6 +27,8 @@ type Config struct {
 	Command  []string // starts the writer process; it must call Serve with RunDir, and Ready once that is ready
 	Version  string   // a running writer of another version is replaced
 	Logger   *slog.Logger
+	// Patience is how long a writer that lives may give no answer before it is killed; half a minute when 0.
+	Patience time.Duration
 }
 
 // Logs is the agent's side: it makes containers' FIFOs and keeps the writer process alive.
@@ -48,6 +50,9 @@ const commandTimeout = 10 * time.Second
 func New(ctx context.Context, cfg Config) (*Logs, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
+	}
+	if cfg.Patience == 0 {
+		cfg.Patience = 30 * time.Second
 	}
 	if err := os.MkdirAll(fifoDir(cfg.RunDir), 0o700); err != nil {
 		return nil, fmt.Errorf("log writer's folder: %w", err)
@@ -84,14 +89,18 @@ func (l *Logs) Run(ctx context.Context) error {
 	return nil
 }
 
-// watch returns when the writer is gone.
+// watch returns when the writer is gone, or has been killed because it gave no answer: containers that print would wait for it.
 func (l *Logs) watch(ctx context.Context) error {
-	conn, err := net.Dial("unix", socketPath(l.cfg.RunDir))
+	dialer := net.Dialer{Timeout: commandTimeout}
+	conn, err := dialer.DialContext(ctx, "unix", socketPath(l.cfg.RunDir))
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	go l.killSilent(ctx, conn)
 	_, err = io.Copy(io.Discard, conn)
 	return err
 }

@@ -32,6 +32,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/skep-io/skep/agent/durable"
 )
 
 // IdentityConfig says who the node is and whom it joins.
@@ -342,19 +344,4 @@ func matchesHash(caPEM []byte, hash string) bool {
 }
 
 // writeFile replaces a file so that a crash leaves the old or the new one, readable by the owner only.
-func writeFile(path string, data []byte) error {
-	tmp := path + ".new"
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Chmod(0o600), f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(tmp, path)
-	}
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	return nil
-}
+func writeFile(path string, data []byte) error { return durable.WriteFile(path, data, 0o600) }

@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/skep-io/skep/agent/runtime/runtimetest"
 )
@@ -95,6 +96,34 @@ func TestHooksAndProbesThatLeaveAChild(t *testing.T) {
 	if took := time.Since(began); took >= grace {
 		t.Errorf("removed after %v", took)
 	}
+}
+
+// A postStart hook whose target takes the connection and never answers ends with its container, and the pod with both.
+func TestHookThatNeverEnds(t *testing.T) {
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { silent.Close() })
+	c := newCluster(t, nil)
+	c.create(newPod("hooked", func(s *corev1.PodSpec) {
+		port := intstr.FromInt32(int32(silent.Addr().(*net.TCPAddr).Port)) //nolint:gosec // a port fits
+		s.Containers[0].Lifecycle = &corev1.Lifecycle{PostStart: &corev1.LifecycleHandler{
+			HTTPGet: &corev1.HTTPGetAction{Host: "127.0.0.1", Port: port, Scheme: corev1.URISchemeHTTP},
+		}}
+	}))
+	c.await("hooked", "ready", isReady)
+	conn, err := silent.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	c.deleteGracefully("hooked", time.Second)
+	runtimetest.Eventually(t, "removal from the node", func() bool { return !contains(c.node.PodUIDs(), "uid-hooked") })
+	runtimetest.Eventually(t, "removal of the object", func() bool {
+		_, err := c.client.CoreV1().Pods("default").Get(context.Background(), "hooked", metav1.GetOptions{})
+		return apierrors.IsNotFound(err)
+	})
 }
 
 // A registry that takes connections and says nothing must not hold up a deletion: with it, a drain would hang.

@@ -59,6 +59,7 @@ func (w *worker) beginStop(c *containerState, grace time.Duration, why string) {
 		c.ready = false
 		w.withdrawFor(c.name)
 	}
+	c.endHook()
 	w.containerEvent(c.name, corev1.EventTypeNormal, "Killing", "%s", why)
 	hurry, cancel := context.WithCancel(w.ctx)
 	c.hurry = cancel
@@ -128,7 +129,14 @@ func (w *worker) runPostStart(c *containerState) {
 		return
 	}
 	id := c.current.ID
-	w.beside(func(ctx context.Context) func() {
+	ctx, cancel := context.WithCancel(w.ctx)
+	c.hook = cancel
+	slow := time.AfterFunc(time.Minute, func() {
+		w.log().Warn("postStart hook still runs; its container's end or the pod's ends it", "container", spec.Name)
+	})
+	w.beside(func(context.Context) func() {
+		defer cancel()
+		defer slow.Stop()
 		err := w.runHook(ctx, spec, id, spec.Lifecycle.PostStart)
 		if err == nil || ctx.Err() != nil {
 			return nil

@@ -94,6 +94,7 @@ type containerState struct {
 	pullErr string
 
 	started, ready bool
+	hook           context.CancelFunc // ends the postStart hook
 	probes         context.CancelFunc // all of them
 	mortal         context.CancelFunc // those whose failure ends the container
 }
@@ -216,6 +217,14 @@ func (c *containerState) stopProbes() {
 	}
 }
 
+// endHook gives up a postStart hook: its container has ended, or is to.
+func (c *containerState) endHook() {
+	if c.hook != nil {
+		c.hook()
+		c.hook = nil
+	}
+}
+
 func (c *containerState) running() bool {
 	return c.current != nil && c.current.State == runtime.Running
 }
@@ -306,6 +315,7 @@ func (w *worker) exited(exited runtime.Container) {
 	c.current = &exited
 	c.started, c.ready = false, false
 	c.stopProbes()
+	c.endHook()
 }
 
 // withdrawFor takes the pod's address out of the service maps because one of

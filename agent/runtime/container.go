@@ -5,12 +5,15 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strconv"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/containers"
+
+	"github.com/skep-io/skep/agent/durable"
 )
 
 // State is where a container is in its life.
@@ -167,8 +170,9 @@ func (r *Runtime) saveRecord(id string) error {
 	return r.writeRecord(&c)
 }
 
-// writeRecord replaces the container's record by rename: a reader sees the
-// old or the new one, never a part.
+// writeRecord replaces the container's record. That of an exit is on the disk
+// afterwards: the task, which also knows the exit, is deleted next. That of a
+// running container may be lost with the host's power, which also ends it.
 func (r *Runtime) writeRecord(c *Container) error {
 	path := r.recordPath(c)
 	data, err := json.Marshal(c)
@@ -178,10 +182,15 @@ func (r *Runtime) writeRecord(c *Container) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
 		return fmt.Errorf("container record: %w", err)
 	}
-	if err := os.WriteFile(path+".new", data, 0o600); err != nil {
+	if c.State == Exited {
+		err = durable.WriteFile(path, data, 0o600)
+	} else {
+		err = durable.Replace(path, data, 0o600, false)
+	}
+	if err != nil {
 		return fmt.Errorf("container record: %w", err)
 	}
-	return os.Rename(path+".new", path)
+	return nil
 }
 
 // readRecords returns every record on disk by container ID; an unreadable
@@ -195,7 +204,8 @@ func (r *Runtime) readRecords() map[string]Container {
 			continue
 		}
 		var c Container
-		if json.Unmarshal(data, &c) != nil || c.ID == "" {
+		if err := json.Unmarshal(data, &c); err != nil || c.ID == "" {
+			slog.Warn("container record cannot be read; containerd is asked instead", "path", path, "size", len(data), "err", err)
 			_ = os.Remove(path)
 			continue
 		}

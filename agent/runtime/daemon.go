@@ -10,11 +10,14 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
 	containerd "github.com/containerd/containerd/v2/client"
 	"golang.org/x/sys/unix"
+
+	"github.com/skep-io/skep/agent/durable"
 )
 
 // DaemonConfig says where a private containerd keeps its things.
@@ -25,12 +28,16 @@ type DaemonConfig struct {
 	// CgroupDir is the absolute cgroup v2 folder that the daemon is born in;
 	// empty leaves it in the agent's.
 	CgroupDir string
+	// Patience is how long a daemon that runs may give no answer before it is
+	// killed and started again; a minute when 0. Containers do not notice.
+	Patience time.Duration
 }
 
 // Address is the daemon's socket.
 func (c DaemonConfig) Address() string { return filepath.Join(c.State, "containerd.sock") }
 
 func (c DaemonConfig) pidFile() string    { return filepath.Join(c.State, "containerd.pid") }
+func (c DaemonConfig) logFile() string    { return filepath.Join(c.Root, "containerd.log") }
 func (c DaemonConfig) configFile() string { return filepath.Join(c.State, "config.toml") }
 
 // Daemon is a private containerd that outlives the agent: stopping to watch
@@ -108,12 +115,13 @@ func (d *Daemon) start(ctx context.Context) error {
 			return fmt.Errorf("containerd folder: %w", err)
 		}
 	}
-	if err := os.WriteFile(d.cfg.configFile(), []byte(daemonConfig(d.cfg)), 0o600); err != nil {
+	if err := durable.Replace(d.cfg.configFile(), []byte(daemonConfig(d.cfg)), 0o600, false); err != nil {
 		return fmt.Errorf("containerd configuration: %w", err)
 	}
 	_ = os.Remove(d.cfg.Address())
-	logPath := filepath.Join(d.cfg.Root, "containerd.log")
-	logFile, err := os.OpenFile(logPath, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o640)
+	logPath := d.cfg.logFile()
+	// Appending, so that the file can be emptied under the daemon.
+	logFile, err := os.OpenFile(logPath, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o640)
 	if err != nil {
 		return fmt.Errorf("containerd log: %w", err)
 	}
@@ -141,7 +149,7 @@ func (d *Daemon) start(ctx context.Context) error {
 	go func() { _ = cmd.Wait(); close(exited) }()
 	// The pid file comes before the daemon answers: an agent killed here leaves
 	// a daemon that the next one still recognises.
-	if err := os.WriteFile(d.cfg.pidFile(), []byte(strconv.Itoa(cmd.Process.Pid)), 0o644); err != nil {
+	if err := durable.Replace(d.cfg.pidFile(), []byte(strconv.Itoa(cmd.Process.Pid)), 0o644, false); err != nil {
 		return fmt.Errorf("containerd pid file: %w", err)
 	}
 	wait, cancel := context.WithTimeout(ctx, 60*time.Second)
@@ -165,7 +173,12 @@ func (d *Daemon) keep(ctx context.Context) {
 	defer close(d.done)
 	for ctx.Err() == nil {
 		if fd, err := unix.PidfdOpen(d.pid, 0); err == nil {
+			tending, stop := context.WithCancel(ctx)
+			var tended sync.WaitGroup
+			tended.Go(func() { d.tend(tending, fd) })
 			err = waitPidfd(ctx, fd)
+			stop()
+			tended.Wait()
 			unix.Close(fd)
 			if err != nil {
 				return

@@ -337,7 +337,7 @@ func TestLayerThatFillsTheDisk(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	n := runtimetest.StartAt(t, filepath.Join(disk, "containerd"))
+	n := runtimetest.StartWith(t, func(n *runtimetest.Node) { n.Daemon.Root = filepath.Join(disk, "containerd") })
 	b := newRegistry(t)
 	hostsFile(t, n, b)
 	bomb := runtimetest.TarFile(t, "zeros", make([]byte, 200<<20))

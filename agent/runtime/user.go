@@ -68,7 +68,8 @@ func (r *Runtime) lookupUser(name string, p *Prepared) (specs.User, error) {
 	if ok {
 		return user, nil
 	}
-	ctx := context.Background()
+	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+	defer cancel()
 	err := mount.WithReadonlyTempMount(ctx, p.mounts, func(path string) error {
 		root, err := os.OpenRoot(path) // links that lead out of the image fail
 		if err != nil {

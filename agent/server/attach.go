@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"time"
 
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 
@@ -34,6 +35,9 @@ func (s *Server) attach(w http.ResponseWriter, r *http.Request) {
 	remotecommand.ServeAttach(&leavingWriter{w, cancel}, r.WithContext(ctx), &attacher{s.cfg.Runtime, c, options}, c.PodName, c.PodUID, c.ID, options,
 		idleTimeout, creationTimeout, remotecommand.SupportedStreamingProtocols)
 }
+
+// closeTimeout bounds the end of a container's input.
+const closeTimeout = 30 * time.Second
 
 type attacher struct {
 	runtime   Runtime
@@ -110,7 +114,9 @@ func (a *attacher) send(stdin *os.File, in io.Reader) {
 	}
 	if a.endsInput() {
 		// Not with the client's context: that the client has left is why the container must learn of the end.
-		if err := a.runtime.CloseStdin(context.Background(), a.container.ID); err != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+		defer cancel()
+		if err := a.runtime.CloseStdin(ctx, a.container.ID); err != nil {
 			slog.Debug("container's input not ended", "container", a.container.ID, "error", err) // so has the container
 		}
 	}

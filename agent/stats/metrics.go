@@ -2,6 +2,7 @@ package stats
 
 import (
 	"context"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -34,12 +35,17 @@ func (m metrics) Describe(ch chan<- *prometheus.Desc) {
 	}
 }
 
+// collectTimeout bounds one reading of everything.
+const collectTimeout = 30 * time.Second
+
 // Collect implements prometheus.Collector. Rows with an empty container are a whole pod's.
 func (m metrics) Collect(ch chan<- prometheus.Metric) {
 	send := func(d *prometheus.Desc, kind prometheus.ValueType, value float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, kind, value, labels...)
 	}
-	for _, s := range m.c.Usages(context.Background()) {
+	ctx, cancel := context.WithTimeout(context.Background(), collectTimeout)
+	defer cancel()
+	for _, s := range m.c.Usages(ctx) {
 		l := []string{s.Pod.Namespace, s.Pod.Name, s.Container}
 		u := s.Usage
 		send(cpuSeconds, prometheus.CounterValue, float64(u.CPU)/1e9, l...)

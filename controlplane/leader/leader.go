@@ -50,10 +50,26 @@ func Identity(dir string) (string, error) {
 		return "", fmt.Errorf("read this host's name: %w", err)
 	}
 	identity := host + "_" + string(uuid.NewUUID())
-	if err := os.WriteFile(path, []byte(identity+"\n"), 0o600); err != nil {
+	if err := keep(path, identity); err != nil {
 		return "", fmt.Errorf("write this skepd's identity: %w", err)
 	}
 	return identity, nil
+}
+
+// keep writes the identity so that a crash leaves all of it or nothing.
+func keep(path, identity string) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".identity-*")
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(identity + "\n")
+	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return nil
 }
 
 // Run calls lead whenever this identity becomes the leader, with a context that

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -22,19 +23,38 @@ const revisionKey = "/skep/revision"
 type Etcd struct {
 	client *clientv3.Client
 	leases *leases
+	within time.Duration // an answer must come
 }
 
 var _ Interface = (*Etcd)(nil)
 
+// callTimeout bounds one request to etcd. One that is stopped, or whose disk
+// hangs, takes requests and never answers; loops ask without a bound of their own.
+const callTimeout = 30 * time.Second
+
+// bounded is ctx for one request, and what to make of the error that it ends
+// with.
+func bounded(ctx context.Context, within time.Duration) (context.Context, func(error) error) {
+	limited, cancel := context.WithTimeout(ctx, within)
+	return limited, func(err error) error {
+		defer cancel()
+		if err != nil && errors.Is(limited.Err(), context.DeadlineExceeded) && ctx.Err() == nil {
+			return fmt.Errorf("etcd has not answered for %v: %w", within, err)
+		}
+		return err
+	}
+}
+
 // NewEtcd stores through client, which stays the caller's to close.
 func NewEtcd(client *clientv3.Client) *Etcd {
-	return &Etcd{client: client, leases: newLeases(client)}
+	return &Etcd{client: client, leases: newLeases(client), within: callTimeout}
 }
 
 // Get implements Interface.
 func (e *Etcd) Get(ctx context.Context, key string) (KeyValue, error) {
-	resp, err := e.client.Get(ctx, key)
-	if err != nil {
+	limited, done := bounded(ctx, e.within)
+	resp, err := e.client.Get(limited, key)
+	if err = done(err); err != nil {
 		return KeyValue{}, fmt.Errorf("get %s from etcd: %w", key, err)
 	}
 	if len(resp.Kvs) == 0 {
@@ -62,8 +82,9 @@ func (e *Etcd) List(ctx context.Context, prefix string) ([]KeyValue, int64, erro
 func (e *Etcd) list(ctx context.Context, prefix string) (kvs []KeyValue, revision int64, err error) {
 	from, end := prefix, clientv3.GetPrefixRangeEnd(prefix)
 	for {
-		resp, err := e.client.Get(ctx, from, clientv3.WithRange(end), clientv3.WithLimit(listPage), clientv3.WithRev(revision))
-		if err != nil {
+		limited, done := bounded(ctx, e.within)
+		resp, err := e.client.Get(limited, from, clientv3.WithRange(end), clientv3.WithLimit(listPage), clientv3.WithRev(revision))
+		if err = done(err); err != nil {
 			return nil, 0, err
 		}
 		if revision == 0 {
@@ -98,8 +119,9 @@ func (e *Etcd) Commit(ctx context.Context, guards []Guard, ops []Op) (int64, err
 	if then = nest(then, len(guards)); len(guards) > MaxOps || len(then) > MaxOps {
 		return 0, fmt.Errorf("commit to etcd: %d guards and %d ops are more than a transaction takes", len(guards), len(ops))
 	}
-	resp, err := e.client.Txn(ctx).If(compares...).Then(then...).Else(current...).Commit()
-	if err != nil {
+	limited, done := bounded(ctx, e.within)
+	resp, err := e.client.Txn(limited).If(compares...).Then(then...).Else(current...).Commit()
+	if err = done(err); err != nil {
 		if errors.Is(err, rpctypes.ErrLeaseNotFound) {
 			e.leases.forget()
 		}
@@ -175,8 +197,9 @@ func (e *Etcd) op(ctx context.Context, op Op) (clientv3.Op, error) {
 
 // Revision implements Interface.
 func (e *Etcd) Revision(ctx context.Context) (int64, error) {
-	resp, err := e.client.Get(ctx, revisionKey, clientv3.WithCountOnly())
-	if err != nil {
+	limited, done := bounded(ctx, e.within)
+	resp, err := e.client.Get(limited, revisionKey, clientv3.WithCountOnly())
+	if err = done(err); err != nil {
 		return 0, fmt.Errorf("read etcd's revision: %w", err)
 	}
 	return resp.Header.Revision, nil
@@ -184,7 +207,8 @@ func (e *Etcd) Revision(ctx context.Context) (int64, error) {
 
 // RequestProgress implements Interface.
 func (e *Etcd) RequestProgress(ctx context.Context, prefix string) error {
-	if err := e.client.RequestProgress(watchContext(ctx, prefix)); err != nil {
+	limited, done := bounded(watchContext(ctx, prefix), e.within)
+	if err := done(e.client.RequestProgress(limited)); err != nil {
 		return fmt.Errorf("request progress of etcd's watch of %s: %w", prefix, err)
 	}
 	return nil

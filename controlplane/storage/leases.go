@@ -48,8 +48,9 @@ func (l *leases) get(ctx context.Context, ttl time.Duration) (clientv3.LeaseID, 
 	}
 	slack := min(leaseSlack, ttl/20)
 	seconds := int64(math.Ceil((ttl + slack).Seconds()))
-	granted, err := l.client.Grant(ctx, seconds)
-	if err != nil {
+	limited, done := bounded(ctx, callTimeout)
+	granted, err := l.client.Grant(limited, seconds)
+	if err = done(err); err != nil {
 		return 0, fmt.Errorf("grant an etcd lease of %d s: %w", seconds, err)
 	}
 	l.current[ttl] = &lease{id: granted.ID, until: now.Add(slack), keys: 1}

@@ -1,10 +1,13 @@
 package podnet
 
 import (
+	"context"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"strings"
+	"time"
 
 	"github.com/google/nftables"
 )
@@ -42,7 +45,13 @@ func legacyForwarding() (found []string) {
 		if err != nil || !strings.Contains(string(names), "filter") {
 			continue
 		}
-		out, err := exec.Command(command, "--wait", "-S", "FORWARD").Output()
+		// Another program may hold the tables' lock for ever.
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		out, err := exec.CommandContext(ctx, command, "--wait", "20", "-S", "FORWARD").Output()
+		cancel()
+		if ctx.Err() != nil && err != nil {
+			slog.Warn("packet filter not read", "command", command, "err", err)
+		}
 		if err == nil && strings.HasPrefix(string(out), "-P FORWARD DROP") {
 			found = append(found, command+" chain FORWARD (policy DROP)")
 		}

@@ -38,20 +38,16 @@ type Node struct {
 }
 
 // Start brings up containerd and connects.
-func Start(t testing.TB) *Node { return StartAt(t, "") }
+func Start(t testing.TB) *Node { return StartWith(t, func(*Node) {}) }
 
-// StartAt is Start with containerd's content and snapshots in root, for tests
-// of what a disk does.
-func StartAt(t testing.TB, root string) *Node {
+// StartWith is Start with a configuration that the test changes.
+func StartWith(t testing.TB, change func(*Node)) *Node {
 	t.Helper()
 	dir := shortDir(t)
-	if root == "" {
-		root = filepath.Join(dir, "root")
-	}
 	n := &Node{
 		t:      t,
 		Logs:   &Logs{dir: filepath.Join(dir, "logs")},
-		Daemon: runtime.DaemonConfig{Root: root, State: filepath.Join(dir, "c")},
+		Daemon: runtime.DaemonConfig{Root: filepath.Join(dir, "root"), State: filepath.Join(dir, "c")},
 	}
 	n.stop = func() {}
 	n.Config = runtime.Config{
@@ -59,6 +55,7 @@ func StartAt(t testing.TB, root string) *Node {
 		StateDir:     filepath.Join(dir, "state"), RunDir: filepath.Join(dir, "run"),
 		HostsDir: filepath.Join(dir, "certs.d"), Logs: n.Logs,
 	}
+	change(n)
 	ctx, cancel := context.WithCancel(context.Background())
 	daemon, err := runtime.StartContainerd(ctx, n.Daemon)
 	if err != nil {

@@ -1,0 +1,51 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+)
+
+// apiTimeout bounds a request to the API server that is no watch: a server that takes requests and never answers must not hold
+// whoever asks. Reading a long list counts too.
+const apiTimeout = time.Minute
+
+// boundedTransport gives every request that is no watch a bound, whatever its caller thought of. Watches end when their
+// connection does: HTTP/2 pings one over which nothing comes.
+type boundedTransport struct {
+	http.RoundTripper
+	bound time.Duration
+}
+
+// RoundTrip implements http.RoundTripper.
+func (t *boundedTransport) RoundTrip(request *http.Request) (*http.Response, error) {
+	if request.URL.Query().Get("watch") != "" {
+		return t.RoundTripper.RoundTrip(request)
+	}
+	late := fmt.Errorf("%s %s%s: the API server has not answered for %v", request.Method, request.URL.Host, request.URL.Path, t.bound)
+	ctx, cancel := context.WithTimeoutCause(request.Context(), t.bound, late)
+	response, err := t.RoundTripper.RoundTrip(request.WithContext(ctx))
+	if err != nil {
+		if errors.Is(context.Cause(ctx), late) {
+			err = late
+		}
+		cancel()
+		return nil, err
+	}
+	response.Body = &boundedBody{response.Body, cancel}
+	return response, nil
+}
+
+// boundedBody frees its bound when it is closed.
+type boundedBody struct {
+	io.ReadCloser
+	cancel context.CancelFunc
+}
+
+func (b *boundedBody) Close() error {
+	b.cancel()
+	return b.ReadCloser.Close()
+}
