@@ -108,14 +108,34 @@ func (r *Runtime) exited(id string, code int, at time.Time) {
 		subscriber(c)
 	}
 	r.work.Go(func() {
-		if err := r.saveRecord(id); err != nil {
-			slog.Error("exit not recorded", "container", id, "err", err)
+		if !r.recordExit(e) {
+			return // the next agent hears of the exit from containerd
 		}
 		if c.Interactive() {
 			e.hurry() // who is attached waits for the end of the log
 		}
 		r.reap(e)
 	})
+}
+
+// recordExit returns when the exit is on the disk, or is of no interest any
+// more. While the disk is full containerd keeps the task: it knows the exit too.
+// It says false when the agent leaves first.
+func (r *Runtime) recordExit(e *entry) bool {
+	for delay := 100 * time.Millisecond; ; delay = min(2*delay, 10*time.Second) {
+		err := r.saveRecord(e.ID)
+		if err == nil {
+			return true
+		}
+		slog.Error("exit not recorded; trying again, and its task stays in containerd until then", "container", e.ID, "err", err)
+		select {
+		case <-time.After(delay):
+		case <-e.abandoned:
+			return true
+		case <-r.closing:
+			return false
+		}
+	}
 }
 
 // reapDelay keeps an ended task a little while: if its container is started
@@ -148,6 +168,7 @@ func (r *Runtime) reapPod(podUID string, wait bool) {
 	r.mu.Unlock()
 	for _, e := range ended {
 		if wait {
+			e.abandon()
 			<-e.reaped
 		}
 	}

@@ -67,6 +67,8 @@ type Runtime struct {
 	locks   sync.Map   // pod UID -> *sync.Mutex: the first task of a pod starts its shim, the last ends it
 	records sync.Mutex // one record is written at a time
 	work    sync.WaitGroup
+	closing chan struct{} // closed by Close
+	close   func()
 }
 
 type entry struct {
@@ -76,11 +78,15 @@ type entry struct {
 	reapNow chan struct{} // closed by hurry
 	hurry   func()
 	reaped  chan struct{} // closed when containerd holds nothing of it any more
+
+	abandoned chan struct{} // closed by abandon, when its record will be removed anyway
+	abandon   func()
 }
 
 func newEntry(c Container) *entry {
-	e := &entry{Container: c, exited: make(chan struct{}), reapNow: make(chan struct{}), reaped: make(chan struct{})}
+	e := &entry{Container: c, exited: make(chan struct{}), reapNow: make(chan struct{}), reaped: make(chan struct{}), abandoned: make(chan struct{})}
 	e.hurry = sync.OnceFunc(func() { close(e.reapNow) })
+	e.abandon = sync.OnceFunc(func() { close(e.abandoned) })
 	return e
 }
 
@@ -118,8 +124,9 @@ func Connect(ctx context.Context, address string, cfg Config) (*Runtime, error) 
 	}
 	r := &Runtime{
 		cfg: cfg, client: client, cgroups: cgroup.Open(cgroup.Root, cfg.CgroupParent),
-		containers: map[string]*entry{}, preparing: map[string]string{},
+		containers: map[string]*entry{}, preparing: map[string]string{}, closing: make(chan struct{}),
 	}
+	r.close = sync.OnceFunc(func() { close(r.closing) })
 	r.images.init()
 	r.pulls.init()
 	if err := r.dropOldLeases(r.ctx(wait)); err != nil {
@@ -140,6 +147,7 @@ func (r *Runtime) ctx(ctx context.Context) context.Context {
 // Close waits for clean-up in flight and drops the connection. Containers
 // run on.
 func (r *Runtime) Close() error {
+	r.close()
 	r.work.Wait()
 	return r.client.Close()
 }
