@@ -10,6 +10,7 @@ import (
 	"time"
 
 	tasks "github.com/containerd/containerd/api/services/tasks/v1"
+	tasktypes "github.com/containerd/containerd/api/types/task"
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
@@ -25,9 +26,10 @@ const (
 	drainBytes = 1 << 20
 	// endTimeout bounds the removal of a command. The shim waits up to ten
 	// seconds of it for output that a child holds open.
-	endTimeout = 30 * time.Second
-	// killTimeout bounds the kill: a process stuck in the kernel does not die.
-	killTimeout = 5 * time.Second
+	endTimeout = time.Minute
+	// killTimeout bounds the kill: a process stuck in the kernel does not die,
+	// and the end of the agent waits for it.
+	killTimeout = 20 * time.Second
 )
 
 // execOutput watches how a command's output moves to its receiver.
@@ -121,7 +123,7 @@ func (r *Runtime) endExec(ctx context.Context, id string, process containerd.Pro
 	r.work.Go(func() {
 		defer close(killed)
 		if !out.exited {
-			r.killExec(ctx, process)
+			r.killExec(ctx, id, process)
 		}
 	})
 	// Close does not wait for this: the shim takes its time, and what it does
@@ -143,30 +145,42 @@ func (r *Runtime) endExec(ctx context.Context, id string, process containerd.Pro
 // killExec kills a command and what it started: runc makes each command the
 // leader of a process group. A child that left the group lives on, as under
 // the kubelet.
-func (r *Runtime) killExec(ctx context.Context, process containerd.Process) {
+func (r *Runtime) killExec(ctx context.Context, id string, process containerd.Process) {
 	ctx, cancel := context.WithTimeout(ctx, killTimeout)
 	defer cancel()
 	exited, err := process.Wait(ctx)
 	if err != nil {
 		return
 	}
-	if pid := int(process.Pid()); pid > 0 {
+	// Not process.Pid: where the caller gave up while the command was being
+	// started, the answer with the number never came.
+	if pid := r.runningExec(ctx, id, process.ID()); pid > 0 {
 		if fd, err := unix.PidfdOpen(pid, 0); err == nil {
-			// Asked after the open: containerd has not reaped it, so the number is
-			// still its own, and the descriptor means it.
-			if status, err := process.Status(ctx); err == nil && status.Status == containerd.Running {
+			// Asked again after the open: containerd has not reaped it, so the
+			// number is still its own, and the descriptor means it.
+			if r.runningExec(ctx, id, process.ID()) == pid {
 				killGroup(fd, pid)
 			}
 			unix.Close(fd)
 		}
 	}
 	if err := process.Kill(ctx, unix.SIGKILL); err != nil && !errdefs.IsNotFound(err) {
-		slog.Debug("command not killed", "exec", process.ID(), "err", err)
+		slog.Debug("command not killed by containerd", "exec", process.ID(), "err", err)
 	}
 	select {
 	case <-exited:
 	case <-ctx.Done():
+		slog.Warn("command in a container does not end although it was to be killed", "exec", process.ID(), "pid", process.Pid(), "waited", killTimeout)
 	}
+}
+
+// runningExec is the process of a command that runs; 0 if it does not.
+func (r *Runtime) runningExec(ctx context.Context, id, exec string) int {
+	response, err := r.client.TaskService().Get(ctx, &tasks.GetRequest{ContainerID: id, ExecID: exec})
+	if err != nil || response.Process.GetStatus() != tasktypes.Status_RUNNING {
+		return 0
+	}
+	return int(response.Process.GetPid())
 }
 
 // pidfdSignalProcessGroup is PIDFD_SIGNAL_PROCESS_GROUP of Linux 6.9.

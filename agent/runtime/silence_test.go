@@ -17,7 +17,7 @@ import (
 // containerd that is stopped takes calls and never answers. Who asks hears which call was not answered, containers run on, and
 // before long containerd is started anew and all goes on.
 func TestContainerdThatNeverAnswers(t *testing.T) {
-	n := runtimetest.StartWith(t, func(n *runtimetest.Node) { n.Daemon.Patience = 4 * time.Second })
+	n := runtimetest.StartWith(t, func(n *runtimetest.Node) { n.Daemon.Patience = 10 * time.Second })
 	if _, err := n.Import(context.Background(), runtimetest.Archive(t, testImage, runtimetest.Image(t, nil))); err != nil {
 		t.Fatal(err)
 	}
@@ -38,6 +38,7 @@ func TestContainerdThatNeverAnswers(t *testing.T) {
 	if err := syscall.Kill(before, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
+	runtimetest.Eventually(t, "every thread of containerd stopped", func() bool { return allStopped(t, before) })
 	short, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
 	defer cancel()
 	_, err := n.Version(short)
@@ -56,6 +57,26 @@ func TestContainerdThatNeverAnswers(t *testing.T) {
 	}
 }
 
+// allStopped says whether a stop has reached all threads of a process: one that has not stopped yet may still answer.
+func allStopped(t *testing.T, pid int) bool {
+	t.Helper()
+	paths, err := filepath.Glob(filepath.Join("/proc", strconv.Itoa(pid), "task", "*", "stat"))
+	if err != nil || len(paths) == 0 {
+		t.Fatalf("threads of process %d: %v", pid, err)
+	}
+	for _, path := range paths {
+		stat, err := os.ReadFile(path)
+		if err != nil {
+			return false
+		}
+		// The state follows the name, which is in parentheses.
+		if rest := stat[strings.LastIndexByte(string(stat), ')')+1:]; !strings.HasPrefix(string(rest), " T") {
+			return false
+		}
+	}
+	return true
+}
+
 // The shim of one pod that hangs holds up that pod, and no other.
 func TestShimThatHangs(t *testing.T) {
 	n := startNode(t)
@@ -68,6 +89,7 @@ func TestShimThatHangs(t *testing.T) {
 	if err := syscall.Kill(shim, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
+	runtimetest.Eventually(t, "every thread of the shim stopped", func() bool { return allStopped(t, shim) })
 	resume := func() { _ = syscall.Kill(shim, syscall.SIGCONT) }
 	defer resume()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
