@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/skep-io/skep/agent/confine"
 )
 
 // networkFile is where one of the pod's files in /etc lies on the node.
@@ -52,7 +54,15 @@ func (w *worker) writeHosts(pod *corev1.Pod, s *setup) error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(path, []byte(text), 0o644)
+	f, err := confine.OpenRegular(path, os.O_WRONLY|os.O_TRUNC) // containers have it open, and may hold leases on it
+	if err != nil {
+		return fmt.Errorf("pod network files: %w", err)
+	}
+	defer f.Close()
+	if _, err := f.WriteString(text); err != nil {
+		return fmt.Errorf("pod network files: %w", err)
+	}
+	return nil
 }
 
 func writeOnce(path, text string) error {

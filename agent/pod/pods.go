@@ -97,7 +97,7 @@ func New(cfg Config) *Pods {
 	}
 	p := &Pods{cfg: cfg, workers: map[string]*worker{}}
 	p.objects = newObjects(cfg.Client, p.objectChanged)
-	p.volumes = volume.New(cfg.Runtime.PodDir, p.objects, cfg.Allocatable)
+	p.volumes = volume.New(cfg.Runtime.PodDir, cfg.Runtime.VolumeRecordDir, p.objects, cfg.Allocatable)
 	p.informer = cache.NewSharedIndexInformer(podsOf(cfg.Client, cfg.NodeName), &corev1.Pod{}, 0, nil)
 	return p
 }

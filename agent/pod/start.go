@@ -14,6 +14,7 @@ import (
 
 	"github.com/skep-io/skep/agent/probe"
 	"github.com/skep-io/skep/agent/runtime"
+	"github.com/skep-io/skep/agent/volume"
 )
 
 // waitError is a start that did not come about, as the status shows it.
@@ -329,6 +330,10 @@ func (w *worker) pidNamespaceOwner(pod *corev1.Pod, name string) int {
 func (w *worker) mounts(pod *corev1.Pod, spec *corev1.Container, s *setup) ([]runtime.Mount, error) {
 	var list []runtime.Mount
 	taken := map[string]bool{}
+	readOnly := map[string]bool{}
+	for i := range pod.Spec.Volumes {
+		readOnly[pod.Spec.Volumes[i].Name] = volume.ReadOnly(&pod.Spec.Volumes[i])
+	}
 	for i, m := range spec.VolumeMounts {
 		source, ok := s.paths[m.Name]
 		if !ok {
@@ -348,7 +353,7 @@ func (w *worker) mounts(pod *corev1.Pod, spec *corev1.Container, s *setup) ([]ru
 				return nil, err
 			}
 		}
-		mount := runtime.Mount{Source: source, Destination: m.MountPath, ReadOnly: m.ReadOnly}
+		mount := runtime.Mount{Source: source, Destination: m.MountPath, ReadOnly: m.ReadOnly || readOnly[m.Name]}
 		if p := m.MountPropagation; p != nil {
 			switch *p {
 			case corev1.MountPropagationHostToContainer:

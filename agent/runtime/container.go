@@ -145,6 +145,11 @@ func (r *Runtime) PodDir(podUID string) string {
 	return filepath.Join(r.cfg.StateDir, "pods", podUID)
 }
 
+// VolumeRecordDir is for what is remembered of the pod's volumes until a reboot.
+func (r *Runtime) VolumeRecordDir(podUID string) string {
+	return filepath.Join(r.cfg.RunDir, "volumes", podUID)
+}
+
 // LogPath is where the lines of an attempt go.
 func (r *Runtime) LogPath(podUID, container string, attempt int) string {
 	return filepath.Join(r.PodDir(podUID), "logs", container, strconv.Itoa(attempt)+".log")

@@ -379,10 +379,12 @@ func (r *Runtime) PodUIDs() []string {
 	for _, uid := range append(r.Sandboxes(), r.cgroups.Pods()...) {
 		seen[uid] = true
 	}
-	entries, _ := os.ReadDir(filepath.Join(r.cfg.StateDir, "pods"))
-	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), ".") {
-			seen[e.Name()] = true
+	for _, dir := range []string{filepath.Dir(r.PodDir("uid")), filepath.Dir(r.VolumeRecordDir("uid"))} {
+		entries, _ := os.ReadDir(dir)
+		for _, e := range entries {
+			if !strings.HasPrefix(e.Name(), ".") {
+				seen[e.Name()] = true
+			}
 		}
 	}
 	uids := make([]string, 0, len(seen))

@@ -1,13 +1,10 @@
 package volume
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
-	"sort"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -21,7 +18,7 @@ type content map[string]file
 
 type file struct {
 	data []byte
-	mode os.FileMode
+	mode uint32 // permission bits
 }
 
 const defaultMode = 0o644
@@ -104,7 +101,11 @@ func (v *Volumes) addSecret(ctx context.Context, c content, namespace, name stri
 func (c content) add(data map[string][]byte, items []corev1.KeyToPath, mode *int32, optional *bool, kind string) error {
 	if len(items) == 0 {
 		for key, value := range data {
-			c[key] = file{value, modeOf(nil, mode)}
+			path, err := safePath(key)
+			if err != nil {
+				return err
+			}
+			c[path] = file{value, modeOf(nil, mode)}
 		}
 		return nil
 	}
@@ -157,147 +158,20 @@ func (v *Volumes) downwardValue(pod *corev1.Pod, item corev1.DownwardAPIVolumeFi
 	return "", fmt.Errorf("container %s not found", item.ResourceFieldRef.ContainerName)
 }
 
-func modeOf(own, volume *int32) os.FileMode {
+func modeOf(own, volume *int32) uint32 {
 	switch {
 	case own != nil:
-		return os.FileMode(*own)
+		return uint32(*own) & 0o777
 	case volume != nil:
-		return os.FileMode(*volume)
+		return uint32(*volume) & 0o777
 	}
 	return defaultMode
 }
 
 func safePath(path string) (string, error) {
 	clean := filepath.Clean(path)
-	if filepath.IsAbs(clean) || !filepath.IsLocal(clean) || strings.HasPrefix(clean, "..") {
+	if clean == "." || !filepath.IsLocal(clean) || strings.HasPrefix(clean, "..") {
 		return "", fmt.Errorf("path %q leads out of the volume", path)
 	}
 	return clean, nil
-}
-
-// dataLink is the one name that a reader's files go through: each update
-// replaces it in a single rename, so a reader sees all old or all new files.
-const dataLink = "..data"
-
-// write brings the folder to the content. Unchanged content is left alone.
-func (c content) write(dir string, group *int64) error {
-	current, err := os.Readlink(filepath.Join(dir, dataLink))
-	if err == nil && c.equals(filepath.Join(dir, current)) {
-		return nil
-	}
-	next, err := os.MkdirTemp(dir, "..v")
-	if err != nil {
-		return err
-	}
-	if err := c.fill(next, group); err != nil {
-		os.RemoveAll(next)
-		return err
-	}
-	link := filepath.Join(dir, "..data_next")
-	_ = os.Remove(link)
-	if err := os.Symlink(filepath.Base(next), link); err != nil {
-		return err
-	}
-	if err := os.Rename(link, filepath.Join(dir, dataLink)); err != nil {
-		return err
-	}
-	// Live from here. Names are added after the data they lead to, and taken
-	// away after it too.
-	if err := c.linkNames(dir); err != nil {
-		return err
-	}
-	return removeOld(dir, filepath.Base(next))
-}
-
-func (c content) fill(dir string, group *int64) error {
-	if err := os.Chmod(dir, 0o755); err != nil {
-		return err
-	}
-	for name, f := range c {
-		path := filepath.Join(dir, name)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			return err
-		}
-		if err := os.WriteFile(path, f.data, 0o600); err != nil {
-			return err
-		}
-		mode := f.mode
-		if group != nil {
-			if err := os.Chown(path, -1, int(*group)); err != nil {
-				return err
-			}
-			mode |= 0o440
-		}
-		if err := os.Chmod(path, mode); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (c content) equals(dir string) bool {
-	have := 0
-	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		have++
-		name, _ := filepath.Rel(dir, path)
-		want, ok := c[name]
-		data, err := os.ReadFile(path)
-		if err != nil || !ok || !bytes.Equal(data, want.data) {
-			return errors.New("differs")
-		}
-		return nil
-	})
-	return err == nil && have == len(c)
-}
-
-func (c content) topNames() []string {
-	seen := map[string]bool{}
-	for name := range c {
-		top, _, _ := strings.Cut(name, "/")
-		seen[top] = true
-	}
-	names := make([]string, 0, len(seen))
-	for name := range seen {
-		names = append(names, name)
-	}
-	sort.Strings(names)
-	return names
-}
-
-func (c content) linkNames(dir string) error {
-	want := map[string]bool{}
-	for _, name := range c.topNames() {
-		want[name] = true
-		err := os.Symlink(filepath.Join(dataLink, name), filepath.Join(dir, name))
-		if err != nil && !os.IsExist(err) {
-			return err
-		}
-	}
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), "..") && !want[e.Name()] {
-			if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-func removeOld(dir, keep string) error {
-	old, _ := filepath.Glob(filepath.Join(dir, "..v*"))
-	for _, path := range old {
-		if filepath.Base(path) != keep {
-			if err := os.RemoveAll(path); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }

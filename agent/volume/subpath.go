@@ -1,50 +1,51 @@
 package volume
 
 import (
-	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/skep-io/skep/agent/confine"
 )
 
 // SubPath pins one path inside a volume for one mount of a container and
-// returns where. The path is opened beneath the volume's root, so a link in
-// it that a container planted cannot lead out, and what was opened is what
-// gets mounted, whatever happens to the names afterwards.
+// returns where. The path is resolved beneath the volume's root, so a link in
+// it that a container planted cannot lead out, and what it named then is what
+// gets mounted, whatever happens to the names afterwards (CVE-2017-1002101,
+// CVE-2021-25741). It is not opened: it may be a FIFO or a device. Errors do
+// not say what was found, which would tell of the node's files.
 func (v *Volumes) SubPath(podUID, volume, container string, index int, root, sub string) (string, error) {
-	clean, err := safePath(sub)
-	if err != nil {
-		return "", err
+	if filepath.IsAbs(sub) {
+		return "", fmt.Errorf("error SubPath `%s` must not be an absolute path", sub)
 	}
-	beneath, err := os.OpenRoot(root)
-	if err != nil {
-		return "", fmt.Errorf("volume %s: %w", volume, err)
+	if slices.Contains(strings.Split(sub, "/"), "..") {
+		return "", fmt.Errorf("unable to provision SubPath `%s`: must not contain '..'", sub)
 	}
-	defer beneath.Close()
-	f, err := beneath.Open(clean)
-	if errors.Is(err, os.ErrNotExist) {
-		if err := beneath.MkdirAll(clean, 0o777); err != nil {
-			return "", fmt.Errorf("failed to create subPath directory for volumeMount %q of container %q: %w", volume, container, err)
-		}
-		f, err = beneath.Open(clean)
+	failed := func(err error) error {
+		slog.Warn("subPath not mounted", "pod", podUID, "container", container, "volume", volume, "path", sub, "err", err)
+		return fmt.Errorf("failed to prepare subPath for volumeMount %q of container %q", volume, container)
 	}
+	pinned, err := confine.PinMakingDirs(root, filepath.Clean(sub))
 	if err != nil {
-		return "", fmt.Errorf("failed to prepare subPath for volumeMount %q of container %q: %w", volume, container, err)
+		return "", failed(err)
 	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return "", err
+	defer pinned.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(pinned.Fd()), &st); err != nil {
+		return "", failed(err)
 	}
 	target := filepath.Join(v.podDir(podUID), "subpaths", volume, container, strconv.Itoa(index))
-	if err := makeTarget(target, info.IsDir()); err != nil {
-		return "", err
+	if err := makeTarget(target, st.Mode&unix.S_IFMT == unix.S_IFDIR); err != nil {
+		return "", failed(err)
 	}
-	if err := unix.Mount(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), target, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
-		return "", fmt.Errorf("pin subPath %s: %w", sub, err)
+	if err := unix.Mount(fmt.Sprintf("/proc/self/fd/%d", pinned.Fd()), target, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+		return "", failed(err)
 	}
 	return target, nil
 }
@@ -52,16 +53,16 @@ func (v *Volumes) SubPath(podUID, volume, container string, index int, root, sub
 // makeTarget makes an empty mount point of the right kind, without what an
 // earlier start of the container mounted there.
 func makeTarget(path string, dir bool) error {
-	for unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW) == nil {
+	if err := confine.RemoveAll(path); err != nil {
+		return err
 	}
-	_ = os.Remove(path)
 	if dir {
 		return os.MkdirAll(path, 0o755)
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDONLY, 0o644)
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o644)
 	if err != nil {
 		return err
 	}

@@ -1,21 +1,26 @@
 // Package volume makes a pod's volumes on the node: emptyDir, hostPath,
 // configMap, secret, downwardAPI and projected ones.
 //
-// It owns <pod folder>/volumes and <pod folder>/subpaths, the mounts in them
-// and their removal. It never reads the API server itself: objects come from
-// the Objects it is given. Folders and mounts outlive the agent; setting up
-// again what is set up changes nothing but stale content.
+// It owns <pod folder>/volumes and <pod folder>/subpaths, the mounts in them,
+// the records of what configuration volumes hold, and the removal of all. It
+// never reads the API server itself: objects come from the Objects it is given.
+// It never trusts what lies in a volume: containers write there. Folders and
+// mounts outlive the agent; setting up again what is set up changes nothing but
+// stale content.
 package volume
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/skep-io/skep/agent/confine"
 )
 
 // Objects gives configuration objects, as fresh as the caller can. A missing
@@ -28,14 +33,23 @@ type Objects interface {
 // Volumes makes and removes the volumes of all pods on the node.
 type Volumes struct {
 	podDir      func(podUID string) string
+	recordDir   func(podUID string) string
 	objects     Objects
 	allocatable func() corev1.ResourceList
 }
 
-// New returns the volumes whose pods' folders podDir names. allocatable is
-// what unset limits show as in the downward API.
-func New(podDir func(podUID string) string, objects Objects, allocatable func() corev1.ResourceList) *Volumes {
-	return &Volumes{podDir: podDir, objects: objects, allocatable: allocatable}
+// New returns the volumes whose pods' folders podDir names. recordDir names
+// folders for what is remembered of a pod's volumes, which no container may
+// see and which need not survive a reboot. allocatable is what unset limits
+// show as in the downward API.
+func New(podDir, recordDir func(podUID string) string, objects Objects, allocatable func() corev1.ResourceList) *Volumes {
+	return &Volumes{podDir: podDir, recordDir: recordDir, objects: objects, allocatable: allocatable}
+}
+
+// ReadOnly says whether containers may only read the volume, whatever their
+// mounts say: what the agent itself goes on writing (CVE-2017-1002102).
+func ReadOnly(vol *corev1.Volume) bool {
+	return vol.ConfigMap != nil || vol.Secret != nil || vol.DownwardAPI != nil || vol.Projected != nil
 }
 
 // Error says which volume could not be made.
@@ -93,7 +107,8 @@ func (v *Volumes) setUpOne(ctx context.Context, pod *corev1.Pod, vol *corev1.Vol
 			return path, nil, err
 		}
 	}
-	return path, warning, content.write(path, fsGroup(pod))
+	record := filepath.Join(v.recordDir(string(pod.UID)), vol.Name)
+	return path, warning, content.publish(path, record, fsGroup(pod))
 }
 
 func fsGroup(pod *corev1.Pod) *int64 {
@@ -103,32 +118,50 @@ func fsGroup(pod *corev1.Pod) *int64 {
 	return pod.Spec.SecurityContext.FSGroup
 }
 
+// emptyDir makes the folder complete before it gets its name; one that is
+// there is left as its users made it.
 func emptyDir(path string, source *corev1.EmptyDirVolumeSource, group *int64) error {
-	_, statErr := os.Lstat(path)
-	if err := os.MkdirAll(path, 0o777); err != nil {
-		return err
+	mode := uint32(0o777)
+	if group != nil {
+		mode |= unix.S_ISGID
 	}
-	if source.Medium == corev1.StorageMediumMemory {
-		options := "mode=0777"
+	switch source.Medium {
+	case corev1.StorageMediumMemory:
+		if err := os.MkdirAll(path, 0o755); err != nil {
+			return err
+		}
+		options := fmt.Sprintf("mode=%o", mode)
+		if group != nil {
+			options += fmt.Sprintf(",gid=%d", *group)
+		}
 		if source.SizeLimit != nil && source.SizeLimit.Value() > 0 {
 			options += fmt.Sprintf(",size=%d", source.SizeLimit.Value())
 		}
-		if err := mountTmpfs(path, options); err != nil {
-			return err
-		}
-	} else if source.Medium != corev1.StorageMediumDefault {
+		return mountTmpfs(path, options)
+	case corev1.StorageMediumDefault:
+	default:
 		return fmt.Errorf("emptyDir medium %q is not supported", source.Medium)
 	}
-	if statErr == nil {
-		return nil // made before: its users may have changed mode and owner
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	volumes, name := filepath.Dir(path), filepath.Base(path)
+	unfinished := filepath.Join(volumes, ".new-"+name)
+	if err := confine.RemoveAll(unfinished); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(unfinished, 0o700); err != nil {
+		return err
 	}
 	if group != nil {
-		if err := os.Chown(path, -1, int(*group)); err != nil {
+		if err := os.Chown(unfinished, -1, int(*group)); err != nil {
 			return err
 		}
-		return os.Chmod(path, 0o777|os.ModeSetgid)
 	}
-	return os.Chmod(path, 0o777) // past the umask
+	if err := unix.Chmod(unfinished, mode); err != nil {
+		return err
+	}
+	return os.Rename(unfinished, path)
 }
 
 // mountTmpfs mounts once: a mount that an earlier agent made is kept with
@@ -166,11 +199,14 @@ func checkHostPath(source *corev1.HostPathVolumeSource) error {
 		}
 		kind = corev1.HostPathDirectory
 	case corev1.HostPathFileOrCreate:
-		f, err := os.OpenFile(source.Path, os.O_CREATE|os.O_RDONLY, 0o644)
-		if err != nil {
+		// What is there is not opened: it may be a FIFO.
+		f, err := os.OpenFile(source.Path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+		if err == nil {
+			err = f.Close()
+		}
+		if err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
-		f.Close()
 		kind = corev1.HostPathFile
 	}
 	want, ok := map[corev1.HostPathType]struct {
@@ -193,20 +229,12 @@ func checkHostPath(source *corev1.HostPathVolumeSource) error {
 	return nil
 }
 
-// TearDown unmounts and removes everything of the pod.
+// TearDown unmounts and removes everything of the pod. It enters no mount:
+// neither those made here nor those that a container's own came back from.
 func (v *Volumes) TearDown(podUID string) error {
 	dir := v.podDir(podUID)
-	subpaths, _ := filepath.Glob(filepath.Join(dir, "subpaths", "*", "*", "*"))
-	volumes, _ := filepath.Glob(filepath.Join(dir, "volumes", "*"))
-	for _, path := range append(subpaths, volumes...) {
-		err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
-		if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
-			return fmt.Errorf("unmount %s: %w", path, err)
-		}
-	}
-	// Only now: removal before the unmount would empty what is mounted.
-	for _, name := range []string{"subpaths", "volumes"} {
-		if err := os.RemoveAll(filepath.Join(dir, name)); err != nil {
+	for _, path := range []string{filepath.Join(dir, "subpaths"), filepath.Join(dir, "volumes"), v.recordDir(podUID)} {
+		if err := confine.RemoveAll(path); err != nil {
 			return fmt.Errorf("remove volumes: %w", err)
 		}
 	}

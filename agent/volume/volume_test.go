@@ -34,13 +34,17 @@ func (g *given) Secret(_ context.Context, _, name string) (*corev1.Secret, error
 
 func testVolumes(t *testing.T, g *given) *Volumes {
 	dir := t.TempDir()
-	v := New(func(uid string) string { return filepath.Join(dir, uid) }, g, func() corev1.ResourceList { return nil })
+	v := New(func(uid string) string { return filepath.Join(dir, uid) }, func(uid string) string { return filepath.Join(dir, "records", uid) },
+		g, func() corev1.ResourceList { return nil })
 	t.Cleanup(func() {
 		if err := v.TearDown("uid"); err != nil {
 			t.Error(err)
 		}
 		if _, err := os.Stat(filepath.Join(dir, "uid", "volumes")); !os.IsNotExist(err) {
 			t.Errorf("volumes are left: %v", err)
+		}
+		if left, _ := os.ReadDir(filepath.Join(dir, "records")); len(left) != 0 {
+			t.Errorf("records are left: %v", left)
 		}
 	})
 	return v
