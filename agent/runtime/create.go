@@ -18,6 +18,8 @@ import (
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/typeurl/v2"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/skep-io/skep/agent/confine"
 )
 
 const (
@@ -192,10 +194,16 @@ func (r *Runtime) makeMessageFile(c *Container, path string) error {
 	if err := os.MkdirAll(filepath.Dir(file), 0o711); err != nil {
 		return fmt.Errorf("termination message file: %w", err)
 	}
-	if err := os.WriteFile(file, nil, 0o666); err != nil {
+	// A new file each time: whatever still has an earlier one open writes there.
+	if err := confine.RemoveAll(file); err != nil {
 		return fmt.Errorf("termination message file: %w", err)
 	}
-	return os.Chmod(file, 0o666)
+	f, err := os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o666)
+	if err != nil {
+		return fmt.Errorf("termination message file: %w", err)
+	}
+	defer f.Close()
+	return f.Chmod(0o666) // past the umask
 }
 
 // Start lets a created container run.
@@ -256,7 +264,7 @@ func (r *Runtime) Forget(id string) {
 }
 
 // ForgetPod removes the pod's records and its state folder. Its containers
-// must have exited.
+// must have exited. What is mounted below, by whom ever, is detached.
 func (r *Runtime) ForgetPod(podUID string) error {
 	r.reapPod(podUID, true)
 	for _, c := range r.Containers() {
@@ -265,7 +273,7 @@ func (r *Runtime) ForgetPod(podUID string) error {
 		}
 	}
 	r.locks.Delete(podUID)
-	if err := os.RemoveAll(r.PodDir(podUID)); err != nil {
+	if err := confine.RemoveAll(r.PodDir(podUID)); err != nil {
 		return fmt.Errorf("remove pod folder: %w", err)
 	}
 	return nil

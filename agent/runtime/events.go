@@ -14,6 +14,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/typeurl/v2"
+
+	"github.com/skep-io/skep/agent/confine"
 )
 
 // Run follows containerd's events until ctx ends. When the stream breaks
@@ -188,27 +190,18 @@ func exitReason(code int) string {
 const maxMessage = 4096
 
 func (r *Runtime) terminationMessage(c *Container) string {
-	message := readHead(r.messagePath(c), maxMessage)
+	data, _ := confine.ReadRegular(r.messagePath(c), maxMessage) // a container without the file has no message
+	message := string(data)
 	if message == "" && c.ExitCode != 0 && c.TerminationMessagePolicy == "FallbackToLogsOnError" {
 		return logTail(c.LogPath)
 	}
 	return message
 }
 
-func readHead(path string, limit int64) string {
-	f, err := os.Open(path)
-	if err != nil {
-		return ""
-	}
-	defer f.Close()
-	data, _ := io.ReadAll(io.LimitReader(f, limit))
-	return string(data)
-}
-
 // logTail is the end of a CRI log without its prefixes: at most 80 lines or
 // 2048 bytes, as the API promises.
 func logTail(path string) string {
-	f, err := os.Open(path)
+	f, err := confine.OpenRegular(path, os.O_RDONLY)
 	if err != nil {
 		return ""
 	}

@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/skep-io/skep/agent/cgroup"
+	"github.com/skep-io/skep/agent/confine"
 )
 
 // SandboxConfig is what a pod's namespaces are made of.
@@ -194,29 +195,12 @@ func writeSysctl(name, value string) error {
 // What is gone already is no error.
 func (r *Runtime) RemoveSandbox(podUID string) error {
 	r.reapPod(podUID, true)
-	dir := r.sandboxDir(podUID)
-	for _, name := range []string{"ns/uts", "ns/ipc", "ns/net", "shm"} {
-		if err := unmountAll(filepath.Join(dir, name)); err != nil {
-			return err
-		}
-	}
 	r.cgroups.RemovePod(podUID)
-	if err := os.RemoveAll(dir); err != nil {
+	// Detaches the pins and the shared memory.
+	if err := confine.RemoveAll(r.sandboxDir(podUID)); err != nil {
 		return fmt.Errorf("remove pod run folder: %w", err)
 	}
 	return nil
-}
-
-func unmountAll(path string) error {
-	for {
-		err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
-		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("unmount %s: %w", path, err)
-		}
-	}
 }
 
 // NetNamespaces lists where the network namespaces of pods are pinned; some may be gone by now.

@@ -1,16 +1,21 @@
 package runtime
 
 import (
-	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
-	"os"
+	"io/fs"
+	"iter"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/mount"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/skep-io/skep/agent/confine"
 )
 
 // resolveUser decides user and groups from the pod and the image. Names are
@@ -71,7 +76,7 @@ func (r *Runtime) lookupUser(name string, p *Prepared) (specs.User, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
 	err := mount.WithReadonlyTempMount(ctx, p.mounts, func(path string) error {
-		root, err := os.OpenRoot(path) // links that lead out of the image fail
+		root, err := confine.Open(path)
 		if err != nil {
 			return err
 		}
@@ -83,31 +88,72 @@ func (r *Runtime) lookupUser(name string, p *Prepared) (specs.User, error) {
 		return specs.User{}, err
 	}
 	r.images.mu.Lock()
+	defer r.images.mu.Unlock()
+	if len(r.images.users) >= maxUsers { // pods choose names at will
+		clear(r.images.users)
+	}
 	r.images.users[key] = user
-	r.images.mu.Unlock()
 	return user, nil
 }
 
+const (
+	// maxUserFile bounds what an image can make us read.
+	maxUserFile = 4 << 20
+	// maxGroups is the kernel's NGROUPS_MAX.
+	maxGroups = 65536
+	// maxUsers bounds the cache of users.
+	maxUsers = 4096
+)
+
 // userFrom resolves "", "user", "uid", "user:group" and their mixtures.
-func userFrom(root *os.Root, spec string) (specs.User, error) {
+func userFrom(root *confine.Dir, spec string) (specs.User, error) {
+	passwd, err := readUserFile(root, "etc/passwd")
+	if err != nil {
+		return specs.User{}, err
+	}
+	group, err := readUserFile(root, "etc/group")
+	if err != nil {
+		return specs.User{}, err
+	}
+	return parseUser(passwd, group, spec)
+}
+
+// readUserFile reads a file that an image may have, or have as anything.
+func readUserFile(root *confine.Dir, name string) (string, error) {
+	f, err := root.OpenInRoot(name)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+		return "", nil
+	}
+	if err != nil {
+		return "", configErrorf("/%s of the image: %w", name, errors.Unwrap(err))
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxUserFile+1))
+	if err != nil {
+		return "", fmt.Errorf("/%s of the image: %w", name, err)
+	}
+	if len(data) > maxUserFile {
+		return "", configErrorf("/%s of the image is larger than %d bytes", name, maxUserFile)
+	}
+	return string(data), nil
+}
+
+func parseUser(passwd, group, spec string) (specs.User, error) {
 	userPart, groupPart, _ := strings.Cut(spec, ":")
 	userPart = firstOf(userPart, "0")
 	var user specs.User
 	uid, numeric := parseID(userPart)
 	found := false
 	var login string
-	eachLine(root, "etc/passwd", func(f []string) bool {
-		if len(f) < 4 {
-			return true
-		}
+	for f := range entries(passwd) {
 		id, ok := parseID(f[2])
 		if !ok || (numeric && id != uid) || (!numeric && f[0] != userPart) {
-			return true
+			continue
 		}
 		gid, _ := parseID(f[3])
 		user.UID, user.GID, login, found = id, gid, f[0], true
-		return false
-	})
+		break
+	}
 	if !found {
 		if !numeric {
 			return user, configErrorf("unable to find user %s: no matching entries in passwd file", userPart)
@@ -119,26 +165,23 @@ func userFrom(root *os.Root, spec string) (specs.User, error) {
 	if numericGroup {
 		user.GID = gid
 	}
-	eachLine(root, "etc/group", func(f []string) bool {
-		if len(f) < 4 {
-			return true
-		}
+	for f := range entries(group) {
 		id, ok := parseID(f[2])
 		if !ok {
-			return true
+			continue
 		}
 		if !groupFound && f[0] == groupPart {
 			user.GID, groupFound = id, true
 		}
-		for _, member := range strings.Split(f[3], ",") {
-			if login != "" && member == login {
-				user.AdditionalGids = append(user.AdditionalGids, id)
-			}
+		if login != "" && slices.Contains(strings.Split(f[3], ","), login) {
+			user.AdditionalGids = append(user.AdditionalGids, id)
 		}
-		return true
-	})
+	}
 	if !groupFound {
 		return user, configErrorf("unable to find group %s: no matching entries in group file", groupPart)
+	}
+	if user.AdditionalGids = unique(user.AdditionalGids); len(user.AdditionalGids) > maxGroups {
+		return user, configErrorf("user %s is in %d groups, more than the %d that a process can have", userPart, len(user.AdditionalGids), maxGroups)
 	}
 	return user, nil
 }
@@ -148,18 +191,14 @@ func parseID(s string) (uint32, bool) {
 	return uint32(n), err == nil
 }
 
-// maxUserFile bounds what an image can make us read.
-const maxUserFile = 4 << 20
-
-func eachLine(root *os.Root, name string, f func(fields []string) bool) {
-	file, err := root.Open(name)
-	if err != nil {
-		return // images need not have one
-	}
-	defer file.Close()
-	for scan := bufio.NewScanner(io.LimitReader(file, maxUserFile)); scan.Scan(); {
-		if !f(strings.Split(scan.Text(), ":")) {
-			return
+// entries are the lines of a user file that have at least four fields.
+func entries(file string) iter.Seq[[]string] {
+	return func(yield func([]string) bool) {
+		for line := range strings.Lines(file) {
+			fields := strings.SplitN(strings.TrimRight(line, "\r\n"), ":", 8)
+			if len(fields) >= 4 && !yield(fields) {
+				return
+			}
 		}
 	}
 }
