@@ -9,12 +9,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/skep-io/skep/agent/confine"
 	"github.com/skep-io/skep/agent/logs"
 	"github.com/skep-io/skep/agent/runtime"
 	"github.com/skep-io/skep/dataplane/flow"
@@ -43,7 +43,6 @@ func Cleanup(ctx context.Context, cfg Config) error {
 		podnet.Remove(),
 		logs.StopWriter(cfg.RunDir),
 		removeCgroups(filepath.Join(cfg.Cgroup, "pods")), removeCgroups(filepath.Join(cfg.Cgroup, "kubepods")), removeEmptyCgroups(cfg.Cgroup),
-		unmountBelow(cfg.RunDir), unmountBelow(cfg.StateDir),
 	}
 	if err := errors.Join(failed...); err != nil {
 		return err // the folders tell the next attempt what is left
@@ -52,7 +51,19 @@ func Cleanup(ctx context.Context, cfg Config) error {
 	for _, dir := range []string{"runc/skep", "runc", "s", ""} {
 		_ = os.Remove(filepath.Join("/run/containerd", dir))
 	}
-	return errors.Join(os.RemoveAll(cfg.StateDir), os.RemoveAll(cfg.RunDir))
+	return errors.Join(removeDir(cfg.StateDir), removeDir(cfg.RunDir))
+}
+
+// removeDir removes a folder with all that agents and pods left in it; mounts in it are detached and not entered. The folder
+// itself may be a disk's mount point: then it stays.
+func removeDir(dir string) error {
+	if err := confine.Empty(dir); err != nil {
+		return err
+	}
+	if err := unix.Rmdir(dir); err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EBUSY) {
+		return fmt.Errorf("remove %s: %w", dir, err)
+	}
+	return nil
 }
 
 // noLogs are for a runtime that only removes.
@@ -114,8 +125,6 @@ func removePods(ctx context.Context, cfg Config) error {
 		})
 	}
 	stops.Wait()
-	// Volumes are mounts inside the pods' folders.
-	failed = append(failed, unmountBelow(filepath.Join(cfg.StateDir, "pods")))
 	for _, uid := range r.PodUIDs() {
 		failed = append(failed, r.RemoveSandbox(uid), r.ForgetPod(uid))
 	}
@@ -206,27 +215,4 @@ func removeTree(dir string) error {
 		}
 	}
 	return nil
-}
-
-// unmountBelow detaches every mount below a folder, the innermost first.
-func unmountBelow(dir string) error {
-	data, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return fmt.Errorf("list mounts: %w", err)
-	}
-	var points []string
-	for line := range strings.Lines(string(data)) {
-		fields := strings.Fields(line)
-		if len(fields) > 4 && (fields[4] == dir || strings.HasPrefix(fields[4], dir+"/")) {
-			points = append(points, fields[4])
-		}
-	}
-	slices.Reverse(points)
-	var failed []error
-	for _, p := range points {
-		if err := unix.Unmount(p, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
-			failed = append(failed, fmt.Errorf("unmount %s: %w", p, err))
-		}
-	}
-	return errors.Join(failed...)
 }

@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/skep-io/skep/agent/confine"
 )
 
 const (
@@ -34,7 +36,7 @@ func openFile(path string, max int64) (*file, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("log folder: %w", err)
 	}
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND, openMode)
+	f, err := confine.CreateRegular(path, os.O_RDWR|os.O_APPEND, openMode)
 	if err != nil {
 		return nil, fmt.Errorf("open log: %w", err)
 	}
@@ -84,7 +86,7 @@ func (l *file) rotate() error {
 			return fmt.Errorf("rotate log: %w", err)
 		}
 	}
-	next, err := os.OpenFile(l.path, os.O_RDWR|os.O_CREATE|os.O_APPEND, openMode)
+	next, err := confine.CreateRegular(l.path, os.O_RDWR|os.O_APPEND, openMode)
 	if err != nil {
 		return fmt.Errorf("rotate log: %w", err)
 	}

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/skep-io/skep/agent/confine"
 )
 
 // Read copies a container's log, rotated files first, to out and (what the container wrote to standard error) errOut, as opts
@@ -144,7 +146,7 @@ func (r *reader) start(tail *int64) error {
 	}
 	remaining := *tail
 	for i := range MaxFiles {
-		f, err := os.Open(rotated(r.path, i))
+		f, err := confine.OpenRegular(rotated(r.path, i), os.O_RDONLY)
 		if errors.Is(err, fs.ErrNotExist) && i > 0 {
 			return nil // all of the file before
 		}
@@ -228,10 +230,10 @@ func (r *reader) position() (newest, sealed bool, err error) {
 	if err != nil {
 		return false, false, fmt.Errorf("log: %w", err)
 	}
-	head, err := os.Stat(r.path)
+	head, err := os.Lstat(r.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		// Between the two steps of a rotation, or removed with its pod: then the newest rotated file is gone too.
-		last, err := os.Stat(rotated(r.path, 1))
+		last, err := os.Lstat(rotated(r.path, 1))
 		if err != nil {
 			return true, true, nil
 		}
@@ -250,7 +252,7 @@ func (r *reader) advance() error {
 		return fmt.Errorf("log: %w", err)
 	}
 	for i := range MaxFiles {
-		info, err := os.Stat(rotated(r.path, i))
+		info, err := os.Lstat(rotated(r.path, i))
 		if err == nil && os.SameFile(now, info) && i > 0 {
 			return r.openFile(i - 1)
 		}
@@ -259,7 +261,7 @@ func (r *reader) advance() error {
 }
 
 func (r *reader) openFile(i int) error {
-	f, err := os.Open(rotated(r.path, i))
+	f, err := confine.OpenRegular(rotated(r.path, i), os.O_RDONLY)
 	if err != nil {
 		return fmt.Errorf("open log: %w", err)
 	}
