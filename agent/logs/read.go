@@ -86,6 +86,7 @@ type reader struct {
 	f       *os.File
 	in      *bufio.Reader
 	pending []byte // a record whose end has not been written yet
+	tooLong bool   // what pending would hold is no record
 
 	since      time.Time
 	timestamps bool
@@ -186,11 +187,11 @@ func (r *reader) tailStart(f *os.File, n int64) (at, missing int64, err error) {
 	if n == 0 {
 		return size, 0, nil
 	}
-	lines := backward{f: f, at: size}
+	lines := backward{f: f, at: size, end: size}
 	found := int64(0)
 	open := false // records that end a line were seen since the last boundary
 	for {
-		line, start, err := lines.previous()
+		line, end, err := lines.previous()
 		if err != nil {
 			return 0, 0, err
 		}
@@ -206,7 +207,7 @@ func (r *reader) tailStart(f *os.File, n int64) (at, missing int64, err error) {
 		}
 		if (!ok || !rec.partial) && open {
 			if found++; found == n {
-				return start + int64(len(line)) + 1, 0, nil
+				return end, 0, nil
 			}
 		}
 		open = true
@@ -274,7 +275,12 @@ func (r *reader) copy() error {
 	for {
 		line, err := r.in.ReadSlice('\n')
 		if err != nil {
-			r.pending = append(r.pending, line...)
+			if !r.tooLong {
+				r.pending = append(r.pending, line...)
+			}
+			if len(r.pending) > maxRecord {
+				r.pending, r.tooLong = r.pending[:0], true
+			}
 			switch {
 			case errors.Is(err, bufio.ErrBufferFull):
 				continue
@@ -282,6 +288,10 @@ func (r *reader) copy() error {
 				return nil
 			}
 			return fmt.Errorf("read log: %w", err)
+		}
+		if r.tooLong {
+			r.tooLong = false
+			continue
 		}
 		if len(r.pending) > 0 {
 			r.pending = append(r.pending, line...)
@@ -343,28 +353,44 @@ func (r *reader) show(line []byte) error {
 
 // backward reads a file's lines from the end.
 type backward struct {
-	f   io.ReaderAt
-	at  int64  // where buf starts in the file
-	buf []byte // not yet returned
+	f       io.ReaderAt
+	at      int64  // where buf starts in the file
+	buf     []byte // not yet returned
+	end     int64  // where the line ends that is returned next
+	tooLong bool   // that line is no record, and its end is no longer in buf
 }
 
-// previous returns the line before and where it starts; nil at the file's start.
-func (b *backward) previous() (line []byte, start int64, err error) {
+// previous returns the line before and where it ends, its newline included; nil at the file's start. A line that is too long
+// for a record is returned empty.
+func (b *backward) previous() (line []byte, end int64, err error) {
 	for {
-		body := bytes.TrimSuffix(b.buf, []byte{'\n'})
-		if i := bytes.LastIndexByte(body, '\n'); i >= 0 || (b.at == 0 && len(b.buf) > 0) {
-			line, start = body[i+1:], b.at+int64(i+1)
-			b.buf = b.buf[:i+1]
-			return line, start, nil
+		body := b.buf
+		if !b.tooLong {
+			body = bytes.TrimSuffix(body, []byte{'\n'})
+		}
+		i := bytes.LastIndexByte(body, '\n')
+		if i >= 0 || b.at == 0 && (len(b.buf) > 0 || b.tooLong) {
+			line, end = body[i+1:], b.end
+			if b.tooLong || len(line) > maxRecord {
+				line = []byte{}
+			}
+			b.buf, b.end, b.tooLong = b.buf[:i+1], b.at+int64(i+1), false
+			return line, end, nil
 		}
 		if b.at == 0 {
 			return nil, 0, nil
+		}
+		if len(b.buf) > maxRecord {
+			b.buf, b.tooLong = nil, true
 		}
 		block := make([]byte, min(b.at, 64<<10))
 		b.at -= int64(len(block))
 		if _, err := b.f.ReadAt(block, b.at); err != nil {
 			return nil, 0, fmt.Errorf("read log backwards: %w", err)
 		}
-		b.buf = slices.Concat(block, b.buf)
+		if len(b.buf) > 0 {
+			block = slices.Concat(block, b.buf)
+		}
+		b.buf = block
 	}
 }

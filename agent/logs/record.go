@@ -11,6 +11,9 @@ const timeFormat = "2006-01-02T15:04:05.000000000Z"
 // maxLine is where a line is cut into partial records: memory for a container is bounded whatever it writes.
 const maxLine = 16 << 10
 
+// maxRecord is longer than any record: a longer line is none, and is not kept in memory either.
+const maxRecord = maxLine + 128
+
 // Stream names, as records carry them.
 const (
 	Stdout = "stdout"
