@@ -9,7 +9,7 @@ import (
 	"os"
 	"strings"
 
-	"golang.org/x/sys/unix"
+	"github.com/skep-io/skep/agent/confine"
 )
 
 // Down removes the cluster: processes, cgroups, namespaces, links, mounts and
@@ -98,22 +98,13 @@ func (r cgroupRoots) anywhere(path string) bool {
 	return false
 }
 
-// removeStateDir first unmounts whatever an agent that ran outside its host, or
-// a user, mounted below it: a recursive removal must not enter a mount.
+// removeStateDir detaches whatever an agent that ran outside its host, or a
+// user, mounted below it, and enters no mount.
 func removeStateDir(dir string) error {
-	points, err := mountPoints(dir)
-	if err != nil {
+	if err := confine.Empty(dir); err != nil {
 		return err
 	}
-	for i := len(points) - 1; i >= 0; i-- {
-		if points[i] == dir {
-			continue
-		}
-		if err := unix.Unmount(points[i], unix.MNT_DETACH); err != nil {
-			return fmt.Errorf("unmount %s: %w", points[i], err)
-		}
-	}
-	return os.RemoveAll(dir)
+	return os.Remove(dir)
 }
 
 func isEmpty(dir string) bool {

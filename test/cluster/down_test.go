@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -11,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // traces lists all that a cluster has on this machine, by kind.
@@ -164,5 +166,23 @@ func TestDownSparesOthers(t *testing.T) {
 	dial(t, node(t, other, "node1"), node(t, other, "node1"))
 	if power, err := node(t, other, "node1").Power(); err != nil || !power.Running {
 		t.Errorf("the other cluster's host: %v, %v", power, err)
+	}
+}
+
+func TestStateIsRemovedPastMounts(t *testing.T) {
+	disk, dir := t.TempDir(), filepath.Join(t.TempDir(), "cluster")
+	precious, left := filepath.Join(disk, "precious"), filepath.Join(dir, "node1", "state", "a b")
+	if err := errors.Join(os.WriteFile(precious, nil, 0o600), os.MkdirAll(left, 0o700), unix.Mount(disk, left, "", unix.MS_BIND, "")); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(left, unix.MNT_DETACH) })
+	if err := removeStateDir(dir); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the folder stays: %v", err)
+	}
+	if _, err := os.Stat(precious); err != nil {
+		t.Errorf("removed through a mount: %v", err)
 	}
 }

@@ -11,7 +11,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -23,6 +22,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
+	"github.com/skep-io/skep/agent/confine"
 	"github.com/skep-io/skep/agent/runtime"
 )
 
@@ -71,8 +71,8 @@ func StartWith(t testing.TB, change func(*Node)) *Node {
 			t.Errorf("stop containerd: %v", err)
 		}
 		removeCgroups(n.Config.CgroupParent)
-		unmountBelow(dir)
-		if err := os.RemoveAll(dir); err != nil {
+		if err := confine.RemoveAll(dir); err != nil { // with volumes that the test did not remove itself
+
 			t.Errorf("left behind: %v", err)
 		}
 	})
@@ -126,16 +126,6 @@ func shortDir(t testing.TB) string {
 		t.Fatal(err)
 	}
 	return dir
-}
-
-// unmountBelow takes away volumes that the test did not remove itself.
-func unmountBelow(dir string) {
-	mounts, _ := os.ReadFile("/proc/self/mounts")
-	for _, line := range strings.Split(string(mounts), "\n") {
-		if f := strings.Fields(line); len(f) > 1 && strings.HasPrefix(f[1], dir+"/") {
-			_ = syscall.Unmount(f[1], syscall.MNT_DETACH)
-		}
-	}
 }
 
 func removeCgroups(parent string) {
