@@ -100,7 +100,7 @@ func serve(ctx context.Context, s *settings, store *store, authority *pki.PKI, i
 		})
 		group.Go(func() error { return newSystem(registry, s, authority).Run(ctx) })
 		group.Go(func() error {
-			return leader.Run(ctx, registry, identity, func(ctx context.Context) { lead(ctx, s, registry, authority) })
+			return leader.Run(ctx, registry, identity, func(ctx context.Context) error { return lead(ctx, s, registry, authority) })
 		})
 		if s.Serving != nil {
 			s.Serving(Serving{URL: s.url(), Kubeconfig: authority.KubeconfigPath(), JoinToken: authority.TokenPath()})

@@ -1,13 +1,18 @@
 package controlplane
 
 import (
+	"cmp"
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
 	"k8s.io/utils/clock"
 
+	"github.com/skep-io/skep/controlplane/controller"
 	"github.com/skep-io/skep/controlplane/controller/conflict"
 	"github.com/skep-io/skep/controlplane/controller/deployment"
 	"github.com/skep-io/skep/controlplane/controller/endpoints"
@@ -27,19 +32,27 @@ import (
 // catchUpRetry is how long to wait after the store did not answer a new leader.
 const catchUpRetry = 200 * time.Millisecond
 
-// lead runs the scheduler and the controllers until ctx ends.
-func lead(ctx context.Context, s *settings, registry *resource.Registry, authority *pki.PKI) {
+// unreadableRetry is how long a new leader waits for objects that cannot be decoded to be mended.
+const unreadableRetry = time.Second
+
+// lead runs the scheduler and the controllers until ctx ends. It returns an
+// error if one of them ends before that: its work would not be done, and not be
+// missed, for as long as this process holds the lease.
+func lead(ctx context.Context, s *settings, registry *resource.Registry, authority *pki.PKI) error {
 	if !catchUp(ctx, registry) {
-		return
+		return nil
 	}
+	parent := ctx
+	ctx, stop := controller.WithFailure(ctx)
+	defer stop()
 	var wg sync.WaitGroup
 	recorder := func(component string) *event.Recorder {
 		r := event.NewRecorder(registry, component)
-		wg.Go(func() { r.Run(ctx) })
+		controller.Go(ctx, &wg, "events of "+component, func() { r.Run(ctx) })
 		return r
 	}
 	realClock := clock.RealClock{}
-	loops := map[string]interface{ Run(context.Context) error }{
+	runLoops(ctx, &wg, map[string]loop{
 		"scheduler":      scheduler.New(registry, recorder(scheduler.Component), realClock),
 		"replication":    replication.New(registry, recorder(replication.Component), realClock),
 		"replicasets":    replication.NewReplicaSets(registry, recorder(replication.ReplicaSetsComponent), realClock),
@@ -52,32 +65,73 @@ func lead(ctx context.Context, s *settings, registry *resource.Registry, authori
 		"conflicts":      conflict.New(registry, recorder(conflict.Component)),
 		"servicecidr":    servicecidr.New(registry, recorder(servicecidr.Component), recorder(servicecidr.RepairComponent)),
 		"serviceaccount": serviceaccount.New(registry, authority.CA),
+	})
+	wg.Wait()
+	if parent.Err() != nil {
+		return nil
 	}
-	for name, loop := range loops {
-		wg.Go(func() {
-			if err := loop.Run(ctx); ctx.Err() == nil {
-				slog.Error("control loop ended", "loop", name, "err", err)
+	return context.Cause(ctx)
+}
+
+type loop interface{ Run(context.Context) error }
+
+// runLoops runs loops under wg. One that ends before ctx does is a failure.
+func runLoops(ctx context.Context, wg *sync.WaitGroup, loops map[string]loop) {
+	for name, l := range loops {
+		controller.Go(ctx, wg, name, func() {
+			if err := l.Run(ctx); ctx.Err() == nil {
+				controller.Fail(ctx, fmt.Errorf("control loop %q ended: %w", name, cmp.Or(err, errLoopReturned)))
 			}
 		})
 	}
-	wg.Wait()
 }
 
-// catchUp waits until the caches have all that leaders before have written: a
-// loop that begins on an older state would do their work again.
+var errLoopReturned = errors.New("it returned without an error")
+
+// catchUp waits until the caches have all that leaders before have written, and
+// nothing that loops decide by is stored and cannot be seen: a loop that begins
+// on less would do work again, or undo it.
 func catchUp(ctx context.Context, registry *resource.Registry) bool {
+	last := ""
 	for ctx.Err() == nil {
-		err := caughtUp(ctx, registry)
+		wait, err := catchUpRetry, caughtUp(ctx, registry)
 		if err == nil {
-			return true
+			if err = complete(registry); err == nil {
+				return true
+			}
+			wait = unreadableRetry
 		}
-		slog.Warn("new leader waits for its caches", "err", err)
+		if message := err.Error(); message != last {
+			slog.Warn("new leader waits for its caches", "err", err)
+			last = message
+		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(catchUpRetry):
+		case <-time.After(wait):
 		}
 	}
 	return false
+}
+
+// undecided are the kinds whose objects no loop takes for absent because its
+// cache does not show them.
+var undecided = []*resource.Kind{
+	resource.Events, resource.ConfigMaps, resource.Secrets, resource.ServiceAccounts, resource.Ingresses, resource.NetworkPolicies,
+}
+
+// complete is an error while the caches lack an object that is stored.
+func complete(registry *resource.Registry) error {
+	for _, k := range registry.Kinds() {
+		if slices.Contains(undecided, k) {
+			continue
+		}
+		for _, u := range registry.Unreadable(k) {
+			if !u.Kept {
+				return fmt.Errorf("%s cannot be decoded, so that the scheduler and the controllers would take it for deleted: delete it with ignoreStoreReadErrorWithClusterBreakingPotential, or put it back from a snapshot: %w", u.Key, u.Err)
+			}
+		}
+	}
+	return nil
 }
 
 func caughtUp(ctx context.Context, registry *resource.Registry) error {

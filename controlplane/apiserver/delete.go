@@ -7,6 +7,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/utils/ptr"
 
 	"github.com/skep-io/skep/controlplane/resource"
 )
@@ -22,9 +23,19 @@ func (s *Server) delete(w http.ResponseWriter, c *call) error {
 	if err != nil {
 		return err
 	}
+	if err := c.mayDeleteUnreadable(options); err != nil {
+		return err
+	}
 	obj, gone, err := s.registry.Delete(c.Context(), c.kind, c.namespace, c.name, options)
 	if err != nil {
 		return err
+	}
+	if obj == nil { // it could not be read
+		writeObject(w, c.Request, o, http.StatusOK, &metav1.Status{
+			TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: metav1.StatusSuccess,
+			Details: &metav1.StatusDetails{Name: c.name, Group: c.group, Kind: c.resource},
+		})
+		return nil
 	}
 	code := http.StatusOK
 	//lint:ignore SA1019 clients from before propagationPolicy still send it
@@ -39,6 +50,16 @@ func (s *Server) delete(w http.ResponseWriter, c *call) error {
 		return nil
 	}
 	return s.respond(w, c, o, code, obj)
+}
+
+// mayDeleteUnreadable lets only an administrator delete what cannot be read, with all that its finalizers wait for.
+func (c *call) mayDeleteUnreadable(options *metav1.DeleteOptions) error {
+	if c.id.master() || !ptr.Deref(options.IgnoreStoreReadErrorWithClusterBreakingPotential, false) {
+		return nil
+	}
+	a := c.attributes()
+	a.verb = "unsafe-delete-ignore-read-errors"
+	return forbidden(c.id, a, "")
 }
 
 func returnsDeleted(kind *resource.Kind) bool {

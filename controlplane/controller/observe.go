@@ -2,7 +2,7 @@ package controller
 
 import (
 	"context"
-	"log/slog"
+	"fmt"
 	"strconv"
 	"sync"
 
@@ -20,7 +20,7 @@ import (
 // gone; revision is that of the change. change must not block.
 func Observe[T resource.Object](ctx context.Context, wg *sync.WaitGroup, r *resource.Registry, k *resource.Kind, change func(old, cur T, revision int64)) {
 	delivered := make(chan struct{})
-	wg.Go(func() {
+	Go(ctx, wg, "changes of "+k.Resource, func() {
 		err := r.Cache(k).Follow(ctx, func(e watchcache.Event) {
 			if e.InitialEventsEnd {
 				close(delivered)
@@ -40,7 +40,7 @@ func Observe[T resource.Object](ctx context.Context, wg *sync.WaitGroup, r *reso
 			change(old, cur, e.Revision)
 		})
 		if ctx.Err() == nil {
-			slog.Error("control loop no longer sees changes", "resource", k.Resource, "err", err)
+			Fail(ctx, fmt.Errorf("control loop no longer sees changes of %s: %w", k.Resource, err))
 		}
 	})
 	select {

@@ -62,7 +62,7 @@ func (q *Queue[K]) Run(ctx context.Context, workers int, work func(context.Conte
 	defer stop()
 	var wg sync.WaitGroup
 	for range workers {
-		wg.Go(func() {
+		Go(ctx, &wg, q.name, func() {
 			for q.next(ctx, work) {
 			}
 		})

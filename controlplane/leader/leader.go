@@ -31,6 +31,8 @@ const (
 	leaseDuration = 10 * time.Second
 	renewDeadline = 7 * time.Second
 	retryPeriod   = 2 * time.Second
+	// releaseTimeout bounds giving the lease up.
+	releaseTimeout = 3 * time.Second
 )
 
 // Identity returns the identity of the skepd whose data is in dir. It is made
@@ -73,37 +75,70 @@ func keep(path, identity string) error {
 }
 
 // Run calls lead whenever this identity becomes the leader, with a context that
-// ends when it no longer is, until ctx ends. lead is never called again before
-// it has returned.
-func Run(ctx context.Context, registry *resource.Registry, identity string, lead func(context.Context)) error {
+// ends when it no longer is, until ctx ends or lead returns an error, which Run
+// returns. lead is never called again before it has returned. A leader that ends
+// gives the lease up, once lead has returned.
+func Run(ctx context.Context, registry *resource.Registry, identity string, lead func(context.Context) error) error {
 	for ctx.Err() == nil {
-		done := make(chan struct{})
-		held := &lock{registry: registry, identity: identity}
-		elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
-			Lock:          held,
-			LeaseDuration: leaseDuration, RenewDeadline: renewDeadline, RetryPeriod: retryPeriod,
-			Name: LeaseName,
-			Callbacks: leaderelection.LeaderCallbacks{
-				OnStartedLeading: func(ctx context.Context) {
-					defer close(done)
-					lead(ctx)
-				},
-				OnStoppedLeading: func() {},
-				OnNewLeader: func(name string) {
-					slog.Info("scheduler and controllers have a leader", "leader", name, "self", name == identity)
-				},
-			},
-		})
-		if err != nil {
-			return fmt.Errorf("leader election: %w", err)
-		}
-		elector.Run(ctx)
-		// A lease that was written makes the elector call lead, be it after Run has returned.
-		if held.taken {
-			<-done
+		if err := run(ctx, registry, identity, lead); err != nil {
+			return err
 		}
 	}
 	return ctx.Err()
+}
+
+// run competes for the lease once, and returns when it is lost or given up.
+func run(parent context.Context, registry *resource.Registry, identity string, lead func(context.Context) error) error {
+	ctx, cancel := context.WithCancel(parent)
+	defer cancel()
+	done := make(chan struct{})
+	var failed error
+	held := &lock{registry: registry, identity: identity}
+	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
+		Lock:          held,
+		LeaseDuration: leaseDuration, RenewDeadline: renewDeadline, RetryPeriod: retryPeriod,
+		Name: LeaseName,
+		Callbacks: leaderelection.LeaderCallbacks{
+			OnStartedLeading: func(ctx context.Context) {
+				defer close(done)
+				defer cancel()
+				failed = lead(ctx)
+			},
+			OnStoppedLeading: func() {},
+			OnNewLeader: func(name string) {
+				slog.Info("scheduler and controllers have a leader", "leader", name, "self", name == identity)
+			},
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("leader election: %w", err)
+	}
+	elector.Run(ctx)
+	// A lease that was written makes the elector call lead, be it after Run has returned.
+	if !held.taken {
+		return nil
+	}
+	<-done
+	if failed != nil || parent.Err() != nil {
+		held.release(parent)
+	}
+	return failed
+}
+
+// release gives the lease up, so that another need not wait for it to run out.
+func (l *lock) release(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
+	defer cancel()
+	record, _, err := l.Get(ctx)
+	if err == nil && record.HolderIdentity == l.identity {
+		now := metav1.Now()
+		err = l.Update(ctx, resourcelock.LeaderElectionRecord{
+			LeaderTransitions: record.LeaderTransitions, LeaseDurationSeconds: 1, RenewTime: now, AcquireTime: now,
+		})
+	}
+	if err != nil {
+		slog.Warn("The leader's lease could not be given up and runs out by itself", "lease", l.Describe(), "err", err)
+	}
 }
 
 // lock is the lease, read and written through the registry.

@@ -14,6 +14,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/utils/ptr"
 
 	"github.com/skep-io/skep/controlplane/storage"
 	"github.com/skep-io/skep/controlplane/watchcache"
@@ -23,7 +25,8 @@ import (
 var protectedNamespaces = []string{metav1.NamespaceDefault, metav1.NamespaceSystem, metav1.NamespacePublic}
 
 // Delete deletes an object, or marks it as being deleted if its grace period or
-// a finalizer asks for that. It returns the last state, and whether it is gone.
+// a finalizer asks for that. It returns the last state, and whether it is gone;
+// there is no state of one that was deleted because it cannot be read.
 func (r *Registry) Delete(ctx context.Context, k *Kind, ns, name string, o *metav1.DeleteOptions) (Object, bool, error) {
 	if o == nil {
 		o = &metav1.DeleteOptions{}
@@ -38,6 +41,9 @@ func (r *Registry) Delete(ctx context.Context, k *Kind, ns, name string, o *meta
 		return nil, false, storeError(ctx, err)
 	}
 	key := k.key(ns, name)
+	if ptr.Deref(o.IgnoreStoreReadErrorWithClusterBreakingPotential, false) {
+		return nil, true, r.deleteUnreadable(ctx, k, key, name, len(o.DryRun) > 0)
+	}
 	current, cached := r.caches[k].Get(key)
 	for range maxAttempts {
 		if current == nil {
@@ -241,6 +247,11 @@ const deleteWorkers = 16
 func (r *Registry) DeleteCollection(ctx context.Context, k *Kind, ns string, o *metav1.DeleteOptions, l ListOptions) (*List, error) {
 	if o != nil && o.Preconditions != nil && o.Preconditions.UID != nil {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("a UID precondition cannot hold for a collection of %s", k.Resource))
+	}
+	if o != nil && ptr.Deref(o.IgnoreStoreReadErrorWithClusterBreakingPotential, false) {
+		return nil, apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: "DeleteOptions"}, "", field.ErrorList{
+			field.Invalid(field.NewPath("ignoreStoreReadErrorWithClusterBreakingPotential"), true, "is not allowed with DELETECOLLECTION, try again after removing the option"),
+		})
 	}
 	list, err := r.List(ctx, k, ns, l)
 	if err != nil {

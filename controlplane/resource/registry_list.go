@@ -28,6 +28,9 @@ func (r *Registry) List(ctx context.Context, k *Kind, ns string, o ListOptions) 
 	if err != nil {
 		return nil, err
 	}
+	if err := r.complete(k, s); err != nil {
+		return nil, err
+	}
 	if exact == 0 && o.Limit == 0 {
 		if list := r.listDirectly(k, s); list != nil {
 			return list, nil
@@ -139,6 +142,9 @@ func (r *Registry) listRest(ctx context.Context, k *Kind, s *selector, o ListOpt
 	from := k.prefix(s.namespace) + token.Start
 	if token.Revision < 0 {
 		if err := r.waitForStore(ctx, k); err != nil {
+			return nil, err
+		}
+		if err := r.complete(k, s); err != nil {
 			return nil, err
 		}
 		return k.page(r.caches[k].Snapshot(), s, from, o.Limit), nil

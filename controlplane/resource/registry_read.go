@@ -35,9 +35,9 @@ func (r *Registry) Get(ctx context.Context, k *Kind, ns, name string, minRevisio
 	if err := r.waitUntil(ctx, k, revision); err != nil {
 		return nil, err
 	}
-	o, ok := r.caches[k].Get(key)
-	if !ok {
-		return nil, k.notFound(name)
+	o, err := r.cached(k, key, name)
+	if err != nil {
+		return nil, err
 	}
 	return o.Value(), nil
 }
@@ -54,15 +54,24 @@ func (r *Registry) fresh(ctx context.Context, k *Kind, key, name string) (*watch
 	if o, ok := r.caches[k].Get(key); ok && o.Revision == kv.ModRevision {
 		return o, nil
 	}
-	decoded, err := storage.Decode(kv.Value, kv.ModRevision)
+	o, err := decode(kv)
 	if err != nil {
-		return nil, apierrors.NewInternalError(fmt.Errorf("%s: %w", key, err))
+		return nil, apierrors.NewInternalError(err)
 	}
-	obj, ok := decoded.(Object)
-	if !ok {
-		return nil, apierrors.NewInternalError(fmt.Errorf("%s: %T is not an API object", key, decoded))
+	return o, nil
+}
+
+// cached reads an object from the cache. One that is stored and that the cache cannot show is an error, and not absent.
+func (r *Registry) cached(k *Kind, key, name string) (*watchcache.Object, error) {
+	if o, ok := r.caches[k].Get(key); ok {
+		return o, nil
 	}
-	return watchcache.NewObject(key, kv.ModRevision, obj), nil
+	for _, u := range r.caches[k].Unreadable(key) {
+		if u.Key == key {
+			return nil, apierrors.NewInternalError(corrupt(key, u.Err))
+		}
+	}
+	return nil, k.notFound(name)
 }
 
 // waitUntil waits until the cache has a revision; 0 is there from the start.
@@ -106,9 +115,9 @@ func Get[T Object](ctx context.Context, r *Registry, k *Kind, ns, name string) (
 	if err := r.caches[k].WaitForSync(ctx); err != nil {
 		return none, err
 	}
-	o, ok := r.caches[k].Get(k.key(ns, name))
-	if !ok {
-		return none, k.notFound(name)
+	o, err := r.cached(k, k.key(ns, name), name)
+	if err != nil {
+		return none, err
 	}
 	return as[T](o)
 }

@@ -28,6 +28,11 @@ func (r *Registry) Watch(ctx context.Context, k *Kind, ns string, o WatchOptions
 	if err := r.startOf(ctx, k, o, &options); err != nil {
 		return nil, err
 	}
+	if options.Initial {
+		if err := r.complete(k, s); err != nil {
+			return nil, err
+		}
+	}
 	w, err := r.caches[k].Watch(options)
 	var gone *watchcache.GoneError
 	if errors.As(err, &gone) {

@@ -62,7 +62,7 @@ func (s *Scheduler) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	controller.Observe(ctx, &wg, s.registry, resource.Nodes, s.nodeChanged)
 	controller.Observe(ctx, &wg, s.registry, resource.Pods, s.podChanged)
-	wg.Go(func() { s.binder.run(ctx) })
+	controller.Go(ctx, &wg, "scheduler", func() { s.binder.run(ctx) })
 	wg.Go(func() { s.reports.Run(ctx, reporters, s.report) })
 	s.loop(ctx)
 	wg.Wait()

@@ -65,11 +65,11 @@ func Encode(obj runtime.Object) ([]byte, error) {
 func Decode(data []byte, modRevision int64) (runtime.Object, error) {
 	obj, _, err := serializer.Decode(data, nil, nil)
 	if err != nil {
-		return nil, fmt.Errorf("decode stored object at revision %d: %w", modRevision, err)
+		return nil, fmt.Errorf("object not decodable revision=%d: %w", modRevision, err)
 	}
 	stored, ok := obj.(metav1.Object)
 	if !ok {
-		return nil, fmt.Errorf("decode stored object at revision %d: %T has no metadata", modRevision, obj)
+		return nil, fmt.Errorf("object not decodable revision=%d: %T has no metadata", modRevision, obj)
 	}
 	stored.SetResourceVersion(strconv.FormatInt(modRevision, 10))
 	return obj, nil

@@ -1,7 +1,7 @@
 package watchcache
 
 import (
-	"log/slog"
+	"fmt"
 	"slices"
 
 	"k8s.io/apimachinery/pkg/watch"
@@ -9,43 +9,44 @@ import (
 	"github.com/skep-io/skep/controlplane/storage"
 )
 
-// change is a decoded storage event; object is nil for a deletion.
+// change is a decoded storage event. Without an object it is a deletion, or with
+// err a value that cannot be decoded.
 type change struct {
 	key      string
 	revision int64
 	object   *Object
+	err      error
 }
 
-func (c *Cache) decode(key string, value []byte, revision int64) *Object {
+func decode(key string, value []byte, revision int64) change {
 	decoded, err := storage.Decode(value, revision)
-	if err == nil {
-		if resource, ok := decoded.(Resource); ok {
-			o := NewObject(key, revision, resource)
-			o.size = len(value)
-			return o
-		}
+	if err != nil {
+		return change{key: key, revision: revision, err: err}
 	}
-	// One bad value must not take the kind down: it is as if the object were not there.
-	slog.Error("stored object is unreadable and left out", "key", key, "revision", revision, "error", err)
-	return nil
+	resource, ok := decoded.(Resource)
+	if !ok {
+		return change{key: key, revision: revision, err: fmt.Errorf("object not decodable revision=%d: %T is not an API object", revision, decoded)}
+	}
+	o := NewObject(key, revision, resource)
+	o.size = len(value)
+	return change{key: key, revision: revision, object: o}
 }
 
-func (c *Cache) decodeAll(kvs []storage.KeyValue) []*Object {
-	objects := make([]*Object, 0, len(kvs))
-	for _, kv := range kvs {
-		if o := c.decode(kv.Key, kv.Value, kv.ModRevision); o != nil {
-			objects = append(objects, o)
-		}
+func decodeAll(kvs []storage.KeyValue) []change {
+	objects := make([]change, len(kvs))
+	for i, kv := range kvs {
+		objects[i] = decode(kv.Key, kv.Value, kv.ModRevision)
 	}
 	return objects
 }
 
-func (c *Cache) decodeEvents(events []storage.Event) []change {
+func decodeEvents(events []storage.Event) []change {
 	changes := make([]change, len(events))
 	for i, ev := range events {
-		changes[i] = change{key: ev.Key, revision: ev.ModRevision}
 		if ev.Type == storage.Put {
-			changes[i].object = c.decode(ev.Key, ev.Value, ev.ModRevision)
+			changes[i] = decode(ev.Key, ev.Value, ev.ModRevision)
+		} else {
+			changes[i] = change{key: ev.Key, revision: ev.ModRevision}
 		}
 	}
 	return changes
@@ -64,8 +65,14 @@ func (c *Cache) apply(changes []change, revision int64) {
 	c.advance(revision)
 }
 
-// put brings one change into the tree and the indexes. The caller holds mu.
+// put brings one change into the tree and the indexes. A value that cannot be
+// decoded leaves the last state where it is. The caller holds mu.
 func (c *Cache) put(ch change) (Event, bool) {
+	if ch.err != nil {
+		c.keep(ch)
+		return Event{}, false
+	}
+	c.forget(ch)
 	c.snapshot = nil
 	if ch.object == nil {
 		old, ok := c.tree.Delete(&Object{Key: ch.key})
@@ -108,11 +115,15 @@ func (c *Cache) index(old, obj *Object) {
 
 // replace brings in a whole list. Watchers see the difference, in order of
 // revisions; what happened in between is lost, so nobody can resume from before it.
-func (c *Cache) replace(objects []*Object, revision int64) {
+func (c *Cache) replace(listed []change, revision int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, ch := range c.difference(objects, revision) {
+	for _, ch := range c.difference(listed, revision) {
 		if ev, ok := c.put(ch); ok {
+			if ev.Revision <= c.revision {
+				// A value has become readable without a write: it is older than where watches are.
+				ev.Revision, ev.relisted = c.revision, true
+			}
 			c.watchers.dispatch(ev)
 		}
 	}
@@ -125,21 +136,31 @@ func (c *Cache) replace(objects []*Object, revision int64) {
 	}
 }
 
-func (c *Cache) difference(objects []*Object, revision int64) []change {
-	listed := make(map[string]bool, len(objects))
+func (c *Cache) difference(listed []change, revision int64) []change {
+	there := make(map[string]bool, len(listed))
 	var changes []change
-	for _, o := range objects {
-		listed[o.Key] = true
-		if old, ok := c.tree.Get(o); !ok || old.Revision != o.Revision {
-			changes = append(changes, change{key: o.Key, revision: o.Revision, object: o})
+	for _, ch := range listed {
+		there[ch.key] = true
+		if ch.err == nil {
+			if old, ok := c.tree.Get(ch.object); ok && old.Revision == ch.revision {
+				continue
+			}
+		}
+		changes = append(changes, ch)
+	}
+	gone := func(key string) {
+		if !there[key] {
+			there[key] = true
+			changes = append(changes, change{key: key, revision: revision})
 		}
 	}
 	c.tree.Ascend(func(o *Object) bool {
-		if !listed[o.Key] {
-			changes = append(changes, change{key: o.Key, revision: revision})
-		}
+		gone(o.Key)
 		return true
 	})
+	for key := range c.unreadable {
+		gone(key)
+	}
 	slices.SortStableFunc(changes, func(a, b change) int { return int(a.revision - b.revision) })
 	return changes
 }

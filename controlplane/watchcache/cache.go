@@ -49,14 +49,19 @@ type Cache struct {
 	snapshot *Snapshot
 	indexes  map[string]map[string]map[string]*Object // index, value, key
 	window   window
+	// unreadable are the keys whose values cannot be decoded. Those that the tree
+	// has are there with the last state that could.
+	unreadable map[string]*Unreadable
 	// revision is that of etcd up to which everything is in the tree.
 	revision int64
 	waiters  map[*waiter]struct{}
 	// ask wakes askProgress when there is a waiter, answered when the watch has
 	// reported progress. Both have room for one.
 	ask, answered chan struct{}
-	watchers      watchers
-	handlers      []func(Event)
+	// reread has room for one: it makes Run list again.
+	reread   chan struct{}
+	watchers watchers
+	handlers []func(Event)
 	// running is set while Run is, and is what subscriptions run under.
 	running context.Context
 	group   sync.WaitGroup
@@ -73,6 +78,9 @@ func New(cfg Config) *Cache {
 		indexes: map[string]map[string]map[string]*Object{},
 		window:  newWindow(cfg.Window, cfg.WindowBytes),
 		waiters: map[*waiter]struct{}{},
+
+		unreadable: map[string]*Unreadable{},
+		reread:     make(chan struct{}, 1),
 
 		ask:      make(chan struct{}, 1),
 		answered: make(chan struct{}, 1),
@@ -120,6 +128,9 @@ func (c *Cache) Run(ctx context.Context) error {
 			slog.Info("cache fell behind etcd's history and lists again", "prefix", c.prefix)
 			continue
 		}
+		if errors.Is(err, errReread) {
+			continue
+		}
 		slog.Warn("cache cannot list from etcd", "prefix", c.prefix, "error", err, "retry", listRetry)
 		select {
 		case <-ctx.Done():
@@ -135,19 +146,27 @@ func (c *Cache) follow(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	c.replace(c.decodeAll(kvs), revision)
+	c.replace(decodeAll(kvs), revision)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	for resp := range c.store.Watch(ctx, c.prefix, revision) {
-		if resp.Err != nil {
-			return resp.Err
-		}
-		c.apply(c.decodeEvents(resp.Events), resp.Revision)
-		if len(resp.Events) == 0 {
-			signal(c.answered)
+	responses := c.store.Watch(ctx, c.prefix, revision)
+	for {
+		select {
+		case resp, ok := <-responses:
+			if !ok {
+				return errors.New("watch ended")
+			}
+			if resp.Err != nil {
+				return resp.Err
+			}
+			c.apply(decodeEvents(resp.Events), resp.Revision)
+			if len(resp.Events) == 0 {
+				signal(c.answered)
+			}
+		case <-c.reread:
+			return errReread
 		}
 	}
-	return errors.New("watch ended")
 }
 
 // WaitForSync waits until the first list is in.

@@ -234,16 +234,3 @@ func TestEncodedOnce(t *testing.T) {
 		t.Error("an error was kept from the caller")
 	}
 }
-
-func TestUnreadableValuesAreLeftOut(t *testing.T) {
-	s := newStore(t)
-	commit(t, s, storage.Op{Key: prefix + "a/bad", Value: []byte("garbage")}, putOp(t, pod("a", "good", "", "")))
-	c := newCache(t, s, 0)
-	last := commit(t, s, storage.Op{Key: prefix + "a/good", Value: []byte("garbage")}, putOp(t, pod("a", "late", "", "")))
-	if err := c.WaitUntil(testContext(t), last); err != nil {
-		t.Fatal(err)
-	}
-	if got := slices.Collect(maps.Keys(stateOf(c.Snapshot()))); !slices.Equal(got, []string{prefix + "a/late"}) {
-		t.Errorf("cache has %v, want a/late alone", got)
-	}
-}

@@ -20,6 +20,9 @@ type Event struct {
 	// InitialEventsEnd marks the bookmark that closes the initial events of a watch that asked for them.
 	InitialEventsEnd bool
 
+	// relisted marks a value that became readable without a write. It is for every
+	// watch that it was queued at, whatever its revision.
+	relisted bool
 	// left is shared by all watchers that the object leaves with this change.
 	left *left
 }
@@ -56,7 +59,7 @@ func (e Event) seenThrough(filter func(*Object) bool) (Event, bool) {
 	case now && before:
 		return e, true
 	case now:
-		return Event{Type: watch.Added, Object: e.Object, Revision: e.Revision}, true
+		return Event{Type: watch.Added, Object: e.Object, Revision: e.Revision, relisted: e.relisted}, true
 	case before:
 		e.left.once.Do(func() { e.left.object = e.Previous.at(e.Revision) })
 		return Event{Type: watch.Deleted, Object: e.left.object, Previous: e.Previous, Revision: e.Revision}, true

@@ -226,7 +226,7 @@ func (w *Watcher) take() ([]Event, error) {
 	w.mu.Unlock()
 	seen := queued[:0]
 	for _, ev := range queued {
-		if ev.Revision <= w.after {
+		if ev.Revision <= w.after && !ev.relisted {
 			continue
 		}
 		if ev, ok := ev.seenThrough(w.filter); ok {

@@ -76,7 +76,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	ticker := c.clock.NewTicker(max(c.health.grace/looksPerGrace, 10*time.Millisecond))
 	defer ticker.Stop()
 	c.health.start(c.clock.Now())
-	wg.Go(func() { c.look(ctx, ticker) })
+	controller.Go(ctx, &wg, "node", func() { c.look(ctx, ticker) })
 	wg.Go(func() { c.nodes.Run(ctx, workers, c.syncNode) })
 	wg.Go(func() { c.pods.Run(ctx, podWorkers, c.syncPod) })
 	wg.Wait()

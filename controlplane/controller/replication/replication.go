@@ -74,7 +74,7 @@ func (c *Controller) Run(ctx context.Context) error {
 			c.queue.Add(controller.KeyOf(cur))
 		}
 	})
-	wg.Go(func() { c.resync(ctx) })
+	controller.Go(ctx, &wg, "replication", func() { c.resync(ctx) })
 	c.queue.Run(ctx, workers, c.sync)
 	wg.Wait()
 	return ctx.Err()

@@ -1,0 +1,47 @@
+package leader_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+
+	"github.com/skep-io/skep/controlplane/controlplanetest"
+	"github.com/skep-io/skep/controlplane/leader"
+	"github.com/skep-io/skep/controlplane/resource"
+)
+
+// A leader whose work has failed ends with the reason and gives the lease up, so that another goes on at once and not
+// when the lease has run out.
+func TestFailedLeaderGivesTheLeaseUp(t *testing.T) {
+	registry := controlplanetest.Start(t)
+	dead := errors.New("control loop \"endpoints\" ended")
+	if err := leader.Run(t.Context(), registry, "first", func(context.Context) error { return dead }); !errors.Is(err, dead) {
+		t.Fatalf("the leader ends with %v, want %v", err, dead)
+	}
+	obj, err := registry.Get(t.Context(), resource.Leases, metav1.NamespaceSystem, leader.LeaseName, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if holder := ptr.Deref(obj.(*coordinationv1.Lease).Spec.HolderIdentity, ""); holder != "" {
+		t.Errorf("the lease is held by %q, want nobody", holder)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	leading := make(chan struct{})
+	err = leader.Run(ctx, registry, "second", func(ctx context.Context) error {
+		close(leading)
+		cancel()
+		<-ctx.Done()
+		return nil
+	})
+	select {
+	case <-leading:
+	default:
+		t.Errorf("nobody took over: %v", err)
+	}
+}
