@@ -52,6 +52,8 @@ func lead(ctx context.Context, s *settings, registry *resource.Registry, authori
 		return r
 	}
 	realClock := clock.RealClock{}
+	accounts := serviceaccount.New(registry, authority.CA)
+	authority.OnRenewal(accounts.Renewed)
 	runLoops(ctx, &wg, map[string]loop{
 		"scheduler":      scheduler.New(registry, recorder(scheduler.Component), realClock),
 		"replication":    replication.New(registry, recorder(replication.Component), realClock),
@@ -64,7 +66,7 @@ func lead(ctx context.Context, s *settings, registry *resource.Registry, authori
 		"gc":             gc.New(registry),
 		"conflicts":      conflict.New(registry, recorder(conflict.Component)),
 		"servicecidr":    servicecidr.New(registry, recorder(servicecidr.Component), recorder(servicecidr.RepairComponent)),
-		"serviceaccount": serviceaccount.New(registry, authority.CA),
+		"serviceaccount": accounts,
 	})
 	wg.Wait()
 	if parent.Err() != nil {

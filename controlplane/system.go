@@ -57,6 +57,7 @@ func (y *system) Run(ctx context.Context) error {
 		observe(ctx, &wg, y, resource.EndpointSlices, metav1.NamespaceDefault, apiService, "slice")
 	}
 	observe(ctx, &wg, y, resource.Secrets, metav1.NamespaceSystem, dnsSecret, "secret")
+	y.pki.OnRenewal(func() { y.queue.Add("secret") })
 	for name := range work {
 		y.queue.Add(name)
 	}

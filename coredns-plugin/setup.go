@@ -11,15 +11,16 @@ import (
 	"github.com/coredns/coredns/core/dnsserver"
 	"github.com/coredns/coredns/plugin"
 	clog "github.com/coredns/coredns/plugin/pkg/log"
-	mwtls "github.com/coredns/coredns/plugin/pkg/tls"
 	"github.com/coredns/coredns/plugin/pkg/upstream"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/skep-io/skep/controlplane/storage"
 	"github.com/skep-io/skep/coredns-plugin/index"
 	"github.com/skep-io/skep/coredns-plugin/source"
 )
@@ -125,11 +126,11 @@ func (s *Skep) start() error {
 		Logger:               zap.NewNop(),
 	}
 	if len(s.tls) > 0 {
-		tlsConfig, err := mwtls.NewTLSConfigFromArgs(s.tls...)
+		creds, err := storage.Credentials(storage.TLSFiles{CertFile: s.tls[0], KeyFile: s.tls[1], CAFile: s.tls[2]})
 		if err != nil {
 			return fmt.Errorf("plugin/%s: tls: %w", pluginName, err)
 		}
-		cfg.TLS = tlsConfig
+		cfg.DialOptions = append(cfg.DialOptions, grpc.WithTransportCredentials(creds))
 	}
 	client, err := clientv3.New(cfg)
 	if err != nil {

@@ -32,8 +32,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
-
-	"github.com/skep-io/skep/agent/durable"
 )
 
 // IdentityConfig says who the node is and whom it joins.
@@ -43,6 +41,8 @@ type IdentityConfig struct {
 	NodeName string
 	NodeIP   netip.Addr
 	StateDir string
+	// Now is the clock that the certificate is renewed by; nil means time.Now.
+	Now func() time.Time
 }
 
 // Identity is the node's key and certificate: it is a client to the API server and a server to it.
@@ -51,7 +51,7 @@ type Identity struct {
 	dir  string
 	key  *ecdsa.PrivateKey
 	ca   []byte // PEM
-	pool *x509.CertPool
+	pool atomic.Pointer[x509.CertPool]
 	cert atomic.Pointer[tls.Certificate]
 }
 
@@ -106,18 +106,39 @@ func (i *Identity) KeyFile() string  { return filepath.Join(i.dir, "node.key") }
 func (i *Identity) CAFile() string   { return filepath.Join(i.dir, "ca.crt") }
 
 // Pool holds the cluster's certificate authority.
-func (i *Identity) Pool() *x509.CertPool { return i.pool }
+func (i *Identity) Pool() *x509.CertPool { return i.pool.Load() }
 
-// ServerTLS serves with the node's current certificate and asks clients for one of the cluster's.
+// ServerTLS serves with the node's current certificate and asks clients for one of the cluster's, as the authority is at the moment.
 func (i *Identity) ServerTLS() *tls.Config {
-	return &tls.Config{
+	first := i.pool.Load()
+	config := &tls.Config{
 		MinVersion: tls.VersionTLS12,
+		Time:       i.cfg.Now,
 		ClientAuth: tls.RequireAndVerifyClientCert,
-		ClientCAs:  i.pool,
+		ClientCAs:  first,
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 			return i.cert.Load(), nil
 		},
 	}
+	renewed := config.Clone()
+	renewed.NextProtos = []string{"h2", "http/1.1"} // as net/http has them
+	config.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		pool := i.pool.Load()
+		if pool.Equal(first) {
+			return nil, nil
+		}
+		c := renewed.Clone()
+		c.ClientCAs = pool
+		return c, nil
+	}
+	return config
+}
+
+func (i *Identity) now() time.Time {
+	if i.cfg.Now != nil {
+		return i.cfg.Now()
+	}
+	return time.Now()
 }
 
 // Run renews the certificate in the last third of its life until ctx ends.
@@ -125,7 +146,7 @@ func (i *Identity) Run(ctx context.Context) error {
 	wait := time.Duration(0)
 	for {
 		if wait == 0 {
-			wait = min(time.Until(renewalTime(i.cert.Load().Leaf)), 24*time.Hour)
+			wait = min(renewalTime(i.cert.Load().Leaf).Sub(i.now()), 24*time.Hour)
 		}
 		select {
 		case <-ctx.Done():
@@ -133,14 +154,19 @@ func (i *Identity) Run(ctx context.Context) error {
 		case <-time.After(max(wait, 0)):
 		}
 		wait = 0
-		if time.Now().Before(renewalTime(i.cert.Load().Leaf)) {
-			continue
-		}
-		if err := i.renew(ctx); err != nil && ctx.Err() == nil {
+		if err := i.Renew(ctx); err != nil && ctx.Err() == nil {
 			slog.Warn("node certificate not renewed; trying again", "expires", i.cert.Load().Leaf.NotAfter, "error", err)
 			wait = time.Minute
 		}
 	}
+}
+
+// Renew renews the certificate if it is in the last third of its life.
+func (i *Identity) Renew(ctx context.Context) error {
+	if i.now().Before(renewalTime(i.cert.Load().Leaf)) {
+		return nil
+	}
+	return i.renew(ctx)
 }
 
 func renewalTime(c *x509.Certificate) time.Time {
@@ -200,7 +226,7 @@ func (i *Identity) use(certPEM, caPEM []byte) error {
 	if !pool.AppendCertsFromPEM(caPEM) {
 		return errors.New("the authority's certificate cannot be read")
 	}
-	if _, err := cert.Leaf.Verify(x509.VerifyOptions{Roots: pool, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}); err != nil {
+	if _, err := cert.Leaf.Verify(x509.VerifyOptions{Roots: pool, CurrentTime: i.now(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}); err != nil {
 		return err
 	}
 	if want := "system:node:" + i.cfg.NodeName; cert.Leaf.Subject.CommonName != want {
@@ -209,7 +235,8 @@ func (i *Identity) use(certPEM, caPEM []byte) error {
 	if !slices.ContainsFunc(cert.Leaf.IPAddresses, func(ip net.IP) bool { return ip.Equal(i.cfg.NodeIP.AsSlice()) }) {
 		return fmt.Errorf("it is not for this node's address %s", i.cfg.NodeIP)
 	}
-	i.ca, i.pool = caPEM, pool
+	i.ca = caPEM
+	i.pool.Store(pool)
 	i.cert.Store(&cert)
 	return nil
 }
@@ -233,12 +260,12 @@ func (i *Identity) join(ctx context.Context) error {
 	}
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(caPEM)
-	return i.obtain(ctx, &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}, "Bearer "+i.cfg.Token)
+	return i.obtain(ctx, &tls.Config{RootCAs: pool, Time: i.cfg.Now, MinVersion: tls.VersionTLS12}, "Bearer "+i.cfg.Token)
 }
 
 // renew gets a new certificate with the one that is about to expire, or with the token if that no longer counts.
 func (i *Identity) renew(ctx context.Context) error {
-	err := i.obtain(ctx, &tls.Config{RootCAs: i.pool, MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{*i.cert.Load()}}, "")
+	err := i.obtain(ctx, &tls.Config{RootCAs: i.pool.Load(), Time: i.cfg.Now, MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{*i.cert.Load()}}, "")
 	if err != nil && i.cfg.Token != "" {
 		return errors.Join(err, i.join(ctx))
 	}
@@ -342,6 +369,3 @@ func matchesHash(caPEM []byte, hash string) bool {
 	sum := sha256.Sum256(block.Bytes)
 	return hex.EncodeToString(sum[:])[:32] == hash
 }
-
-// writeFile replaces a file so that a crash leaves the old or the new one, readable by the owner only.
-func writeFile(path string, data []byte) error { return durable.WriteFile(path, data, 0o600) }

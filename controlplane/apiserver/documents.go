@@ -117,6 +117,8 @@ func (s *Server) serveDocument(w http.ResponseWriter, c *call) error {
 	case path == "/metrics":
 		s.metrics.handler.ServeHTTP(w, c.Request)
 		return nil
+	case path == certificatesPath:
+		return s.only(w, c, map[string]handler{http.MethodGet: s.certificates})
 	case strings.HasPrefix(path, "/openapi/"):
 		return s.openapi(w, c, path)
 	case s.discovery(w, c):

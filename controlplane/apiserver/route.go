@@ -61,6 +61,7 @@ func (s *Server) serve(w http.ResponseWriter, c *call) error {
 	if err := s.authorize(c.id, c.attributes()); err != nil {
 		return err
 	}
+	s.warnOfEnd(w, c)
 	if !s.longRunning(c) {
 		ctx, cancel := context.WithTimeout(c.Context(), requestTimeout)
 		defer cancel()

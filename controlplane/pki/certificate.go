@@ -174,8 +174,7 @@ func (p *PKI) serves(have, want *x509.Certificate) bool {
 
 // fresh says whether more than a third of a certificate's life is left.
 func (p *PKI) fresh(c *x509.Certificate) bool {
-	left := c.NotAfter.Sub(p.now())
-	return left > c.NotAfter.Sub(c.NotBefore)/3 && !p.now().Before(c.NotBefore)
+	return p.now().Before(renewal(c)) && !p.now().Before(c.NotBefore)
 }
 
 func (p *PKI) servingTemplate() *x509.Certificate {

@@ -63,6 +63,9 @@ type PKI struct {
 	serving atomic.Pointer[pair]
 	client  atomic.Pointer[pair]
 	dns     atomic.Pointer[pair]
+	admin   atomic.Pointer[pair]
+	anchor  atomic.Pointer[x509.CertPool]
+	renewed []func() // under mu
 	secret  string
 }
 
@@ -94,7 +97,7 @@ func (p *PKI) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-ticker.C:
-			if err := p.refresh(); err != nil {
+			if err := p.Renew(); err != nil {
 				slog.Error("Certificates could not be renewed; the ones in use stay", "dir", p.dir, "error", err)
 			}
 		}
@@ -109,7 +112,12 @@ func (p *PKI) refresh() error {
 	if err != nil {
 		return err
 	}
+	anchor, err := anchorOf(ca)
+	if err != nil {
+		return err
+	}
 	p.ca.Store(ca)
+	p.anchor.Store(anchor)
 	serving, err := p.openLeaf("apiserver", p.servingTemplate())
 	if err != nil {
 		return err
@@ -129,6 +137,7 @@ func (p *PKI) refresh() error {
 	p.serving.Store(serving)
 	p.client.Store(client)
 	p.dns.Store(dns)
+	p.admin.Store(admin)
 	if err := p.writeKubeconfig(admin); err != nil {
 		return err
 	}
@@ -138,18 +147,15 @@ func (p *PKI) refresh() error {
 // CA returns the authority's certificate in PEM.
 func (p *PKI) CA() []byte { return p.ca.Load().certPEM }
 
-// Pool returns a pool that trusts the authority and nothing else.
-func (p *PKI) Pool() *x509.CertPool {
-	pool := x509.NewCertPool()
-	pool.AddCert(p.ca.Load().leaf)
-	return pool
-}
+// Pool returns a pool that trusts the authority's key and nothing else, through renewals of its certificate.
+func (p *PKI) Pool() *x509.CertPool { return p.anchor.Load() }
 
 // ServerTLS returns what the API server and the filtered etcd endpoint listen with: the serving certificate of the moment,
 // and client certificates verified where a client sends one.
 func (p *PKI) ServerTLS() *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS12,
+		Time:       p.now,
 		ClientAuth: tls.VerifyClientCertIfGiven,
 		ClientCAs:  p.Pool(),
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {

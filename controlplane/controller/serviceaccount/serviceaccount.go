@@ -34,6 +34,13 @@ type Controller struct {
 	queue    *controller.Queue[string]
 }
 
+// Renewed has the CA written to every namespace again. It may be called at any time, from any goroutine.
+func (c *Controller) Renewed() {
+	for _, ns := range resource.ListAs[*corev1.Namespace](c.registry, resource.Namespaces, "", nil) {
+		c.queue.Add(ns.Name)
+	}
+}
+
 // New makes the loop; ca returns the PEM of the cluster's CA. It runs once.
 func New(registry *resource.Registry, ca func() []byte) *Controller {
 	return &Controller{registry: registry, ca: ca, queue: controller.NewQueue[string]("serviceaccount")}

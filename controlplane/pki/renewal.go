@@ -1,0 +1,114 @@
+package pki
+
+import (
+	"crypto/rand"
+	"crypto/x509"
+	"fmt"
+	"log/slog"
+	"time"
+)
+
+// warnBefore is how long before its end a certificate that is not renewed by itself is worth a warning.
+const warnBefore = 60 * 24 * time.Hour
+
+// Certificate is one that the authority keeps, and when it is made again.
+type Certificate struct {
+	Name    string
+	Subject string
+	// Path is where it lies.
+	Path                string
+	NotBefore, NotAfter time.Time
+	// Renewal is from when on it is made again.
+	Renewal time.Time
+}
+
+// Certificates are those that the authority keeps in the data folder, itself first.
+func (p *PKI) Certificates() []Certificate {
+	describe := func(name, path string, c *x509.Certificate) Certificate {
+		return Certificate{
+			Name: name, Subject: c.Subject.CommonName, Path: path, NotBefore: c.NotBefore, NotAfter: c.NotAfter, Renewal: renewal(c),
+		}
+	}
+	return []Certificate{
+		describe("authority", p.path("ca.crt"), p.ca.Load().leaf),
+		describe("API server", p.path("apiserver.crt"), p.serving.Load().leaf),
+		describe("API server to agents", p.path("apiserver-agent-client.crt"), p.client.Load().leaf),
+		describe("administrator's kubeconfig", p.KubeconfigPath(), p.admin.Load().leaf),
+		describe("cluster DNS to etcd", p.path("skep-dns.crt"), p.dns.Load().leaf),
+	}
+}
+
+// renewal is when a third of a certificate's life is left.
+func renewal(c *x509.Certificate) time.Time {
+	return c.NotAfter.Add(-c.NotAfter.Sub(c.NotBefore) / 3)
+}
+
+// Ending says how long a client's certificate is still good, and whether that is worth a warning: nobody renews the copies
+// that people made of the administrator's kubeconfig.
+func (p *PKI) Ending(c *x509.Certificate) (left time.Duration, soon bool) {
+	left = c.NotAfter.Sub(p.now())
+	return left, left < warnBefore
+}
+
+// Now is the time by the clock that certificates go by.
+func (p *PKI) Now() time.Time { return p.now() }
+
+// OnRenewal has f called after certificates were renewed. f must not block.
+func (p *PKI) OnRenewal(f func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.renewed = append(p.renewed, f)
+}
+
+// Renew makes again what is close to its end, as Run does every hour.
+func (p *PKI) Renew() error {
+	before := p.generation()
+	if err := p.refresh(); err != nil {
+		return err
+	}
+	if before == p.generation() {
+		return nil
+	}
+	slog.Info("Certificates renewed", "dir", p.dir, "authority until", p.ca.Load().leaf.NotAfter.UTC(), "others until", p.serving.Load().leaf.NotAfter.UTC())
+	p.mu.Lock()
+	listeners := p.renewed
+	p.mu.Unlock()
+	for _, f := range listeners {
+		f()
+	}
+	return nil
+}
+
+// generation tells one set of certificates from another.
+func (p *PKI) generation() [5]string {
+	var g [5]string
+	for i, pair := range []*pair{p.ca.Load(), p.serving.Load(), p.client.Load(), p.admin.Load(), p.dns.Load()} {
+		g[i] = pair.leaf.SerialNumber.String()
+	}
+	return g
+}
+
+// anchorLifetime is longer than any skepd runs.
+const anchorLifetime = 100 * 365 * 24 * time.Hour
+
+// anchorOf is a certificate of the authority's key that this process trusts and nobody else sees. The authority's own
+// certificate ends and is made again with the same key; what it signed, and connections' configurations, which are made once,
+// stay good through that.
+func anchorOf(ca *pair) (*x509.CertPool, error) {
+	template := &x509.Certificate{
+		SerialNumber: ca.leaf.SerialNumber, Subject: ca.leaf.Subject, SubjectKeyId: ca.leaf.SubjectKeyId,
+		NotBefore: ca.leaf.NotBefore, NotAfter: ca.leaf.NotBefore.Add(anchorLifetime),
+		KeyUsage: x509.KeyUsageCertSign, IsCA: true, BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, ca.key.Public(), ca.key)
+	if err != nil {
+		return nil, fmt.Errorf("make the anchor of trust: %w", err)
+	}
+	anchor, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, fmt.Errorf("make the anchor of trust: %w", err)
+	}
+	pool := x509.NewCertPool()
+	pool.AddCert(anchor)
+	return pool, nil
+}
