@@ -10,12 +10,15 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/skep-io/skep/controlplane/apiserver"
+	"github.com/skep-io/skep/controlplane/encryption"
 	"github.com/skep-io/skep/controlplane/etcd"
 	"github.com/skep-io/skep/controlplane/leader"
 	"github.com/skep-io/skep/controlplane/pki"
@@ -70,8 +73,17 @@ func Run(ctx context.Context, options Options) error {
 
 // serve runs the parts. The caches and the store outlive what reads and writes through them.
 func serve(ctx context.Context, s *settings, store *store, authority *pki.PKI, identity string, api, dns net.Listener) error {
-	registry := resource.NewRegistry(storage.NewEtcd(store.client), s.registryConfig(), resource.Kinds())
-	server, err := apiserver.New(apiserver.Config{Registry: registry, PKI: authority, Version: s.Version})
+	stored, provider, err := store.encrypted(ctx, s, identity)
+	if err != nil {
+		return err
+	}
+	registry := resource.NewRegistry(stored, s.registryConfig(), resource.Kinds())
+	maintainer := store.maintainer()
+	server, err := apiserver.New(apiserver.Config{
+		Registry: registry, PKI: authority, Version: s.Version, Etcd: maintainer,
+		StoreAlive:       func(r *http.Request) error { return maintainer.Alive(r.Context()) },
+		StoreTakesWrites: func(*http.Request) error { return maintainer.Problem() },
+	})
 	if err != nil {
 		return err
 	}
@@ -88,6 +100,10 @@ func serve(ctx context.Context, s *settings, store *store, authority *pki.PKI, i
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return store.watch(ctx) })
 	group.Go(func() error { return authority.Run(ctx) })
+	group.Go(func() error { return maintainer.Run(ctx) })
+	if provider != nil {
+		group.Go(func() error { return provider.Run(ctx, registry.Reread) })
+	}
 	group.Go(func() error {
 		if err := furnish(ctx, registry); err != nil {
 			return err
@@ -143,6 +159,26 @@ func openStore(ctx context.Context, s *settings) (*store, error) {
 	return &store{client: server.Client, reader: server.Reader(), server: server}, nil
 }
 
+// encrypted is the store as the control plane reads and writes it; without a
+// configuration values are stored as they are, and there is no provider.
+func (s *store) encrypted(ctx context.Context, settings *settings, identity string) (storage.Interface, *encryption.Provider, error) {
+	plain := storage.NewEtcd(s.client)
+	if settings.EncryptionConfig == "" {
+		return plain, nil, nil
+	}
+	kinds := resource.Kinds()
+	resources := make([]schema.GroupResource, len(kinds))
+	for i, k := range kinds {
+		resources[i] = k.GroupResource()
+	}
+	provider, err := encryption.Open(context.WithoutCancel(ctx), settings.EncryptionConfig, settings.EncryptionReload, resources, identity)
+	if err != nil {
+		return nil, nil, err
+	}
+	s.reader = provider.Reader(s.reader)
+	return encryption.NewStore(plain, provider), provider, nil
+}
+
 // watch returns when ctx ends, or with an error when our own etcd stops by itself.
 func (s *store) watch(ctx context.Context) error {
 	if s.server == nil {
@@ -155,6 +191,14 @@ func (s *store) watch(ctx context.Context) error {
 	case err := <-s.server.Err():
 		return fmt.Errorf("etcd stopped: %w", err)
 	}
+}
+
+// maintainer looks after the size of the database.
+func (s *store) maintainer() *etcd.Maintainer {
+	if s.server != nil {
+		return s.server.Maintainer()
+	}
+	return etcd.NewMaintainer(s.client, false)
 }
 
 func (s *store) close() {

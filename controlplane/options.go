@@ -39,6 +39,10 @@ type Options struct {
 	ClusterDomain    string
 	// DenyExternalIPs refuses services with external addresses.
 	DenyExternalIPs bool
+	// EncryptionConfig is the file that says how objects are encrypted in etcd; empty:
+	// not at all. With EncryptionReload it is read again when it changes.
+	EncryptionConfig string
+	EncryptionReload bool
 	// TLSSANs are further names and addresses that clients reach the API by.
 	TLSSANs []string
 	// DNSEtcdListen is where cluster DNS reads etcd; empty: port 2379 at the address of Listen.
@@ -178,6 +182,7 @@ func (s *settings) registryConfig() resource.Config {
 	return resource.Config{
 		ServiceCIDRs: s.services, PodCIDRs: s.pods, ClusterDomain: s.ClusterDomain,
 		APIServers: []netip.Addr{s.advertise}, DenyExternalIPs: s.DenyExternalIPs,
+		Encrypted: s.EncryptionConfig != "",
 	}
 }
 

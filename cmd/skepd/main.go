@@ -65,6 +65,7 @@ and the token by which agents join (join-token).`,
 			return controlplane.Run(command.Context(), options)
 		},
 	}
+	command.AddCommand(newRestoreCommand())
 	f := command.Flags()
 	f.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 		if name == "cluster-cidr" { // as skep-agent and kube-controller-manager call it
@@ -91,6 +92,8 @@ and the token by which agents join (join-token).`,
 	f.StringSliceVar(&options.TLSSANs, "tls-san", nil, "Further names and addresses that clients reach the API by")
 	f.StringVar(&options.DNSEtcdListen, "dns-etcd-listen", "", "ADDR:PORT at which cluster DNS reads etcd; port 2379 at --listen's address if empty")
 	f.DurationVar(&options.NodeMonitorGrace, "node-monitor-grace", node.DefaultGrace, "How long a node may be silent before its pods are replaced")
+	f.StringVar(&options.EncryptionConfig, "encryption-provider-config", "", "Kubernetes EncryptionConfiguration file that says how objects are encrypted in etcd; none are if empty")
+	f.BoolVar(&options.EncryptionReload, "encryption-provider-config-automatic-reload", false, "Read --encryption-provider-config again when it changes")
 	f.StringVar(&logLevel, "log-level", "info", "debug, info, warn or error")
 	return command
 }

@@ -27,6 +27,8 @@ type Config struct {
 	APIServers []netip.Addr
 	// DenyExternalIPs refuses external addresses of services that they do not have already.
 	DenyExternalIPs bool
+	// Encrypted says that the store encrypts, so that what it holds can be of an earlier configuration.
+	Encrypted bool
 }
 
 // PodRange is a range that is cut into one of NodeMask bits for every node.

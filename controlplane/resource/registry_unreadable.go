@@ -26,6 +26,9 @@ func corrupt(key string, err error) error {
 
 // decode reads a stored value, or returns kube-apiserver's error for one that cannot be read.
 func decode(kv storage.KeyValue) (*watchcache.Object, error) {
+	if kv.Err != nil {
+		return nil, corrupt(kv.Key, kv.Err)
+	}
 	decoded, err := storage.Decode(kv.Value, kv.ModRevision)
 	if err != nil {
 		return nil, corrupt(kv.Key, err)
@@ -35,6 +38,13 @@ func decode(kv storage.KeyValue) (*watchcache.Object, error) {
 		return nil, corrupt(kv.Key, fmt.Errorf("object not decodable revision=%d: %T is not an API object", kv.ModRevision, decoded))
 	}
 	return watchcache.NewObject(kv.Key, kv.ModRevision, obj), nil
+}
+
+// stale says whether an object would be stored in another form now, as after the
+// key that encrypts was changed. A write that changes nothing else writes it then.
+func (r *Registry) stale(ctx context.Context, key string) bool {
+	kv, err := r.store.Get(ctx, key)
+	return err == nil && kv.Stale
 }
 
 // Unreadable returns the objects of a kind that cannot be decoded.

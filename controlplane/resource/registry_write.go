@@ -191,7 +191,7 @@ func (u *modification) write(ctx context.Context, tx *Tx, current *watchcache.Ob
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}
-	if bytes.Equal(value, before) {
+	if bytes.Equal(value, before) && !u.rewrites(ctx) {
 		if len(tx.Ops) == 0 || u.options.DryRun {
 			return current.Value(), nil
 		}
@@ -205,6 +205,11 @@ func (u *modification) write(ctx context.Context, tx *Tx, current *watchcache.Ob
 	tx.Guards = append(tx.Guards, storage.Guard{Key: u.key, ModRevision: current.Revision})
 	tx.Ops = append(tx.Ops, storage.Op{Key: u.key, Value: value, TTL: u.k.TTL})
 	return obj, u.commit(ctx, tx, obj)
+}
+
+// rewrites says whether a write without a change is one for the store.
+func (u *modification) rewrites(ctx context.Context) bool {
+	return u.r.config.Encrypted && !u.options.DryRun && u.r.stale(ctx, u.key)
 }
 
 // remove deletes an object that was only waiting for its last finalizer.

@@ -20,6 +20,9 @@ import (
 // Scheme knows the storage version of every type that Skep stores.
 var Scheme = newScheme()
 
+// encryptedPrefix begins every value that kube-apiserver's transformers have encrypted.
+var encryptedPrefix = []byte("k8s:enc:")
+
 var serializer = protobuf.NewSerializer(Scheme, Scheme)
 
 func newScheme() *runtime.Scheme {
@@ -64,6 +67,9 @@ func Encode(obj runtime.Object) ([]byte, error) {
 // version the revision at which its key last changed.
 func Decode(data []byte, modRevision int64) (runtime.Object, error) {
 	obj, _, err := serializer.Decode(data, nil, nil)
+	if err != nil && bytes.HasPrefix(data, encryptedPrefix) {
+		return nil, fmt.Errorf("object not decodable revision=%d: it is encrypted: give the --encryption-provider-config that it was written with", modRevision)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("object not decodable revision=%d: %w", modRevision, err)
 	}

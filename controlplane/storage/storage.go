@@ -31,6 +31,10 @@ type KeyValue struct {
 	Key                         string
 	Value                       []byte
 	CreateRevision, ModRevision int64
+	// Err says why the value cannot be read, although it is there; Value is nil then.
+	Err error
+	// Stale says that the same object would be written in another form now.
+	Stale bool
 }
 
 // Guard is a condition of a Commit: Key's last change was at ModRevision; 0 means that it must not exist.
@@ -76,6 +80,8 @@ type Event struct {
 	ModRevision int64
 	Type        EventType
 	Created     bool
+	// Err says why the value of a Put cannot be read; Value is nil then.
+	Err error
 }
 
 // WatchResponse carries the events of one or more whole revisions, in order,

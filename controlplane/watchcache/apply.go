@@ -18,7 +18,11 @@ type change struct {
 	err      error
 }
 
-func decode(key string, value []byte, revision int64) change {
+// decode makes a change of a value, unless the store could not read it.
+func decode(key string, value []byte, revision int64, err error) change {
+	if err != nil {
+		return change{key: key, revision: revision, err: err}
+	}
 	decoded, err := storage.Decode(value, revision)
 	if err != nil {
 		return change{key: key, revision: revision, err: err}
@@ -35,7 +39,7 @@ func decode(key string, value []byte, revision int64) change {
 func decodeAll(kvs []storage.KeyValue) []change {
 	objects := make([]change, len(kvs))
 	for i, kv := range kvs {
-		objects[i] = decode(kv.Key, kv.Value, kv.ModRevision)
+		objects[i] = decode(kv.Key, kv.Value, kv.ModRevision, kv.Err)
 	}
 	return objects
 }
@@ -44,7 +48,7 @@ func decodeEvents(events []storage.Event) []change {
 	changes := make([]change, len(events))
 	for i, ev := range events {
 		if ev.Type == storage.Put {
-			changes[i] = decode(ev.Key, ev.Value, ev.ModRevision)
+			changes[i] = decode(ev.Key, ev.Value, ev.ModRevision, ev.Err)
 		} else {
 			changes[i] = change{key: ev.Key, revision: ev.ModRevision}
 		}

@@ -1,0 +1,165 @@
+// Package encryption encrypts what is stored in etcd, as the file of
+// --encryption-provider-config says: with kube-apiserver's own transformers, so
+// that either reads what the other wrote. It owns which key encrypts and which
+// decrypt. It lies under storage.Interface: caches, kinds and loops do not know
+// of it.
+package encryption
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/server/options/encryptionconfig"
+	"k8s.io/apiserver/pkg/storage/value"
+
+	"github.com/skep-io/skep/controlplane/storage"
+)
+
+// reloadEvery is how often the file is looked at, if it is to be read again.
+const reloadEvery = 10 * time.Second
+
+var reloads = promauto.NewCounterVec(prometheus.CounterOpts{
+	Name: "skep_encryption_config_reloads_total",
+	Help: "Times that a changed encryption configuration was read: success, or failure, which leaves the one before in use.",
+}, []string{"result"})
+
+// Provider holds the configuration in use.
+type Provider struct {
+	path       string
+	reload     bool
+	identity   string
+	byPrefix   map[string]schema.GroupResource // of keys
+	configured atomic.Pointer[configured]
+}
+
+// configured is one content of the file.
+type configured struct {
+	transformers encryptionconfig.StaticTransformers
+	hash         string
+	grace        time.Duration
+	stop         context.CancelFunc
+}
+
+// Open reads the configuration at path. resources are all that are stored; identity names this server to KMS plugins.
+func Open(ctx context.Context, path string, reload bool, resources []schema.GroupResource, identity string) (*Provider, error) {
+	p := &Provider{path: path, reload: reload, identity: identity, byPrefix: map[string]schema.GroupResource{}}
+	for _, gr := range resources {
+		p.byPrefix[storage.Prefix(gr)] = gr
+	}
+	c, err := p.load(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p.configured.Store(c)
+	return p, nil
+}
+
+func (p *Provider) load(ctx context.Context) (*configured, error) {
+	if _, err := os.Stat(p.path); err != nil {
+		return nil, fmt.Errorf("--encryption-provider-config: %w", err)
+	}
+	ctx, stop := context.WithCancel(ctx)
+	config, err := encryptionconfig.LoadEncryptionConfig(ctx, p.path, p.reload, p.identity)
+	if err != nil {
+		stop()
+		return nil, fmt.Errorf("--encryption-provider-config %s: %w", p.path, err)
+	}
+	return &configured{transformers: config.Transformers, hash: config.EncryptionFileContentHash, grace: config.KMSCloseGracePeriod, stop: stop}, nil
+}
+
+// Run reads the file again whenever it changes, if it was opened so, and then calls changed, until ctx ends.
+func (p *Provider) Run(ctx context.Context, changed func()) error {
+	defer func() { p.configured.Load().stop() }()
+	if !p.reload {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	ticker := time.NewTicker(reloadEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-ticker.C:
+			p.Refresh(ctx, changed)
+		}
+	}
+}
+
+// Refresh takes a changed file into use; one that cannot be used is told of and leaves everything as it was.
+func (p *Provider) Refresh(ctx context.Context, changed func()) {
+	old := p.configured.Load()
+	hash, err := encryptionconfig.GetEncryptionConfigHash(p.path)
+	if err == nil && hash == old.hash {
+		return
+	}
+	var next *configured
+	if err == nil {
+		next, err = p.load(context.WithoutCancel(ctx))
+	}
+	if err != nil {
+		reloads.WithLabelValues("failure").Inc()
+		slog.Error("Encryption configuration cannot be read again; the one before stays in use", "path", p.path, "err", err)
+		return
+	}
+	p.configured.Store(next)
+	// Requests under way may still ask the KMS plugins of the old one.
+	time.AfterFunc(old.grace, old.stop)
+	reloads.WithLabelValues("success").Inc()
+	slog.Info("Encryption configuration read again", "path", p.path)
+	changed()
+}
+
+// transformer is what a key's value goes through, nil for a key that holds no object.
+func (p *Provider) transformer(key string) value.Transformer {
+	rest, ok := strings.CutPrefix(key, storage.Root)
+	if !ok {
+		return nil
+	}
+	// A resource's prefix has one part, or two.
+	end := 0
+	for range 2 {
+		next := strings.IndexByte(rest[end:], '/')
+		if next < 0 {
+			break
+		}
+		end += next + 1
+		if gr, ok := p.byPrefix[storage.Root+rest[:end]]; ok {
+			return p.configured.Load().transformers.TransformerForResource(gr)
+		}
+	}
+	return nil
+}
+
+// decrypt returns what a stored value says, and whether it would be written otherwise now.
+func (p *Provider) decrypt(ctx context.Context, key string, stored []byte, revision int64) (plain []byte, stale bool, err error) {
+	t := p.transformer(key)
+	if t == nil {
+		return stored, false, nil
+	}
+	plain, stale, err = t.TransformFromStorage(ctx, stored, value.DefaultContext(key))
+	if err != nil {
+		return nil, false, fmt.Errorf("data from the storage is not transformable revision=%d: %w (no provider in %s decrypts it: has its key been taken out?)", revision, err, p.path)
+	}
+	return plain, stale, nil
+}
+
+func (p *Provider) encrypt(ctx context.Context, key string, plain []byte) ([]byte, error) {
+	t := p.transformer(key)
+	if t == nil {
+		return plain, nil
+	}
+	stored, err := t.TransformToStorage(ctx, plain, value.DefaultContext(key))
+	if err != nil {
+		return nil, fmt.Errorf("encrypt %s: %w", key, err)
+	}
+	return stored, nil
+}
