@@ -42,6 +42,7 @@ func newRootCommand(arguments []string) *cobra.Command {
 	own := templates.CommandGroup{Message: "Clusters on this machine, and images:", Commands: []*cobra.Command{
 		newUpCommand(streams), newDownCommand(streams), newNodeCommand(streams),
 		newImageCommand(flags, streams), newVersionCommand(flags, streams), newCertificatesCommand(flags, streams),
+		newEtcdCommand(flags, streams),
 	}}
 	kernel := templates.CommandGroup{Message: "What the nodes' kernels do:", Commands: []*cobra.Command{
 		newServicesCommand(flags, streams), newDataplaneCommand(flags, streams),

@@ -59,50 +59,6 @@ func semverBuild(r rune) rune {
 	return '-'
 }
 
-// health answers /healthz, /livez and /readyz. The server lives as soon as it answers; it is ready once its caches hold
-// what etcd held when it started, and until it begins to end.
-func (s *Server) health(w http.ResponseWriter, c *call) {
-	type check struct {
-		name string
-		ok   bool
-	}
-	checks := []check{{"ping", true}}
-	endpoint, name, _ := strings.Cut(strings.TrimPrefix(c.URL.Path, "/"), "/")
-	if endpoint == "readyz" {
-		checks = append(checks, check{"caches", s.ready.Load()}, check{"shutdown", s.stopping.Err() == nil})
-	}
-	code, verbose := http.StatusOK, isTrue(c.query, "verbose") || c.query.Has("verbose")
-	var text strings.Builder
-	known := name == ""
-	for _, check := range checks {
-		if name != "" && check.name != name {
-			continue
-		}
-		known = true
-		if check.ok {
-			fmt.Fprintf(&text, "[+]%s ok\n", check.name)
-		} else {
-			code = http.StatusInternalServerError
-			fmt.Fprintf(&text, "[-]%s failed: not there yet, or no more\n", check.name)
-		}
-	}
-	if !known {
-		writeError(w, c.Request, notFound())
-		return
-	}
-	switch {
-	case code != http.StatusOK:
-		fmt.Fprintf(&text, "%s check failed\n", endpoint)
-	case verbose:
-		fmt.Fprintf(&text, "%s check passed\n", endpoint)
-	default:
-		text.Reset()
-		text.WriteString("ok")
-	}
-	w.Header().Set("X-Content-Type-Options", "nosniff")
-	writeBytes(w, c.Request, "text/plain; charset=utf-8", code, []byte(text.String()))
-}
-
 // serveDocument answers the paths that are not about a resource.
 func (s *Server) serveDocument(w http.ResponseWriter, c *call) error {
 	path := strings.TrimSuffix(c.URL.Path, "/")
@@ -117,6 +73,8 @@ func (s *Server) serveDocument(w http.ResponseWriter, c *call) error {
 	case path == "/metrics":
 		s.metrics.handler.ServeHTTP(w, c.Request)
 		return nil
+	case strings.HasPrefix(path, etcdPath):
+		return s.maintainEtcd(w, c, strings.TrimPrefix(path, etcdPath))
 	case path == certificatesPath:
 		return s.only(w, c, map[string]handler{http.MethodGet: s.certificates})
 	case strings.HasPrefix(path, "/openapi/"):

@@ -133,7 +133,7 @@ func TestForms(t *testing.T) {
 		{"/metrics", "text/plain; version=0.0.4; charset=utf-8; escaping=underscores", nil, "# HELP"},
 		{"/openapi/v3", mediaJSON, nil, `{"paths":{"api/v1":{"serverRelativeURL":"/openapi/v3/api/v1?hash=`},
 		{"/healthz", "text/plain; charset=utf-8", nil, "ok"},
-		{"/readyz?verbose", "text/plain; charset=utf-8", nil, "[+]ping ok\n[+]caches ok\n[+]shutdown ok\nreadyz check passed"},
+		{"/readyz?verbose", "text/plain; charset=utf-8", nil, "[+]ping ok\n[+]caches ok\n[+]shutdown ok\nreadyz check passed\n"},
 	} {
 		response, body := shared.raw(t, shared.config, "GET", tt.path, tt.header, "")
 		if response.StatusCode != 200 || response.Header.Get("Content-Type") != tt.mediaType || !strings.HasPrefix(string(body), tt.start) {

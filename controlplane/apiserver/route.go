@@ -62,6 +62,9 @@ func (s *Server) serve(w http.ResponseWriter, c *call) error {
 		return err
 	}
 	s.warnOfEnd(w, c)
+	if err := s.events.admit(c); err != nil {
+		return err
+	}
 	if !s.longRunning(c) {
 		ctx, cancel := context.WithTimeout(c.Context(), requestTimeout)
 		defer cancel()
@@ -129,6 +132,9 @@ func isTrue(query url.Values, name string) bool {
 func (s *Server) longRunning(c *call) bool {
 	if c.verb == "watch" {
 		return true
+	}
+	if c.URL.Path == etcdPath+"snapshot" || c.URL.Path == etcdPath+"defragment" {
+		return true // as large as the database
 	}
 	switch c.subresource {
 	case "exec", "attach", "portforward", "proxy":
@@ -211,9 +217,8 @@ func (s *Server) servePublic(w http.ResponseWriter, c *call) (done bool, err err
 	switch path := c.URL.Path; {
 	case path == "/version" || path == "/version/":
 		return true, s.onlyGet(w, c, func() { writeBytes(w, c.Request, mediaJSON, http.StatusOK, s.version) })
-	case path == "/healthz" || path == "/livez" || path == "/readyz",
-		strings.HasPrefix(path, "/livez/"), strings.HasPrefix(path, "/readyz/"), strings.HasPrefix(path, "/healthz/"):
-		return true, s.onlyGet(w, c, func() { s.health(w, c) })
+	case isHealthPath(path):
+		return true, s.onlyGet(w, c, func() { s.serveHealth(w, c) })
 	case path == caPath:
 		return true, s.onlyGet(w, c, func() { writeBytes(w, c.Request, "application/x-pem-file", http.StatusOK, s.pki.CA()) })
 	}

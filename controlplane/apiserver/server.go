@@ -45,6 +45,10 @@ type Config struct {
 	// WriteTimeout is how long a watch waits for its client to take what was written; 0 means 30 seconds. Other answers have
 	// that long after the time that a request may be worked on.
 	WriteTimeout time.Duration
+	// StoreAlive and StoreTakesWrites are checks of /livez and /readyz, and of /readyz alone; nil: there is none.
+	StoreAlive, StoreTakesWrites func(*http.Request) error
+	// Etcd maintains the store, for /skep/v1/etcd; it may be nil.
+	Etcd EtcdMaintenance
 }
 
 // Server is the API server. It is an http.Handler, so that it can be put behind another listener.
@@ -57,6 +61,9 @@ type Server struct {
 	catalog  *catalog
 	agents   *agents
 	stats    *statistics
+	health   *http.ServeMux
+	etcd     EtcdMaintenance
+	events   *eventLimits
 	ready    atomic.Bool
 
 	bodyTimeout, writeTimeout time.Duration
@@ -81,6 +88,9 @@ func New(config Config) (*Server, error) {
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	s.agents = newAgents(config.Registry, config.PKI)
 	s.stats = newStatistics(config.Registry, s.agents)
+	s.health = s.newHealth(config.StoreAlive, config.StoreTakesWrites)
+	s.etcd = config.Etcd
+	s.events = newEventLimits(config.Registry)
 	var err error
 	if s.version, err = versionDocument(config.Version); err != nil {
 		return nil, err

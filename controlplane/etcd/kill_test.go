@@ -18,6 +18,10 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, write(dir))
 		os.Exit(1)
 	}
+	if dir := os.Getenv(fillDir); dir != "" {
+		fmt.Fprintln(os.Stderr, fillDisk(dir))
+		os.Exit(1)
+	}
 	os.Exit(m.Run())
 }
 

@@ -3,6 +3,7 @@ package etcd
 import (
 	"context"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -10,19 +11,27 @@ import (
 )
 
 // newLogger is a logger for etcd that writes warnings and worse to slog.
-func newLogger() *zap.Logger {
-	return zap.New(slogCore{}, zap.WithFatalHook(panicHook{}), zap.WithPanicHook(panicHook{}))
+func newLogger(h *fatalHook) *zap.Logger {
+	return zap.New(slogCore{}, zap.WithFatalHook(h), zap.WithPanicHook(h))
 }
 
-// panicHook turns an exit into a panic that start can make an error of.
-type panicHook struct{}
+// fatalHook is where etcd would end the process. While it starts, that is a panic
+// that start makes an error of; later, from whichever goroutine, the process ends
+// with an error that says why.
+type fatalHook struct {
+	dir     string
+	started atomic.Bool
+}
 
-func (panicHook) OnWrite(entry *zapcore.CheckedEntry, fields []zapcore.Field) {
+func (h *fatalHook) OnWrite(entry *zapcore.CheckedEntry, fields []zapcore.Field) {
 	message := entry.Message
 	for _, f := range fields {
 		if err, ok := f.Interface.(error); ok && f.Type == zapcore.ErrorType {
-			message += ": " + err.Error()
+			message += ": " + explain(h.dir, err).Error()
 		}
+	}
+	if h.started.Load() {
+		exitOnFatal(fatal{message})
 	}
 	panic(fatal{message})
 }

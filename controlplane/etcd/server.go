@@ -43,6 +43,8 @@ const (
 type Config struct {
 	// DataDir is skepd's; the server's data is in the folder etcd below it.
 	DataDir string
+	// QuotaBytes is the size of the database from which on etcd takes deletions only; 0: 8 GiB.
+	QuotaBytes int64
 }
 
 // Server is a running etcd server with one member. It listens nowhere: this
@@ -50,8 +52,9 @@ type Config struct {
 type Server struct {
 	Client *clientv3.Client
 
-	etcd *embed.Etcd
-	lock *os.File
+	etcd  *embed.Etcd
+	lock  *os.File
+	quota int64
 }
 
 // Start starts the server on its data, or on an empty directory, and returns
@@ -69,12 +72,15 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 		lock.Close()
 		return nil, err
 	}
-	running, err := start(ctx, dir)
+	if cfg.QuotaBytes == 0 {
+		cfg.QuotaBytes = quotaBytes
+	}
+	running, err := start(ctx, dir, cfg.QuotaBytes)
 	if err != nil {
 		lock.Close()
 		return nil, fmt.Errorf("start etcd on %s: %w", dir, err)
 	}
-	return &Server{Client: v3client.New(running.Server), etcd: running, lock: lock}, nil
+	return &Server{Client: v3client.New(running.Server), etcd: running, lock: lock, quota: cfg.QuotaBytes}, nil
 }
 
 // Close stops the server; what has been written is on disk.
@@ -134,7 +140,7 @@ type fatal struct{ message string }
 
 func (f fatal) Error() string { return "etcd: " + f.message }
 
-func start(ctx context.Context, dir string) (running *embed.Etcd, err error) {
+func start(ctx context.Context, dir string, quota int64) (running *embed.Etcd, err error) {
 	defer func() {
 		// etcd ends the process when its data is unreadable; the logger makes a panic of that.
 		switch v := recover().(type) {
@@ -145,12 +151,14 @@ func start(ctx context.Context, dir string) (running *embed.Etcd, err error) {
 			err = fmt.Errorf("%v", v)
 		}
 	}()
-	running, err = embed.StartEtcd(config(dir))
+	hook := &fatalHook{dir: dir}
+	running, err = embed.StartEtcd(config(dir, quota, hook))
 	if err != nil {
-		return nil, err
+		return nil, explain(dir, err)
 	}
 	select {
 	case <-running.Server.ReadyNotify():
+		hook.started.Store(true)
 		return running, nil
 	case err = <-running.Err():
 	case <-ctx.Done():
@@ -162,7 +170,7 @@ func start(ctx context.Context, dir string) (running *embed.Etcd, err error) {
 	return nil, err
 }
 
-func config(dir string) *embed.Config {
+func config(dir string, quota int64, hook *fatalHook) *embed.Config {
 	cfg := embed.NewConfig()
 	cfg.Dir = dir
 	cfg.Name = memberName
@@ -174,10 +182,10 @@ func config(dir string) *embed.Config {
 	cfg.InitialCluster = memberName + "=" + peerURL
 	cfg.ListenPeerUrls, cfg.ListenClientUrls, cfg.AdvertiseClientUrls = nil, nil, nil
 	cfg.TickMs, cfg.ElectionMs = tickMillis, electionMillis
-	cfg.QuotaBackendBytes = quotaBytes
+	cfg.QuotaBackendBytes = quota
 	cfg.MaxRequestBytes = maxRequestBytes
 	cfg.AutoCompactionMode, cfg.AutoCompactionRetention = embed.CompactorModePeriodic, compactAfter
 	cfg.WatchProgressNotifyInterval = progressEvery
-	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(newLogger())
+	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(newLogger(hook))
 	return cfg
 }

@@ -11,7 +11,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -20,6 +19,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/skep-io/skep/controlplane/durable"
 )
 
 // Identities that the authority hands out beside node certificates.
@@ -178,27 +179,9 @@ func (p *PKI) TokenPath() string { return filepath.Join(p.dir, "join-token") }
 
 func (p *PKI) path(file string) string { return filepath.Join(p.dir, "pki", file) }
 
-// writeFile replaces path in one step, so that a crash leaves the old or the new content and never a part. The folder is
-// synced too: a key that a node already trusts must outlive a power cut.
+// writeFile writes a record: a key that a node already trusts must outlive a power cut.
 func writeFile(path string, data []byte, mode os.FileMode) error {
-	file, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(file.Name())
-	_, err = file.Write(data)
-	err = errors.Join(err, file.Chmod(mode), file.Sync(), file.Close())
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	if err := os.Rename(file.Name(), path); err != nil {
-		return err
-	}
-	folder, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(folder.Sync(), folder.Close())
+	return durable.WriteFile(path, data, mode)
 }
 
 func encodePEM(kind string, der []byte) []byte {

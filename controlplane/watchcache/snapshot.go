@@ -44,6 +44,13 @@ func (c *Cache) Get(key string) (*Object, bool) {
 	return c.tree.Get(&Object{Key: key})
 }
 
+// Len is the number of objects in the current state.
+func (c *Cache) Len() int {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.tree.Len()
+}
+
 // Snapshot is the current state.
 func (c *Cache) Snapshot() *Snapshot {
 	c.mu.RLock()
