@@ -123,6 +123,10 @@ func (s *Server) nodeCertificate(ctx context.Context, node string) (*x509.Certif
 	if errors.As(err, &refused) && len(refused.UnverifiedCertificates) > 0 {
 		return refused.UnverifiedCertificates[0], err
 	}
+	var invalid x509.CertificateInvalidError
+	if errors.As(err, &invalid) {
+		return invalid.Cert, err
+	}
 	if err != nil {
 		return nil, err
 	}
