@@ -106,13 +106,16 @@ func (w *world) startAgent(ctx context.Context, wg *sync.WaitGroup, registry *re
 	if err != nil {
 		t.Fatal(err)
 	}
+	address := hostAddress(t)
 	w.identity, err = node.OpenIdentity(ctx, node.IdentityConfig{
-		Server: w.url, Token: strings.TrimSpace(string(token)), NodeName: "node1", NodeIP: netip.MustParseAddr("127.0.0.1"), StateDir: t.TempDir(), Now: w.now,
+		Server: w.url, Token: strings.TrimSpace(string(token)), NodeName: "node1", NodeIP: address, StateDir: t.TempDir(), Now: w.now,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.agent = listen(t)
+	if w.agent, err = net.Listen("tcp", netip.AddrPortFrom(address, 0).String()); err != nil {
+		t.Fatal(err)
+	}
 	agent := &http.Server{
 		TLSConfig: w.identity.ServerTLS(), ReadHeaderTimeout: time.Minute,
 		Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
@@ -129,11 +132,27 @@ func (w *world) startAgent(ctx context.Context, wg *sync.WaitGroup, registry *re
 		t.Fatal(err)
 	}
 	status := made.DeepCopyObject().(*corev1.Node)
-	status.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "127.0.0.1"}}
+	status.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: address.String()}}
 	status.Status.DaemonEndpoints.KubeletEndpoint.Port = int32(w.agent.Addr().(*net.TCPAddr).Port)
 	if _, err := registry.Update(ctx, resource.Nodes, "status", status, resource.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// hostAddress is one of this host's that a node may have: no loopback address.
+func hostAddress(t *testing.T) netip.Addr {
+	t.Helper()
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range addrs {
+		if prefix, err := netip.ParsePrefix(a.String()); err == nil && prefix.Addr().IsGlobalUnicast() {
+			return prefix.Addr()
+		}
+	}
+	t.Fatal("this host has no address but loopback ones")
+	return netip.Addr{}
 }
 
 // get reads a path of the API as the holder of a kubeconfig, and returns what it is warned of.
