@@ -1,0 +1,2 @@
+// Package certificates tests that nothing in a cluster stops trusting anything else as the years go by, without a restart.
+package certificates
