@@ -81,6 +81,7 @@ type Network struct {
 	peers    []Peer              // as last told; nil before
 	nodes    map[netip.Addr]bool // hosts on a shared link: not masqueraded towards
 	overlays map[int]*overlay    // by family of the addresses between hosts
+	refused  map[string]bool     // claims of peers that were told to be ignored
 }
 
 // New takes over what an earlier process left, removes interfaces that it left half made, and prepares forwarding,

@@ -89,23 +89,39 @@ func (n *Network) syncRoutes() error {
 	return errors.Join(append(failed, n.syncNodes(nodes))...)
 }
 
-// plan chooses the way to every range of every peer.
+// plan chooses the way to every range that is a peer's to have.
 func (n *Network) plan(t *table) (wanted map[netip.Prefix]way, failed []error) {
-	wanted = map[netip.Prefix]way{}
+	var claims, refused []*claim
 	for _, p := range n.peers {
 		for _, cidr := range p.PodCIDRs {
 			f := n.family(familyOf(cidr.Addr()))
-			if f == nil || cidr.Overlaps(f.pods) {
-				continue // nobody here speaks it, or it is what this host had before
+			if f == nil {
+				continue // nobody here speaks it
+			}
+			c := &claim{peer: p, cidr: cidr, reason: f.inCluster(cidr)}
+			if c.reason != "" {
+				refused = append(refused, c)
+				continue
 			}
 			w, err := n.choose(t, f, p, cidr)
 			if err != nil {
 				failed = append(failed, fmt.Errorf("the pods of node %s (%s) cannot be reached: %w", p.Name, cidr, err))
 				continue
 			}
-			wanted[cidr] = w
+			c.way, c.current = w, t.own[cidr].via == w.via
+			claims = append(claims, c)
 		}
 	}
+	settle(claims)
+	wanted = map[netip.Prefix]way{}
+	for _, c := range claims {
+		if c.reason != "" {
+			refused = append(refused, c)
+			continue
+		}
+		wanted[c.cidr] = c.way
+	}
+	n.refuse(refused)
 	return wanted, failed
 }
 
