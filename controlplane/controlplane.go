@@ -26,9 +26,6 @@ import (
 	"github.com/skep-io/skep/controlplane/storage"
 )
 
-// dnsPrefixes are the keys that cluster DNS may read.
-var dnsPrefixes = []string{"/registry/services/", "/registry/endpointslices/", "/registry/namespaces/", "/registry/pods/"}
-
 // Run runs a control plane until ctx ends. It returns nil then, and an error if
 // it could not start or a part of it failed.
 func Run(ctx context.Context, options Options) error {
@@ -111,7 +108,7 @@ func serve(ctx context.Context, s *settings, store *store, authority *pki.PKI, i
 		group.Go(func() error { return server.Run(ctx, api) })
 		group.Go(func() error {
 			return etcd.ServeReadOnly(ctx, dns, store.reader, etcd.ReadOnlyConfig{
-				TLS: authority.ServerTLS(), ClientName: pki.DNSName, Prefixes: dnsPrefixes,
+				TLS: authority.ServerTLS(), ClientName: pki.DNSName, Prefixes: dnsViews,
 			})
 		})
 		group.Go(func() error { return newSystem(registry, s, authority).Run(ctx) })

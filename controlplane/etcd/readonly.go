@@ -11,6 +11,7 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3rpc"
 	"go.etcd.io/etcd/server/v3/proxy/grpcproxy/adapter"
@@ -50,9 +51,13 @@ type ReadOnlyConfig struct {
 	TLS *tls.Config
 	// ClientName is the common name that a client's certificate must have.
 	ClientName string
-	// Prefixes are those of the keys that may be read. Each ends in a slash.
-	Prefixes []string
+	// Prefixes are those of the keys that may be read, and how much of what is below each: nil shows values as they are. Each
+	// prefix ends in a slash.
+	Prefixes map[string]View
 }
+
+// View makes of a value what may be seen of it. It must not change what it is given.
+type View func(value []byte) []byte
 
 // ServeReadOnly answers etcd's Range and Watch requests on l for keys below the
 // prefixes, and refuses everything else, until ctx ends. It closes l.
@@ -104,7 +109,7 @@ type readOnly struct {
 	pb.UnimplementedWatchServer
 	reader     Reader
 	clientName string
-	prefixes   []string
+	prefixes   map[string]View
 }
 
 // unary lets only the Range of a known client through.
@@ -141,26 +146,55 @@ func (d *readOnly) known(ctx context.Context) error {
 	return nil
 }
 
-// allowed tells whether all keys from key up to end, or only key if end is empty, are below one prefix.
-func (d *readOnly) allowed(key, end []byte) bool {
-	for _, prefix := range d.prefixes {
+// allowed tells whether all keys from key up to end, or only key if end is empty, are below one prefix, and how they are seen.
+func (d *readOnly) allowed(key, end []byte) (View, bool) {
+	for prefix, view := range d.prefixes {
 		if !strings.HasPrefix(string(key), prefix) {
 			continue
 		}
 		// An end of "\x00" means all keys there are, and it is less than any prefix's end.
 		if len(end) == 0 || string(end) > string(key) && string(end) <= clientv3.GetPrefixRangeEnd(prefix) {
-			return true
+			return view, true
 		}
 	}
-	return false
+	return nil, false
+}
+
+// show reduces a pair to what may be seen of it. The pair may be shared with others, so it is not changed.
+func (d *readOnly) show(kv *mvccpb.KeyValue) *mvccpb.KeyValue {
+	if kv == nil || len(kv.Value) == 0 {
+		return kv
+	}
+	view, ok := d.allowed(kv.Key, nil)
+	if ok && view == nil {
+		return kv
+	}
+	seen := &mvccpb.KeyValue{
+		Key: kv.Key, CreateRevision: kv.CreateRevision, ModRevision: kv.ModRevision, Version: kv.Version, Lease: kv.Lease,
+	}
+	if ok {
+		seen.Value = view(kv.Value)
+	}
+	return seen
 }
 
 // Range implements etcd's KV service.
 func (d *readOnly) Range(ctx context.Context, req *pb.RangeRequest) (*pb.RangeResponse, error) {
-	if !d.allowed(req.Key, req.RangeEnd) {
+	view, ok := d.allowed(req.Key, req.RangeEnd)
+	if !ok {
 		return nil, errForbidden
 	}
-	return d.reader.KV.Range(ctx, req)
+	if view != nil && req.SortTarget == pb.RangeRequest_VALUE && req.SortOrder != pb.RangeRequest_NONE {
+		return nil, errForbidden // the order would tell of what is not shown
+	}
+	resp, err := d.reader.KV.Range(ctx, req)
+	if err != nil || view == nil {
+		return resp, err
+	}
+	for i, kv := range resp.Kvs {
+		resp.Kvs[i] = d.show(kv)
+	}
+	return resp, nil
 }
 
 // Watch implements etcd's Watch service: it forwards both ways until either end is done.
@@ -181,7 +215,7 @@ func (d *readOnly) Watch(client pb.Watch_WatchServer) error {
 			if err != nil {
 				return err
 			}
-			if err := client.Send(resp); err != nil {
+			if err := client.Send(d.showAll(resp)); err != nil {
 				return err
 			}
 		}
@@ -202,14 +236,35 @@ func (d *readOnly) Watch(client pb.Watch_WatchServer) error {
 	return nil
 }
 
+// showAll reduces the events of a watch. Etcd's own watches share the events with each other.
+func (d *readOnly) showAll(resp *pb.WatchResponse) *pb.WatchResponse {
+	changed := false
+	events := make([]*mvccpb.Event, len(resp.Events))
+	for i, event := range resp.Events {
+		kv, previous := d.show(event.Kv), d.show(event.PrevKv)
+		if events[i] = event; kv != event.Kv || previous != event.PrevKv {
+			events[i], changed = &mvccpb.Event{Type: event.Type, Kv: kv, PrevKv: previous}, true
+		}
+	}
+	if !changed {
+		return resp
+	}
+	return &pb.WatchResponse{
+		Header: resp.Header, WatchId: resp.WatchId, Created: resp.Created, Canceled: resp.Canceled,
+		CompactRevision: resp.CompactRevision, CancelReason: resp.CancelReason, Fragment: resp.Fragment, Events: events,
+	}
+}
+
 func (d *readOnly) forwardRequests(client pb.Watch_WatchServer, store pb.Watch_WatchClient) error {
 	for {
 		req, err := client.Recv()
 		if err != nil {
 			return err
 		}
-		if create := req.GetCreateRequest(); create != nil && !d.allowed(create.Key, create.RangeEnd) {
-			return errForbidden
+		if create := req.GetCreateRequest(); create != nil {
+			if _, ok := d.allowed(create.Key, create.RangeEnd); !ok {
+				return errForbidden
+			}
 		}
 		if err := store.Send(req); err != nil {
 			return err

@@ -1,6 +1,7 @@
 package etcd
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -8,8 +9,10 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"io"
 	"math/big"
 	"net"
+	"slices"
 	"testing"
 	"time"
 
@@ -83,7 +86,7 @@ func door(t *testing.T, s *Server, ca *authority) func(*tls.Config) *clientv3.Cl
 	go func() {
 		done <- ServeReadOnly(ctx, l, s.Reader(), ReadOnlyConfig{
 			TLS: ca.config(t, "server"), ClientName: "skep-dns",
-			Prefixes: []string{"/registry/services/", "/registry/pods/"},
+			Prefixes: map[string]View{"/registry/services/": nil, "/registry/pods/": beforeColon},
 		})
 	}()
 	t.Cleanup(func() {
@@ -101,6 +104,65 @@ func door(t *testing.T, s *Server, ca *authority) func(*tls.Config) *clientv3.Cl
 		}
 		t.Cleanup(func() { client.Close() })
 		return client
+	}
+}
+
+// beforeColon shows of a value what is before its first colon.
+func beforeColon(value []byte) []byte {
+	shown, _, _ := bytes.Cut(value, []byte(":"))
+	return shown
+}
+
+// Whatever way a value is read, only the view of it is seen.
+func TestDoorShowsViews(t *testing.T) {
+	s := startServer(t, t.TempDir())
+	defer s.Close()
+	ca := newAuthority(t)
+	client := door(t, s, ca)(ca.config(t, "skep-dns"))
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	const key = "/registry/pods/a/a"
+	watch := client.Watch(ctx, "/registry/pods/", clientv3.WithPrefix(), clientv3.WithPrevKV(), clientv3.WithCreatedNotify())
+	if created := <-watch; !created.Created {
+		t.Fatalf("watch began with %+v", created)
+	}
+	for _, value := range []string{"one:secret", "two:secret"} {
+		if _, err := s.Client.Put(ctx, key, value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := s.Client.Delete(ctx, key); err != nil {
+		t.Fatal(err)
+	}
+	var seen []string
+	for len(seen) < 5 {
+		resp := <-watch
+		if err := resp.Err(); err != nil {
+			t.Fatal(err)
+		}
+		for _, event := range resp.Events {
+			if event.PrevKv != nil {
+				seen = append(seen, "was "+string(event.PrevKv.Value))
+			}
+			seen = append(seen, string(event.Kv.Value))
+		}
+	}
+	if want := []string{"one", "was one", "two", "was two", ""}; !slices.Equal(seen, want) {
+		t.Errorf("a watch saw %q, want %q", seen, want)
+	}
+	if again, err := s.Client.Get(ctx, key, clientv3.WithRev(2)); err != nil || len(again.Kvs) != 1 || string(again.Kvs[0].Value) != "one:secret" {
+		t.Errorf("the store itself has %v (%v)", again, err)
+	}
+	for what, options := range map[string][]clientv3.OpOption{
+		"one": {clientv3.WithRev(2)}, "all": {clientv3.WithPrefix(), clientv3.WithRev(2)}, "sorted": {clientv3.WithSort(clientv3.SortByKey, clientv3.SortDescend), clientv3.WithPrefix(), clientv3.WithRev(2)},
+	} {
+		resp, err := client.Get(ctx, key, options...)
+		if err != nil || len(resp.Kvs) != 1 || string(resp.Kvs[0].Value) != "one" {
+			t.Errorf("%s: %v, %v", what, resp, err)
+		}
+	}
+	if _, err := client.Get(ctx, "/registry/pods/", clientv3.WithPrefix(), clientv3.WithSort(clientv3.SortByValue, clientv3.SortAscend)); status.Code(err) != codes.PermissionDenied {
+		t.Errorf("sorted by values that are not shown: %v", err)
 	}
 }
 
@@ -130,6 +192,46 @@ func TestDoorLetsOnlyReadsOfItsPrefixesThrough(t *testing.T) {
 			_, err := client.Get(ctx, "/registry/services/", clientv3.WithRange("/registry/t"))
 			return err
 		},
+		"all keys, without a prefix": func() error { _, err := client.Get(ctx, "", clientv3.WithPrefix()); return err },
+		"the root":                   func() error { _, err := client.Get(ctx, "/registry/", clientv3.WithPrefix()); return err },
+		"a neighbour with the same beginning, as in CVE-2022-3162": func() error {
+			_, err := client.Get(ctx, "/registry/services", clientv3.WithPrefix())
+			return err
+		},
+		"an end before the key": func() error {
+			_, err := client.Get(ctx, "/registry/services/", clientv3.WithRange("/registry/a"))
+			return err
+		},
+		"a watch on everything": func() error { resp := <-client.Watch(ctx, "", clientv3.WithPrefix()); return resp.Err() },
+		"a watch up from a service": func() error {
+			resp := <-client.Watch(ctx, "/registry/services/", clientv3.WithFromKey())
+			return resp.Err()
+		},
+		"keys only": func() error {
+			_, err := client.Get(ctx, "/registry/secrets/", clientv3.WithPrefix(), clientv3.WithKeysOnly())
+			return err
+		},
+		"a count": func() error {
+			_, err := client.Get(ctx, "/registry/secrets/", clientv3.WithPrefix(), clientv3.WithCountOnly())
+			return err
+		},
+		"leases":             func() error { _, err := client.Leases(ctx); return err },
+		"a lease's keys":     func() error { _, err := client.TimeToLive(ctx, 1, clientv3.WithAttachedKeys()); return err },
+		"a lease kept alive": func() error { _, err := client.KeepAliveOnce(ctx, 1); return err },
+		"a member added":     func() error { _, err := client.MemberAdd(ctx, []string{"http://127.0.0.1:1"}); return err },
+		"the status":         func() error { _, err := client.Status(ctx, client.Endpoints()[0]); return err },
+		"a hash":             func() error { _, err := client.HashKV(ctx, client.Endpoints()[0], 0); return err },
+		"the alarms":         func() error { _, err := client.AlarmList(ctx); return err },
+		"a defragmentation":  func() error { _, err := client.Defragment(ctx, client.Endpoints()[0]); return err },
+		"a snapshot": func() error {
+			reader, err := client.Snapshot(ctx)
+			if err == nil {
+				_, err = io.ReadAll(reader)
+			}
+			return err
+		},
+		"a role":            func() error { _, err := client.RoleAdd(ctx, "r"); return err },
+		"authentication on": func() error { _, err := client.AuthEnable(ctx); return err },
 		"a prefix's prefix": func() error { _, err := client.Get(ctx, "/registry/service", clientv3.WithPrefix()); return err },
 		"a put":             func() error { _, err := client.Put(ctx, "/registry/services/specs/default/web", "x"); return err },
 		"a delete":          func() error { _, err := client.Delete(ctx, "/registry/services/specs/default/web"); return err },

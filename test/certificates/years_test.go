@@ -88,7 +88,7 @@ func newWorld(t *testing.T) *world {
 	wg.Go(func() { _ = apiServer.Run(ctx, api) })
 	wg.Go(func() {
 		_ = etcd.ServeReadOnly(ctx, door, server.Reader(), etcd.ReadOnlyConfig{
-			TLS: w.authority.ServerTLS(), ClientName: pki.DNSName, Prefixes: []string{"/registry/services/"},
+			TLS: w.authority.ServerTLS(), ClientName: pki.DNSName, Prefixes: map[string]etcd.View{"/registry/services/": nil},
 		})
 	})
 	w.startAgent(ctx, &wg, registry)

@@ -1,0 +1,40 @@
+package controlplane
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/skep-io/skep/controlplane/etcd"
+	"github.com/skep-io/skep/controlplane/storage"
+)
+
+// dnsViews are the keys that cluster DNS may read, and what of them: all that it makes answers from, and nothing more.
+var dnsViews = map[string]etcd.View{
+	"/registry/services/specs/": nil,
+	"/registry/endpointslices/": nil,
+	"/registry/namespaces/":     nil,
+	"/registry/pods/":           podForDNS,
+}
+
+// podForDNS leaves of a pod its name and its addresses: its environment, commands and annotations hold secrets of users.
+func podForDNS(value []byte) []byte {
+	obj, err := storage.Decode(value, 0)
+	if err != nil {
+		return nil
+	}
+	pod, ok := obj.(*corev1.Pod)
+	if !ok {
+		return nil
+	}
+	seen := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID},
+		Spec:       corev1.PodSpec{Hostname: pod.Spec.Hostname, Subdomain: pod.Spec.Subdomain, HostNetwork: pod.Spec.HostNetwork},
+		Status:     corev1.PodStatus{Phase: pod.Status.Phase, PodIP: pod.Status.PodIP, PodIPs: pod.Status.PodIPs},
+	}
+	seen.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Pod"))
+	reduced, err := storage.Encode(seen)
+	if err != nil {
+		return nil
+	}
+	return reduced
+}
