@@ -13,7 +13,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"time"
 
@@ -102,6 +101,7 @@ type parts struct {
 	server    *server.Server
 	events    record.EventBroadcaster
 	recorder  record.EventRecorder
+	removed   chan struct{} // closed when the cluster has removed the node
 	adopted   chan struct{} // closed when the pods that were here have their host ports again
 	addresses []netip.Addr  // of this host, as last told to the plane
 
@@ -131,7 +131,7 @@ func Run(ctx context.Context, cfg Config) error {
 		}
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	p := &parts{cfg: cfg, adopted: make(chan struct{}), announcer: &announcer{}}
+	p := &parts{cfg: cfg, adopted: make(chan struct{}), removed: make(chan struct{}), announcer: &announcer{}}
 	defer p.close()
 	group.Go(func() error { return p.start(ctx, group) })
 	err = group.Wait()
@@ -222,7 +222,7 @@ func retry[T any](ctx context.Context, what string, f func() (T, error)) (T, err
 // server when that answers.
 func (p *parts) joinCluster(ctx context.Context, group *errgroup.Group) (err error) {
 	p.identity, err = node.OpenIdentity(ctx, node.IdentityConfig{
-		Server: p.cfg.Server, Token: p.cfg.Token, NodeName: p.cfg.NodeName, NodeIP: p.cfg.NodeIPs[0], StateDir: p.cfg.StateDir,
+		Server: p.cfg.Server, Token: p.cfg.Token, NodeName: p.cfg.NodeName, StateDir: p.cfg.StateDir,
 	})
 	if err != nil {
 		return err
@@ -239,13 +239,13 @@ func (p *parts) joinCluster(ctx context.Context, group *errgroup.Group) (err err
 		Client: p.client, Name: p.cfg.NodeName, IPs: p.cfg.NodeIPs, Labels: p.cfg.Labels, StateDir: p.cfg.StateDir,
 		Version: p.cfg.Version, RuntimeVersion: p.runtimeVersion, Images: p.images, Port: Port,
 		Capacity: p.size.capacity, Allocatable: p.size.allocatable,
-		PodCIDRs: known, Registered: p.keepRanges, Renewed: p.announcer.renewed,
+		Removed: func() { close(p.removed) }, Renewed: p.announcer.renewed,
 	})
 	if err != nil {
 		return err
 	}
 	if !ok {
-		known, err = p.node.Register(ctx)
+		known, err = p.register(ctx)
 		if err != nil {
 			return err
 		}
@@ -264,27 +264,6 @@ func (p *parts) joinCluster(ctx context.Context, group *errgroup.Group) (err err
 	return err
 }
 
-// confirm registers a node that was one before.
-func (p *parts) confirm(ctx context.Context) error {
-	now, err := p.node.Register(ctx)
-	if err != nil {
-		return err
-	}
-	return p.keepRanges(now)
-}
-
-// keepRanges compares the pod ranges that the node has been given with those that it works with. If they are others (the Node
-// object was deleted meanwhile), its pods are of no use any more: the agent starts again with the new ones.
-func (p *parts) keepRanges(now []netip.Prefix) error {
-	if slices.Equal(now, p.podCIDRs) {
-		return nil
-	}
-	if err := writePodCIDRs(p.cfg, now); err != nil {
-		return err
-	}
-	return fmt.Errorf("this node's pod ranges are %s now, were %s: starting again", now, p.podCIDRs)
-}
-
 // observeSelf lets the node know what the cluster thinks of it.
 func (p *parts) observeSelf() error {
 	observe := func(obj any) {
@@ -294,11 +273,6 @@ func (p *parts) observeSelf() error {
 	}
 	_, err := p.factory.Core().V1().Nodes().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc: observe, UpdateFunc: func(_, obj any) { observe(obj) },
-		DeleteFunc: func(obj any) {
-			if name, err := cache.DeletionHandlingObjectToName(obj); err == nil {
-				p.node.ObserveDeletion(name.Name)
-			}
-		},
 	})
 	return err
 }
@@ -321,6 +295,14 @@ func (p *parts) startPods(ctx context.Context, group *errgroup.Group) error {
 	collect.Event = func(kind, reason, message string) { p.recorder.Event(p.node.Reference(), kind, reason, message) }
 	p.garbage = garbage.New(collect)
 	group.Go(func() error { return p.garbage.Run(ctx) })
+	group.Go(func() error {
+		select {
+		case <-p.removed:
+			p.pods.Leave()
+		case <-ctx.Done():
+		}
+		return nil
+	})
 	return nil
 }
 

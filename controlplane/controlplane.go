@@ -11,6 +11,9 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
+	"net/url"
+	"slices"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"golang.org/x/sync/errgroup"
@@ -21,6 +24,7 @@ import (
 	"github.com/skep-io/skep/controlplane/encryption"
 	"github.com/skep-io/skep/controlplane/etcd"
 	"github.com/skep-io/skep/controlplane/leader"
+	"github.com/skep-io/skep/controlplane/membership"
 	"github.com/skep-io/skep/controlplane/pki"
 	"github.com/skep-io/skep/controlplane/resource"
 	"github.com/skep-io/skep/controlplane/storage"
@@ -52,7 +56,7 @@ func Run(ctx context.Context, options Options) error {
 	}
 	defer dns.Close()
 	authority, err := pki.Open(s.DataDir, pki.Options{
-		Server: s.url(), SANs: s.names(), ServiceIPs: s.firstServiceIPs(), ClusterDomain: s.ClusterDomain,
+		Server: s.url(), SANs: s.names(), ServiceIPs: s.firstServiceIPs(), ClusterDomain: s.ClusterDomain, Reserved: s.reserved(),
 	})
 	if err != nil {
 		return err
@@ -102,7 +106,7 @@ func serve(ctx context.Context, s *settings, store *store, authority *pki.PKI, i
 		group.Go(func() error { return provider.Run(ctx, registry.Reread) })
 	}
 	group.Go(func() error {
-		if err := furnish(ctx, registry); err != nil {
+		if err := furnish(ctx, registry, authority); err != nil {
 			return err
 		}
 		group.Go(func() error { return server.Run(ctx, api) })
@@ -124,14 +128,24 @@ func serve(ctx context.Context, s *settings, store *store, authority *pki.PKI, i
 }
 
 // furnish makes what every cluster has before anyone can ask for it.
-func furnish(ctx context.Context, registry *resource.Registry) error {
+func furnish(ctx context.Context, registry *resource.Registry, authority *pki.PKI) error {
 	if err := registry.WaitForSync(ctx); err != nil {
 		return err
 	}
 	if err := resource.EnsureNamespaces(ctx, registry); err != nil {
 		return err
 	}
-	return resource.EnsureServiceCIDR(ctx, registry)
+	if err := resource.EnsureServiceCIDR(ctx, registry); err != nil {
+		return err
+	}
+	if err := membership.Record(ctx, registry.Store()); err != nil {
+		return fmt.Errorf("record the nodes of an earlier version: %w", err)
+	}
+	if err := ensureFirstToken(ctx, registry, authority); err != nil {
+		return fmt.Errorf("make the first join token: %w", err)
+	}
+	keepFirstToken(authority)
+	return nil
 }
 
 // store is the etcd that a control plane works on.
@@ -215,6 +229,27 @@ func (s *settings) names() []string {
 		names = append(names, s.listenHost)
 	}
 	return names
+}
+
+// reserved are addresses that no node's certificate may name.
+func (s *settings) reserved() []netip.Prefix {
+	ranges := slices.Clone(s.services)
+	for _, r := range s.pods {
+		ranges = append(ranges, r.Prefix)
+	}
+	for _, endpoint := range s.Etcd.Endpoints {
+		if u, err := url.Parse(endpoint); err == nil {
+			if addr, err := netip.ParseAddr(u.Hostname()); err == nil {
+				ranges = append(ranges, netip.PrefixFrom(addr.Unmap(), addr.Unmap().BitLen()))
+			}
+		}
+	}
+	if host, _, err := net.SplitHostPort(s.DNSEtcdListen); err == nil {
+		if addr, err := netip.ParseAddr(host); err == nil && !addr.IsUnspecified() {
+			ranges = append(ranges, netip.PrefixFrom(addr.Unmap(), addr.Unmap().BitLen()))
+		}
+	}
+	return ranges
 }
 
 func listen(flag, address string) (net.Listener, error) {

@@ -23,6 +23,7 @@ import (
 	"github.com/skep-io/skep/controlplane/controller/replication"
 	"github.com/skep-io/skep/controlplane/controller/serviceaccount"
 	"github.com/skep-io/skep/controlplane/controller/servicecidr"
+	"github.com/skep-io/skep/controlplane/controller/tokencleaner"
 	"github.com/skep-io/skep/controlplane/event"
 	"github.com/skep-io/skep/controlplane/pki"
 	"github.com/skep-io/skep/controlplane/resource"
@@ -67,6 +68,7 @@ func lead(ctx context.Context, s *settings, registry *resource.Registry, authori
 		"conflicts":      conflict.New(registry, recorder(conflict.Component)),
 		"servicecidr":    servicecidr.New(registry, recorder(servicecidr.Component), recorder(servicecidr.RepairComponent)),
 		"serviceaccount": accounts,
+		"tokencleaner":   tokencleaner.New(registry, realClock),
 	})
 	wg.Wait()
 	if parent.Err() != nil {

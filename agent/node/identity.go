@@ -22,13 +22,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -39,7 +36,6 @@ type IdentityConfig struct {
 	Server   string // https://host:port
 	Token    string // needed only while there is no valid certificate
 	NodeName string
-	NodeIP   netip.Addr
 	StateDir string
 	// Now is the clock that the certificate is renewed by; nil means time.Now.
 	Now func() time.Time
@@ -56,7 +52,11 @@ type Identity struct {
 }
 
 // RefusedError is an answer that asking again will not change.
-type RefusedError struct{ Reason string }
+type RefusedError struct {
+	Reason string
+	// Removed is set where the node has been removed from the cluster.
+	Removed bool
+}
 
 func (e *RefusedError) Error() string { return e.Reason }
 
@@ -69,7 +69,7 @@ const (
 // server does not answer. A RefusedError says that it answered no.
 func OpenIdentity(ctx context.Context, cfg IdentityConfig) (*Identity, error) {
 	if u, err := url.Parse(cfg.Server); err != nil || u.Scheme != "https" || u.Host == "" {
-		return nil, &RefusedError{fmt.Sprintf("--server %q is not an https:// URL", cfg.Server)}
+		return nil, &RefusedError{Reason: fmt.Sprintf("--server %q is not an https:// URL", cfg.Server)}
 	}
 	i := &Identity{cfg: cfg, dir: filepath.Join(cfg.StateDir, "pki")}
 	if err := os.MkdirAll(i.dir, 0o700); err != nil {
@@ -83,18 +83,23 @@ func OpenIdentity(ctx context.Context, cfg IdentityConfig) (*Identity, error) {
 		return i, nil
 	}
 	if cfg.Token == "" {
-		return nil, &RefusedError{fmt.Sprintf("no usable node certificate (%v) and no --token: give the join token, which lies in skepd's data folder", loadErr)}
+		return nil, &RefusedError{Reason: fmt.Sprintf("no usable node certificate (%v) and no --token: give a join token, which `skep token create` makes", loadErr)}
 	}
+	return i, i.JoinAnew(ctx)
+}
+
+// JoinAnew joins the cluster with the token, whatever certificate there is. It tries for as long as the API server does not answer.
+func (i *Identity) JoinAnew(ctx context.Context) error {
 	for wait := retryFirst; ; wait = min(2*wait, retryMax) {
 		err := i.join(ctx)
 		var refused *RefusedError
 		if err == nil || errors.As(err, &refused) || ctx.Err() != nil {
-			return i, err
+			return err
 		}
-		slog.Warn("the API server does not answer; trying again", "server", cfg.Server, "error", err)
+		slog.Warn("the API server does not answer; trying again", "server", i.cfg.Server, "error", err)
 		select {
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return ctx.Err()
 		case <-time.After(wait):
 		}
 	}
@@ -157,11 +162,13 @@ func (i *Identity) Run(ctx context.Context) error {
 		if err := i.Renew(ctx); err != nil && ctx.Err() == nil {
 			slog.Warn("node certificate not renewed; trying again", "expires", i.cert.Load().Leaf.NotAfter, "error", err)
 			wait = time.Minute
+		} else if !i.now().Before(renewalTime(i.cert.Load().Leaf)) {
+			wait = time.Hour // an API server of an earlier version, or an authority near its end: another would be no better
 		}
 	}
 }
 
-// Renew renews the certificate if it is in the last third of its life.
+// Renew renews the certificate if it is time for that.
 func (i *Identity) Renew(ctx context.Context) error {
 	if i.now().Before(renewalTime(i.cert.Load().Leaf)) {
 		return nil
@@ -169,7 +176,12 @@ func (i *Identity) Renew(ctx context.Context) error {
 	return i.renew(ctx)
 }
 
+// renewalTime is in the last third of a certificate's life. One of an earlier version, which does not say which membership it is of,
+// is renewed at once.
 func renewalTime(c *x509.Certificate) time.Time {
+	if c.Subject.SerialNumber == "" {
+		return c.NotBefore
+	}
 	return c.NotBefore.Add(c.NotAfter.Sub(c.NotBefore) * 2 / 3)
 }
 
@@ -193,7 +205,7 @@ func (i *Identity) loadKey() error {
 	return writeFile(i.KeyFile(), pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}))
 }
 
-// load takes the identity of an earlier run if it still is this node's: same name, address and key, not expired, and of the
+// load takes the identity of an earlier run if it still is this node's: same name and key, not expired, and of the
 // cluster that the token names.
 func (i *Identity) load() error {
 	certPEM, err := os.ReadFile(i.CertFile())
@@ -204,7 +216,7 @@ func (i *Identity) load() error {
 	if err != nil {
 		return err
 	}
-	if hash, _, err := parseToken(i.cfg.Token); err == nil && !matchesHash(caPEM, hash) {
+	if hash, _ := parseToken(i.cfg.Token); hash != "" && !matchesHash(caPEM, hash) {
 		return errors.New("it is another cluster's")
 	}
 	if err := i.use(certPEM, caPEM); err != nil {
@@ -232,9 +244,6 @@ func (i *Identity) use(certPEM, caPEM []byte) error {
 	if want := "system:node:" + i.cfg.NodeName; cert.Leaf.Subject.CommonName != want {
 		return fmt.Errorf("it is for %s, not %s", cert.Leaf.Subject.CommonName, want)
 	}
-	if !slices.ContainsFunc(cert.Leaf.IPAddresses, func(ip net.IP) bool { return ip.Equal(i.cfg.NodeIP.AsSlice()) }) {
-		return fmt.Errorf("it is not for this node's address %s", i.cfg.NodeIP)
-	}
 	i.ca = caPEM
 	i.pool.Store(pool)
 	i.cert.Store(&cert)
@@ -244,9 +253,9 @@ func (i *Identity) use(certPEM, caPEM []byte) error {
 // join gets a certificate with the token. The authority's certificate comes over a connection that nothing vouches for, so
 // it counts only once its hash is the token's.
 func (i *Identity) join(ctx context.Context) error {
-	hash, _, err := parseToken(i.cfg.Token)
+	hash, err := parseToken(i.cfg.Token)
 	if err != nil {
-		return &RefusedError{err.Error()}
+		return &RefusedError{Reason: err.Error()}
 	}
 	blind := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
 		TLSClientConfig: &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12}, DisableKeepAlives: true,
@@ -256,20 +265,16 @@ func (i *Identity) join(ctx context.Context) error {
 		return err
 	}
 	if !matchesHash(caPEM, hash) {
-		return &RefusedError{fmt.Sprintf("%s is not the cluster of this join token: its certificate authority is another", i.cfg.Server)}
+		return &RefusedError{Reason: fmt.Sprintf("%s is not the cluster of this join token: its certificate authority is another", i.cfg.Server)}
 	}
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(caPEM)
 	return i.obtain(ctx, &tls.Config{RootCAs: pool, Time: i.cfg.Now, MinVersion: tls.VersionTLS12}, "Bearer "+i.cfg.Token)
 }
 
-// renew gets a new certificate with the one that is about to expire, or with the token if that no longer counts.
+// renew gets a new certificate with the one that is about to expire.
 func (i *Identity) renew(ctx context.Context) error {
-	err := i.obtain(ctx, &tls.Config{RootCAs: i.pool.Load(), Time: i.cfg.Now, MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{*i.cert.Load()}}, "")
-	if err != nil && i.cfg.Token != "" {
-		return errors.Join(err, i.join(ctx))
-	}
-	return err
+	return i.obtain(ctx, &tls.Config{RootCAs: i.pool.Load(), Time: i.cfg.Now, MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{*i.cert.Load()}}, "")
 }
 
 func (i *Identity) obtain(ctx context.Context, config *tls.Config, authorization string) error {
@@ -300,11 +305,11 @@ func (i *Identity) obtain(ctx context.Context, config *tls.Config, authorization
 	return writeFile(i.CertFile(), []byte(issued.Certificate))
 }
 
+// certificateRequest says who asks. The names in the certificate are for the API server to say: this node's, by which it knows
+// the agent when it connects, and the address that it is asked from.
 func (i *Identity) certificateRequest() ([]byte, error) {
 	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{
-		Subject:     pkix.Name{CommonName: "system:node:" + i.cfg.NodeName, Organization: []string{"system:nodes"}},
-		DNSNames:    []string{i.cfg.NodeName},
-		IPAddresses: []net.IP{i.cfg.NodeIP.AsSlice()},
+		Subject: pkix.Name{CommonName: "system:node:" + i.cfg.NodeName, Organization: []string{"system:nodes"}},
 	}, i.key)
 	if err != nil {
 		return nil, fmt.Errorf("make certificate request: %w", err)
@@ -333,10 +338,8 @@ func request(ctx context.Context, client *http.Client, method, url, authorizatio
 		return nil, err
 	}
 	switch {
-	case resp.StatusCode == http.StatusUnauthorized:
-		return nil, &RefusedError{fmt.Sprintf("%s refused the join token: give the one from skepd's data folder (file join-token)", req.URL.Host)}
 	case resp.StatusCode >= 400 && resp.StatusCode < 500 && resp.StatusCode != http.StatusTooManyRequests:
-		return nil, &RefusedError{fmt.Sprintf("%s refused: %s", req.URL.Host, statusMessage(answer))}
+		return nil, &RefusedError{Reason: fmt.Sprintf("%s refused: %s", req.URL.Host, statusMessage(answer))}
 	case resp.StatusCode >= 300:
 		return nil, fmt.Errorf("%s answered %s: %s", req.URL.Host, resp.Status, statusMessage(answer))
 	}
@@ -352,14 +355,22 @@ func statusMessage(body []byte) string {
 	return strings.TrimSpace(string(body[:min(len(body), 300)]))
 }
 
-// parseToken takes apart "skep1.HASH.SECRET".
-func parseToken(token string) (hash, secret string, err error) {
+// parseToken takes the hash of the cluster's authority out of "skep2.HASH.ID.SECRET".
+func parseToken(token string) (hash string, err error) {
 	parts := strings.Split(strings.TrimSpace(token), ".")
-	if len(parts) != 3 || parts[0] != "skep1" || len(parts[1]) != 32 || parts[2] == "" {
-		return "", "", errors.New("--token is not a join token: it looks like skep1.HASH.SECRET, and lies in skepd's data folder (file join-token)")
+	switch {
+	case len(parts) == 4 && parts[0] == "skep2" && len(parts[1]) == hashDigits && parts[2] != "" && parts[3] != "":
+		return parts[1], nil
+	case len(parts) == 3 && parts[0] == "skep1" && len(parts[1]) == hashDigits:
+		return parts[1], errOldToken // it still tells the cluster
 	}
-	return parts[1], parts[2], nil
+	return "", errors.New("--token is not a join token: it looks like skep2.HASH.ID.SECRET, and `skep token create` makes one")
 }
+
+var errOldToken = errors.New("--token is of an earlier version, whose tokens no longer count: make another with `skep token create`")
+
+// hashDigits are told of the sum of the authority's certificate.
+const hashDigits = 32
 
 func matchesHash(caPEM []byte, hash string) bool {
 	block, _ := pem.Decode(caPEM)
@@ -367,5 +378,5 @@ func matchesHash(caPEM []byte, hash string) bool {
 		return false
 	}
 	sum := sha256.Sum256(block.Bytes)
-	return hex.EncodeToString(sum[:])[:32] == hash
+	return hex.EncodeToString(sum[:])[:hashDigits] == hash
 }

@@ -26,7 +26,7 @@ func (n *Node) renewLease(ctx context.Context) {
 	for {
 		began := time.Now()
 		err := n.putLease(ctx)
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || n.noteRemoval(err) {
 			return
 		}
 		if err != nil && !failing {

@@ -34,11 +34,8 @@ type Config struct {
 	Port           int32
 	Capacity       corev1.ResourceList // what the host has (see Capacity)
 	Allocatable    corev1.ResourceList // and what of it pods may request
-	// PodCIDRs are the ranges that the host's pods have from before, if it was a node already: the Node object asks for them
-	// whenever it has to be made.
-	PodCIDRs []netip.Prefix
-	// Registered hears of the pod ranges whenever Run had to register the node again; an error from it ends Run.
-	Registered func(podCIDRs []netip.Prefix) error
+	// Removed is called once when the node has been removed from the cluster, and its certificate is refused.
+	Removed func()
 	// Renewed hears until when the cluster takes this host for alive, whenever that is put off; optional.
 	Renewed func(until time.Time)
 }
@@ -50,14 +47,13 @@ type Node struct {
 	mu       sync.Mutex
 	known    *corev1.NodeStatus // as found at registration: conditions that hold since then keep their times
 	uid      types.UID
-	podCIDRs []netip.Prefix
 	problems map[string]error                                  // part of the node -> why it does not work
 	beside   map[corev1.NodeConditionType]corev1.NodeCondition // conditions that do not decide whether the node is ready
 	// overruled is set when the API has conditions that others wrote over ours.
 	overruled bool
-	// deleted is set when the Node object has been removed while this host lives.
-	deleted bool
-	changed chan struct{}
+	changed   chan struct{}
+
+	removal sync.Once // of the node from the cluster
 }
 
 // statusInterval is how often the status is looked at, statusHeartbeat how often it is written though nothing changed.
@@ -68,7 +64,7 @@ const (
 
 // New describes the host; nothing is written before Register.
 func New(cfg Config) (*Node, error) {
-	return &Node{cfg: cfg, podCIDRs: cfg.PodCIDRs, problems: map[string]error{},
+	return &Node{cfg: cfg, problems: map[string]error{},
 		beside: map[corev1.NodeConditionType]corev1.NodeCondition{}, changed: make(chan struct{}, 1)}, nil
 }
 
@@ -132,34 +128,22 @@ func (n *Node) Observe(obj *corev1.Node) {
 	n.wakeUp()
 }
 
-// ObserveDeletion takes note that the Node object is gone: a host that lives registers again.
-func (n *Node) ObserveDeletion(name string) {
-	if name != n.cfg.Name {
-		return
-	}
-	n.mu.Lock()
-	n.deleted = true
-	n.mu.Unlock()
-	n.wakeUp()
-}
+// causeRemoved is how the API server says that a node's certificate no longer counts.
+const causeRemoved metav1.CauseType = "NodeRemoved"
 
-// takeDeleted says once whether the Node object has been removed since the last call.
-func (n *Node) takeDeleted() bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	deleted := n.deleted
-	n.deleted = false
-	return deleted
-}
-
-// registerAgain makes the Node object anew. Its pod range may be another now.
-func (n *Node) registerAgain(ctx context.Context) error {
-	slog.Warn("the Node object was deleted; registering again", "node", n.cfg.Name)
-	podCIDRs, err := n.Register(ctx)
-	if err != nil || n.cfg.Registered == nil {
-		return err
+// noteRemoval says whether err is the API server's word that this node was removed, and has that known.
+func (n *Node) noteRemoval(err error) bool {
+	if !apierrors.HasStatusCause(err, causeRemoved) {
+		return false
 	}
-	return n.cfg.Registered(podCIDRs)
+	n.removal.Do(func() {
+		slog.Error("this node was removed from the cluster and its certificate is refused: its pods end. To have it join again, make a token (skep token create) and start the agent with it; to clean up, stop the agent and run skep-agent cleanup",
+			"node", n.cfg.Name, "err", err)
+		if n.cfg.Removed != nil {
+			n.cfg.Removed()
+		}
+	})
+	return true
 }
 
 // takeOverruled says once whether the API's status is another's since the last call.
@@ -199,8 +183,11 @@ func (n *Node) register(ctx context.Context) ([]netip.Prefix, error) {
 	} else if err == nil {
 		err = n.syncLabels(ctx, obj)
 	}
+	if n.noteRemoval(err) {
+		return nil, &RefusedError{Reason: fmt.Sprintf("node %s was removed from the cluster", n.cfg.Name), Removed: true}
+	}
 	if apierrors.IsInvalid(err) || apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) {
-		return nil, &RefusedError{fmt.Sprintf("the API server refuses node %s: %v", n.cfg.Name, err)}
+		return nil, &RefusedError{Reason: fmt.Sprintf("the API server refuses node %s: %v", n.cfg.Name, err)}
 	}
 	if err != nil {
 		return nil, err
@@ -217,9 +204,6 @@ func (n *Node) register(ctx context.Context) ([]netip.Prefix, error) {
 	if err != nil {
 		return nil, fmt.Errorf("pod range of node %s: %w", n.cfg.Name, err)
 	}
-	n.mu.Lock()
-	n.podCIDRs = podCIDRs
-	n.mu.Unlock()
 	return podCIDRs, nil
 }
 
@@ -238,33 +222,10 @@ func podCIDRsOf(obj *corev1.Node) (list []netip.Prefix, err error) {
 	return list, nil
 }
 
-// create makes the Node object. That of a host which was a node before asks for the ranges that its pods have, if no other
-// node holds them by now, and says from the first moment that it is ready: a node without conditions is taken for one that is
-// not, and its pods are evicted.
+// create makes the Node object. Its pod ranges are for the API server to choose.
 func (n *Node) create(ctx context.Context) (*corev1.Node, error) {
-	nodes := n.cfg.Client.CoreV1().Nodes()
 	obj := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: n.cfg.Name, Labels: n.labels()}}
-	n.mu.Lock()
-	held := n.podCIDRs
-	n.mu.Unlock()
-	if len(held) > 0 {
-		status, err := n.status(ctx, nil)
-		if err != nil {
-			return nil, err
-		}
-		obj.Status = *status
-		for _, p := range held {
-			obj.Spec.PodCIDRs = append(obj.Spec.PodCIDRs, p.String())
-		}
-		obj.Spec.PodCIDR = obj.Spec.PodCIDRs[0]
-		created, err := nodes.Create(ctx, obj, metav1.CreateOptions{})
-		if !apierrors.IsInvalid(err) {
-			return created, err
-		}
-		slog.Warn("the node's pod range is not free any more; taking another", "node", n.cfg.Name, "error", err)
-		obj.Spec = corev1.NodeSpec{}
-	}
-	return nodes.Create(ctx, obj, metav1.CreateOptions{})
+	return n.cfg.Client.CoreV1().Nodes().Create(ctx, obj, metav1.CreateOptions{})
 }
 
 // awaitPodCIDR waits for whoever assigns ranges, where that is not the API server itself.
@@ -310,12 +271,19 @@ func labelValue(s string) string {
 	return string(b[:min(len(b), 63)])
 }
 
-// syncLabels sets the labels that are the agent's and leaves all others.
+// syncLabels sets the labels that are the agent's and leaves all others. A node that is registered may change those that tell facts
+// of its host; the others are the administrator's.
 func (n *Node) syncLabels(ctx context.Context, obj *corev1.Node) error {
 	missing := map[string]string{}
 	for key, value := range n.labels() {
 		if obj.Labels[key] != value {
 			missing[key] = value
+		}
+	}
+	for key := range n.cfg.Labels {
+		if value, other := missing[key]; other {
+			slog.Warn("a label of --labels differs from the node's and is left: set it with skep label node", "node", n.cfg.Name, "label", key, "value", value)
+			delete(missing, key)
 		}
 	}
 	if len(missing) == 0 {
@@ -329,8 +297,7 @@ func (n *Node) syncLabels(ctx context.Context, obj *corev1.Node) error {
 	return err
 }
 
-// Run writes the status when it changes, renews the lease every second, and registers the node again if it is deleted, until
-// ctx ends.
+// Run writes the status when it changes and renews the lease every second, until ctx ends or the node is removed from the cluster.
 func (n *Node) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
@@ -344,15 +311,6 @@ func (n *Node) Run(ctx context.Context) error {
 	defer ticker.Stop()
 	wait := time.Duration(0)
 	for {
-		if n.takeDeleted() {
-			if err := n.registerAgain(ctx); err != nil {
-				if ctx.Err() != nil {
-					return nil
-				}
-				return err
-			}
-			last = nil
-		}
 		if n.takeOverruled() {
 			last = nil
 		}
@@ -363,6 +321,10 @@ func (n *Node) Run(ctx context.Context) error {
 				last, written = status, time.Now()
 			}
 		}
+		if n.noteRemoval(err) {
+			<-ctx.Done()
+			return nil
+		}
 		if err != nil && ctx.Err() == nil {
 			slog.Warn("node status not written; trying again", "node", n.cfg.Name, "error", err)
 			wait = min(max(2*wait, retryFirst), retryMax)
@@ -370,9 +332,6 @@ func (n *Node) Run(ctx context.Context) error {
 			case <-ctx.Done():
 				return nil
 			case <-time.After(wait):
-			}
-			if apierrors.IsNotFound(err) {
-				n.ObserveDeletion(n.cfg.Name)
 			}
 			continue
 		}

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -84,6 +86,7 @@ type Pods struct {
 	mu      sync.Mutex
 	workers map[string]*worker // by pod UID
 	ctx     context.Context    // of Run
+	begun   chan struct{}      // closed when there is ctx
 	done    sync.WaitGroup
 }
 
@@ -95,7 +98,7 @@ func New(cfg Config) *Pods {
 	if cfg.Allocatable == nil {
 		cfg.Allocatable = func() corev1.ResourceList { return nil }
 	}
-	p := &Pods{cfg: cfg, workers: map[string]*worker{}}
+	p := &Pods{cfg: cfg, workers: map[string]*worker{}, begun: make(chan struct{})}
 	p.objects = newObjects(cfg.Client, p.objectChanged)
 	p.volumes = volume.New(cfg.Runtime.PodDir, cfg.Runtime.VolumeRecordDir, p.objects, cfg.Allocatable)
 	p.informer = cache.NewSharedIndexInformer(podsOf(cfg.Client, cfg.NodeName), &corev1.Pod{}, 0, nil)
@@ -121,6 +124,7 @@ func (p *Pods) Run(ctx context.Context) error {
 	p.mu.Lock()
 	p.ctx = ctx
 	p.mu.Unlock()
+	close(p.begun)
 	p.objects.run(ctx)
 	p.cfg.Runtime.Subscribe(p.containerExited)
 	registration, err := p.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
@@ -144,6 +148,19 @@ func (p *Pods) Run(ctx context.Context) error {
 	p.done.Wait()
 	p.objects.wait()
 	return nil
+}
+
+// Leave ends every pod in order, as if the API server had deleted it: the node was removed from the cluster, whose word about pods it
+// no longer hears. It returns at once, or when Run has begun.
+func (p *Pods) Leave() {
+	<-p.begun
+	p.mu.Lock()
+	workers := slices.Collect(maps.Values(p.workers))
+	p.mu.Unlock()
+	for _, w := range workers {
+		w.post(func() { w.removed() })
+	}
+	p.removeOrphans()
 }
 
 // HasSynced says whether the API server's pods are known.

@@ -48,7 +48,7 @@ containerd, connects them, and keeps the kernel's service tables.
 
 Stopping it stops no pod, and the next start takes everything over. To take a host
 out of the cluster, delete its node, stop the agent and run skep-agent cleanup.`,
-		Example: `  skep-agent --server https://192.168.1.10:6443 --token skep1.…
+		Example: `  skep-agent --server https://192.168.1.10:6443 --token skep2.…
   skep-agent dataplane dump | jq '.services[]'`,
 		Args: cobra.NoArgs, Version: version, SilenceUsage: true, SilenceErrors: true,
 		RunE: func(command *cobra.Command, _ []string) error {

@@ -42,7 +42,7 @@ func newCommand() *cobra.Command {
 		Long: `skepd serves the API, schedules pods and runs the controllers. Everything that it
 knows is in etcd: its own, in the data directory, or one that --etcd-servers names.
 In the data directory lie also the administrator's kubeconfig (admin.kubeconfig)
-and the token by which agents join (join-token).`,
+and the token by which the first agents join (join-token).`,
 		Example: `  skepd --data-dir /var/lib/skepd --listen 192.168.1.10:6443
   skepd --etcd-servers https://10.0.0.1:2379,https://10.0.0.2:2379 --etcd-cafile ca.crt --etcd-certfile skepd.crt --etcd-keyfile skepd.key`,
 		Args: cobra.NoArgs, Version: version, SilenceUsage: true, SilenceErrors: true,

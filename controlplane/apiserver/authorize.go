@@ -24,7 +24,7 @@ var readVerbs = []string{"get", "list", "watch"}
 var changeVerbs = []string{"create", "update", "patch"}
 
 // authorize says whether id may do what a asks for; the error is the 403 that the client sees. What depends on the object
-// in the body is decided later, by mayWrite.
+// in the body is decided later, by restrict.
 func (s *Server) authorize(id identity, a attributes) error {
 	if id.master() {
 		return nil
@@ -64,9 +64,9 @@ func (s *Server) nodeMay(node string, a attributes) (reason string, ok bool) {
 		return fmt.Sprintf("node '%s' cannot change node '%s'", node, a.name), own && changes && (a.subresource == "" || a.subresource == "status")
 	case "coordination.k8s.io/leases":
 		own := a.namespace == corev1.NamespaceNodeLease && (a.name == node || (a.verb == "create" && a.name == ""))
-		return "can only access node lease with the same name as the requesting node", own && (a.verb == "get" || changes || a.verb == "delete")
+		return "can only access node lease with the same name as the requesting node", own && a.subresource == "" && (a.verb == "get" || changes || a.verb == "delete")
 	case "/events", "events.k8s.io/events":
-		return "", changes
+		return "", changes && a.subresource == ""
 	case "/pods":
 		return s.nodeMayPods(node, a)
 	case "/secrets", "/configmaps":
@@ -93,6 +93,8 @@ func (s *Server) nodeMayPods(node string, a attributes) (reason string, ok bool)
 		return "", true
 	case a.subresource == "status" && (a.verb == "get" || a.verb == "update" || a.verb == "patch"):
 		return "", true
+	case a.subresource == "eviction" && a.verb == "create":
+		return "", true
 	}
 	return "", false
 }
@@ -111,16 +113,6 @@ func (s *Server) nodeRefers(node, kind, namespace, name string) bool {
 		}
 	}
 	return false
-}
-
-// mayWrite decides about the object in a body: an agent may create its own node and lease, and no others.
-func (id identity) mayWrite(a attributes, obj resource.Object) error {
-	node := id.node()
-	if id.master() || node == "" || (a.resource != "nodes" && a.resource != "leases") || obj.GetName() == node {
-		return nil
-	}
-	a.name = obj.GetName()
-	return forbidden(id, a, fmt.Sprintf("node '%s' cannot change %s of another name", node, a.resource))
 }
 
 func exactField(selector, field string) string {

@@ -13,6 +13,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+
+	"github.com/skep-io/skep/controlplane/jointoken"
 )
 
 func TestAnonymous(t *testing.T) {
@@ -28,7 +30,7 @@ func TestAnonymous(t *testing.T) {
 			t.Errorf("%s: %s", path, body)
 		}
 	}
-	header := http.Header{"Authorization": {"Bearer " + shared.pki.JoinToken()}}
+	header := http.Header{"Authorization": {"Bearer " + makeToken(t, jointoken.Token{})}}
 	if response, _ := shared.raw(t, shared.anonymous(), "GET", "/api/v1/secrets", header, ""); response.StatusCode != 401 {
 		t.Errorf("the join token opens the API: %s", response.Status)
 	}
@@ -64,7 +66,7 @@ func TestNodeAuthorization(t *testing.T) {
 	core, leases := agent.CoreV1(), agent.CoordinationV1()
 	get, list, create := metav1.GetOptions{}, metav1.ListOptions{}, metav1.CreateOptions{}
 	node := func(name string) *corev1.Node { return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}} }
-	patch := []byte(`{"metadata":{"annotations":{"a":"b"}}}`)
+	patch := []byte(`{"status":{"phase":"Running"}}`)
 	type attempt struct {
 		what string
 		err  error
@@ -85,8 +87,8 @@ func TestNodeAuthorization(t *testing.T) {
 		try("watch secret of own pod", second(core.Secrets(ns).List(ctx, metav1.ListOptions{FieldSelector: "metadata.name=used"}))),
 		try("get config map of own pod", second(core.ConfigMaps(ns).Get(ctx, "used", get))),
 		try("create own lease", second(leases.Leases(corev1.NamespaceNodeLease).Create(ctx, newLease("auth-1"), create))),
-		try("create event", second(core.Events(ns).Create(ctx, &corev1.Event{ObjectMeta: metav1.ObjectMeta{Name: "e"},
-			InvolvedObject: corev1.ObjectReference{Namespace: ns, Name: "own"}}, create))),
+		try("create event", second(core.Events(ns).Create(ctx, &corev1.Event{ObjectMeta: metav1.ObjectMeta{Name: "e"}, Source: corev1.EventSource{Host: "auth-1"},
+			InvolvedObject: corev1.ObjectReference{Kind: "Pod", Namespace: ns, Name: "own"}}, create))),
 		try("read the API's documents", second(agent.Discovery().ServerGroups())),
 	}
 	refused := []attempt{

@@ -184,7 +184,13 @@ func (p *controlPlane) anonymous() *rest.Config {
 func (p *controlPlane) node(t *testing.T, name string) (*rest.Config, tls.Certificate) {
 	t.Helper()
 	key, request := certificateRequest(t, name)
-	certificate, err := p.pki.SignNode(name, request)
+	from, _ := netip.ParseAddr(name) // of a node that is called like an address
+	certificate, err := p.pki.SignNode(pki.NodeRequest{Name: name, CSR: request, From: from, Number: func() (string, error) {
+		if number, ok := p.server.members.Number(name); ok {
+			return number, nil
+		}
+		return p.server.members.Join(t.Context(), name, true)
+	}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,15 +2,26 @@ package apiserver
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"strings"
+	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/skep-io/skep/controlplane/jointoken"
+	"github.com/skep-io/skep/controlplane/membership"
+	"github.com/skep-io/skep/controlplane/pki"
+	"github.com/skep-io/skep/controlplane/resource"
 )
 
 // The paths by which a node becomes one of the cluster's: the authority's certificate, which everyone may read, and its
-// own certificate, for which it shows the join token, or later the certificate that it has.
+// own certificate, for which it shows a join token, or later the certificate that it has.
 const (
 	caPath   = "/skep/v1/ca"
 	joinPath = "/skep/v1/join"
@@ -19,7 +30,7 @@ const (
 // JoinRequest is what a node sends.
 type JoinRequest struct {
 	NodeName string `json:"nodeName"`
-	// CSR is a certificate request in PEM that names the node and its addresses.
+	// CSR is a certificate request in PEM with the node's key.
 	CSR string `json:"csr"`
 }
 
@@ -33,9 +44,11 @@ func (s *Server) join(w http.ResponseWriter, c *call) error {
 	if c.Method != http.MethodPost {
 		return statusError(http.StatusMethodNotAllowed, "MethodNotAllowed", "the server does not allow this method on the requested resource")
 	}
-	token, hasToken := strings.CutPrefix(c.Header.Get("Authorization"), "Bearer ")
-	byToken := hasToken && s.pki.CheckToken(token)
-	if !byToken && c.id.node() == "" {
+	token, err := s.joinToken(c)
+	if err != nil {
+		return err
+	}
+	if token == nil && c.id.node() == "" {
 		return apierrors.NewUnauthorized("Unauthorized")
 	}
 	leave, err := s.admit(c)
@@ -51,10 +64,16 @@ func (s *Server) join(w http.ResponseWriter, c *call) error {
 	if err := json.Unmarshal(body, &request); err != nil {
 		return apierrors.NewBadRequest("join: " + err.Error())
 	}
-	if !byToken && c.id.node() != request.NodeName {
+	if token == nil && c.id.node() != request.NodeName {
 		return forbidden(c.id, attributes{verb: "join", path: joinPath}, "a node may renew its own certificate only")
 	}
-	certificate, err := s.pki.SignNode(request.NodeName, []byte(request.CSR))
+	certificate, err := s.pki.SignNode(pki.NodeRequest{
+		Name: request.NodeName, CSR: []byte(request.CSR), From: s.addressFor(request.NodeName, c.RemoteAddr),
+		Number: func() (string, error) { return s.memberNumber(c, request.NodeName, token) },
+	})
+	if status := apierrors.APIStatus(nil); errors.As(err, &status) {
+		return err
+	}
 	if err != nil {
 		return apierrors.NewBadRequest("join: " + err.Error())
 	}
@@ -65,4 +84,76 @@ func (s *Server) join(w http.ResponseWriter, c *call) error {
 	}
 	writeBytes(w, c.Request, mediaJSON, http.StatusOK, data)
 	return nil
+}
+
+// joinToken returns the token that a host shows, or nil if it shows none. It is compared with what the store has now: a token that
+// was deleted opens nothing.
+func (s *Server) joinToken(c *call) (*jointoken.Token, error) {
+	text, ok := strings.CutPrefix(c.Header.Get("Authorization"), "Bearer ")
+	if !ok {
+		return nil, nil
+	}
+	refused := apierrors.NewUnauthorized("the join token is unknown: it was deleted, or has expired; `skep token create` makes another")
+	shown, err := jointoken.Parse(text)
+	if err != nil {
+		return nil, refused
+	}
+	secret, err := current[*corev1.Secret](c.Context(), s, resource.Secrets, metav1.NamespaceSystem, jointoken.SecretPrefix+shown.ID)
+	if apierrors.IsNotFound(err) {
+		return nil, refused
+	}
+	if err != nil {
+		return nil, err
+	}
+	token, err := jointoken.Of(secret)
+	if err != nil || !token.Matches(shown, time.Now()) {
+		return nil, refused
+	}
+	return &token, nil
+}
+
+// memberNumber decides who may have the certificate of a node: the node itself, by the certificate that it has; a host with a
+// token, if there is no node of the name, or the token is for that node.
+func (s *Server) memberNumber(c *call, name string, token *jointoken.Token) (string, error) {
+	ask := attributes{verb: "join", path: joinPath}
+	if token == nil {
+		number, ok := s.members.Number(name)
+		if !ok {
+			return "", removedNode(name)
+		}
+		return number, nil
+	}
+	if token.Node != "" && token.Node != name {
+		return "", forbidden(identity{name: "system:bootstrap:" + token.ID}, ask, fmt.Sprintf("the token is for node %q only", token.Node))
+	}
+	number, err := s.members.Join(c.Context(), name, token.Node == name)
+	if errors.Is(err, membership.ErrTaken) {
+		return "", statusError(http.StatusConflict, metav1.StatusReasonAlreadyExists, fmt.Sprintf(
+			"there is a node %q already, and only its own certificate lets a host take its place: give this host another name, delete the node (skep delete node %s), or make a token for it (skep token create --node %s)",
+			name, name, name))
+	}
+	if err != nil {
+		return "", apierrors.NewInternalError(err)
+	}
+	return number, nil
+}
+
+// addressFor is the address that a node connects from, if no other node says that it is its own.
+func (s *Server) addressFor(node, remote string) netip.Addr {
+	peer, err := netip.ParseAddrPort(remote)
+	if err != nil {
+		return netip.Addr{}
+	}
+	from := peer.Addr().Unmap()
+	for _, other := range resource.ListAs[*corev1.Node](s.registry, resource.Nodes, "", nil) {
+		if other.Name == node {
+			continue
+		}
+		for _, address := range other.Status.Addresses {
+			if its, err := netip.ParseAddr(address.Address); err == nil && its.Unmap() == from {
+				return netip.Addr{}
+			}
+		}
+	}
+	return from
 }

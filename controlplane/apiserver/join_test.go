@@ -8,16 +8,18 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
-	"net"
 	"net/http"
 	"testing"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+
+	"github.com/skep-io/skep/controlplane/jointoken"
 )
 
-// certificateRequest makes a key and a request for the node's name and 127.0.0.1, both in PEM.
+// certificateRequest makes a key and a request for the node's name, both in PEM.
 func certificateRequest(t *testing.T, name string) (key, request []byte) {
 	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -29,7 +31,7 @@ func certificateRequest(t *testing.T, name string) (key, request []byte) {
 		t.Fatal(err)
 	}
 	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{
-		DNSNames: []string{name}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		DNSNames: []string{name},
 	}, private)
 	if err != nil {
 		t.Fatal(err)
@@ -49,6 +51,32 @@ func joinBody(t *testing.T, name string, csr []byte) string {
 
 func bearer(token string) http.Header { return http.Header{"Authorization": {"Bearer " + token}} }
 
+// makeToken stores a join token and returns its text.
+func makeToken(t *testing.T, token jointoken.Token) string {
+	t.Helper()
+	text, err := jointoken.New(shared.pki.CA())
+	if err != nil {
+		t.Fatal(err)
+	}
+	token.ID, token.Secret = text.ID, text.Secret
+	if _, err := shared.client.CoreV1().Secrets(metav1.NamespaceSystem).Create(t.Context(), token.Object(), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	return text.String()
+}
+
+// joined is the client of a host that joined with a token.
+func joined(t *testing.T, name, token string) *rest.Config {
+	t.Helper()
+	key, csr := certificateRequest(t, name)
+	response, body := shared.raw(t, shared.anonymous(), "POST", joinPath, bearer(token), joinBody(t, name, csr))
+	var answer JoinResponse
+	if err := json.Unmarshal(body, &answer); err != nil || response.StatusCode != http.StatusOK {
+		t.Fatalf("join %s: %s: %s", name, response.Status, body)
+	}
+	return &rest.Config{Host: shared.url, QPS: -1, TLSClientConfig: rest.TLSClientConfig{CAData: []byte(answer.CA), CertData: []byte(answer.Certificate), KeyData: key}}
+}
+
 func TestJoin(t *testing.T) {
 	p := shared
 	_, ca := p.raw(t, p.anonymous(), "GET", caPath, nil, "")
@@ -56,7 +84,7 @@ func TestJoin(t *testing.T) {
 		t.Fatalf("%s answers %q", caPath, ca)
 	}
 	key, csr := certificateRequest(t, "join-1")
-	response, body := p.raw(t, p.anonymous(), "POST", joinPath, bearer(p.pki.JoinToken()), joinBody(t, "join-1", csr))
+	response, body := p.raw(t, p.anonymous(), "POST", joinPath, bearer(makeToken(t, jointoken.Token{})), joinBody(t, "join-1", csr))
 	var joined JoinResponse
 	if err := json.Unmarshal(body, &joined); err != nil || response.StatusCode != http.StatusOK {
 		t.Fatalf("join: %s: %s", response.Status, body)
@@ -74,7 +102,7 @@ func TestJoin(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := pair.Leaf.Verify(x509.VerifyOptions{Roots: p.pki.Pool(), DNSName: "127.0.0.1"}); err != nil {
+	if _, err := pair.Leaf.Verify(x509.VerifyOptions{Roots: p.pki.Pool(), DNSName: "join-1"}); err != nil {
 		t.Error(err)
 	}
 	// A node renews its own certificate with the one it has, and nobody else's.
@@ -89,7 +117,7 @@ func TestJoin(t *testing.T) {
 func TestJoinRefuses(t *testing.T) {
 	p := shared
 	_, csr := certificateRequest(t, "join-3")
-	token := p.pki.JoinToken()
+	token := makeToken(t, jointoken.Token{Expires: time.Now().Add(time.Hour)})
 	for what, tt := range map[string]struct {
 		header http.Header
 		body   string

@@ -91,7 +91,9 @@ func (s *Server) patch(w http.ResponseWriter, c *call) error {
 	if err != nil {
 		return err
 	}
-	patched, err := s.registry.Modify(c.Context(), c.kind, c.subresource, c.namespace, c.name, p.updateOptions(c),
+	changes := p.updateOptions(c)
+	changes.Admit = s.admission(c)
+	patched, err := s.registry.Modify(c.Context(), c.kind, c.subresource, c.namespace, c.name, changes,
 		func(current resource.Object) (resource.Object, error) {
 			obj := c.kind.New()
 			if err := p.apply(current, obj); err != nil {

@@ -25,6 +25,12 @@ func podRefers(pod *corev1.Pod, kind, name string) bool {
 			}
 		}
 	}
+	for i := range pod.Spec.EphemeralContainers {
+		common := corev1.Container(pod.Spec.EphemeralContainers[i].EphemeralContainerCommon)
+		if containerRefers(&common, kind, name) {
+			return true
+		}
+	}
 	return false
 }
 

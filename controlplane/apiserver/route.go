@@ -49,6 +49,14 @@ func (s *Server) serve(w http.ResponseWriter, c *call) error {
 	} else {
 		connections.MarkKnown(c.Context())
 	}
+	if c.URL.Path == joinPath && c.Header.Get("Authorization") != "" {
+		c.id = identity{} // a host with a token has no other identity yet, or one that no longer counts
+	}
+	leave, err := s.enter(c)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	if c.URL.Path == joinPath {
 		return s.join(w, c)
 	}

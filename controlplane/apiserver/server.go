@@ -17,6 +17,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/skep-io/skep/connections"
+	"github.com/skep-io/skep/controlplane/membership"
 	"github.com/skep-io/skep/controlplane/pki"
 	"github.com/skep-io/skep/controlplane/resource"
 )
@@ -60,6 +61,7 @@ type Server struct {
 	version  []byte
 	catalog  *catalog
 	agents   *agents
+	members  *membership.Members
 	stats    *statistics
 	health   *http.ServeMux
 	etcd     EtcdMaintenance
@@ -86,6 +88,7 @@ func New(config Config) (*Server, error) {
 	s.bodyTimeout, s.writeTimeout = cmp.Or(config.BodyTimeout, defaultBodyTimeout), cmp.Or(config.WriteTimeout, defaultWriteTimeout)
 	s.maxConnections = cmp.Or(config.MaxConnections, connections.Default())
 	s.stopping, s.stop = context.WithCancel(context.Background())
+	s.members = membership.New(config.Registry.Store())
 	s.agents = newAgents(config.Registry, config.PKI)
 	s.stats = newStatistics(config.Registry, s.agents)
 	s.health = s.newHealth(config.StoreAlive, config.StoreTakesWrites)
@@ -102,8 +105,14 @@ func New(config Config) (*Server, error) {
 // watches and streams have been ended, or shutdownTimeout later.
 func (s *Server) Run(ctx context.Context, listener net.Listener) error {
 	server := s.httpServer()
+	following := make(chan struct{})
+	defer func() { <-following }()
 	go func() {
-		if err := s.registry.WaitForSync(ctx); err == nil {
+		defer close(following)
+		_ = s.members.Run(s.stopping) // returns when the server ends, with that
+	}()
+	go func() {
+		if err := cmp.Or(s.registry.WaitForSync(ctx), s.members.WaitForSync(ctx)); err == nil {
 			s.ready.Store(true)
 			slog.Info("API server is ready", "address", listener.Addr())
 		}

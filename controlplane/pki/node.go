@@ -1,40 +1,79 @@
 package pki
 
 import (
-	"bytes"
 	"crypto"
-	"crypto/rand"
-	"crypto/sha256"
-	"crypto/subtle"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"os"
+	"net"
+	"net/netip"
 	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/util/validation"
 )
 
-// A join token is PREFIX.HASH.SECRET: the hash lets a node check the authority that an unverified server shows it, the
-// secret lets the authority check the node.
-const (
-	tokenPrefix     = "skep1"
-	tokenHashDigits = 32
-	tokenSecretSize = 16
-)
+// NodeRequest asks for the certificate of a node.
+type NodeRequest struct {
+	Name string
+	// CSR is a certificate request in PEM. Of it only the key counts: it may ask for the node's own name and for From, which the
+	// certificate has anyway, and for nothing else.
+	CSR []byte
+	// From is the address that the request came from; the certificate names it, unless it is one of the cluster's own. It may be
+	// the zero Addr.
+	From netip.Addr
+	// Number is asked for the number of the node's membership once nothing else speaks against the certificate, which then carries
+	// it as its subject's serialNumber; nil: it carries none.
+	Number func() (string, error)
+}
 
-// SignNode issues the certificate of a node, valid as client and as server, for the key and the names in a PEM certificate
-// request. The subject is made from name, whatever the request says; the request may name the node itself and its
-// addresses, never an address or a name of the API server's service.
-func (p *PKI) SignNode(name string, request []byte) ([]byte, error) {
-	if problems := validation.IsDNS1123Subdomain(name); len(problems) > 0 {
-		return nil, fmt.Errorf("node name %q: %s", name, strings.Join(problems, "; "))
+// SignNode issues the certificate of a node, valid as client and as server. Subject and names are made from what the cluster
+// knows: the node's name, and the address that it connects from.
+func (p *PKI) SignNode(r NodeRequest) ([]byte, error) {
+	csr, err := parseRequest(r.CSR)
+	if err != nil {
+		return nil, err
 	}
-	block, _ := pem.Decode(request)
+	template := &x509.Certificate{
+		Subject:     pkix.Name{CommonName: NodePrefix + r.Name, Organization: []string{NodesGroup}},
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
+	}
+	from := r.From.Unmap().WithZone("")
+	if from.IsValid() && !p.reserved(from) {
+		template.IPAddresses = []net.IP{from.AsSlice()}
+	}
+	if err := p.checkNodeName(r.Name, from); err != nil {
+		return nil, err
+	}
+	if _, err := netip.ParseAddr(r.Name); err != nil {
+		template.DNSNames = []string{r.Name} // else it is named as an address
+	}
+	if len(csr.EmailAddresses)+len(csr.URIs) > 0 {
+		return nil, errors.New("csr: a node's certificate has no mail addresses and no URIs")
+	}
+	for _, host := range csr.DNSNames {
+		if host != r.Name {
+			return nil, fmt.Errorf("csr: the name %q is not the node's: only %q may be asked for", host, r.Name)
+		}
+	}
+	for _, ip := range csr.IPAddresses {
+		if !slices.ContainsFunc(template.IPAddresses, ip.Equal) {
+			return nil, fmt.Errorf("csr: the certificate of node %q cannot have the address %s: only that from which it connects (%s) can be had, and none of the control plane's or of a range of the cluster",
+				r.Name, ip, from)
+		}
+	}
+	if r.Number != nil {
+		if template.Subject.SerialNumber, err = r.Number(); err != nil {
+			return nil, err
+		}
+	}
+	return p.sign(template, csr.PublicKey)
+}
+
+func parseRequest(data []byte) (*x509.CertificateRequest, error) {
+	block, _ := pem.Decode(data)
 	if block == nil || block.Type != "CERTIFICATE REQUEST" {
 		return nil, errors.New("csr: not a PEM block of type CERTIFICATE REQUEST")
 	}
@@ -45,70 +84,28 @@ func (p *PKI) SignNode(name string, request []byte) ([]byte, error) {
 	if err := csr.CheckSignature(); err != nil {
 		return nil, fmt.Errorf("csr: %w", err)
 	}
-	for _, host := range csr.DNSNames {
-		if host != name && host != "localhost" && !strings.HasPrefix(host, name+".") {
-			return nil, fmt.Errorf("csr: the name %q is not the node's: only %q, %q and localhost may be asked for", host, name, name+".DOMAIN")
-		}
-		if slices.Contains(p.servingTemplate().DNSNames, host) && host != "localhost" {
-			return nil, fmt.Errorf("csr: the name %q belongs to the API server", host)
-		}
-	}
-	for _, ip := range csr.IPAddresses {
-		for _, service := range p.options.ServiceIPs {
-			if ip.Equal(service.AsSlice()) {
-				return nil, fmt.Errorf("csr: the address %s belongs to the API server's service", ip)
-			}
-		}
-		if ip.IsUnspecified() || ip.IsMulticast() {
-			return nil, fmt.Errorf("csr: %s is not the address of a node", ip)
-		}
-	}
-	return p.sign(&x509.Certificate{
-		Subject:     pkix.Name{CommonName: NodePrefix + name, Organization: []string{NodesGroup}},
-		DNSNames:    csr.DNSNames,
-		IPAddresses: csr.IPAddresses,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
-	}, csr.PublicKey)
+	return csr, nil
 }
 
-// JoinToken returns the token with which nodes join.
-func (p *PKI) JoinToken() string {
-	return fmt.Sprintf("%s.%s.%s", tokenPrefix, p.caHash(), p.secret)
-}
-
-// CheckToken says whether a node showed the join token. The time it takes does not depend on how much of it is right.
-func (p *PKI) CheckToken(token string) bool {
-	parts := strings.Split(token, ".")
-	return len(parts) == 3 && parts[0] == tokenPrefix && subtle.ConstantTimeCompare([]byte(parts[2]), []byte(p.secret)) == 1
-}
-
-// caHash is the start of the SHA-256 sum of the authority's certificate, in hex.
-func (p *PKI) caHash() string {
-	sum := sha256.Sum256(p.ca.Load().leaf.Raw)
-	return hex.EncodeToString(sum[:])[:tokenHashDigits]
-}
-
-// openToken reads the token's secret or makes one, and writes the token again if the authority's certificate has changed.
-func (p *PKI) openToken() error {
-	have, err := os.ReadFile(p.TokenPath())
-	if err := unreadable(err); err != nil {
-		return err
+// checkNodeName refuses a name by which clients know the API server, and an address that is not the node's own.
+func (p *PKI) checkNodeName(name string, from netip.Addr) error {
+	if problems := validation.IsDNS1123Subdomain(name); len(problems) > 0 {
+		return fmt.Errorf("node name %q: %s", name, strings.Join(problems, "; "))
 	}
-	parts := strings.Split(strings.TrimSpace(string(have)), ".")
-	if p.secret == "" && len(parts) == 3 && parts[0] == tokenPrefix && len(parts[2]) >= 2*tokenSecretSize {
-		p.secret = parts[2]
+	if slices.ContainsFunc(p.servingTemplate().DNSNames, func(own string) bool { return strings.EqualFold(own, name) }) {
+		return fmt.Errorf("node name %q: the API server is known by it; give the node another name", name)
 	}
-	if p.secret == "" {
-		secret := make([]byte, tokenSecretSize)
-		if _, err := rand.Read(secret); err != nil {
-			return fmt.Errorf("make the join token: %w", err)
-		}
-		p.secret = hex.EncodeToString(secret)
-	}
-	if want := []byte(p.JoinToken() + "\n"); !bytes.Equal(have, want) {
-		return writeFile(p.TokenPath(), want, 0o600)
+	if addr, err := netip.ParseAddr(name); err == nil && (addr != from || p.reserved(addr)) {
+		return fmt.Errorf("node name %q is an address, and not that from which the node connects (%s); give the node another name", name, from)
 	}
 	return nil
+}
+
+// reserved says whether an address is one that clients know the API server by, or lies in a range of the cluster.
+func (p *PKI) reserved(addr netip.Addr) bool {
+	return addr.IsLoopback() || addr.IsUnspecified() || addr.IsMulticast() ||
+		slices.ContainsFunc(p.servingTemplate().IPAddresses, func(ip net.IP) bool { return ip.Equal(addr.AsSlice()) }) ||
+		slices.ContainsFunc(p.options.Reserved, func(r netip.Prefix) bool { return r.Contains(addr) })
 }
 
 func parseKey(data []byte) (crypto.Signer, error) {

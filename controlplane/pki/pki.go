@@ -1,6 +1,6 @@
 // Package pki owns the cluster's certificate authority and what is made from it in a control plane's data folder: the API
 // server's serving certificate, its client certificate towards the agents, the administrator's kubeconfig, the DNS server's
-// client certificate, node certificates and the join token. Whatever is missing, unreadable as a pair, wrong for the current
+// client certificate and node certificates. Whatever is missing, unreadable as a pair, wrong for the current
 // options or close to its end is made again; the CA's key alone is never replaced, since every node trusts it.
 //
 // It never listens, dials or decides what an identity may do.
@@ -47,6 +47,8 @@ type Options struct {
 	SANs []string
 	// ServiceIPs are the addresses of the service default/kubernetes: the first address of every service range.
 	ServiceIPs []netip.Addr
+	// Reserved are addresses that no node's certificate may name beside those above: the ranges of services and of pods, and etcd.
+	Reserved []netip.Prefix
 	// ClusterDomain is the suffix of service names; empty means cluster.local.
 	ClusterDomain string
 	// Now is the clock by which certificates are made and renewed; nil means time.Now.
@@ -67,7 +69,6 @@ type PKI struct {
 	admin   atomic.Pointer[pair]
 	anchor  atomic.Pointer[x509.CertPool]
 	renewed []func() // under mu
-	secret  string
 }
 
 // Open reads the authority below dir (a control plane's data folder), makes what is missing and returns it. It fails where
@@ -139,10 +140,7 @@ func (p *PKI) refresh() error {
 	p.client.Store(client)
 	p.dns.Store(dns)
 	p.admin.Store(admin)
-	if err := p.writeKubeconfig(admin); err != nil {
-		return err
-	}
-	return p.openToken()
+	return p.writeKubeconfig(admin)
 }
 
 // CA returns the authority's certificate in PEM.
@@ -174,8 +172,13 @@ func (p *PKI) DNSClient() (certificate, key []byte) {
 // KubeconfigPath is where the administrator's kubeconfig lies.
 func (p *PKI) KubeconfigPath() string { return filepath.Join(p.dir, "admin.kubeconfig") }
 
-// TokenPath is where the join token lies.
+// TokenPath is where the join token of the first nodes lies.
 func (p *PKI) TokenPath() string { return filepath.Join(p.dir, "join-token") }
+
+// WriteToken leaves the join token of the first nodes for the administrator.
+func (p *PKI) WriteToken(token string) error {
+	return writeFile(p.TokenPath(), []byte(token+"\n"), 0o600)
+}
 
 func (p *PKI) path(file string) string { return filepath.Join(p.dir, "pki", file) }
 

@@ -4,11 +4,9 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/hex"
 	"encoding/pem"
 	"net"
 	"net/netip"
@@ -63,21 +61,18 @@ func request(t *testing.T, names []string, addresses ...string) []byte {
 
 func TestOpenKeepsWhatItMade(t *testing.T) {
 	dir := t.TempDir()
-	first := mustOpen(t, dir, testOptions())
+	mustOpen(t, dir, testOptions())
 	before := map[string]string{}
-	for _, file := range []string{"pki/ca.crt", "pki/ca.key", "pki/apiserver.crt", "pki/apiserver.key", "admin.kubeconfig", "join-token"} {
+	for _, file := range []string{"pki/ca.crt", "pki/ca.key", "pki/apiserver.crt", "pki/apiserver.key", "admin.kubeconfig"} {
 		before[file] = read(t, filepath.Join(dir, file))
 	}
-	second := mustOpen(t, dir, testOptions())
+	mustOpen(t, dir, testOptions())
 	for file, want := range before {
 		if read(t, filepath.Join(dir, file)) != want {
 			t.Errorf("%s changed when the authority was opened again", file)
 		}
 	}
-	if first.JoinToken() != second.JoinToken() || !second.CheckToken(first.JoinToken()) {
-		t.Error("the join token did not survive")
-	}
-	for _, file := range []string{"pki/ca.key", "pki/apiserver.key", "pki/admin.key", "pki/skep-dns.key", "admin.kubeconfig", "join-token"} {
+	for _, file := range []string{"pki/ca.key", "pki/apiserver.key", "pki/admin.key", "pki/skep-dns.key", "admin.kubeconfig"} {
 		info, err := os.Stat(filepath.Join(dir, file))
 		if err != nil {
 			t.Fatal(err)
@@ -109,7 +104,7 @@ func TestRepair(t *testing.T) {
 	dir := t.TempDir()
 	p := mustOpen(t, dir, testOptions())
 	oldServing, _ := p.ServerTLS().GetCertificate(nil)
-	for _, file := range []string{"pki/ca.crt", "pki/apiserver.key", "pki/admin.crt", "pki/skep-dns.crt", "admin.kubeconfig", "join-token"} {
+	for _, file := range []string{"pki/ca.crt", "pki/apiserver.key", "pki/admin.crt", "pki/skep-dns.crt", "admin.kubeconfig"} {
 		t.Run(strings.ReplaceAll(file, "/", "-"), func(t *testing.T) {
 			if err := os.Remove(filepath.Join(dir, file)); err != nil {
 				t.Fatal(err)
@@ -120,9 +115,6 @@ func TestRepair(t *testing.T) {
 			}
 			if _, err := oldServing.Leaf.Verify(x509.VerifyOptions{Roots: q.Pool(), DNSName: "localhost"}); err != nil {
 				t.Errorf("a certificate from before is no longer trusted: %v", err)
-			}
-			if token := strings.TrimSpace(read(t, q.TokenPath())); token != q.JoinToken() {
-				t.Errorf("join-token holds %q, want %q", token, q.JoinToken())
 			}
 		})
 	}
@@ -172,7 +164,8 @@ func TestNewNamesAndAgeRenew(t *testing.T) {
 
 func TestSignNode(t *testing.T) {
 	p := mustOpen(t, t.TempDir(), testOptions())
-	signed, err := p.SignNode("node1", request(t, []string{"node1", "node1.example.test"}, "198.18.0.11"))
+	from := netip.MustParseAddr("198.18.0.11")
+	signed, err := p.SignNode(NodeRequest{Name: "node1", CSR: request(t, []string{"node1"}, "198.18.0.11"), From: from})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -185,43 +178,62 @@ func TestSignNode(t *testing.T) {
 		t.Errorf("subject %v, CA %v: the request decided who the node is", leaf.Subject, leaf.IsCA)
 	}
 	for _, usage := range []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth} {
-		if _, err := leaf.Verify(x509.VerifyOptions{Roots: p.Pool(), DNSName: "198.18.0.11", KeyUsages: []x509.ExtKeyUsage{usage}}); err != nil {
-			t.Error(err)
-		}
-	}
-	refused := map[string]struct {
-		name string
-		csr  []byte
-	}{
-		"another node's name":      {"node1", request(t, []string{"node2"})},
-		"the service's name":       {"kubernetes", request(t, []string{"kubernetes.default"})},
-		"the service's address":    {"node1", request(t, nil, "10.96.0.1")},
-		"no address":               {"node1", request(t, nil, "0.0.0.0")},
-		"a bad node name":          {"Node_1", request(t, nil)},
-		"no request":               {"node1", []byte("hello")},
-		"a certificate":            {"node1", p.CA()},
-		"a request that is cut":    {"node1", encodePEM("CERTIFICATE REQUEST", []byte{1, 2, 3})},
-		"a name with a path in it": {"../../ca", request(t, nil)},
-	}
-	for what, r := range refused {
-		if _, err := p.SignNode(r.name, r.csr); err == nil {
-			t.Errorf("%s was signed", what)
+		for _, name := range []string{"node1", "198.18.0.11"} {
+			if _, err := leaf.Verify(x509.VerifyOptions{Roots: p.Pool(), DNSName: name, KeyUsages: []x509.ExtKeyUsage{usage}}); err != nil {
+				t.Error(err)
+			}
 		}
 	}
 }
 
-func TestJoinToken(t *testing.T) {
-	p := mustOpen(t, t.TempDir(), testOptions())
-	parts := strings.Split(p.JoinToken(), ".")
-	block, _ := pem.Decode(p.CA())
-	sum := sha256.Sum256(block.Bytes)
-	if len(parts) != 3 || parts[0] != "skep1" || parts[1] != hex.EncodeToString(sum[:])[:32] || len(parts[2]) != 32 {
-		t.Fatalf("token %q", p.JoinToken())
+// A node's certificate names that node and nobody else: with another's name or address it could take the API server's part.
+func TestSignNodeRefusesNamesOfOthers(t *testing.T) {
+	options := testOptions()
+	options.Reserved = []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("10.244.0.0/16")}
+	p := mustOpen(t, t.TempDir(), options)
+	from := netip.MustParseAddr("198.18.0.11")
+	for what, r := range map[string]struct {
+		name string
+		csr  []byte
+		from netip.Addr
+	}{
+		"another node's name":            {"node1", request(t, []string{"node2"}), from},
+		"a name below the node's":        {"node1", request(t, []string{"node1.example.test"}), from},
+		"localhost":                      {"node1", request(t, []string{"localhost"}), from},
+		"the service's name":             {"node1", request(t, []string{"kubernetes"}), from},
+		"a node called as the service":   {"kubernetes", request(t, nil), from},
+		"a node called as the server":    {"api.example.test", request(t, nil), from},
+		"a node called localhost":        {"localhost", request(t, nil), from},
+		"a node called as an address":    {"198.18.0.12", request(t, nil), from},
+		"a node called as the server's":  {"198.18.0.1", request(t, nil), netip.MustParseAddr("198.18.0.1")},
+		"the server's address":           {"node1", request(t, nil, "198.18.0.1"), from},
+		"the server's address, from it":  {"node1", request(t, nil, "198.18.0.1"), netip.MustParseAddr("198.18.0.1")},
+		"the same, as IPv6 writes it":    {"node1", request(t, nil, "::ffff:198.18.0.1"), netip.MustParseAddr("::ffff:198.18.0.1")},
+		"another's address":              {"node1", request(t, nil, "198.18.0.12"), from},
+		"the service's address, from it": {"node1", request(t, nil, "10.96.0.1"), netip.MustParseAddr("10.96.0.1")},
+		"a pod's address, from it":       {"node1", request(t, nil, "10.244.1.7"), netip.MustParseAddr("10.244.1.7")},
+		"loopback, from it":              {"node1", request(t, nil, "127.0.0.1"), netip.MustParseAddr("127.0.0.1")},
+		"no address":                     {"node1", request(t, nil, "0.0.0.0"), from},
+		"a bad node name":                {"Node_1", request(t, nil), from},
+		"no request":                     {"node1", []byte("hello"), from},
+		"a certificate":                  {"node1", p.CA(), from},
+		"a request that is cut":          {"node1", encodePEM("CERTIFICATE REQUEST", []byte{1, 2, 3}), from},
+		"a name with a path in it":       {"../../ca", request(t, nil), from},
+	} {
+		if signed, err := p.SignNode(NodeRequest{Name: r.name, CSR: r.csr, From: r.from}); err == nil {
+			t.Errorf("%s was signed: %s", what, signed)
+		}
 	}
-	for _, wrong := range []string{"", "skep1", "skep1..", parts[2], "skep1." + parts[1] + ".", "skep2." + parts[1] + "." + parts[2],
-		p.JoinToken() + "0", p.JoinToken()[:len(p.JoinToken())-1]} {
-		if p.CheckToken(wrong) {
-			t.Errorf("%q was taken for the token", wrong)
+	// What it connects from is left out of the certificate where it is not the node's own: a node on the API server's host, say.
+	for _, from := range []string{"198.18.0.1", "::ffff:198.18.0.1", "127.0.0.1", "::1", "10.96.0.1", "10.244.3.4"} {
+		signed, err := p.SignNode(NodeRequest{Name: "node1", CSR: request(t, nil), From: netip.MustParseAddr(from)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		block, _ := pem.Decode(signed)
+		leaf, err := x509.ParseCertificate(block.Bytes)
+		if err != nil || len(leaf.IPAddresses) > 0 || len(leaf.DNSNames) != 1 || leaf.DNSNames[0] != "node1" {
+			t.Errorf("from %s: a certificate for %v and %v (%v)", from, leaf.DNSNames, leaf.IPAddresses, err)
 		}
 	}
 }

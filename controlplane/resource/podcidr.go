@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -47,6 +48,7 @@ func podCIDROfKey(key string) (netip.Prefix, error) {
 // after the cluster has gained a family.
 func allocatePodCIDRs(ctx context.Context, r *Registry, tx *Tx, obj, old Object) error {
 	if obj == nil {
+		tx.Ops = append(tx.Ops, storage.Op{Key: MemberKey(old.GetName()), Delete: true})
 		return releasePodCIDRs(ctx, r, tx, old.(*corev1.Node))
 	}
 	node := obj.(*corev1.Node)
@@ -211,6 +213,9 @@ func (a *podCIDRAllocation) takeAsked(ctx context.Context, asked []string) error
 			return refuse("must be a valid address range")
 		}
 		prefix = prefix.Masked()
+		if within := a.r.config.PodCIDRs; !slices.ContainsFunc(within, func(r PodRange) bool { return r.Contains(prefix.Addr()) && r.NodeMask == prefix.Bits() }) {
+			return refuse("is not one of the parts that the cluster's pod ranges are cut into: " + describeRanges(within))
+		}
 		for other, holder := range held {
 			if other.Overlaps(prefix) {
 				return refuse(fmt.Sprintf("overlaps %s, which node %q holds", other, holder))
@@ -221,6 +226,14 @@ func (a *podCIDRAllocation) takeAsked(ctx context.Context, asked []string) error
 	a.guards = append(a.guards, odd, storage.Guard{Key: podCIDRPrefix, ModRevision: revision, Below: true})
 	a.ops = append(a.ops, storage.Op{Key: oddPodCIDRKey, Value: []byte(a.node.Name)})
 	return nil
+}
+
+func describeRanges(ranges []PodRange) string {
+	var parts []string
+	for _, r := range ranges {
+		parts = append(parts, fmt.Sprintf("a /%d of %s", r.NodeMask, r.Prefix))
+	}
+	return strings.Join(parts, ", ")
 }
 
 // freeSubnet picks a subnet of the given mask that overlaps no taken one,

@@ -29,8 +29,12 @@ func TestPodRanges(t *testing.T) {
 	if node, err := add("asks", "10.244.1.0/24"); err != nil || node.Spec.PodCIDR != "10.244.1.0/24" {
 		t.Fatalf("%+v, %v", node, err)
 	}
-	for _, podCIDR := range []string{"10.244.1.0/24", "10.244.1.128/25", "10.244.0.0/22"} {
-		if _, err := add("overlaps", podCIDR); !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), `overlaps 10.244.1.0/24, which node "asks" holds`) {
+	if _, err := add("overlaps", "10.244.1.0/24"); !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), `overlaps 10.244.1.0/24, which node "asks" holds`) {
+		t.Errorf("a range that another has: %v", err)
+	}
+	// Every host routes a node's range to it: others' addresses, the API server's among them, must not get there.
+	for _, podCIDR := range []string{"8.0.0.0/7", "0.0.0.0/0", "10.96.0.0/24", "198.18.0.1/32", "10.245.0.0/24", "10.244.0.0/22", "10.244.2.0/23", "10.244.2.128/25", "fd00::/64"} {
+		if _, err := add("outside", podCIDR); !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), "a /24 of 10.244.0.0/22") {
 			t.Errorf("%s: %v", podCIDR, err)
 		}
 	}
@@ -84,7 +88,7 @@ func TestPodRangesOfBothFamilies(t *testing.T) {
 	if err != nil || !slices.Equal(kept.(*corev1.Node).Spec.PodCIDRs, old.Spec.PodCIDRs) {
 		t.Errorf("the old node had %v and has %v (%v)", old.Spec.PodCIDRs, kept, err)
 	}
-	asked := []string{"10.244.2.0/25", "fd00:10:244:2::/64"}
+	asked := []string{"10.244.2.0/24", "fd00:10:244:2::/64"}
 	for i := range 2 {
 		node, err := add(r, fmt.Sprintf("node%d", i))
 		if err != nil {
@@ -105,7 +109,7 @@ func TestPodRangesOfBothFamilies(t *testing.T) {
 	// Of four IPv4 ranges three are taken: what is asked for in the last is had, of the rest nothing.
 	for i := range 4 {
 		if cidr := fmt.Sprintf("10.244.%d", i); !held[cidr+".0/24"] {
-			asked[0] = cidr + ".0/25"
+			asked[0] = cidr + ".0/24"
 		}
 		if cidr := subnetAt(cfg.PodCIDRs[1].Prefix, 64, uint64(i)).String(); !held[cidr] {
 			asked[1] = cidr
@@ -121,18 +125,23 @@ func TestPodRangesOfBothFamilies(t *testing.T) {
 	checkRecords(t, r)
 }
 
-// TestPodRangesOfTwoSizesAtOnce has nodes ask at once, at two control planes,
-// for ranges that overlap without being equal, while others take any.
+// TestPodRangesOfTwoSizesAtOnce has nodes ask at once for ranges that overlap without being equal, at two control planes of
+// which one has been told another size, while others take any.
 func TestPodRangesOfTwoSizesAtOnce(t *testing.T) {
 	store := allocationEtcd(t)
-	cfg := clusterWith("10.96.0.0/16")
+	cfg, larger := clusterWith("10.96.0.0/16"), clusterWith("10.96.0.0/16")
 	cfg.PodCIDRs = podRanges("10.244.0.0/26", 28) // four ranges
-	planes := []*Registry{allocationRegistry(t, store, cfg), allocationRegistry(t, store, cfg)}
+	larger.PodCIDRs = podRanges("10.244.0.0/26", 27)
+	planes := []*Registry{allocationRegistry(t, store, cfg), allocationRegistry(t, store, larger)}
 	for round := range 25 {
 		var group sync.WaitGroup
-		for i, asked := range []string{"10.244.0.0/27", "10.244.0.16/28", "10.244.0.24/29", "10.244.0.0/26", "", "", ""} {
+		for i, asked := range []string{"10.244.0.16/28", "10.244.0.0/27", "10.244.0.32/28", "10.244.0.32/27", "", ""} {
 			group.Go(func() {
-				_, err := planes[i%2].Create(t.Context(), Nodes, &corev1.Node{
+				plane := planes[i%2]
+				if asked == "" {
+					plane = planes[0]
+				}
+				_, err := plane.Create(t.Context(), Nodes, &corev1.Node{
 					ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("node%d", i)}, Spec: corev1.NodeSpec{PodCIDR: asked},
 				}, CreateOptions{})
 				full := apierrors.IsInternalError(err) && strings.Contains(err.Error(), "no pod range of /28 is left")

@@ -77,6 +77,8 @@ type UpdateOptions struct {
 	FieldManager string
 	// Preconditions that the object must meet, nil for none.
 	Preconditions *metav1.Preconditions
+	// Admit may refuse what is about to be written over old; nil admits all. obj has what the update cannot change filled in.
+	Admit func(obj, old Object) error
 }
 
 // Binding puts a pod on a node. UID may be empty.

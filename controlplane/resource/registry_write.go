@@ -126,6 +126,11 @@ func (u *modification) try(ctx context.Context, current *watchcache.Object) (Obj
 	if err := u.prepare(obj, old); err != nil {
 		return nil, err
 	}
+	if u.options.Admit != nil {
+		if err := u.options.Admit(obj, old); err != nil {
+			return nil, err
+		}
+	}
 	if u.k.finished(obj, old) {
 		return u.remove(ctx, current, obj)
 	}

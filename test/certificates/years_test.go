@@ -28,6 +28,7 @@ import (
 	"github.com/skep-io/skep/agent/node"
 	"github.com/skep-io/skep/controlplane/apiserver"
 	"github.com/skep-io/skep/controlplane/etcd"
+	"github.com/skep-io/skep/controlplane/jointoken"
 	"github.com/skep-io/skep/controlplane/pki"
 	"github.com/skep-io/skep/controlplane/resource"
 	"github.com/skep-io/skep/controlplane/storage"
@@ -101,13 +102,10 @@ func newWorld(t *testing.T) *world {
 func (w *world) startAgent(ctx context.Context, wg *sync.WaitGroup, registry *resource.Registry) {
 	t := w.t
 	t.Helper()
-	token, err := os.ReadFile(w.authority.TokenPath())
-	if err != nil {
-		t.Fatal(err)
-	}
 	address := hostAddress(t)
+	var err error
 	w.identity, err = node.OpenIdentity(ctx, node.IdentityConfig{
-		Server: w.url, Token: strings.TrimSpace(string(token)), NodeName: "node1", NodeIP: address, StateDir: t.TempDir(), Now: w.now,
+		Server: w.url, Token: w.joinToken(ctx, registry), NodeName: "node1", StateDir: t.TempDir(), Now: w.now,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -123,9 +121,6 @@ func (w *world) startAgent(ctx context.Context, wg *sync.WaitGroup, registry *re
 	}
 	wg.Go(func() { _ = agent.ServeTLS(w.agent, "", "") })
 	t.Cleanup(func() { _ = agent.Close() })
-	if err := registry.WaitForSync(ctx); err != nil {
-		t.Fatal(err)
-	}
 	made, err := registry.Create(ctx, resource.Nodes, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node1"}}, resource.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -136,6 +131,27 @@ func (w *world) startAgent(ctx context.Context, wg *sync.WaitGroup, registry *re
 	if _, err := registry.Update(ctx, resource.Nodes, "status", status, resource.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// joinToken makes what a node joins with.
+func (w *world) joinToken(ctx context.Context, registry *resource.Registry) string {
+	t := w.t
+	t.Helper()
+	if err := registry.WaitForSync(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := resource.EnsureNamespaces(ctx, registry); err != nil {
+		t.Fatal(err)
+	}
+	text, err := jointoken.New(w.authority.CA())
+	if err != nil {
+		t.Fatal(err)
+	}
+	token := jointoken.Token{ID: text.ID, Secret: text.Secret, Authentication: true}
+	if _, err := registry.Create(ctx, resource.Secrets, token.Object(), resource.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	return text.String()
 }
 
 // hostAddress is one of this host's that a node may have: no loopback address.

@@ -41,7 +41,7 @@ func TestAgentsAreToldOfBothFamilies(t *testing.T) {
 	if err := os.MkdirAll(c.skepdDir(), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(c.skepdDir(), "join-token"), []byte("skep1.test"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(c.skepdDir(), "join-token"), []byte("skep2.test"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	st := &state{Subnet: 12, Nodes: map[string]*nodeState{"node1": {Index: 1}}}

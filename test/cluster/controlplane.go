@@ -16,8 +16,11 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"github.com/skep-io/skep/controlplane/jointoken"
 )
 
 func serverURL(st *state) string {
@@ -184,10 +187,7 @@ func (c *Cluster) SkepdPID() int {
 
 // agentCommand is how the host's first process starts the agent.
 func (c *Cluster) agentCommand(st *state, node string) ([]string, error) {
-	token, err := os.ReadFile(filepath.Join(c.skepdDir(), "join-token"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("skepd has left no join token yet (%w): has it ever run? see %s", err, c.SkepdLog())
-	}
+	token, err := c.joinToken()
 	if err != nil {
 		return nil, err
 	}
@@ -195,7 +195,7 @@ func (c *Cluster) agentCommand(st *state, node string) ([]string, error) {
 	argv := []string{
 		st.Bin.Agent,
 		"--server", serverURL(st),
-		"--token", strings.TrimSpace(string(token)),
+		"--token", token,
 		"--node-name", node,
 		"--node-ip", commas(st.addrs(node)),
 		"--state-dir", filepath.Join(c.nodeDir(node), "state"),
@@ -210,6 +210,44 @@ func (c *Cluster) agentCommand(st *state, node string) ([]string, error) {
 		argv = append(argv, "--labels", formatLabels(n.Labels))
 	}
 	return slices.Concat(argv, st.AgentArgs, n.Args), nil
+}
+
+// joinToken is the one that skepd left for the first hosts, or another once the time of that is over.
+func (c *Cluster) joinToken() (string, error) {
+	left := filepath.Join(c.skepdDir(), "join-token")
+	data, err := os.ReadFile(left)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("skepd has left no join token yet (%w): has it ever run? see %s", err, c.SkepdLog())
+	}
+	if err != nil {
+		return "", err
+	}
+	info, err := os.Stat(left)
+	if err != nil {
+		return "", err
+	}
+	if time.Since(info.ModTime()) < jointoken.DefaultTTL-time.Hour {
+		return strings.TrimSpace(string(data)), nil
+	}
+	ca, err := os.ReadFile(filepath.Join(c.skepdDir(), "pki", "ca.crt"))
+	if err != nil {
+		return "", err
+	}
+	text, err := jointoken.New(ca)
+	if err != nil {
+		return "", err
+	}
+	client, err := c.Client()
+	if err != nil {
+		return "", err
+	}
+	token := jointoken.Token{ID: text.ID, Secret: text.Secret, Description: "For hosts of skep up.", Expires: time.Now().Add(jointoken.DefaultTTL), Authentication: true}
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	if _, err := client.CoreV1().Secrets(metav1.NamespaceSystem).Create(ctx, token.Object(), metav1.CreateOptions{}); err != nil {
+		return "", fmt.Errorf("make a join token: %w", err)
+	}
+	return text.String(), writeFileAtomically(left, []byte(text.String()+"\n"), 0o600)
 }
 
 func commas[T fmt.Stringer](list []T) string {

@@ -91,7 +91,7 @@ func raiseWith(t *testing.T, c *Cluster, o Options) []string {
 	if err := os.MkdirAll(c.skepdDir(), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(c.skepdDir(), "join-token"), []byte("skep1.test\n"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(c.skepdDir(), "join-token"), []byte("skep2.test\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	started, err := c.bootMissing(t.Context())

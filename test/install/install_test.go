@@ -208,7 +208,7 @@ func (in *installation) hosts(s step) []*cluster.Node {
 	return []*cluster.Node{in.server} // which the cluster is administered from, too
 }
 
-var joinToken = regexp.MustCompile(`skep1\.[0-9a-f]+\.[0-9a-f]+`)
+var joinToken = regexp.MustCompile(`skep2\.[0-9a-f]+\.[0-9a-z]+\.[0-9a-z]+`)
 
 func (in *installation) doAll(steps []step) {
 	in.Helper()

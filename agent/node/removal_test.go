@@ -1,0 +1,77 @@
+package node
+
+import (
+	"context"
+	"net/netip"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes/fake"
+	ktesting "k8s.io/client-go/testing"
+)
+
+func removedError() error {
+	err := apierrors.NewUnauthorized("node removed")
+	err.ErrStatus.Details = &metav1.StatusDetails{Causes: []metav1.StatusCause{{Type: causeRemoved}}}
+	return err
+}
+
+// A node that hears that it was removed says so once, and asks for nothing more; another refusal is tried again.
+func TestRemovedNodeStaysQuiet(t *testing.T) {
+	client := fake.NewClientset(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}})
+	var gone, asked atomic.Int32
+	client.PrependReactor("*", "*", func(ktesting.Action) (bool, runtime.Object, error) {
+		asked.Add(1)
+		if gone.Load() == 0 {
+			return true, nil, apierrors.NewUnauthorized("for a moment")
+		}
+		return true, nil, removedError()
+	})
+	var removed atomic.Int32
+	heard := make(chan struct{})
+	n, err := New(Config{
+		Client: client, Name: "n1", IPs: []netip.Addr{netip.MustParseAddr("192.0.2.11")}, StateDir: t.TempDir(), Version: "test",
+		RuntimeVersion: func(context.Context) (string, error) { return "1", nil },
+		Removed: func() {
+			if removed.Add(1) == 1 {
+				close(heard)
+			}
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- n.Run(ctx) }()
+	for asked.Load() < 4 && ctx.Err() == nil { // lease and status are tried again
+		<-time.NewTimer(5 * time.Millisecond).C
+	}
+	if removed.Load() != 0 {
+		t.Error("a refusal without the cause is taken for a removal")
+	}
+	gone.Store(1)
+	select {
+	case <-heard:
+	case <-ctx.Done():
+		t.Fatal("the removal is not noticed")
+	}
+	before := asked.Load()
+	<-time.NewTimer(3 * leaseInterval).C // the lease would be renewed three times
+	if more := asked.Load() - before; more > 1 {
+		t.Errorf("asked %d times after the removal, want the other of lease and status at most", more)
+	}
+	cancel()
+	if err := <-done; err != nil || removed.Load() != 1 {
+		t.Errorf("Run: %v; told %d times", err, removed.Load())
+	}
+	if _, err := n.Register(t.Context()); err == nil || !err.(*RefusedError).Removed {
+		t.Errorf("registering: %v", err)
+	}
+}

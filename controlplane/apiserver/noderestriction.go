@@ -1,0 +1,186 @@
+package apiserver
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	kubeletapis "k8s.io/kubelet/pkg/apis"
+
+	"github.com/skep-io/skep/controlplane/resource"
+)
+
+// admission is what the registry asks before it writes an update of c.
+func (s *Server) admission(c *call) func(obj, old resource.Object) error {
+	if c.id.master() || c.id.node() == "" {
+		return nil
+	}
+	return func(obj, old resource.Object) error { return s.restrict(c, obj, old) }
+}
+
+// restrict decides about what a node writes, as Kubernetes' NodeRestriction does and somewhat stricter. old is what the store has,
+// never what the request says (CVE-2021-25735), and nil where obj is to be created.
+func (s *Server) restrict(c *call, obj, old resource.Object) error {
+	node := c.id.node()
+	if c.id.master() || node == "" {
+		return nil
+	}
+	reason := ""
+	switch o := obj.(type) {
+	case *corev1.Node:
+		before, _ := old.(*corev1.Node)
+		reason = nodeRestriction(node, o, before)
+	case *corev1.Pod:
+		before, _ := old.(*corev1.Pod)
+		reason = podRestriction(node, o, before)
+	case *corev1.Event:
+		before, _ := old.(*corev1.Event)
+		reason = s.eventRestriction(node, o, before)
+	default:
+		if obj.GetName() != node {
+			reason = fmt.Sprintf("node '%s' cannot change %s of another name", node, c.resource)
+		}
+	}
+	if reason == "" {
+		return nil
+	}
+	a := c.attributes()
+	a.name = obj.GetName()
+	return forbidden(c.id, a, reason)
+}
+
+// nodeRestriction says why a node may not make its Node object this, or nothing.
+func nodeRestriction(name string, node, old *corev1.Node) string {
+	if node.Name != name {
+		return fmt.Sprintf("node %q is not allowed to modify node %q", name, node.Name)
+	}
+	created := old == nil
+	if created {
+		old = &corev1.Node{Spec: *node.Spec.DeepCopy()}
+		if node.Spec.PodCIDR != "" || len(node.Spec.PodCIDRs) > 0 {
+			return fmt.Sprintf("node %q is not allowed to choose its pod ranges", name)
+		}
+		if node.Spec.ConfigSource != nil {
+			return fmt.Sprintf("node %q is not allowed to create pods with a non-nil configSource", name)
+		}
+	}
+	switch {
+	case !equality.Semantic.DeepEqual(node.Spec.Taints, old.Spec.Taints):
+		return fmt.Sprintf("node %q is not allowed to modify taints", name)
+	case !equality.Semantic.DeepEqual(node.OwnerReferences, old.OwnerReferences):
+		return fmt.Sprintf("node %q is not allowed to modify ownerReferences", name)
+	case !slices.Equal(node.Finalizers, old.Finalizers):
+		return fmt.Sprintf("node %q is not allowed to modify finalizers", name)
+	case !maps.Equal(node.Annotations, old.Annotations):
+		return fmt.Sprintf("node %q is not allowed to modify annotations", name)
+	case !equality.Semantic.DeepEqual(node.Spec, old.Spec):
+		return fmt.Sprintf("node %q is not allowed to modify its spec", name)
+	}
+	var refused []string
+	for _, key := range changedKeys(node.Labels, old.Labels) {
+		if !nodeMayLabel(key, created) {
+			refused = append(refused, key)
+		}
+	}
+	switch {
+	case len(refused) == 0:
+		return ""
+	case created:
+		return fmt.Sprintf("node %q is not allowed to set the following labels: %s", name, strings.Join(refused, ", "))
+	}
+	return "is not allowed to modify labels: " + strings.Join(refused, ", ")
+}
+
+// nodeMayLabel says whether a node may set a label of its own: when it registers, those that kubelets may. Later only those that
+// tell facts of the host, so that a node which is broken into cannot draw pods by its place or by labels of the administrator's.
+func nodeMayLabel(key string, registering bool) bool {
+	domain, _, ok := strings.Cut(key, "/")
+	if !ok {
+		domain = ""
+	}
+	within := func(suffix string) bool { return domain == suffix || strings.HasSuffix(domain, "."+suffix) }
+	switch {
+	case within(corev1.LabelNamespaceNodeRestriction):
+		return false
+	case within("kubernetes.io"), within("k8s.io"):
+		if !kubeletapis.IsKubeletLabel(key) {
+			return false
+		}
+		place := []string{corev1.LabelTopologyZone, corev1.LabelTopologyRegion, corev1.LabelFailureDomainBetaZone, corev1.LabelFailureDomainBetaRegion}
+		return registering || !slices.Contains(place, key)
+	}
+	return registering
+}
+
+func changedKeys(a, b map[string]string) []string {
+	changed := map[string]bool{}
+	for key, value := range a {
+		if other, ok := b[key]; !ok || other != value {
+			changed[key] = true
+		}
+	}
+	for key := range b {
+		if _, ok := a[key]; !ok {
+			changed[key] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(changed))
+}
+
+// podRestriction says why a node may not write this of a pod, or nothing. Only the status of its own pods gets here.
+func podRestriction(node string, pod, old *corev1.Pod) string {
+	switch {
+	case old == nil:
+		return fmt.Sprintf("node %q cannot create pods", node)
+	case old.Spec.NodeName != node:
+		return fmt.Sprintf("node %q can only update pod status for pods with spec.nodeName set to itself", node)
+	case !maps.Equal(pod.Labels, old.Labels):
+		return fmt.Sprintf("node %q cannot update labels through pod status", node)
+	case !maps.Equal(pod.Annotations, old.Annotations):
+		return fmt.Sprintf("node %q cannot update annotations through pod status", node)
+	case !slices.Equal(pod.Finalizers, old.Finalizers) || !equality.Semantic.DeepEqual(pod.OwnerReferences, old.OwnerReferences):
+		return fmt.Sprintf("node %q cannot update finalizers and ownerReferences through pod status", node)
+	case !equality.Semantic.DeepEqual(pod.Status.ResourceClaimStatuses, old.Status.ResourceClaimStatuses):
+		return fmt.Sprintf("node %q cannot update resource claim statues", node)
+	}
+	return ""
+}
+
+// eventRestriction says why a node may not tell this event, or nothing: it speaks in its own name, of itself, of its pods, and
+// of services, which it serves like every other node.
+func (s *Server) eventRestriction(node string, event, old *corev1.Event) string {
+	if old != nil && eventHost(old) != node {
+		return fmt.Sprintf("node %q cannot change the events of others", node)
+	}
+	if eventHost(event) != node {
+		return fmt.Sprintf("node %q can only write events whose source.host is itself", node)
+	}
+	about := event.InvolvedObject
+	own := false
+	switch {
+	case about.APIVersion != "" && about.APIVersion != "v1":
+	case about.Kind == "Node":
+		own = about.Name == node
+	case about.Kind == "Pod":
+		pod, err := resource.Get[*corev1.Pod](s.stopping, s.registry, resource.Pods, about.Namespace, about.Name)
+		own = err != nil || pod.Spec.NodeName == node // what became of a pod that is gone is told too
+	case about.Kind == "Service":
+		own = true
+	}
+	if !own || (about.Namespace != event.Namespace && (about.Namespace != "" || event.Namespace != metav1.NamespaceDefault)) {
+		return fmt.Sprintf("node %q can only write events about itself, its pods and services", node)
+	}
+	return ""
+}
+
+// eventHost is who an event says it is from.
+func eventHost(event *corev1.Event) string {
+	if event.Source.Host == "" {
+		return event.ReportingInstance
+	}
+	return event.Source.Host
+}

@@ -1,0 +1,281 @@
+// Package membership knows which node certificates count. A host that joins gets a membership, whose number its certificates carry;
+// deleting the Node object ends the membership in the same transaction, and with it every certificate that was issued for it.
+//
+// It owns the keys below resource.MemberPrefix and keeps a copy of them in memory, which is what requests are compared with. It
+// never signs anything and does not decide who may join.
+package membership
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/skep-io/skep/controlplane/resource"
+	"github.com/skep-io/skep/controlplane/storage"
+)
+
+// ErrTaken says that a node of the name exists: only its own certificate or the administrator's word lets a host take its place.
+var ErrTaken = errors.New("a node of this name exists")
+
+// retry is how long to wait after the store did not answer.
+const retry = 200 * time.Millisecond
+
+// member is what is stored of one node.
+type member struct {
+	ID string `json:"id"`
+	// Unnumbered is set where certificates without a number count too: those from before there were numbers.
+	Unnumbered bool `json:"unnumbered,omitempty"`
+}
+
+// Members are all memberships. Its methods may be called concurrently.
+type Members struct {
+	store  storage.Interface
+	synced chan struct{} // closed when the stored memberships are known
+
+	mu    sync.Mutex
+	known map[string]known
+	// at is the revision up to which every change is in known.
+	at int64
+	// requests are those under way, by node and number. Each is cancelled when its membership ends.
+	requests map[string]map[*request]struct{}
+}
+
+// known is a membership as of a revision. ended ones are kept until the watch has passed them.
+type known struct {
+	member
+	revision int64
+}
+
+type request struct {
+	id     string
+	cancel context.CancelFunc
+}
+
+// New makes memberships over a store. Nothing counts before Run has read it.
+func New(store storage.Interface) *Members {
+	return &Members{store: store, synced: make(chan struct{}), known: map[string]known{}, requests: map[string]map[*request]struct{}{}}
+}
+
+// Run follows the store until ctx ends. While the store is away, what was known last holds.
+func (m *Members) Run(ctx context.Context) error {
+	for ctx.Err() == nil {
+		if err := m.follow(ctx); ctx.Err() == nil {
+			slog.Warn("Memberships of nodes are not followed; trying again", "err", err)
+			select {
+			case <-ctx.Done():
+			case <-time.After(retry):
+			}
+		}
+	}
+	return ctx.Err()
+}
+
+func (m *Members) follow(ctx context.Context) error {
+	kvs, revision, err := m.store.List(ctx, resource.MemberPrefix)
+	if err != nil {
+		return err
+	}
+	m.replace(kvs, revision)
+	watch, cancel := context.WithCancel(ctx)
+	defer cancel()
+	for response := range m.store.Watch(watch, resource.MemberPrefix, revision) {
+		if response.Err != nil {
+			return response.Err
+		}
+		for _, event := range response.Events {
+			m.apply(event.Key, event.Value, event.ModRevision, event.Type == storage.Delete)
+		}
+	}
+	return errors.New("the watch ended")
+}
+
+func (m *Members) replace(kvs []storage.KeyValue, revision int64) {
+	stored := map[string]bool{}
+	for _, kv := range kvs {
+		stored[kv.Key] = true
+		m.apply(kv.Key, kv.Value, kv.ModRevision, false)
+	}
+	m.mu.Lock()
+	for name, k := range m.known {
+		if !stored[resource.MemberKey(name)] && k.revision <= revision {
+			delete(m.known, name)
+			m.endRequests(name)
+		}
+	}
+	m.mu.Unlock()
+	select {
+	case <-m.synced:
+	default:
+		close(m.synced)
+	}
+}
+
+// apply takes over a change unless a later one is known.
+func (m *Members) apply(key string, value []byte, revision int64, gone bool) {
+	name := strings.TrimPrefix(key, resource.MemberPrefix)
+	var stored member
+	if !gone {
+		if err := json.Unmarshal(value, &stored); err != nil || stored.ID == "" {
+			slog.Error("A node's membership cannot be read: its certificate is refused", "key", key, "err", err)
+			gone = true
+		}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.known[name].revision > revision {
+		return
+	}
+	if gone {
+		delete(m.known, name)
+	} else {
+		m.known[name] = known{stored, revision}
+	}
+	m.endRequests(name)
+}
+
+// endRequests cancels those of the node whose membership is not the current one. The caller holds mu.
+func (m *Members) endRequests(name string) {
+	for r := range m.requests[name] {
+		if !m.counts(name, r.id) {
+			r.cancel()
+		}
+	}
+}
+
+// counts says whether a certificate of the node with that number counts. The caller holds mu.
+func (m *Members) counts(name, id string) bool {
+	k, ok := m.known[name]
+	return ok && (id == k.ID || id == "" && k.Unnumbered)
+}
+
+// WaitForSync waits until the stored memberships are known.
+func (m *Members) WaitForSync(ctx context.Context) error {
+	select {
+	case <-m.synced:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Enter says whether a certificate of the node with that number counts. If so, cancel is called when it no longer does, unless
+// leave was called before.
+func (m *Members) Enter(name, id string, cancel context.CancelFunc) (leave func(), ok bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.counts(name, id) {
+		return nil, false
+	}
+	r := &request{id: id, cancel: cancel}
+	if m.requests[name] == nil {
+		m.requests[name] = map[*request]struct{}{}
+	}
+	m.requests[name][r] = struct{}{}
+	return func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		delete(m.requests[name], r)
+		if len(m.requests[name]) == 0 {
+			delete(m.requests, name)
+		}
+	}, true
+}
+
+// Number returns the number that new certificates of a member carry.
+func (m *Members) Number(name string) (id string, ok bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	k, ok := m.known[name]
+	return k.ID, ok
+}
+
+// Join begins a membership and ends the one before. With replace it does so also where a Node of the name exists, and otherwise
+// returns ErrTaken then.
+func (m *Members) Join(ctx context.Context, name string, replace bool) (id string, err error) {
+	key := resource.MemberKey(name)
+	fresh, err := newMember()
+	if err != nil {
+		return "", err
+	}
+	value, err := json.Marshal(fresh)
+	if err != nil {
+		return "", err
+	}
+	var guards []storage.Guard
+	if !replace {
+		guards = append(guards, storage.Guard{Key: nodeKey(name)})
+	}
+	revision, err := m.store.Commit(ctx, guards, []storage.Op{{Key: key, Value: value}})
+	var conflict *storage.ConflictError
+	if errors.As(err, &conflict) {
+		return "", ErrTaken
+	}
+	if err != nil {
+		return "", fmt.Errorf("store the membership of node %s: %w", name, err)
+	}
+	m.apply(key, value, revision, false) // the node asks for more before the watch tells of it
+	return fresh.ID, nil
+}
+
+func newMember() (member, error) {
+	id := make([]byte, 8)
+	if _, err := rand.Read(id); err != nil {
+		return member{}, fmt.Errorf("make a membership: %w", err)
+	}
+	return member{ID: hex.EncodeToString(id)}, nil
+}
+
+func nodeKey(name string) string {
+	return storage.Key(schema.GroupResource{Resource: "nodes"}, "", name)
+}
+
+// recordedKey is there once the nodes from before there were memberships have been given one.
+const recordedKey = "/skep/members-recorded"
+
+// Record gives every node from before there were memberships one, by which the certificate that it has counts. It does so once
+// in a cluster's life: a node that is made by hand later has no certificate.
+func Record(ctx context.Context, store storage.Interface) error {
+	_, err := store.Get(ctx, recordedKey)
+	if !errors.Is(err, storage.ErrNotFound) {
+		return err
+	}
+	prefix := nodeKey("")
+	kvs, _, err := store.List(ctx, prefix)
+	if err != nil {
+		return err
+	}
+	for _, kv := range kvs {
+		m, err := newMember()
+		if err != nil {
+			return err
+		}
+		m.Unnumbered = true
+		value, err := json.Marshal(m)
+		if err != nil {
+			return err
+		}
+		key := resource.MemberKey(strings.TrimPrefix(kv.Key, prefix))
+		_, err = store.Commit(ctx, []storage.Guard{{Key: key}, {Key: kv.Key, ModRevision: kv.ModRevision}}, []storage.Op{{Key: key, Value: value}})
+		var conflict *storage.ConflictError
+		if errors.As(err, &conflict) {
+			if len(conflict.Keys) == 1 && conflict.Keys[0] == key {
+				continue // it has one
+			}
+			return Record(ctx, store) // the node has changed, or is gone
+		}
+		if err != nil {
+			return err
+		}
+	}
+	_, err = store.Commit(ctx, nil, []storage.Op{{Key: recordedKey, Value: []byte("1")}})
+	return err
+}
