@@ -19,6 +19,7 @@ import (
 	"github.com/skep-io/skep/controlplane/controller/gc"
 	"github.com/skep-io/skep/controlplane/controller/loadbalancer"
 	"github.com/skep-io/skep/controlplane/controller/namespace"
+	"github.com/skep-io/skep/controlplane/controller/networkpolicy"
 	"github.com/skep-io/skep/controlplane/controller/node"
 	"github.com/skep-io/skep/controlplane/controller/replication"
 	"github.com/skep-io/skep/controlplane/controller/serviceaccount"
@@ -66,6 +67,7 @@ func lead(ctx context.Context, s *settings, registry *resource.Registry, authori
 		"namespace":      namespace.New(registry),
 		"gc":             gc.New(registry),
 		"conflicts":      conflict.New(registry, recorder(conflict.Component)),
+		"networkpolicy":  networkpolicy.New(registry, recorder(networkpolicy.Component)),
 		"servicecidr":    servicecidr.New(registry, recorder(servicecidr.Component), recorder(servicecidr.RepairComponent)),
 		"serviceaccount": accounts,
 		"tokencleaner":   tokencleaner.New(registry, realClock),
