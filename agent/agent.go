@@ -33,6 +33,7 @@ import (
 	"github.com/skep-io/skep/agent/server"
 	"github.com/skep-io/skep/agent/services"
 	"github.com/skep-io/skep/agent/stats"
+	"github.com/skep-io/skep/agent/sysctl"
 	"github.com/skep-io/skep/agent/traffic"
 	"github.com/skep-io/skep/dataplane/census"
 	"github.com/skep-io/skep/dataplane/events"
@@ -68,6 +69,8 @@ type Config struct {
 	ServiceCIDRs, ClusterCIDRs []netip.Prefix // of each family at most one
 
 	Garbage garbage.Config // when images are collected
+	// AllowedUnsafeSysctls are names and prefixes of kernel parameters that pods may set beside the safe ones.
+	AllowedUnsafeSysctls []string
 
 	Reserves   Reserves
 	Version    string
@@ -237,7 +240,7 @@ func (p *parts) joinCluster(ctx context.Context, group *errgroup.Group) (err err
 	known, ok := readPodCIDRs(p.cfg)
 	p.node, err = node.New(node.Config{
 		Client: p.client, Name: p.cfg.NodeName, IPs: p.cfg.NodeIPs, Labels: p.cfg.Labels, StateDir: p.cfg.StateDir,
-		Version: p.cfg.Version, RuntimeVersion: p.runtimeVersion, Images: p.images, Port: Port,
+		Version: p.cfg.Version, RuntimeVersion: p.runtimeVersion, Images: p.images, Handlers: p.handlers, Port: Port,
 		Capacity: p.size.capacity, Allocatable: p.size.allocatable,
 		Removed: func() { close(p.removed) }, Renewed: p.announcer.renewed,
 	})
@@ -278,6 +281,10 @@ func (p *parts) observeSelf() error {
 }
 
 func (p *parts) startPods(ctx context.Context, group *errgroup.Group) error {
+	allowed, err := sysctl.NewAllowlist(p.cfg.AllowedUnsafeSysctls)
+	if err != nil {
+		return fmt.Errorf("--allowed-unsafe-sysctls: %w", err)
+	}
 	p.limitPods(ctx, group)
 	memory := p.size.capacity[corev1.ResourceMemory]
 	p.pods = pod.New(pod.Config{
@@ -287,7 +294,7 @@ func (p *parts) startPods(ctx context.Context, group *errgroup.Group) error {
 		Recorder: p.recorder,
 		Services: p.watcher.Lister(), ServicesSynced: p.watcher.HasSynced,
 		ClusterDNS: p.cfg.ClusterDNS, ClusterDomain: p.cfg.ClusterDomain, Allocatable: p.node.Allocatable,
-		MemoryCapacity: memory.Value(), PodPidsLimit: p.size.podPids,
+		MemoryCapacity: memory.Value(), PodPidsLimit: p.size.podPids, Sysctls: allowed,
 	})
 	group.Go(func() error { return p.pods.Run(ctx) })
 	collect := p.cfg.Garbage
@@ -335,30 +342,6 @@ func (p *parts) startServer(ctx context.Context, group *errgroup.Group) (err err
 	}
 	group.Go(func() error { return p.server.Run(ctx) })
 	return nil
-}
-
-// answerWithin bounds what the node's status and health ask of containerd: that it is silent is what they are to tell.
-const answerWithin = 10 * time.Second
-
-func (p *parts) runtimeVersion(ctx context.Context) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, answerWithin)
-	defer cancel()
-	return p.runtime.Version(ctx)
-}
-
-// images tells the node's status what is stored here.
-func (p *parts) images(ctx context.Context) ([]corev1.ContainerImage, error) {
-	ctx, cancel := context.WithTimeout(ctx, answerWithin)
-	defer cancel()
-	stored, err := p.runtime.Images(ctx)
-	if err != nil {
-		return nil, err
-	}
-	out := make([]corev1.ContainerImage, 0, len(stored))
-	for _, i := range stored {
-		out = append(out, corev1.ContainerImage{Names: []string{i.Name}, SizeBytes: i.Size})
-	}
-	return out, nil
 }
 
 // close gives back what the process holds, after everything that runs has ended. Pods notice nothing.

@@ -23,17 +23,17 @@ import (
 
 // Config describes the node to the cluster.
 type Config struct {
-	Client         kubernetes.Interface
-	Name           string
-	IPs            []netip.Addr      // the first is the primary one
-	Labels         map[string]string // beside those that every node has
-	StateDir       string
-	Version        string // of the agent
-	RuntimeVersion func(context.Context) (string, error)
-	Images         func(context.Context) ([]corev1.ContainerImage, error) // optional
-	Port           int32
-	Capacity       corev1.ResourceList // what the host has (see Capacity)
-	Allocatable    corev1.ResourceList // and what of it pods may request
+	Client            kubernetes.Interface
+	Name              string
+	IPs               []netip.Addr      // the first is the primary one
+	Labels            map[string]string // beside those that every node has
+	StateDir, Version string            // the version is the agent's
+	RuntimeVersion    func(context.Context) (string, error)
+	Images            func(context.Context) ([]corev1.ContainerImage, error) // optional
+	Handlers          func() []corev1.NodeRuntimeHandler
+	Port              int32
+	Capacity          corev1.ResourceList // what the host has (see Capacity)
+	Allocatable       corev1.ResourceList // and what of it pods may request
 	// Removed is called once when the node has been removed from the cluster, and its certificate is refused.
 	Removed func()
 	// Renewed hears until when the cluster takes this host for alive, whenever that is put off; optional.

@@ -42,6 +42,11 @@ func (n *Node) status(ctx context.Context, last *corev1.NodeStatus) (*corev1.Nod
 		NodeInfo:        info,
 		Conditions:      slices.Concat(pressureConditions(low), n.besideReady(), []corev1.NodeCondition{n.ready()}),
 	}
+	groups := true // both policies are followed
+	status.Features = &corev1.NodeFeatures{SupplementalGroupsPolicy: &groups}
+	if n.cfg.Handlers != nil {
+		status.RuntimeHandlers = n.cfg.Handlers()
+	}
 	if n.cfg.Images != nil && up {
 		if images, err := n.cfg.Images(ctx); err == nil {
 			status.Images = images[:min(len(images), maxImages)]

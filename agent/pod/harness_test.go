@@ -19,6 +19,7 @@ import (
 	"github.com/skep-io/skep/agent/pod"
 	"github.com/skep-io/skep/agent/runtime/runtimetest"
 	"github.com/skep-io/skep/agent/services"
+	"github.com/skep-io/skep/agent/sysctl"
 	"github.com/skep-io/skep/dataplane/podnet"
 	"github.com/skep-io/skep/dataplane/service"
 )
@@ -202,12 +203,17 @@ func (c *cluster) startAgent() {
 	watching := make(chan error, 1)
 	go func() { watching <- watcher.Run(ctx) }()
 	factory.Start(ctx.Done())
+	allowed, err := sysctl.NewAllowlist(nil)
+	if err != nil {
+		c.t.Fatal(err)
+	}
 	cfg := pod.Config{
 		Client: c.client, NodeName: testNode, NodeIPs: []netip.Addr{netip.MustParseAddr("192.0.2.1")},
 		Runtime: c.node.Runtime, Network: c.network, Plane: c.plane, Recorder: c.events,
 		Endpoints: watcher, HostPorts: c.ports, Adopted: func() {},
 		Services: watcher.Lister(), ServicesSynced: watcher.HasSynced,
 		ClusterDNS: []netip.Addr{netip.MustParseAddr("10.96.0.10")}, ClusterDomain: "cluster.local",
+		Sysctls: allowed,
 	}
 	if c.change != nil {
 		c.change(&cfg)

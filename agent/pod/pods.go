@@ -22,6 +22,7 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	"github.com/skep-io/skep/agent/runtime"
+	"github.com/skep-io/skep/agent/sysctl"
 	"github.com/skep-io/skep/agent/volume"
 	"github.com/skep-io/skep/dataplane/podnet"
 )
@@ -70,7 +71,8 @@ type Config struct {
 	Allocatable func() corev1.ResourceList
 	// MemoryCapacity is the node's, in bytes; 0 if nobody knows.
 	MemoryCapacity int64
-	PodPidsLimit   int64 // processes and threads of one pod; 0: as many as all pods may have
+	PodPidsLimit   int64             // processes and threads of one pod; 0: as many as all pods may have
+	Sysctls        *sysctl.Allowlist // kernel parameters that pods may set; none if nil
 	// MaxBackOff bounds the wait between restarts and between pulls; five
 	// minutes when 0.
 	MaxBackOff time.Duration

@@ -55,7 +55,7 @@ func (w *worker) checkDeadline() {
 		w.at("deadline", deadline)
 		return
 	}
-	w.failed = &podFailure{reasonDeadline, messageDeadline}
+	w.failed = &podFailure{reason: reasonDeadline, message: messageDeadline}
 	w.event(corev1.EventTypeNormal, reasonDeadline, messageDeadline)
 }
 

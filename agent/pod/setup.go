@@ -76,8 +76,14 @@ func (w *worker) ensureSetup() {
 
 func (w *worker) setUpNamespaces(s *setup, pod *corev1.Pod) {
 	spec := &pod.Spec
+	users, err := w.users(pod)
+	if err != nil {
+		s.namespaces.finish(err)
+		s.network.finish(err)
+		return
+	}
 	sandbox, fresh, err := w.pods.cfg.Runtime.CreateSandbox(runtime.SandboxConfig{
-		PodUID: w.uid, Hostname: w.hostname(pod), HostNetwork: spec.HostNetwork, HostIPC: spec.HostIPC, Sysctls: sysctls(spec),
+		PodUID: w.uid, Hostname: w.hostname(pod), HostNetwork: spec.HostNetwork, HostIPC: spec.HostIPC, Users: users,
 		QOS: qosClass(pod), Limits: podLimits(pod, w.pods.cfg.PodPidsLimit),
 	})
 	if fresh {
@@ -90,11 +96,14 @@ func (w *worker) setUpNamespaces(s *setup, pod *corev1.Pod) {
 		s.network.finish(err)
 		return
 	}
-	if spec.HostNetwork {
-		s.network.finish(nil)
-		return
+	if !spec.HostNetwork {
+		err = w.attach(s, pod, sandbox.NetNS)
 	}
-	s.network.finish(w.attach(s, pod, sandbox.NetNS))
+	if err == nil {
+		// Only now: some are of the pod's interface. No process of the pod has begun yet.
+		err = w.pods.cfg.Runtime.SetSysctls(sandbox, sysctls(spec))
+	}
+	s.network.finish(err)
 }
 
 // attach connects the pod. A bandwidth that the kernel cannot limit is told and
@@ -114,17 +123,6 @@ func (w *worker) attach(s *setup, pod *corev1.Pod, netns string) error {
 	s.addrs = attachment.Addrs
 	w.setAddrs(attachment.Addrs)
 	return nil
-}
-
-func sysctls(spec *corev1.PodSpec) map[string]string {
-	if spec.SecurityContext == nil {
-		return nil
-	}
-	m := map[string]string{}
-	for _, s := range spec.SecurityContext.Sysctls {
-		m[s.Name] = s.Value
-	}
-	return m
 }
 
 func (w *worker) setUpVolumes(s *setup, pod *corev1.Pod) {

@@ -61,7 +61,10 @@ func (w *worker) start(ctx context.Context, pod *corev1.Pod, spec *corev1.Contai
 	}
 	created, err := rt.Create(ctx, prepared, cfg)
 	var invalid *runtime.ConfigError
+	var impossible *runtime.CreateError
 	switch {
+	case errors.As(err, &impossible):
+		return nil, w.startFailed(ctx, spec.Name, reasonCreateError, err)
 	case errors.As(err, &invalid):
 		return nil, w.startFailed(ctx, spec.Name, reasonConfigError, err)
 	case err != nil:
@@ -267,6 +270,9 @@ func (w *sharedWriter) Write(b []byte) (int, error) {
 func (w *worker) containerConfig(ctx context.Context, pod *corev1.Pod, spec *corev1.Container, s *setup, attempt int) (runtime.ContainerConfig, *waitError) {
 	var cfg runtime.ContainerConfig
 	silent := &waitError{reason: reasonCreating, silent: true}
+	if err := w.usersRefused(pod); err != nil {
+		return cfg, w.startFailed(ctx, spec.Name, reasonConfigError, err)
+	}
 	if s.volumes.wait(ctx) != nil || s.namespaces.wait(ctx) != nil {
 		return cfg, silent
 	}
@@ -283,12 +289,16 @@ func (w *worker) containerConfig(ctx context.Context, pod *corev1.Pod, spec *cor
 	if err != nil {
 		return cfg, w.startFailed(ctx, spec.Name, reasonConfigError, err)
 	}
+	confined, err := w.confinement(pod, spec)
+	if err != nil {
+		return cfg, w.startFailed(ctx, spec.Name, reasonConfigError, err)
+	}
 	cfg = runtime.ContainerConfig{
 		PodNamespace: w.key.Namespace, PodName: w.key.Name, PodUID: w.uid,
 		Name: spec.Name, Attempt: attempt, SpecHash: specHash(spec),
 		Env: env.list, WorkingDir: spec.WorkingDir,
 		Stdin: spec.Stdin, StdinOnce: spec.StdinOnce, TTY: spec.TTY,
-		Mounts: mounts, Security: security(pod, spec), Resources: w.resources(pod, spec),
+		Mounts: mounts, Security: confined, Resources: w.resources(pod, spec),
 		Sandbox: s.sandbox, HostPID: pod.Spec.HostPID,
 		TerminationMessagePath:   spec.TerminationMessagePath,
 		TerminationMessagePolicy: string(spec.TerminationMessagePolicy),
@@ -300,30 +310,12 @@ func (w *worker) containerConfig(ctx context.Context, pod *corev1.Pod, spec *cor
 		cfg.Args = append(cfg.Args, env.expand(arg))
 	}
 	if share := pod.Spec.ShareProcessNamespace; share != nil && *share {
-		cfg.PIDNamespaceOf = w.pidNamespaceOwner(pod, spec.Name)
+		cfg.PIDNS = w.sharedPIDNamespace(pod, spec.Name)
 	}
 	if err := w.writeNetworkFiles(pod); err != nil {
 		return cfg, w.startFailed(ctx, spec.Name, reasonCreateError, err)
 	}
 	return cfg, nil
-}
-
-// pidNamespaceOwner is the process of the pod's first main container, if it
-// runs: there is no pause container to hold a shared PID namespace, so the
-// containers that start after it share its namespace.
-func (w *worker) pidNamespaceOwner(pod *corev1.Pod, name string) int {
-	first := pod.Spec.Containers[0].Name
-	if name == first {
-		return 0
-	}
-	for _, c := range w.pods.containersOf(w.uid) {
-		if c.Name == first && c.State == runtime.Running {
-			return c.Pid
-		}
-	}
-	w.containerEvent(name, corev1.EventTypeWarning, "ProcessNamespaceNotShared",
-		"shareProcessNamespace: container %s is not running, so %s starts with a PID namespace of its own", first, name)
-	return 0
 }
 
 // mounts places the pod's volumes and network files in the container.
@@ -353,7 +345,11 @@ func (w *worker) mounts(pod *corev1.Pod, spec *corev1.Container, s *setup) ([]ru
 				return nil, err
 			}
 		}
-		mount := runtime.Mount{Source: source, Destination: m.MountPath, ReadOnly: m.ReadOnly || readOnly[m.Name]}
+		recursive, err := recursiveReadOnly(&m, w.pods.cfg.Runtime.Features().RecursiveReadOnly)
+		if err != nil {
+			return nil, fmt.Errorf("failed to resolve recursive read-only mode: %w", err)
+		}
+		mount := runtime.Mount{Source: source, Destination: m.MountPath, ReadOnly: m.ReadOnly || readOnly[m.Name], RecursiveReadOnly: recursive}
 		if p := m.MountPropagation; p != nil {
 			switch *p {
 			case corev1.MountPropagationHostToContainer:

@@ -41,6 +41,9 @@ func (w *worker) status() *corev1.PodStatus {
 		status.ContainerStatuses = append(status.ContainerStatuses, w.containerStatus(&w.pod.Spec.Containers[i]))
 	}
 	w.keepTerminal(&status)
+	if w.neverBegun() {
+		status.InitContainerStatuses, status.ContainerStatuses = nil, nil
+	}
 	status.Phase = w.phase()
 	switch {
 	case w.failed != nil:
@@ -158,25 +161,13 @@ func (w *worker) containerStatus(spec *corev1.Container) corev1.ContainerStatus 
 	if status.LastTerminationState.Terminated == nil && c.last != nil {
 		status.LastTerminationState.Terminated = terminated(c.last)
 	}
-	status.VolumeMounts = mountStatuses(spec)
+	status.VolumeMounts = mountStatuses(spec, w.pods.cfg.Runtime.Features().RecursiveReadOnly)
+	status.User = userStatus(c.current.User)
 	if c.running() {
 		status.AllocatedResources = spec.Resources.Requests
 		status.Resources = &corev1.ResourceRequirements{Limits: spec.Resources.Limits, Requests: spec.Resources.Requests}
 	}
 	return status
-}
-
-func mountStatuses(spec *corev1.Container) []corev1.VolumeMountStatus {
-	var list []corev1.VolumeMountStatus
-	for _, m := range spec.VolumeMounts {
-		s := corev1.VolumeMountStatus{Name: m.Name, MountPath: m.MountPath, ReadOnly: m.ReadOnly}
-		if m.ReadOnly {
-			disabled := corev1.RecursiveReadOnlyDisabled
-			s.RecursiveReadOnly = &disabled
-		}
-		list = append(list, s)
-	}
-	return list
 }
 
 // showsWait says whether an exited container is shown as waiting for its

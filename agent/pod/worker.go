@@ -47,7 +47,7 @@ type worker struct {
 	setupOff backoff
 
 	containers map[string]*containerState
-	failed     *podFailure // active deadline exceeded
+	failed     *podFailure // active deadline exceeded, or rejected by this node
 	ended      bool        // everything of the pod has been removed
 	cleaning   bool
 	cleanAfter time.Time
@@ -59,8 +59,11 @@ type worker struct {
 	refreshing bool
 }
 
-// podFailure ends a pod from this side.
-type podFailure struct{ reason, message string }
+// podFailure ends a pod from this side; rejected is one that this node never began.
+type podFailure struct {
+	reason, message string
+	rejected        bool
+}
 
 // role of a container in its pod's life.
 type role int
@@ -149,6 +152,7 @@ func (w *worker) run(ctx context.Context) {
 	w.pods.objects.use(w.pod)
 	w.work.Go(func() { w.writer.run(ctx) })
 	w.adopt()
+	w.admit()
 	w.reconcile()
 	for !w.ended {
 		select {

@@ -9,12 +9,19 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/containers"
 
 	"github.com/skep-io/skep/agent/durable"
 )
+
+// User is a process's, as the container sees it.
+type User struct {
+	UID, GID uint32
+	Groups   []uint32 // all of them
+}
 
 // State is where a container is in its life.
 type State string
@@ -44,6 +51,7 @@ type Container struct {
 	Stdin        bool // has a standard input
 	StdinOnce    bool // which ends with the first client
 	HostPID      bool
+	User         *User // whom its first process runs as; nil where an agent that did not tell made it
 
 	State      State
 	Pid        int
@@ -77,6 +85,7 @@ const (
 	labelStdin        = "skep.io/container.stdin"
 	labelStdinOnce    = "skep.io/container.stdin-once"
 	labelHostPID      = "skep.io/container.host-pid"
+	labelUser         = "skep.io/container.user"
 	labelTermPolicy   = "skep.io/container.termination-message-policy"
 )
 
@@ -85,7 +94,12 @@ const (
 const sandboxAnnotation = "io.kubernetes.cri.sandbox-id"
 
 func (c *Container) labels() map[string]string {
+	user := ""
+	if c.User != nil {
+		user = strings.Join(append([]string{id(c.User.UID), id(c.User.GID)}, ids(c.User.Groups)...), ",")
+	}
 	return map[string]string{
+		labelUser:         user,
 		labelPodNamespace: c.PodNamespace,
 		labelPodName:      c.PodName,
 		labelPodUID:       c.PodUID,
@@ -126,11 +140,37 @@ func fromLabels(m containers.Container) (Container, error) {
 		Stdin:        m.Labels[labelStdin] == "true",
 		StdinOnce:    m.Labels[labelStdinOnce] == "true",
 		HostPID:      m.Labels[labelHostPID] == "true",
+		User:         userOfLabel(m.Labels[labelUser]),
 		State:        Created,
 		CreatedAt:    m.CreatedAt,
 
 		TerminationMessagePolicy: m.Labels[labelTermPolicy],
 	}, nil
+}
+
+func id(n uint32) string { return strconv.FormatUint(uint64(n), 10) }
+
+func ids(list []uint32) (texts []string) {
+	for _, n := range list {
+		texts = append(texts, id(n))
+	}
+	return texts
+}
+
+// userOfLabel reads a label; nil if it is not one of ours.
+func userOfLabel(label string) *User {
+	var list []uint32
+	for text := range strings.SplitSeq(label, ",") {
+		n, ok := parseID(text)
+		if !ok {
+			return nil
+		}
+		list = append(list, n)
+	}
+	if len(list) < 2 {
+		return nil
+	}
+	return &User{UID: list[0], GID: list[1], Groups: list[2:]}
 }
 
 // NewID returns a container ID in the form that containerd's users know.

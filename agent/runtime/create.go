@@ -12,12 +12,14 @@ import (
 
 	tasks "github.com/containerd/containerd/api/services/tasks/v1"
 	"github.com/containerd/containerd/api/types"
+	runcoptions "github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/typeurl/v2"
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/skep-io/skep/agent/confine"
 )
@@ -117,6 +119,22 @@ func (r *Runtime) Create(ctx context.Context, p *Prepared, cfg ContainerConfig) 
 	if err != nil {
 		return c, err
 	}
+	r.mu.Lock()
+	e.User = c.User
+	r.mu.Unlock()
+	rootfs := p.mounts
+	var options *anypb.Any
+	if users := cfg.Sandbox.Users; users != 0 {
+		var end func()
+		rootfs, end, err = r.mapIDs(&c, spec, rootfs, cfg.Sandbox)
+		defer end()
+		if err == nil {
+			options, err = typeurl.MarshalAnyToProto(&runcoptions.Options{IoUid: uint32(users), IoGid: uint32(users)})
+		}
+		if err != nil {
+			return c, err
+		}
+	}
 	stored, err := typeurl.MarshalAny(spec)
 	if err != nil {
 		return c, fmt.Errorf("encode spec: %w", err)
@@ -155,7 +173,7 @@ func (r *Runtime) Create(ctx context.Context, p *Prepared, cfg ContainerConfig) 
 		}
 	}
 	pid, err := r.createTask(ctx, c.PodUID, &tasks.CreateTaskRequest{
-		ContainerID: c.ID, Rootfs: mountsToProto(p.mounts), Terminal: cfg.TTY, Stdin: stdin, Stdout: stdout, Stderr: stderr,
+		ContainerID: c.ID, Rootfs: mountsToProto(rootfs), Options: options, Terminal: cfg.TTY, Stdin: stdin, Stdout: stdout, Stderr: stderr,
 	})
 	if err != nil {
 		return c, fmt.Errorf("failed to create containerd task: %w", err)

@@ -70,13 +70,9 @@ func (d *Daemon) Done() <-chan struct{} { return d.done }
 // Stop ends the daemon that this configuration describes, if one runs, and
 // waits for it. Containers and their shims are not touched.
 func (c DaemonConfig) Stop(ctx context.Context) error {
-	pid := c.runningPID()
+	pid, fd := c.running()
 	if pid == 0 {
 		return nil
-	}
-	fd, err := unix.PidfdOpen(pid, 0)
-	if err != nil {
-		return nil // gone in between
 	}
 	defer unix.Close(fd)
 	if err := unix.PidfdSendSignal(fd, unix.SIGTERM, nil, 0); err != nil {
@@ -89,7 +85,8 @@ func (c DaemonConfig) Stop(ctx context.Context) error {
 }
 
 func (d *Daemon) ensure(ctx context.Context) error {
-	if pid := d.cfg.runningPID(); pid != 0 {
+	if pid, fd := d.cfg.running(); pid != 0 {
+		defer unix.Close(fd)
 		wait, cancel := context.WithTimeout(ctx, 10*time.Second)
 		defer cancel()
 		if err := serving(wait, d.cfg.Address()); err == nil {
@@ -97,7 +94,7 @@ func (d *Daemon) ensure(ctx context.Context) error {
 			return nil
 		}
 		slog.Warn("containerd runs but does not answer; starting another", "pid", pid, "socket", d.cfg.Address())
-		_ = syscall.Kill(pid, syscall.SIGKILL)
+		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
 	}
 	return d.start(ctx)
 }
@@ -201,22 +198,26 @@ func (d *Daemon) keep(ctx context.Context) {
 	}
 }
 
-// runningPID is the process named by the pid file if it still is this
-// daemon: a recycled pid does not carry our configuration file's name.
-func (c DaemonConfig) runningPID() int {
+// running is the process named by the pid file, with its descriptor, if it still is this daemon: a recycled pid does not carry
+// our configuration file's name, and the descriptor, taken first, stays that process's. The pid is 0 if it is not.
+func (c DaemonConfig) running() (pid, fd int) {
 	data, err := os.ReadFile(c.pidFile())
 	if err != nil {
-		return 0
+		return 0, -1
 	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(data)))
+	pid, err = strconv.Atoi(strings.TrimSpace(string(data)))
 	if err != nil || pid <= 1 {
-		return 0
+		return 0, -1
+	}
+	if fd, err = unix.PidfdOpen(pid, 0); err != nil {
+		return 0, -1
 	}
 	cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	if err != nil || !strings.Contains(string(cmdline), c.configFile()) {
-		return 0
+	if err != nil || !strings.Contains(string(cmdline), c.configFile()) || unix.PidfdSendSignal(fd, 0, nil, 0) != nil {
+		unix.Close(fd)
+		return 0, -1
 	}
-	return pid
+	return pid, fd
 }
 
 // waitPidfd returns nil when the process has ended, or ctx's error.

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"sort"
-	"strings"
 	"sync"
 	"time"
 
@@ -69,6 +68,10 @@ type Runtime struct {
 	work    sync.WaitGroup
 	closing chan struct{} // closed by Close
 	close   func()
+
+	users        sync.Mutex // one range of IDs is given out at a time
+	featuresOnce sync.Once
+	features     Features
 }
 
 type entry struct {
@@ -133,6 +136,7 @@ func Connect(ctx context.Context, address string, cfg Config) (*Runtime, error) 
 		client.Close()
 		return nil, err
 	}
+	r.removeMappings()
 	if err := r.adopt(r.ctx(ctx), true); err != nil {
 		client.Close()
 		return nil, err
@@ -367,30 +371,4 @@ func (r *Runtime) removeStraySnapshots(ctx context.Context, present map[string]b
 
 func (r *Runtime) snapshotter() snapshots.Snapshotter {
 	return r.client.SnapshotService(r.cfg.Snapshotter)
-}
-
-// PodUIDs lists every pod that has left anything on this node: containers,
-// records, a state folder, pinned namespaces, or cgroup folders.
-func (r *Runtime) PodUIDs() []string {
-	seen := map[string]bool{}
-	for _, c := range r.Containers() {
-		seen[c.PodUID] = true
-	}
-	for _, uid := range append(r.Sandboxes(), r.cgroups.Pods()...) {
-		seen[uid] = true
-	}
-	for _, dir := range []string{filepath.Dir(r.PodDir("uid")), filepath.Dir(r.VolumeRecordDir("uid"))} {
-		entries, _ := os.ReadDir(dir)
-		for _, e := range entries {
-			if !strings.HasPrefix(e.Name(), ".") {
-				seen[e.Name()] = true
-			}
-		}
-	}
-	uids := make([]string, 0, len(seen))
-	for uid := range seen {
-		uids = append(uids, uid)
-	}
-	sort.Strings(uids)
-	return uids
 }

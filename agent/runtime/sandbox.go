@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	goruntime "runtime"
+	"sort"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -22,7 +23,8 @@ type SandboxConfig struct {
 	Hostname string
 	// HostNetwork and HostIPC leave the node's namespace in place.
 	HostNetwork, HostIPC bool
-	Sysctls              map[string]string
+	// Users, if any, are the pod's own; it is in neither of the node's namespaces then.
+	Users Users
 	// QOS is the pod's class of service, Limits what its containers may use together.
 	QOS    corev1.PodQOSClass
 	Limits cgroup.Limits
@@ -35,6 +37,8 @@ type Sandbox struct {
 	NetNS  string
 	IPCNS  string
 	UTSNS  string
+	UserNS string
+	Users  Users  // of the user namespace
 	Shm    string // a tmpfs that all containers of the pod see at /dev/shm
 	Cgroup string // of the whole pod, as a path under each hierarchy's root
 	QOS    corev1.PodQOSClass
@@ -60,6 +64,12 @@ func (r *Runtime) CreateSandbox(c SandboxConfig) (Sandbox, bool, error) {
 	} else {
 		s.IPCNS = filepath.Join(dir, "ns", "ipc")
 	}
+	if s.Users = c.Users; s.Users != 0 {
+		if c.HostNetwork || c.HostIPC {
+			return s, false, errors.New("a pod with a user namespace of its own cannot be in the node's network or IPC namespace")
+		}
+		s.UserNS = filepath.Join(dir, "ns", "user")
+	}
 	if s.complete() {
 		err := r.makeCgroup(&s, c)
 		return s, false, err
@@ -77,12 +87,16 @@ func (r *Runtime) CreateSandbox(c SandboxConfig) (Sandbox, bool, error) {
 		if err := os.MkdirAll(s.Shm, 0o1777); err != nil {
 			return s, false, fmt.Errorf("pod shared memory: %w", err)
 		}
-		if err := unix.Mount("shm", s.Shm, "tmpfs", unix.MS_NOEXEC|unix.MS_NOSUID|unix.MS_NODEV, "mode=1777,"+shmSize); err != nil {
+		if err := unix.Mount("shm", s.Shm, "tmpfs", unix.MS_NOEXEC|unix.MS_NOSUID|unix.MS_NODEV, fmt.Sprintf("mode=1777,uid=%d,gid=%d,%s", s.Users, s.Users, shmSize)); err != nil {
 			return s, false, fmt.Errorf("mount pod shared memory at %s: %w", s.Shm, err)
 		}
 	}
 	result := make(chan error, 1)
-	go func() { result <- makeNamespaces(s, c) }()
+	create := makeNamespaces
+	if s.Users != 0 {
+		create = makeOwnedNamespaces
+	}
+	go func() { result <- create(s, c) }()
 	if err := <-result; err != nil {
 		return s, false, errors.Join(err, r.RemoveSandbox(c.PodUID))
 	}
@@ -100,7 +114,7 @@ func (r *Runtime) makeCgroup(s *Sandbox, c SandboxConfig) (err error) {
 // complete says whether every pin is a namespace. The UTS pin is made last,
 // so its presence proves the others.
 func (s Sandbox) complete() bool {
-	for _, path := range []string{s.NetNS, s.IPCNS, s.UTSNS} {
+	for _, path := range []string{s.UserNS, s.NetNS, s.IPCNS, s.UTSNS} {
 		if path != "" && !isNamespace(path) {
 			return false
 		}
@@ -139,23 +153,13 @@ func makeNamespaces(s Sandbox, c SandboxConfig) error {
 			return err
 		}
 	}
-	for name, value := range c.Sysctls {
-		if err := writeSysctl(name, value); err != nil {
-			return err
-		}
-	}
 	task := fmt.Sprintf("/proc/self/task/%d/ns/", unix.Gettid())
-	for _, pin := range []struct{ kind, path string }{{"net", s.NetNS}, {"ipc", s.IPCNS}, {"uts", s.UTSNS}} {
-		if pin.path == "" {
+	for _, p := range []struct{ kind, path string }{{"net", s.NetNS}, {"ipc", s.IPCNS}, {"uts", s.UTSNS}} {
+		if p.path == "" {
 			continue
 		}
-		f, err := os.OpenFile(pin.path, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o444)
-		if err != nil {
-			return fmt.Errorf("pin namespace: %w", err)
-		}
-		f.Close()
-		if err := unix.Mount(task+pin.kind, pin.path, "", unix.MS_BIND, ""); err != nil {
-			return fmt.Errorf("pin %s namespace at %s: %w", pin.kind, pin.path, err)
+		if err := pin(task+p.kind, p.path); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -175,18 +179,9 @@ func setUpNetNS() error {
 		"net.ipv4.ip_unprivileged_port_start": "0",
 		"net.ipv4.ping_group_range":           "0 2147483647",
 	} {
-		if err := writeSysctl(name, value); err != nil {
+		if err := setSysctl(Sandbox{NetNS: "the thread's"}, Sysctl{name, value}, -1); err != nil {
 			return err
 		}
-	}
-	return nil
-}
-
-func writeSysctl(name, value string) error {
-	path := "/proc/sys/" + strings.ReplaceAll(name, ".", "/")
-	// Thread-relative: /proc/sys/net shows the namespace of the opening thread.
-	if err := os.WriteFile(path, []byte(value), 0o644); err != nil {
-		return fmt.Errorf("sysctl %s: %w", name, err)
 	}
 	return nil
 }
@@ -207,7 +202,7 @@ func (r *Runtime) RemoveSandbox(podUID string) error {
 func (r *Runtime) NetNamespaces() []string {
 	var paths []string
 	for _, uid := range r.Sandboxes() {
-		paths = append(paths, filepath.Join(r.sandboxDir(uid), "ns", "net"))
+		paths = append(paths, r.NetNamespace(uid))
 	}
 	return paths
 }
@@ -222,5 +217,31 @@ func (r *Runtime) Sandboxes() []string {
 	for _, e := range entries {
 		uids = append(uids, e.Name())
 	}
+	return uids
+}
+
+// PodUIDs lists every pod that has left anything on this node: containers,
+// records, a state folder, pinned namespaces, or cgroup folders.
+func (r *Runtime) PodUIDs() []string {
+	seen := map[string]bool{}
+	for _, c := range r.Containers() {
+		seen[c.PodUID] = true
+	}
+	for _, uid := range append(r.Sandboxes(), r.cgroups.Pods()...) {
+		seen[uid] = true
+	}
+	for _, dir := range []string{filepath.Dir(r.PodDir("uid")), filepath.Dir(r.VolumeRecordDir("uid"))} {
+		entries, _ := os.ReadDir(dir)
+		for _, e := range entries {
+			if !strings.HasPrefix(e.Name(), ".") {
+				seen[e.Name()] = true
+			}
+		}
+	}
+	uids := make([]string, 0, len(seen))
+	for uid := range seen {
+		uids = append(uids, uid)
+	}
+	sort.Strings(uids)
 	return uids
 }

@@ -7,7 +7,6 @@ import (
 	"sort"
 	"strings"
 
-	"github.com/containerd/containerd/v2/contrib/seccomp"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -15,6 +14,7 @@ import (
 type Mount struct {
 	Source, Destination string
 	ReadOnly            bool
+	RecursiveReadOnly   bool   // with all that is mounted below it
 	Propagation         string // private (default), rslave, rshared
 }
 
@@ -27,7 +27,8 @@ type Security struct {
 	RunAsUser, RunAsGroup      *int64
 	RunAsNonRoot               bool
 	SupplementalGroups         []int64 // fsGroup among them
-	DefaultSeccomp             bool
+	StrictGroups               bool    // none that the image's files say
+	Seccomp, AppArmor          Profile
 	UnmaskedProc               bool
 }
 
@@ -55,7 +56,7 @@ type ContainerConfig struct {
 	Resources                     Resources
 	Sandbox                       Sandbox
 	HostPID                       bool
-	PIDNamespaceOf                int // join this process's PID namespace (shareProcessNamespace)
+	PIDNS                         string // join this PID namespace (shareProcessNamespace)
 	TerminationMessagePath        string
 	TerminationMessagePolicy      string
 }
@@ -109,6 +110,10 @@ func (r *Runtime) buildSpec(c *Container, cfg ContainerConfig, p *Prepared) (*sp
 			Resources:   r.linuxResources(cfg),
 		},
 	}
+	c.User = &User{UID: user.UID, GID: user.GID, Groups: user.AdditionalGids}
+	if err := r.confine(spec, cfg.Security); err != nil {
+		return nil, err
+	}
 	if cfg.Security.Privileged {
 		devices, err := hostDevices()
 		if err != nil {
@@ -119,9 +124,6 @@ func (r *Runtime) buildSpec(c *Container, cfg ContainerConfig, p *Prepared) (*sp
 	}
 	if !cfg.Security.UnmaskedProc {
 		spec.Linux.MaskedPaths, spec.Linux.ReadonlyPaths = maskedPaths, readonlyPaths
-	}
-	if cfg.Security.DefaultSeccomp {
-		spec.Linux.Seccomp = seccomp.DefaultProfile(spec)
 	}
 	return spec, nil
 }
@@ -230,6 +232,9 @@ func capabilityName(name string) string {
 
 func (r *Runtime) linuxNamespaces(cfg ContainerConfig) []specs.LinuxNamespace {
 	list := []specs.LinuxNamespace{{Type: specs.MountNamespace}, {Type: specs.UTSNamespace, Path: cfg.Sandbox.UTSNS}}
+	if cfg.Sandbox.UserNS != "" {
+		list = append(list, specs.LinuxNamespace{Type: specs.UserNamespace, Path: cfg.Sandbox.UserNS})
+	}
 	if cfg.Sandbox.NetNS != "" {
 		list = append(list, specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: cfg.Sandbox.NetNS})
 	}
@@ -238,8 +243,8 @@ func (r *Runtime) linuxNamespaces(cfg ContainerConfig) []specs.LinuxNamespace {
 	}
 	switch {
 	case cfg.HostPID:
-	case cfg.PIDNamespaceOf != 0:
-		list = append(list, specs.LinuxNamespace{Type: specs.PIDNamespace, Path: fmt.Sprintf("/proc/%d/ns/pid", cfg.PIDNamespaceOf)})
+	case cfg.PIDNS != "":
+		list = append(list, specs.LinuxNamespace{Type: specs.PIDNamespace, Path: cfg.PIDNS})
 	default:
 		list = append(list, specs.LinuxNamespace{Type: specs.PIDNamespace})
 	}
@@ -317,10 +322,11 @@ func (r *Runtime) mounts(c *Container, cfg ContainerConfig) []specs.Mount {
 		if m.ReadOnly {
 			mode = "ro"
 		}
-		list = append(list, specs.Mount{
-			Destination: m.Destination, Type: "bind", Source: m.Source,
-			Options: []string{"rbind", firstOf(m.Propagation, "rprivate"), mode},
-		})
+		options := []string{"rbind", firstOf(m.Propagation, "rprivate"), mode}
+		if m.RecursiveReadOnly {
+			options = append(options, "rro")
+		}
+		list = append(list, specs.Mount{Destination: m.Destination, Type: "bind", Source: m.Source, Options: options})
 	}
 	return list
 }

@@ -43,7 +43,10 @@ func (r *Runtime) resolveUser(s Security, p *Prepared) (specs.User, error) {
 		}
 		return specs.User{}, configErrorf("container has runAsNonRoot and image will run as root")
 	}
-	groups := append([]uint32{user.GID}, user.AdditionalGids...)
+	groups := []uint32{user.GID}
+	if !s.StrictGroups {
+		groups = append(groups, user.AdditionalGids...)
+	}
 	for _, gid := range s.SupplementalGroups {
 		groups = append(groups, uint32(gid))
 	}

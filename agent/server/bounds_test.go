@@ -45,7 +45,7 @@ func (c *closer) Close() error { c.closed = true; return nil }
 // A client may ask for any number of streams over one connection: those above the bound end before they cost a thread and a
 // connection to the pod.
 func TestForwardsAreBounded(t *testing.T) {
-	f := &forwarder{pid: 1 << 30, open: make(chan struct{}, 1)}
+	f := &forwarder{netns: "/gone", open: make(chan struct{}, 1)}
 	f.open <- struct{}{}
 	stream := &closer{}
 	if err := f.PortForward(t.Context(), "p", "", 80, stream); err == nil || !strings.Contains(err.Error(), "open already") || !stream.closed {

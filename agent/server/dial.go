@@ -12,14 +12,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// dialLoopback connects to a port on the loopback addresses of the network namespace that a process is in.
-func dialLoopback(ctx context.Context, pid int, port int32) (conn *net.TCPConn, err error) {
+// dialLoopback connects to a port on the loopback addresses of the network namespace that is pinned at a path, of the node's if
+// the path is empty.
+func dialLoopback(ctx context.Context, namespace string, port int32) (conn *net.TCPConn, err error) {
+	if namespace == "" {
+		return dialEither(ctx, port)
+	}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		runtime.LockOSThread()
 		// Not unlocked: a thread that has been in another namespace ends with its goroutine.
-		if err = enterNetwork(pid); err != nil {
+		if err = enterNetwork(namespace); err != nil {
 			return
 		}
 		conn, err = dialEither(ctx, port)
@@ -28,14 +32,14 @@ func dialLoopback(ctx context.Context, pid int, port int32) (conn *net.TCPConn, 
 	return conn, err
 }
 
-func enterNetwork(pid int) error {
-	fd, err := unix.Open(fmt.Sprintf("/proc/%d/ns/net", pid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+func enterNetwork(namespace string) error {
+	fd, err := unix.Open(namespace, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return fmt.Errorf("network namespace of process %d: %w", pid, err)
+		return fmt.Errorf("network namespace %s: %w", namespace, err)
 	}
 	defer unix.Close(fd)
 	if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
-		return fmt.Errorf("enter network namespace of process %d: %w", pid, err)
+		return fmt.Errorf("enter network namespace %s: %w", namespace, err)
 	}
 	return nil
 }

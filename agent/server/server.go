@@ -51,6 +51,7 @@ type Runtime interface {
 	CloseStdin(ctx context.Context, id string) error
 	Resize(ctx context.Context, id string, size runtime.Size) error
 	Exec(ctx context.Context, id string, command []string, o runtime.ExecOptions) (int, error)
+	NetNamespace(podUID string) string
 	Import(ctx context.Context, archive io.Reader) ([]string, error)
 }
 

@@ -134,30 +134,36 @@ func (s *Server) portForward(w http.ResponseWriter, r *http.Request) {
 		failStream(w, &requestError{err.Error()})
 		return
 	}
-	pid, uid, err := s.processOf(r.PathValue("namespace"), r.PathValue("pod"))
+	netns, uid, err := s.networkOf(r.PathValue("namespace"), r.PathValue("pod"))
 	if err != nil {
 		failStream(w, err)
 		return
 	}
-	portforward.ServePortForward(w, r, &forwarder{pid, s.forwards}, r.PathValue("pod"), uid, options,
+	portforward.ServePortForward(w, r, &forwarder{netns, s.forwards}, r.PathValue("pod"), uid, options,
 		idleTimeout, creationTimeout, portforward.SupportedProtocols)
 }
 
-// processOf finds a process in the pod's network namespace.
-func (s *Server) processOf(namespace, name string) (pid int, uid string, err error) {
+// networkOf is where the network namespace of a running pod is pinned; empty if it is the node's.
+func (s *Server) networkOf(namespace, name string) (netns, uid string, err error) {
+	_, p, err := s.cfg.Pods.Find(namespace, name, "")
+	if p == nil {
+		return "", "", err
+	}
+	uid = string(p.UID)
 	for _, c := range s.cfg.Runtime.Containers() {
-		if c.PodNamespace == namespace && c.PodName == name && c.State == runtime.Running && c.Pid > 0 {
-			return c.Pid, c.PodUID, nil
+		switch {
+		case c.PodUID != uid || c.State != runtime.Running:
+		case p.Spec.HostNetwork:
+			return "", uid, nil
+		default:
+			return s.cfg.Runtime.NetNamespace(uid), uid, nil
 		}
 	}
-	if _, p, err := s.cfg.Pods.Find(namespace, name, ""); p == nil {
-		return 0, "", err
-	}
-	return 0, "", &requestError{fmt.Sprintf("pod %q has no running container to forward to", name)}
+	return "", "", &requestError{fmt.Sprintf("pod %q has no running container to forward to", name)}
 }
 
 type forwarder struct {
-	pid int
+	netns string
 	// open holds a value for each connection to a port, of all clients together.
 	open chan struct{}
 }
@@ -171,7 +177,7 @@ func (f *forwarder) PortForward(ctx context.Context, name, _ string, port int32,
 	default:
 		return fmt.Errorf("connect to port %d in pod %s: the node has %d connections to forwarded ports open already", port, name, cap(f.open))
 	}
-	conn, err := dialLoopback(ctx, f.pid, port)
+	conn, err := dialLoopback(ctx, f.netns, port)
 	if err != nil {
 		return fmt.Errorf("connect to port %d in pod %s: %w", port, name, err)
 	}

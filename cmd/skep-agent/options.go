@@ -15,6 +15,7 @@ import (
 	"github.com/skep-io/skep/agent"
 	"github.com/skep-io/skep/agent/eviction"
 	"github.com/skep-io/skep/agent/garbage"
+	"github.com/skep-io/skep/agent/sysctl"
 )
 
 // options are flags as they were given.
@@ -60,6 +61,7 @@ func (o *options) clusterFlags(command *cobra.Command) {
 	f.DurationVar(&o.cfg.Garbage.MaximumAge, "image-maximum-gc-age", 0, "How long an image may be unused before it is removed though there is room; 0: for ever")
 	f.StringVar(&o.clusterDNS, "cluster-dns", "10.96.0.10", "Address of cluster DNS; several separated by commas")
 	f.StringVar(&o.cfg.ClusterDomain, "cluster-domain", "cluster.local", "Suffix of service names")
+	f.StringSliceVar(&o.cfg.AllowedUnsafeSysctls, "allowed-unsafe-sysctls", nil, "Kernel parameters, or prefixes of them that end in *, that pods may set beside the safe ones; of a pod's own namespaces only, separated by commas")
 	f.StringVar(&o.serviceCIDR, "service-cidr", "10.96.0.0/16", "Range of service addresses, as skepd has it; two, of different families, separated by a comma")
 	f.StringVar(&o.clusterCIDR, "cluster-cidr", "10.244.0.0/16", "Range of all pods' addresses, as skepd has it (--pod-cidr); two, of different families, separated by a comma")
 }
@@ -128,6 +130,9 @@ func (o *options) config() (agent.Config, error) {
 	}
 	if err := o.reserves(&cfg); err != nil {
 		return cfg, err
+	}
+	if _, err := sysctl.NewAllowlist(cfg.AllowedUnsafeSysctls); err != nil {
+		return cfg, fmt.Errorf("--allowed-unsafe-sysctls: %w", err)
 	}
 	self, err := os.Executable()
 	if err != nil {

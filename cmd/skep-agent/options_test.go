@@ -33,6 +33,8 @@ func TestFlagsThatCannotBe(t *testing.T) {
 		{"range past its prefix", "--cluster-cidr 10.244.0.1/16", []string{"--cluster-cidr 10.244.0.1/16", "did you mean 10.244.0.0/16"}},
 		{"two of a family", "--service-cidr 10.96.0.0/16,10.97.0.0/16", []string{"--service-cidr 10.96.0.0/16,10.97.0.0/16", "one of each family"}},
 		{"ranges that overlap", "--service-cidr 10.244.96.0/24", []string{"--service-cidr 10.244.96.0/24 and --cluster-cidr 10.244.0.0/16 overlap"}},
+		{"sysctl of no namespace", "--allowed-unsafe-sysctls net.core.somaxconn,kernel.core_pattern", []string{`--allowed-unsafe-sysctls: the sysctls "kernel.core_pattern" are not known to be namespaced`}},
+		{"sysctls", "--allowed-unsafe-sysctls net.core.somaxconn,kernel.msg*", nil},
 		{"folder", "--state-dir var", []string{`--state-dir "var": give an absolute path`}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

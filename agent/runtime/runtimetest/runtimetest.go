@@ -122,6 +122,9 @@ func (n *Node) removeAll() {
 // shortDir is a folder whose sockets fit in a Unix address.
 func shortDir(t testing.TB) string {
 	dir, err := os.MkdirTemp("", "skrt")
+	if err == nil {
+		err = os.Chmod(dir, 0o711) // root of a user namespace goes through it, as through an agent's folders
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,85 @@
+package pod
+
+import (
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/skep-io/skep/agent/runtime"
+	"github.com/skep-io/skep/agent/sysctl"
+)
+
+// rejection is why this node does not take a pod, in kubelet's words.
+type rejection struct{ reason, message string }
+
+// admit judges the pod before anything of it is made. A pod that this node may not run has failed.
+func (w *worker) admit() {
+	if isTerminal(w.pod) || w.pod.DeletionTimestamp != nil {
+		return
+	}
+	r := w.pods.admission(w.pod)
+	if r == nil {
+		return
+	}
+	w.failed = &podFailure{r.reason, "Pod was rejected: " + r.message, true}
+	w.event(corev1.EventTypeWarning, r.reason, "%s", r.message)
+}
+
+// admission returns the first reason to reject the pod, or nil.
+func (p *Pods) admission(pod *corev1.Pod) *rejection {
+	for _, judge := range []func(*corev1.Pod) *rejection{admitSystem, p.admitSysctls, p.admitAppArmor} {
+		if r := judge(pod); r != nil {
+			return r
+		}
+	}
+	return nil
+}
+
+// admitSystem rejects pods for another operating system.
+func admitSystem(pod *corev1.Pod) *rejection {
+	if pod.Spec.OS != nil && pod.Spec.OS.Name != corev1.Linux {
+		return &rejection{"PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"}
+	}
+	return nil
+}
+
+func (p *Pods) admitAppArmor(pod *corev1.Pod) *rejection {
+	return appArmorRejection(pod, p.cfg.Runtime.AppArmor())
+}
+
+func (p *Pods) admitSysctls(pod *corev1.Pod) *rejection {
+	if pod.Spec.SecurityContext == nil {
+		return nil
+	}
+	namespaces := sysctl.Pod{HostNetwork: pod.Spec.HostNetwork, HostIPC: pod.Spec.HostIPC, HostUsers: hostUsers(pod)}
+	for _, s := range pod.Spec.SecurityContext.Sysctls {
+		if err := p.cfg.Sysctls.Check(s.Name, namespaces); err != nil {
+			return &rejection{sysctl.Forbidden, fmt.Sprintf("forbidden sysctl: %v", err)}
+		}
+	}
+	return nil
+}
+
+// hostUsers says whether the pod is in the node's user namespace.
+func hostUsers(pod *corev1.Pod) bool { return pod.Spec.HostUsers == nil || *pod.Spec.HostUsers }
+
+func sysctls(spec *corev1.PodSpec) (list []runtime.Sysctl) {
+	if spec.SecurityContext == nil {
+		return nil
+	}
+	for _, s := range spec.SecurityContext.Sysctls {
+		list = append(list, runtime.Sysctl{Name: s.Name, Value: s.Value})
+	}
+	return list
+}
+
+// neverBegun says whether nothing of the pod was ever made: the node rejected it, now or before.
+func (w *worker) neverBegun() bool {
+	for _, c := range w.containers {
+		if c.current != nil || c.starting {
+			return false
+		}
+	}
+	return w.failed != nil && w.failed.rejected ||
+		isTerminal(w.pod) && len(w.pod.Status.ContainerStatuses)+len(w.pod.Status.InitContainerStatuses) == 0
+}
