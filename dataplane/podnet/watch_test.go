@@ -85,6 +85,7 @@ func TestPodsComingAndGoingCauseNoWork(t *testing.T) {
 	foreign := make(chan string, 1024)
 	closed := make(chan struct{})
 	mark := &netlink.Route{Dst: ipNet(netip.MustParsePrefix("198.51.100.0/24")), Gw: netip.MustParseAddr("192.0.2.1").AsSlice()}
+	awaitSettledAddresses(t, host)
 	var socket *nl.NetlinkSocket
 	host.Do(func() (err error) {
 		socket, err = nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE,
@@ -117,5 +118,29 @@ func TestPodsComingAndGoingCauseNoWork(t *testing.T) {
 	close(foreign)
 	for m := range foreign {
 		t.Errorf("taken for a change of the host's: %s", m)
+	}
+}
+
+// awaitSettledAddresses returns when the kernel has ended duplicate address detection on the host's interfaces, which it
+// announces as a change of each address.
+func awaitSettledAddresses(t *testing.T, host *namespace) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+		tentative := 0
+		host.Do(func() error {
+			addrs, err := netlink.AddrList(nil, netlink.FAMILY_V6)
+			for _, a := range addrs {
+				if a.Flags&unix.IFA_F_TENTATIVE != 0 {
+					tentative++
+				}
+			}
+			return err
+		})
+		if tentative == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d addresses are still tentative", tentative)
+		}
 	}
 }
