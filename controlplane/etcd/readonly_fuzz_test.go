@@ -55,7 +55,7 @@ func FuzzReadOnlyDoor(f *testing.F) {
 				continue
 			}
 			after := append([]byte(prefix[:len(prefix)-1]), '0') // the first key after all that begin with prefix
-			if len(end) == 0 || bytes.Compare(end, []byte{0}) != 0 && bytes.Compare(end, after) <= 0 {
+			if len(end) == 0 || !bytes.Equal(end, []byte{0}) && bytes.Compare(end, after) <= 0 {
 				return
 			}
 		}

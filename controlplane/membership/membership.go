@@ -43,8 +43,6 @@ type Members struct {
 
 	mu    sync.Mutex
 	known map[string]known
-	// at is the revision up to which every change is in known.
-	at int64
 	// requests are those under way, by node and number. Each is cancelled when its membership ends.
 	requests map[string]map[*request]struct{}
 }

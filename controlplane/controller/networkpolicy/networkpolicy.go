@@ -25,7 +25,7 @@ const Component = "networkpolicy-controller"
 const (
 	// Enforced is False in namespaces that have network policies.
 	Enforced corev1.NamespaceConditionType = "skep.io/NetworkPoliciesEnforced"
-	Reason                                 = "NetworkPolicyNotEnforced"
+	Reason   string                        = "NetworkPolicyNotEnforced"
 )
 
 const workers = 2
