@@ -22,14 +22,14 @@ type neighbourhood interface {
 // left to it until it falls silent and this node's lease holds again. So with no control plane addresses stay where they are, and
 // two nodes that hear each other do not both answer for longer than that takes.
 type announcer struct {
-	mu      sync.Mutex
-	flows   neighbourhood // nil until there are any
-	addrs   []netip.Addr
-	until   time.Time           // the end of the lease, as last renewed by this process
-	held    time.Time           // until when nobody else can have been heard of
-	lapsed  time.Time           // when the lease was last about to end
-	yielded map[netip.Addr]bool // another node has them
-	told    bool                // something has been announced that may have to be taken back
+	mu        sync.Mutex
+	flows     neighbourhood // nil until there are any
+	addrs     []netip.Addr
+	until     time.Time           // the end of the lease, as last renewed by this process
+	held      time.Time           // until when nobody else can have been heard of
+	lapsed    time.Time           // when the lease was last about to end
+	yielded   map[netip.Addr]bool // another node has them
+	announced bool                // something has been announced that may have to be taken back
 }
 
 const (
@@ -142,7 +142,7 @@ func (a *announcer) announce() {
 	if a.held.After(deadline) && !a.until.IsZero() {
 		deadline = a.held
 	}
-	if a.flows == nil || len(a.addrs) == 0 && !a.told || len(a.addrs) > 0 && !time.Now().Before(deadline) {
+	if a.flows == nil || len(a.addrs) == 0 && !a.announced || len(a.addrs) > 0 && !time.Now().Before(deadline) {
 		return
 	}
 	until := make(map[netip.Addr]time.Time, len(a.addrs))
@@ -155,5 +155,5 @@ func (a *announcer) announce() {
 		slog.Error("load-balancer addresses not announced", "addresses", a.addrs, "error", err)
 		return
 	}
-	a.told = len(until) > 0
+	a.announced = len(until) > 0
 }

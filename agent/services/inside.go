@@ -76,7 +76,7 @@ func (w *Watcher) hostsChanged(name string, n *corev1.Node) {
 	}
 }
 
-// everyAddress are all that a node has told, whatever their kind.
+// everyAddress are all addresses that a node reports, whatever their kind.
 func everyAddress(n *corev1.Node) (addrs []netip.Addr) {
 	for _, a := range n.Status.Addresses {
 		if addr, err := netip.ParseAddr(a.Address); err == nil {

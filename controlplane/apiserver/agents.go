@@ -96,7 +96,7 @@ func agentAddress(node *corev1.Node) (netip.AddrPort, error) {
 		}
 		return netip.AddrPortFrom(addr, uint16(port)), nil
 	}
-	return netip.AddrPort{}, apierrors.NewServiceUnavailable(fmt.Sprintf("node %q has told no InternalIP yet", node.Name))
+	return netip.AddrPort{}, apierrors.NewServiceUnavailable(fmt.Sprintf("node %q reports no InternalIP yet", node.Name))
 }
 
 // location returns the URL of a path at a node's agent.
