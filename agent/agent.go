@@ -104,6 +104,7 @@ type parts struct {
 	server    *server.Server
 	events    record.EventBroadcaster
 	recorder  record.EventRecorder
+	started   chan struct{} // closed when all parts are up
 	removed   chan struct{} // closed when the cluster has removed the node
 	adopted   chan struct{} // closed when the pods that were here have their host ports again
 	addresses []netip.Addr  // of this host, as last told to the plane
@@ -134,7 +135,7 @@ func Run(ctx context.Context, cfg Config) error {
 		}
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	p := &parts{cfg: cfg, adopted: make(chan struct{}), removed: make(chan struct{}), announcer: &announcer{}}
+	p := &parts{cfg: cfg, started: make(chan struct{}), adopted: make(chan struct{}), removed: make(chan struct{}), announcer: &announcer{}}
 	defer p.close()
 	group.Go(func() error { return p.start(ctx, group) })
 	err = group.Wait()
@@ -163,6 +164,7 @@ func (p *parts) start(ctx context.Context, group *errgroup.Group) error {
 		return err
 	}
 	group.Go(func() error { return p.node.Run(ctx) })
+	close(p.started)
 	slog.Info("node is up", "node", p.cfg.NodeName, "addresses", p.cfg.NodeIPs, "version", p.cfg.Version)
 	if p.cfg.Ready != nil {
 		p.cfg.Ready()
@@ -259,6 +261,9 @@ func (p *parts) joinCluster(ctx context.Context, group *errgroup.Group) (err err
 	p.podCIDRs = known
 	if ok {
 		group.Go(func() error { return p.confirm(ctx) })
+		if err := p.renewWhileStarting(ctx, group); err != nil {
+			return err
+		}
 	}
 	p.network, err = podnet.New(podnet.Config{
 		PodCIDRs: known, NodeIPs: p.cfg.NodeIPs, ClusterCIDRs: p.cfg.ClusterCIDRs, ServiceCIDRs: p.cfg.ServiceCIDRs,

@@ -17,9 +17,9 @@ const (
 	leaseSeconds  = 5
 )
 
-// renewLease tells the cluster every second that this host lives: one unconditional PUT, since nobody else writes this lease.
-// A renewal that takes too long is given up for the next, which carries a later time.
-func (n *Node) renewLease(ctx context.Context) {
+// RenewLease reports to the cluster every second that this host is alive, until ctx ends: one unconditional PUT, since nobody else
+// writes this lease. A renewal that takes too long is given up for the next, which carries a later time. Run does it too.
+func (n *Node) RenewLease(ctx context.Context) {
 	ticker := time.NewTicker(leaseInterval)
 	defer ticker.Stop()
 	failing := false

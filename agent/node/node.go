@@ -301,7 +301,7 @@ func (n *Node) syncLabels(ctx context.Context, obj *corev1.Node) error {
 func (n *Node) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
-	running.Go(func() { n.renewLease(ctx) })
+	running.Go(func() { n.RenewLease(ctx) })
 	defer running.Wait()
 	defer cancel()
 	var last *corev1.NodeStatus

@@ -20,7 +20,6 @@ import (
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -43,7 +42,7 @@ func TestAgentReplacedUnderTraffic(t *testing.T) {
 	for _, addr := range []netip.Addr{node.Addr, node.Addr6} {
 		s.wantServed(addr, true, names)
 	}
-	before := s.links(node)
+	before, ready := s.links(node), s.readySince(node)
 	traffic := s.passTraffic(node)
 
 	pid := agentOf(t, node)
@@ -70,6 +69,9 @@ func TestAgentReplacedUnderTraffic(t *testing.T) {
 	last = s.links(node)
 	s.wantSameLinks("after the upgrade", without(before, victimSide), last, true)
 	traffic.wantNothingLost()
+	if since := s.readySince(node); !since.Equal(ready) {
+		t.Errorf("the node was not ready meanwhile: it is so since %v, before since %v", since, ready)
+	}
 	s.skep("dataplane", "verify")
 }
 
@@ -352,22 +354,25 @@ func (s *site) wantForgotten(node *cluster.Node, pod *corev1.Pod, index int) {
 	})
 }
 
-// awaitAgent waits until another process than the given one has renewed the node's lease.
+// awaitAgent waits until another process than the given one has all parts of the node's agent up: its server comes last.
 func (s *site) awaitAgent(node *cluster.Node, old int) {
 	s.Helper()
-	ended := time.Now()
 	ctx, cancel := context.WithTimeout(s.Context(), patience)
 	defer cancel()
-	events, err := s.api.CoordinationV1().Leases(corev1.NamespaceNodeLease).Watch(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + node.Name})
-	if err != nil {
-		s.Fatal(err)
-	}
-	defer events.Stop()
-	for event := range events.ResultChan() {
-		lease, ok := event.Object.(*coordinationv1.Lease)
-		if ok && lease.Spec.RenewTime.After(ended) && agentOf(s.T, node) != old {
+	healthz := s.api.CoreV1().RESTClient().Get().Resource("nodes").Name(node.Name).SubResource("proxy").Suffix("healthz")
+	for {
+		_, err := healthz.DoRaw(ctx)
+		if err == nil && agentOf(s.T, node) != old {
 			return
 		}
+		if ctx.Err() != nil {
+			s.Fatalf("no new agent of %s is up within %s: %v", node.Name, patience, err)
+		}
 	}
-	s.Fatalf("no new agent of %s renewed its lease within %s", node.Name, patience)
+}
+
+// readySince is since when a node has been ready.
+func (s *site) readySince(node *cluster.Node) time.Time {
+	s.Helper()
+	return s.awaitCondition(node.Name, corev1.NodeReady, corev1.ConditionTrue).LastTransitionTime.Time
 }

@@ -1,0 +1,62 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// startLimit is how long a host counts as alive while its agent starts, however many starts that takes.
+const startLimit = 30 * time.Second
+
+// renewWhileStarting keeps a host that was a node before from being silent while its agent starts: its pods and its programs in
+// the kernel work on, and on a busy host loading the new ones can take longer than the lease holds. An agent that does not come
+// up within startLimit, because it hangs or fails again and again, stops renewing, so that the cluster does without the host.
+func (p *parts) renewWhileStarting(ctx context.Context, group *errgroup.Group) error {
+	mark := filepath.Join(p.cfg.RunDir, "starting")
+	left, err := startTime(mark)
+	if err != nil {
+		return fmt.Errorf("record of the agent's start: %w", err)
+	}
+	if left <= 0 {
+		slog.Warn("the agent has not come up for a while: this host is reported alive only once it has", "tried", startLimit-left)
+	}
+	ctx, cancel := context.WithTimeout(ctx, max(left, 0))
+	renewed := make(chan struct{})
+	go func() {
+		defer close(renewed)
+		p.node.RenewLease(ctx)
+	}()
+	group.Go(func() error {
+		defer func() { cancel(); <-renewed }()
+		select {
+		case <-p.started:
+			if err := os.Remove(mark); err != nil {
+				return fmt.Errorf("record of the agent's start: %w", err)
+			}
+		case <-ctx.Done():
+		}
+		return nil
+	})
+	return nil
+}
+
+// startTime is how much of startLimit is left of the starts since the agent was up last. The file at path says when the first
+// of them began.
+func startTime(path string) (left time.Duration, err error) {
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return startLimit, os.WriteFile(path, nil, 0o600)
+	}
+	if err != nil {
+		return 0, err
+	}
+	return min(startLimit, startLimit-time.Since(info.ModTime())), nil
+}
