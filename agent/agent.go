@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -106,8 +107,11 @@ type parts struct {
 	recorder  record.EventRecorder
 	started   chan struct{} // closed when all parts are up
 	removed   chan struct{} // closed when the cluster has removed the node
+	unknown   chan struct{} // has one when the cluster began not to know the node
 	adopted   chan struct{} // closed when the pods that were here have their host ports again
 	addresses []netip.Addr  // of this host, as last told to the plane
+
+	tokenRefused atomic.Bool // joining anew with --token is of no use
 
 	mu      sync.Mutex
 	path    *podpath.Path
@@ -135,7 +139,8 @@ func Run(ctx context.Context, cfg Config) error {
 		}
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	p := &parts{cfg: cfg, started: make(chan struct{}), adopted: make(chan struct{}), removed: make(chan struct{}), announcer: &announcer{}}
+	p := &parts{cfg: cfg, started: make(chan struct{}), adopted: make(chan struct{}), removed: make(chan struct{}),
+		unknown: make(chan struct{}, 1), announcer: &announcer{}}
 	defer p.close()
 	group.Go(func() error { return p.start(ctx, group) })
 	err = group.Wait()
@@ -245,6 +250,12 @@ func (p *parts) joinCluster(ctx context.Context, group *errgroup.Group) (err err
 		Version: p.cfg.Version, RuntimeVersion: p.runtimeVersion, Images: p.images, Handlers: p.handlers, Port: Port,
 		Capacity: p.size.capacity, Allocatable: p.size.allocatable,
 		Removed: func() { close(p.removed) }, Renewed: p.announcer.renewed,
+		Unknown: func() {
+			select {
+			case p.unknown <- struct{}{}:
+			default: // it is being asked for
+			}
+		},
 	})
 	if err != nil {
 		return err
@@ -259,8 +270,8 @@ func (p *parts) joinCluster(ctx context.Context, group *errgroup.Group) (err err
 		}
 	}
 	p.podCIDRs = known
+	group.Go(func() error { return p.follow(ctx, ok) })
 	if ok {
-		group.Go(func() error { return p.confirm(ctx) })
 		if err := p.renewWhileStarting(ctx, group); err != nil {
 			return err
 		}

@@ -7,33 +7,65 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/skep-io/skep/agent/node"
 )
 
-// confirm registers a node that was one before. One that was removed meanwhile, and has no token to join with, stays up to end its
-// pods in order.
-func (p *parts) confirm(ctx context.Context) error {
-	now, err := p.register(ctx)
-	var refused *node.RefusedError
-	if errors.As(err, &refused) && refused.Removed {
-		return nil
+// unknownRetry is how often a node that the cluster does not know asks whether it is known again.
+const unknownRetry = 30 * time.Second
+
+// follow confirms the membership of a node that was one before, now if it has only been read from the disk, and whenever the cluster
+// says that it does not know the node.
+func (p *parts) follow(ctx context.Context, now bool) error {
+	for {
+		if !now {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-p.unknown:
+			}
+		}
+		now = false
+		if err := p.confirm(ctx); err != nil {
+			return err
+		}
 	}
-	if err != nil {
-		return err
-	}
-	return p.keepRanges(now)
 }
 
-// register registers the node. A host whose node was removed joins anew if it has been given a token that counts.
+// confirm registers a node that was one before. One that was removed meanwhile, and has no token to join with, stays up to end its
+// pods in order; one that the cluster does not know stays up with its pods as they are.
+func (p *parts) confirm(ctx context.Context) error {
+	for {
+		now, err := p.register(ctx)
+		var refused *node.RefusedError
+		switch {
+		case errors.As(err, &refused) && refused.Removed:
+			return nil
+		case errors.As(err, &refused) && refused.Unknown:
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(unknownRetry):
+				continue
+			}
+		case err != nil:
+			return err
+		}
+		return p.keepRanges(now)
+	}
+}
+
+// register registers the node. A host whose node was removed, or is not known, joins anew if it has been given a token that counts.
 func (p *parts) register(ctx context.Context) ([]netip.Prefix, error) {
 	ranges, err := p.node.Register(ctx)
 	var refused *node.RefusedError
-	if !errors.As(err, &refused) || !refused.Removed || p.cfg.Token == "" {
+	if !errors.As(err, &refused) || !refused.Removed && !refused.Unknown || p.cfg.Token == "" || p.tokenRefused.Load() {
 		return ranges, err
 	}
 	if joinErr := p.identity.JoinAnew(ctx); joinErr != nil {
 		if errors.As(joinErr, &refused) && !refused.Removed {
+			p.tokenRefused.Store(true)
 			slog.Error("the node cannot join again with the --token that it has", "node", p.cfg.NodeName, "err", joinErr)
 			return nil, err
 		}

@@ -56,6 +56,8 @@ type RefusedError struct {
 	Reason string
 	// Removed is set where the node has been removed from the cluster.
 	Removed bool
+	// Unknown is set where the cluster knows nothing of the node's certificate.
+	Unknown bool
 }
 
 func (e *RefusedError) Error() string { return e.Reason }

@@ -32,6 +32,9 @@ func (n *Node) RenewLease(ctx context.Context) {
 		if err != nil && !failing {
 			slog.Warn("node lease not renewed; trying every second", "node", n.cfg.Name, "error", err)
 		}
+		if err == nil {
+			n.noteUnknown(false, nil)
+		}
 		if err == nil && failing {
 			slog.Info("node lease renewed again", "node", n.cfg.Name)
 		}

@@ -36,6 +36,8 @@ type Config struct {
 	Allocatable       corev1.ResourceList // and what of it pods may request
 	// Removed is called once when the node has been removed from the cluster, and its certificate is refused.
 	Removed func()
+	// Unknown is called when the cluster begins to refuse the node's certificate because it knows nothing of it; optional.
+	Unknown func()
 	// Renewed hears until when the cluster takes this host for alive, whenever that is put off; optional.
 	Renewed func(until time.Time)
 }
@@ -54,6 +56,7 @@ type Node struct {
 	changed   chan struct{}
 
 	removal sync.Once // of the node from the cluster
+	unknown bool      // to the cluster, as last heard
 }
 
 // statusInterval is how often the status is looked at, statusHeartbeat how often it is written though nothing changed.
@@ -128,11 +131,18 @@ func (n *Node) Observe(obj *corev1.Node) {
 	n.wakeUp()
 }
 
-// causeRemoved is how the API server says that a node's certificate no longer counts.
-const causeRemoved metav1.CauseType = "NodeRemoved"
+// How the API server says why a node's certificate is refused: it was taken back, or nothing is known of it.
+const (
+	causeRemoved metav1.CauseType = "NodeRemoved"
+	causeUnknown metav1.CauseType = "NodeUnknown"
+)
 
-// noteRemoval says whether err is the API server's word that this node was removed, and has that known.
+// noteRemoval says whether err is the API server's word that this node was removed, and has that known. It also has known where err
+// says that the cluster does not know the node, which is no removal: its state may be restored from before the node joined.
 func (n *Node) noteRemoval(err error) bool {
+	if apierrors.HasStatusCause(err, causeUnknown) {
+		n.noteUnknown(true, err)
+	}
 	if !apierrors.HasStatusCause(err, causeRemoved) {
 		return false
 	}
@@ -144,6 +154,25 @@ func (n *Node) noteRemoval(err error) bool {
 		}
 	})
 	return true
+}
+
+// noteUnknown says once when the cluster begins not to know this node, and when it knows it again.
+func (n *Node) noteUnknown(unknown bool, err error) {
+	n.mu.Lock()
+	changed := n.unknown != unknown
+	n.unknown = unknown
+	n.mu.Unlock()
+	switch {
+	case !changed:
+	case !unknown:
+		slog.Info("the cluster knows this node again", "node", n.cfg.Name)
+	default:
+		slog.Error("the cluster does not know this node's certificate, as after a restore from before the node joined: its pods run on, and nothing of them changes until it joins again. Make a token (skep token create --node with its name) and start the agent with it",
+			"node", n.cfg.Name, "err", err)
+		if n.cfg.Unknown != nil {
+			n.cfg.Unknown()
+		}
+	}
 }
 
 // takeOverruled says once whether the API's status is another's since the last call.
@@ -185,6 +214,9 @@ func (n *Node) register(ctx context.Context) ([]netip.Prefix, error) {
 	}
 	if n.noteRemoval(err) {
 		return nil, &RefusedError{Reason: fmt.Sprintf("node %s was removed from the cluster", n.cfg.Name), Removed: true}
+	}
+	if apierrors.HasStatusCause(err, causeUnknown) {
+		return nil, &RefusedError{Reason: err.Error(), Unknown: true}
 	}
 	if apierrors.IsInvalid(err) || apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) {
 		return nil, &RefusedError{Reason: fmt.Sprintf("the API server refuses node %s: %v", n.cfg.Name, err)}

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"sync/atomic"
 	"testing"
@@ -73,5 +74,61 @@ func TestRemovedNodeStaysQuiet(t *testing.T) {
 	}
 	if _, err := n.Register(t.Context()); err == nil || !err.(*RefusedError).Removed {
 		t.Errorf("registering: %v", err)
+	}
+}
+
+// A node that the cluster does not know, as after a restore from before it joined, is not a removed one: it says so once, keeps asking,
+// and goes on when it is known again.
+func TestUnknownNodeIsNotRemoved(t *testing.T) {
+	client := fake.NewClientset(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}})
+	var known atomic.Bool
+	var refused, unknown, removed atomic.Int32
+	client.PrependReactor("*", "*", func(ktesting.Action) (bool, runtime.Object, error) {
+		if known.Load() {
+			return false, nil, nil
+		}
+		refused.Add(1)
+		err := apierrors.NewUnauthorized("not known")
+		err.ErrStatus.Details = &metav1.StatusDetails{Causes: []metav1.StatusCause{{Type: causeUnknown}}}
+		return true, nil, err
+	})
+	renewed := make(chan struct{}, 1)
+	n, err := New(Config{
+		Client: client, Name: "n1", IPs: []netip.Addr{netip.MustParseAddr("192.0.2.11")}, StateDir: t.TempDir(), Version: "test",
+		RuntimeVersion: func(context.Context) (string, error) { return "1", nil },
+		Removed:        func() { removed.Add(1) }, Unknown: func() { unknown.Add(1) },
+		Renewed: func(time.Time) {
+			select {
+			case renewed <- struct{}{}:
+			default:
+			}
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var refusal *RefusedError
+	if _, err := n.Register(t.Context()); !errors.As(err, &refusal) || !refusal.Unknown || refusal.Removed {
+		t.Errorf("registering: %v", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- n.Run(ctx) }()
+	for refused.Load() < 6 && ctx.Err() == nil { // lease and status are tried again and again
+		<-time.NewTimer(5 * time.Millisecond).C
+	}
+	if unknown.Load() != 1 || removed.Load() != 0 {
+		t.Errorf("said unknown %d times, removed %d times; want 1 and 0", unknown.Load(), removed.Load())
+	}
+	known.Store(true)
+	select {
+	case <-renewed:
+	case <-ctx.Done():
+		t.Error("the lease is not renewed once the node is known again")
+	}
+	cancel()
+	if err := <-done; err != nil || removed.Load() != 0 {
+		t.Errorf("Run: %v; removed %d times", err, removed.Load())
 	}
 }

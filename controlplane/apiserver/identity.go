@@ -12,6 +12,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/skep-io/skep/controlplane/membership"
 	"github.com/skep-io/skep/controlplane/pki"
 )
 
@@ -35,8 +36,13 @@ func authenticate(r *http.Request) (identity, error) {
 	return identity{name: subject.CommonName, groups: subject.Organization, member: subject.SerialNumber}, nil
 }
 
-// NodeRemoved is the cause in the Status by which a node hears that its certificate no longer counts.
-const NodeRemoved metav1.CauseType = "NodeRemoved"
+// The causes in a Status by which a node hears why its certificate is refused.
+const (
+	// NodeRemoved says that its membership was ended, for good: its pods are to end.
+	NodeRemoved metav1.CauseType = "NodeRemoved"
+	// NodeUnknown says that nothing is known of the certificate: nobody has removed the node, and its pods are to run on.
+	NodeUnknown metav1.CauseType = "NodeUnknown"
+)
 
 // enter refuses a node whose certificate no longer counts, and has the request of one end as soon as that is so.
 func (s *Server) enter(c *call) (leave func(), err error) {
@@ -49,10 +55,10 @@ func (s *Server) enter(c *call) (leave func(), err error) {
 		cancel()
 		return nil, err
 	}
-	left, ok := s.members.Enter(node, c.id.member, cancel)
-	if !ok {
+	left, standing := s.members.Enter(node, c.id.member, cancel)
+	if standing != membership.Counts {
 		cancel()
-		return nil, removedNode(node)
+		return nil, refusedNode(node, standing)
 	}
 	c.Request = c.WithContext(ctx)
 	return func() {
@@ -74,9 +80,16 @@ func (s *Server) awaitMembers(ctx context.Context) error {
 // membersTimeout bounds how long the first requests after a start wait.
 const membersTimeout = 10 * time.Second
 
-func removedNode(node string) error {
-	err := apierrors.NewUnauthorized(fmt.Sprintf("node %q was removed from the cluster, or another host has joined in its place: its certificate is refused", node))
-	err.ErrStatus.Details = &metav1.StatusDetails{Name: node, Kind: "nodes", Causes: []metav1.StatusCause{{Type: NodeRemoved, Message: "the node was deleted"}}}
+// refusedNode says why the certificate of a node does not count.
+func refusedNode(node string, standing membership.Standing) error {
+	message, cause := fmt.Sprintf("node %q was removed from the cluster, or another host has joined in its place: its certificate is refused", node),
+		metav1.StatusCause{Type: NodeRemoved, Message: "the node was deleted"}
+	if standing == membership.Unknown {
+		message = fmt.Sprintf("the certificate of node %q is unknown to the cluster, whose state may be restored from before the node joined: the node has to join again, with a token of `skep token create --node %s`", node, node)
+		cause = metav1.StatusCause{Type: NodeUnknown, Message: "no record of this membership"}
+	}
+	err := apierrors.NewUnauthorized(message)
+	err.ErrStatus.Details = &metav1.StatusDetails{Name: node, Kind: "nodes", Causes: []metav1.StatusCause{cause}}
 	return err
 }
 

@@ -119,7 +119,7 @@ func (s *Server) memberNumber(c *call, name string, token *jointoken.Token) (str
 	if token == nil {
 		number, ok := s.members.Number(name)
 		if !ok {
-			return "", removedNode(name)
+			return "", refusedNode(name, membership.Removed) // since it was let in
 		}
 		return number, nil
 	}

@@ -14,6 +14,8 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/skep-io/skep/controlplane/jointoken"
+	"github.com/skep-io/skep/controlplane/resource"
+	"github.com/skep-io/skep/controlplane/storage"
 )
 
 func mustClient(t *testing.T, config *rest.Config) *kubernetes.Clientset {
@@ -175,4 +177,37 @@ func TestDeletedNodeIsRefused(t *testing.T) {
 		t.Errorf("joined anew: %v", err)
 	}
 	refused("a node of the name joined anew")
+}
+
+// A node that the restored state does not know is refused as that, not as one that was removed: its pods are to run on.
+func TestNodeUnknownToTheStore(t *testing.T) {
+	config, client := registered(t, "restored-1", makeToken(t, jointoken.Token{}))
+	nodeKey := storage.Key(resource.Nodes.GroupResource(), "", "restored-1")
+	_, err := shared.server.registry.Store().Commit(t.Context(), nil, []storage.Op{
+		{Key: resource.MemberKey("restored-1"), Delete: true}, {Key: nodeKey, Delete: true},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(time.Minute); ; {
+		_, err := client.CoreV1().Services("").List(t.Context(), metav1.ListOptions{})
+		if err == nil && time.Now().Before(deadline) {
+			continue
+		}
+		if !apierrors.IsUnauthorized(err) || !apierrors.HasStatusCause(err, NodeUnknown) || apierrors.HasStatusCause(err, NodeRemoved) ||
+			!strings.Contains(err.Error(), "skep token create --node restored-1") {
+			t.Errorf("a node that the store does not know: %v", err)
+		}
+		break
+	}
+	// The certificate alone does not let it in again: a node that was removed after the snapshot would come with it too.
+	_, csr := certificateRequest(t, "restored-1")
+	if response, body := shared.raw(t, config, "POST", joinPath, nil, joinBody(t, "restored-1", csr)); response.StatusCode != 401 {
+		t.Errorf("renewal: %s %s", response.Status, body)
+	}
+	_, again := registered(t, "restored-1", makeToken(t, jointoken.Token{Node: "restored-1"}))
+	t.Cleanup(func() { deleteNode(t, "restored-1") })
+	if _, err := again.CoreV1().Services("").List(t.Context(), metav1.ListOptions{}); err != nil {
+		t.Errorf("joined again: %v", err)
+	}
 }

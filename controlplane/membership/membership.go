@@ -1,5 +1,6 @@
 // Package membership knows which node certificates count. A host that joins gets a membership, whose number its certificates carry;
-// deleting the Node object ends the membership in the same transaction, and with it every certificate that was issued for it.
+// deleting the Node object ends the membership in the same transaction, and with it every certificate that was issued for it. That
+// it ended is recorded, so that a node which was removed is told apart from one that the store has never heard of.
 //
 // It owns the keys below resource.MemberPrefix and keeps a copy of them in memory, which is what requests are compared with. It
 // never signs anything and does not decide who may join.
@@ -13,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -29,12 +31,17 @@ var ErrTaken = errors.New("a node of this name exists")
 // retry is how long to wait after the store did not answer.
 const retry = 200 * time.Millisecond
 
-// member is what is stored of one node.
-type member struct {
-	ID string `json:"id"`
-	// Unnumbered is set where certificates without a number count too: those from before there were numbers.
-	Unnumbered bool `json:"unnumbered,omitempty"`
-}
+// Standing is what a node's certificate is worth.
+type Standing uint8
+
+const (
+	// Unknown is a certificate that the store says nothing of: it was restored from before the node joined.
+	Unknown Standing = iota
+	// Removed is one whose membership was ended: the node was deleted, or another host has its name.
+	Removed
+	// Counts is one of the present membership.
+	Counts
+)
 
 // Members are all memberships. Its methods may be called concurrently.
 type Members struct {
@@ -43,13 +50,14 @@ type Members struct {
 
 	mu    sync.Mutex
 	known map[string]known
+	ended map[string]known
 	// requests are those under way, by node and number. Each is cancelled when its membership ends.
 	requests map[string]map[*request]struct{}
 }
 
-// known is a membership as of a revision. ended ones are kept until the watch has passed them.
+// known is a membership, or the record of ended ones, as of a revision.
 type known struct {
-	member
+	resource.Member
 	revision int64
 }
 
@@ -60,7 +68,7 @@ type request struct {
 
 // New makes memberships over a store. Nothing counts before Run has read it.
 func New(store storage.Interface) *Members {
-	return &Members{store: store, synced: make(chan struct{}), known: map[string]known{}, requests: map[string]map[*request]struct{}{}}
+	return &Members{store: store, synced: make(chan struct{}), known: map[string]known{}, ended: map[string]known{}, requests: map[string]map[*request]struct{}{}}
 }
 
 // Run follows the store until ctx ends. While the store is away, what was known last holds.
@@ -109,6 +117,11 @@ func (m *Members) replace(kvs []storage.KeyValue, revision int64) {
 			m.endRequests(name)
 		}
 	}
+	for name, k := range m.ended {
+		if !stored[resource.EndedKey(name)] && k.revision <= revision {
+			delete(m.ended, name)
+		}
+	}
 	m.mu.Unlock()
 	select {
 	case <-m.synced:
@@ -119,8 +132,11 @@ func (m *Members) replace(kvs []storage.KeyValue, revision int64) {
 
 // apply takes over a change unless a later one is known.
 func (m *Members) apply(key string, value []byte, revision int64, gone bool) {
-	name := strings.TrimPrefix(key, resource.MemberPrefix)
-	var stored member
+	name, ended := strings.CutPrefix(key, resource.EndedPrefix)
+	if !ended {
+		name = strings.TrimPrefix(key, resource.MemberPrefix)
+	}
+	var stored resource.Member
 	if !gone {
 		if err := json.Unmarshal(value, &stored); err != nil || stored.ID == "" {
 			slog.Error("A node's membership cannot be read: its certificate is refused", "key", key, "err", err)
@@ -129,13 +145,17 @@ func (m *Members) apply(key string, value []byte, revision int64, gone bool) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.known[name].revision > revision {
-		return
+	into := m.known
+	if ended {
+		into = m.ended
 	}
-	if gone {
-		delete(m.known, name)
-	} else {
-		m.known[name] = known{stored, revision}
+	switch {
+	case into[name].revision > revision:
+		return
+	case gone:
+		delete(into, name)
+	default:
+		into[name] = known{stored, revision}
 	}
 	m.endRequests(name)
 }
@@ -152,7 +172,7 @@ func (m *Members) endRequests(name string) {
 // counts says whether a certificate of the node with that number counts. The caller holds mu.
 func (m *Members) counts(name, id string) bool {
 	k, ok := m.known[name]
-	return ok && (id == k.ID || id == "" && k.Unnumbered)
+	return ok && k.Covers(id)
 }
 
 // WaitForSync waits until the stored memberships are known.
@@ -165,13 +185,16 @@ func (m *Members) WaitForSync(ctx context.Context) error {
 	}
 }
 
-// Enter says whether a certificate of the node with that number counts. If so, cancel is called when it no longer does, unless
+// Enter says what a certificate of the node with that number is worth. If it counts, cancel is called when it no longer does, unless
 // leave was called before.
-func (m *Members) Enter(name, id string, cancel context.CancelFunc) (leave func(), ok bool) {
+func (m *Members) Enter(name, id string, cancel context.CancelFunc) (leave func(), standing Standing) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if !m.counts(name, id) {
-		return nil, false
+		if k, ok := m.ended[name]; ok && k.Covers(id) {
+			return nil, Removed
+		}
+		return nil, Unknown
 	}
 	r := &request{id: id, cancel: cancel}
 	if m.requests[name] == nil {
@@ -185,7 +208,7 @@ func (m *Members) Enter(name, id string, cancel context.CancelFunc) (leave func(
 		if len(m.requests[name]) == 0 {
 			delete(m.requests, name)
 		}
-	}, true
+	}, Counts
 }
 
 // Number returns the number that new certificates of a member carry.
@@ -199,6 +222,18 @@ func (m *Members) Number(name string) (id string, ok bool) {
 // Join begins a membership and ends the one before. With replace it does so also where a Node of the name exists, and otherwise
 // returns ErrTaken then.
 func (m *Members) Join(ctx context.Context, name string, replace bool) (id string, err error) {
+	for range joinAttempts {
+		if id, err = m.tryJoin(ctx, name, replace); !errors.As(err, new(*storage.ConflictError)) {
+			return id, err
+		}
+	}
+	return "", err
+}
+
+// joinAttempts bounds how often a join is tried again because another of the same name came in between.
+const joinAttempts = 8
+
+func (m *Members) tryJoin(ctx context.Context, name string, replace bool) (id string, err error) {
 	key := resource.MemberKey(name)
 	fresh, err := newMember()
 	if err != nil {
@@ -208,28 +243,34 @@ func (m *Members) Join(ctx context.Context, name string, replace bool) (id strin
 	if err != nil {
 		return "", err
 	}
-	var guards []storage.Guard
-	if !replace {
-		guards = append(guards, storage.Guard{Key: nodeKey(name)})
+	var tx resource.Tx
+	if err := resource.EndMember(ctx, m.store, &tx, name); err != nil {
+		return "", err
 	}
-	revision, err := m.store.Commit(ctx, guards, []storage.Op{{Key: key, Value: value}})
+	if !replace {
+		tx.Guards = append(tx.Guards, storage.Guard{Key: nodeKey(name)})
+	}
+	ops := append(tx.Ops, storage.Op{Key: key, Value: value})
+	revision, err := m.store.Commit(ctx, tx.Guards, ops)
 	var conflict *storage.ConflictError
-	if errors.As(err, &conflict) {
+	if errors.As(err, &conflict) && slices.Contains(conflict.Keys, nodeKey(name)) {
 		return "", ErrTaken
 	}
 	if err != nil {
 		return "", fmt.Errorf("store the membership of node %s: %w", name, err)
 	}
-	m.apply(key, value, revision, false) // the node asks for more before the watch tells of it
+	for _, op := range ops {
+		m.apply(op.Key, op.Value, revision, false) // the node asks for more before the watch tells of it
+	}
 	return fresh.ID, nil
 }
 
-func newMember() (member, error) {
+func newMember() (resource.Member, error) {
 	id := make([]byte, 8)
 	if _, err := rand.Read(id); err != nil {
-		return member{}, fmt.Errorf("make a membership: %w", err)
+		return resource.Member{}, fmt.Errorf("make a membership: %w", err)
 	}
-	return member{ID: hex.EncodeToString(id)}, nil
+	return resource.Member{ID: hex.EncodeToString(id)}, nil
 }
 
 func nodeKey(name string) string {

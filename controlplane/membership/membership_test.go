@@ -3,6 +3,9 @@ package membership
 import (
 	"context"
 	"errors"
+	"io"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -10,7 +13,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/skep-io/skep/controlplane/controlplanetest"
+	"github.com/skep-io/skep/controlplane/etcd"
 	"github.com/skep-io/skep/controlplane/resource"
+	"github.com/skep-io/skep/controlplane/storage"
 )
 
 func follow(t *testing.T, registry *resource.Registry) *Members {
@@ -23,19 +28,19 @@ func follow(t *testing.T, registry *resource.Registry) *Members {
 	return m
 }
 
-// counts asks until the answer is the wanted one: what another process wrote arrives a moment later.
-func counts(t *testing.T, m *Members, name, id string, want bool) {
+// stands asks until the answer is the wanted one: what another process wrote arrives a moment later.
+func stands(t *testing.T, m *Members, name, id string, want Standing) {
 	t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); ; {
-		leave, ok := m.Enter(name, id, func() {})
-		if ok {
+		leave, standing := m.Enter(name, id, func() {})
+		if standing == Counts {
 			leave()
 		}
-		if ok == want {
+		if standing == want {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("a certificate of %s with number %q counts: %v, want %v", name, id, ok, want)
+			t.Fatalf("a certificate of %s with number %q has standing %v, want %v", name, id, standing, want)
 		}
 		<-time.NewTimer(time.Millisecond).C
 	}
@@ -62,17 +67,17 @@ func TestMembershipEndsWithTheNode(t *testing.T) {
 		t.Fatal(err)
 	}
 	makeNode(t, registry, "n")
-	counts(t, here, "n", id, true)
-	counts(t, there, "n", id, true)
+	stands(t, here, "n", id, Counts)
+	stands(t, there, "n", id, Counts)
 	for _, wrong := range []string{"", "0", id + "0"} {
-		counts(t, here, "n", wrong, false)
+		stands(t, here, "n", wrong, Unknown)
 	}
 	if _, err := there.Join(t.Context(), "n", false); !errors.Is(err, ErrTaken) {
 		t.Errorf("the name of a node that exists: %v", err)
 	}
 	under, cancel := context.WithCancel(t.Context())
-	leave, ok := there.Enter("n", id, cancel)
-	if !ok {
+	leave, standing := there.Enter("n", id, cancel)
+	if standing != Counts {
 		t.Fatal("not let in")
 	}
 	defer leave()
@@ -83,15 +88,16 @@ func TestMembershipEndsWithTheNode(t *testing.T) {
 		t.Error("what was under way goes on")
 	}
 	for _, m := range []*Members{here, there, follow(t, registry)} {
-		counts(t, m, "n", id, false)
+		stands(t, m, "n", id, Removed)
+		stands(t, m, "n", "", Unknown)
 	}
 	again, err := here.Join(t.Context(), "n", false)
 	if err != nil || again == id {
 		t.Fatalf("joined anew with number %q, was %q (%v)", again, id, err)
 	}
 	for _, m := range []*Members{here, there, follow(t, registry)} {
-		counts(t, m, "n", again, true)
-		counts(t, m, "n", id, false)
+		stands(t, m, "n", again, Counts)
+		stands(t, m, "n", id, Removed)
 	}
 }
 
@@ -109,23 +115,100 @@ func TestNodesFromBefore(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := follow(t, registry)
-	counts(t, m, "old", "", true)
-	counts(t, m, "new", "", false)
-	counts(t, m, "none", "", false)
+	stands(t, m, "old", "", Counts)
+	stands(t, m, "new", "", Unknown)
+	stands(t, m, "none", "", Unknown)
 	id, ok := m.Number("old")
 	if !ok {
 		t.Fatal("no number for the next certificate")
 	}
-	counts(t, m, "old", id, true)
+	stands(t, m, "old", id, Counts)
 	remove(t, registry, "old")
-	counts(t, m, "old", "", false)
-	counts(t, m, "old", id, false)
+	stands(t, m, "old", "", Removed)
+	stands(t, m, "old", id, Removed)
 	makeNode(t, registry, "old")
-	counts(t, m, "old", "", false)
+	stands(t, m, "old", "", Removed)
 	if id, err := m.Join(t.Context(), "old", true); err != nil {
 		t.Error(err)
 	} else {
-		counts(t, m, "old", id, true)
-		counts(t, m, "old", "", false)
+		stands(t, m, "old", id, Counts)
+		stands(t, m, "old", "", Removed)
 	}
+}
+
+// What a snapshot from before a node joined leaves of it is nothing, and that is not a removal; a node that was removed before the
+// snapshot is still known as removed after it, and one that was removed later is a member again.
+func TestRestoredFromBeforeTheNodeJoined(t *testing.T) {
+	start := func(dir string) (*etcd.Server, storage.Interface) {
+		server, err := etcd.Start(t.Context(), etcd.Config{DataDir: dir})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return server, storage.NewEtcd(server.Client)
+	}
+	run := func(store storage.Interface) (*Members, func()) {
+		m := New(store)
+		stop := controlplanetest.Go(t, func(ctx context.Context) { _ = m.Run(ctx) })
+		if err := m.WaitForSync(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return m, stop
+	}
+	join := func(m *Members, name string) string {
+		id, err := m.Join(t.Context(), name, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return id
+	}
+	end := func(store storage.Interface, name string) {
+		var tx resource.Tx
+		if err := resource.EndMember(t.Context(), store, &tx, name); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := store.Commit(t.Context(), tx.Guards, append(tx.Ops, storage.Op{Key: resource.MemberKey(name), Delete: true})); err != nil {
+			t.Fatal(err)
+		}
+	}
+	server, store := start(t.TempDir())
+	m, stop := run(store)
+	stays, removedBefore, removedAfter, replaced := join(m, "stays"), join(m, "before"), join(m, "after"), join(m, "replaced")
+	end(store, "before")
+	file := filepath.Join(t.TempDir(), "snapshot.db")
+	reader, err := server.Maintainer().Snapshot(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := io.ReadAll(reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	end(store, "after")
+	late, replacement := join(m, "late"), join(m, "replaced")
+	for id, want := range map[string]Standing{replaced: Removed, replacement: Counts} {
+		stands(t, m, "replaced", id, want)
+	}
+	stop()
+	server.Close()
+
+	dir := t.TempDir()
+	if err := etcd.Restore(file, dir); err != nil {
+		t.Fatal(err)
+	}
+	server, store = start(dir)
+	t.Cleanup(server.Close)
+	m, stop = run(store)
+	defer stop()
+	stands(t, m, "stays", stays, Counts)
+	stands(t, m, "before", removedBefore, Removed)
+	stands(t, m, "after", removedAfter, Counts)
+	stands(t, m, "late", late, Unknown)
+	stands(t, m, "replaced", replaced, Counts)
+	stands(t, m, "replaced", replacement, Unknown)
+	again := join(m, "late")
+	stands(t, m, "late", again, Counts)
+	stands(t, m, "late", late, Unknown)
 }

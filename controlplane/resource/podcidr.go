@@ -48,6 +48,9 @@ func podCIDROfKey(key string) (netip.Prefix, error) {
 // after the cluster has gained a family.
 func allocatePodCIDRs(ctx context.Context, r *Registry, tx *Tx, obj, old Object) error {
 	if obj == nil {
+		if err := EndMember(ctx, r.store, tx, old.GetName()); err != nil {
+			return storeError(ctx, err)
+		}
 		tx.Ops = append(tx.Ops, storage.Op{Key: MemberKey(old.GetName()), Delete: true})
 		return releasePodCIDRs(ctx, r, tx, old.(*corev1.Node))
 	}
