@@ -15,12 +15,6 @@ import (
 	"github.com/skep-io/skep/dataplane/service"
 )
 
-// Reasons of the events that it writes.
-const (
-	reasonNotInstalled = "NotInstalled"       // on this node: its maps are full
-	reasonHealthPort   = "HealthCheckFailure" // the health-check port cannot be served here
-)
-
 // reporter says on a Service what of it does not work on this node alone: once when it begins, however often it is looked at.
 // What is wrong with a Service everywhere (addresses that another has, endpoints that cannot be) the control plane says, once
 // for all nodes; here it is logged.
@@ -104,7 +98,7 @@ func (r *reporter) installed(name string, problems []service.Problem) {
 	r.mu.Unlock()
 	for _, reason := range fresh {
 		key, _, _ := strings.Cut(name, ":")
-		r.event(key, reasonNotInstalled, name+": "+reason)
+		r.event(key, servicespec.ReasonNotInstalled, name+": "+reason)
 	}
 }
 
@@ -119,7 +113,7 @@ func (r *reporter) healthPort(key string, problem error) {
 	}
 	r.mu.Unlock()
 	if problem != nil && before != problem.Error() {
-		r.event(key, reasonHealthPort, problem.Error())
+		r.event(key, servicespec.ReasonHealthPort, problem.Error())
 	}
 }
 

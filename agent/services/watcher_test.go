@@ -41,7 +41,7 @@ func TestHealthCheckPort(t *testing.T) {
 	local.Endpoints[0].NodeName = new("me")
 	client := fake.NewClientset(localBalancer(port), local)
 	_, _, events := start(t, client, nil)
-	events.await(t, "Service web "+reasonHealthPort) // somebody else has the port
+	events.await(t, "Service web "+servicespec.ReasonHealthPort) // somebody else has the port
 	if err := holder.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -91,8 +91,8 @@ func TestProblemsAreToldOnce(t *testing.T) {
 	}
 	last := service.Problem{Service: "ns/web:http", Reason: "the last"}
 	r.problems <- map[string][]service.Problem{"ns/web:http": {last}}
-	events.await(t, "Service web "+reasonNotInstalled+": ns/web:http: the last")
-	if n := events.count("Service web " + reasonNotInstalled + ": ns/web:http: " + full.Reason); n != 2 {
+	events.await(t, "Service web "+servicespec.ReasonNotInstalled+": ns/web:http: the last")
+	if n := events.count("Service web " + servicespec.ReasonNotInstalled + ": ns/web:http: " + full.Reason); n != 2 {
 		t.Errorf("told %d times of what began twice", n)
 	}
 	if n := events.count(lost.Reason); n != 0 {

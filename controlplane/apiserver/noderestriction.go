@@ -8,10 +8,12 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kubeletapis "k8s.io/kubelet/pkg/apis"
 
 	"github.com/skep-io/skep/controlplane/resource"
+	"github.com/skep-io/skep/controlplane/servicespec"
 )
 
 // admission is what the registry asks before it writes an update of c.
@@ -150,37 +152,46 @@ func podRestriction(node string, pod, old *corev1.Pod) string {
 	return ""
 }
 
-// eventRestriction says why a node may not tell this event, or nothing: it speaks in its own name, of itself, of its pods, and
-// of services, which it serves like every other node.
+// eventRestriction says why a node may not write this event, or nothing: it speaks in its own name, of itself, of its pods, and of
+// services that do not work on it, for the reasons that agents have for that.
 func (s *Server) eventRestriction(node string, event, old *corev1.Event) string {
-	if old != nil && eventHost(old) != node {
+	if old != nil && !isFrom(old, node) {
 		return fmt.Sprintf("node %q cannot change the events of others", node)
 	}
-	if eventHost(event) != node {
+	if !isFrom(event, node) {
 		return fmt.Sprintf("node %q can only write events whose source.host is itself", node)
 	}
 	about := event.InvolvedObject
-	own := false
-	switch {
-	case about.APIVersion != "" && about.APIVersion != "v1":
-	case about.Kind == "Node":
-		own = about.Name == node
-	case about.Kind == "Pod":
-		pod, err := resource.Get[*corev1.Pod](s.stopping, s.registry, resource.Pods, about.Namespace, about.Name)
-		own = err != nil || pod.Spec.NodeName == node // what became of a pod that is gone is told too
-	case about.Kind == "Service":
-		own = true
-	}
-	if !own || (about.Namespace != event.Namespace && (about.Namespace != "" || event.Namespace != metav1.NamespaceDefault)) {
-		return fmt.Sprintf("node %q can only write events about itself, its pods and services", node)
+	if !s.nodeReportsOn(node, event) || event.Related != nil ||
+		about.Namespace != event.Namespace && (about.Namespace != "" || event.Namespace != metav1.NamespaceDefault) {
+		return fmt.Sprintf("node %q can only write events about itself, its pods, and services that do not work on it", node)
 	}
 	return ""
 }
 
-// eventHost is who an event says it is from.
-func eventHost(event *corev1.Event) string {
-	if event.Source.Host == "" {
-		return event.ReportingInstance
+// nodeReportsOn says whether what the event is about is the node's to report on.
+func (s *Server) nodeReportsOn(node string, event *corev1.Event) bool {
+	about := event.InvolvedObject
+	switch {
+	case about.APIVersion != "" && about.APIVersion != "v1":
+	case about.Kind == "Node":
+		return about.Name == node
+	case about.Kind == "Pod":
+		pod, err := resource.Get[*corev1.Pod](s.stopping, s.registry, resource.Pods, about.Namespace, about.Name)
+		if apierrors.IsNotFound(err) {
+			return true // what became of a pod that is gone is reported too
+		}
+		return err == nil && pod.Spec.NodeName == node
+	case about.Kind == "Service":
+		service, err := resource.Get[*corev1.Service](s.stopping, s.registry, resource.Services, about.Namespace, about.Name)
+		return err == nil && about.UID == service.UID && event.Type == corev1.EventTypeWarning &&
+			(event.Reason == servicespec.ReasonNotInstalled || event.Reason == servicespec.ReasonHealthPort)
 	}
-	return event.Source.Host
+	return false
+}
+
+// isFrom says whether an event names the node as its source, and nobody else.
+func isFrom(event *corev1.Event, node string) bool {
+	host, instance := event.Source.Host, event.ReportingInstance
+	return (host == node || host == "") && (instance == node || instance == "") && (host != "" || instance != "")
 }

@@ -9,6 +9,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/skep-io/skep/controlplane/servicespec"
 )
 
 // A node may register with the labels that kubelets may have, and chooses nothing else of its own place.
@@ -175,23 +177,43 @@ func TestNodeAndItsPods(t *testing.T) {
 		_, err := client.CoreV1().Events(in).Create(t.Context(), e, metav1.CreateOptions{})
 		return err
 	}
+	service, err := shared.client.CoreV1().Services(ns).Create(t.Context(), &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "web"},
+		Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: 80}}}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	aboutService := func(e *corev1.Event) {
+		e.InvolvedObject = corev1.ObjectReference{Kind: "Service", APIVersion: "v1", Namespace: ns, Name: "web", UID: service.UID}
+		e.Type, e.Reason = corev1.EventTypeWarning, servicespec.ReasonNotInstalled
+	}
+	serviceBut := func(change func(*corev1.Event)) func(*corev1.Event) {
+		return func(e *corev1.Event) { aboutService(e); change(e) }
+	}
 	for what, change := range map[string]func(*corev1.Event){
-		"its pod":         func(*corev1.Event) {},
-		"a pod gone":      func(e *corev1.Event) { e.InvolvedObject.Name = "was" },
-		"itself":          func(e *corev1.Event) { e.InvolvedObject = corev1.ObjectReference{Kind: "Node", Name: "restrict-3"} },
-		"a service of it": func(e *corev1.Event) { e.InvolvedObject.Kind = "Service" },
+		"its pod":                             func(*corev1.Event) {},
+		"a pod gone":                          func(e *corev1.Event) { e.InvolvedObject.Name = "was" },
+		"itself":                              func(e *corev1.Event) { e.InvolvedObject = corev1.ObjectReference{Kind: "Node", Name: "restrict-3"} },
+		"its pod, as its reporting instance":  func(e *corev1.Event) { e.Source.Host, e.ReportingInstance = "", "restrict-3" },
+		"a service that it could not install": aboutService,
+		"a service's health port":             serviceBut(func(e *corev1.Event) { e.Reason = servicespec.ReasonHealthPort }),
 	} {
 		if err := event(change); err != nil {
 			t.Errorf("an event about %s: %v", what, err)
 		}
 	}
 	for what, change := range map[string]func(*corev1.Event){
-		"another's pod":    func(e *corev1.Event) { e.InvolvedObject.Name = "foreign" },
-		"another node":     func(e *corev1.Event) { e.InvolvedObject = corev1.ObjectReference{Kind: "Node", Name: "restrict-4"} },
-		"a secret":         func(e *corev1.Event) { e.InvolvedObject.Kind = "Secret" },
-		"another's name":   func(e *corev1.Event) { e.Source.Host = "restrict-4" },
-		"nobody's name":    func(e *corev1.Event) { e.Source.Host = "" },
-		"a kind of others": func(e *corev1.Event) { e.InvolvedObject.APIVersion = "example.test/v1" },
+		"another's pod":  func(e *corev1.Event) { e.InvolvedObject.Name = "foreign" },
+		"another node":   func(e *corev1.Event) { e.InvolvedObject = corev1.ObjectReference{Kind: "Node", Name: "restrict-4"} },
+		"a secret":       func(e *corev1.Event) { e.InvolvedObject.Kind = "Secret" },
+		"another's name": func(e *corev1.Event) { e.Source.Host = "restrict-4" },
+		"nobody's name":  func(e *corev1.Event) { e.Source.Host = "" },
+		"two names":      func(e *corev1.Event) { e.ReportingInstance = "restrict-4" },
+		"another too":    func(e *corev1.Event) { e.Related = &corev1.ObjectReference{Kind: "Secret", Namespace: ns, Name: "s"} },
+		"a service, for a reason of the control plane's": serviceBut(func(e *corev1.Event) { e.Reason = "AddressInUse" }),
+		"a service, that all is well":                    serviceBut(func(e *corev1.Event) { e.Type = corev1.EventTypeNormal }),
+		"another service of the name":                    serviceBut(func(e *corev1.Event) { e.InvolvedObject.UID = "other" }),
+		"a service that is not there":                    serviceBut(func(e *corev1.Event) { e.InvolvedObject.Name = "none" }),
+		"a kind of others":                               func(e *corev1.Event) { e.InvolvedObject.APIVersion = "example.test/v1" },
 	} {
 		if err := event(change); !apierrors.IsForbidden(err) {
 			t.Errorf("an event about or in %s: %v, want Forbidden", what, err)

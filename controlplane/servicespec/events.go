@@ -1,0 +1,9 @@
+package servicespec
+
+// Reasons of the events that nodes write about a Service, of what does not work of it on that node alone. They may write no others.
+const (
+	// ReasonNotInstalled says that the node could not install all of the Service: its maps are full.
+	ReasonNotInstalled = "NotInstalled"
+	// ReasonHealthPort says that the node cannot serve the Service's health-check port.
+	ReasonHealthPort = "HealthCheckFailure"
+)
