@@ -5,7 +5,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/skep-io/skep/controlplane/etcd"
-	"github.com/skep-io/skep/controlplane/storage"
+	"github.com/skep-io/skep/controlplane/scheme"
 )
 
 // dnsViews are the keys that cluster DNS may read, and what of them: all that it makes answers from, and nothing more.
@@ -18,7 +18,7 @@ var dnsViews = map[string]etcd.View{
 
 // podForDNS leaves of a pod its name and its addresses: its environment, commands and annotations hold secrets of users.
 func podForDNS(value []byte) []byte {
-	obj, err := storage.Decode(value, 0)
+	obj, err := scheme.Codec.Decode(value, 0)
 	if err != nil {
 		return nil
 	}
@@ -32,7 +32,7 @@ func podForDNS(value []byte) []byte {
 		Status:     corev1.PodStatus{Phase: pod.Status.Phase, PodIP: pod.Status.PodIP, PodIPs: pod.Status.PodIPs},
 	}
 	seen.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Pod"))
-	reduced, err := storage.Encode(seen)
+	reduced, err := scheme.Codec.Encode(seen)
 	if err != nil {
 		return nil
 	}

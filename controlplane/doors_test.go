@@ -17,7 +17,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/skep-io/skep/controlplane/jointoken"
-	"github.com/skep-io/skep/controlplane/storage"
+	"github.com/skep-io/skep/controlplane/scheme"
 )
 
 // dnsDoor connects to etcd as cluster DNS does, with what its Secret holds.
@@ -76,7 +76,7 @@ func TestDNSSeesNoSecrets(t *testing.T) {
 	if err != nil || len(resp.Kvs) != 1 || bytes.Contains(resp.Kvs[0].Value, []byte("hidden-value")) {
 		t.Fatalf("pods as DNS sees them: %v, %v", resp, err)
 	}
-	obj, err := storage.Decode(resp.Kvs[0].Value, resp.Kvs[0].ModRevision)
+	obj, err := scheme.Codec.Decode(resp.Kvs[0].Value, resp.Kvs[0].ModRevision)
 	if seen, ok := obj.(*corev1.Pod); err != nil || !ok || seen.Name != "p" || seen.Namespace != "default" || len(seen.Status.PodIPs) != 1 || seen.Status.Phase != corev1.PodRunning {
 		t.Errorf("DNS sees %+v (%v), and answers from name and addresses", obj, err)
 	}

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	clientscheme "k8s.io/client-go/kubernetes/scheme"
 
 	"github.com/skep-io/skep/controlplane/storage"
 	"github.com/skep-io/skep/coredns-plugin/index"
@@ -79,7 +80,7 @@ func (e *testEtcd) put(t *testing.T, objs ...runtime.Object) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		data, err := storage.Encode(obj)
+		data, err := storage.NewProtobuf(clientscheme.Scheme).Encode(obj)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -5,40 +5,13 @@ import (
 	"encoding/binary"
 	"fmt"
 
-	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
-	appsv1 "k8s.io/api/apps/v1"
-	authenticationv1 "k8s.io/api/authentication/v1"
-	authorizationv1 "k8s.io/api/authorization/v1"
-	autoscalingv1 "k8s.io/api/autoscaling/v1"
-	coordinationv1 "k8s.io/api/coordination/v1"
-	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
-	networkingv1 "k8s.io/api/networking/v1"
-	policyv1 "k8s.io/api/policy/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer/json"
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
-	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
-	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
+
+	"github.com/skep-io/skep/controlplane/scheme"
 )
-
-// scheme knows every type that is read from or written to a client.
-var scheme = newScheme()
-
-func newScheme() *runtime.Scheme {
-	s := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{
-		corev1.AddToScheme, appsv1.AddToScheme, discoveryv1.AddToScheme, coordinationv1.AddToScheme, networkingv1.AddToScheme,
-		autoscalingv1.AddToScheme, policyv1.AddToScheme, authenticationv1.AddToScheme, authorizationv1.AddToScheme,
-		metricsv1beta1.AddToScheme, apidiscoveryv2.AddToScheme, metav1.AddMetaToScheme,
-	} {
-		utilruntime.Must(add(s))
-	}
-	metav1.AddToGroupVersion(s, schema.GroupVersion{Version: "v1"})
-	return s
-}
 
 // format is one way to write and read objects.
 type format struct {
@@ -59,11 +32,11 @@ var formats = newFormats()
 
 func newFormats() []*format {
 	serializer := func(o json.SerializerOptions) *json.Serializer {
-		return json.NewSerializerWithOptions(json.DefaultMetaFactory, scheme, scheme, o)
+		return json.NewSerializerWithOptions(json.DefaultMetaFactory, scheme.Scheme, scheme.Scheme, o)
 	}
 	plain := serializer(json.SerializerOptions{})
 	yaml := serializer(json.SerializerOptions{Yaml: true})
-	proto := protobuf.NewSerializer(scheme, scheme)
+	proto := protobuf.NewSerializer(scheme.Scheme, scheme.Scheme)
 	return []*format{
 		{mediaJSON, plain, serializer(json.SerializerOptions{Pretty: true}), plain, serializer(json.SerializerOptions{Strict: true}), true},
 		{mediaYAML, yaml, yaml, yaml, serializer(json.SerializerOptions{Yaml: true, Strict: true}), false},

@@ -20,6 +20,7 @@ import (
 	"k8s.io/streaming/pkg/httpstream/wsstream"
 
 	"github.com/skep-io/skep/controlplane/resource"
+	"github.com/skep-io/skep/controlplane/scheme"
 )
 
 // stream answers exec, attach and portforward: it finds the agent of the pod and lets client and agent talk, in whatever
@@ -178,7 +179,7 @@ var logQuery = []string{"follow", "previous", "timestamps", "sinceSeconds", "sin
 // log answers with a container's output.
 func (s *Server) log(w http.ResponseWriter, c *call) error {
 	var options corev1.PodLogOptions
-	if err := scheme.Convert(&c.query, &options, nil); err != nil {
+	if err := scheme.Scheme.Convert(&c.query, &options, nil); err != nil {
 		return apierrors.NewBadRequest(err.Error())
 	}
 	pod, err := s.boundPod(c)

@@ -228,7 +228,7 @@ func stored(t *testing.T, r *Registry, k *Kind) []Object {
 	}
 	var out []Object
 	for _, kv := range kvs {
-		obj, err := storage.Decode(kv.Value, kv.ModRevision)
+		obj, err := k.codec().Decode(kv.Value, kv.ModRevision)
 		if err != nil {
 			t.Fatal(err)
 		}

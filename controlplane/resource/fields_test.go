@@ -8,6 +8,8 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
+
+	"github.com/skep-io/skep/controlplane/scheme"
 )
 
 // TestFieldsAreKubernetesOnes compares with the field labels that Kubernetes
@@ -29,7 +31,7 @@ func TestFieldsAreKubernetesOnes(t *testing.T) {
 			if kind == Namespaces && name == "name" {
 				continue // Kubernetes selects by it, but lets no request ask for it.
 			}
-			if _, _, err := scheme.ConvertFieldLabel(kind.GVK, name, ""); err != nil {
+			if _, _, err := scheme.Scheme.ConvertFieldLabel(kind.GVK, name, ""); err != nil {
 				t.Errorf("%s: %v", kind.Resource, err)
 			}
 		}

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"github.com/skep-io/skep/controlplane/scheme"
 	"github.com/skep-io/skep/controlplane/storage"
 	"github.com/skep-io/skep/controlplane/watchcache"
 )
@@ -37,6 +38,8 @@ type Kind struct {
 
 	New     func() Object
 	NewList func() runtime.Object
+	// Codec is the form in which objects are stored; nil: that of the scheme.
+	Codec storage.Codec
 	// TTL is after how long an object goes away by itself; 0: never.
 	TTL time.Duration
 
@@ -87,6 +90,14 @@ type ScaleAccess struct {
 type Tx struct {
 	Guards []storage.Guard
 	Ops    []storage.Op
+}
+
+// codec is the form in which objects are stored.
+func (k *Kind) codec() storage.Codec {
+	if k.Codec != nil {
+		return k.Codec
+	}
+	return scheme.Codec
 }
 
 // GroupResource is the name that errors and storage keys are made of.

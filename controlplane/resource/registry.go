@@ -113,6 +113,7 @@ func NewRegistry(store storage.Interface, cfg Config, kinds []*Kind) *Registry {
 		r.caches[k] = watchcache.New(watchcache.Config{
 			Store:   store,
 			Prefix:  storage.Prefix(k.GroupResource()),
+			Codec:   k.codec(),
 			Indexes: k.Indexes,
 		})
 	}

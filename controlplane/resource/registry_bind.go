@@ -154,7 +154,7 @@ func (b Binding) bound(obj Object) ([]byte, error) {
 	pod := *old
 	pod.Spec.NodeName = b.Node
 	pod.Status.Conditions = scheduled(old.Status.Conditions)
-	value, err := storage.Encode(&pod)
+	value, err := Pods.codec().Encode(&pod)
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}

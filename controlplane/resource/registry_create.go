@@ -96,7 +96,7 @@ func (r *Registry) insert(ctx context.Context, k *Kind, obj Object, o CreateOpti
 		if o.DryRun {
 			return stored, r.absent(ctx, k, key, obj.GetName())
 		}
-		value, err := storage.Encode(stored)
+		value, err := k.codec().Encode(stored)
 		if err != nil {
 			return nil, apierrors.NewInternalError(err)
 		}

@@ -93,7 +93,7 @@ func (r *Registry) tryDelete(ctx context.Context, k *Kind, current *watchcache.O
 		}
 		tx.Ops = append(tx.Ops, storage.Op{Key: current.Key, Delete: true})
 	} else {
-		value, err := storage.Encode(obj)
+		value, err := k.codec().Encode(obj)
 		if err != nil {
 			return nil, false, apierrors.NewInternalError(err)
 		}

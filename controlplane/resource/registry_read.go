@@ -54,7 +54,7 @@ func (r *Registry) fresh(ctx context.Context, k *Kind, key, name string) (*watch
 	if o, ok := r.caches[k].Get(key); ok && o.Revision == kv.ModRevision {
 		return o, nil
 	}
-	o, err := decode(kv)
+	o, err := k.decode(kv)
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}

@@ -25,11 +25,11 @@ func corrupt(key string, err error) error {
 }
 
 // decode reads a stored value, or returns kube-apiserver's error for one that cannot be read.
-func decode(kv storage.KeyValue) (*watchcache.Object, error) {
+func (k *Kind) decode(kv storage.KeyValue) (*watchcache.Object, error) {
 	if kv.Err != nil {
 		return nil, corrupt(kv.Key, kv.Err)
 	}
-	decoded, err := storage.Decode(kv.Value, kv.ModRevision)
+	decoded, err := k.codec().Decode(kv.Value, kv.ModRevision)
 	if err != nil {
 		return nil, corrupt(kv.Key, err)
 	}
@@ -107,7 +107,7 @@ func (r *Registry) deleteUnreadable(ctx context.Context, k *Kind, key, name stri
 	if err != nil {
 		return storeError(ctx, err)
 	}
-	if _, err := decode(kv); err == nil {
+	if _, err := k.decode(kv); err == nil {
 		return apierrors.NewConflict(k.GroupResource(), name, apistorage.NewInvalidObjError(key,
 			"ignoreStoreReadErrorWithClusterBreakingPotential is only for an object that cannot be read, and this one can"))
 	}

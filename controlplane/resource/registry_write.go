@@ -188,11 +188,11 @@ func (u *modification) prepare(obj, old Object) error {
 }
 
 func (u *modification) write(ctx context.Context, tx *Tx, current *watchcache.Object, obj Object) (Object, error) {
-	value, err := storage.Encode(obj)
+	value, err := u.k.codec().Encode(obj)
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}
-	before, err := storage.Encode(current.Value())
+	before, err := u.k.codec().Encode(current.Value())
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}

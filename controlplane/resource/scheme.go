@@ -6,55 +6,20 @@ import (
 	"reflect"
 
 	"k8s.io/apimachinery/pkg/api/validate"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
-	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
-	"k8s.io/kubernetes/pkg/apis/apps"
-	appsv1 "k8s.io/kubernetes/pkg/apis/apps/v1"
-	"k8s.io/kubernetes/pkg/apis/autoscaling"
-	autoscalingv1 "k8s.io/kubernetes/pkg/apis/autoscaling/v1"
-	"k8s.io/kubernetes/pkg/apis/coordination"
-	coordinationv1 "k8s.io/kubernetes/pkg/apis/coordination/v1"
-	"k8s.io/kubernetes/pkg/apis/core"
-	corev1 "k8s.io/kubernetes/pkg/apis/core/v1"
-	"k8s.io/kubernetes/pkg/apis/discovery"
-	discoveryv1 "k8s.io/kubernetes/pkg/apis/discovery/v1"
-	"k8s.io/kubernetes/pkg/apis/networking"
-	networkingv1 "k8s.io/kubernetes/pkg/apis/networking/v1"
+
+	"github.com/skep-io/skep/controlplane/scheme"
 )
 
-// scheme holds the v1 types of the served groups with Kubernetes' defaulting
-// and declarative validation, and the internal types that Kubernetes' other
-// rules are written for.
-var scheme = newScheme()
-
-func newScheme() *runtime.Scheme {
-	s := runtime.NewScheme()
-	metav1.AddToGroupVersion(s, schema.GroupVersion{Version: "v1"})
-	for _, add := range []func(*runtime.Scheme) error{
-		core.AddToScheme, corev1.AddToScheme,
-		apps.AddToScheme, appsv1.AddToScheme,
-		coordination.AddToScheme, coordinationv1.AddToScheme,
-		discovery.AddToScheme, discoveryv1.AddToScheme,
-		networking.AddToScheme, networkingv1.AddToScheme,
-		autoscaling.AddToScheme, autoscalingv1.AddToScheme,
-	} {
-		utilruntime.Must(add(s))
-	}
-	return s
-}
-
 // setDefaults gives a v1 object the defaults of its version.
-func setDefaults(obj Object) { scheme.Default(obj) }
+func setDefaults(obj Object) { scheme.Scheme.Default(obj) }
 
 // internal converts a v1 object to the internal type I. The result shares
 // memory with obj, so whoever changes it must own obj. Between the two types of
 // one kind a conversion fails only if a type is missing in the scheme.
 func internal[I any](obj Object) *I {
 	in := new(I)
-	if err := scheme.Convert(obj, in, nil); err != nil {
+	if err := scheme.Scheme.Convert(obj, in, nil); err != nil {
 		panic(fmt.Sprintf("convert %T to %T: %v", obj, in, err))
 	}
 	return in
@@ -65,7 +30,7 @@ func internal[I any](obj Object) *I {
 // alone the old names of fields that are not set.
 func replace(obj Object, in any) {
 	fresh := reflect.New(reflect.TypeOf(obj).Elem())
-	if err := scheme.Convert(in, fresh.Interface(), nil); err != nil {
+	if err := scheme.Scheme.Convert(in, fresh.Interface(), nil); err != nil {
 		panic(fmt.Sprintf("convert %T to %T: %v", in, obj, err))
 	}
 	kind := obj.GetObjectKind().GroupVersionKind()
@@ -97,7 +62,7 @@ func prepareUpdate[I any](prepare func(obj, old *I)) func(obj, old Object) {
 // joined with the declarative one of the type.
 func validateCreate[I any](validate func(*I) field.ErrorList) func(Object) field.ErrorList {
 	return func(obj Object) field.ErrorList {
-		declared := scheme.Validate(context.Background(), validationOptions, obj)
+		declared := scheme.Scheme.Validate(context.Background(), validationOptions, obj)
 		return joinErrors(validate(internal[I](obj)), declared)
 	}
 }
@@ -106,7 +71,7 @@ func validateCreate[I any](validate func(*I) field.ErrorList) func(Object) field
 // subresource is named.
 func validateUpdate[I any](validate func(obj, old *I) field.ErrorList, subresource ...string) func(obj, old Object) field.ErrorList {
 	return func(obj, old Object) field.ErrorList {
-		declared := scheme.ValidateUpdate(context.Background(), validationOptions, obj, old, subresource...)
+		declared := scheme.Scheme.ValidateUpdate(context.Background(), validationOptions, obj, old, subresource...)
 		return joinErrors(validate(internal[I](obj), internal[I](old)), declared)
 	}
 }

@@ -139,7 +139,7 @@ func allocateIP(ctx context.Context, r *Registry, tx *Tx, service *corev1.Servic
 				fmt.Sprintf("failed to allocate IP %v: %v", requested, err))})
 		}
 	}
-	value, err := storage.Encode(serviceIPRecord(service, addr, family))
+	value, err := IPAddresses.codec().Encode(serviceIPRecord(service, addr, family))
 	if err != nil {
 		return "", apierrors.NewInternalError(err)
 	}
@@ -361,7 +361,7 @@ func releaseIPs(ctx context.Context, r *Registry, tx *Tx, service *corev1.Servic
 }
 
 func heldBy(kv storage.KeyValue, service *corev1.Service) bool {
-	obj, err := storage.Decode(kv.Value, kv.ModRevision)
+	obj, err := IPAddresses.codec().Decode(kv.Value, kv.ModRevision)
 	if err != nil {
 		return false
 	}

@@ -16,7 +16,7 @@ import (
 // place of one that is wrong or, if that is nil, of none. If the service or the
 // record has changed since they were read, it is a conflict.
 func (r *Registry) RecordServiceIP(ctx context.Context, service *corev1.Service, addr netip.Addr, wrong *networkingv1.IPAddress) error {
-	value, err := storage.Encode(serviceIPRecord(service, addr, familyOf(addr.String())))
+	value, err := IPAddresses.codec().Encode(serviceIPRecord(service, addr, familyOf(addr.String())))
 	if err != nil {
 		return apierrors.NewInternalError(err)
 	}

@@ -8,6 +8,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/kubernetes/pkg/printers"
 	printersinternal "k8s.io/kubernetes/pkg/printers/internalversion"
+
+	"github.com/skep-io/skep/controlplane/scheme"
 )
 
 // tables prints objects with Kubernetes' own columns.
@@ -49,9 +51,9 @@ func (k *Kind) Table(objs []Object, opts metav1.TableOptions) (*metav1.Table, er
 func (k *Kind) rows(obj Object) (*metav1.Table, error) {
 	gvk := k.GVK
 	gvk.Version = runtime.APIVersionInternal
-	in, err := scheme.New(gvk)
+	in, err := scheme.Scheme.New(gvk)
 	if err == nil {
-		err = scheme.Convert(obj, in, nil)
+		err = scheme.Scheme.Convert(obj, in, nil)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("print %s %q: %w", k.GVK.Kind, obj.GetName(), err)

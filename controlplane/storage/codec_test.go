@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/skep-io/skep/controlplane/scheme"
 	"github.com/skep-io/skep/controlplane/storage"
 )
 
@@ -56,7 +57,7 @@ func TestEncodedFormIsKubernetes(t *testing.T) {
 		Spec:       corev1.PodSpec{NodeName: "node1", Containers: []corev1.Container{{Name: "c", Image: "i"}}},
 	}
 	before := pod.DeepCopy()
-	data, err := storage.Encode(pod)
+	data, err := scheme.Codec.Encode(pod)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,7 +78,7 @@ func TestEncodedFormIsKubernetes(t *testing.T) {
 	if err := inside.Unmarshal(envelope.Raw); err != nil || inside.ResourceVersion != "" || inside.Spec.NodeName != "node1" {
 		t.Errorf("the envelope holds %+v, %v; want the pod without its resource version", inside, err)
 	}
-	decoded, err := storage.Decode(data, 43)
+	decoded, err := scheme.Codec.Decode(data, 43)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,11 +90,11 @@ func TestEncodedFormIsKubernetes(t *testing.T) {
 
 func TestEncodeFindsTheKindOfAnObjectThatDoesNotSay(t *testing.T) {
 	for _, obj := range []runtime.Object{&corev1.Node{}, &discoveryv1.EndpointSlice{}, &networkingv1.IPAddress{}} {
-		data, err := storage.Encode(obj)
+		data, err := scheme.Codec.Encode(obj)
 		if err != nil {
 			t.Fatal(err)
 		}
-		decoded, err := storage.Decode(data, 1)
+		decoded, err := scheme.Codec.Decode(data, 1)
 		if err != nil || reflect.TypeOf(decoded) != reflect.TypeOf(obj) {
 			t.Errorf("%T comes back as %T, %v", obj, decoded, err)
 		}
@@ -105,7 +106,7 @@ func TestEncodeFindsTheKindOfAnObjectThatDoesNotSay(t *testing.T) {
 
 func TestDecodeRefusesGarbage(t *testing.T) {
 	for name, data := range map[string][]byte{"empty": nil, "text": []byte("default/web"), "cut": []byte("k8s\x00\x0a\x09"), "json": []byte(`{"kind":"Pod","apiVersion":"v1"}`)} {
-		if obj, err := storage.Decode(data, 1); err == nil {
+		if obj, err := scheme.Codec.Decode(data, 1); err == nil {
 			t.Errorf("%s decodes to %+v", name, obj)
 		}
 	}

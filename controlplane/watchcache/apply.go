@@ -19,11 +19,11 @@ type change struct {
 }
 
 // decode makes a change of a value, unless the store could not read it.
-func decode(key string, value []byte, revision int64, err error) change {
+func (c *Cache) decode(key string, value []byte, revision int64, err error) change {
 	if err != nil {
 		return change{key: key, revision: revision, err: err}
 	}
-	decoded, err := storage.Decode(value, revision)
+	decoded, err := c.codec.Decode(value, revision)
 	if err != nil {
 		return change{key: key, revision: revision, err: err}
 	}
@@ -36,19 +36,19 @@ func decode(key string, value []byte, revision int64, err error) change {
 	return change{key: key, revision: revision, object: o}
 }
 
-func decodeAll(kvs []storage.KeyValue) []change {
+func (c *Cache) decodeAll(kvs []storage.KeyValue) []change {
 	objects := make([]change, len(kvs))
 	for i, kv := range kvs {
-		objects[i] = decode(kv.Key, kv.Value, kv.ModRevision, kv.Err)
+		objects[i] = c.decode(kv.Key, kv.Value, kv.ModRevision, kv.Err)
 	}
 	return objects
 }
 
-func decodeEvents(events []storage.Event) []change {
+func (c *Cache) decodeEvents(events []storage.Event) []change {
 	changes := make([]change, len(events))
 	for i, ev := range events {
 		if ev.Type == storage.Put {
-			changes[i] = decode(ev.Key, ev.Value, ev.ModRevision, ev.Err)
+			changes[i] = c.decode(ev.Key, ev.Value, ev.ModRevision, ev.Err)
 		} else {
 			changes[i] = change{key: ev.Key, revision: ev.ModRevision}
 		}

@@ -26,6 +26,7 @@ const (
 type Config struct {
 	Store  storage.Interface
 	Prefix string
+	Codec  storage.Codec
 	// Indexes give the values under which ByIndex finds an object, and by which
 	// watches can be told apart without looking at each.
 	Indexes map[string]func(Resource) []string
@@ -39,6 +40,7 @@ type Config struct {
 type Cache struct {
 	store   storage.Interface
 	prefix  string
+	codec   storage.Codec
 	indexed map[string]func(Resource) []string
 	synced  chan struct{}
 
@@ -72,6 +74,7 @@ func New(cfg Config) *Cache {
 	c := &Cache{
 		store:   cfg.Store,
 		prefix:  cfg.Prefix,
+		codec:   cfg.Codec,
 		indexed: cfg.Indexes,
 		synced:  make(chan struct{}),
 		tree:    newTree(),
@@ -146,7 +149,7 @@ func (c *Cache) follow(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	c.replace(decodeAll(kvs), revision)
+	c.replace(c.decodeAll(kvs), revision)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	responses := c.store.Watch(ctx, c.prefix, revision)
@@ -159,7 +162,7 @@ func (c *Cache) follow(ctx context.Context) error {
 			if resp.Err != nil {
 				return resp.Err
 			}
-			c.apply(decodeEvents(resp.Events), resp.Revision)
+			c.apply(c.decodeEvents(resp.Events), resp.Revision)
 			if len(resp.Events) == 0 {
 				signal(c.answered)
 			}

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 
 	"github.com/skep-io/skep/controlplane/etcd"
+	"github.com/skep-io/skep/controlplane/scheme"
 	"github.com/skep-io/skep/controlplane/storage"
 	"github.com/skep-io/skep/controlplane/watchcache"
 )
@@ -47,7 +48,7 @@ func nodeName(r watchcache.Resource) []string {
 func newCache(t *testing.T, s storage.Interface, window int) *watchcache.Cache {
 	t.Helper()
 	c := watchcache.New(watchcache.Config{
-		Store: s, Prefix: prefix, Window: window,
+		Store: s, Prefix: prefix, Codec: scheme.Codec, Window: window,
 		Indexes: map[string]func(watchcache.Resource) []string{"spec.nodeName": nodeName},
 	})
 	ctx, cancel := context.WithCancel(context.Background())
@@ -74,7 +75,7 @@ func pod(ns, name, node, mark string) *corev1.Pod {
 
 func putOp(t *testing.T, p *corev1.Pod) storage.Op {
 	t.Helper()
-	value, err := storage.Encode(p)
+	value, err := scheme.Codec.Encode(p)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/skep-io/skep/controlplane/scheme"
 	"github.com/skep-io/skep/controlplane/storage"
 	"github.com/skep-io/skep/controlplane/watchcache"
 )
@@ -20,7 +21,7 @@ func TestManyReadersOnOneClientNeverBlock(t *testing.T) {
 	var caches []*watchcache.Cache
 	var running sync.WaitGroup
 	for i := range 40 {
-		c := watchcache.New(watchcache.Config{Store: store, Prefix: fmt.Sprintf("/registry/kind%d/", i%14)})
+		c := watchcache.New(watchcache.Config{Store: store, Prefix: fmt.Sprintf("/registry/kind%d/", i%14), Codec: scheme.Codec})
 		caches = append(caches, c)
 		running.Go(func() { _ = c.Run(ctx) })
 	}

@@ -13,11 +13,24 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 
 	"github.com/skep-io/skep/controlplane/storage"
 )
+
+// codec reads the kinds that answers are made from.
+var codec = storage.NewProtobuf(types())
+
+func types() *runtime.Scheme {
+	s := runtime.NewScheme()
+	utilruntime.Must(corev1.AddToScheme(s))
+	utilruntime.Must(discoveryv1.AddToScheme(s))
+	return s
+}
 
 // Feed is one kind of object to follow.
 type Feed struct {
@@ -170,7 +183,7 @@ func (f *follower) put(key string, value []byte, revision int64) {
 	if f.observer.Event != nil {
 		f.observer.Event(f.feed.Resource.String())
 	}
-	obj, err := storage.Decode(value, revision)
+	obj, err := codec.Decode(value, revision)
 	if err != nil {
 		if f.observer.Undecodable != nil {
 			f.observer.Undecodable(f.feed.Resource.String(), key, err)

@@ -17,6 +17,7 @@ import (
 	"github.com/skep-io/skep/controlplane/controlplanetest"
 	"github.com/skep-io/skep/controlplane/event"
 	"github.com/skep-io/skep/controlplane/resource"
+	"github.com/skep-io/skep/controlplane/scheme"
 	"github.com/skep-io/skep/controlplane/storage"
 )
 
@@ -174,7 +175,7 @@ func TestAllocationRacesDeletion(t *testing.T) {
 // write puts an object into the store as it is, as a restored backup would.
 func write(t *testing.T, r *resource.Registry, k *resource.Kind, obj resource.Object) {
 	t.Helper()
-	value, err := storage.Encode(obj)
+	value, err := scheme.Codec.Encode(obj)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,54 @@
+// Package scheme knows every type that the control plane speaks: the v1 types of the served groups with Kubernetes' defaults and
+// declarative validation, the internal types that Kubernetes' other rules are written for, and what requests and answers are
+// made of beside them. It owns the form in which objects of these types are stored.
+package scheme
+
+import (
+	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+	"k8s.io/kubernetes/pkg/apis/apps"
+	appsv1 "k8s.io/kubernetes/pkg/apis/apps/v1"
+	"k8s.io/kubernetes/pkg/apis/autoscaling"
+	autoscalingv1 "k8s.io/kubernetes/pkg/apis/autoscaling/v1"
+	"k8s.io/kubernetes/pkg/apis/coordination"
+	coordinationv1 "k8s.io/kubernetes/pkg/apis/coordination/v1"
+	"k8s.io/kubernetes/pkg/apis/core"
+	corev1 "k8s.io/kubernetes/pkg/apis/core/v1"
+	"k8s.io/kubernetes/pkg/apis/discovery"
+	discoveryv1 "k8s.io/kubernetes/pkg/apis/discovery/v1"
+	"k8s.io/kubernetes/pkg/apis/networking"
+	networkingv1 "k8s.io/kubernetes/pkg/apis/networking/v1"
+	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
+
+	"github.com/skep-io/skep/controlplane/storage"
+)
+
+// Scheme is the control plane's.
+var Scheme = newScheme()
+
+// Codec stores the types of Scheme.
+var Codec = storage.NewProtobuf(Scheme)
+
+func newScheme() *runtime.Scheme {
+	s := runtime.NewScheme()
+	metav1.AddToGroupVersion(s, schema.GroupVersion{Version: "v1"})
+	for _, add := range []func(*runtime.Scheme) error{
+		core.AddToScheme, corev1.AddToScheme,
+		apps.AddToScheme, appsv1.AddToScheme,
+		coordination.AddToScheme, coordinationv1.AddToScheme,
+		discovery.AddToScheme, discoveryv1.AddToScheme,
+		networking.AddToScheme, networkingv1.AddToScheme,
+		autoscaling.AddToScheme, autoscalingv1.AddToScheme,
+		policyv1.AddToScheme, authenticationv1.AddToScheme, authorizationv1.AddToScheme,
+		metricsv1beta1.AddToScheme, apidiscoveryv2.AddToScheme, metav1.AddMetaToScheme,
+	} {
+		utilruntime.Must(add(s))
+	}
+	return s
+}
