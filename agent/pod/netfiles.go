@@ -14,7 +14,7 @@ import (
 
 // networkFile is where one of the pod's files in /etc lies on the node.
 func (w *worker) networkFile(name string) string {
-	return filepath.Join(w.pods.cfg.Runtime.PodDir(w.uid), "etc", name)
+	return filepath.Join(w.pods.cfg.Runtime.EtcDir(w.uid), name)
 }
 
 // writeNetworkFiles writes hosts, resolv.conf and hostname once; a container

@@ -23,6 +23,7 @@ import (
 
 	"github.com/skep-io/skep/agent/runtime"
 	"github.com/skep-io/skep/agent/sysctl"
+	"github.com/skep-io/skep/agent/usage"
 	"github.com/skep-io/skep/agent/volume"
 	"github.com/skep-io/skep/dataplane/podnet"
 )
@@ -76,6 +77,8 @@ type Config struct {
 	// MaxBackOff bounds the wait between restarts and between pulls; five
 	// minutes when 0.
 	MaxBackOff time.Duration
+	// DiskInterval is the least time between measurements of a pod's disk use; 5 s when 0.
+	DiskInterval time.Duration
 }
 
 // Pods is every pod of the node.
@@ -83,6 +86,8 @@ type Pods struct {
 	cfg      Config
 	objects  *objects
 	volumes  *volume.Volumes
+	disk     *usage.Meter
+	layers   layers
 	informer cache.SharedIndexInformer
 
 	mu      sync.Mutex
@@ -103,6 +108,7 @@ func New(cfg Config) *Pods {
 	p := &Pods{cfg: cfg, workers: map[string]*worker{}, begun: make(chan struct{})}
 	p.objects = newObjects(cfg.Client, p.objectChanged)
 	p.volumes = volume.New(cfg.Runtime.PodDir, cfg.Runtime.VolumeRecordDir, p.objects, cfg.Allocatable)
+	p.disk = p.newDiskMeter()
 	p.informer = cache.NewSharedIndexInformer(podsOf(cfg.Client, cfg.NodeName), &corev1.Pod{}, 0, nil)
 	return p
 }
@@ -142,6 +148,7 @@ func (p *Pods) Run(ctx context.Context) error {
 		defer p.done.Done()
 		p.informer.Run(ctx.Done())
 	}()
+	p.done.Go(func() { p.measureDisk(ctx) })
 	if cache.WaitForCacheSync(ctx.Done(), registration.HasSynced) {
 		p.cfg.Adopted()
 		p.removeOrphans()

@@ -87,8 +87,13 @@ func (v *Volumes) SetUp(ctx context.Context, pod *corev1.Pod) (paths map[string]
 	return paths, warnings, errors.Join(failures...)
 }
 
+// Path is where a volume lies that is made on the node.
+func (v *Volumes) Path(podUID, name string) string {
+	return filepath.Join(v.podDir(podUID), "volumes", name)
+}
+
 func (v *Volumes) setUpOne(ctx context.Context, pod *corev1.Pod, vol *corev1.Volume) (path string, warning, err error) {
-	path = filepath.Join(v.podDir(string(pod.UID)), "volumes", vol.Name)
+	path = v.Path(string(pod.UID), vol.Name)
 	switch {
 	case vol.HostPath != nil:
 		return vol.HostPath.Path, nil, checkHostPath(vol.HostPath)

@@ -1,0 +1,73 @@
+package runtime
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
+)
+
+// WritableLayer is the folder that holds what a container has changed of its image; empty when the container is gone.
+func (r *Runtime) WritableLayer(ctx context.Context, id string) (string, error) {
+	mounts, err := r.snapshotter().Mounts(r.ctx(ctx), id)
+	if errdefs.IsNotFound(err) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("writable layer of container %s: %w", id, err)
+	}
+	for _, m := range mounts {
+		if m.Type == "bind" { // an image without layers
+			return m.Source, nil
+		}
+		for _, option := range m.Options {
+			if dir, ok := strings.CutPrefix(option, "upperdir="); ok {
+				return dir, nil
+			}
+		}
+	}
+	return "", fmt.Errorf("containerd's snapshotter %s does not say where the writable layer of container %s is", r.cfg.Snapshotter, id)
+}
+
+// FilesDirs are the folders of what is kept for a pod beside its volumes and logs and what its containers can write to: records and
+// termination messages, and the files in /etc.
+func (r *Runtime) FilesDirs(podUID string) []string {
+	return []string{filepath.Join(r.PodDir(podUID), "containers"), r.EtcDir(podUID)}
+}
+
+// EtcDir is for the files in /etc that all containers of a pod share.
+func (r *Runtime) EtcDir(podUID string) string { return filepath.Join(r.PodDir(podUID), "etc") }
+
+// LogDir is where the logs of all attempts of a container go.
+func (r *Runtime) LogDir(podUID, container string) string {
+	return filepath.Dir(r.LogPath(podUID, container, 0))
+}
+
+// ImageUsage is what unpacked images take of their disk, in bytes and inodes.
+func (r *Runtime) ImageUsage(ctx context.Context) (bytes, inodes uint64, err error) {
+	ctx = r.ctx(ctx)
+	var layers []string
+	err = r.snapshotter().Walk(ctx, func(_ context.Context, info snapshots.Info) error {
+		if info.Kind == snapshots.KindCommitted {
+			layers = append(layers, info.Name)
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, 0, fmt.Errorf("list image layers: %w", err)
+	}
+	for _, layer := range layers {
+		usage, err := r.snapshotter().Usage(ctx, layer)
+		if errdefs.IsNotFound(err) {
+			continue
+		}
+		if err != nil {
+			return 0, 0, fmt.Errorf("usage of image layer %s: %w", layer, err)
+		}
+		bytes, inodes = bytes+uint64(usage.Size), inodes+uint64(usage.Inodes)
+	}
+	return bytes, inodes, nil
+}

@@ -1,0 +1,215 @@
+package usage
+
+import (
+	"cmp"
+	"context"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Config is whom to measure, and how often.
+type Config struct {
+	// Pods are those that are here, by UID.
+	Pods func() []string
+	// Trees are what a pod has now. One that cannot be named now is left out.
+	Trees func(ctx context.Context, uid string) []Tree
+	// Measured is called after each measurement of a pod, and when one that is under way has found more than was known.
+	Measured func(uid string, pod Pod)
+	// Interval is the least time between the end of a pod's measurement and the next; 5 s when 0.
+	Interval time.Duration
+}
+
+const (
+	// slice is how long one pod is measured before it is another's turn.
+	slice = 100 * time.Millisecond
+	// A measurement that takes long is repeated as seldom as lets it take a twentieth of a processor, but once in maxInterval.
+	costFactor  = 20
+	maxInterval = time.Minute
+	// maxCost is the time after which a measurement is given up: what is known stays, or the more that was found. Files that
+	// come and go while they are counted make a long count too large.
+	maxCost = 2 * time.Minute
+	// listInterval is how often it is asked which pods there are.
+	listInterval = time.Second
+)
+
+// Meter measures the node's pods. All methods may be called concurrently.
+type Meter struct {
+	cfg     Config
+	slice   time.Duration
+	maxCost time.Duration
+
+	mu     sync.Mutex
+	latest map[string]Pod // by UID
+}
+
+// New makes a meter that measures nothing before Run.
+func New(cfg Config) *Meter {
+	if cfg.Interval == 0 {
+		cfg.Interval = 5 * time.Second
+	}
+	return &Meter{cfg: cfg, slice: slice, maxCost: maxCost, latest: map[string]Pod{}}
+}
+
+// Pod is what was measured last of a pod; ok is false before the first measurement.
+func (m *Meter) Pod(uid string) (pod Pod, ok bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	pod, ok = m.latest[uid]
+	return pod, ok
+}
+
+// measurement is one pod's, under way or to come. It belongs to Run.
+type measurement struct {
+	uid   string
+	due   time.Time // for its next turn
+	trees []Tree    // that are left; nil between measurements
+	under *count    // of the first of them
+	found map[Key]Amount
+	cost  time.Duration
+	began bool
+	err   error // the last that was logged
+}
+
+// Run measures until ctx ends.
+func (m *Meter) Run(ctx context.Context) error {
+	here := map[string]*measurement{}
+	defer func() {
+		for _, one := range here {
+			one.stop()
+		}
+	}()
+	var listed time.Time
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-timer.C:
+		}
+		now := time.Now()
+		if now.Sub(listed) >= listInterval {
+			m.list(here, now)
+			listed = now
+		}
+		wait := listInterval
+		if len(here) > 0 {
+			next := slices.MinFunc(slices.Collect(maps.Values(here)), func(a, b *measurement) int {
+				return cmp.Or(a.due.Compare(b.due), cmp.Compare(a.uid, b.uid))
+			})
+			if !now.Before(next.due) {
+				m.turn(ctx, next)
+				wait = 0
+			} else {
+				wait = min(wait, next.due.Sub(now))
+			}
+		}
+		timer.Reset(wait)
+	}
+}
+
+// list takes up pods that are new and forgets those that are gone.
+func (m *Meter) list(here map[string]*measurement, now time.Time) {
+	present := map[string]bool{}
+	for _, uid := range m.cfg.Pods() {
+		present[uid] = true
+		if here[uid] == nil {
+			here[uid] = &measurement{uid: uid, due: now}
+		}
+	}
+	for uid, one := range here {
+		if !present[uid] {
+			one.stop()
+			delete(here, uid)
+			m.mu.Lock()
+			delete(m.latest, uid)
+			m.mu.Unlock()
+		}
+	}
+}
+
+// turn measures a pod for one slice, or to its end.
+func (m *Meter) turn(ctx context.Context, one *measurement) {
+	start := time.Now()
+	if !one.began {
+		one.began, one.found, one.cost = true, map[Key]Amount{}, 0
+		one.trees = m.cfg.Trees(ctx, one.uid)
+	}
+	until := start.Add(m.slice)
+	for len(one.trees) > 0 && time.Now().Before(until) {
+		if one.goOn(until) {
+			one.trees = one.trees[1:]
+		}
+	}
+	if ctx.Err() != nil {
+		return
+	}
+	now := time.Now()
+	one.cost += now.Sub(start)
+	complete := len(one.trees) == 0
+	m.publish(one, complete, now)
+	if !complete && one.cost < m.maxCost {
+		one.due = now // behind those that wait already
+		return
+	}
+	if !complete {
+		slog.Warn("disk use of a pod not measured in time; what is known stays", "uid", one.uid, "path", one.trees[0].Path, "took", one.cost)
+		one.stop()
+	}
+	one.began = false
+	one.due = now.Add(max(m.cfg.Interval, min(costFactor*one.cost, maxInterval)))
+}
+
+// goOn measures the first tree that is left, and says whether that is done.
+func (one *measurement) goOn(until time.Time) (done bool) {
+	tree := one.trees[0]
+	var err error
+	switch {
+	case tree.Kind == Memory:
+		one.found[tree.Key], err = inMemory(tree.Path)
+		done = true
+	case one.under == nil:
+		if one.under, err = begin(tree.Path); err != nil {
+			one.under, done = nil, true
+		}
+	default:
+		done, err = one.under.goOn(until)
+		one.found[tree.Key] = one.under.amount()
+		if done {
+			one.stop()
+		}
+	}
+	if err != nil && (one.err == nil || one.err.Error() != err.Error()) {
+		slog.Warn("disk use of a pod not measured whole", "uid", one.uid, "path", tree.Path, "err", err)
+		one.err = err
+	}
+	return done
+}
+
+func (one *measurement) stop() {
+	if one.under != nil {
+		one.under.close()
+		one.under = nil
+	}
+}
+
+// publish gives out figures. What is under way can only raise what is known.
+func (m *Meter) publish(one *measurement, complete bool, now time.Time) {
+	m.mu.Lock()
+	known := m.latest[one.uid]
+	pod := Pod{At: now, Trees: one.found}
+	if !complete {
+		pod = Pod{At: known.At, Trees: maps.Clone(one.found)}
+		for key, amount := range known.Trees {
+			pod.Trees[key] = pod.Trees[key].atLeast(amount)
+		}
+	}
+	m.latest[one.uid] = pod
+	m.mu.Unlock()
+	if m.cfg.Measured != nil {
+		m.cfg.Measured(one.uid, pod)
+	}
+}

@@ -1,0 +1,106 @@
+package usage
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/skep-io/skep/agent/confine"
+)
+
+// maxLinked is how many files with several names are remembered in one walk, so as to count them once.
+const maxLinked = 1 << 16
+
+// count is one tree being measured.
+type count struct {
+	walk      *confine.Walk
+	sum       Amount
+	linked    map[file]struct{}
+	maxLinked int
+	// What is counted by shares of names, when there are more linked files than are remembered.
+	sharedBytes, sharedInodes float64
+}
+
+type file struct{ device, inode uint64 }
+
+// begin opens a tree; one that does not exist is empty.
+func begin(path string) (*count, error) {
+	walk, err := confine.NewWalk(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return &count{}, nil
+	}
+	return &count{walk: walk, maxLinked: maxLinked}, err
+}
+
+// goOn counts until the tree is done or the time is over. Folders that cannot be read are left out; the last error is returned with
+// done.
+func (c *count) goOn(until time.Time) (done bool, err error) {
+	if c.walk == nil {
+		return true, nil
+	}
+	for n := 1; ; n++ {
+		found, failed := c.walk.Next()
+		switch {
+		case errors.Is(failed, io.EOF):
+			return true, err
+		case failed != nil:
+			err = failed
+		default:
+			c.add(found)
+		}
+		if n%256 == 0 && !time.Now().Before(until) {
+			return false, err
+		}
+	}
+}
+
+func (c *count) add(f confine.Found) {
+	bytes := f.Blocks * 512
+	if f.Folder || f.Links < 2 {
+		c.sum = c.sum.Add(Amount{bytes, 1})
+		return
+	}
+	id := file{f.Device, f.Inode}
+	if _, seen := c.linked[id]; seen {
+		return
+	}
+	if len(c.linked) < c.maxLinked {
+		if c.linked == nil {
+			c.linked = map[file]struct{}{}
+		}
+		c.linked[id] = struct{}{}
+		c.sum = c.sum.Add(Amount{bytes, 1})
+		return
+	}
+	// A volume holds all names of its files: links do not go across mounts.
+	c.sharedBytes += float64(bytes) / float64(f.Links)
+	c.sharedInodes += 1 / float64(f.Links)
+}
+
+func (c *count) amount() Amount {
+	return c.sum.Add(Amount{uint64(c.sharedBytes), uint64(c.sharedInodes)})
+}
+
+func (c *count) close() {
+	if c.walk != nil {
+		c.walk.Close()
+	}
+}
+
+// inMemory asks a tmpfs what it holds; a folder where none is mounted has nothing in memory.
+func inMemory(path string) (Amount, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(path, &st); err != nil {
+		if err == unix.ENOENT {
+			err = nil
+		}
+		return Amount{}, err
+	}
+	if st.Type != unix.TMPFS_MAGIC {
+		return Amount{}, nil
+	}
+	return Amount{(st.Blocks - st.Bfree) * uint64(st.Bsize), st.Files - st.Ffree}, nil
+}
