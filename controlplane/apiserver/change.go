@@ -81,9 +81,6 @@ func (s *Server) update(w http.ResponseWriter, c *call) error {
 	return s.respond(w, c, o, http.StatusOK, updated)
 }
 
-// finalize answers PUT on a namespace's finalize subresource, the one way to change spec.finalizers.
-func (s *Server) finalize(w http.ResponseWriter, c *call) error { return s.update(w, c) }
-
 // readObject reads the body as an object of the request's kind and namespace.
 func (s *Server) readObject(w http.ResponseWriter, c *call, validation string) (resource.Object, error) {
 	body, err := readBody(c.Request)

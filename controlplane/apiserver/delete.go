@@ -8,8 +8,6 @@ import (
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/utils/ptr"
-
-	"github.com/skep-io/skep/controlplane/resource"
 )
 
 // delete answers DELETE on an object: with the object while it still ends, and with a Status once it has gone, save for
@@ -42,7 +40,7 @@ func (s *Server) delete(w http.ResponseWriter, c *call) error {
 	if orphan := options.OrphanDependents; !gone && orphan != nil && !*orphan {
 		code = http.StatusAccepted
 	}
-	if gone && !returnsDeleted(c.kind) {
+	if gone && !c.kind.ReturnsDeleted {
 		writeObject(w, c.Request, o, code, &metav1.Status{
 			TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: metav1.StatusSuccess,
 			Details: &metav1.StatusDetails{Name: c.name, Group: c.group, Kind: c.resource, UID: obj.GetUID()},
@@ -60,14 +58,6 @@ func (c *call) mayDeleteUnreadable(options *metav1.DeleteOptions) error {
 	a := c.attributes()
 	a.verb = "unsafe-delete-ignore-read-errors"
 	return forbidden(c.id, a, "")
-}
-
-func returnsDeleted(kind *resource.Kind) bool {
-	switch kind {
-	case resource.Pods, resource.Services, resource.ServiceAccounts:
-		return true
-	}
-	return false
 }
 
 // deleteCollection answers DELETE on a collection.

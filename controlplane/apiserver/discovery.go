@@ -83,35 +83,12 @@ func resourcesOf(kind *resource.Kind) []metav1.APIResource {
 		Verbs: slices.Sorted(slices.Values(kind.Verbs)), ShortNames: kind.ShortNames, Categories: kind.Categories,
 	}
 	list := []metav1.APIResource{main}
-	sub := func(name string, gvk schema.GroupVersionKind, verbs ...string) {
-		r := metav1.APIResource{Name: kind.Resource + "/" + name, Namespaced: kind.Namespaced, Kind: gvk.Kind, Verbs: verbs}
-		if gvk.GroupVersion() != kind.GVK.GroupVersion() {
-			r.Group, r.Version = gvk.Group, gvk.Version
+	for _, sub := range kind.AllSubresources() {
+		r := metav1.APIResource{Name: kind.Resource + "/" + sub.Name, Namespaced: kind.Namespaced, Kind: sub.GVK.Kind, Verbs: sub.Verbs}
+		if sub.GVK.GroupVersion() != kind.GVK.GroupVersion() {
+			r.Group, r.Version = sub.GVK.Group, sub.GVK.Version
 		}
 		list = append(list, r)
-	}
-	own := kind.GVK.GroupVersion()
-	if kind.Status != nil {
-		sub("status", kind.GVK, "get", "patch", "update")
-	}
-	if kind.Scale != nil {
-		sub("scale", scaleKind, "get", "patch", "update")
-	}
-	switch kind {
-	case resource.Pods:
-		sub("binding", own.WithKind("Binding"), "create")
-		sub("eviction", schema.GroupVersionKind{Group: "policy", Version: "v1", Kind: "Eviction"}, "create")
-		sub("log", kind.GVK, "get")
-		sub("exec", own.WithKind("PodExecOptions"), "create", "get")
-		sub("attach", own.WithKind("PodAttachOptions"), "create", "get")
-		sub("portforward", own.WithKind("PodPortForwardOptions"), "create", "get")
-		sub("proxy", own.WithKind("PodProxyOptions"), proxyVerbs...)
-	case resource.Nodes:
-		sub("proxy", own.WithKind("NodeProxyOptions"), proxyVerbs...)
-	case resource.Services:
-		sub("proxy", own.WithKind("ServiceProxyOptions"), proxyVerbs...)
-	case resource.Namespaces:
-		sub("finalize", kind.GVK, "update")
 	}
 	return list
 }

@@ -21,9 +21,6 @@ import (
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
-// proxyVerbs are what discovery tells of every proxy subresource.
-var proxyVerbs = []string{"create", "delete", "get", "patch", "update"}
-
 // nodeProxy answers nodes/NAME/proxy/…: whatever the agent serves there, or another server on the node for
 // nodes/[SCHEME:]NAME:PORT/proxy/….
 func (s *Server) nodeProxy(w http.ResponseWriter, c *call) error {

@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
@@ -241,38 +242,37 @@ func (s *Server) onlyGet(_ http.ResponseWriter, c *call, answer func()) error {
 	return nil
 }
 
+// subresources serves those subresources that are neither a part of their object nor its replicas.
+var subresources = map[string]func(*Server, http.ResponseWriter, *call) error{
+	"pods/binding":     (*Server).bind,
+	"pods/eviction":    (*Server).evict,
+	"pods/log":         (*Server).log,
+	"pods/exec":        (*Server).stream,
+	"pods/attach":      (*Server).stream,
+	"pods/portforward": (*Server).stream,
+	"pods/proxy":       (*Server).podProxy,
+	"nodes/proxy":      (*Server).nodeProxy,
+	"services/proxy":   (*Server).serviceProxy,
+}
+
 // serveSubresource answers …/NAME/SUBRESOURCE.
 func (s *Server) serveSubresource(w http.ResponseWriter, c *call) error {
-	methods := map[string]handler{}
-	switch c.group + "/" + c.resource + "/" + c.subresource {
-	case "/pods/binding":
-		methods[http.MethodPost] = s.bind
-	case "/pods/eviction":
-		methods[http.MethodPost] = s.evict
-	case "/pods/log":
-		methods[http.MethodGet] = s.log
-	case "/pods/exec", "/pods/attach", "/pods/portforward":
-		methods[http.MethodGet], methods[http.MethodPost] = s.stream, s.stream
-	case "/nodes/proxy":
-		return s.nodeProxy(w, c)
-	case "/pods/proxy":
-		return s.podProxy(w, c)
-	case "/services/proxy":
-		return s.serviceProxy(w, c)
-	case "/namespaces/finalize":
-		methods[http.MethodPut] = s.finalize
-	default:
-		switch {
-		case c.subresource == "status" && c.kind.Status != nil:
-			methods[http.MethodGet], methods[http.MethodPut], methods[http.MethodPatch] = s.get, s.update, s.patch
-		case c.subresource == "scale" && c.kind.Scale != nil:
-			methods[http.MethodGet], methods[http.MethodPut], methods[http.MethodPatch] = s.getScale, s.updateScale, s.patchScale
-		default:
-			return notFound()
-		}
-	}
-	if c.rest != "" {
+	sub, ok := c.kind.Subresource(c.subresource)
+	if !ok || c.rest != "" && !sub.Path {
 		return notFound()
 	}
-	return s.only(w, c, methods)
+	if !sub.Path && !slices.Contains(sub.Verbs, c.verb) {
+		return methodNotAllowed(c)
+	}
+	switch {
+	case sub.Update != nil:
+		return map[string]handler{"get": s.get, "update": s.update, "patch": s.patch}[c.verb](w, c)
+	case sub.Scale != nil:
+		return map[string]handler{"get": s.getScale, "update": s.updateScale, "patch": s.patchScale}[c.verb](w, c)
+	}
+	serve, ok := subresources[c.groupResource().String()+"/"+c.subresource]
+	if !ok {
+		return apierrors.NewInternalError(fmt.Errorf("nothing serves %s of %s", c.subresource, c.groupResource()))
+	}
+	return serve(s, w, c)
 }

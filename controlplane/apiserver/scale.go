@@ -13,8 +13,6 @@ import (
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
-var scaleKind = autoscalingv1.SchemeGroupVersion.WithKind("Scale")
-
 // scaleOf shows the part of an object that says how many replicas there are and should be.
 func scaleOf(kind *resource.Kind, obj resource.Object) *autoscalingv1.Scale {
 	scale := &autoscalingv1.Scale{
@@ -27,7 +25,7 @@ func scaleOf(kind *resource.Kind, obj resource.Object) *autoscalingv1.Scale {
 			Replicas: kind.Scale.Current(obj), Selector: kind.Scale.Selector(obj),
 		},
 	}
-	scale.SetGroupVersionKind(scaleKind)
+	scale.SetGroupVersionKind(resource.ScaleKind)
 	return scale
 }
 
@@ -57,7 +55,7 @@ func (s *Server) updateScale(w http.ResponseWriter, c *call) error {
 		return err
 	}
 	scale := &autoscalingv1.Scale{}
-	if err := decodeBody(w, c.Header.Get("Content-Type"), body, scaleKind, scale, fieldValidation(options.FieldValidation)); err != nil {
+	if err := decodeBody(w, c.Header.Get("Content-Type"), body, resource.ScaleKind, scale, fieldValidation(options.FieldValidation)); err != nil {
 		return err
 	}
 	return s.changeScale(w, c, resource.UpdateOptions{
@@ -100,7 +98,7 @@ func (s *Server) changeScale(w http.ResponseWriter, c *call, options resource.Up
 				return nil, apierrors.NewConflict(c.groupResource(), c.name, uidMismatch(string(scale.UID), string(current.GetUID())))
 			}
 			if scale.Spec.Replicas < 0 {
-				return nil, apierrors.NewInvalid(scaleKind.GroupKind(), c.name, field.ErrorList{
+				return nil, apierrors.NewInvalid(resource.ScaleKind.GroupKind(), c.name, field.ErrorList{
 					field.Invalid(field.NewPath("spec", "replicas"), strconv.Itoa(int(scale.Spec.Replicas)), "must be greater than or equal to 0"),
 				})
 			}

@@ -13,7 +13,6 @@ import (
 	openapi_v2 "github.com/google/gnostic-models/openapiv2"
 	openapi_v3 "github.com/google/gnostic-models/openapiv3"
 	"google.golang.org/protobuf/proto"
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/kube-openapi/pkg/openapiconv"
@@ -189,22 +188,27 @@ func V3Index() ([]byte, error) {
 // swagger describes kinds in OpenAPI v2.
 func swagger(kinds []*resource.Kind, defs *definitions) *spec.Swagger {
 	b := &pathBuilder{defs: defs, paths: map[string]spec.PathItem{}}
-	kindsOf := map[string][]any{}
+	type kindMark struct {
+		model string
+		gvk   schema.GroupVersionKind
+	}
+	kindsOf, marked := map[string][]any{}, map[kindMark]bool{}
 	mark := func(obj any, gvk schema.GroupVersionKind) {
 		name, _ := modelName(reflect.TypeOf(obj).Elem())
-		kindsOf[name] = append(kindsOf[name], gvkMap(gvk))
+		if !marked[kindMark{name, gvk}] {
+			marked[kindMark{name, gvk}] = true
+			kindsOf[name] = append(kindsOf[name], gvkMap(gvk))
+		}
 	}
-	marked := map[schema.GroupVersion]bool{}
 	for _, kind := range kinds {
 		b.addKind(kind)
 		mark(kind.New(), kind.GVK)
 		mark(kind.NewList(), kind.GVK.GroupVersion().WithKind(kind.GVK.Kind+"List"))
-		if gv := kind.GVK.GroupVersion(); !marked[gv] {
-			marked[gv] = true
-			mark(&metav1.DeleteOptions{}, gv.WithKind("DeleteOptions"))
-		}
-		if kind == resource.Pods {
-			mark(&corev1.Binding{}, kind.GVK.GroupVersion().WithKind("Binding"))
+		mark(&metav1.DeleteOptions{}, kind.GVK.GroupVersion().WithKind("DeleteOptions"))
+		for _, sub := range kind.AllSubresources() {
+			if sub.GVK != kind.GVK && sub.Options == nil {
+				mark(sub.New(), sub.GVK)
+			}
 		}
 	}
 	mark(&metav1.Status{}, schema.GroupVersionKind{Version: "v1", Kind: "Status"})

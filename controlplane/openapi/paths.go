@@ -7,9 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	autoscalingv1 "k8s.io/api/autoscaling/v1"
-	corev1 "k8s.io/api/core/v1"
-	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
@@ -60,16 +57,14 @@ func (b *pathBuilder) addKind(k *resource.Kind) {
 	}
 	b.add(collection, scope, b.collectionOperations(k)...)
 	one := append(slices.Clone(scope), pathParameter("name", "name of the "+k.GVK.Kind))
-	b.add(collection+"/{name}", one, b.objectOperations(k, k.New(), k.GVK, "")...)
-	if k.Status != nil {
-		b.add(collection+"/{name}/status", one, b.subresourceOperations(k, k.New(), k.GVK, "status")...)
-	}
-	if k.Scale != nil {
-		gvk := autoscalingv1.SchemeGroupVersion.WithKind("Scale")
-		b.add(collection+"/{name}/scale", one, b.subresourceOperations(k, &autoscalingv1.Scale{}, gvk, "scale")...)
-	}
-	for _, action := range actions(k) {
-		b.add(collection+"/{name}/"+action.path, one, action.operations...)
+	b.add(collection+"/{name}", one, b.objectOperations(k)...)
+	for _, sub := range k.AllSubresources() {
+		path := collection + "/{name}/" + sub.Name
+		b.add(path, one, b.subresourceOperations(k, sub)...)
+		if sub.Path {
+			below := append(slices.Clone(one), pathParameter("path", "path to the resource"))
+			b.add(path+"/{path}", below, b.subresourceOperations(k, sub)...)
+		}
 	}
 }
 
@@ -96,68 +91,58 @@ func (b *pathBuilder) list(k *resource.Kind, summary string) operation {
 		answer: k.NewList(), consumes: anyContent, produces: listForms}
 }
 
-func (b *pathBuilder) objectOperations(k *resource.Kind, form any, gvk schema.GroupVersionKind, part string) []operation {
-	ops := b.subresourceOperations(k, form, gvk, part)
+func (b *pathBuilder) objectOperations(k *resource.Kind) []operation {
+	ops := partOperations(k.Verbs, k.GVK, k.New(), "the specified "+k.GVK.Kind)
 	if slices.Contains(k.Verbs, "delete") {
-		ops = append(ops, operation{method: http.MethodDelete, action: "delete", gvk: gvk, summary: "delete a " + k.GVK.Kind,
+		ops = append(ops, operation{method: http.MethodDelete, action: "delete", gvk: k.GVK, summary: "delete a " + k.GVK.Kind,
 			parameters: deleteParameters(), body: &metav1.DeleteOptions{}, answer: &metav1.Status{}, consumes: anyContent, produces: objectForms})
 	}
 	return ops
 }
 
-// subresourceOperations are get, replace and patch of an object, or of a part of it.
-func (b *pathBuilder) subresourceOperations(k *resource.Kind, form any, gvk schema.GroupVersionKind, part string) []operation {
-	what := strings.TrimSpace(part + " of the specified " + k.GVK.Kind)
-	if part == "" {
-		what = "the specified " + k.GVK.Kind
+// subresourceOperations are what can be done with a subresource of an object.
+func (b *pathBuilder) subresourceOperations(k *resource.Kind, sub resource.Subresource) []operation {
+	switch {
+	case sub.Update != nil || sub.Scale != nil:
+		return partOperations(sub.Verbs, sub.GVK, sub.New(), sub.Name+" of the specified "+k.GVK.Kind)
+	case sub.Options == nil:
+		return []operation{{method: http.MethodPost, action: "post", gvk: sub.GVK, summary: "create " + sub.Name + " of a " + k.GVK.Kind,
+			parameters: writeParameters(), body: sub.New(), answer: sub.New(), consumes: anyContent, produces: objectForms, created: true}}
 	}
-	return []operation{
-		{method: http.MethodGet, action: "get", gvk: gvk, summary: "read " + what, answer: form, consumes: anyContent, produces: objectForms},
-		{method: http.MethodPut, action: "put", gvk: gvk, summary: "replace " + what, parameters: writeParameters(),
-			body: form, answer: form, consumes: anyContent, produces: objectForms, created: true},
-		{method: http.MethodPatch, action: "patch", gvk: gvk, summary: "partially update " + what,
+	what, summary := "connect", "connect %s requests to "+sub.Name+" of "+k.GVK.Kind
+	if !slices.Contains(sub.Verbs, "create") {
+		what, summary = "get", "read "+sub.Name+" of the specified "+k.GVK.Kind
+	}
+	var ops []operation
+	for _, verb := range sub.Verbs {
+		method := methods[verb]
+		ops = append(ops, operation{method: method, action: what, gvk: sub.GVK, summary: strings.Replace(summary, "%s", method, 1),
+			parameters: optionParameters(sub.Options()), consumes: anyContent, produces: []string{sub.MediaType}})
+	}
+	return ops
+}
+
+// methods are the HTTP methods of verbs on one object.
+var methods = map[string]string{
+	"create": http.MethodPost, "delete": http.MethodDelete, "get": http.MethodGet, "patch": http.MethodPatch, "update": http.MethodPut,
+}
+
+// partOperations are get, replace and patch of an object, or of a part of it.
+func partOperations(verbs []string, gvk schema.GroupVersionKind, form any, what string) []operation {
+	var ops []operation
+	if slices.Contains(verbs, "get") {
+		ops = append(ops, operation{method: http.MethodGet, action: "get", gvk: gvk, summary: "read " + what, answer: form, consumes: anyContent, produces: objectForms})
+	}
+	if slices.Contains(verbs, "update") {
+		ops = append(ops, operation{method: http.MethodPut, action: "put", gvk: gvk, summary: "replace " + what, parameters: writeParameters(),
+			body: form, answer: form, consumes: anyContent, produces: objectForms, created: true})
+	}
+	if slices.Contains(verbs, "patch") {
+		ops = append(ops, operation{method: http.MethodPatch, action: "patch", gvk: gvk, summary: "partially update " + what,
 			parameters: append(writeParameters(), queryParameter("force", "boolean", "Force applies a patch even where another manager owns a field.")),
-			body:       &metav1.Patch{}, answer: form, consumes: patchContent, produces: objectForms, created: true},
+			body:       &metav1.Patch{}, answer: form, consumes: patchContent, produces: objectForms, created: true})
 	}
-}
-
-// subpath is a path below an object that is not a part of it.
-type subpath struct {
-	path       string
-	operations []operation
-}
-
-// actions are what can be done with objects of a kind besides reading and writing them.
-func actions(k *resource.Kind) []subpath {
-	post := func(kind schema.GroupVersionKind, form any, summary string) []operation {
-		return []operation{{method: http.MethodPost, action: "post", gvk: kind, summary: summary, parameters: writeParameters(),
-			body: form, answer: form, consumes: anyContent, produces: objectForms, created: true}}
-	}
-	stream := func(kind string, form any) []operation {
-		var ops []operation
-		for _, method := range []string{http.MethodGet, http.MethodPost} {
-			ops = append(ops, operation{method: method, action: "connect", gvk: k.GVK.GroupVersion().WithKind(kind),
-				summary: "connect " + method + " requests to the pod", parameters: optionParameters(form), consumes: anyContent, produces: anyContent})
-		}
-		return ops
-	}
-	switch k {
-	case resource.Pods:
-		return []subpath{
-			{"binding", post(k.GVK.GroupVersion().WithKind("Binding"), &corev1.Binding{}, "create binding of a Pod")},
-			{"eviction", post(policyv1.SchemeGroupVersion.WithKind("Eviction"), &policyv1.Eviction{}, "create eviction of a Pod")},
-			{"log", []operation{{method: http.MethodGet, action: "get", gvk: k.GVK, summary: "read log of the specified Pod",
-				parameters: optionParameters(&corev1.PodLogOptions{}), consumes: anyContent, produces: []string{"text/plain"}}}},
-			{"exec", stream("PodExecOptions", &corev1.PodExecOptions{})},
-			{"attach", stream("PodAttachOptions", &corev1.PodAttachOptions{})},
-			{"portforward", stream("PodPortForwardOptions", &corev1.PodPortForwardOptions{})},
-		}
-	case resource.Namespaces:
-		return []subpath{{"finalize", []operation{{method: http.MethodPut, action: "put", gvk: k.GVK,
-			summary: "replace finalize of the specified Namespace", parameters: writeParameters(),
-			body: k.New(), answer: k.New(), consumes: anyContent, produces: objectForms, created: true}}}}
-	}
-	return nil
+	return ops
 }
 
 func (b *pathBuilder) add(path string, scope []spec.Parameter, ops ...operation) {

@@ -27,7 +27,7 @@ var Deployments = workload[apps.Deployment]{
 		return !apiequality.Semantic.DeepEqual(obj.(*appsv1.Deployment).Spec, old.(*appsv1.Deployment).Spec) ||
 			!apiequality.Semantic.DeepEqual(obj.GetAnnotations(), old.GetAnnotations())
 	},
-	Status: &Subresource{
+	Status: &UpdateRules{
 		PrepareForUpdate: prepareUpdate(func(deployment, old *apps.Deployment) {
 			deployment.Spec = old.Spec
 			deployment.Labels = old.Labels

@@ -31,7 +31,7 @@ var Ingresses = &Kind{
 	SpecChanged: func(obj, old Object) bool {
 		return !apiequality.Semantic.DeepEqual(obj.(*networkingv1.Ingress).Spec, old.(*networkingv1.Ingress).Spec)
 	},
-	Status: &Subresource{
+	Status: &UpdateRules{
 		PrepareForUpdate: prepareUpdate(func(ingress, old *networking.Ingress) { ingress.Spec = old.Spec }),
 		Validate:         validateUpdate(validation.ValidateIngressStatusUpdate, "status"),
 	},

@@ -51,9 +51,13 @@ type Kind struct {
 	// SpecChanged says whether an update is one that raises metadata.generation,
 	// which then starts at 1. Nil: the kind has no generation of its own.
 	SpecChanged func(obj, old Object) bool
-	// Status is the status subresource, nil if there is none.
-	Status   *Subresource
-	Warnings func(Object) []string
+	// Status is how the status subresource is written, nil if there is none.
+	Status *UpdateRules
+	// Scale reaches the replicas for the scale subresource, nil if there is none.
+	Scale *ScaleAccess
+	// Subresources are those beside status and scale.
+	Subresources []Subresource
+	Warnings     func(Object) []string
 	// Fields are the selectable fields besides metadata.name and metadata.namespace.
 	// It returns the same names for every object, also for an empty one.
 	Fields func(Object) fields.Set
@@ -67,23 +71,8 @@ type Kind struct {
 	GracePeriod func(obj Object, opts *metav1.DeleteOptions) (seconds int64, graceful bool)
 	// OrphanByDefault leaves dependents alone when a deletion does not say what is to become of them.
 	OrphanByDefault bool
-	// Scale reaches the replicas for the scale subresource, nil if there is none.
-	Scale *ScaleAccess
-}
-
-// Subresource is a part of the object that is updated on its own.
-type Subresource struct {
-	// PrepareForUpdate puts back what the subresource may not change.
-	PrepareForUpdate func(obj, old Object)
-	Validate         func(obj, old Object) field.ErrorList
-}
-
-// ScaleAccess reads and sets what the scale subresource shows.
-type ScaleAccess struct {
-	Replicas    func(Object) int32
-	SetReplicas func(obj Object, replicas int32)
-	Current     func(Object) int32
-	Selector    func(Object) string
+	// ReturnsDeleted says that a deletion is answered with the object, not with a Status.
+	ReturnsDeleted bool
 }
 
 // Tx collects what is written in one transaction.

@@ -38,10 +38,17 @@ var Namespaces = &Kind{
 	ValidateUpdate: validateUpdate(func(ns, old *core.Namespace) field.ErrorList {
 		return append(validation.ValidateNamespace(ns), validation.ValidateNamespaceUpdate(ns, old)...)
 	}),
-	Status: &Subresource{
+	Status: &UpdateRules{
 		PrepareForUpdate: prepareUpdate(func(ns, old *core.Namespace) { ns.Spec = old.Spec }),
 		Validate:         validateUpdate(validation.ValidateNamespaceStatusUpdate, "status"),
 	},
+	Subresources: []Subresource{{
+		Name: "finalize", Verbs: []string{"update"},
+		Update: &UpdateRules{
+			PrepareForUpdate: prepareUpdate(func(ns, old *core.Namespace) { ns.Status = old.Status }),
+			Validate:         validateUpdate(validation.ValidateNamespaceFinalizeUpdate, "finalize"),
+		},
+	}},
 	Allocate: labelWithName,
 	Fields: func(obj Object) fields.Set {
 		return fields.Set{
@@ -49,12 +56,6 @@ var Namespaces = &Kind{
 			"name":         obj.GetName(), // as Kubernetes has it, though no one writes it any more
 		}
 	},
-}
-
-// NamespaceFinalize is the finalize subresource: the one way to change spec.finalizers.
-var NamespaceFinalize = &Subresource{
-	PrepareForUpdate: prepareUpdate(func(ns, old *core.Namespace) { ns.Status = old.Status }),
-	Validate:         validateUpdate(validation.ValidateNamespaceFinalizeUpdate, "finalize"),
 }
 
 // labelWithName says a generated name in the label, too: when defaults are given,

@@ -38,7 +38,7 @@ var Nodes = &Kind{
 	ValidateUpdate: validateUpdate(func(node, old *core.Node) field.ErrorList {
 		return append(validation.ValidateNode(node), validation.ValidateNodeUpdate(node, old)...)
 	}),
-	Status: &Subresource{
+	Status: &UpdateRules{
 		PrepareForUpdate: prepareUpdate(func(node, old *core.Node) {
 			node.Spec = old.Spec
 			if old.Status.Config == nil {
@@ -47,7 +47,8 @@ var Nodes = &Kind{
 		}),
 		Validate: validateUpdate(validation.ValidateNodeUpdate, "status"),
 	},
-	Warnings: nodeWarnings,
+	Subresources: []Subresource{proxied("NodeProxyOptions", func() runtime.Object { return &corev1.NodeProxyOptions{} })},
+	Warnings:     nodeWarnings,
 	Fields: func(obj Object) fields.Set {
 		return fields.Set{"spec.unschedulable": strconv.FormatBool(obj.(*corev1.Node).Spec.Unschedulable)}
 	},

@@ -135,7 +135,7 @@ func checkPermission(t *testing.T, kind *Kind, sub string, old Object, change fu
 	before := asYAML(t, old)
 	obj := old.DeepCopyObject().(Object)
 	change(obj)
-	rules := &Subresource{PrepareForUpdate: kind.PrepareForUpdate, Validate: kind.ValidateUpdate}
+	rules := &UpdateRules{PrepareForUpdate: kind.PrepareForUpdate, Validate: kind.ValidateUpdate}
 	if sub == "status" {
 		rules = kind.Status
 	}

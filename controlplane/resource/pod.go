@@ -6,6 +6,7 @@ import (
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -42,10 +43,21 @@ var Pods = &Kind{
 	SpecChanged: func(obj, old Object) bool {
 		return !apiequality.Semantic.DeepEqual(obj.(*corev1.Pod).Spec, old.(*corev1.Pod).Spec)
 	},
-	Status: &Subresource{
+	Status: &UpdateRules{
 		PrepareForUpdate: prepareUpdate(preparePodStatusUpdate),
 		Validate:         validateUpdate(validatePodStatusUpdate, "status"),
 	},
+	Subresources: []Subresource{
+		action("binding", coreV1.WithKind("Binding"), func() runtime.Object { return &corev1.Binding{} }),
+		action("eviction", policyv1.SchemeGroupVersion.WithKind("Eviction"), func() runtime.Object { return &policyv1.Eviction{} }),
+		{Name: "log", Verbs: []string{"get"}, Options: func() runtime.Object { return &corev1.PodLogOptions{} }, MediaType: "text/plain"},
+		connection("exec", "PodExecOptions", func() runtime.Object { return &corev1.PodExecOptions{} }),
+		connection("attach", "PodAttachOptions", func() runtime.Object { return &corev1.PodAttachOptions{} }),
+		connection("portforward", "PodPortForwardOptions", func() runtime.Object { return &corev1.PodPortForwardOptions{} }),
+		proxied("PodProxyOptions", func() runtime.Object { return &corev1.PodProxyOptions{} }),
+	},
+	ReturnsDeleted: true,
+
 	Warnings: podWarnings,
 	Fields:   podFields,
 	Indexes: map[string]func(Object) []string{

@@ -169,16 +169,3 @@ func (k *Kind) key(ns, name string) string {
 	}
 	return storage.Key(k.GroupResource(), ns, name)
 }
-
-// subresource finds the rules of an update: those of the kind itself for "".
-func (k *Kind) subresource(sub string) (*Subresource, bool) {
-	switch {
-	case sub == "":
-		return &Subresource{PrepareForUpdate: k.PrepareForUpdate, Validate: k.ValidateUpdate}, true
-	case sub == "status" && k.Status != nil:
-		return k.Status, true
-	case sub == "finalize" && k == Namespaces:
-		return NamespaceFinalize, true
-	}
-	return nil, false
-}

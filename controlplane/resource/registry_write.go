@@ -48,7 +48,7 @@ func (r *Registry) Modify(ctx context.Context, k *Kind, sub, ns, name string, o 
 // change adds to tx is guarded and written with the object, or not at all. A
 // guard that does not hold has change called again, with a new tx.
 func (r *Registry) ModifyWith(ctx context.Context, k *Kind, sub, ns, name string, o UpdateOptions, change func(current Object, tx *Tx) (Object, error)) (Object, error) {
-	rules, ok := k.subresource(sub)
+	rules, ok := k.updateRules(sub)
 	if !ok {
 		return nil, k.notFound(name)
 	}
@@ -72,7 +72,7 @@ var errAgain = errors.New("state was old")
 type modification struct {
 	r       *Registry
 	k       *Kind
-	rules   *Subresource
+	rules   *UpdateRules
 	main    bool
 	key     string
 	name    string

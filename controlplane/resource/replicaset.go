@@ -25,7 +25,7 @@ var ReplicaSets = workload[apps.ReplicaSet]{
 	SpecChanged: func(obj, old Object) bool {
 		return !apiequality.Semantic.DeepEqual(obj.(*appsv1.ReplicaSet).Spec, old.(*appsv1.ReplicaSet).Spec)
 	},
-	Status: &Subresource{
+	Status: &UpdateRules{
 		PrepareForUpdate: prepareUpdate(func(set, old *apps.ReplicaSet) { set.Spec = old.Spec }),
 		Validate:         validateUpdate(validation.ValidateReplicaSetStatusUpdate, "status"),
 	},

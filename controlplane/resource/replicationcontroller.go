@@ -44,7 +44,7 @@ var ReplicationControllers = &Kind{
 	SpecChanged: func(obj, old Object) bool {
 		return !apiequality.Semantic.DeepEqual(obj.(*corev1.ReplicationController).Spec, old.(*corev1.ReplicationController).Spec)
 	},
-	Status: &Subresource{
+	Status: &UpdateRules{
 		PrepareForUpdate: prepareUpdate(func(rc, old *core.ReplicationController) { rc.Spec = old.Spec }),
 		Validate:         validateUpdate(validation.ValidateReplicationControllerStatusUpdate, "status"),
 	},

@@ -37,10 +37,12 @@ var Services = &Kind{
 	ValidateUpdate: validateUpdate(func(service, old *core.Service) field.ErrorList {
 		return append(validation.ValidateServiceUpdate(asIfAllocated(service), old), servicespec.ValidateAnnotations(service.Annotations, old.Annotations)...)
 	}),
-	Status: &Subresource{
+	Status: &UpdateRules{
 		PrepareForUpdate: prepareUpdate(func(service, old *core.Service) { service.Spec = old.Spec }),
 		Validate:         validateUpdate(validation.ValidateServiceStatusUpdate, "status"),
 	},
+	Subresources:   []Subresource{proxied("ServiceProxyOptions", func() runtime.Object { return &corev1.ServiceProxyOptions{} })},
+	ReturnsDeleted: true,
 	Warnings: func(obj Object) []string {
 		return append(serviceapi.GetWarningsForService(internal[core.Service](obj), nil), servicespec.AnnotationWarnings(obj.GetAnnotations())...)
 	},

@@ -21,6 +21,7 @@ var ServiceAccounts = &Kind{
 	ValidateCreate:   validateCreate(validation.ValidateServiceAccount),
 	PrepareForUpdate: prepareUpdate(func(account, _ *core.ServiceAccount) { keepSecretNames(account) }),
 	ValidateUpdate:   validateUpdate(validation.ValidateServiceAccountUpdate),
+	ReturnsDeleted:   true,
 	Warnings: func(obj Object) []string {
 		const annotation = "kubernetes.io/enforce-mountable-secrets"
 		if _, ok := obj.GetAnnotations()[annotation]; ok {

@@ -34,7 +34,7 @@ var ServiceCIDRs = &Kind{
 		cidr.Status = old.Status
 	}),
 	ValidateUpdate: validateUpdate(validation.ValidateServiceCIDRUpdate),
-	Status: &Subresource{
+	Status: &UpdateRules{
 		PrepareForUpdate: prepareUpdate(func(cidr, old *networking.ServiceCIDR) {
 			cidr.Spec = old.Spec
 			metav1.ResetObjectMetaForStatus(&cidr.ObjectMeta, &old.ObjectMeta)

@@ -216,7 +216,7 @@ func blocks(obj resource.Object, owner types.UID) bool {
 func (c *Controller) listDependents(ctx context.Context, owner item) ([]item, error) {
 	var list []item
 	for _, k := range c.registry.Kinds() {
-		if k == resource.Events || !k.Namespaced && owner.kind.Namespaced {
+		if k.TTL > 0 || !k.Namespaced && owner.kind.Namespaced {
 			continue
 		}
 		found, err := c.registry.List(ctx, k, owner.key.Namespace, resource.ListOptions{})

@@ -59,8 +59,8 @@ func New(registry *resource.Registry) *Controller {
 func (c *Controller) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	for _, k := range c.registry.Kinds() {
-		// Events belong to nothing, and there are too many of them to look.
-		if k == resource.Events {
+		// What goes away by itself, such as events, belongs to nothing, and there is too much of it to look.
+		if k.TTL > 0 {
 			continue
 		}
 		controller.Observe(ctx, &wg, c.registry, k, func(old, cur resource.Object, _ int64) { c.changed(k, old, cur) })
