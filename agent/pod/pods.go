@@ -21,6 +21,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 
+	"github.com/skep-io/skep/agent/bounded"
 	"github.com/skep-io/skep/agent/runtime"
 	"github.com/skep-io/skep/agent/sysctl"
 	"github.com/skep-io/skep/agent/usage"
@@ -79,6 +80,9 @@ type Config struct {
 	MaxBackOff time.Duration
 	// DiskInterval is the least time between measurements of a pod's disk use; 5 s when 0.
 	DiskInterval time.Duration
+	// Patience is how long a step of a pod's start or end that hangs is waited
+	// for; two minutes when 0.
+	Patience time.Duration
 }
 
 // Pods is every pod of the node.
@@ -88,6 +92,7 @@ type Pods struct {
 	volumes  *volume.Volumes
 	disk     *usage.Meter
 	layers   layers
+	calls    bounded.Calls // of the kernel, that may hang
 	informer cache.SharedIndexInformer
 
 	mu      sync.Mutex
@@ -102,6 +107,9 @@ func New(cfg Config) *Pods {
 	if cfg.MaxBackOff == 0 {
 		cfg.MaxBackOff = 5 * time.Minute
 	}
+	if cfg.Patience == 0 {
+		cfg.Patience = defaultPatience
+	}
 	if cfg.Allocatable == nil {
 		cfg.Allocatable = func() corev1.ResourceList { return nil }
 	}
@@ -109,6 +117,7 @@ func New(cfg Config) *Pods {
 	p.objects = newObjects(cfg.Client, p.objectChanged)
 	p.volumes = volume.New(cfg.Runtime.PodDir, cfg.Runtime.VolumeRecordDir, p.objects, cfg.Allocatable)
 	p.disk = p.newDiskMeter()
+	p.volumes.Patience = cfg.Patience
 	p.informer = cache.NewSharedIndexInformer(podsOf(cfg.Client, cfg.NodeName), &corev1.Pod{}, 0, nil)
 	return p
 }
@@ -275,9 +284,7 @@ func (p *Pods) removeOrphans() {
 		go func() {
 			defer p.done.Done()
 			slog.Info("removing what is left of a pod that is gone", "uid", uid)
-			if err := p.removeOrphan(uid); err != nil {
-				slog.Error("orphaned pod not removed; the next start of the agent tries again", "uid", uid, "err", err)
-			}
+			p.removeOrphan(uid)
 		}()
 	}
 }
@@ -285,7 +292,25 @@ func (p *Pods) removeOrphans() {
 // orphanGrace is for containers whose pod, and so its grace period, is gone.
 const orphanGrace = 10 * time.Second
 
-func (p *Pods) removeOrphan(uid string) error {
+// removeOrphan removes what is left of a pod, however often it takes.
+func (p *Pods) removeOrphan(uid string) {
+	for again := (retry{}); ; {
+		err := p.tryRemoveOrphan(uid)
+		if err == nil || p.ctx.Err() != nil {
+			return
+		}
+		if again.failed(err) {
+			slog.Error("what is left of a pod that is gone is not removed; trying again", "uid", uid, "err", err)
+		}
+		select {
+		case <-p.ctx.Done():
+			return
+		case <-time.After(again.wait):
+		}
+	}
+}
+
+func (p *Pods) tryRemoveOrphan(uid string) error {
 	var stops sync.WaitGroup
 	for _, c := range p.containersOf(uid) {
 		if c.State == runtime.Running {
@@ -300,12 +325,7 @@ func (p *Pods) removeOrphan(uid string) error {
 	if p.ctx.Err() != nil {
 		return p.ctx.Err()
 	}
-	return errors.Join(
-		p.cfg.Network.Detach(uid),
-		p.cfg.Runtime.RemoveSandbox(uid),
-		p.volumes.TearDown(uid),
-		p.cfg.Runtime.ForgetPod(uid),
-	)
+	return errors.Join(p.release(p.ctx, uid), p.forget(p.ctx, uid))
 }
 
 // ErrNotFound means that this node has no such pod or container.

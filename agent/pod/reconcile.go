@@ -232,6 +232,7 @@ func (w *worker) holdPull(c *containerState, now, until time.Time) {
 // back what the pod held. Its containers' records and logs stay until it is
 // deleted.
 func (w *worker) reconcileFinished() {
+	w.giveUpSetup()
 	if w.stopAll(w.gracePeriod()) {
 		w.releaseResources()
 	}
@@ -243,10 +244,19 @@ func (w *worker) reconcileDeletion() {
 	if w.gone {
 		w.withdraw()
 	}
+	w.giveUpSetup()
 	if !w.drain() || !w.stopAll(w.gracePeriod()) {
 		return
 	}
 	w.removeAll()
+}
+
+// giveUpSetup ends the wait for what the pod was to stand on, and with it that of
+// containers which are being started.
+func (w *worker) giveUpSetup() {
+	if w.setup != nil {
+		w.setup.giveUp()
+	}
 }
 
 // gracePeriod is what the deletion says, else the pod.

@@ -21,6 +21,8 @@ type setup struct {
 	volumes    stage
 	network    stage
 
+	ctx     context.Context    // of what makes it
+	giveUp  context.CancelFunc // ends that: the pod is to go
 	sandbox runtime.Sandbox
 	paths   map[string]string // volume name -> where it lies
 	addrs   []netip.Addr      // none on the node's network
@@ -61,8 +63,10 @@ func (w *worker) ensureSetup() {
 			w.at("setup", now.Add(wait))
 			return
 		}
+		w.setup.giveUp()
 	}
 	s := &setup{}
+	s.ctx, s.giveUp = context.WithCancel(w.ctx)
 	s.namespaces.done, s.volumes.done, s.network.done = make(chan struct{}), make(chan struct{}), make(chan struct{})
 	w.setup = s
 	pod := w.pod
@@ -82,15 +86,15 @@ func (w *worker) setUpNamespaces(s *setup, pod *corev1.Pod) {
 		s.network.finish(err)
 		return
 	}
-	sandbox, fresh, err := w.pods.cfg.Runtime.CreateSandbox(runtime.SandboxConfig{
+	sandbox, err := w.pods.createSandbox(s.ctx, runtime.SandboxConfig{
 		PodUID: w.uid, Hostname: w.hostname(pod), HostNetwork: spec.HostNetwork, HostIPC: spec.HostIPC, Users: users,
 		QOS: qosClass(pod), Limits: podLimits(pod, w.pods.cfg.PodPidsLimit),
 	})
-	if fresh {
+	if sandbox.fresh {
 		// After a reboot the address may be another; the files are made anew.
 		_ = os.RemoveAll(w.pods.cfg.Runtime.PodDir(w.uid) + "/etc")
 	}
-	s.sandbox = sandbox
+	s.sandbox = sandbox.Sandbox
 	s.namespaces.finish(err)
 	if err != nil {
 		s.network.finish(err)
@@ -101,7 +105,7 @@ func (w *worker) setUpNamespaces(s *setup, pod *corev1.Pod) {
 	}
 	if err == nil {
 		// Only now: some are of the pod's interface. No process of the pod has begun yet.
-		err = w.pods.cfg.Runtime.SetSysctls(sandbox, sysctls(spec))
+		err = w.pods.setSysctls(s.ctx, s.sandbox, sysctls(spec))
 	}
 	s.network.finish(err)
 }
@@ -113,7 +117,7 @@ func (w *worker) attach(s *setup, pod *corev1.Pod, netns string) error {
 	if err != nil {
 		return fmt.Errorf("failed to set up the pod's network: %w", err)
 	}
-	attachment, err := w.pods.cfg.Network.Attach(w.uid, netns, limits)
+	attachment, err := w.pods.attach(s.ctx, w.uid, netns, limits)
 	if err != nil {
 		return fmt.Errorf("failed to set up the pod's network: %w", err)
 	}
@@ -126,7 +130,7 @@ func (w *worker) attach(s *setup, pod *corev1.Pod, netns string) error {
 }
 
 func (w *worker) setUpVolumes(s *setup, pod *corev1.Pod) {
-	paths, warnings, err := w.pods.volumes.SetUp(w.ctx, pod)
+	paths, warnings, err := w.pods.volumes.SetUp(s.ctx, pod)
 	for _, warning := range warnings {
 		w.event(corev1.EventTypeWarning, reasonFailedMount, "%v", warning)
 	}
@@ -146,10 +150,10 @@ func (w *worker) setupDone(s *setup) {
 	now := time.Now()
 	w.setupOff.next(now, now)
 	w.setupOff.wait = min(w.setupOff.wait, 2*time.Minute)
-	if s.network.err != nil && w.ctx.Err() == nil {
+	if s.network.err != nil && s.ctx.Err() == nil {
 		w.event(corev1.EventTypeWarning, reasonFailedSandbox, "Failed to create pod sandbox: %v", s.network.err)
 	}
-	if s.volumes.err != nil && w.ctx.Err() == nil {
+	if s.volumes.err != nil && s.ctx.Err() == nil {
 		for _, line := range strings.Split(s.volumes.err.Error(), "\n") {
 			w.event(corev1.EventTypeWarning, reasonFailedMount, "%s", line)
 		}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -285,7 +284,7 @@ func (w *worker) containerConfig(ctx context.Context, pod *corev1.Pod, spec *cor
 	if err != nil {
 		return cfg, w.startFailed(ctx, spec.Name, reasonConfigError, err)
 	}
-	mounts, err := w.mounts(pod, spec, s)
+	mounts, err := w.mounts(s.ctx, pod, spec, s)
 	if err != nil {
 		return cfg, w.startFailed(ctx, spec.Name, reasonConfigError, err)
 	}
@@ -319,7 +318,7 @@ func (w *worker) containerConfig(ctx context.Context, pod *corev1.Pod, spec *cor
 }
 
 // mounts places the pod's volumes and network files in the container.
-func (w *worker) mounts(pod *corev1.Pod, spec *corev1.Container, s *setup) ([]runtime.Mount, error) {
+func (w *worker) mounts(ctx context.Context, pod *corev1.Pod, spec *corev1.Container, s *setup) ([]runtime.Mount, error) {
 	var list []runtime.Mount
 	taken := map[string]bool{}
 	readOnly := map[string]bool{}
@@ -333,7 +332,7 @@ func (w *worker) mounts(pod *corev1.Pod, spec *corev1.Container, s *setup) ([]ru
 		}
 		sub := m.SubPath
 		if m.SubPathExpr != "" {
-			env, err := w.environment(w.ctx, pod, spec, s)
+			env, err := w.environment(ctx, pod, spec, s)
 			if err != nil {
 				return nil, err
 			}
@@ -341,7 +340,7 @@ func (w *worker) mounts(pod *corev1.Pod, spec *corev1.Container, s *setup) ([]ru
 		}
 		if sub != "" {
 			var err error
-			if source, err = w.pods.volumes.SubPath(w.uid, m.Name, spec.Name, i, source, sub); err != nil {
+			if source, err = w.pods.volumes.SubPath(ctx, w.uid, m.Name, spec.Name, i, source, sub); err != nil {
 				return nil, err
 			}
 		}
@@ -366,21 +365,5 @@ func (w *worker) mounts(pod *corev1.Pod, spec *corev1.Container, s *setup) ([]ru
 			list = append(list, runtime.Mount{Source: w.networkFile(file), Destination: destination})
 		}
 	}
-	return list, ensureHostPaths(pod, s)
-}
-
-// ensureHostPaths makes a hostPath without a type that does not exist: runc
-// would refuse it, and the kubelet makes a folder.
-func ensureHostPaths(pod *corev1.Pod, s *setup) error {
-	for _, v := range pod.Spec.Volumes {
-		if v.HostPath == nil || (v.HostPath.Type != nil && *v.HostPath.Type != corev1.HostPathUnset) {
-			continue
-		}
-		if _, err := os.Stat(s.paths[v.Name]); os.IsNotExist(err) {
-			if err := os.MkdirAll(s.paths[v.Name], 0o755); err != nil {
-				return fmt.Errorf("hostPath volume %q: %w", v.Name, err)
-			}
-		}
-	}
-	return nil
+	return list, w.pods.volumes.EnsureHostPaths(ctx, pod)
 }

@@ -16,9 +16,6 @@ import (
 	"github.com/skep-io/skep/agent/runtime"
 )
 
-// stopRetry is how long a stop that failed is not tried again.
-const stopRetry = time.Second
-
 // stopAll stops every container and says whether all have ended. Sidecars
 // outlive the main containers, as the pod API promises.
 func (w *worker) stopAll(grace time.Duration) (allEnded bool) {
@@ -52,6 +49,10 @@ func (w *worker) beginStop(c *containerState, grace time.Duration, why string) {
 	if c.stopping || !c.running() {
 		return
 	}
+	if !c.stop.due() { // it failed before, as it does at once while containerd is away
+		w.at("stop "+c.name, c.stop.at)
+		return
+	}
 	c.stopping, c.grace, c.deadline = true, grace, time.Now().Add(grace)
 	if !w.drained {
 		// It is replaced, not taken away with its pod.
@@ -83,14 +84,6 @@ func (w *worker) beginStop(c *containerState, grace time.Duration, why string) {
 		// signal, as the kubelet grants.
 		rest := max(grace-time.Since(began), 2*time.Second)
 		err := w.pods.cfg.Runtime.Stop(w.ctx, id, rest, hurry.Done())
-		if err != nil {
-			// The worker tries again at once when it hears of the failure, and
-			// containerd that is away fails at once.
-			select {
-			case <-time.After(stopRetry):
-			case <-w.ctx.Done():
-			}
-		}
 		return func() { w.stopDone(c, id, err) }
 	})
 }
@@ -113,8 +106,11 @@ func (w *worker) shorten(c *containerState, grace time.Duration) {
 
 func (w *worker) stopDone(c *containerState, id string, err error) {
 	c.stopping = false
-	if err != nil {
+	if err == nil {
+		c.stop = retry{}
+	} else if c.stop.failed(err) {
 		w.event(corev1.EventTypeWarning, "FailedKillPod", "error killing pod: %v", err)
+		w.log().Error("container not stopped; trying again", "container", c.name, "err", err)
 	}
 	if fresh, ok := w.pods.cfg.Runtime.Container(id); ok && fresh.State == runtime.Exited && c.current != nil && c.current.ID == id {
 		w.exited(fresh)
@@ -191,38 +187,45 @@ func (w *worker) runHook(ctx context.Context, spec *corev1.Container, id string,
 // releaseResources gives back network, namespaces and volumes of a pod that
 // has finished but still exists.
 func (w *worker) releaseResources() {
-	if w.cleaning || w.released {
+	if w.cleaning || w.released || !w.clean.due() {
 		return
 	}
 	w.cleaning = true
 	s, pod := w.setup, w.ref
 	w.beside(func(ctx context.Context) func() {
-		if s != nil {
+		if s != nil { // given up: what of it hangs, the release waits for
 			<-s.network.done
 			<-s.volumes.done
 		}
 		w.pods.cfg.HostPorts.DeleteHostPorts(pod)
-		err := errors.Join(
-			w.pods.cfg.Network.Detach(w.uid),
-			w.pods.cfg.Runtime.RemoveSandbox(w.uid),
-			w.pods.volumes.TearDown(w.uid),
-		)
+		err := w.pods.release(ctx, w.uid)
 		return func() {
 			w.cleaning = false
 			if err != nil {
-				w.log().Error("finished pod's resources not released", "err", err)
-				w.at("clean", time.Now().Add(firstBackOff))
+				w.notCleaned(err)
 				return
 			}
-			w.released, w.setup = true, nil
+			w.released, w.setup, w.clean = true, nil, retry{}
 		}
 	})
+}
+
+// notCleaned says what the end of the pod waits for, once, and has it tried again.
+func (w *worker) notCleaned(err error) {
+	if w.ctx.Err() != nil {
+		return
+	}
+	if w.clean.failed(err) {
+		w.event(corev1.EventTypeWarning, "FailedKillPod", "error killing pod: %v", err)
+		w.log().Error("what the pod holds is not given back; trying again", "err", err)
+	}
+	w.at("clean", w.clean.at)
 }
 
 // removeAll ends the pod's time on this node. Its API object goes last: while
 // it exists, a new agent would find it and clean up again.
 func (w *worker) removeAll() {
-	if w.cleaning || w.ended || time.Now().Before(w.cleanAfter) {
+	if w.cleaning || w.ended || !w.clean.due() {
 		return
 	}
 	if !w.released {
@@ -239,14 +242,15 @@ func (w *worker) removeAll() {
 			err = w.deleteObject(ctx, pod)
 		}
 		if err == nil {
-			err = w.pods.cfg.Runtime.ForgetPod(w.uid)
+			err = w.pods.forget(ctx, w.uid)
 		}
 		return func() {
 			w.cleaning = false
 			if err != nil {
-				w.log().Warn("pod not removed yet", "err", err)
-				w.cleanAfter = time.Now().Add(time.Second)
-				w.at("clean", w.cleanAfter)
+				if w.clean.failed(err) {
+					w.log().Warn("pod not removed yet; trying again", "err", err)
+				}
+				w.at("clean", w.clean.at)
 				return
 			}
 			w.ended = true

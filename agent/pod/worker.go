@@ -50,7 +50,7 @@ type worker struct {
 	failed     *podFailure // active deadline exceeded, or rejected by this node
 	ended      bool        // everything of the pod has been removed
 	cleaning   bool
-	cleanAfter time.Time
+	clean      retry
 	draining   bool   // waits for other nodes to look elsewhere
 	drained    bool   // that is over: containers are told to end
 	undrain    func() // ends what draining asked of this node; nil before
@@ -85,8 +85,9 @@ type containerState struct {
 	starting bool
 	giveUp   context.CancelFunc // ends the wait for the image of the start under way
 	stopping bool
-	grace    time.Duration      // the shortest asked for while stopping
-	deadline time.Time          // end of the grace period while stopping
+	grace    time.Duration // the shortest asked for while stopping
+	deadline time.Time     // end of the grace period while stopping
+	stop     retry
 	hurry    context.CancelFunc // ends it at once
 
 	waiting string // reason shown while nothing runs

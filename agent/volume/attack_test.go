@@ -213,7 +213,7 @@ func TestPlantedFIFOsAreNotOpened(t *testing.T) {
 	fifo := filepath.Join(paths["v"], "fifo")
 	must(t, unix.Mkfifo(fifo, 0o600))
 	soon(t, func() {
-		target, err := v.SubPath("uid", "v", "c", 0, paths["v"], "fifo")
+		target, err := v.SubPath(t.Context(), "uid", "v", "c", 0, paths["v"], "fifo")
 		if err != nil {
 			t.Error(err)
 			return
@@ -248,7 +248,7 @@ func TestTearDownEntersNoMount(t *testing.T) {
 		must(t, unix.Mount(disk, at, "", unix.MS_BIND, ""))
 		t.Cleanup(func() { _ = unix.Unmount(at, unix.MNT_DETACH) })
 	}
-	_, err = v.SubPath("uid", "v", "c", 0, paths["v"], "a/disk")
+	_, err = v.SubPath(t.Context(), "uid", "v", "c", 0, paths["v"], "a/disk")
 	must(t, err)
 	must(t, v.TearDown("uid"))
 	if _, err := os.Stat(precious); err != nil {

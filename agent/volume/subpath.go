@@ -1,6 +1,8 @@
 package volume
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -11,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/skep-io/skep/agent/bounded"
 	"github.com/skep-io/skep/agent/confine"
 )
 
@@ -20,7 +23,7 @@ import (
 // gets mounted, whatever happens to the names afterwards (CVE-2017-1002101,
 // CVE-2021-25741). It is not opened: it may be a FIFO or a device. Errors do
 // not say what was found, which would tell of the node's files.
-func (v *Volumes) SubPath(podUID, volume, container string, index int, root, sub string) (string, error) {
+func (v *Volumes) SubPath(ctx context.Context, podUID, volume, container string, index int, root, sub string) (string, error) {
 	if filepath.IsAbs(sub) {
 		return "", fmt.Errorf("error SubPath `%s` must not be an absolute path", sub)
 	}
@@ -31,15 +34,15 @@ func (v *Volumes) SubPath(podUID, volume, container string, index int, root, sub
 		slog.Warn("subPath not mounted", "pod", podUID, "container", container, "volume", volume, "path", sub, "err", err)
 		return fmt.Errorf("failed to prepare subPath for volumeMount %q of container %q", volume, container)
 	}
-	pinned, err := confine.PinMakingDirs(root, filepath.Clean(sub))
+	found, err := v.pinSubPath(ctx, root, filepath.Clean(sub), volume)
+	if late := (*bounded.TimeoutError)(nil); errors.As(err, &late) {
+		return "", fmt.Errorf("subPath for volumeMount %q of container %q: %w", volume, container, err)
+	}
 	if err != nil {
 		return "", failed(err)
 	}
+	pinned, st := found.file, found.stat
 	defer pinned.Close()
-	var st unix.Stat_t
-	if err := unix.Fstat(int(pinned.Fd()), &st); err != nil {
-		return "", failed(err)
-	}
 	target := filepath.Join(v.podDir(podUID), "subpaths", volume, container, strconv.Itoa(index))
 	if err := makeTarget(target, st.Mode&unix.S_IFMT == unix.S_IFDIR); err != nil {
 		return "", failed(err)
@@ -48,6 +51,28 @@ func (v *Volumes) SubPath(podUID, volume, container string, index int, root, sub
 		return "", failed(err)
 	}
 	return target, nil
+}
+
+// pin is a path that is held open.
+type pin struct {
+	file *os.File
+	stat unix.Stat_t
+}
+
+// pinSubPath finds the path, which may lie on a dead mount.
+func (v *Volumes) pinSubPath(ctx context.Context, root, sub, volume string) (*pin, error) {
+	return bounded.Do(ctx, &v.calls, filepath.Clean(root), fmt.Sprintf("volume %q", volume), v.Patience, func() (*pin, error) {
+		file, err := confine.PinMakingDirs(root, sub)
+		if err != nil {
+			return nil, err
+		}
+		p := &pin{file: file}
+		if err := unix.Fstat(int(file.Fd()), &p.stat); err != nil {
+			file.Close()
+			return nil, err
+		}
+		return p, nil
+	}, func(p *pin) { p.file.Close() })
 }
 
 // makeTarget makes an empty mount point of the right kind, without what an

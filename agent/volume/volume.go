@@ -16,10 +16,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/skep-io/skep/agent/bounded"
 	"github.com/skep-io/skep/agent/confine"
 )
 
@@ -36,14 +39,21 @@ type Volumes struct {
 	recordDir   func(podUID string) string
 	objects     Objects
 	allocatable func() corev1.ResourceList
+	calls       bounded.Calls // that touch paths of the node
+
+	// Patience is how long a path of the node may give no answer.
+	Patience time.Duration
 }
+
+// defaultPatience is how long the kubelet waits for a pod's volumes, about.
+const defaultPatience = 2 * time.Minute
 
 // New returns the volumes whose pods' folders podDir names. recordDir names
 // folders for what is remembered of a pod's volumes, which no container may
 // see and which need not survive a reboot. allocatable is what unset limits
 // show as in the downward API.
 func New(podDir, recordDir func(podUID string) string, objects Objects, allocatable func() corev1.ResourceList) *Volumes {
-	return &Volumes{podDir: podDir, recordDir: recordDir, objects: objects, allocatable: allocatable}
+	return &Volumes{podDir: podDir, recordDir: recordDir, objects: objects, allocatable: allocatable, Patience: defaultPatience}
 }
 
 // ReadOnly says whether containers may only read the volume, whatever their
@@ -71,18 +81,30 @@ var ErrNoTokens = errors.New("service account tokens are not issued by this clus
 // one rename. Warnings are things left out on purpose.
 func (v *Volumes) SetUp(ctx context.Context, pod *corev1.Pod) (paths map[string]string, warnings []error, err error) {
 	paths = make(map[string]string, len(pod.Spec.Volumes))
-	var failures []error
+	type result struct {
+		path        string
+		warned, err error
+	}
+	results := make([]result, len(pod.Spec.Volumes))
+	var working sync.WaitGroup // side by side: one that does not answer holds up no other
 	for i := range pod.Spec.Volumes {
-		vol := &pod.Spec.Volumes[i]
-		path, warned, err := v.setUpOne(ctx, pod, vol)
-		if err != nil {
-			failures = append(failures, &Error{vol.Name, err})
+		working.Go(func() {
+			r := &results[i]
+			r.path, r.warned, r.err = v.setUpOne(ctx, pod, &pod.Spec.Volumes[i])
+		})
+	}
+	working.Wait()
+	var failures []error
+	for i, r := range results {
+		name := pod.Spec.Volumes[i].Name
+		if r.err != nil {
+			failures = append(failures, &Error{name, r.err})
 			continue
 		}
-		if warned != nil {
-			warnings = append(warnings, &Error{vol.Name, warned})
+		if r.warned != nil {
+			warnings = append(warnings, &Error{name, r.warned})
 		}
-		paths[vol.Name] = path
+		paths[name] = r.path
 	}
 	return paths, warnings, errors.Join(failures...)
 }
@@ -96,7 +118,10 @@ func (v *Volumes) setUpOne(ctx context.Context, pod *corev1.Pod, vol *corev1.Vol
 	path = v.Path(string(pod.UID), vol.Name)
 	switch {
 	case vol.HostPath != nil:
-		return vol.HostPath.Path, nil, checkHostPath(vol.HostPath)
+		if vol.HostPath.Type == nil || *vol.HostPath.Type == corev1.HostPathUnset {
+			return vol.HostPath.Path, nil, nil
+		}
+		return vol.HostPath.Path, nil, v.askHostPath(ctx, vol.HostPath.Path, func() error { return checkHostPath(vol.HostPath) })
 	case vol.EmptyDir != nil:
 		return path, nil, emptyDir(path, vol.EmptyDir, fsGroup(pod))
 	}
@@ -188,50 +213,6 @@ func isMountPoint(path string) (bool, error) {
 		return false, fmt.Errorf("stat %s: %w", path, err)
 	}
 	return stat.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil
-}
-
-func checkHostPath(source *corev1.HostPathVolumeSource) error {
-	kind := corev1.HostPathUnset
-	if source.Type != nil {
-		kind = *source.Type
-	}
-	switch kind {
-	case corev1.HostPathUnset:
-		return nil
-	case corev1.HostPathDirectoryOrCreate:
-		if err := os.MkdirAll(source.Path, 0o755); err != nil {
-			return err
-		}
-		kind = corev1.HostPathDirectory
-	case corev1.HostPathFileOrCreate:
-		// What is there is not opened: it may be a FIFO.
-		f, err := os.OpenFile(source.Path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
-		if err == nil {
-			err = f.Close()
-		}
-		if err != nil && !errors.Is(err, fs.ErrExist) {
-			return err
-		}
-		kind = corev1.HostPathFile
-	}
-	want, ok := map[corev1.HostPathType]struct {
-		mode os.FileMode
-		what string
-	}{
-		corev1.HostPathDirectory: {os.ModeDir, "a directory"},
-		corev1.HostPathFile:      {0, "a file"},
-		corev1.HostPathSocket:    {os.ModeSocket, "a socket file"},
-		corev1.HostPathCharDev:   {os.ModeDevice | os.ModeCharDevice, "a character device"},
-		corev1.HostPathBlockDev:  {os.ModeDevice, "a block device"},
-	}[kind]
-	if !ok {
-		return fmt.Errorf("hostPath type %q is not known", kind)
-	}
-	info, err := os.Stat(source.Path)
-	if err != nil || info.Mode().Type() != want.mode {
-		return fmt.Errorf("hostPath type check failed: %s is not %s", source.Path, want.what)
-	}
-	return nil
 }
 
 // TearDown unmounts and removes everything of the pod. It enters no mount:

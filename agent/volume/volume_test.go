@@ -177,11 +177,11 @@ func TestSubPathStaysInside(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, sub := range []string{"escape", "escape/passwd", "../x", "/abs"} {
-		if got, err := v.SubPath("uid", "v", "c", 0, paths["v"], sub); err == nil {
+		if got, err := v.SubPath(t.Context(), "uid", "v", "c", 0, paths["v"], sub); err == nil {
 			t.Errorf("subPath %q led to %s", sub, got)
 		}
 	}
-	target, err := v.SubPath("uid", "v", "c", 1, paths["v"], "in/side")
+	target, err := v.SubPath(t.Context(), "uid", "v", "c", 1, paths["v"], "in/side")
 	if err != nil {
 		t.Fatal(err)
 	}
