@@ -1,0 +1,77 @@
+package pod
+
+import (
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/skep-io/skep/agent/runtime"
+)
+
+// removeOrphans removes what belongs to pods that the API server no longer
+// knows: deleted while the agent was away, or left by a crash.
+func (p *Pods) removeOrphans() {
+	known := map[string]bool{}
+	for _, obj := range p.informer.GetStore().List() {
+		known[string(obj.(*corev1.Pod).UID)] = true
+	}
+	uids := p.cfg.Runtime.PodUIDs()
+	for uid := range p.cfg.Network.Attachments() {
+		uids = append(uids, uid)
+	}
+	seen := map[string]bool{}
+	for _, uid := range uids {
+		if known[uid] || seen[uid] || p.worker(uid) != nil {
+			continue
+		}
+		seen[uid] = true
+		p.done.Add(1)
+		go func() {
+			defer p.done.Done()
+			slog.Info("removing what is left of a pod that is gone", "uid", uid)
+			p.removeOrphan(uid)
+		}()
+	}
+}
+
+// orphanGrace is for containers whose pod, and so its grace period, is gone.
+const orphanGrace = 10 * time.Second
+
+// removeOrphan removes what is left of a pod, however often it takes.
+func (p *Pods) removeOrphan(uid string) {
+	for again := (retry{}); ; {
+		err := p.tryRemoveOrphan(uid)
+		if err == nil || p.ctx.Err() != nil {
+			return
+		}
+		if again.failed(err) {
+			slog.Error("what is left of a pod that is gone is not removed; trying again", "uid", uid, "err", err)
+		}
+		select {
+		case <-p.ctx.Done():
+			return
+		case <-time.After(again.wait):
+		}
+	}
+}
+
+func (p *Pods) tryRemoveOrphan(uid string) error {
+	var stops sync.WaitGroup
+	for _, c := range p.containersOf(uid) {
+		if c.State == runtime.Running {
+			stops.Go(func() {
+				if err := p.cfg.Runtime.Stop(p.ctx, c.ID, orphanGrace, nil); err != nil {
+					slog.Error("orphaned container not stopped", "container", c.ID, "err", err)
+				}
+			})
+		}
+	}
+	stops.Wait()
+	if p.ctx.Err() != nil {
+		return p.ctx.Err()
+	}
+	return errors.Join(p.release(p.ctx, uid), p.forget(p.ctx, uid))
+}
