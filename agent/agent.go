@@ -344,6 +344,7 @@ func (p *parts) startServer(ctx context.Context, group *errgroup.Group) (err err
 	process, containers := prometheus.NewRegistry(), prometheus.NewRegistry()
 	counted := &traffic.Sources{Node: p.cfg.NodeName, Plane: p.plane, Path: p.path, Census: p.census, Log: p.told, Flows: p.flows}
 	process.MustRegister(counted.Metrics(), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	process.MustRegister(p.stats.LogMetrics())
 	containers.MustRegister(p.stats.Metrics())
 	p.server, err = server.New(server.Config{
 		Listen: netip.AddrPortFrom(p.cfg.NodeIPs[0], Port).String(), TLS: p.identity.ServerTLS(),

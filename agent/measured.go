@@ -1,16 +1,27 @@
 package agent
 
 import (
+	"context"
+	"log/slog"
 	"path/filepath"
+	"sync"
+	"time"
 
 	"github.com/vishvananda/netlink"
 
 	"github.com/skep-io/skep/agent/runtime"
 	"github.com/skep-io/skep/agent/stats"
+	"github.com/skep-io/skep/agent/usage"
 )
 
 // measured tells the statistics what runs here.
-type measured struct{ p *parts }
+type measured struct {
+	p *parts
+
+	mu     sync.Mutex
+	images stats.Images
+	asked  time.Time
+}
 
 // Pods lists the pods that have a running container.
 func (m *measured) Pods() []stats.Pod {
@@ -69,4 +80,37 @@ func (m *measured) NodeNetwork() []stats.Network {
 		}}
 	}
 	return nil
+}
+
+// Disk is what was measured last of a pod.
+func (m *measured) Disk(uid string) (usage.Pod, bool) { return m.p.pods.Disk(uid) }
+
+// What containerd is asked about images is remembered for a while: it is one question a layer.
+const (
+	imagesFresh   = 30 * time.Second
+	imagesTimeout = 5 * time.Second
+)
+
+// Images asks containerd where images are and how large. When it does not answer, what it last said stays.
+func (m *measured) Images(ctx context.Context) stats.Images {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if time.Since(m.asked) < imagesFresh {
+		return m.images
+	}
+	ctx, cancel := context.WithTimeout(ctx, imagesTimeout)
+	defer cancel()
+	dir, err := m.p.runtime.ImageFolder(ctx)
+	if err == nil {
+		m.images.Dir = dir
+		var used usage.Amount
+		if used.Bytes, used.Inodes, err = m.p.runtime.ImageUsage(ctx); err == nil {
+			m.images.Used = &used
+		}
+	}
+	if err != nil {
+		slog.Warn("disk use of images not measured", "err", err)
+	}
+	m.asked = time.Now()
+	return m.images
 }

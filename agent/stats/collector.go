@@ -1,5 +1,5 @@
-// Package stats tells what containers, pods and the node use, when asked: from cgroups (v1, v2, and hosts with both) and from
-// the pods' interfaces.
+// Package stats tells what containers, pods and the node use, when asked: from cgroups (v1, v2, and hosts with both), from the pods'
+// interfaces, and what agent/usage has found on the disks.
 //
 // It owns open files and the last samples, which rates need; it runs nothing in the background, and changes nothing.
 package stats
@@ -10,6 +10,8 @@ import (
 	"log/slog"
 	"sync"
 	"time"
+
+	"github.com/skep-io/skep/agent/usage"
 )
 
 // Pod is one to be measured.
@@ -39,6 +41,9 @@ type Source interface {
 	// PodNetwork is about the pod's own interface; ok is false for one in the host's network.
 	PodNetwork(uid string) (n Network, ok bool)
 	NodeNetwork() []Network
+	// Disk is what the pod was found to have on the node's disks.
+	Disk(uid string) (usage.Pod, bool)
+	Images(ctx context.Context) Images
 }
 
 // A rate is taken over 10 to 20 s where somebody asks often, up to rateMax where less often, and, where nobody has asked for

@@ -4,16 +4,27 @@ import (
 	"context"
 	"testing"
 	"time"
+
+	"github.com/skep-io/skep/agent/usage"
 )
 
 // fixed is a source that says what it is told.
-type fixed struct{ pods []Pod }
+type fixed struct {
+	pods   []Pod
+	disk   map[string]usage.Pod
+	images Images
+}
 
 func (f *fixed) Pods() []Pod { return f.pods }
 func (f *fixed) PodNetwork(uid string) (Network, bool) {
 	return Network{Interface: "eth0", RxBytes: 7, TxBytes: 9}, uid == "uid"
 }
-func (f *fixed) NodeNetwork() []Network { return []Network{{Interface: "up", RxBytes: 1}} }
+func (f *fixed) Disk(uid string) (usage.Pod, bool) {
+	disk, ok := f.disk[uid]
+	return disk, ok
+}
+func (f *fixed) Images(context.Context) Images { return f.images }
+func (f *fixed) NodeNetwork() []Network        { return []Network{{Interface: "up", RxBytes: 1}} }
 
 func newCollector(t *testing.T, source *fixed) *Collector {
 	t.Helper()
@@ -35,7 +46,7 @@ func value(p *uint64) uint64 {
 func TestFirstSummaryOfABusyProcessHasARate(t *testing.T) {
 	pod, container := realCgroup(t)
 	runIn(t, container, "while :; do :; done")
-	c := newCollector(t, &fixed{[]Pod{{Namespace: "ns", Name: "p", UID: "uid", CgroupPath: pod, Containers: []Container{{Name: "c", CgroupPath: container}}}}})
+	c := newCollector(t, &fixed{pods: []Pod{{Namespace: "ns", Name: "p", UID: "uid", CgroupPath: pod, Containers: []Container{{Name: "c", CgroupPath: container}}}}})
 	s, err := c.Summary(context.Background())
 	if err != nil {
 		t.Fatal(err)
@@ -64,7 +75,7 @@ func TestFirstSummaryOfABusyProcessHasARate(t *testing.T) {
 }
 
 func TestEndedContainersAreForgotten(t *testing.T) {
-	source := &fixed{[]Pod{{UID: "uid", CgroupPath: "/none", Containers: []Container{{Name: "c", CgroupPath: "/none/c"}}}}}
+	source := &fixed{pods: []Pod{{UID: "uid", CgroupPath: "/none", Containers: []Container{{Name: "c", CgroupPath: "/none/c"}}}}}
 	c := newCollector(t, source)
 	summary := func() int {
 		t.Helper()

@@ -30,7 +30,7 @@ var (
 
 // Describe implements prometheus.Collector.
 func (m metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{cpuSeconds, memBytes, memWorking, memRSS, processes, readBytes, writeBytes, reads, writes, rxBytes, txBytes} {
+	for _, d := range []*prometheus.Desc{cpuSeconds, memBytes, memWorking, memRSS, processes, readBytes, writeBytes, reads, writes, rxBytes, txBytes, fsUsage, fsLimit} {
 		ch <- d
 	}
 }
@@ -45,6 +45,7 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), collectTimeout)
 	defer cancel()
+	disks, _ := m.c.measureDisks(ctx)
 	for _, s := range m.c.Usages(ctx) {
 		l := []string{s.Pod.Namespace, s.Pod.Name, s.Container}
 		u := s.Usage
@@ -60,6 +61,7 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 		if s.Container != "" {
 			continue
 		}
+		m.collectDisk(ch, s.Pod, disks)
 		if n, ok := m.c.source.PodNetwork(s.Pod.UID); ok {
 			send(rxBytes, prometheus.CounterValue, float64(n.RxBytes), s.Pod.Namespace, s.Pod.Name, n.Interface)
 			send(txBytes, prometheus.CounterValue, float64(n.TxBytes), s.Pod.Namespace, s.Pod.Name, n.Interface)

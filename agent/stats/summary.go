@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 )
@@ -16,14 +15,17 @@ import (
 // Summary measures the node and its pods, in kubelet's form.
 func (c *Collector) Summary(ctx context.Context) (*statsapi.Summary, error) {
 	pods := c.source.Pods()
+	disks, runtime := c.measureDisks(ctx)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err := c.sample(ctx, pods); err != nil {
 		return nil, fmt.Errorf("sample: %w", err)
 	}
 	s := &statsapi.Summary{Node: c.nodeStats(), Pods: make([]statsapi.PodStats, 0, len(pods))}
+	s.Node.Fs, s.Node.Runtime = disks.node, runtime
 	for _, p := range pods {
 		if stats, ok := c.podStats(p); ok {
+			c.addDisk(&stats, disks)
 			s.Pods = append(s.Pods, stats)
 		}
 	}
@@ -77,7 +79,6 @@ func (c *Collector) nodeStats() statsapi.NodeStats {
 	if net := c.source.NodeNetwork(); len(net) > 0 {
 		n.Network = networkStats(net)
 	}
-	n.Fs = fsStats(c.dir)
 	return n
 }
 
@@ -163,19 +164,4 @@ func meminfo(name string) (uint64, bool) {
 		}
 	}
 	return 0, false
-}
-
-func fsStats(dir string) *statsapi.FsStats {
-	var st unix.Statfs_t
-	if dir == "" || unix.Statfs(dir, &st) != nil {
-		return nil
-	}
-	size := uint64(st.Bsize)
-	capacity, available, used := st.Blocks*size, st.Bavail*size, (st.Blocks-st.Bfree)*size
-	inodes, free := st.Files, st.Ffree
-	inodesUsed := inodes - free
-	return &statsapi.FsStats{
-		Time: metav1.Now(), CapacityBytes: &capacity, AvailableBytes: &available, UsedBytes: &used,
-		Inodes: &inodes, InodesFree: &free, InodesUsed: &inodesUsed,
-	}
 }

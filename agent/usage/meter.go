@@ -68,6 +68,7 @@ type measurement struct {
 	trees []Tree    // that are left; nil between measurements
 	under *count    // of the first of them
 	found map[Key]Amount
+	rooms map[Key]Amount
 	cost  time.Duration
 	began bool
 	err   error // the last that was logged
@@ -135,7 +136,7 @@ func (m *Meter) list(here map[string]*measurement, now time.Time) {
 func (m *Meter) turn(ctx context.Context, one *measurement) {
 	start := time.Now()
 	if !one.began {
-		one.began, one.found, one.cost = true, map[Key]Amount{}, 0
+		one.began, one.found, one.rooms, one.cost = true, map[Key]Amount{}, map[Key]Amount{}, 0
 		one.trees = m.cfg.Trees(ctx, one.uid)
 	}
 	until := start.Add(m.slice)
@@ -169,7 +170,7 @@ func (one *measurement) goOn(until time.Time) (done bool) {
 	var err error
 	switch {
 	case tree.Kind == Memory:
-		one.found[tree.Key], err = inMemory(tree.Path)
+		one.found[tree.Key], one.rooms[tree.Key], err = inMemory(tree.Path)
 		done = true
 	case one.under == nil:
 		if one.under, err = begin(tree.Path); err != nil {
@@ -200,9 +201,9 @@ func (one *measurement) stop() {
 func (m *Meter) publish(one *measurement, complete bool, now time.Time) {
 	m.mu.Lock()
 	known := m.latest[one.uid]
-	pod := Pod{At: now, Trees: one.found}
+	pod := Pod{At: now, Trees: one.found, Rooms: one.rooms}
 	if !complete {
-		pod = Pod{At: known.At, Trees: maps.Clone(one.found)}
+		pod = Pod{At: known.At, Trees: maps.Clone(one.found), Rooms: known.Rooms}
 		for key, amount := range known.Trees {
 			pod.Trees[key] = pod.Trees[key].atLeast(amount)
 		}

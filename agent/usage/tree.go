@@ -90,17 +90,18 @@ func (c *count) close() {
 	}
 }
 
-// inMemory asks a tmpfs what it holds; a folder where none is mounted has nothing in memory.
-func inMemory(path string) (Amount, error) {
+// inMemory asks a tmpfs what it holds and what it has room for; a folder where none is mounted has nothing in memory.
+func inMemory(path string) (used, room Amount, err error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(path, &st); err != nil {
 		if err == unix.ENOENT {
 			err = nil
 		}
-		return Amount{}, err
+		return used, room, err
 	}
 	if st.Type != unix.TMPFS_MAGIC {
-		return Amount{}, nil
+		return used, room, nil
 	}
-	return Amount{(st.Blocks - st.Bfree) * uint64(st.Bsize), st.Files - st.Ffree}, nil
+	used = Amount{(st.Blocks - st.Bfree) * uint64(st.Bsize), st.Files - st.Ffree}
+	return used, Amount{st.Blocks * uint64(st.Bsize), st.Files}, nil
 }

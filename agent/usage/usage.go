@@ -44,6 +44,7 @@ type Pod struct {
 	// At is when the figures were complete. Meanwhile they may have grown, if a walk that is under way has found more.
 	At    time.Time
 	Trees map[Key]Amount
+	Rooms map[Key]Amount // how much there is room for, in volumes in memory
 }
 
 // Total is all that the pod takes of the node's disks, as kubelet counts: without volumes in memory.
