@@ -114,7 +114,8 @@ func New(cfg Config) *Pods {
 	}
 	p := &Pods{cfg: cfg, workers: map[string]*worker{}, begun: make(chan struct{})}
 	p.objects = newObjects(cfg.Client, p.objectChanged)
-	p.volumes = volume.New(cfg.Runtime.PodDir, cfg.Runtime.VolumeRecordDir, p.objects, cfg.Allocatable)
+	p.volumes = volume.New(cfg.Runtime.PodDir, cfg.Runtime.VolumeRecordDir, p.objects, cfg.Allocatable,
+		func(pod *corev1.Pod) int64 { return podLimits(pod, 0).Memory })
 	p.disk = p.newDiskMeter()
 	p.volumes.Patience = cfg.Patience
 	p.informer = cache.NewSharedIndexInformer(podsOf(cfg.Client, cfg.NodeName), &corev1.Pod{}, 0, nil)

@@ -61,7 +61,7 @@ func TestContentSurvivesTheAgent(t *testing.T) {
 		return paths["v"], version
 	}
 	_, first := setUp(v)
-	next := New(v.podDir, v.recordDir, g, v.allocatable)
+	next := New(v.podDir, v.recordDir, g, v.allocatable, v.memoryLimit)
 	dir, again := setUp(next)
 	if again != first {
 		t.Error("the next agent wrote again what had not changed")

@@ -13,13 +13,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/skep-io/skep/agent/bounded"
@@ -39,6 +37,7 @@ type Volumes struct {
 	recordDir   func(podUID string) string
 	objects     Objects
 	allocatable func() corev1.ResourceList
+	memoryLimit func(*corev1.Pod) int64
 	calls       bounded.Calls // that touch paths of the node
 
 	// Patience is how long a path of the node may give no answer.
@@ -51,9 +50,12 @@ const defaultPatience = 2 * time.Minute
 // New returns the volumes whose pods' folders podDir names. recordDir names
 // folders for what is remembered of a pod's volumes, which no container may
 // see and which need not survive a reboot. allocatable is what unset limits
-// show as in the downward API.
-func New(podDir, recordDir func(podUID string) string, objects Objects, allocatable func() corev1.ResourceList) *Volumes {
-	return &Volumes{podDir: podDir, recordDir: recordDir, objects: objects, allocatable: allocatable, Patience: defaultPatience}
+// show as in the downward API. memoryLimit is what a pod may use of memory, 0
+// for a pod without a limit.
+func New(podDir, recordDir func(podUID string) string, objects Objects, allocatable func() corev1.ResourceList, memoryLimit func(*corev1.Pod) int64) *Volumes {
+	return &Volumes{
+		podDir: podDir, recordDir: recordDir, objects: objects, allocatable: allocatable, memoryLimit: memoryLimit, Patience: defaultPatience,
+	}
 }
 
 // ReadOnly says whether containers may only read the volume, whatever their
@@ -123,7 +125,7 @@ func (v *Volumes) setUpOne(ctx context.Context, pod *corev1.Pod, vol *corev1.Vol
 		}
 		return vol.HostPath.Path, nil, v.askHostPath(ctx, vol.HostPath.Path, func() error { return checkHostPath(vol.HostPath) })
 	case vol.EmptyDir != nil:
-		return path, nil, emptyDir(path, vol.EmptyDir, fsGroup(pod))
+		return path, nil, emptyDir(path, vol.EmptyDir, fsGroup(pod), v.memorySize(pod, vol.EmptyDir))
 	}
 	content, memory, warning, err := v.content(ctx, pod, vol)
 	if err != nil {
@@ -146,73 +148,6 @@ func fsGroup(pod *corev1.Pod) *int64 {
 		return nil
 	}
 	return pod.Spec.SecurityContext.FSGroup
-}
-
-// emptyDir makes the folder complete before it gets its name; one that is
-// there is left as its users made it.
-func emptyDir(path string, source *corev1.EmptyDirVolumeSource, group *int64) error {
-	mode := uint32(0o777)
-	if group != nil {
-		mode |= unix.S_ISGID
-	}
-	switch source.Medium {
-	case corev1.StorageMediumMemory:
-		if err := os.MkdirAll(path, 0o755); err != nil {
-			return err
-		}
-		options := fmt.Sprintf("mode=%o", mode)
-		if group != nil {
-			options += fmt.Sprintf(",gid=%d", *group)
-		}
-		if source.SizeLimit != nil && source.SizeLimit.Value() > 0 {
-			options += fmt.Sprintf(",size=%d", source.SizeLimit.Value())
-		}
-		return mountTmpfs(path, options)
-	case corev1.StorageMediumDefault:
-	default:
-		return fmt.Errorf("emptyDir medium %q is not supported", source.Medium)
-	}
-	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	volumes, name := filepath.Dir(path), filepath.Base(path)
-	unfinished := filepath.Join(volumes, ".new-"+name)
-	if err := confine.RemoveAll(unfinished); err != nil {
-		return err
-	}
-	if err := os.MkdirAll(unfinished, 0o700); err != nil {
-		return err
-	}
-	if group != nil {
-		if err := os.Chown(unfinished, -1, int(*group)); err != nil {
-			return err
-		}
-	}
-	if err := unix.Chmod(unfinished, mode); err != nil {
-		return err
-	}
-	return os.Rename(unfinished, path)
-}
-
-// mountTmpfs mounts once: a mount that an earlier agent made is kept with
-// all that is in it.
-func mountTmpfs(path, options string) error {
-	mounted, err := isMountPoint(path)
-	if err != nil || mounted {
-		return err
-	}
-	if err := unix.Mount("tmpfs", path, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
-		return fmt.Errorf("mount memory at %s: %w", path, err)
-	}
-	return nil
-}
-
-func isMountPoint(path string) (bool, error) {
-	var stat unix.Statx_t
-	if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, 0, &stat); err != nil {
-		return false, fmt.Errorf("stat %s: %w", path, err)
-	}
-	return stat.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil
 }
 
 // TearDown unmounts and removes everything of the pod. It enters no mount:

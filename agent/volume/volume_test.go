@@ -35,7 +35,7 @@ func (g *given) Secret(_ context.Context, _, name string) (*corev1.Secret, error
 func testVolumes(t *testing.T, g *given) *Volumes {
 	dir := t.TempDir()
 	v := New(func(uid string) string { return filepath.Join(dir, uid) }, func(uid string) string { return filepath.Join(dir, "records", uid) },
-		g, func() corev1.ResourceList { return nil })
+		g, func() corev1.ResourceList { return nil }, func(*corev1.Pod) int64 { return 0 })
 	t.Cleanup(func() {
 		if err := v.TearDown("uid"); err != nil {
 			t.Error(err)
