@@ -177,10 +177,9 @@ func (s *store) encrypted(ctx context.Context, settings *settings, identity stri
 	if settings.EncryptionConfig == "" {
 		return plain, nil, nil
 	}
-	kinds := resource.Kinds()
-	resources := make([]schema.GroupResource, len(kinds))
-	for i, k := range kinds {
-		resources[i] = k.GroupResource()
+	resources := map[string]schema.GroupResource{}
+	for _, k := range resource.Kinds() {
+		resources[k.Prefix()] = k.GroupResource()
 	}
 	provider, err := encryption.Open(context.WithoutCancel(ctx), settings.EncryptionConfig, settings.EncryptionReload, resources, identity)
 	if err != nil {

@@ -84,7 +84,7 @@ func (e *testEtcd) put(t *testing.T, objs ...runtime.Object) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		key := storage.Key(resourceOf(t, obj), m.GetNamespace(), m.GetName())
+		key := storage.Key(pathOf(t, obj), m.GetNamespace(), m.GetName())
 		if _, err := e.client.Put(context.Background(), key, string(data)); err != nil {
 			t.Fatal(err)
 		}

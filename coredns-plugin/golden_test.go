@@ -18,7 +18,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/kubernetes/scheme"
 )
 
@@ -121,18 +120,19 @@ func parseObjects(t *testing.T, yaml []byte) []runtime.Object {
 	return objs
 }
 
-func resourceOf(t *testing.T, obj runtime.Object) schema.GroupResource {
+// pathOf is where kube-apiserver keeps objects of a type.
+func pathOf(t *testing.T, obj runtime.Object) string {
 	t.Helper()
 	switch obj.(type) {
 	case *corev1.Namespace:
-		return schema.GroupResource{Resource: "namespaces"}
+		return "namespaces"
 	case *corev1.Service:
-		return schema.GroupResource{Resource: "services"}
+		return "services/specs"
 	case *corev1.Pod:
-		return schema.GroupResource{Resource: "pods"}
+		return "pods"
 	case *discoveryv1.EndpointSlice:
-		return schema.GroupResource{Group: discoveryv1.GroupName, Resource: "endpointslices"}
+		return "endpointslices"
 	}
-	t.Fatalf("no resource for %T", obj)
-	return schema.GroupResource{}
+	t.Fatalf("no path for %T", obj)
+	return ""
 }

@@ -174,16 +174,19 @@ func (s *Skep) feeds() []source.Feed {
 	feeds := []source.Feed{
 		{
 			Resource: schema.GroupResource{Resource: "namespaces"},
+			Path:     "namespaces",
 			Put:      typed(func(n *corev1.Namespace) { x.PutNamespace(n.Name) }),
 			Delete:   func(_, name string) { x.DeleteNamespace(name) },
 		},
 		{
 			Resource: schema.GroupResource{Resource: "services"},
+			Path:     "services/specs",
 			Put:      typed(x.PutService),
 			Delete:   x.DeleteService,
 		},
 		{
 			Resource: schema.GroupResource{Group: discoveryv1.GroupName, Resource: "endpointslices"},
+			Path:     "endpointslices",
 			Put:      typed(x.PutSlice),
 			Delete:   x.DeleteSlice,
 		},
@@ -191,6 +194,7 @@ func (s *Skep) feeds() []source.Feed {
 	if s.pods == podsVerified {
 		feeds = append(feeds, source.Feed{
 			Resource: schema.GroupResource{Resource: "pods"},
+			Path:     "pods",
 			Put:      typed(x.PutPod),
 			Delete:   x.DeletePod,
 		})

@@ -182,7 +182,7 @@ func TestDeletedNodeIsRefused(t *testing.T) {
 // A node that the restored state does not know is refused as that, not as one that was removed: its pods are to run on.
 func TestNodeUnknownToTheStore(t *testing.T) {
 	config, client := registered(t, "restored-1", makeToken(t, jointoken.Token{}))
-	nodeKey := storage.Key(resource.Nodes.GroupResource(), "", "restored-1")
+	nodeKey := resource.Nodes.Key("", "restored-1")
 	_, err := shared.server.registry.Store().Commit(t.Context(), nil, []storage.Op{
 		{Key: resource.MemberKey("restored-1"), Delete: true}, {Key: nodeKey, Delete: true},
 	})

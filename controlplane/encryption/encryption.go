@@ -48,12 +48,9 @@ type configured struct {
 	stop         context.CancelFunc
 }
 
-// Open reads the configuration at path. resources are all that are stored; identity names this server to KMS plugins.
-func Open(ctx context.Context, path string, reload bool, resources []schema.GroupResource, identity string) (*Provider, error) {
-	p := &Provider{path: path, reload: reload, identity: identity, byPrefix: map[string]schema.GroupResource{}}
-	for _, gr := range resources {
-		p.byPrefix[storage.Prefix(gr)] = gr
-	}
+// Open reads the configuration at path. resources are all that are stored, by the prefix of their keys; identity names this server to KMS plugins.
+func Open(ctx context.Context, path string, reload bool, resources map[string]schema.GroupResource, identity string) (*Provider, error) {
+	p := &Provider{path: path, reload: reload, identity: identity, byPrefix: resources}
 	c, err := p.load(ctx)
 	if err != nil {
 		return nil, err

@@ -53,10 +53,10 @@ func configure(t *testing.T, path, resources string, providers ...string) {
 	}
 }
 
-func resources() []schema.GroupResource {
-	var all []schema.GroupResource
+func resources() map[string]schema.GroupResource {
+	all := map[string]schema.GroupResource{}
 	for _, k := range resource.Kinds() {
-		all = append(all, k.GroupResource())
+		all[k.Prefix()] = k.GroupResource()
 	}
 	return all
 }

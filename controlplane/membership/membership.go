@@ -19,8 +19,6 @@ import (
 	"sync"
 	"time"
 
-	"k8s.io/apimachinery/pkg/runtime/schema"
-
 	"github.com/skep-io/skep/controlplane/resource"
 	"github.com/skep-io/skep/controlplane/storage"
 )
@@ -273,9 +271,7 @@ func newMember() (resource.Member, error) {
 	return resource.Member{ID: hex.EncodeToString(id)}, nil
 }
 
-func nodeKey(name string) string {
-	return storage.Key(schema.GroupResource{Resource: "nodes"}, "", name)
-}
+func nodeKey(name string) string { return resource.Nodes.Key("", name) }
 
 // recordedKey is there once the nodes from before there were memberships have been given one.
 const recordedKey = "/skep/members-recorded"

@@ -183,7 +183,7 @@ func checkRecords(t *testing.T, r *Registry) {
 		service := obj.(*corev1.Service)
 		name := service.Namespace + "/" + service.Name
 		for _, ip := range heldIPs(service) {
-			hold(storage.Key(IPAddresses.GroupResource(), "", ip), name)
+			hold(IPAddresses.Key("", ip), name)
 		}
 		for _, port := range heldNodePorts(service) {
 			hold(port.key(), name)
@@ -197,7 +197,7 @@ func checkRecords(t *testing.T, r *Registry) {
 	got := map[string]string{}
 	for _, obj := range stored(t, r, IPAddresses) {
 		ref := obj.(*networkingv1.IPAddress).Spec.ParentRef
-		got[storage.Key(IPAddresses.GroupResource(), "", obj.GetName())] = ref.Namespace + "/" + ref.Name
+		got[IPAddresses.Key("", obj.GetName())] = ref.Namespace + "/" + ref.Name
 	}
 	for _, prefix := range []string{nodePortPrefix, podCIDRPrefix} {
 		kvs, _, err := r.store.List(t.Context(), prefix)
@@ -222,7 +222,7 @@ func checkRecords(t *testing.T, r *Registry) {
 
 func stored(t *testing.T, r *Registry, k *Kind) []Object {
 	t.Helper()
-	kvs, _, err := r.store.List(t.Context(), storage.Prefix(k.GroupResource()))
+	kvs, _, err := r.store.List(t.Context(), k.Prefix())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ var Endpoints = &Kind{
 	ShortNames: []string{"ep"}, Namespaced: true, Verbs: allVerbs,
 	New:     func() Object { return &corev1.Endpoints{} },
 	NewList: func() runtime.Object { return &corev1.EndpointsList{} },
+	Path:    "services/endpoints",
 
 	Default:        setDefaults,
 	ValidateCreate: validateCreate(validation.ValidateEndpointsCreate),

@@ -20,6 +20,7 @@ var Ingresses = &Kind{
 	ShortNames: []string{"ing"}, Namespaced: true, Verbs: allVerbs,
 	New:     func() Object { return &networkingv1.Ingress{} },
 	NewList: func() runtime.Object { return &networkingv1.IngressList{} },
+	Path:    "ingress",
 
 	Default: setDefaults,
 	PrepareForCreate: prepareCreate(func(ingress *networking.Ingress) {

@@ -6,6 +6,7 @@
 package resource
 
 import (
+	"cmp"
 	"context"
 	"time"
 
@@ -38,6 +39,8 @@ type Kind struct {
 
 	New     func() Object
 	NewList func() runtime.Object
+	// Path is where objects are stored, below storage.Root; empty: the resource's name, as nearly all of Kubernetes' own have it.
+	Path string
 	// Codec is the form in which objects are stored; nil: that of the scheme.
 	Codec storage.Codec
 	// TTL is after how long an object goes away by itself; 0: never.
@@ -81,6 +84,19 @@ type Tx struct {
 	Ops    []storage.Op
 }
 
+// Prefix is the part that the storage keys of all objects have in common.
+func (k *Kind) Prefix() string { return storage.Prefix(k.path()) }
+
+// Key is the storage key of an object. The namespace of a kind that has none is left out.
+func (k *Kind) Key(ns, name string) string {
+	if !k.Namespaced {
+		ns = ""
+	}
+	return storage.Key(k.path(), ns, name)
+}
+
+func (k *Kind) path() string { return cmp.Or(k.Path, k.Resource) }
+
 // codec is the form in which objects are stored.
 func (k *Kind) codec() storage.Codec {
 	if k.Codec != nil {
@@ -89,7 +105,7 @@ func (k *Kind) codec() storage.Codec {
 	return scheme.Codec
 }
 
-// GroupResource is the name that errors and storage keys are made of.
+// GroupResource is the name that errors are made of.
 func (k *Kind) GroupResource() schema.GroupResource {
 	return schema.GroupResource{Group: k.GVK.Group, Resource: k.Resource}
 }

@@ -68,7 +68,7 @@ func (r *Registry) TakeLoadBalancerIP(ctx context.Context, tx *Tx, service *core
 // showsLoadBalancerIP also returns a guard that holds as long as its answer does.
 func (r *Registry) showsLoadBalancerIP(ctx context.Context, service string, addr netip.Addr) (storage.Guard, bool, error) {
 	ns, name, _ := strings.Cut(service, "/")
-	guard := storage.Guard{Key: Services.key(ns, name)}
+	guard := storage.Guard{Key: Services.Key(ns, name)}
 	current, err := r.fresh(ctx, Services, guard.Key, name)
 	if apierrors.IsNotFound(err) {
 		return guard, false, nil

@@ -18,6 +18,7 @@ var Nodes = &Kind{
 	ShortNames: []string{"no"}, Verbs: allVerbs,
 	New:     func() Object { return &corev1.Node{} },
 	NewList: func() runtime.Object { return &corev1.NodeList{} },
+	Path:    "minions",
 
 	Default: setDefaults,
 	PrepareForCreate: prepareCreate(func(node *core.Node) {

@@ -112,7 +112,7 @@ func NewRegistry(store storage.Interface, cfg Config, kinds []*Kind) *Registry {
 		r.byName[k.GroupVersionResource()] = k
 		r.caches[k] = watchcache.New(watchcache.Config{
 			Store:   store,
-			Prefix:  storage.Prefix(k.GroupResource()),
+			Prefix:  k.Prefix(),
 			Codec:   k.codec(),
 			Indexes: k.Indexes,
 		})
@@ -161,11 +161,3 @@ func (r *Registry) Cache(k *Kind) *watchcache.Cache { return r.caches[k] }
 // Subscribe calls h with the state of a kind and then with every event, in order.
 // h must not block, and it may read the registry's caches.
 func (r *Registry) Subscribe(k *Kind, h func(watchcache.Event)) { r.caches[k].Subscribe(h) }
-
-// key is the storage key of an object. The namespace of a kind that has none is left out.
-func (k *Kind) key(ns, name string) string {
-	if !k.Namespaced {
-		ns = ""
-	}
-	return storage.Key(k.GroupResource(), ns, name)
-}

@@ -45,7 +45,7 @@ func (r *Registry) bindBatch(ctx context.Context, bindings []Binding, errs []err
 	var todo []pending
 	seen := make(map[string]bool, len(bindings))
 	for i, b := range bindings {
-		key := Pods.key(b.Namespace, b.Name)
+		key := Pods.Key(b.Namespace, b.Name)
 		if seen[key] {
 			errs[i] = b.conflict(fmt.Errorf("pod %s is bound twice in one request", b.Name))
 			continue

@@ -82,7 +82,7 @@ func generateName(base string) string {
 
 // insert writes a complete object together with what is allocated for it.
 func (r *Registry) insert(ctx context.Context, k *Kind, obj Object, o CreateOptions) (Object, error) {
-	key := k.key(obj.GetNamespace(), obj.GetName())
+	key := k.Key(obj.GetNamespace(), obj.GetName())
 	for range maxAttempts {
 		var tx Tx
 		stored := obj
@@ -152,7 +152,7 @@ func (r *Registry) acceptsContent(ctx context.Context, k *Kind, obj Object) erro
 	if err := cache.WaitForSync(ctx); err != nil {
 		return storeError(ctx, err)
 	}
-	key := Namespaces.key("", ns)
+	key := Namespaces.Key("", ns)
 	o, ok := cache.Get(key)
 	if !ok {
 		var err error

@@ -40,7 +40,7 @@ func (r *Registry) Delete(ctx context.Context, k *Kind, ns, name string, o *meta
 	if err := r.caches[k].WaitForSync(ctx); err != nil {
 		return nil, false, storeError(ctx, err)
 	}
-	key := k.key(ns, name)
+	key := k.Key(ns, name)
 	if ptr.Deref(o.IgnoreStoreReadErrorWithClusterBreakingPotential, false) {
 		return nil, true, r.deleteUnreadable(ctx, k, key, name, len(o.DryRun) > 0)
 	}

@@ -86,7 +86,7 @@ func (r *Registry) listDirectly(k *Kind, s *selector) *List {
 	case s.name != "" && (s.namespace != "" || !k.Namespaced):
 		snapshot := r.caches[k].Snapshot()
 		list.Revision = snapshot.Revision
-		if o, ok := snapshot.Get(k.key(s.namespace, s.name)); ok {
+		if o, ok := snapshot.Get(k.Key(s.namespace, s.name)); ok {
 			found = []*watchcache.Object{o}
 		}
 	case s.trigger != nil && k.Indexes[s.trigger.Index] != nil:

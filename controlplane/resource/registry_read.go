@@ -20,7 +20,7 @@ const freshWait = 3 * time.Second
 // Get reads one object. It is as fresh as minRevision says: "" is linearizable,
 // "0" takes what the cache has, and a revision waits until the cache has it.
 func (r *Registry) Get(ctx context.Context, k *Kind, ns, name string, minRevision string) (Object, error) {
-	key := k.key(ns, name)
+	key := k.Key(ns, name)
 	if minRevision == "" {
 		o, err := r.fresh(ctx, k, key, name)
 		if err != nil {
@@ -115,7 +115,7 @@ func Get[T Object](ctx context.Context, r *Registry, k *Kind, ns, name string) (
 	if err := r.caches[k].WaitForSync(ctx); err != nil {
 		return none, err
 	}
-	o, err := r.cached(k, k.key(ns, name), name)
+	o, err := r.cached(k, k.Key(ns, name), name)
 	if err != nil {
 		return none, err
 	}
@@ -159,7 +159,7 @@ func as[T Object](o *watchcache.Object) (T, error) {
 
 // prefix is that of the keys of a namespace, or of all objects of the kind.
 func (k *Kind) prefix(ns string) string {
-	prefix := storage.Prefix(k.GroupResource())
+	prefix := k.Prefix()
 	if ns == "" || !k.Namespaced {
 		return prefix
 	}

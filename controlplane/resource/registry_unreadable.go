@@ -49,7 +49,7 @@ func (r *Registry) stale(ctx context.Context, key string) bool {
 
 // Unreadable returns the objects of a kind that cannot be decoded.
 func (r *Registry) Unreadable(k *Kind) []watchcache.Unreadable {
-	return r.caches[k].Unreadable(storage.Prefix(k.GroupResource()))
+	return r.caches[k].Unreadable(k.Prefix())
 }
 
 // Reread reads again what could not be decoded.
@@ -66,7 +66,7 @@ func (r *Registry) Reread() {
 func (r *Registry) complete(k *Kind, s *selector) error {
 	prefix := k.prefix(s.namespace)
 	if s.name != "" && (s.namespace != "" || !k.Namespaced) {
-		prefix = k.key(s.namespace, s.name)
+		prefix = k.Key(s.namespace, s.name)
 	}
 	var hidden []watchcache.Unreadable
 	for _, u := range r.caches[k].Unreadable(prefix) {

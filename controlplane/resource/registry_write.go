@@ -55,7 +55,7 @@ func (r *Registry) ModifyWith(ctx context.Context, k *Kind, sub, ns, name string
 	if err := r.caches[k].WaitForSync(ctx); err != nil {
 		return nil, storeError(ctx, err)
 	}
-	u := modification{r: r, k: k, rules: rules, main: sub == "", key: k.key(ns, name), name: name, options: o, change: change}
+	u := modification{r: r, k: k, rules: rules, main: sub == "", key: k.Key(ns, name), name: name, options: o, change: change}
 	for range maxAttempts {
 		result, err := u.attempt(ctx)
 		if !errors.Is(err, errAgain) {
@@ -270,7 +270,7 @@ func (k *Kind) finished(obj, old Object) bool {
 // seen why, so that what is allocated next is not the same again.
 func (r *Registry) catchUp(ctx context.Context, conflict *storage.ConflictError) error {
 	for _, k := range r.kinds {
-		prefix := storage.Prefix(k.GroupResource())
+		prefix := k.Prefix()
 		for _, key := range conflict.Keys {
 			if strings.HasPrefix(key, prefix) {
 				if err := r.waitForStore(ctx, k); err != nil {

@@ -24,6 +24,7 @@ var ReplicationControllers = &Kind{
 	Namespaced: true, Verbs: allVerbs,
 	New:     func() Object { return &corev1.ReplicationController{} },
 	NewList: func() runtime.Object { return &corev1.ReplicationControllerList{} },
+	Path:    "controllers",
 
 	Default: setDefaults,
 	PrepareForCreate: prepareCreate(func(rc *core.ReplicationController) {

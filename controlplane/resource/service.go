@@ -22,6 +22,7 @@ var Services = &Kind{
 	Namespaced: true, Verbs: allVerbs,
 	New:     func() Object { return &corev1.Service{} },
 	NewList: func() runtime.Object { return &corev1.ServiceList{} },
+	Path:    "services/specs",
 
 	Default: setDefaults,
 	PrepareForCreate: prepareCreate(func(service *core.Service) {

@@ -143,7 +143,7 @@ func allocateIP(ctx context.Context, r *Registry, tx *Tx, service *corev1.Servic
 	if err != nil {
 		return "", apierrors.NewInternalError(err)
 	}
-	key := storage.Key(IPAddresses.GroupResource(), "", addr.String())
+	key := IPAddresses.Key("", addr.String())
 	tx.Guards = append(tx.Guards, storage.Guard{Key: key}, guard)
 	tx.Ops = append(tx.Ops, storage.Op{Key: key, Value: value})
 	return addr.String(), nil
@@ -185,7 +185,7 @@ func (r *Registry) serviceRanges(family corev1.IPFamily) []serviceRange {
 			ranges = append(ranges, serviceRange{prefix, guard})
 		}
 	}
-	key := func(name string) string { return ServiceCIDRs.key("", name) }
+	key := func(name string) string { return ServiceCIDRs.Key("", name) }
 	if _, ok := r.Cache(ServiceCIDRs).Get(key(DefaultServiceCIDR)); !ok {
 		for _, prefix := range r.config.ServiceCIDRs {
 			add(prefix, storage.Guard{Key: key(DefaultServiceCIDR)})
@@ -235,7 +235,7 @@ func (r *Registry) checkServiceIP(ctx context.Context, family corev1.IPFamily, a
 	if band := newAddressBand(within.Prefix); addr.Less(band.first) || band.last.Less(addr) {
 		return storage.Guard{}, fmt.Errorf("the provided IP (%v) is not in the valid range. The range of valid IPs is %s", addr, within.Prefix)
 	}
-	_, err := r.store.Get(ctx, storage.Key(IPAddresses.GroupResource(), "", addr.String()))
+	_, err := r.store.Get(ctx, IPAddresses.Key("", addr.String()))
 	switch {
 	case err == nil:
 		return storage.Guard{}, errors.New("provided IP is already allocated")
@@ -259,7 +259,7 @@ func (r *Registry) serviceRangeOf(family corev1.IPFamily, addr netip.Addr) (serv
 // and which ranges were made.
 func (r *Registry) freeServiceIP(ctx context.Context, family corev1.IPFamily) (addr netip.Addr, guard storage.Guard, ok bool, err error) {
 	taken := func(addr netip.Addr) bool {
-		_, held := r.Cache(IPAddresses).Get(storage.Key(IPAddresses.GroupResource(), "", addr.String()))
+		_, held := r.Cache(IPAddresses).Get(IPAddresses.Key("", addr.String()))
 		return held
 	}
 	search := func() (netip.Addr, storage.Guard, bool) {
@@ -343,7 +343,7 @@ func releaseIPs(ctx context.Context, r *Registry, tx *Tx, service *corev1.Servic
 		if slices.Contains(keep, ip) {
 			continue
 		}
-		key := storage.Key(IPAddresses.GroupResource(), "", ip)
+		key := IPAddresses.Key("", ip)
 		kv, err := r.store.Get(ctx, key)
 		if errors.Is(err, storage.ErrNotFound) {
 			continue

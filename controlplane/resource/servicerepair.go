@@ -20,7 +20,7 @@ func (r *Registry) RecordServiceIP(ctx context.Context, service *corev1.Service,
 	if err != nil {
 		return apierrors.NewInternalError(err)
 	}
-	guard := storage.Guard{Key: IPAddresses.key("", addr.String())}
+	guard := storage.Guard{Key: IPAddresses.Key("", addr.String())}
 	if wrong != nil {
 		if guard.ModRevision, err = parseRevision(wrong.ResourceVersion); err != nil {
 			return err
@@ -75,7 +75,7 @@ func (r *Registry) record(ctx context.Context, service *corev1.Service, guards [
 	if err != nil {
 		return err
 	}
-	guards = append(guards, storage.Guard{Key: Services.key(service.Namespace, service.Name), ModRevision: revision})
+	guards = append(guards, storage.Guard{Key: Services.Key(service.Namespace, service.Name), ModRevision: revision})
 	_, err = r.store.Commit(ctx, guards, ops)
 	var conflict *storage.ConflictError
 	if errors.As(err, &conflict) {

@@ -10,45 +10,9 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/skep-io/skep/controlplane/scheme"
-	"github.com/skep-io/skep/controlplane/storage"
 )
-
-func TestKeysAreThoseOfKubernetes(t *testing.T) {
-	for _, tc := range []struct {
-		group, resource, namespace, name, want string
-	}{
-		{"", "pods", "default", "web", "/registry/pods/default/web"},
-		{"", "nodes", "", "node1", "/registry/minions/node1"},
-		{"", "services", "default", "web", "/registry/services/specs/default/web"},
-		{"", "endpoints", "default", "web", "/registry/services/endpoints/default/web"},
-		{"", "replicationcontrollers", "default", "web", "/registry/controllers/default/web"},
-		{"", "namespaces", "", "default", "/registry/namespaces/default"},
-		{"", "events", "default", "web.1", "/registry/events/default/web.1"},
-		{"", "serviceaccounts", "default", "default", "/registry/serviceaccounts/default/default"},
-		{"coordination.k8s.io", "leases", "kube-node-lease", "node1", "/registry/leases/kube-node-lease/node1"},
-		{"discovery.k8s.io", "endpointslices", "default", "web-x", "/registry/endpointslices/default/web-x"},
-		{"networking.k8s.io", "ipaddresses", "", "10.96.0.10", "/registry/ipaddresses/10.96.0.10"},
-		{"networking.k8s.io", "servicecidrs", "", "kubernetes", "/registry/servicecidrs/kubernetes"},
-	} {
-		gr := schema.GroupResource{Group: tc.group, Resource: tc.resource}
-		key := storage.Key(gr, tc.namespace, tc.name)
-		if key != tc.want {
-			t.Errorf("key of %s: %s, want %s", gr, key, tc.want)
-		}
-		namespace, name, ok := storage.ParseKey(gr, key)
-		if !ok || namespace != tc.namespace || name != tc.name {
-			t.Errorf("%s parses to %q, %q, %t", key, namespace, name, ok)
-		}
-	}
-	for _, key := range []string{"/registry/services/endpoints/a/b", "/registry/services/specs/a", "/registry/services/specs/a/b/c", "/registry/services/specs//b", ""} {
-		if namespace, name, ok := storage.ParseKey(schema.GroupResource{Resource: "services"}, key); ok {
-			t.Errorf("%q is taken for service %s/%s", key, namespace, name)
-		}
-	}
-}
 
 func TestEncodedFormIsKubernetes(t *testing.T) {
 	pod := &corev1.Pod{

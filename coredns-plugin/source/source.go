@@ -35,6 +35,7 @@ func types() *runtime.Scheme {
 // Feed is one kind of object to follow.
 type Feed struct {
 	Resource schema.GroupResource
+	Path     string // where its objects are stored below the prefix
 	Put      func(runtime.Object)
 	Delete   func(namespace, name string)
 }
@@ -210,5 +211,5 @@ func (f *follower) delete(key string) {
 // keyPrefix is the feed's folder below the configured root.
 func (f *follower) keyPrefix() string {
 	const root = "/registry"
-	return f.prefix + strings.TrimPrefix(storage.Prefix(f.feed.Resource), root)
+	return f.prefix + strings.TrimPrefix(storage.Prefix(f.feed.Path), root)
 }

@@ -14,7 +14,6 @@ import (
 
 	"github.com/skep-io/skep/controlplane/controller"
 	"github.com/skep-io/skep/controlplane/resource"
-	"github.com/skep-io/skep/controlplane/storage"
 )
 
 // ownership is what is known of an owner reference.
@@ -239,7 +238,7 @@ func (c *Controller) removeFinalizer(ctx context.Context, it item, finalizer str
 }
 
 func nodeKey(name string) string {
-	return storage.Key(resource.Nodes.GroupResource(), "", name)
+	return resource.Nodes.Key("", name)
 }
 
 // syncPod removes a pod whose node does not exist. Nobody is left to stop it or to confirm that it stopped.

@@ -179,7 +179,7 @@ func write(t *testing.T, r *resource.Registry, k *resource.Kind, obj resource.Ob
 	if err != nil {
 		t.Fatal(err)
 	}
-	key := storage.Key(k.GroupResource(), obj.GetNamespace(), obj.GetName())
+	key := k.Key(obj.GetNamespace(), obj.GetName())
 	revision, err := r.Store().Commit(t.Context(), nil, []storage.Op{{Key: key, Value: value}})
 	if err != nil {
 		t.Fatal(err)
