@@ -14,20 +14,20 @@ type rejection struct{ reason, message string }
 
 // admit judges the pod before anything of it is made. A pod that this node may not run has failed.
 func (w *worker) admit() {
-	if isTerminal(w.pod) || w.pod.DeletionTimestamp != nil {
+	if w.failed != nil || isTerminal(w.pod) || w.pod.DeletionTimestamp != nil {
 		return
 	}
 	r := w.pods.admission(w.pod)
 	if r == nil {
 		return
 	}
-	w.failed = &podFailure{r.reason, "Pod was rejected: " + r.message, true}
+	w.failed = &podFailure{reason: r.reason, message: "Pod was rejected: " + r.message, rejected: true}
 	w.event(corev1.EventTypeWarning, r.reason, "%s", r.message)
 }
 
 // admission returns the first reason to reject the pod, or nil.
 func (p *Pods) admission(pod *corev1.Pod) *rejection {
-	for _, judge := range []func(*corev1.Pod) *rejection{admitSystem, p.admitSysctls, p.admitAppArmor} {
+	for _, judge := range []func(*corev1.Pod) *rejection{p.admitPressed, admitSystem, p.admitSysctls, p.admitAppArmor} {
 		if r := judge(pod); r != nil {
 			return r
 		}

@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/fake"
@@ -310,8 +311,12 @@ func (c *cluster) await(name, what string, condition func(*corev1.Pod) bool) *co
 		last = c.get(name)
 		found := condition(last)
 		for !found {
-			e, open := <-w.ResultChan()
-			if !open {
+			var e watch.Event
+			select {
+			case e = <-w.ResultChan():
+			case <-ctx.Done(): // which a fake server's watch does not notice
+			}
+			if e.Object == nil {
 				break
 			}
 			if p, ok := e.Object.(*corev1.Pod); ok && p.Name == name {

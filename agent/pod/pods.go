@@ -72,8 +72,10 @@ type Config struct {
 	Allocatable func() corev1.ResourceList
 	// MemoryCapacity is the node's, in bytes; 0 if nobody knows.
 	MemoryCapacity int64
-	PodPidsLimit   int64             // processes and threads of one pod; 0: as many as all pods may have
-	Sysctls        *sysctl.Allowlist // kernel parameters that pods may set; none if nil
+	// Pressure is what the node is short of, as conditions of its Node object; optional.
+	Pressure     func() []corev1.NodeConditionType
+	PodPidsLimit int64             // processes and threads of one pod; 0: as many as all pods may have
+	Sysctls      *sysctl.Allowlist // kernel parameters that pods may set; none if nil
 	// MaxBackOff bounds the wait between restarts and between pulls; five
 	// minutes when 0.
 	MaxBackOff time.Duration

@@ -268,7 +268,11 @@ func (w *worker) gracePeriod() time.Duration {
 	if s := w.pod.DeletionGracePeriodSeconds; s != nil && w.pod.DeletionTimestamp != nil {
 		seconds = *s
 	}
-	return time.Duration(max(seconds, 1)) * time.Second
+	grace := time.Duration(max(seconds, 1)) * time.Second
+	if w.failed != nil && w.failed.grace > 0 {
+		grace = min(grace, w.failed.grace)
+	}
+	return grace
 }
 
 func (w *worker) formatted() string {

@@ -46,7 +46,7 @@ func (w *worker) status() *corev1.PodStatus {
 	}
 	status.Phase = w.phase()
 	switch {
-	case w.failed != nil:
+	case w.failedWhole():
 		status.Reason, status.Message = w.failed.reason, w.failed.message
 	case isTerminal(w.pod):
 		status.Phase = w.pod.Status.Phase // final, whoever decided it
@@ -201,7 +201,7 @@ func seconds(c *runtime.Container) metav1.Time { return metav1.NewTime(c.Started
 
 // phase sums up the containers.
 func (w *worker) phase() corev1.PodPhase {
-	if w.failed != nil {
+	if w.failedWhole() {
 		return corev1.PodFailed
 	}
 	if w.failedInit() != nil {
@@ -262,12 +262,16 @@ func (w *worker) conditions(status *corev1.PodStatus) []corev1.PodCondition {
 		initialized, ready, containersReady,
 		{Type: corev1.PodScheduled, Status: corev1.ConditionTrue},
 	}
+	disruption, disrupted := w.disruption()
+	if disrupted {
+		own = append(own, disruption)
+	}
 	for i := range own {
 		own[i].ObservedGeneration = w.pod.Generation
 		w.stampCondition(&own[i])
 	}
 	for _, c := range w.pod.Status.Conditions {
-		if !isOwn(c.Type) {
+		if !isOwn(c.Type) && !(disrupted && c.Type == disruption.Type) {
 			own = append(own, c)
 		}
 	}

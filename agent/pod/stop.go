@@ -206,6 +206,7 @@ func (w *worker) releaseResources() {
 				return
 			}
 			w.released, w.setup, w.clean = true, nil, retry{}
+			w.gaveBack.Store(true)
 		}
 	})
 }

@@ -33,8 +33,10 @@ type worker struct {
 
 	filesMu sync.Mutex // hosts, resolv.conf and hostname are written once
 
-	latest atomic.Pointer[corev1.PodStatus]
-	writer *statusWriter
+	latest   atomic.Pointer[corev1.PodStatus]
+	writer   *statusWriter
+	evicted  atomic.Bool // the node has decided to end it
+	gaveBack atomic.Bool // released, for others than the worker
 
 	// ---- the goroutine's own ----
 
@@ -47,7 +49,7 @@ type worker struct {
 	setupOff backoff
 
 	containers map[string]*containerState
-	failed     *podFailure // active deadline exceeded, or rejected by this node
+	failed     *podFailure // active deadline exceeded, evicted, or rejected by this node
 	ended      bool        // everything of the pod has been removed
 	cleaning   bool
 	clean      retry
@@ -63,6 +65,8 @@ type worker struct {
 type podFailure struct {
 	reason, message string
 	rejected        bool
+	disrupted       bool          // for the node's sake
+	grace           time.Duration // bounds the pod's own; 0: it does not
 }
 
 // role of a container in its pod's life.
@@ -280,6 +284,7 @@ func (w *worker) adopt() {
 			state.started = status.Started != nil && *status.Started
 		}
 	}
+	w.adoptEviction()
 	for _, state := range w.containers {
 		if state.running() {
 			w.startProbes(state)

@@ -1,0 +1,160 @@
+package pod
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	corev1helpers "k8s.io/component-helpers/scheduling/corev1"
+	"k8s.io/klog/v2"
+
+	"github.com/skep-io/skep/agent/durable"
+)
+
+// ReasonEvicted is the reason of pods that the node ended, or did not take, for want of something.
+const ReasonEvicted = "Evicted"
+
+// Eviction is why and how the node ends a pod by itself.
+type Eviction struct {
+	Message string `json:"message"`
+	// Annotations are the event's.
+	Annotations map[string]string `json:"annotations,omitempty"`
+	// GracePeriod replaces the pod's, in seconds.
+	GracePeriod int64 `json:"gracePeriod"`
+	// Disrupted gives the pod the condition DisruptionTarget: it goes for the node's sake, not for what it did itself.
+	Disrupted bool `json:"disrupted,omitempty"`
+}
+
+// ImmediateGracePeriod is how long kubelet gives pods that have to go at once, in seconds.
+const ImmediateGracePeriod = 1
+
+// Evict ends a pod, which has failed from then on: its containers end within the grace period, and what it holds of the node is
+// given back. It returns before that (see Released), and as soon as the decision will outlive the agent, or at least has been
+// made. It says false of pods that are not here, that have ended or are evicted already, and of those that the cluster itself
+// depends on.
+func (p *Pods) Evict(uid types.UID, e Eviction) bool {
+	w := p.worker(string(uid))
+	if w == nil || isCritical(w.ref) {
+		return false
+	}
+	if status := w.published(); status != nil && (status.Phase == corev1.PodSucceeded || status.Phase == corev1.PodFailed) {
+		return false
+	}
+	if !w.evicted.CompareAndSwap(false, true) {
+		return false
+	}
+	if err := writeEviction(w.evictionFile(), e); err != nil {
+		// A full disk is one of the reasons for evictions.
+		w.log().Error("eviction not recorded: should the agent end now, its successor has to decide anew", "err", err)
+	}
+	w.post(func() { w.evict(e) })
+	return true
+}
+
+// Released says whether nothing of a pod runs on this node any more and what it held has been given back.
+func (p *Pods) Released(uid types.UID) bool {
+	w := p.worker(string(uid))
+	return w == nil || w.gaveBack.Load()
+}
+
+// evict is the decision, made now or by an agent before this one.
+func (w *worker) evict(e Eviction) {
+	if w.failed != nil || isTerminal(w.pod) {
+		return
+	}
+	w.failed = &podFailure{
+		reason: ReasonEvicted, message: e.Message, disrupted: e.Disrupted,
+		grace: time.Duration(max(e.GracePeriod, 1)) * time.Second,
+	}
+	w.pods.cfg.Recorder.AnnotatedEventf(w.reference(""), e.Annotations, corev1.EventTypeWarning, ReasonEvicted, "%s", e.Message)
+	w.log().Warn("pod evicted", "message", e.Message, "grace", w.failed.grace)
+}
+
+func (w *worker) evictionFile() string {
+	return filepath.Join(w.pods.cfg.Runtime.PodDir(w.uid), "eviction.json")
+}
+
+func writeEviction(path string, e Eviction) error {
+	data, err := json.Marshal(e)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
+		return err
+	}
+	return durable.WriteFile(path, data, 0o600)
+}
+
+// adoptEviction goes on with what an earlier agent decided.
+func (w *worker) adoptEviction() {
+	e, err := readEviction(w.evictionFile())
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		w.log().Error("record of an eviction not read: the pod runs on", "err", err)
+	default:
+		w.evicted.Store(true)
+		w.evict(e)
+	}
+}
+
+func readEviction(path string) (e Eviction, err error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return e, err
+	}
+	if err := json.Unmarshal(data, &e); err != nil {
+		return e, fmt.Errorf("%s: %w", path, err)
+	}
+	return e, nil
+}
+
+// mayRun says whether something of the pod runs, or is about to.
+func (w *worker) mayRun() bool {
+	for _, c := range w.containers {
+		if c.running() || c.starting {
+			return true
+		}
+	}
+	return false
+}
+
+// failedWhole says whether the pod has failed from this side and nothing of it runs any more. As under the kubelet, it is not
+// shown as failed before, since others take what it had for free then.
+func (w *worker) failedWhole() bool { return w.failed != nil && !w.mayRun() }
+
+// disruption is the condition of a pod that went for the node's sake.
+func (w *worker) disruption() (corev1.PodCondition, bool) {
+	if !w.failedWhole() || !w.failed.disrupted {
+		return corev1.PodCondition{}, false
+	}
+	return corev1.PodCondition{
+		Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue,
+		Reason: corev1.PodReasonTerminationByKubelet, Message: w.failed.message,
+	}, true
+}
+
+// admitPressed rejects pods that a node short of something does not take. One that has begun stays: it ran before.
+func (p *Pods) admitPressed(pod *corev1.Pod) *rejection {
+	if p.cfg.Pressure == nil {
+		return nil
+	}
+	conditions := p.cfg.Pressure()
+	if len(conditions) == 0 || isCritical(pod) || len(p.containersOf(string(pod.UID))) > 0 {
+		return nil
+	}
+	if len(conditions) == 1 && conditions[0] == corev1.NodeMemoryPressure {
+		taint := corev1.Taint{Key: corev1.TaintNodeMemoryPressure, Effect: corev1.TaintEffectNoSchedule}
+		if qosClass(pod) != corev1.PodQOSBestEffort || corev1helpers.TolerationsTolerateTaint(klog.Logger{}, pod.Spec.Tolerations, &taint, false) {
+			return nil
+		}
+	}
+	return &rejection{ReasonEvicted, fmt.Sprintf("The node had condition: %v. ", conditions)}
+}
