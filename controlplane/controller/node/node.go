@@ -1,6 +1,6 @@
 // Package node acts on nodes that fall silent and on taints that evict. It owns
-// the Unknown state of node conditions, the taints unreachable and not-ready,
-// the readiness of pods on a silent node, and evictions. It never starts
+// the Unknown state of node conditions, the taints that conditions ask for,
+// the readiness of pods on a silent node, and evictions by taints. It never starts
 // anything on a node, and it does not judge by the clocks of nodes.
 package node
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"slices"
 	"testing"
 	"time"
 
@@ -233,5 +234,48 @@ func TestStalledProcess(t *testing.T) {
 		if unknown(n) || len(n.Spec.Taints) > 0 || terminating(h.pod("web-"+name)) {
 			t.Errorf("%s was given up: %v %v", name, n.Status.Conditions, n.Spec.Taints)
 		}
+	}
+}
+
+// A node that is short of something takes no new pods until it says that it no longer is; what runs there is left to its agent,
+// and taints that others set stay.
+func TestPressureTaints(t *testing.T) {
+	h := startHosts(t, "a")
+	set := func(kind corev1.NodeConditionType, status corev1.ConditionStatus) {
+		t.Helper()
+		controlplanetest.Modify(t, h.r, resource.Nodes, "status", "", "a", func(n *corev1.Node) {
+			n.Status.Conditions = slices.DeleteFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool { return c.Type == kind })
+			n.Status.Conditions = append(n.Status.Conditions, corev1.NodeCondition{Type: kind, Status: status, LastHeartbeatTime: metav1.Now()})
+		})
+	}
+	expect := func(keys ...string) {
+		t.Helper()
+		h.awaitNode("a", func(n *corev1.Node) bool {
+			if len(n.Spec.Taints) != len(keys) {
+				return false
+			}
+			for _, key := range keys {
+				if !slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == key && t.Effect == corev1.TaintEffectNoSchedule }) {
+					return false
+				}
+			}
+			return true
+		})
+	}
+	controlplanetest.Modify(t, h.r, resource.Nodes, "", "", "a", func(n *corev1.Node) {
+		n.Spec.Taints = []corev1.Taint{{Key: "owner", Value: "batch", Effect: corev1.TaintEffectNoSchedule}}
+	})
+	set(corev1.NodeMemoryPressure, corev1.ConditionTrue)
+	expect("owner", corev1.TaintNodeMemoryPressure)
+	set(corev1.NodeDiskPressure, corev1.ConditionTrue)
+	set(corev1.NodePIDPressure, corev1.ConditionTrue)
+	expect("owner", corev1.TaintNodeMemoryPressure, corev1.TaintNodeDiskPressure, corev1.TaintNodePIDPressure)
+	set(corev1.NodeMemoryPressure, corev1.ConditionFalse)
+	set(corev1.NodePIDPressure, corev1.ConditionUnknown)
+	expect("owner", corev1.TaintNodeDiskPressure)
+	set(corev1.NodeDiskPressure, corev1.ConditionFalse)
+	expect("owner")
+	if p := h.pod("web-a"); p.DeletionTimestamp != nil || p.Status.Phase != corev1.PodRunning {
+		t.Errorf("the pod there: %+v", p.Status)
 	}
 }
