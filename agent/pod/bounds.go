@@ -56,7 +56,7 @@ func (p *Pods) release(ctx context.Context, uid string) error {
 			return p.cfg.Runtime.RemoveSandbox(uid)
 		}),
 		bounded.Run(ctx, &p.calls, "volumes of "+uid, "the pod's volumes to be unmounted", p.cfg.Patience, func() error {
-			return p.volumes.TearDown(uid)
+			return errors.Join(p.volumes.TearDown(uid), p.cfg.Runtime.DropFiles(uid))
 		}),
 	)
 }

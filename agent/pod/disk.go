@@ -2,6 +2,7 @@ package pod
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"path/filepath"
 	"sync"
@@ -58,6 +59,7 @@ func (p *Pods) trees(ctx context.Context, uid string) []usage.Tree {
 			add(usage.Memory, v.Name, path)
 		case v.EmptyDir != nil, v.ConfigMap != nil, v.DownwardAPI != nil:
 			add(usage.Volume, v.Name, path)
+			list[len(list)-1].Counted = v.EmptyDir != nil && !hostUsers(w.ref)
 		}
 	}
 	for _, containers := range [][]corev1.Container{w.ref.Spec.InitContainers, w.ref.Spec.Containers} {
@@ -81,6 +83,17 @@ func (p *Pods) trees(ctx context.Context, uid string) []usage.Tree {
 		add(usage.Files, filepath.Base(dir), dir)
 	}
 	return list
+}
+
+// countVolume has a new emptyDir counted by the kernel where that can be believed: from a user namespace nobody changes what a file
+// counts for, the owner of a file outside of one does.
+func (p *Pods) countVolume(pod *corev1.Pod, dir string) {
+	if hostUsers(pod) {
+		return
+	}
+	if err := p.quotas.Assign(dir); err != nil && !errors.Is(err, usage.ErrNoQuotas) {
+		slog.Warn("volume not counted by the kernel; it will be walked", "pod", pod.Namespace+"/"+pod.Name, "err", err)
+	}
 }
 
 func (l *layers) of(ctx context.Context, rt *runtime.Runtime, id string) (string, error) {

@@ -93,6 +93,7 @@ type Pods struct {
 	volumes  *volume.Volumes
 	disk     *usage.Meter
 	layers   layers
+	quotas   usage.Quotas
 	calls    bounded.Calls // of the kernel, that may hang
 	informer cache.SharedIndexInformer
 
@@ -119,7 +120,7 @@ func New(cfg Config) *Pods {
 	p.volumes = volume.New(cfg.Runtime.PodDir, cfg.Runtime.VolumeRecordDir, p.objects, cfg.Allocatable,
 		func(pod *corev1.Pod) int64 { return podLimits(pod, 0).Memory })
 	p.disk = p.newDiskMeter()
-	p.volumes.Patience = cfg.Patience
+	p.volumes.Patience, p.volumes.Made = cfg.Patience, p.countVolume
 	p.informer = cache.NewSharedIndexInformer(podsOf(cfg.Client, cfg.NodeName), &corev1.Pod{}, 0, nil)
 	return p
 }

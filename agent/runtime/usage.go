@@ -2,12 +2,15 @@ package runtime
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
+
+	"github.com/skep-io/skep/agent/confine"
 )
 
 // WritableLayer is the folder that holds what a container has changed of its image; empty when the container is gone.
@@ -36,6 +39,20 @@ func (r *Runtime) WritableLayer(ctx context.Context, id string) (string, error) 
 // termination messages, and the files in /etc.
 func (r *Runtime) FilesDirs(podUID string) []string {
 	return []string{filepath.Join(r.PodDir(podUID), "containers"), r.EtcDir(podUID)}
+}
+
+// DropFiles removes those of them that are of no use once the pod has finished, and that its containers may have made large. Records
+// stay; they hold what the messages said.
+func (r *Runtime) DropFiles(podUID string) error {
+	messages, err := filepath.Glob(filepath.Join(r.PodDir(podUID), "containers", "*.message"))
+	if err != nil {
+		return err
+	}
+	var failed []error
+	for _, path := range append(messages, r.EtcDir(podUID)) {
+		failed = append(failed, confine.RemoveAll(path))
+	}
+	return errors.Join(failed...)
 }
 
 // EtcDir is for the files in /etc that all containers of a pod share.

@@ -111,7 +111,7 @@ func inTmpfs(t *testing.T) string {
 	return dir
 }
 
-func volume(path string) []Tree { return []Tree{{Key{Volume, "v"}, path}} }
+func volume(path string) []Tree { return []Tree{{Key: Key{Volume, "v"}, Path: path}} }
 
 func TestEachTreeIsMeasured(t *testing.T) {
 	root, memory := t.TempDir(), t.TempDir()
@@ -126,8 +126,8 @@ func TestEachTreeIsMeasured(t *testing.T) {
 	must(t, os.WriteFile(filepath.Join(memory, "file"), make([]byte, 40000), 0o600))
 	at := func(name string) string { return filepath.Join(root, name) }
 	p := &pods{trees: map[string][]Tree{"a": {
-		{Key{Volume, "v"}, at("v")}, {Key{Memory, "m"}, memory}, {Key{Memory, "not mounted"}, root}, {Key{Volume, "absent"}, at("absent")},
-		{Key{Logs, "c"}, at("logs")}, {Key{Layer, "c"}, at("layer")}, {Key{Files, "etc"}, at("etc")},
+		{Key: Key{Volume, "v"}, Path: at("v")}, {Key: Key{Memory, "m"}, Path: memory}, {Key: Key{Memory, "not mounted"}, Path: root}, {Key: Key{Volume, "absent"}, Path: at("absent")},
+		{Key: Key{Logs, "c"}, Path: at("logs")}, {Key: Key{Layer, "c"}, Path: at("layer")}, {Key: Key{Files, "etc"}, Path: at("etc")},
 	}}}
 	m := New(p.config())
 	run(t, m)

@@ -37,6 +37,8 @@ type Key struct {
 type Tree struct {
 	Key
 	Path string
+	// Counted says that nobody who writes there can change projects: the kernel's count is believed if Quotas.Assign had it counted.
+	Counted bool
 }
 
 // Pod is what is known of one pod. It is never changed once given out.

@@ -31,10 +31,9 @@ func (v *Volumes) memorySize(pod *corev1.Pod, source *corev1.EmptyDirVolumeSourc
 }
 
 // emptyDir makes the folder complete before it gets its name; one that is
-// there is left as its users made it. size bounds one in memory, 0 is half of
-// the host's.
-func emptyDir(path string, source *corev1.EmptyDirVolumeSource, group *int64, size int64) error {
-	mode := uint32(0o777)
+// there is left as its users made it.
+func (v *Volumes) emptyDir(pod *corev1.Pod, path string, source *corev1.EmptyDirVolumeSource) error {
+	mode, group := uint32(0o777), fsGroup(pod)
 	if group != nil {
 		mode |= unix.S_ISGID
 	}
@@ -47,7 +46,7 @@ func emptyDir(path string, source *corev1.EmptyDirVolumeSource, group *int64, si
 		if group != nil {
 			options += fmt.Sprintf(",gid=%d", *group)
 		}
-		if size > 0 {
+		if size := v.memorySize(pod, source); size > 0 {
 			options += fmt.Sprintf(",size=%d", size)
 		}
 		return mountTmpfs(path, options)
@@ -65,6 +64,9 @@ func emptyDir(path string, source *corev1.EmptyDirVolumeSource, group *int64, si
 	}
 	if err := os.MkdirAll(unfinished, 0o700); err != nil {
 		return err
+	}
+	if v.Made != nil {
+		v.Made(pod, unfinished)
 	}
 	if group != nil {
 		if err := os.Chown(unfinished, -1, int(*group)); err != nil {

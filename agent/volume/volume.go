@@ -42,6 +42,8 @@ type Volumes struct {
 
 	// Patience is how long a path of the node may give no answer.
 	Patience time.Duration
+	// Made, if set, is called for each emptyDir on the disk while it is still empty and nobody else has it.
+	Made func(pod *corev1.Pod, dir string)
 }
 
 // defaultPatience is how long the kubelet waits for a pod's volumes, about.
@@ -125,7 +127,7 @@ func (v *Volumes) setUpOne(ctx context.Context, pod *corev1.Pod, vol *corev1.Vol
 		}
 		return vol.HostPath.Path, nil, v.askHostPath(ctx, vol.HostPath.Path, func() error { return checkHostPath(vol.HostPath) })
 	case vol.EmptyDir != nil:
-		return path, nil, emptyDir(path, vol.EmptyDir, fsGroup(pod), v.memorySize(pod, vol.EmptyDir))
+		return path, nil, v.emptyDir(pod, path, vol.EmptyDir)
 	}
 	content, memory, warning, err := v.content(ctx, pod, vol)
 	if err != nil {

@@ -39,7 +39,7 @@ func buildImage(path string, k *kernel, suites []suite, all bool, more []string)
 	a.copy(busybox, "/usr/bin/busybox", nil)
 	a.symlink("/sbin/modprobe", "/usr/bin/busybox")
 	a.copy(k.modules, "/lib/modules/"+k.release, func(path string) bool {
-		return !strings.HasSuffix(path, ".ko") || networking(strings.TrimPrefix(path, k.modules))
+		return !strings.HasSuffix(path, ".ko") || needed(strings.TrimPrefix(path, k.modules))
 	})
 	a.copy(filepath.Join(root, "bpf"), filepath.Join(plan.Tree, "bpf"), func(path string) bool {
 		return strings.HasSuffix(path, ".o") || strings.HasSuffix(path, ".md")
@@ -67,9 +67,11 @@ func buildImage(path string, k *kernel, suites []suite, all bool, more []string)
 	return nil
 }
 
-// networking says of a module's path whether virtual networks may need it.
-func networking(path string) bool {
-	for _, folder := range []string{"/kernel/net/", "/kernel/drivers/net/", "/kernel/lib/", "/kernel/crypto/", "/kernel/arch/"} {
+// needed says of a module's path whether virtual networks, or disks with quotas, may need it.
+func needed(path string) bool {
+	for _, folder := range []string{
+		"/kernel/net/", "/kernel/drivers/net/", "/kernel/lib/", "/kernel/crypto/", "/kernel/arch/", "/kernel/fs/quota/", "/kernel/drivers/block/loop.ko",
+	} {
 		if strings.HasPrefix(path, folder) {
 			return true
 		}

@@ -47,6 +47,7 @@ var suites = []suite{
 		core: []string{"TestDeliverHere", "TestEncapsulate", "TestDecapsulate", "TestFragments", "TestAnyPacket", "TestFromOutside", "TestSNATFromOutside", "TestBackendInTheHostsNetwork", "TestGenericXDP"},
 		skip: []string{"TestUpgradeUnderTraffic"},
 	},
+	{folder: "agent/usage", limit: 2 * time.Minute, core: []string{"TestProjectsAreCountedByTheKernel"}, args: []string{"-quotas"}},
 	{
 		folder: "dataplane/podnet", limit: 3 * time.Minute,
 		core: []string{"TestHostsThatShareNoLinkAreReachedThroughVXLAN", "TestBandwidthIsLimitedEachWay", "TestPodsLeaveTheClusterWithTheHostsAddress", "TestDetachAndRemoveLeaveNothing"},

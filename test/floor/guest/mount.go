@@ -28,12 +28,14 @@ func mountAll() error {
 			return fmt.Errorf("mount %s at %s: %w", m.kind, m.at, err)
 		}
 	}
-	// As systemd-tmpfiles makes it: opening it loads the module.
+	// As systemd-tmpfiles makes them: opening one loads its module.
 	if err := os.Mkdir("/dev/net", 0o755); err != nil {
 		return err
 	}
-	if err := unix.Mknod("/dev/net/tun", unix.S_IFCHR|0o600, int(unix.Mkdev(10, 200))); err != nil {
-		return fmt.Errorf("make /dev/net/tun: %w", err)
+	for path, minor := range map[string]uint32{"/dev/net/tun": 200, "/dev/loop-control": 237} {
+		if err := unix.Mknod(path, unix.S_IFCHR|0o600, int(unix.Mkdev(10, minor))); err != nil && err != unix.EEXIST {
+			return fmt.Errorf("make %s: %w", path, err)
+		}
 	}
 	return nil
 }
