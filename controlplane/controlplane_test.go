@@ -1,6 +1,7 @@
 package controlplane_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net"
@@ -176,6 +177,27 @@ func TestReplicationControllerThroughTheAPI(t *testing.T) {
 	}
 	if reasons["SuccessfulCreate"] != 3 {
 		t.Errorf("events of the controller are %v, want 3 SuccessfulCreate", reasons)
+	}
+	wantMetrics(t, client)
+}
+
+// wantMetrics tests that an operator sees the loops, their queues, the caches, the leader and etcd, by the names of Kubernetes
+// where it has one.
+func wantMetrics(t *testing.T, client kubernetes.Interface) {
+	t.Helper()
+	data, err := client.Discovery().RESTClient().Get().AbsPath("/metrics").DoRaw(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range []string{
+		`workqueue_depth{name="endpointslices"} `, `workqueue_retries_total{name="garbage collection"} `,
+		`leader_election_master_status{name="skep-controllers"} 1`, `scheduler_pending_pods{queue="active"} 0`,
+		`scheduler_scheduling_attempt_duration_seconds_count{profile="default-scheduler",result="scheduled"} `,
+		`skep_watchcache_objects{group="",resource="nodes"} 3`, `etcd_request_duration_seconds_count{operation="commit"} `,
+	} {
+		if !bytes.Contains(data, []byte("\n"+line)) {
+			t.Errorf("metrics have no line %s", line)
+		}
 	}
 }
 

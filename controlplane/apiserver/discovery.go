@@ -159,7 +159,7 @@ func newEtag(data []byte) string {
 }
 
 func (c *catalog) listPaths() []string {
-	paths := []string{"/api", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"}
+	paths := []string{"/api", "/apis", "/debug/pprof", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"}
 	for gv := range c.resources {
 		if gv.Group == "" {
 			paths = append(paths, "/api/"+gv.Version)

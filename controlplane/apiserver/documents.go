@@ -77,6 +77,8 @@ func (s *Server) serveDocument(w http.ResponseWriter, c *call) error {
 		return s.maintainEtcd(w, c, strings.TrimPrefix(path, etcdPath))
 	case path == certificatesPath:
 		return s.only(w, c, map[string]handler{http.MethodGet: s.certificates})
+	case isProfilePath(c.URL.Path):
+		return s.profile(w, c)
 	case strings.HasPrefix(path, "/openapi/"):
 		return s.openapi(w, c, path)
 	case s.discovery(w, c):

@@ -131,6 +131,7 @@ func TestForms(t *testing.T) {
 		{base, mediaJSON, accept("application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"), `{"kind":"PartialObjectMetadataList","apiVersion":"meta.k8s.io/v1"`},
 		{"/", mediaJSON, nil, `{"paths":["/api"`},
 		{"/metrics", "text/plain; version=0.0.4; charset=utf-8; escaping=underscores", nil, "# HELP"},
+		{"/debug/pprof/goroutine?debug=1", "text/plain; charset=utf-8", nil, "goroutine profile: total "},
 		{"/openapi/v3", mediaJSON, nil, `{"paths":{"api/v1":{"serverRelativeURL":"/openapi/v3/api/v1?hash=`},
 		{"/healthz", "text/plain; charset=utf-8", nil, "ok"},
 		{"/readyz?verbose", "text/plain; charset=utf-8", nil, "[+]ping ok\n[+]caches ok\n[+]shutdown ok\nreadyz check passed\n"},

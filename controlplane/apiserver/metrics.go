@@ -22,7 +22,7 @@ type serverMetrics struct {
 	handler        http.Handler
 }
 
-func newServerMetrics(l *limits) *serverMetrics {
+func newServerMetrics(others ...prometheus.Collector) *serverMetrics {
 	m := &serverMetrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "skep_apiserver_requests_total", Help: "Requests answered, by verb, resource and status code.",
@@ -47,7 +47,8 @@ func newServerMetrics(l *limits) *serverMetrics {
 		Buckets: []float64{0, .005, .02, .05, .1, .2, .5, 1, 2, 5, 10, 15, 30},
 	}, []string{"priority_level", "execute"})
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(m.requests, m.seconds, m.watches, inFlight, m.terminations, m.waits, l)
+	registry.MustRegister(m.requests, m.seconds, m.watches, inFlight, m.terminations, m.waits)
+	registry.MustRegister(others...)
 	m.handler = promhttp.HandlerFor(prometheus.Gatherers{registry, prometheus.DefaultGatherer}, promhttp.HandlerOpts{})
 	return m
 }

@@ -145,6 +145,9 @@ func (s *Server) longRunning(c *call) bool {
 	if c.URL.Path == etcdPath+"snapshot" || c.URL.Path == etcdPath+"defragment" {
 		return true // as large as the database
 	}
+	if isProfilePath(c.URL.Path) {
+		return true // as long as it was asked for
+	}
 	switch c.subresource {
 	case "exec", "attach", "portforward", "proxy":
 		return true

@@ -84,7 +84,7 @@ func New(config Config) (*Server, error) {
 		limits:   newLimits(config.Seats),
 		catalog:  newCatalog(config.Registry.Kinds()),
 	}
-	s.metrics = newServerMetrics(s.limits)
+	s.metrics = newServerMetrics(s.limits, s.registry)
 	s.bodyTimeout, s.writeTimeout = cmp.Or(config.BodyTimeout, defaultBodyTimeout), cmp.Or(config.WriteTimeout, defaultWriteTimeout)
 	s.maxConnections = cmp.Or(config.MaxConnections, connections.Default())
 	s.stopping, s.stop = context.WithCancel(context.Background())

@@ -38,7 +38,7 @@ type Queue[K comparable] struct {
 	q    workqueue.TypedRateLimitingInterface[K]
 }
 
-// NewQueue makes a queue; name appears in log lines.
+// NewQueue makes a queue; name appears in log lines and in metrics.
 func NewQueue[K comparable](name string) *Queue[K] {
 	return NewQueueOn[K](name, clock.RealClock{})
 }
@@ -46,7 +46,9 @@ func NewQueue[K comparable](name string) *Queue[K] {
 // NewQueueOn makes a queue whose delays go by a clock.
 func NewQueueOn[K comparable](name string, clock clock.WithTicker) *Queue[K] {
 	limiter := workqueue.NewTypedItemExponentialFailureRateLimiter[K](minBackoff, maxBackoff)
-	return &Queue[K]{name: name, q: workqueue.NewTypedRateLimitingQueueWithConfig(limiter, workqueue.TypedRateLimitingQueueConfig[K]{Clock: clock})}
+	return &Queue[K]{name: name, q: workqueue.NewTypedRateLimitingQueueWithConfig(limiter, workqueue.TypedRateLimitingQueueConfig[K]{
+		Name: name, MetricsProvider: queueMetrics{}, Clock: clock,
+	})}
 }
 
 // Add asks for work on a key at once.

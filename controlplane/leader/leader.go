@@ -15,6 +15,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/uuid"
@@ -34,6 +36,11 @@ const (
 	// releaseTimeout bounds giving the lease up.
 	releaseTimeout = 3 * time.Second
 )
+
+// leading has kube-controller-manager's name.
+var leading = promauto.NewGaugeVec(prometheus.GaugeOpts{
+	Name: "leader_election_master_status", Help: "1 if this skepd runs the scheduler and the controllers.",
+}, []string{"name"}).WithLabelValues(LeaseName)
 
 // Identity returns the identity of the skepd whose data is in dir. It is made
 // once and kept there: a skepd that was killed and starts again is the one that
@@ -102,6 +109,8 @@ func run(parent context.Context, registry *resource.Registry, identity string, l
 			OnStartedLeading: func(ctx context.Context) {
 				defer close(done)
 				defer cancel()
+				leading.Set(1)
+				defer leading.Set(0)
 				failed = lead(ctx)
 			},
 			OnStoppedLeading: func() {},

@@ -102,6 +102,7 @@ func (b *binder) done(ctx context.Context, what binding, err error) {
 	}
 	// Whether it was written after all is for the cache to say: if so, the pod is
 	// delivered as bound and placed again.
+	bindErrors.Inc()
 	b.s.cluster.forget(what.request)
 	defer b.s.roomOn(what.node)
 	if !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {

@@ -94,6 +94,13 @@ func (q *queue) drop(key types.NamespacedName, w *waiting) {
 	if w.index >= 0 {
 		heap.Remove(&q.active, w.index)
 	}
+	q.count()
+}
+
+// count brings the metrics in line. q.mu is held.
+func (q *queue) count() {
+	pendingActive.Set(float64(len(q.active)))
+	pendingParked.Set(float64(len(q.parked)))
 }
 
 // activate gives a pod a turn. q.mu is held.
@@ -101,6 +108,7 @@ func (q *queue) activate(w *waiting) {
 	delete(q.parked, keyOf(w.request.pod))
 	w.parked, w.backoff = false, false
 	heap.Push(&q.active, w)
+	q.count()
 	select {
 	case q.ready <- struct{}{}:
 	default:
@@ -115,6 +123,7 @@ func (q *queue) pop() *waiting {
 		return nil
 	}
 	w := heap.Pop(&q.active).(*waiting)
+	q.count()
 	w.attempts++
 	w.changed = false
 	return w
@@ -145,6 +154,7 @@ func (q *queue) putBack(w *waiting, after time.Duration, backoff bool) {
 	}
 	w.parked, w.backoff, w.retry = true, backoff, q.clock.Now().Add(after)
 	q.parked[key] = w
+	q.count()
 }
 
 // wake gives a turn to the parked pods for which may says yes.

@@ -89,7 +89,7 @@ func (s *Scheduler) loop(ctx context.Context) {
 }
 
 func (s *Scheduler) schedule(ctx context.Context, w *waiting) {
-	req := w.request
+	req, began := w.request, time.Now()
 	s.cluster.mu.Lock()
 	h, why := s.cluster.choose(req)
 	if h != nil {
@@ -97,10 +97,12 @@ func (s *Scheduler) schedule(ctx context.Context, w *waiting) {
 	}
 	s.cluster.mu.Unlock()
 	if h == nil {
+		unschedulableSeconds.Observe(time.Since(began).Seconds())
 		s.queue.park(w)
 		s.reports.Add(report{pod: controller.Key{Namespace: req.pod.Namespace, Name: req.pod.Name}, uid: req.uid, message: why.String()})
 		return
 	}
+	scheduledSeconds.Observe(time.Since(began).Seconds())
 	s.binder.add(ctx, binding{waiting: w, request: req, node: h.name})
 }
 

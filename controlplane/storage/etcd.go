@@ -34,10 +34,12 @@ const callTimeout = 30 * time.Second
 
 // bounded is ctx for one request, and what to make of the error that it ends
 // with.
-func bounded(ctx context.Context, within time.Duration) (context.Context, func(error) error) {
+func bounded(ctx context.Context, operation string, within time.Duration) (context.Context, func(error) error) {
+	began := time.Now()
 	limited, cancel := context.WithTimeout(ctx, within)
 	return limited, func(err error) error {
 		defer cancel()
+		observed(ctx, operation, began, err)
 		if err != nil && errors.Is(limited.Err(), context.DeadlineExceeded) && ctx.Err() == nil {
 			return fmt.Errorf("etcd has not answered for %v: %w", within, err)
 		}
@@ -52,7 +54,7 @@ func NewEtcd(client *clientv3.Client) *Etcd {
 
 // Get implements Interface.
 func (e *Etcd) Get(ctx context.Context, key string) (KeyValue, error) {
-	limited, done := bounded(ctx, e.within)
+	limited, done := bounded(ctx, "get", e.within)
 	resp, err := e.client.Get(limited, key)
 	if err = done(err); err != nil {
 		return KeyValue{}, fmt.Errorf("get %s from etcd: %w", key, err)
@@ -82,7 +84,7 @@ func (e *Etcd) List(ctx context.Context, prefix string) ([]KeyValue, int64, erro
 func (e *Etcd) list(ctx context.Context, prefix string) (kvs []KeyValue, revision int64, err error) {
 	from, end := prefix, clientv3.GetPrefixRangeEnd(prefix)
 	for {
-		limited, done := bounded(ctx, e.within)
+		limited, done := bounded(ctx, "list", e.within)
 		resp, err := e.client.Get(limited, from, clientv3.WithRange(end), clientv3.WithLimit(listPage), clientv3.WithRev(revision))
 		if err = done(err); err != nil {
 			return nil, 0, err
@@ -119,7 +121,7 @@ func (e *Etcd) Commit(ctx context.Context, guards []Guard, ops []Op) (int64, err
 	if then = nest(then, len(guards)); len(guards) > MaxOps || len(then) > MaxOps {
 		return 0, fmt.Errorf("commit to etcd: %d guards and %d ops are more than a transaction takes", len(guards), len(ops))
 	}
-	limited, done := bounded(ctx, e.within)
+	limited, done := bounded(ctx, "commit", e.within)
 	resp, err := e.client.Txn(limited).If(compares...).Then(then...).Else(current...).Commit()
 	if err = done(err); err != nil {
 		if errors.Is(err, rpctypes.ErrLeaseNotFound) {
@@ -197,7 +199,7 @@ func (e *Etcd) op(ctx context.Context, op Op) (clientv3.Op, error) {
 
 // Revision implements Interface.
 func (e *Etcd) Revision(ctx context.Context) (int64, error) {
-	limited, done := bounded(ctx, e.within)
+	limited, done := bounded(ctx, "revision", e.within)
 	resp, err := e.client.Get(limited, revisionKey, clientv3.WithCountOnly())
 	if err = done(err); err != nil {
 		return 0, fmt.Errorf("read etcd's revision: %w", err)
@@ -207,7 +209,7 @@ func (e *Etcd) Revision(ctx context.Context) (int64, error) {
 
 // RequestProgress implements Interface.
 func (e *Etcd) RequestProgress(ctx context.Context, prefix string) error {
-	limited, done := bounded(watchContext(ctx, prefix), e.within)
+	limited, done := bounded(watchContext(ctx, prefix), "progress", e.within)
 	if err := done(e.client.RequestProgress(limited)); err != nil {
 		return fmt.Errorf("request progress of etcd's watch of %s: %w", prefix, err)
 	}

@@ -48,7 +48,7 @@ func (l *leases) get(ctx context.Context, ttl time.Duration) (clientv3.LeaseID, 
 	}
 	slack := min(leaseSlack, ttl/20)
 	seconds := int64(math.Ceil((ttl + slack).Seconds()))
-	limited, done := bounded(ctx, callTimeout)
+	limited, done := bounded(ctx, "lease", callTimeout)
 	granted, err := l.client.Grant(limited, seconds)
 	if err = done(err); err != nil {
 		return 0, fmt.Errorf("grant an etcd lease of %d s: %w", seconds, err)

@@ -222,12 +222,7 @@ func (c *Cache) WaitUntil(ctx context.Context, revision int64) error {
 		c.mu.Unlock()
 	}()
 	signal(c.ask)
-	select {
-	case <-w.done:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return c.await(ctx, w.done)
 }
 
 // advance sets the revision and wakes who waits for it. The caller holds mu.

@@ -1,0 +1,28 @@
+package scheduler
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+)
+
+// The names and labels are kube-scheduler's.
+var (
+	pendingPods = promauto.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "scheduler_pending_pods", Help: "Pods that wait for a node: for their turn (active), or for room (unschedulable).",
+	}, []string{"queue"})
+	pendingActive, pendingParked = pendingPods.WithLabelValues("active"), pendingPods.WithLabelValues("unschedulable")
+
+	attempts = promauto.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "scheduler_scheduling_attempt_duration_seconds", Help: "Time that the choice of a node took, by its result.",
+		Buckets: prometheus.ExponentialBuckets(0.00001, 4, 10),
+	}, []string{"result", "profile"})
+	scheduledSeconds     = attempts.WithLabelValues("scheduled", profile)
+	unschedulableSeconds = attempts.WithLabelValues("unschedulable", profile)
+
+	bindErrors = promauto.NewCounter(prometheus.CounterOpts{
+		Name: "skep_scheduler_bind_errors_total", Help: "Placements that could not be written, and are made again.",
+	})
+)
+
+// profile is the one that there is.
+const profile = "default-scheduler"
