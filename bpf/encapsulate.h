@@ -43,6 +43,14 @@ static __always_inline const struct address *address_of_node(__u32 id)
 	return node ? tunnel_end(node) : NULL;
 }
 
+/* Whether packets of the flow would have to be wrapped for a node that takes no
+ * tunnels any more. */
+static __always_inline bool is_cut_off(const struct flow *flow)
+{
+	return !(flow->flags & (FLOW_LOCAL | FLOW_SNAT)) &&
+	       !address_of_node(flow->node);
+}
+
 static __always_inline bool is_tunnel_to_us(const struct header *header)
 {
 	return address_flags(&header->source.addr) & ADDRESS_PEER &&

@@ -23,7 +23,9 @@ enum flow_scope {
 
 enum flow_flags {
 	FLOW_LOCAL = 1,       /* the backend lives on this node */
-	FLOW_SNAT = 2,        /* packets also get flow->source as their source */
+	/* Packets also get flow->source as their source: this node's address, or,
+	 * with FLOW_LOCAL, the client's own and another port. */
+	FLOW_SNAT = 2,
 	FLOW_ESTABLISHED = 4, /* TCP: more than a SYN was seen */
 	FLOW_CLOSING = 8,     /* TCP: FIN or RST was seen; a SYN starts anew */
 	FLOW_WEIGHED = 16,    /* forward: one of its backend's `flows` */
@@ -52,8 +54,8 @@ struct flow_key {
 
 struct flow {
 	struct endpoint peer;   /* forward: the backend; reverse: the frontend */
-	struct endpoint source; /* forward, with FLOW_SNAT: this node's address and
-				 * port; reverse: the client */
+	struct endpoint source; /* forward, with FLOW_SNAT: what the backend sees;
+				 * reverse: the client */
 	__u32 backend;          /* id */
 	__u32 serial;           /* of the backend: a reused id is another backend */
 	__u32 node;             /* of the backend; 0: none */
@@ -87,7 +89,14 @@ enum snat_ports {
 	/* Above what the kernel gives to sockets (ip_local_port_range). */
 	SNAT_PORT_FIRST = 61000,
 	SNAT_PORTS = 65536 - SNAT_PORT_FIRST,
+	SNAT_TRIES = 16,
 };
+
+/* The port that is tried as the i-th, of SNAT_TRIES. */
+static __always_inline __be16 snat_port(__u32 first, __u32 i)
+{
+	return bpf_htons(SNAT_PORT_FIRST + (first + i * 277) % SNAT_PORTS);
+}
 
 static __always_inline bool is_snat_port(__be16 port)
 {
@@ -273,15 +282,14 @@ enum remembered {
 };
 
 /* Whether the entry of another flow must not be replaced. The same client may
- * begin anew after the end; its place is free for others when it expires. */
+ * begin anew at the same frontend; for others the place is free when it expires,
+ * and not before: the backend may remember the end of the connection. */
 static __always_inline bool in_use(const struct flow *present,
 				   const struct endpoint *client,
 				   const struct endpoint *frontend, __u64 now)
 {
-	bool same_client = same_endpoint(&present->source, client);
-
-	if (same_client && (same_endpoint(&present->peer, frontend) ||
-			    (present->flags & FLOW_CLOSING)))
+	if (same_endpoint(&present->source, client) &&
+	    same_endpoint(&present->peer, frontend))
 		return false;
 	return !flow_expired(present, client->protocol, now);
 }
@@ -328,7 +336,7 @@ remember_reverse(const struct endpoint *client, const struct endpoint *frontend,
 }
 
 /* Writes both entries of a flow from client to frontend (with its scope). On a
- * collision neither is written: the caller selects another backend or refuses. */
+ * collision neither is written: the caller takes another source or refuses. */
 static __always_inline enum remembered
 remember(const struct endpoint *client, const struct endpoint *frontend,
 	 const struct flow *flow)

@@ -11,7 +11,8 @@
  * is not seen by the kernel's neighbour table. */
 
 enum {
-	HOPS = 1024, /* direct mapped; a power of two */
+	HOPS_SHIFT = 10,
+	HOPS = 1 << HOPS_SHIFT, /* direct mapped */
 	HOP_CONFIRM_SECONDS = 10,
 	CAPACITY_PATH_MTU = 4096,
 };
@@ -128,11 +129,13 @@ __noinline int refresh_hop(struct xdp_md *ctx, struct hop *hop,
 	return ROUTE_UNRESOLVED;
 }
 
+/* Addresses of one network differ in their last byte, which is the high one of a
+ * word: it reaches the product's high bits alone. */
 static __always_inline struct hop *hop_place(const struct address *to)
 {
-	__u32 index = (to->word[3] * 0x9e3779b1u ^ to->word[2]) >> 16;
+	__u32 index = (to->word[3] ^ to->word[2] * 0x85ebca6bu) * 0x9e3779b1u >>
+		      (32 - HOPS_SHIFT);
 
-	index &= HOPS - 1;
 	return bpf_map_lookup_elem(&skep_hops, &index);
 }
 

@@ -146,49 +146,42 @@ static __always_inline enum step reverse(struct passage *passage, int *verdict)
 	return STEP_CHANGED;
 }
 
-/* Writes the reverse entry of a pod's flow to itself, or renews it: answers go
- * back to the pod under its own address. */
-static __always_inline enum remembered
-remember_hairpin(const struct endpoint *client, const struct endpoint *frontend,
-		 struct workspace *space)
+/* Writes both entries of a new flow of the packet's, or renews them. A client's
+ * port that leads to the backend already, by way of another frontend, is given
+ * another number towards it, so that answers can be told apart. A global
+ * function: it is verified once. */
+__noinline int skep_remember_flow(struct header *header)
 {
-	struct flow *flow = &space->flow, *present;
+	struct workspace *space = workspace();
+	int remembered = REMEMBER_COLLISION;
 	struct flow_key key;
+	struct flow *flow;
+	__u32 i, first;
 
-	note_answers(&flow->peer);
-	reverse_key(&key, &flow->source, &flow->peer);
-	present = bpf_map_lookup_elem(&skep_flows, &key);
-	if (present && !same_endpoint(&present->peer, frontend) &&
-	    !(present->flags & FLOW_CLOSING) &&
-	    !flow_expired(present, client->protocol, flow->used))
-		return REMEMBER_COLLISION;
-	space->reverse = *flow;
-	space->reverse.peer = *frontend;
-	space->reverse.source = *client;
-	if (bpf_map_update_elem(&skep_flows, &key, &space->reverse, BPF_ANY))
+	if (!header || !space)
 		return REMEMBER_FULL;
-	return REMEMBERED;
-}
-
-/* Writes both entries of a new flow of the packet's, or renews them. */
-static __always_inline enum remembered remember_pod_flow(struct header *header,
-							 struct workspace *space)
-{
-	struct flow *flow = &space->flow;
-	enum remembered remembered;
-
+	flow = &space->flow;
 	header->destination.scope = SCOPE_CLUSTER;
-	if (flow->flags & FLOW_SNAT)
-		remembered = remember_hairpin(&header->source,
-					      &header->destination, space);
-	else
-		remembered = remember_reverse(&header->source,
-					      &header->destination, flow,
-					      true);
+	first = bpf_ntohs(header->source.port) ^ bpf_ntohs(flow->peer.port);
+	for (i = 0; i <= SNAT_TRIES; i++) {
+		if (i) {
+			if (!(flow->flags & FLOW_SNAT))
+				flow->source = header->source;
+			flow->source.port = snat_port(first, i);
+			flow->flags |= FLOW_SNAT;
+		}
+		space->reverse = *flow;
+		remembered = write_reverse(&header->source, &header->destination,
+					   flow, &space->reverse, true);
+		if (remembered != REMEMBER_COLLISION ||
+		    header->protocol == PROTOCOL_SCTP)
+			break;
+	}
 	note_asked(&header->destination);
+	key.source = header->source; /* Linux 6.1 takes keys from the stack alone */
+	key.destination = header->destination;
 	if (remembered == REMEMBERED &&
-	    bpf_map_update_elem(&skep_flows, (struct flow_key *)header, flow,
-				BPF_ANY))
+	    bpf_map_update_elem(&skep_flows, &key, flow, BPF_ANY))
 		remembered = REMEMBER_FULL;
 	return remembered;
 }
@@ -268,7 +261,8 @@ static __always_inline enum step apply_flow(struct passage *passage,
 		return failed(passage, verdict, PATH_SCTP_PORT);
 	error = replace_endpoint(passage->skb, header, END_DESTINATION, &flow->peer);
 	if (flow->flags & FLOW_SNAT) {
-		tally(passage, PATH_EVENT_HAIRPIN);
+		if (!same_address(&flow->source.addr, &header->source.addr))
+			tally(passage, PATH_EVENT_HAIRPIN);
 		error = error ?: replace_endpoint(passage->skb, header, END_SOURCE,
 						  &flow->source);
 	}
@@ -323,7 +317,7 @@ static __always_inline enum step to_service(struct passage *passage, int *verdic
 		made = true;
 	}
 	if (fresh) {
-		enum remembered remembered = remember_pod_flow(header, space);
+		int remembered = skep_remember_flow(header);
 
 		if (made && remembered != REMEMBERED)
 			tell_packet(remembered == REMEMBER_FULL ?
@@ -352,15 +346,23 @@ static __always_inline enum step error_to_service(struct passage *passage,
 		.source = inner->destination,
 		.destination = inner->source,
 	};
-	struct endpoint backend;
+	struct endpoint backend, source;
 	struct flow *flow;
+	bool snat;
 	long error;
 
 	flow = bpf_map_lookup_elem(&skep_flows, &key);
-	if (!flow || flow->flags & FLOW_SNAT)
+	if (!flow)
 		return STEP_NONE;
 	backend = flow->peer;
+	source = flow->source;
+	snat = flow->flags & FLOW_SNAT;
+	if (snat && !same_address(&source.addr, &inner->destination.addr))
+		return STEP_NONE; /* the pod's own, of a connection to itself */
 	error = replace_quoted(passage->skb, outer, inner, END_SOURCE, &backend);
+	if (snat)
+		error = error ?: replace_quoted(passage->skb, outer, inner,
+						END_DESTINATION, &source);
 	error = error ?: replace_address(passage->skb, outer, END_DESTINATION,
 					 &backend.addr);
 	if (error)

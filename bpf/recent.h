@@ -129,10 +129,11 @@ static __always_inline void remember_recent(struct recent_set *set,
 					    const struct header *header,
 					    const struct flow *flow)
 {
-	if (flow->flags & FLOW_LOCAL)
-		fill_recent(set, header, RECENT_HERE, flow);
-	else if (!(flow->flags & FLOW_SNAT))
-		fill_recent(set, header, RECENT_ELSEWHERE, flow);
+	if (flow->flags & FLOW_SNAT)
+		return;
+	fill_recent(set, header,
+		    flow->flags & FLOW_LOCAL ? RECENT_HERE : RECENT_ELSEWHERE,
+		    flow);
 }
 
 /* Remembers that nothing is done with packets like this one, but for a fragment,

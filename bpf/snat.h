@@ -6,11 +6,11 @@
  * ask for it and for backends that no node of the cluster has: they answer to
  * us, and we to the client. Towards a backend behind an overlay it is the address
  * on the overlay: the answer comes back through that, where the program at its tc
- * ingress undoes the translation (pod.c). */
-
-enum {
-	SNAT_TRIES = 16,
-};
+ * ingress undoes the translation (pod.c).
+ *
+ * And backends here that the client's port leads to already, by way of another
+ * frontend: they see the client's address and another port. The program that
+ * gives answers the frontend's address gives them the client's own port. */
 
 /* Writes both entries of arrival->flow. */
 __noinline int remember_arrival(struct arrival *arrival)
@@ -32,26 +32,27 @@ __noinline int claim_port(struct xdp_md *ctx, struct arrival *arrival)
 	struct header *header;
 	struct flow *flow;
 	struct hop *hop;
-	__u32 i, hash;
+	__u32 i, first;
 
 	if (!arrival)
 		return REMEMBER_FULL;
 	header = &arrival->packet.outer;
 	flow = &arrival->flow;
-	hash = arrival->selection.hash;
-	hop = find_hop(ctx, &flow->peer.addr, arrival->now, &route);
-	if (!hop)
-		return REMEMBER_FULL;
-	flow->source.addr = hop->from;
-	flow->source.protocol = header->protocol;
-	flow->source.scope = 0;
-	if (header->protocol == PROTOCOL_SCTP) { /* its port stays */
-		flow->source.port = header->source.port;
-		return remember_arrival(arrival);
+	/* The hash of a client with affinity leaves out its port. */
+	first = arrival->selection.hash ^ bpf_ntohs(header->source.port);
+	flow->source = header->source;
+	if (flow->flags & FLOW_LOCAL) {
+		flow->flags |= FLOW_SNAT;
+	} else {
+		hop = find_hop(ctx, &flow->peer.addr, arrival->now, &route);
+		if (!hop)
+			return REMEMBER_FULL;
+		flow->source.addr = hop->from;
+		if (header->protocol == PROTOCOL_SCTP) /* its port stays */
+			return remember_arrival(arrival);
 	}
 	for (i = 0; i < SNAT_TRIES; i++) {
-		flow->source.port = bpf_htons(SNAT_PORT_FIRST +
-					      (hash + i * 277) % SNAT_PORTS);
+		flow->source.port = snat_port(first, i);
 		remembered = remember_arrival(arrival);
 		if (remembered != REMEMBER_COLLISION)
 			break;

@@ -14,7 +14,9 @@ enum {
 static __always_inline int deliver(struct xdp_md *ctx, struct arrival *arrival,
 				   const struct flow *flow)
 {
-	arrival->to.source = subject_of(arrival)->source;
+	arrival->to.source = flow->flags & FLOW_SNAT ?
+				     flow->source :
+				     subject_of(arrival)->source;
 	arrival->to.destination = flow->peer;
 	if (!rewrite_packet(ctx, arrival))
 		return leave(UPLINK_NO_ROOM, XDP_DROP);
@@ -184,11 +186,18 @@ static __always_inline void make_flow(struct arrival *arrival)
 
 static __always_inline int keep_flow(struct xdp_md *ctx, struct arrival *arrival)
 {
-	if (arrival->flow.flags & FLOW_SNAT)
-		return claim_port(ctx, arrival);
-	if (arrival->flow.flags & FLOW_LOCAL)
-		note_own_backend(&arrival->flow.peer);
-	return remember_arrival(arrival);
+	struct flow *flow = &arrival->flow;
+	int remembered = REMEMBER_COLLISION;
+
+	if (flow->flags & FLOW_LOCAL)
+		note_own_backend(&flow->peer);
+	if (!(flow->flags & FLOW_SNAT))
+		remembered = remember_arrival(arrival);
+	if (remembered == REMEMBER_COLLISION &&
+	    (flow->flags & FLOW_SNAT ||
+	     flow->peer.protocol != PROTOCOL_SCTP))
+		remembered = claim_port(ctx, arrival);
+	return remembered;
 }
 
 /* Checks what no selection can know; UPLINK_REASON_COUNT: nothing is wrong. */
@@ -206,9 +215,9 @@ check_selected(const struct arrival *arrival)
 	return UPLINK_REASON_COUNT;
 }
 
-/* Selects a backend and remembers it. A backend that this client's port reaches
- * already by way of another frontend cannot be used twice: another one is
- * selected, and if that does not help the packet is refused. */
+/* Selects a backend and remembers it. If there is no source under which answers
+ * of this backend could be told apart, another one is selected, and if that does
+ * not help the packet is dropped. */
 static __always_inline int begin_flow(struct xdp_md *ctx, struct arrival *arrival,
 				      struct frontend *frontend)
 {
@@ -312,7 +321,8 @@ __noinline int new_flow(struct xdp_md *ctx, struct arrival *arrival)
 	return begin_flow(ctx, arrival, &frontend);
 }
 
-/* The flow's backend is gone. What cannot begin anew is told so at once. */
+/* The flow's backend is gone, or no longer reached in the flow's way. What cannot
+ * begin anew is told so at once. */
 static __always_inline int gone_flow(const struct arrival *arrival)
 {
 	const struct header *header = &arrival->packet.outer;
@@ -378,7 +388,7 @@ __noinline int serve(struct xdp_md *ctx, struct arrival *arrival)
 			return answered_flow(arrival);
 		return STEP_SELECT;
 	}
-	if (!backend_of(flow))
+	if (!backend_of(flow) || is_cut_off(flow))
 		return gone_flow(arrival);
 	if (set)
 		remember_recent(set, subject, flow);

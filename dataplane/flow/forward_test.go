@@ -175,8 +175,6 @@ func TestDecapsulate(t *testing.T) {
 				tcp(a.client, a.pod, tcpACK).arriving(), []string{"delivered", "event_decapsulated"}},
 			step{"the other node's port", from4(tcp(port(a.client, 5), theirs, tcpSYN)), xdpPass, tcp(port(a.client, 5), a.pod, tcpSYN).arriving(),
 				[]string{"delivered", "event_flow_made", "event_decapsulated"}},
-			step{"two frontends, one backend, one client's port", from4(tcp(a.client, theirs, tcpSYN)), xdpDrop, nil,
-				[]string{"collision", "event_reselected", "event_reselected"}},
 			step{"middle of a connection", from4(tcp(port(a.client, 3), a.vip, tcpACK)), xdpPass, tcp(port(a.client, 3), a.pod, tcpACK).arriving(),
 				[]string{"delivered", "event_flow_made", "event_decapsulated", "event_mid_flow"}},
 			step{"backend has moved", from4(moved), xdpTX, sent(tunnel(node4, peer4, hint, 0x0c, routed), peerMAC),

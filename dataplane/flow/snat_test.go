@@ -98,7 +98,7 @@ func TestPortsRunOut(t *testing.T) {
 }
 
 // What nobody unwraps there is not wrapped: a node without programs at its uplinks gets connections translated. What it sends
-// is taken all the same, and connections stay as they began.
+// is taken all the same. Connections that were wrapped end, datagrams take the other way, and what is translated stays so.
 func TestNodeThatUnwrapsNothing(t *testing.T) {
 	both(t, func(t *testing.T, s *stage, a addresses) {
 		peer := peer4
@@ -109,6 +109,20 @@ func TestNodeThatUnwrapsNothing(t *testing.T) {
 		here := port(a.vip, 81)
 		s.plane.SetNodeUnwraps("node2", false)
 		s.set(external("t/far", service.TCP, a.vip, backend(a.far, "node2")), external("t/here", service.TCP, here, backend(a.pod, "node1")))
+		s.set(external("t/udp", service.UDP, a.vip, backend(a.far, "node2")))
+		s.plane.SetNodeUnwraps("node2", true)
+		s.set()
+		question, middle := udp(port(a.client, 6), a.vip, "x"), tcp(port(a.client, 7), a.vip, tcpACK)
+		s.prime(t, question.arriving())
+		s.prime(t, tcp(middle.from, a.vip, tcpSYN).arriving())
+		s.plane.SetNodeUnwraps("node2", false)
+		s.set()
+		reset := tcp(a.vip, middle.from, tcpRST)
+		reset.seq, reset.ack, reset.df, reset.closed = middle.ack, 0, false, true
+		s.check(t, step{"the middle of a connection that was wrapped", middle.arriving(), xdpTX, answered(reset), []string{"reset", "event_flow_gone"}})
+		if _, _, moved := s.run(question.arriving()); moved["translated_out"]+moved["handed_over"] != 1 || moved["event_flow_made"] != 1 {
+			t.Errorf("a datagram from a port whose earlier ones were wrapped: %v, want it translated", moved)
+		}
 		s.prime(t, tcp(port(a.client, 2), a.vip, tcpSYN).arriving())
 		began := func(from uint16, as string) {
 			t.Helper()
