@@ -18,6 +18,8 @@ const apiTimeout = time.Minute
 type boundedTransport struct {
 	http.RoundTripper
 	bound time.Duration
+	// reason is added to the error of a request that is given up; optional.
+	reason func() string
 }
 
 // RoundTrip implements http.RoundTripper.
@@ -31,6 +33,9 @@ func (t *boundedTransport) RoundTrip(request *http.Request) (*http.Response, err
 	if err != nil {
 		if errors.Is(context.Cause(ctx), late) {
 			err = late
+			if t.reason != nil {
+				err = fmt.Errorf("%w%s", late, t.reason())
+			}
 		}
 		cancel()
 		return nil, err

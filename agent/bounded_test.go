@@ -19,7 +19,7 @@ func TestAPIServerThatNeverAnswers(t *testing.T) {
 	defer server.Close()
 	const bound = 200 * time.Millisecond
 	client, err := kubernetes.NewForConfig(&rest.Config{Host: server.URL, WrapTransport: func(t http.RoundTripper) http.RoundTripper {
-		return &boundedTransport{t, bound}
+		return &boundedTransport{RoundTripper: t, bound: bound}
 	}})
 	if err != nil {
 		t.Fatal(err)

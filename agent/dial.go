@@ -2,7 +2,9 @@ package agent
 
 import (
 	"context"
+	"fmt"
 	"net"
+	"sync"
 	"syscall"
 	"time"
 
@@ -15,14 +17,36 @@ const (
 	acknowledgedWithin = 5 * time.Second
 	dialWithin         = time.Second
 	dialAgain          = 100 * time.Millisecond
+	// resolveWithin leaves the resolver the time to go on to another server after one that does not answer, for which it waits 5 s.
+	resolveWithin = 15 * time.Second
+	// resolveAgainWithin is for a name whose addresses are known from before: they are tried rather than waited for.
+	resolveAgainWithin = time.Second
 )
 
-// dialPatiently connects to the API server, however long it is away. Its callers would otherwise back off, watches up to a
-// minute, and hear that much later that it is back.
-func dialPatiently(ctx context.Context, network, address string) (net.Conn, error) {
-	d := net.Dialer{Timeout: dialWithin, KeepAlive: 2 * time.Second, Control: limitSilence}
+// dialer connects to the API server, however long it is away. Its callers would otherwise back off, watches up to a minute, and
+// hear that much later that it is back.
+type dialer struct {
+	resolver *net.Resolver
+
+	mu      sync.Mutex
+	known   map[string][]string // host name -> addresses, as last resolved
+	problem error               // why there is no connection; nil once there is one
+}
+
+func newDialer() *dialer {
+	return &dialer{resolver: net.DefaultResolver, known: map[string][]string{}}
+}
+
+func (d *dialer) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, err
+	}
 	for {
-		conn, err := d.DialContext(ctx, network, address)
+		conn, err := d.try(ctx, network, host, port)
+		d.mu.Lock()
+		d.problem = err
+		d.mu.Unlock()
 		if err == nil {
 			return conn, nil
 		}
@@ -32,6 +56,55 @@ func dialPatiently(ctx context.Context, network, address string) (net.Conn, erro
 		case <-time.After(dialAgain):
 		}
 	}
+}
+
+// try tries each address once.
+func (d *dialer) try(ctx context.Context, network, host, port string) (conn net.Conn, err error) {
+	addresses, err := d.resolve(ctx, host)
+	if err != nil {
+		return nil, err
+	}
+	within := net.Dialer{Timeout: dialWithin, KeepAlive: 2 * time.Second, Control: limitSilence}
+	for _, address := range addresses {
+		if conn, err = within.DialContext(ctx, network, net.JoinHostPort(address, port)); err == nil {
+			return conn, nil
+		}
+	}
+	return nil, err
+}
+
+// resolve asks DNS. While that does not answer, the addresses hold that it said last.
+func (d *dialer) resolve(ctx context.Context, host string) ([]string, error) {
+	d.mu.Lock()
+	before := d.known[host]
+	d.mu.Unlock()
+	within := resolveWithin
+	if before != nil {
+		within = resolveAgainWithin
+	}
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	addresses, err := d.resolver.LookupHost(ctx, host)
+	if err != nil && before != nil {
+		return before, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("resolve %s: %w", host, err)
+	}
+	d.mu.Lock()
+	d.known[host] = addresses
+	d.mu.Unlock()
+	return addresses, nil
+}
+
+// reason is why there is no connection, as an addition to an error.
+func (d *dialer) reason() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.problem == nil {
+		return ""
+	}
+	return " (not connected: " + d.problem.Error() + ")"
 }
 
 // limitSilence bounds how long sent data may stay unacknowledged.

@@ -177,6 +177,7 @@ func addressTowards(server string) (netip.Addr, error) {
 }
 
 func newClient(cfg Config, identity *node.Identity) (kubernetes.Interface, error) {
+	dialer := newDialer()
 	client, err := kubernetes.NewForConfig(&rest.Config{
 		Host: cfg.Server,
 		// Files rather than their contents: client-go takes a renewed certificate from them.
@@ -186,9 +187,11 @@ func newClient(cfg Config, identity *node.Identity) (kubernetes.Interface, error
 			AcceptContentTypes: "application/vnd.kubernetes.protobuf,application/json",
 			ContentType:        "application/vnd.kubernetes.protobuf",
 		},
-		QPS:           -1, // the API server limits; a limit here would delay leases behind events
-		Dial:          dialPatiently,
-		WrapTransport: func(t http.RoundTripper) http.RoundTripper { return &boundedTransport{t, apiTimeout} },
+		QPS:  -1, // the API server limits; a limit here would delay leases behind events
+		Dial: dialer.dial,
+		WrapTransport: func(t http.RoundTripper) http.RoundTripper {
+			return &boundedTransport{RoundTripper: t, bound: apiTimeout, reason: dialer.reason}
+		},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("client of the API server: %w", err)

@@ -33,6 +33,13 @@ import (
 // control plane's.
 func startControlPlane(t testing.TB) kubernetes.Interface {
 	t.Helper()
+	client, _ := startControlPlaneProcess(t)
+	return client
+}
+
+// startControlPlaneProcess also returns skepd's number.
+func startControlPlaneProcess(t testing.TB) (client kubernetes.Interface, pid int) {
+	t.Helper()
 	dir := t.TempDir()
 	binary := filepath.Join(dir, "skepd")
 	if out, err := exec.Command("go", "build", "-o", binary, "github.com/skep-io/skep/cmd/skepd").CombinedOutput(); err != nil {
@@ -62,7 +69,6 @@ func startControlPlane(t testing.TB) kubernetes.Interface {
 			t.Logf("skepd:\n%s", lastLines(log.String(), 30))
 		}
 	})
-	var client kubernetes.Interface
 	runtimetest.Eventually(t, "the API server to answer", func() bool {
 		config, err := clientcmd.BuildConfigFromFlags("", filepath.Join(dir, "data", "pki", "admin.kubeconfig"))
 		if err != nil {
@@ -86,7 +92,7 @@ func startControlPlane(t testing.TB) kubernetes.Interface {
 	if _, err := client.CoreV1().Nodes().UpdateStatus(context.Background(), node, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	return client
+	return client, cmd.Process.Pid
 }
 
 func lastLines(s string, n int) string {

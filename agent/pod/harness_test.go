@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -36,9 +38,35 @@ type addresses struct {
 	mu   sync.Mutex
 	next byte
 	held map[string]podnet.Attachment
+	hang chan struct{} // while it is open, the kernel does not answer
+}
+
+// cut has calls hang from now on, until the kernel answers again.
+func (a *addresses) cut() (restore func()) {
+	hang := make(chan struct{})
+	a.mu.Lock()
+	a.hang = hang
+	a.mu.Unlock()
+	return sync.OnceFunc(func() {
+		a.mu.Lock()
+		a.hang = nil
+		a.mu.Unlock()
+		close(hang)
+	})
+}
+
+// kernel waits while there is no answer.
+func (a *addresses) kernel() {
+	a.mu.Lock()
+	hang := a.hang
+	a.mu.Unlock()
+	if hang != nil {
+		<-hang
+	}
 }
 
 func (a *addresses) Attach(podID, _ string, _ podnet.Bandwidth) (podnet.Attachment, error) {
+	a.kernel()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.held == nil {
@@ -53,6 +81,7 @@ func (a *addresses) Attach(podID, _ string, _ podnet.Bandwidth) (podnet.Attachme
 }
 
 func (a *addresses) Detach(podID string) error {
+	a.kernel()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	delete(a.held, podID)
@@ -148,10 +177,16 @@ type cluster struct {
 
 func newCluster(t testing.TB, client kubernetes.Interface) *cluster {
 	t.Helper()
+	return newClusterOn(t, client, func(*runtimetest.Node) {})
+}
+
+// newClusterOn has a runtime that the test changes first.
+func newClusterOn(t testing.TB, client kubernetes.Interface, change func(*runtimetest.Node)) *cluster {
+	t.Helper()
 	if client == nil {
 		client = fake.NewClientset()
 	}
-	c := &cluster{t: t, node: runtimetest.Start(t), client: client, network: &addresses{}, plane: &plane{}, ports: &hostPorts{}}
+	c := &cluster{t: t, node: runtimetest.StartWith(t, change), client: client, network: &addresses{}, plane: &plane{}, ports: &hostPorts{}}
 	if _, err := c.node.Import(context.Background(), runtimetest.Archive(t, testImage, runtimetest.Image(t, nil))); err != nil {
 		t.Fatal(err)
 	}
@@ -241,6 +276,18 @@ func (c *cluster) restartAgent(away func()) {
 	away()
 	c.node.Connect()
 	c.startAgent()
+}
+
+// awaitEvent waits for an event that has all these parts.
+func (c *cluster) awaitEvent(parts ...string) {
+	c.t.Helper()
+	runtimetest.Eventually(c.t, fmt.Sprintf("an event with %q", parts), func() bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return slices.ContainsFunc(c.log, func(e string) bool {
+			return !slices.ContainsFunc(parts, func(part string) bool { return !strings.Contains(e, part) })
+		})
+	})
 }
 
 func (c *cluster) hasEvent(text string) bool {

@@ -149,7 +149,6 @@ func (w *worker) setupDone(s *setup) {
 	s.failed = true
 	now := time.Now()
 	w.setupOff.next(now, now)
-	w.setupOff.wait = min(w.setupOff.wait, 2*time.Minute)
 	if s.network.err != nil && s.ctx.Err() == nil {
 		w.event(corev1.EventTypeWarning, reasonFailedSandbox, "Failed to create pod sandbox: %v", s.network.err)
 	}

@@ -111,6 +111,7 @@ func newWorker(p *Pods, pod *corev1.Pod) *worker {
 	w := &worker{
 		pods: p, uid: string(pod.UID), key: types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name},
 		wake: make(chan struct{}, 1), pod: pod, ref: pod, startAt: time.Now(),
+		setupOff:   backoff{limit: min(p.cfg.MaxBackOff, 2*time.Minute)},
 		containers: map[string]*containerState{}, timers: map[string]*time.Timer{}, serving: map[string]bool{},
 	}
 	if pod.Status.StartTime != nil {

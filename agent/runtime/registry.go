@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptrace"
 	"slices"
 	"strings"
 	"sync"
@@ -51,6 +52,7 @@ type registry struct {
 
 	mu      sync.Mutex
 	pending map[string]int // hosts that are waited for
+	lookups map[string]int // those of them whose name DNS was asked for
 	last    time.Time      // when data came; moved on by the time in which nothing was asked for
 	got     int            // bytes since then, fewer than stallBytes
 	idle    time.Time      // since when nothing is asked for, while pending is empty
@@ -60,7 +62,7 @@ type registry struct {
 func newRegistry(named reference.Named, creds Credentials) *registry {
 	r := &registry{
 		domain: reference.Domain(named), path: reference.Path(named), creds: creds,
-		pending: map[string]int{}, last: time.Now(), idle: time.Now(),
+		pending: map[string]int{}, lookups: map[string]int{}, last: time.Now(), idle: time.Now(),
 	}
 	if r.host = r.domain; r.host == defaultRegistry {
 		r.host = "registry-1." + defaultRegistry
@@ -138,7 +140,11 @@ func (t *watchedTransport) RoundTrip(request *http.Request) (*http.Response, err
 		return nil, err
 	}
 	t.registry.wait(host)
-	response, err := t.RoundTripper.RoundTrip(request)
+	trace := &httptrace.ClientTrace{
+		DNSStart: func(info httptrace.DNSStartInfo) { t.registry.lookup(host, 1) },
+		DNSDone:  func(httptrace.DNSDoneInfo) { t.registry.lookup(host, -1) },
+	}
+	response, err := t.RoundTripper.RoundTrip(request.WithContext(httptrace.WithClientTrace(request.Context(), trace)))
 	t.registry.came(host, stallBytes)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", host, err)
@@ -211,6 +217,15 @@ func (r *registry) came(host string, n int) {
 	}
 }
 
+// lookup counts the questions to DNS about a host.
+func (r *registry) lookup(host string, n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.lookups[host] += n; r.lookups[host] == 0 {
+		delete(r.lookups, host)
+	}
+}
+
 // stalled names the hosts that have been waited for since long ago.
 func (r *registry) stalled(bound time.Duration) error {
 	r.mu.Lock()
@@ -221,6 +236,9 @@ func (r *registry) stalled(bound time.Duration) error {
 	}
 	var hosts []string
 	for host := range r.pending {
+		if r.lookups[host] > 0 {
+			host = "the DNS server that was asked for " + host
+		}
 		hosts = append(hosts, host)
 	}
 	slices.Sort(hosts)
