@@ -26,6 +26,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 
+	"github.com/skep-io/skep/agent/eviction"
 	"github.com/skep-io/skep/agent/garbage"
 	"github.com/skep-io/skep/agent/logs"
 	"github.com/skep-io/skep/agent/node"
@@ -74,6 +75,7 @@ type Config struct {
 	AllowedUnsafeSysctls []string
 
 	Reserves   Reserves
+	Pressure   Pressure
 	Version    string
 	LogCommand []string // starts the process that writes containers' logs
 	Ready      func()   // called when the node takes pods
@@ -101,6 +103,7 @@ type parts struct {
 	pods      *pod.Pods
 	garbage   *garbage.Collector
 	stats     *stats.Collector
+	evictions *eviction.Metrics
 	size      size
 	server    *server.Server
 	events    record.EventBroadcaster
@@ -140,7 +143,7 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	p := &parts{cfg: cfg, started: make(chan struct{}), adopted: make(chan struct{}), removed: make(chan struct{}),
-		unknown: make(chan struct{}, 1), announcer: &announcer{}}
+		unknown: make(chan struct{}, 1), announcer: &announcer{}, evictions: eviction.NewMetrics()}
 	defer p.close()
 	group.Go(func() error { return p.start(ctx, group) })
 	err = group.Wait()
@@ -166,6 +169,9 @@ func (p *parts) start(ctx context.Context, group *errgroup.Group) error {
 		return err
 	}
 	if err := p.startServer(ctx, group); err != nil {
+		return err
+	}
+	if err := p.watchPressure(ctx, group); err != nil {
 		return err
 	}
 	group.Go(func() error { return p.node.Run(ctx) })
@@ -310,7 +316,7 @@ func (p *parts) startPods(ctx context.Context, group *errgroup.Group) error {
 		Recorder: p.recorder,
 		Services: p.watcher.Lister(), ServicesSynced: p.watcher.HasSynced,
 		ClusterDNS: p.cfg.ClusterDNS, ClusterDomain: p.cfg.ClusterDomain, Allocatable: p.node.Allocatable,
-		MemoryCapacity: memory.Value(), PodPidsLimit: p.size.podPids, Sysctls: allowed,
+		Pressure: p.node.Pressure, MemoryCapacity: memory.Value(), PodPidsLimit: p.size.podPids, Sysctls: allowed,
 	})
 	group.Go(func() error { return p.pods.Run(ctx) })
 	collect := p.cfg.Garbage
@@ -330,12 +336,8 @@ func (p *parts) startPods(ctx context.Context, group *errgroup.Group) error {
 }
 
 func (p *parts) startServer(ctx context.Context, group *errgroup.Group) (err error) {
-	nodeCgroup := p.cfg.Cgroup
-	if wholeHost(p.cfg) {
-		nodeCgroup = "/" // the node is the whole host
-	}
 	p.stats, err = stats.New(stats.Config{
-		NodeName: p.cfg.NodeName, NodeCgroup: nodeCgroup, StateDir: p.cfg.StateDir, StartTime: time.Now(),
+		NodeName: p.cfg.NodeName, NodeCgroup: nodeCgroup(p.cfg), StateDir: p.cfg.StateDir, StartTime: time.Now(),
 		Source: &measured{p: p},
 	})
 	if err != nil {
@@ -343,7 +345,7 @@ func (p *parts) startServer(ctx context.Context, group *errgroup.Group) (err err
 	}
 	process, containers := prometheus.NewRegistry(), prometheus.NewRegistry()
 	counted := &traffic.Sources{Node: p.cfg.NodeName, Plane: p.plane, Path: p.path, Census: p.census, Log: p.told, Flows: p.flows}
-	process.MustRegister(counted.Metrics(), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	process.MustRegister(counted.Metrics(), p.evictions, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	process.MustRegister(p.stats.LogMetrics())
 	containers.MustRegister(p.stats.Metrics())
 	p.server, err = server.New(server.Config{

@@ -36,14 +36,14 @@ type Limits struct {
 // LimitPods makes the cgroup of all pods and those of the classes, and sets what all pods may use together. A limit below what
 // is in use is refused, so that nobody is killed for it.
 func (t *Tree) LimitPods(all Limits) error {
-	for _, path := range []string{t.kubepods(), t.classPath(corev1.PodQOSBurstable), t.classPath(corev1.PodQOSBestEffort)} {
+	for _, path := range []string{t.Kubepods(), t.classPath(corev1.PodQOSBurstable), t.classPath(corev1.PodQOSBestEffort)} {
 		if err := t.make(path); err != nil {
 			return err
 		}
 	}
 	return errors.Join(
 		t.set(t.classPath(corev1.PodQOSBestEffort), Limits{CPUShares: MinShares}),
-		t.set(t.kubepods(), all),
+		t.set(t.Kubepods(), all),
 	)
 }
 

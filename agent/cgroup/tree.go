@@ -88,16 +88,16 @@ func (t *Tree) hierarchies() []string {
 	return dirs
 }
 
-// kubepods is the cgroup of all pods.
-func (t *Tree) kubepods() string { return filepath.Join(t.parent, "kubepods") }
+// Kubepods is the cgroup of all pods.
+func (t *Tree) Kubepods() string { return filepath.Join(t.parent, "kubepods") }
 
 // classPath is the cgroup of a class' pods. Guaranteed pods are not below another class.
 func (t *Tree) classPath(class corev1.PodQOSClass) string {
 	switch class {
 	case corev1.PodQOSBurstable, corev1.PodQOSBestEffort:
-		return filepath.Join(t.kubepods(), strings.ToLower(string(class)))
+		return filepath.Join(t.Kubepods(), strings.ToLower(string(class)))
 	}
-	return t.kubepods()
+	return t.Kubepods()
 }
 
 const podPrefix = "pod"
@@ -130,7 +130,7 @@ func (t *Tree) PodPath(uid string, class corev1.PodQOSClass) string {
 func (t *Tree) Pods() []string {
 	var uids []string
 	for _, root := range t.hierarchies() {
-		for _, parent := range []string{t.earlier(), t.kubepods(), t.classPath(corev1.PodQOSBurstable), t.classPath(corev1.PodQOSBestEffort)} {
+		for _, parent := range []string{t.earlier(), t.Kubepods(), t.classPath(corev1.PodQOSBurstable), t.classPath(corev1.PodQOSBestEffort)} {
 			entries, _ := os.ReadDir(filepath.Join(root, parent))
 			for _, e := range entries {
 				uid, named := strings.CutPrefix(e.Name(), podPrefix)

@@ -2,9 +2,7 @@ package node
 
 import (
 	"bufio"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"runtime"
 	"strconv"
@@ -93,47 +91,4 @@ func osImage(path string) string {
 		}
 	}
 	return "Linux"
-}
-
-// Where a node counts as short of something: kubelet's thresholds.
-const (
-	memoryLow   = 100 << 20 // bytes available
-	diskLow     = 0.10      // of the file system, free
-	inodesLow   = 0.05
-	processesUp = 0.95 // of pid_max, in use
-)
-
-type pressure struct{ memory, disk, processes bool }
-
-func readPressure(stateDir string) (p pressure, err error) {
-	available, err := memInfo("MemAvailable")
-	if err != nil {
-		return p, err
-	}
-	p.memory = available < memoryLow
-	var fsInfo unix.Statfs_t
-	if err := unix.Statfs(stateDir, &fsInfo); err != nil {
-		return p, fmt.Errorf("free space of %s: %w", stateDir, err)
-	}
-	p.disk = float64(fsInfo.Bavail) < diskLow*float64(fsInfo.Blocks) || float64(fsInfo.Ffree) < inodesLow*float64(fsInfo.Files)
-	p.processes, err = processesLow()
-	return p, err
-}
-
-// processesLow reads the second half of loadavg's "running/all".
-func processesLow() (bool, error) {
-	fields := strings.Fields(firstLine("/proc/loadavg"))
-	if len(fields) < 4 {
-		return false, errors.New("/proc/loadavg cannot be read")
-	}
-	_, all, _ := strings.Cut(fields[3], "/")
-	used, err := strconv.Atoi(all)
-	if err != nil {
-		return false, fmt.Errorf("/proc/loadavg: %w", err)
-	}
-	limit, err := strconv.Atoi(firstLine("/proc/sys/kernel/pid_max"))
-	if err != nil {
-		return false, fmt.Errorf("pid_max: %w", errors.Join(err, fs.ErrInvalid))
-	}
-	return float64(used) > processesUp*float64(limit), nil
 }

@@ -51,6 +51,7 @@ type Node struct {
 	uid      types.UID
 	problems map[string]error                                  // part of the node -> why it does not work
 	beside   map[corev1.NodeConditionType]corev1.NodeCondition // conditions that do not decide whether the node is ready
+	pressure []corev1.NodeConditionType                        // what the node is short of
 	// overruled is set when the API has conditions that others wrote over ours.
 	overruled bool
 	changed   chan struct{}

@@ -30,17 +30,13 @@ func (n *Node) status(ctx context.Context, last *corev1.NodeStatus) (*corev1.Nod
 	if err != nil {
 		return nil, err
 	}
-	low, err := readPressure(n.cfg.StateDir)
-	if err != nil {
-		return nil, err
-	}
 	status := &corev1.NodeStatus{
 		Capacity:        shown(n.cfg.Capacity),
 		Allocatable:     shown(n.cfg.Allocatable),
 		Addresses:       n.addresses(),
 		DaemonEndpoints: corev1.NodeDaemonEndpoints{KubeletEndpoint: corev1.DaemonEndpoint{Port: n.cfg.Port}},
 		NodeInfo:        info,
-		Conditions:      slices.Concat(pressureConditions(low), n.besideReady(), []corev1.NodeCondition{n.ready()}),
+		Conditions:      slices.Concat(pressureConditions(n.Pressure()), n.besideReady(), []corev1.NodeCondition{n.ready()}),
 	}
 	groups := true // both policies are followed
 	status.Features = &corev1.NodeFeatures{SupplementalGroupsPolicy: &groups}
@@ -113,27 +109,6 @@ func (n *Node) besideReady() (list []corev1.NodeCondition) {
 		list = append(list, n.beside[kind])
 	}
 	return list
-}
-
-// pressureConditions uses kubelet's reasons and messages, which people search for.
-func pressureConditions(low pressure) []corev1.NodeCondition {
-	one := func(kind corev1.NodeConditionType, is bool, subject, ok, bad string) corev1.NodeCondition {
-		if is {
-			return corev1.NodeCondition{Type: kind, Status: corev1.ConditionTrue, Reason: "KubeletHas" + bad, Message: "kubelet has " + subject}
-		}
-		return corev1.NodeCondition{Type: kind, Status: corev1.ConditionFalse, Reason: "KubeletHas" + ok, Message: "kubelet has " + subject}
-	}
-	pick := func(is bool, bad, ok string) string {
-		if is {
-			return bad
-		}
-		return ok
-	}
-	return []corev1.NodeCondition{
-		one(corev1.NodeMemoryPressure, low.memory, pick(low.memory, "insufficient memory available", "sufficient memory available"), "SufficientMemory", "InsufficientMemory"),
-		one(corev1.NodeDiskPressure, low.disk, pick(low.disk, "disk pressure", "no disk pressure"), "NoDiskPressure", "DiskPressure"),
-		one(corev1.NodePIDPressure, low.processes, pick(low.processes, "insufficient PID available", "sufficient PID available"), "SufficientPID", "InsufficientPID"),
-	}
 }
 
 // sameStatus leaves out the times of the last heartbeat.

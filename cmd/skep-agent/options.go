@@ -28,6 +28,7 @@ type options struct {
 	uplinks                       string
 	kubeReserved, systemReserved  string
 	eviction                      eviction.Settings
+	evictionGrace                 int32 // seconds
 }
 
 // hostFlags say where things lie on this host; the subcommands that look after them have the same.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -16,6 +17,11 @@ func (o *options) resourceFlags(command *cobra.Command) {
 	f.StringVar(&o.kubeReserved, "kube-reserved", "", "What the agent and containerd keep of the node: cpu=100m,memory=256Mi,ephemeral-storage=1Gi,pid=1000")
 	f.StringVar(&o.systemReserved, "system-reserved", "", "What the host's other programs keep of it, in the same form")
 	f.StringVar(&o.eviction.Hard, "eviction-hard", eviction.DefaultHard, "What must stay available: SIGNAL<VALUE,…; what it says of memory and nodefs is not allocatable to pods; those given replace all of the default")
+	f.StringVar(&o.eviction.Soft, "eviction-soft", "", "What pods are evicted for when it has been short for a while: SIGNAL<VALUE,…")
+	f.StringVar(&o.eviction.SoftGracePeriod, "eviction-soft-grace-period", "", "For how long each of --eviction-soft must have been short: SIGNAL=DURATION,…")
+	f.StringVar(&o.eviction.MinimumReclaim, "eviction-minimum-reclaim", "", "What must be reclaimed beyond a threshold once it was met: SIGNAL=VALUE,…")
+	f.DurationVar(&o.cfg.Pressure.Transition, "eviction-pressure-transition-period", 5*time.Minute, "How long a pressure condition of the node is kept after its threshold was last met")
+	f.Int32Var(&o.evictionGrace, "eviction-max-pod-grace-period", 0, "Seconds that pods have at most to end for a soft threshold")
 	f.Int64Var(&o.cfg.Reserves.PodPids, "pod-max-pids", 4096, "Processes and threads of one pod, and never more than half of what all pods may have; -1 for no limit of its own")
 }
 
@@ -29,6 +35,13 @@ func (o *options) reserves(cfg *agent.Config) (err error) {
 	}
 	if r.PodPids == 0 || r.PodPids < -1 {
 		return fmt.Errorf("--pod-max-pids %d: give a positive number, or -1 for no limit", r.PodPids)
+	}
+	if o.evictionGrace < 0 {
+		return fmt.Errorf("--eviction-max-pod-grace-period %d: give seconds, or 0 for pods to end at once", o.evictionGrace)
+	}
+	cfg.Pressure.MaxPodGrace = time.Duration(o.evictionGrace) * time.Second
+	if cfg.Pressure.Transition < 0 {
+		return fmt.Errorf("--eviction-pressure-transition-period %v must not be negative", cfg.Pressure.Transition)
 	}
 	r.Thresholds, err = eviction.Parse(o.eviction)
 	return err

@@ -201,7 +201,9 @@ func (c *Cluster) agentCommand(st *state, node string) ([]string, error) {
 		"--state-dir", filepath.Join(c.nodeDir(node), "state"),
 		"--cgroup", nodeCgroup(c.Name, node),
 		"--hook-cgroup", nodeCgroup(c.Name, node),
-		"--image-gc-high-threshold", "100", // the disk is the machine's, and how full it is no affair of the cluster's
+		// The disk is the machine's, and how full it is no affair of the cluster's. Memory and processes are those of the host's cgroup.
+		"--image-gc-high-threshold", "100",
+		"--eviction-hard", "memory.available<100Mi,nodefs.available<0%,nodefs.inodesFree<0%,imagefs.available<0%,imagefs.inodesFree<0%,pid.available<5%",
 	}
 	if st.IPv6 {
 		argv = append(argv, "--cluster-cidr", podCIDRs, "--service-cidr", serviceCIDRs)
