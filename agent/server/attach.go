@@ -33,7 +33,7 @@ func (s *Server) attach(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	remotecommand.ServeAttach(&leavingWriter{w, cancel}, r.WithContext(ctx), &attacher{s.cfg.Runtime, c, options}, c.PodName, c.PodUID, c.ID, options,
-		idleTimeout, creationTimeout, remotecommand.SupportedStreamingProtocols)
+		idleTimeout, s.creationTimeout, remotecommand.SupportedStreamingProtocols)
 }
 
 // closeTimeout bounds the end of a container's input.
@@ -142,7 +142,8 @@ func orNone(w io.WriteCloser) io.Writer {
 	return w
 }
 
-// leavingWriter calls left when the client of a connection that was taken over is gone; the HTTP server no longer looks.
+// leavingWriter calls left when the client of a connection that was taken over is gone, and closes the connection; the HTTP server
+// no longer looks, and the library that reads frames from it leaves it open.
 type leavingWriter struct {
 	http.ResponseWriter
 	left func()
@@ -175,6 +176,7 @@ func (c *leavingConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	if err != nil {
 		c.left()
+		c.Conn.Close()
 	}
 	return n, err
 }

@@ -87,6 +87,8 @@ type Server struct {
 	http     *http.Server
 	// sessions and forwards hold a value for each that is open.
 	sessions, forwards chan struct{}
+	// creationTimeout is how long a client has to open all streams.
+	creationTimeout time.Duration
 }
 
 const (
@@ -107,7 +109,7 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen for the API server: %w", err)
 	}
-	s := &Server{cfg: cfg, listener: listener, sessions: make(chan struct{}, maxSessions), forwards: make(chan struct{}, maxForwards)}
+	s := &Server{cfg: cfg, listener: listener, sessions: make(chan struct{}, maxSessions), forwards: make(chan struct{}, maxForwards), creationTimeout: creationTimeout}
 	s.http = &http.Server{
 		Handler:           s.authorize(s.routes()),
 		ReadHeaderTimeout: headersWithin,

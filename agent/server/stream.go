@@ -63,7 +63,7 @@ func (s *Server) exec(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	remotecommand.ServeExec(&leavingWriter{w, cancel}, r.WithContext(ctx), &executor{s.cfg.Runtime}, c.PodName, c.PodUID, c.ID, command, options,
-		idleTimeout, creationTimeout, remotecommand.SupportedStreamingProtocols)
+		idleTimeout, s.creationTimeout, remotecommand.SupportedStreamingProtocols)
 }
 
 // findRunning finds the container of a request, which must have a process to talk to.
@@ -139,8 +139,8 @@ func (s *Server) portForward(w http.ResponseWriter, r *http.Request) {
 		failStream(w, err)
 		return
 	}
-	portforward.ServePortForward(w, r, &forwarder{netns, s.forwards}, r.PathValue("pod"), uid, options,
-		idleTimeout, creationTimeout, portforward.SupportedProtocols)
+	portforward.ServePortForward(&leavingWriter{w, func() {}}, r, &forwarder{netns, s.forwards}, r.PathValue("pod"), uid, options,
+		idleTimeout, s.creationTimeout, portforward.SupportedProtocols)
 }
 
 // networkOf is where the network namespace of a running pod is pinned; empty if it is the node's.

@@ -4,7 +4,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -135,34 +134,6 @@ func FuzzAccept(f *testing.F) {
 			t.Fatalf("a watch in %s", o.format.mediaType)
 		case !shaped && o.shape != shapePlain:
 			t.Fatalf("the shape %s where there is none", o.shape)
-		}
-	})
-}
-
-// FuzzPath reads paths: what it names is in the path, in order.
-func FuzzPath(f *testing.F) {
-	for _, path := range []string{
-		"/api/v1/namespaces/a/pods/b/exec", "/apis/apps/v1/watch/deployments", "/api/v1/nodes/https:a:1/proxy/x/../y", "/api//", "//", "", "/apis/a/b/c/d/e/f/g",
-		"/api/v1/namespaces/a/status", "/api/v1/watch/namespaces//pods", "/api/v1/proxy/nodes/a",
-	} {
-		f.Add(path)
-	}
-	f.Fuzz(func(t *testing.T, path string) {
-		isDiscoveryPath(path)
-		got, ok := parseTarget(path)
-		if !ok {
-			return
-		}
-		rest := path
-		for _, part := range []string{got.group, got.version, got.namespace, got.resource, got.name, got.subresource, got.rest} {
-			_, after, found := strings.Cut(rest, part)
-			if !found {
-				t.Fatalf("%q is not in %q after what stands before it: %+v", part, path, got)
-			}
-			rest = after
-		}
-		if got.resource == "" || (got.name == "" && got.subresource != "") {
-			t.Fatalf("%q: %+v", path, got)
 		}
 	})
 }

@@ -39,12 +39,17 @@ func TestParseTarget(t *testing.T) {
 	}
 }
 
-func FuzzParseTarget(f *testing.F) {
-	for _, seed := range []string{"/api/v1/namespaces/a/pods/p/log", "/apis/a/b/c", "//", "/api/v1/watch", "/api/v1/watch/", "/api/v1/namespaces/a//",
-		"/api/v1/nodes/n/proxy//../x", "api/v1/pods", "/api/\x00/\xff"} {
-		f.Add(seed)
+// FuzzPath reads paths: what it names is in the path, in order, whole between slashes, with nothing missing in the middle.
+func FuzzPath(f *testing.F) {
+	for _, path := range []string{
+		"/api/v1/namespaces/a/pods/b/exec", "/apis/apps/v1/watch/deployments", "/api/v1/nodes/https:a:1/proxy/x/../y", "/api//", "//", "", "/apis/a/b/c/d/e/f/g",
+		"/api/v1/namespaces/a/status", "/api/v1/watch/namespaces//pods", "/api/v1/proxy/nodes/a", "/apis/a/b/c", "/api/v1/watch", "/api/v1/watch/",
+		"/api/v1/namespaces/a//", "/api/v1/nodes/n/proxy//../x", "api/v1/pods", "/api/\x00/\xff",
+	} {
+		f.Add(path)
 	}
 	f.Fuzz(func(t *testing.T, path string) {
+		isDiscoveryPath(path)
 		got, ok := parseTarget(path)
 		if !ok {
 			if got != (target{}) {
@@ -52,13 +57,19 @@ func FuzzParseTarget(f *testing.F) {
 			}
 			return
 		}
-		if got.resource == "" || got.version == "" && !strings.Contains(path, "//") || (got.name == "" && got.subresource != "") || (got.subresource == "" && got.rest != "") {
+		if got.resource == "" || got.version == "" && !strings.Contains(path, "//") || got.name == "" && got.subresource != "" || got.subresource == "" && got.rest != "" {
 			t.Fatalf("%q: parts are missing in the middle: %+v", path, got)
 		}
-		for _, part := range []string{got.group, got.version, got.namespace, got.resource, got.name, got.subresource} {
-			if strings.Contains(part, "/") {
+		rest := path
+		for _, part := range []string{got.group, got.version, got.namespace, got.resource, got.name, got.subresource, got.rest} {
+			_, after, found := strings.Cut(rest, part)
+			if !found {
+				t.Fatalf("%q is not in %q after what stands before it: %+v", part, path, got)
+			}
+			if strings.Contains(part, "/") && part != got.rest {
 				t.Fatalf("%q: a part spans a slash: %+v", path, got)
 			}
+			rest = after
 		}
 	})
 }
