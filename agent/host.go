@@ -21,8 +21,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
-	"github.com/skep-io/skep/agent/durable"
 	"github.com/skep-io/skep/agent/node"
+	"github.com/skep-io/skep/durable"
 )
 
 // The oldest kernel that has all that the data plane uses.

@@ -15,7 +15,7 @@ import (
 	corev1helpers "k8s.io/component-helpers/scheduling/corev1"
 	"k8s.io/klog/v2"
 
-	"github.com/skep-io/skep/agent/durable"
+	"github.com/skep-io/skep/durable"
 )
 
 // ReasonEvicted is the reason of pods that the node ended, or did not take, for want of something.

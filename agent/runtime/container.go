@@ -14,7 +14,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/containers"
 
-	"github.com/skep-io/skep/agent/durable"
+	"github.com/skep-io/skep/durable"
 )
 
 // User is a process's, as the container sees it.

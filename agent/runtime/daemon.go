@@ -17,7 +17,7 @@ import (
 	containerd "github.com/containerd/containerd/v2/client"
 	"golang.org/x/sys/unix"
 
-	"github.com/skep-io/skep/agent/durable"
+	"github.com/skep-io/skep/durable"
 )
 
 // DaemonConfig says where a private containerd keeps its things.

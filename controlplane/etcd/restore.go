@@ -9,7 +9,7 @@ import (
 	"go.etcd.io/etcd/etcdutl/v3/snapshot"
 	"go.uber.org/zap"
 
-	"github.com/skep-io/skep/controlplane/durable"
+	"github.com/skep-io/skep/durable"
 )
 
 // revisionBump is by how much a restored database is ahead of its snapshot: more

@@ -20,7 +20,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/skep-io/skep/controlplane/durable"
+	"github.com/skep-io/skep/durable"
 )
 
 // Identities that the authority hands out beside node certificates.

@@ -77,9 +77,10 @@ func files(t *testing.T) []string {
 var allowed = map[string][]string{
 	"bpf":            {},
 	"connections":    {},
+	"durable":        {},
 	"dataplane":      {"bpf"},
-	"agent":          {"dataplane", "controlplane/servicespec", "connections"},
-	"controlplane":   {"connections"},
+	"agent":          {"dataplane", "controlplane/servicespec", "connections", "durable"},
+	"controlplane":   {"connections", "durable"},
 	"coredns-plugin": {"controlplane/storage"},
 	"cmd":            {"agent", "controlplane", "coredns-plugin", "dataplane/service", "test/cluster", "test/demo"},
 	"docs":           {}, // embeds its examples

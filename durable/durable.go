@@ -1,5 +1,5 @@
-// Package durable writes the agent's small files so that they can be believed: after a crash, a loss of power or a full disk there
-// is the old content or the new one, never a part, and what was reported as written is there.
+// Package durable writes small files so that they can be believed: after a crash, a loss of power or a full disk there is the old
+// content or the new one, never a part, and what was reported as written is there. Agent and skepd both keep theirs by it.
 //
 // It never writes where a container can reach.
 package durable
@@ -18,15 +18,19 @@ func WriteFile(path string, data []byte, mode os.FileMode) error {
 	if err := Replace(path, data, mode, true); err != nil {
 		return err
 	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	defer dir.Close()
-	if err := dir.Sync(); err != nil {
+	if err := SyncDir(filepath.Dir(path)); err != nil {
 		return explain(path, err)
 	}
 	return nil
+}
+
+// SyncDir makes what was renamed, made or removed in a folder outlive a loss of power.
+func SyncDir(path string) error {
+	dir, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
 }
 
 // Replace replaces a file: a reader, also after a crash of the process, finds the old content or the new one. Unless synced is

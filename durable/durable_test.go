@@ -8,7 +8,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/skep-io/skep/agent/durable"
+	"github.com/skep-io/skep/durable"
 )
 
 // A full disk: the old content stays, the error names the disk, nothing is left over, and there is no trouble once there is room.
