@@ -50,6 +50,7 @@ func (p *parts) watchPressure(ctx context.Context, group *errgroup.Group) error 
 			return err
 		},
 	})
+	monitor.Measure(ctx)
 	group.Go(func() error {
 		defer host.Close()
 		return monitor.Run(ctx)

@@ -75,7 +75,18 @@ func New(cfg Config) *Monitor {
 	return &Monitor{cfg: cfg, pressure: NewPressure(cfg.Thresholds, cfg.Transition), retryAt: map[corev1.ResourceName]time.Time{}}
 }
 
-// Run watches until ctx ends.
+// Measure looks once, and tells what the node is short of without doing anything about it: an agent that starts on a node under
+// pressure does not say first that there is none.
+func (m *Monitor) Measure(ctx context.Context) { m.measure(ctx) }
+
+func (m *Monitor) measure(ctx context.Context) (o Observations, due []Threshold) {
+	o = m.observe(ctx)
+	conditions, due := m.pressure.Observe(time.Now(), o)
+	m.show(conditions)
+	return o, due
+}
+
+// Run watches until ctx ends. Nothing else is called meanwhile.
 func (m *Monitor) Run(ctx context.Context) error {
 	ticker := time.NewTicker(m.cfg.Period)
 	defer ticker.Stop()
@@ -94,10 +105,8 @@ func (m *Monitor) Run(ctx context.Context) error {
 
 // look measures once and returns the pod that it evicted for what it saw, or nil.
 func (m *Monitor) look(ctx context.Context) *corev1.Pod {
-	o := m.observe(ctx)
+	o, due := m.measure(ctx)
 	now := time.Now()
-	conditions, due := m.pressure.Observe(now, o)
-	m.show(conditions)
 	i := slices.IndexFunc(due, func(t Threshold) bool { return now.After(m.retryAt[t.Signal.resource()]) })
 	if i < 0 {
 		return nil

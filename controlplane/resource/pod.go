@@ -84,6 +84,7 @@ func preparePodCreate(pod *core.Pod) {
 		})
 	}
 	mergeLabelKeys(pod)
+	resolvePriority(pod)
 	podapi.DefaultPodLevelResources(pod)
 	pod.Status.QOSClass = qos.GetPodQOS(pod)
 }
@@ -132,7 +133,7 @@ func podAffinityTerms(affinity *core.Affinity) []*core.PodAffinityTerm {
 }
 
 func validatePodCreate(pod *core.Pod) field.ErrorList {
-	return validation.ValidatePodCreate(pod, podValidationOptions(pod, nil))
+	return append(validation.ValidatePodCreate(pod, podValidationOptions(pod, nil)), validatePriority(pod)...)
 }
 
 func preparePodUpdate(pod, old *core.Pod) {
@@ -140,6 +141,9 @@ func preparePodUpdate(pod, old *core.Pod) {
 	if pod.Spec.Resources == nil && old.Spec.Resources != nil {
 		// Clients that do not know pod-level resources drop them without meaning to.
 		pod.Spec.Resources = old.Spec.Resources
+	}
+	if pod.Spec.Priority == nil {
+		pod.Spec.Priority = old.Spec.Priority // which the API server set
 	}
 	podapi.DropDisabledPodFields(pod, old)
 }
