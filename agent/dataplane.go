@@ -144,6 +144,7 @@ func (p *parts) startWatcher(ctx context.Context, group *errgroup.Group) (err er
 		Factory: p.factory, Node: p.cfg.NodeName, Plane: sweptPlane{p.plane, p.sweeper},
 		Router:    &router{self: podpath.Node{Addrs: p.cfg.NodeIPs, PodCIDRs: p.podCIDRs, Own: true}, network: p.network, path: p.path},
 		Announcer: p.announcer, Recorder: p.recorder, ServiceCIDRs: p.cfg.ServiceCIDRs, PodCIDRs: p.cfg.ClusterCIDRs, Adopted: p.adopted,
+		OwnPorts: ownPorts(p.cfg), Listening: sockets.Listening,
 	})
 	if err != nil {
 		return err

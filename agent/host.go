@@ -176,6 +176,21 @@ func addressTowards(server string) (netip.Addr, error) {
 	return addr, nil
 }
 
+// ownPorts are those of the agent and, on a host that the API server runs on, of that.
+func ownPorts(cfg Config) []uint16 {
+	ports := []uint16{Port}
+	u, err := url.Parse(cfg.Server)
+	if err != nil {
+		return ports
+	}
+	server, err := netip.ParseAddr(u.Hostname())
+	port, portErr := strconv.ParseUint(u.Port(), 10, 16)
+	if err == nil && portErr == nil && slices.Contains(cfg.NodeIPs, server.Unmap()) {
+		ports = append(ports, uint16(port))
+	}
+	return ports
+}
+
 func newClient(cfg Config, identity *node.Identity) (kubernetes.Interface, error) {
 	dialer := newDialer()
 	client, err := kubernetes.NewForConfig(&rest.Config{

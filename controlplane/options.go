@@ -179,11 +179,15 @@ func (s *settings) url() string {
 }
 
 func (s *settings) registryConfig() resource.Config {
-	return resource.Config{
+	config := resource.Config{
 		ServiceCIDRs: s.services, PodCIDRs: s.pods, ClusterDomain: s.ClusterDomain,
 		APIServers: []netip.Addr{s.advertise}, DenyExternalIPs: s.DenyExternalIPs,
 		Encrypted: s.EncryptionConfig != "",
 	}
+	if s.LoadBalancerCIDR != "" {
+		config.LoadBalancerPool = s.pool
+	}
+	return config
 }
 
 // firstServiceIPs are the addresses of the service default/kubernetes.

@@ -27,7 +27,7 @@ func (w *worker) admit() {
 
 // admission returns the first reason to reject the pod, or nil.
 func (p *Pods) admission(pod *corev1.Pod) *rejection {
-	for _, judge := range []func(*corev1.Pod) *rejection{p.admitPressed, admitSystem, p.admitSysctls, p.admitAppArmor} {
+	for _, judge := range []func(*corev1.Pod) *rejection{p.admitPressed, admitSystem, p.admitSysctls, p.admitAppArmor, p.admitHostPorts} {
 		if r := judge(pod); r != nil {
 			return r
 		}
@@ -56,6 +56,18 @@ func (p *Pods) admitSysctls(pod *corev1.Pod) *rejection {
 		if err := p.cfg.Sysctls.Check(s.Name, namespaces); err != nil {
 			return &rejection{sysctl.Forbidden, fmt.Sprintf("forbidden sysctl: %v", err)}
 		}
+	}
+	return nil
+}
+
+// admitHostPorts keeps new pods from the ports of the node's own programs. One that runs has its ports already, as far as they are
+// free.
+func (p *Pods) admitHostPorts(pod *corev1.Pod) *rejection {
+	if len(pod.Status.ContainerStatuses) > 0 {
+		return nil
+	}
+	if taken := p.cfg.HostPorts.HostPortTaken(pod); taken != "" {
+		return &rejection{"NodePorts", "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports: " + taken}
 	}
 	return nil
 }

@@ -54,3 +54,16 @@ func TestForbiddenSysctls(t *testing.T) {
 		t.Errorf("namespaces of %v", sandboxes)
 	}
 }
+
+// A pod that asks for a port of the node's own programs is rejected as kubelet does where ports are taken.
+func TestHostPortsOfTheNodeAreRefused(t *testing.T) {
+	c := newCluster(t, nil)
+	c.create(newPod("thief", func(spec *corev1.PodSpec) {
+		spec.Containers[0].Ports = []corev1.ContainerPort{{ContainerPort: 8443, HostPort: 10250, Protocol: corev1.ProtocolTCP}}
+	}))
+	p := c.await("thief", "rejected", func(p *corev1.Pod) bool { return p.Status.Phase == corev1.PodFailed })
+	const why = "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports: 0.0.0.0:10250/TCP is for this node's own programs"
+	if p.Status.Reason != "NodePorts" || p.Status.Message != "Pod was rejected: "+why || !c.hasEvent("Warning NodePorts "+why) {
+		t.Errorf("%s: %s", p.Status.Reason, p.Status.Message)
+	}
+}

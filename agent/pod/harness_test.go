@@ -136,27 +136,6 @@ type noRoutes struct{}
 
 func (noRoutes) SyncRoutes([]podnet.Peer) error { return nil }
 
-// hostPorts records which pods have theirs.
-type hostPorts struct {
-	mu   sync.Mutex
-	pods map[types.UID][]netip.Addr
-}
-
-func (h *hostPorts) SetHostPorts(p *corev1.Pod, addrs []netip.Addr) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.pods == nil {
-		h.pods = map[types.UID][]netip.Addr{}
-	}
-	h.pods[p.UID] = addrs
-}
-
-func (h *hostPorts) DeleteHostPorts(p *corev1.Pod) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	delete(h.pods, p.UID)
-}
-
 // cluster is one node's agent part on a real containerd.
 type cluster struct {
 	t       testing.TB

@@ -45,6 +45,8 @@ type Plane interface {
 type HostPorts interface {
 	SetHostPorts(pod *corev1.Pod, addrs []netip.Addr)
 	DeleteHostPorts(pod *corev1.Pod)
+	// HostPortTaken names a port of the pod's that the node's own programs serve; "" if there is none.
+	HostPortTaken(pod *corev1.Pod) string
 }
 
 // Config is all that pods need of their node.

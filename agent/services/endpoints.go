@@ -7,6 +7,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/utils/ptr"
 
+	"github.com/skep-io/skep/controlplane/servicespec"
 	"github.com/skep-io/skep/dataplane/service"
 )
 
@@ -77,7 +78,7 @@ func stateOf(c discoveryv1.EndpointConditions) service.State {
 
 // backends are the endpoints of one port. An address that two endpoints have is the one's that does not end: a pod network
 // gives an address again before everybody has forgotten its last pod.
-func (v *view) backends(slices []readSlice, port *corev1.ServicePort) []service.Backend {
+func (v *view) backends(slices []readSlice, port *corev1.ServicePort, t *translation) []service.Backend {
 	type place struct{ family, index int }
 	var families [2][]*endpoint
 	var ports [2][]uint16
@@ -89,6 +90,10 @@ func (v *view) backends(slices []readSlice, port *corev1.ServicePort) []service.
 		}
 		for j := range slices[i].endpoints {
 			e := &slices[i].endpoints[j]
+			if servicespec.Unwraps(port.Protocol, number) && v.host(e.addr) != "" {
+				t.warn("endpoint %s of port %d is ignored: node %s takes what other nodes wrap there", netip.AddrPortFrom(e.addr, number), port.Port, v.host(e.addr))
+				continue
+			}
 			key, f := netip.AddrPortFrom(e.addr, number), familyIndex(e.addr)
 			if at, ok := places[key]; ok {
 				if !e.terminating {

@@ -45,6 +45,7 @@ func (s *Snapshot) Expect(node string) (want []service.Service, down map[string]
 			ServiceCIDRs: s.ServiceCIDRs, PodCIDRs: s.PodCIDRs, APIServers: addressesOf(slices[apiService]),
 			Node: func(addr netip.Addr) string { return hosts[addr] },
 		}.Reserved,
+		host:     func(addr netip.Addr) string { return hosts[addr] },
 		draining: func(string) bool { return false },
 		reserved: func(addr netip.Addr) string {
 			return servicespec.Reserved(addr, s.ServiceCIDRs, func(addr netip.Addr) string { return claimed[addr] })
@@ -62,7 +63,7 @@ func (s *Snapshot) Expect(node string) (want []service.Service, down map[string]
 	}
 	for _, pod := range s.Pods {
 		if pod.Spec.NodeName == node && !pod.Spec.HostNetwork && servicespec.Running(pod) {
-			want = append(want, hostPorts(pod, servicespec.PodAddrs(pod), node)...)
+			want = append(want, hostPorts(pod, servicespec.PodAddrs(pod), node, nil)...)
 		}
 	}
 	return want, down

@@ -1,6 +1,7 @@
 package services
 
 import (
+	"log/slog"
 	"net/netip"
 
 	corev1 "k8s.io/api/core/v1"
@@ -11,7 +12,14 @@ import (
 
 // SetHostPorts makes the host ports of a pod lead to its addresses.
 func (w *Watcher) SetHostPorts(pod *corev1.Pod, addrs []netip.Addr) {
-	list := hostPorts(pod, addrs, w.cfg.Node)
+	list := hostPorts(pod, addrs, w.cfg.Node, func(h servicespec.HostPort) string {
+		why := w.served(h)
+		if why != "" {
+			slog.Error("a host port does not lead to its pod", "pod", pod.Namespace+"/"+pod.Name, "reason", why)
+			w.reporter.recorder.Event(pod, corev1.EventTypeWarning, servicespec.ReasonNotInstalled, h.Name+": "+why)
+		}
+		return why
+	})
 	if len(list) == 0 {
 		return
 	}
@@ -42,10 +50,14 @@ func (w *Watcher) DeleteHostPorts(pod *corev1.Pod) {
 
 // hostPorts are services whose only backend is the pod. Readiness has no say: who knows the host's port knows the pod.
 // One at an address that this node does not have is none.
-func hostPorts(pod *corev1.Pod, addrs []netip.Addr, node string) (out []service.Service) {
+// Nor is one that served has something against, which may be nil.
+func hostPorts(pod *corev1.Pod, addrs []netip.Addr, node string, served func(servicespec.HostPort) string) (out []service.Service) {
 	for _, h := range servicespec.HostPorts(pod, addrs) {
 		protocol, ok := protocolOf(h.Frontends[0].Protocol)
 		if !ok {
+			continue
+		}
+		if served != nil && served(h) != "" {
 			continue
 		}
 		s := service.Service{

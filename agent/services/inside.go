@@ -2,9 +2,11 @@ package services
 
 import (
 	"net/netip"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/utils/ptr"
 
 	"github.com/skep-io/skep/controlplane/servicespec"
 )
@@ -21,6 +23,20 @@ func (w *Watcher) inside(addr netip.Addr) string {
 		ServiceCIDRs: w.cfg.ServiceCIDRs, PodCIDRs: w.cfg.PodCIDRs, APIServers: w.servers,
 		Node: func(addr netip.Addr) string { return w.hosts[addr] },
 	}.Reserved(addr)
+}
+
+// hostWith names a node that has an address.
+func (w *Watcher) hostWith(addr netip.Addr) string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.hosts[addr]
+}
+
+// mayUnwrap says whether a slice's endpoints are ignored if they are at a node.
+func mayUnwrap(slice *discoveryv1.EndpointSlice) bool {
+	return slices.ContainsFunc(slice.Ports, func(p discoveryv1.EndpointPort) bool {
+		return servicespec.Unwraps(ptr.Deref(p.Protocol, corev1.ProtocolTCP), uint16(ptr.Deref(p.Port, 0)))
+	})
 }
 
 // serversChanged keeps where the API servers are.

@@ -85,7 +85,7 @@ func TestEndpointsAsKubeProxy(t *testing.T) {
 		w := &Watcher{cfg: Config{Node: "me"}, zone: zone}
 		v := w.view()
 		var none translation
-		ours := v.backends(v.read([]any{slice}, false, &none), &corev1.ServicePort{Protocol: corev1.ProtocolTCP})
+		ours := v.backends(v.read([]any{slice}, false, &none), &corev1.ServicePort{Protocol: corev1.ProtocolTCP}, &none)
 		near := func(b service.Backend) bool { return !b.Distant }
 		here := func(b service.Backend) bool { return b.Node == "me" }
 		if a, b := serving(ours, near), addresses(cluster); !slices.Equal(a, b) {
@@ -135,7 +135,7 @@ func TestDrainedPodIsLastChoiceAtOnce(t *testing.T) {
 	port := &corev1.ServicePort{Protocol: corev1.ProtocolTCP}
 	for publishNotReady, want := range map[bool]service.State{false: service.Terminating, true: service.Active} {
 		var none translation
-		if got := v.backends(v.read([]any{slice}, publishNotReady, &none), port); len(got) != 1 || got[0].State != want {
+		if got := v.backends(v.read([]any{slice}, publishNotReady, &none), port, &none); len(got) != 1 || got[0].State != want {
 			t.Errorf("publishNotReadyAddresses %v: %+v, want %v", publishNotReady, got, want)
 		}
 	}

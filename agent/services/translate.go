@@ -39,6 +39,8 @@ type view struct {
 	reserved func(netip.Addr) string
 	// inside says why an address cannot be asked for as an external one; "" if it can.
 	inside func(netip.Addr) string
+	// host names the node that has an address; "" if none does.
+	host func(netip.Addr) string
 }
 
 // translate turns a service into one of the plane per port. Services without cluster address (headless, external names) and
@@ -64,7 +66,7 @@ func (v *view) translate(svc *corev1.Service, slices []any) translation {
 		s := base
 		s.Name = servicespec.PortName(svc, port)
 		s.Frontends = planeFrontends(v.outside(svc, port, &t), protocol, restricted)
-		s.Backends = v.backends(reading, port)
+		s.Backends = v.backends(reading, port, &t)
 		t.services = append(t.services, s)
 	}
 	if spec.Type == corev1.ServiceTypeLoadBalancer && servicespec.ExternalLocal(spec) && spec.HealthCheckNodePort != 0 {

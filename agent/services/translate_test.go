@@ -278,7 +278,7 @@ func TestHostPorts(t *testing.T) {
 	p.Namespace, p.Name = "ns", "web"
 	addrs := []netip.Addr{netip.MustParseAddr("10.244.0.2"), netip.MustParseAddr("fd00:244::2")}
 	var got []string
-	for _, s := range hostPorts(p, addrs, "me") {
+	for _, s := range hostPorts(p, addrs, "me", nil) {
 		got = append(got, text(s))
 	}
 	want := []string{`host-port/ns/web::9000/TCP round-robin unconditional

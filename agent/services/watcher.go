@@ -60,6 +60,10 @@ type Config struct {
 	Recorder     record.EventRecorder
 	ServiceCIDRs []netip.Prefix // no endpoint lies in them
 	PodCIDRs     []netip.Prefix // of the cluster: no external address lies in them, nor in the services'
+	// OwnPorts are TCP ports of the node's own programs, to which no host port leads, whether somebody listens or not; nor does one
+	// at which Listening finds somebody. Nil: nobody listens.
+	OwnPorts  []uint16
+	Listening Listening
 	// Adopted is closed when the host ports of pods that were here before have been set; nil if there are none.
 	Adopted <-chan struct{}
 }
@@ -247,6 +251,11 @@ func (w *Watcher) sync(key string) {
 				w.queue.Add(svc.Namespace + "/" + svc.Name)
 			}
 		}
+		for _, obj := range w.slices.GetStore().List() {
+			if slice := obj.(*discoveryv1.EndpointSlice); mayUnwrap(slice) {
+				w.queue.Add(sliceService(slice))
+			}
+		}
 	case everyKey:
 		for _, k := range w.services.GetStore().ListKeys() {
 			w.queue.Add(k)
@@ -296,7 +305,7 @@ func (w *Watcher) syncService(key string) {
 func (w *Watcher) view() *view {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return &view{node: w.cfg.Node, zone: w.zone, draining: w.isDraining, reserved: w.reserved, inside: w.inside}
+	return &view{node: w.cfg.Node, zone: w.zone, draining: w.isDraining, reserved: w.reserved, inside: w.inside, host: w.hostWith}
 }
 
 func (w *Watcher) reserved(addr netip.Addr) string {

@@ -27,8 +27,16 @@ type Config struct {
 	APIServers []netip.Addr
 	// DenyExternalIPs refuses external addresses of services that they do not have already.
 	DenyExternalIPs bool
+	// LoadBalancerPool are the addresses that the load-balancer loop gives to services of its class; nil: it gives none.
+	LoadBalancerPool AddressPool
 	// Encrypted says that the store encrypts, so that what it holds can be of an earlier configuration.
 	Encrypted bool
+}
+
+// AddressPool is a set of addresses.
+type AddressPool interface {
+	Contains(netip.Addr) bool
+	String() string
 }
 
 // PodRange is a range that is cut into one of NodeMask bits for every node.

@@ -139,6 +139,11 @@ func (u *modification) try(ctx context.Context, current *watchcache.Object) (Obj
 			return nil, err
 		}
 	}
+	if u.rules.Allocate != nil {
+		if err := u.rules.Allocate(ctx, u.r, &tx, obj, old); err != nil {
+			return nil, err
+		}
+	}
 	return u.write(ctx, &tx, current, obj)
 }
 

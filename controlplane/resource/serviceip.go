@@ -22,7 +22,10 @@ import (
 	"github.com/skep-io/skep/controlplane/storage"
 )
 
-func init() { Services.Allocate = allocateService }
+func init() {
+	Services.Allocate = allocateService
+	Services.Status.Allocate = checkLoadBalancerIPs
+}
 
 // allocateService gives a service its addresses and node ports, and frees those
 // that it no longer has. A record of each lands in the service's own transaction,

@@ -1,6 +1,7 @@
 package resource
 
 import (
+	"context"
 	"slices"
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
@@ -37,6 +38,8 @@ type UpdateRules struct {
 	// PrepareForUpdate puts back what the update may not change.
 	PrepareForUpdate func(obj, old Object)
 	Validate         func(obj, old Object) field.ErrorList
+	// Allocate is as a kind's, for updates of a part of the object. It may refuse what only the store tells to be wrong.
+	Allocate func(ctx context.Context, r *Registry, tx *Tx, obj, old Object) error
 }
 
 // ScaleAccess reads and sets what the scale subresource shows.

@@ -1,6 +1,13 @@
 package servicespec
 
-import "net/netip"
+import (
+	"net/netip"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// OverlayPort is where nodes take what others have wrapped in VXLAN.
+const OverlayPort = 8472
 
 // Reserved says why no endpoint of a service can have an address, "" if one can:
 // translated twice a connection would go round, and what only one node can reach is
@@ -24,4 +31,10 @@ func Reserved(addr netip.Addr, serviceCIDRs []netip.Prefix, holder func(netip.Ad
 		}
 	}
 	return ""
+}
+
+// Unwraps says whether a port of a node's address is where it takes what other nodes wrap: to a service's endpoint there, nodes would
+// send what anybody has made up in their own names.
+func Unwraps(protocol corev1.Protocol, port uint16) bool {
+	return protocol == corev1.ProtocolUDP && port == OverlayPort
 }

@@ -68,3 +68,12 @@ func ExternalAddrs(svc *corev1.Service) (addrs []netip.Addr) {
 	}
 	return addrs
 }
+
+// LoadBalancerClass is the class of services that Skep gives load-balancer addresses to, beside those without a class.
+const LoadBalancerClass = "skep.io/arp"
+
+// GivenByUs says whether a service's load-balancer addresses are Skep's to give.
+func GivenByUs(svc *corev1.Service) bool {
+	class := svc.Spec.LoadBalancerClass
+	return svc.Spec.Type == corev1.ServiceTypeLoadBalancer && (class == nil || *class == LoadBalancerClass)
+}

@@ -60,7 +60,7 @@ const Component = "loadbalancer-controller"
 
 const (
 	// Class is the loadBalancerClass of services that are this loop's; none will do as well.
-	Class = "skep.io/arp"
+	Class = servicespec.LoadBalancerClass
 	// AnnouncedBy is the annotation that names the node which announces a service's addresses.
 	AnnouncedBy = servicespec.AnnouncedByAnnotation
 )
@@ -103,7 +103,7 @@ func (c *Controller) Run(ctx context.Context) error {
 
 // ours says whether this loop serves a service.
 func ours(service *corev1.Service) bool {
-	return service.Spec.Type == corev1.ServiceTypeLoadBalancer && ptr.Deref(service.Spec.LoadBalancerClass, Class) == Class
+	return servicespec.GivenByUs(service)
 }
 
 func local(service *corev1.Service) bool {

@@ -1,0 +1,80 @@
+package services
+
+import (
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/skep-io/skep/controlplane/servicespec"
+	"github.com/skep-io/skep/dataplane/service"
+	"github.com/skep-io/skep/dataplane/sockets"
+)
+
+// anyAddr stands for a pod's addresses before it has any.
+var anyAddr = []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
+
+// HostPortTaken names the first host port of a pod that the node's own programs serve, "" if there is none: leading it to the
+// pod would take their clients, the API server or the node's own agent among them.
+func (w *Watcher) HostPortTaken(pod *corev1.Pod) string {
+	if pod.Spec.HostNetwork {
+		return "" // its own programs will serve there
+	}
+	for _, h := range servicespec.HostPorts(pod, anyAddr) {
+		if why := w.served(h); why != "" {
+			return why
+		}
+	}
+	return ""
+}
+
+// served says why a host port is not to lead to a pod, "" if it may. A port counts as served at any of the node's addresses, its
+// loopback included, which a host port without an address leads away as well.
+func (w *Watcher) served(h servicespec.HostPort) string {
+	for _, f := range h.Frontends {
+		protocol, ok := protocolOf(f.Protocol)
+		if f.Outside || !ok || protocol == service.SCTP {
+			continue
+		}
+		if protocol == service.TCP {
+			for _, own := range w.cfg.OwnPorts {
+				if own == f.Port {
+					return fmt.Sprintf("%s is for this node's own programs", f)
+				}
+			}
+		}
+		if w.cfg.Listening == nil || protocol == service.UDP && isEphemeral(f.Port) {
+			continue
+		}
+		list, err := w.cfg.Listening(protocol, f.Port)
+		if err != nil {
+			slog.Warn("sockets of the node not listed: host ports are not compared with them", "port", f.Port, "err", err)
+			continue
+		}
+		for _, l := range list {
+			if at := l.Addr.Addr(); f.Addr.IsUnspecified() || at.IsUnspecified() || at == f.Addr {
+				return fmt.Sprintf("%s is served at %s by a program of this node", f, l.Addr)
+			}
+		}
+	}
+	return ""
+}
+
+// isEphemeral says whether the kernel gives the port to sockets that ask for none: a UDP socket there may be a client's, which is
+// gone in a moment.
+func isEphemeral(port uint16) bool {
+	text, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
+	if err != nil {
+		return false
+	}
+	var first, last uint16
+	if _, err := fmt.Sscan(string(text), &first, &last); err != nil {
+		return false
+	}
+	return first <= port && port <= last
+}
+
+// Listening lists who waits for clients at a port of this node.
+type Listening func(service.Protocol, uint16) ([]sockets.Listener, error)
