@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -65,6 +66,20 @@ func (s *Server) enter(c *call) (leave func(), err error) {
 		left()
 		cancel()
 	}, nil
+}
+
+// ended says why a request of a node ended that its client did not give up: the node's certificate no longer counts. Other errors
+// stay as they are.
+func (s *Server) ended(client context.Context, id identity, err error) error {
+	if !errors.Is(err, context.Canceled) || client.Err() != nil || id.node() == "" {
+		return err
+	}
+	left, standing := s.members.Enter(id.node(), id.member, func() {})
+	if standing == membership.Counts {
+		left()
+		return err
+	}
+	return refusedNode(id.node(), standing)
 }
 
 // awaitMembers waits until it is known which certificates count: a node that is refused too early would give up.

@@ -5,7 +5,7 @@ import "testing"
 func TestKeysAreThoseOfKubernetes(t *testing.T) {
 	want := map[*Kind]string{
 		ConfigMaps: "configmaps/ns/x", Endpoints: "services/endpoints/ns/x", Events: "events/ns/x", Namespaces: "namespaces/x",
-		Nodes: "minions/x", Pods: "pods/ns/x", ReplicationControllers: "controllers/ns/x", Secrets: "secrets/ns/x",
+		Nodes: "minions/x", Pods: "pods/ns/x", PodTemplates: "podtemplates/ns/x", ReplicationControllers: "controllers/ns/x", Secrets: "secrets/ns/x",
 		ServiceAccounts: "serviceaccounts/ns/x", Services: "services/specs/ns/x", Deployments: "deployments/ns/x",
 		ReplicaSets: "replicasets/ns/x", Leases: "leases/ns/x", EndpointSlices: "endpointslices/ns/x",
 		IngressClasses: "ingressclasses/x", Ingresses: "ingress/ns/x", IPAddresses: "ipaddresses/x",

@@ -25,6 +25,7 @@ func Kinds() []*Kind {
 		Namespaces,
 		Nodes,
 		Pods,
+		PodTemplates,
 		ReplicationControllers,
 		Secrets,
 		ServiceAccounts,

@@ -26,6 +26,7 @@ func columnsOf(table *metav1.Table) string {
 
 func TestTableColumns(t *testing.T) {
 	want := map[*Kind]string{
+		PodTemplates:           "Name,Containers,Images,Pod Labels",
 		Pods:                   "Name,Ready,Status,Restarts,Age|IP,Node,Nominated Node,Readiness Gates",
 		Services:               "Name,Type,Cluster-IP,External-IP,Port(s),Age|Selector",
 		ReplicationControllers: "Name,Desired,Current,Ready,Age|Containers,Images,Selector",
