@@ -16,7 +16,7 @@ import (
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
-// catalog holds the discovery documents. They do not change while the server runs.
+// catalog holds the discovery documents. It is replaced as a whole when kinds change.
 type catalog struct {
 	groups    []metav1.APIGroup // in order of first appearance, the core group (name "") first
 	resources map[schema.GroupVersion]*metav1.APIResourceList
@@ -188,7 +188,7 @@ func (s *Server) discovery(w http.ResponseWriter, c *call) bool {
 			return true
 		}
 		list := metav1.APIGroupList{TypeMeta: metav1.TypeMeta{Kind: "APIGroupList", APIVersion: "v1"}, Groups: []metav1.APIGroup{}}
-		for _, group := range s.catalog.groups {
+		for _, group := range s.api.Load().catalog.groups {
 			if group.Name != "" {
 				group.TypeMeta = metav1.TypeMeta{}
 				list.Groups = append(list.Groups, group)
@@ -201,7 +201,7 @@ func (s *Server) discovery(w http.ResponseWriter, c *call) bool {
 	case len(parts) == 3 && parts[0] == "apis":
 		return s.resourceList(w, c, schema.GroupVersion{Group: parts[1], Version: parts[2]})
 	case len(parts) == 2 && parts[0] == "apis":
-		for _, group := range s.catalog.groups {
+		for _, group := range s.api.Load().catalog.groups {
 			if group.Name == parts[1] && group.Name != "" {
 				s.answerDocument(w, c, group)
 				return true
@@ -212,7 +212,7 @@ func (s *Server) discovery(w http.ResponseWriter, c *call) bool {
 }
 
 func (s *Server) resourceList(w http.ResponseWriter, c *call, gv schema.GroupVersion) bool {
-	list, ok := s.catalog.resources[gv]
+	list, ok := s.api.Load().catalog.resources[gv]
 	if ok {
 		s.answerDocument(w, c, list)
 	}
@@ -221,9 +221,9 @@ func (s *Server) resourceList(w http.ResponseWriter, c *call, gv schema.GroupVer
 
 // aggregatedDiscovery answers with all groups in one document if the client asks for that before it asks for plain JSON.
 func (s *Server) aggregatedDiscovery(w http.ResponseWriter, c *call, core bool) bool {
-	documents := s.catalog.named
+	documents := s.api.Load().catalog.named
 	if core {
-		documents = s.catalog.core
+		documents = s.api.Load().catalog.core
 	}
 	for _, clause := range parseAccept(strings.Join(c.Header.Values("Accept"), ",")) {
 		if !clause.matches(mediaJSON) {

@@ -68,7 +68,7 @@ func (s *Server) serveDocument(w http.ResponseWriter, c *call) error {
 	}
 	switch {
 	case path == "":
-		s.answerDocument(w, c, metav1.RootPaths{Paths: s.catalog.paths})
+		s.answerDocument(w, c, metav1.RootPaths{Paths: s.api.Load().catalog.paths})
 		return nil
 	case path == "/metrics":
 		s.metrics.handler.ServeHTTP(w, c.Request)

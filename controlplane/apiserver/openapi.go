@@ -19,25 +19,25 @@ const (
 
 // openapi answers /openapi/v2, /openapi/v3 and the documents of single group versions below it.
 func (s *Server) openapi(w http.ResponseWriter, c *call, path string) error {
-	proto := wantsProto(c)
+	proto, documents := wantsProto(c), s.api.Load().documents
 	switch {
 	case path == "/openapi/v2" && proto:
-		return s.answerOpenAPI(w, c, openapiV2Type, openapi.V2Proto)
+		return s.answerOpenAPI(w, c, openapiV2Type, documents.V2Proto)
 	case path == "/openapi/v2":
-		return s.answerOpenAPI(w, c, mediaJSON, openapi.V2)
+		return s.answerOpenAPI(w, c, mediaJSON, documents.V2)
 	case path == "/openapi/v3":
-		return s.answerOpenAPI(w, c, mediaJSON, openapi.V3Index)
+		return s.answerOpenAPI(w, c, mediaJSON, documents.V3Index)
 	}
 	group, version, ok := openapiGroup(path)
 	if !ok {
 		return notFound()
 	}
-	read, mediaType := openapi.V3, mediaJSON
+	read, mediaType := documents.V3, mediaJSON
 	if proto {
-		read, mediaType = openapi.V3Proto, openapiV3Type
+		read, mediaType = documents.V3Proto, openapiV3Type
 	}
 	if asked := c.query.Get("hash"); asked != "" {
-		have, err := openapi.V3Hash(group, version)
+		have, err := documents.V3Hash(group, version)
 		if err != nil {
 			return openapiError(err)
 		}

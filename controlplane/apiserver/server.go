@@ -18,6 +18,7 @@ import (
 
 	"github.com/skep-io/skep/connections"
 	"github.com/skep-io/skep/controlplane/membership"
+	"github.com/skep-io/skep/controlplane/openapi"
 	"github.com/skep-io/skep/controlplane/pki"
 	"github.com/skep-io/skep/controlplane/resource"
 )
@@ -59,7 +60,7 @@ type Server struct {
 	limits   *limits
 	metrics  *serverMetrics
 	version  []byte
-	catalog  *catalog
+	api      atomic.Pointer[api]
 	agents   *agents
 	members  *membership.Members
 	stats    *statistics
@@ -76,18 +77,27 @@ type Server struct {
 	stop     context.CancelFunc
 }
 
+// api describes what is served, for clients.
+type api struct {
+	catalog   *catalog
+	documents *openapi.Documents
+}
+
 // New makes a server. Nothing runs yet.
 func New(config Config) (*Server, error) {
 	s := &Server{
 		registry: config.Registry,
 		pki:      config.PKI,
 		limits:   newLimits(config.Seats),
-		catalog:  newCatalog(config.Registry.Kinds()),
 	}
 	s.metrics = newServerMetrics(s.limits, s.registry)
 	s.bodyTimeout, s.writeTimeout = cmp.Or(config.BodyTimeout, defaultBodyTimeout), cmp.Or(config.WriteTimeout, defaultWriteTimeout)
 	s.maxConnections = cmp.Or(config.MaxConnections, connections.Default())
 	s.stopping, s.stop = context.WithCancel(context.Background())
+	unfollow := s.registry.Follow(func(kinds []*resource.Kind) {
+		s.api.Store(&api{catalog: newCatalog(kinds), documents: openapi.New(kinds)})
+	})
+	context.AfterFunc(s.stopping, unfollow)
 	s.members = membership.New(config.Registry.Store())
 	s.agents = newAgents(config.Registry, config.PKI)
 	s.stats = newStatistics(config.Registry, s.agents)
@@ -186,7 +196,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.metrics.observe(call, tracked.code, time.Since(start))
 	}()
 	if err := s.serve(tracked, call); err != nil && tracked.code == 0 {
-		writeError(tracked, r, err)
+		writeError(tracked, r, s.ended(r.Context(), call.id, err))
 	}
 }
 

@@ -76,7 +76,7 @@ func (s *Server) watchList(w http.ResponseWriter, c *call) error {
 		}
 		events, err := watcher.Next(ctx)
 		if err != nil {
-			if ctx.Err() == nil {
+			if ctx.Err() == nil && !errors.Is(err, watchcache.ErrClosed) {
 				stream.fail(err)
 			}
 			return nil

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"sync"
@@ -16,14 +17,15 @@ import (
 // Observe calls change for every object that exists, and then, from a goroutine
 // of wg until ctx ends, for every change in order. It returns when what existed
 // has been delivered: what a loop decides after that it decides on the whole
-// state. old is the zero value for an object that is new, cur for one that is
+// state. It ends when the kind is served no more. old is the zero value for an object that is new, cur for one that is
 // gone; revision is that of the change. change must not block.
 func Observe[T resource.Object](ctx context.Context, wg *sync.WaitGroup, r *resource.Registry, k *resource.Kind, change func(old, cur T, revision int64)) {
 	delivered := make(chan struct{})
+	arrived := sync.OnceFunc(func() { close(delivered) })
 	Go(ctx, wg, "changes of "+k.Resource, func() {
 		err := r.Cache(k).Follow(ctx, func(e watchcache.Event) {
 			if e.InitialEventsEnd {
-				close(delivered)
+				arrived()
 			}
 			if e.Object == nil {
 				return
@@ -39,7 +41,8 @@ func Observe[T resource.Object](ctx context.Context, wg *sync.WaitGroup, r *reso
 			}
 			change(old, cur, e.Revision)
 		})
-		if ctx.Err() == nil {
+		arrived()
+		if ctx.Err() == nil && !errors.Is(err, watchcache.ErrClosed) {
 			Fail(ctx, fmt.Errorf("control loop no longer sees changes of %s: %w", k.Resource, err))
 		}
 	})

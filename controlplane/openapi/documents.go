@@ -61,14 +61,18 @@ func (d *document) bytes() ([]byte, error) {
 	return io.ReadAll(r)
 }
 
-// documents are all that is served, by group version; the table is fixed when
-// the program starts.
-var (
-	v2Document = &document{build: func() ([]byte, error) {
-		return json.Marshal(swagger(resource.Kinds(), newDefinitions()))
-	}}
-	v2Proto = &document{build: func() ([]byte, error) {
-		data, err := V2()
+// Documents describe a set of kinds. Each is made when it is first asked for.
+type Documents struct {
+	v2, v2Proto *document
+	v3          map[schema.GroupVersion]*versionDocuments
+}
+
+// New describes kinds.
+func New(kinds []*resource.Kind) *Documents {
+	d := &Documents{v3: map[schema.GroupVersion]*versionDocuments{}}
+	d.v2 = &document{build: func() ([]byte, error) { return json.Marshal(swagger(kinds, newDefinitions())) }}
+	d.v2Proto = &document{build: func() ([]byte, error) {
+		data, err := d.v2.bytes()
 		if err != nil {
 			return nil, err
 		}
@@ -78,19 +82,16 @@ var (
 		}
 		return proto.Marshal(parsed)
 	}}
-	v3Documents = sync.OnceValue(func() map[schema.GroupVersion]*versionDocuments {
-		byVersion := map[schema.GroupVersion][]*resource.Kind{}
-		for _, kind := range resource.Kinds() {
-			gv := kind.GVK.GroupVersion()
-			byVersion[gv] = append(byVersion[gv], kind)
-		}
-		out := map[schema.GroupVersion]*versionDocuments{}
-		for gv, kinds := range byVersion {
-			out[gv] = newVersionDocuments(kinds)
-		}
-		return out
-	})
-)
+	byVersion := map[schema.GroupVersion][]*resource.Kind{}
+	for _, kind := range kinds {
+		gv := kind.GVK.GroupVersion()
+		byVersion[gv] = append(byVersion[gv], kind)
+	}
+	for gv, kinds := range byVersion {
+		d.v3[gv] = newVersionDocuments(kinds)
+	}
+	return d
+}
 
 // versionDocuments is the document of one group version in its two forms.
 type versionDocuments struct{ json, proto *document }
@@ -112,10 +113,10 @@ func newVersionDocuments(kinds []*resource.Kind) *versionDocuments {
 }
 
 // V2 is the OpenAPI v2 document of everything, as JSON.
-func V2() ([]byte, error) { return v2Document.bytes() }
+func (d *Documents) V2() ([]byte, error) { return d.v2.bytes() }
 
 // V2Proto is the same in the form application/com.github.proto-openapi.spec.v2@v1.0+protobuf.
-func V2Proto() ([]byte, error) { return v2Proto.bytes() }
+func (d *Documents) V2Proto() ([]byte, error) { return d.v2Proto.bytes() }
 
 // NotServedError says that a group version has no document because it is not served.
 type NotServedError struct{ GroupVersion schema.GroupVersion }
@@ -125,8 +126,8 @@ func (e *NotServedError) Error() string {
 }
 
 // V3 is the OpenAPI v3 document of a group version, as JSON.
-func V3(group, version string) ([]byte, error) {
-	docs, err := find(group, version)
+func (d *Documents) V3(group, version string) ([]byte, error) {
+	docs, err := d.find(group, version)
 	if err != nil {
 		return nil, err
 	}
@@ -134,8 +135,8 @@ func V3(group, version string) ([]byte, error) {
 }
 
 // V3Proto is the same in the form application/com.github.proto-openapi.spec.v3@v1.0+protobuf.
-func V3Proto(group, version string) ([]byte, error) {
-	docs, err := find(group, version)
+func (d *Documents) V3Proto(group, version string) ([]byte, error) {
+	docs, err := d.find(group, version)
 	if err != nil {
 		return nil, err
 	}
@@ -144,8 +145,8 @@ func V3Proto(group, version string) ([]byte, error) {
 
 // V3Hash changes with the document: a response to a request that names it may
 // be cached for ever.
-func V3Hash(group, version string) (string, error) {
-	docs, err := find(group, version)
+func (d *Documents) V3Hash(group, version string) (string, error) {
+	docs, err := d.find(group, version)
 	if err != nil {
 		return "", err
 	}
@@ -155,9 +156,9 @@ func V3Hash(group, version string) (string, error) {
 	return docs.json.hash, nil
 }
 
-func find(group, version string) (*versionDocuments, error) {
+func (d *Documents) find(group, version string) (*versionDocuments, error) {
 	gv := schema.GroupVersion{Group: group, Version: version}
-	docs, ok := v3Documents()[gv]
+	docs, ok := d.v3[gv]
 	if !ok {
 		return nil, &NotServedError{gv}
 	}
@@ -165,14 +166,14 @@ func find(group, version string) (*versionDocuments, error) {
 }
 
 // V3Index lists the documents of all group versions, as JSON, each with its hash.
-func V3Index() ([]byte, error) {
+func (d *Documents) V3Index() ([]byte, error) {
 	type entry struct {
 		ServerRelativeURL string `json:"serverRelativeURL"`
 	}
 	index := struct {
 		Paths map[string]entry `json:"paths"`
 	}{map[string]entry{}}
-	for gv, docs := range v3Documents() {
+	for gv, docs := range d.v3 {
 		if err := docs.json.load(); err != nil {
 			return nil, err
 		}

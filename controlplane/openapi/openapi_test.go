@@ -25,6 +25,9 @@ import (
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
+// documents are those of all kinds.
+var documents = New(resource.Kinds())
+
 // serve answers as the API server does, on loopback.
 func serve(t *testing.T) *rest.Config {
 	t.Helper()
@@ -40,27 +43,27 @@ func serve(t *testing.T) *rest.Config {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/openapi/v2", func(w http.ResponseWriter, r *http.Request) {
 		if strings.Contains(r.Header.Get("Accept"), "protobuf") {
-			data, err := V2Proto()
+			data, err := documents.V2Proto()
 			answer(w, "application/com.github.proto-openapi.spec.v2.v1.0+protobuf", data, err)
 			return
 		}
-		data, err := V2()
+		data, err := documents.V2()
 		answer(w, "application/json", data, err)
 	})
 	mux.HandleFunc("/openapi/v3", func(w http.ResponseWriter, _ *http.Request) {
-		data, err := V3Index()
+		data, err := documents.V3Index()
 		answer(w, "application/json", data, err)
 	})
 	mux.HandleFunc("/openapi/v3/", func(w http.ResponseWriter, r *http.Request) {
 		dir, version := path.Split(strings.TrimPrefix(r.URL.Path, "/openapi/v3/"))
 		group := strings.Trim(strings.TrimPrefix(strings.TrimPrefix(dir, "apis"), "api"), "/")
-		hash, err := V3Hash(group, version)
+		hash, err := documents.V3Hash(group, version)
 		if err != nil || r.URL.Query().Get("hash") != hash {
 			t.Errorf("%s: hash of the index is not that of the document (%v)", r.URL, err)
 		}
-		data, err := V3(group, version)
+		data, err := documents.V3(group, version)
 		if strings.Contains(r.Header.Get("Accept"), "protobuf") {
-			data, err = V3Proto(group, version)
+			data, err = documents.V3Proto(group, version)
 		}
 		answer(w, r.Header.Get("Accept"), data, err)
 	})
@@ -187,22 +190,22 @@ func TestApplyMergesByKey(t *testing.T) {
 
 // TestReferencesResolve follows every reference in every document, in each form.
 func TestReferencesResolve(t *testing.T) {
-	documents := map[string][]byte{}
-	v2, err := V2()
+	texts := map[string][]byte{}
+	v2, err := documents.V2()
 	if err != nil {
 		t.Fatal(err)
 	}
-	documents["v2"] = v2
-	for gv := range v3Documents() {
-		if documents[gv.String()], err = V3(gv.Group, gv.Version); err != nil {
+	texts["v2"] = v2
+	for gv := range documents.v3 {
+		if texts[gv.String()], err = documents.V3(gv.Group, gv.Version); err != nil {
 			t.Fatal(err)
 		}
-		if data, err := V3Proto(gv.Group, gv.Version); err != nil || len(data) == 0 {
+		if data, err := documents.V3Proto(gv.Group, gv.Version); err != nil || len(data) == 0 {
 			t.Errorf("%s as protobuf: %d bytes, %v", gv, len(data), err)
 		}
 	}
 	reference := regexp.MustCompile(`"\$ref":"#/(definitions|components/schemas)/([^"]+)"`)
-	for name, data := range documents {
+	for name, data := range texts {
 		var parsed struct {
 			Definitions map[string]any
 			Components  struct{ Schemas map[string]any }

@@ -49,7 +49,7 @@ var Ingresses = &Kind{
 // giveIngressClass gives a new Ingress that names no class the one that is
 // marked as the default: the newest, if there are several.
 func giveIngressClass(_ context.Context, r *Registry, _ *Tx, obj, old Object) error {
-	if obj == nil || old != nil || r.caches[IngressClasses] == nil {
+	if obj == nil || old != nil || !r.Serves(IngressClasses) {
 		return nil
 	}
 	ingress := obj.(*networkingv1.Ingress)

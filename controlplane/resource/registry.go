@@ -4,12 +4,10 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"sync"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/skep-io/skep/controlplane/storage"
 	"github.com/skep-io/skep/controlplane/watchcache"
@@ -102,46 +100,21 @@ type Binding struct {
 type Registry struct {
 	store  storage.Interface
 	config Config
-	kinds  []*Kind
-	byName map[schema.GroupVersionResource]*Kind
-	caches map[*Kind]*watchcache.Cache
+	set    *kindSet
 }
 
 // NewRegistry makes a registry of kinds. Reads wait until Run has filled its caches.
 func NewRegistry(store storage.Interface, cfg Config, kinds []*Kind) *Registry {
-	r := &Registry{
-		store:  store,
-		config: cfg,
-		kinds:  kinds,
-		byName: make(map[schema.GroupVersionResource]*Kind, len(kinds)),
-		caches: make(map[*Kind]*watchcache.Cache, len(kinds)),
-	}
-	for _, k := range kinds {
-		r.byName[k.GroupVersionResource()] = k
-		r.caches[k] = watchcache.New(watchcache.Config{
-			Store:   store,
-			Prefix:  k.Prefix(),
-			Codec:   k.codec(),
-			Indexes: k.Indexes,
-		})
-	}
-	return r
+	return &Registry{store: store, config: cfg, set: newKindSet(store, kinds)}
 }
 
 // Run keeps the caches current until ctx ends.
-func (r *Registry) Run(ctx context.Context) error {
-	var group sync.WaitGroup
-	for _, c := range r.caches {
-		group.Go(func() { _ = c.Run(ctx) }) // returns when ctx ends, with its error
-	}
-	group.Wait()
-	return ctx.Err()
-}
+func (r *Registry) Run(ctx context.Context) error { return r.set.run(ctx) }
 
 // WaitForSync waits until every cache has been filled.
 func (r *Registry) WaitForSync(ctx context.Context) error {
-	for _, k := range r.kinds {
-		if err := r.caches[k].WaitForSync(ctx); err != nil {
+	for _, k := range r.Kinds() {
+		if err := r.Cache(k).WaitForSync(ctx); err != nil && r.Serves(k) {
 			return fmt.Errorf("wait for the cache of %s: %w", k.Resource, err)
 		}
 	}
@@ -154,18 +127,6 @@ func (r *Registry) Config() Config { return r.config }
 // Store is the store under the registry, for what is allocated with an object.
 func (r *Registry) Store() storage.Interface { return r.store }
 
-// Kinds are those that the registry was made with, in the same order.
-func (r *Registry) Kinds() []*Kind { return r.kinds }
-
-// Kind finds a kind by the name that request paths have.
-func (r *Registry) Kind(gvr schema.GroupVersionResource) (*Kind, bool) {
-	k, ok := r.byName[gvr]
-	return k, ok
-}
-
-// Cache is the cache of a kind.
-func (r *Registry) Cache(k *Kind) *watchcache.Cache { return r.caches[k] }
-
 // Subscribe calls h with the state of a kind and then with every event, in order.
 // h must not block, and it may read the registry's caches.
-func (r *Registry) Subscribe(k *Kind, h func(watchcache.Event)) { r.caches[k].Subscribe(h) }
+func (r *Registry) Subscribe(k *Kind, h func(watchcache.Event)) { r.Cache(k).Subscribe(h) }

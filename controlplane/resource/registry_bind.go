@@ -19,7 +19,7 @@ import (
 // made does not keep the others.
 func (r *Registry) Bind(ctx context.Context, bindings []Binding) []error {
 	errs := make([]error, len(bindings))
-	if err := r.caches[Pods].WaitForSync(ctx); err != nil {
+	if err := r.Cache(Pods).WaitForSync(ctx); err != nil {
 		for i := range errs {
 			errs[i] = storeError(ctx, err)
 		}
@@ -51,7 +51,7 @@ func (r *Registry) bindBatch(ctx context.Context, bindings []Binding, errs []err
 			continue
 		}
 		seen[key] = true
-		current, _ := r.caches[Pods].Get(key)
+		current, _ := r.Cache(Pods).Get(key)
 		if p, err := r.prepareBinding(ctx, b, key, current); err != nil {
 			errs[i] = err
 		} else {

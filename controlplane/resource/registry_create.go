@@ -145,10 +145,10 @@ func (r *Registry) acceptsContent(ctx context.Context, k *Kind, obj Object) erro
 	if ns == "" {
 		return apierrors.NewBadRequest("an empty namespace may not be set during creation")
 	}
-	cache := r.caches[Namespaces]
-	if cache == nil {
+	if !r.Serves(Namespaces) {
 		return nil // a registry without namespaces has nothing to check
 	}
+	cache := r.Cache(Namespaces)
 	if err := cache.WaitForSync(ctx); err != nil {
 		return storeError(ctx, err)
 	}

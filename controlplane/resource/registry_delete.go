@@ -37,14 +37,14 @@ func (r *Registry) Delete(ctx context.Context, k *Kind, ns, name string, o *meta
 	if k == Namespaces && slices.Contains(protectedNamespaces, name) {
 		return nil, false, apierrors.NewForbidden(k.GroupResource(), name, errors.New("this namespace may not be deleted"))
 	}
-	if err := r.caches[k].WaitForSync(ctx); err != nil {
+	if err := r.Cache(k).WaitForSync(ctx); err != nil {
 		return nil, false, storeError(ctx, err)
 	}
 	key := k.Key(ns, name)
 	if ptr.Deref(o.IgnoreStoreReadErrorWithClusterBreakingPotential, false) {
 		return nil, true, r.deleteUnreadable(ctx, k, key, name, len(o.DryRun) > 0)
 	}
-	current, cached := r.caches[k].Get(key)
+	current, cached := r.Cache(k).Get(key)
 	for range maxAttempts {
 		if current == nil {
 			var err error

@@ -36,9 +36,9 @@ func (r *Registry) List(ctx context.Context, k *Kind, ns string, o ListOptions) 
 			return list, nil
 		}
 	}
-	snapshot := r.caches[k].Snapshot()
+	snapshot := r.Cache(k).Snapshot()
 	if exact > 0 {
-		if snapshot, err = r.caches[k].SnapshotAt(exact); err != nil {
+		if snapshot, err = r.Cache(k).SnapshotAt(exact); err != nil {
 			return nil, expired(err)
 		}
 	}
@@ -84,13 +84,13 @@ func (r *Registry) listDirectly(k *Kind, s *selector) *List {
 	var found []*watchcache.Object
 	switch {
 	case s.name != "" && (s.namespace != "" || !k.Namespaced):
-		snapshot := r.caches[k].Snapshot()
+		snapshot := r.Cache(k).Snapshot()
 		list.Revision = snapshot.Revision
 		if o, ok := snapshot.Get(k.Key(s.namespace, s.name)); ok {
 			found = []*watchcache.Object{o}
 		}
 	case s.trigger != nil && k.Indexes[s.trigger.Index] != nil:
-		found, list.Revision = r.caches[k].IndexAt(s.trigger.Index, s.trigger.Value)
+		found, list.Revision = r.Cache(k).IndexAt(s.trigger.Index, s.trigger.Value)
 	default:
 		return nil
 	}
@@ -147,12 +147,12 @@ func (r *Registry) listRest(ctx context.Context, k *Kind, s *selector, o ListOpt
 		if err := r.complete(k, s); err != nil {
 			return nil, err
 		}
-		return k.page(r.caches[k].Snapshot(), s, from, o.Limit), nil
+		return k.page(r.Cache(k).Snapshot(), s, from, o.Limit), nil
 	}
 	if err := r.waitUntil(ctx, k, token.Revision); err != nil {
 		return nil, err
 	}
-	snapshot, err := r.caches[k].SnapshotAt(token.Revision)
+	snapshot, err := r.Cache(k).SnapshotAt(token.Revision)
 	var gone *watchcache.GoneError
 	if errors.As(err, &gone) {
 		return nil, continueExpired(token.Start)

@@ -19,8 +19,8 @@ func (r *Registry) Describe(descs chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (r *Registry) Collect(metrics chan<- prometheus.Metric) {
-	for _, k := range r.kinds {
-		stats := r.caches[k].Stats()
+	for _, k := range r.Kinds() {
+		stats := r.Cache(k).Stats()
 		for desc, value := range map[*prometheus.Desc]float64{
 			cacheObjects: float64(stats.Objects), cacheEvents: float64(stats.WindowEvents),
 			cacheEventsBytes: float64(stats.WindowBytes), cacheRevision: float64(stats.Revision),

@@ -1,6 +1,7 @@
 package resource
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -51,7 +52,7 @@ func (r *Registry) fresh(ctx context.Context, k *Kind, key, name string) (*watch
 	if err != nil {
 		return nil, storeError(ctx, err)
 	}
-	if o, ok := r.caches[k].Get(key); ok && o.Revision == kv.ModRevision {
+	if o, ok := r.Cache(k).Get(key); ok && o.Revision == kv.ModRevision {
 		return o, nil
 	}
 	o, err := k.decode(kv)
@@ -63,10 +64,10 @@ func (r *Registry) fresh(ctx context.Context, k *Kind, key, name string) (*watch
 
 // cached reads an object from the cache. One that is stored and that the cache cannot show is an error, and not absent.
 func (r *Registry) cached(k *Kind, key, name string) (*watchcache.Object, error) {
-	if o, ok := r.caches[k].Get(key); ok {
+	if o, ok := r.Cache(k).Get(key); ok {
 		return o, nil
 	}
-	for _, u := range r.caches[k].Unreadable(key) {
+	for _, u := range r.Cache(k).Unreadable(key) {
 		if u.Key == key {
 			return nil, apierrors.NewInternalError(corrupt(key, u.Err))
 		}
@@ -76,15 +77,15 @@ func (r *Registry) cached(k *Kind, key, name string) (*watchcache.Object, error)
 
 // waitUntil waits until the cache has a revision; 0 is there from the start.
 func (r *Registry) waitUntil(ctx context.Context, k *Kind, revision int64) error {
-	c := r.caches[k]
+	c := r.Cache(k)
 	limited, cancel := context.WithTimeout(ctx, freshWait)
 	defer cancel()
 	err := c.WaitUntil(limited, revision)
 	if err == nil {
 		return nil
 	}
-	if ctx.Err() != nil {
-		return storeError(ctx, ctx.Err())
+	if ctx.Err() != nil || errors.Is(err, watchcache.ErrClosed) {
+		return storeError(ctx, cmp.Or(ctx.Err(), err))
 	}
 	return tooNew(revision, c.Revision())
 }
@@ -112,7 +113,7 @@ func parseRevision(s string) (int64, error) {
 // Get reads an object from the cache.
 func Get[T Object](ctx context.Context, r *Registry, k *Kind, ns, name string) (T, error) {
 	var none T
-	if err := r.caches[k].WaitForSync(ctx); err != nil {
+	if err := r.Cache(k).WaitForSync(ctx); err != nil {
 		return none, err
 	}
 	o, err := r.cached(k, k.Key(ns, name), name)
@@ -126,7 +127,7 @@ func Get[T Object](ctx context.Context, r *Registry, k *Kind, ns, name string) (
 // means all, a nil selector everything.
 func ListAs[T Object](r *Registry, k *Kind, ns string, sel labels.Selector) []T {
 	var objects []T
-	r.caches[k].Snapshot().Ascend(k.prefix(ns), "", func(o *watchcache.Object) bool {
+	r.Cache(k).Snapshot().Ascend(k.prefix(ns), "", func(o *watchcache.Object) bool {
 		if sel == nil || sel.Matches(labels.Set(o.Value().GetLabels())) {
 			if obj, err := as[T](o); err == nil {
 				objects = append(objects, obj)
@@ -139,7 +140,7 @@ func ListAs[T Object](r *Registry, k *Kind, ns string, sel labels.Selector) []T 
 
 // ByIndex lists from the cache what an index of the kind has under value.
 func ByIndex[T Object](r *Registry, k *Kind, index, value string) []T {
-	found := r.caches[k].ByIndex(index, value)
+	found := r.Cache(k).ByIndex(index, value)
 	objects := make([]T, 0, len(found))
 	for _, o := range found {
 		if obj, err := as[T](o); err == nil {

@@ -49,12 +49,12 @@ func (r *Registry) stale(ctx context.Context, key string) bool {
 
 // Unreadable returns the objects of a kind that cannot be decoded.
 func (r *Registry) Unreadable(k *Kind) []watchcache.Unreadable {
-	return r.caches[k].Unreadable(k.Prefix())
+	return r.Cache(k).Unreadable(k.Prefix())
 }
 
 // Reread reads again what could not be decoded.
 func (r *Registry) Reread() {
-	for _, c := range r.caches {
+	for _, c := range r.set.now.Load().caches {
 		c.Reread()
 	}
 }
@@ -69,7 +69,7 @@ func (r *Registry) complete(k *Kind, s *selector) error {
 		prefix = k.Key(s.namespace, s.name)
 	}
 	var hidden []watchcache.Unreadable
-	for _, u := range r.caches[k].Unreadable(prefix) {
+	for _, u := range r.Cache(k).Unreadable(prefix) {
 		if !u.Kept && (s.name == "" || strings.HasSuffix(u.Key, "/"+s.name)) {
 			hidden = append(hidden, u)
 		}
@@ -115,7 +115,7 @@ func (r *Registry) deleteUnreadable(ctx context.Context, k *Kind, key, name stri
 		Guards: []storage.Guard{{Key: key, ModRevision: kv.ModRevision}},
 		Ops:    []storage.Op{{Key: key, Delete: true}},
 	}
-	if old, ok := r.caches[k].Get(key); ok && k.Allocate != nil {
+	if old, ok := r.Cache(k).Get(key); ok && k.Allocate != nil {
 		// What was allocated with its last known state is free again.
 		if err := k.Allocate(ctx, r, &tx, nil, old.Value()); err != nil {
 			return err

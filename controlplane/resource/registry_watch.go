@@ -33,12 +33,15 @@ func (r *Registry) Watch(ctx context.Context, k *Kind, ns string, o WatchOptions
 			return nil, err
 		}
 	}
-	w, err := r.caches[k].Watch(options)
+	w, err := r.Cache(k).Watch(options)
 	var gone *watchcache.GoneError
-	if errors.As(err, &gone) {
+	switch {
+	case errors.As(err, &gone):
 		return nil, expired(err)
+	case err != nil:
+		return nil, storeError(ctx, err)
 	}
-	return w, err
+	return w, nil
 }
 
 // startOf fills in where the watch begins, once the cache is fresh enough for it.
@@ -59,7 +62,7 @@ func (r *Registry) startOf(ctx context.Context, k *Kind, o WatchOptions, options
 			return r.waitUntil(ctx, k, 0)
 		}
 		// A revision that is still to come is no error: its events will follow.
-		return r.caches[k].WaitForSync(ctx)
+		return r.Cache(k).WaitForSync(ctx)
 	}
 	if o.ResourceVersionMatch != metav1.ResourceVersionMatchNotOlderThan {
 		return apierrors.NewBadRequest("sendInitialEvents requires setting resourceVersionMatch to NotOlderThan")
@@ -77,7 +80,7 @@ func (r *Registry) startOf(ctx context.Context, k *Kind, o WatchOptions, options
 		return nil
 	}
 	if options.After = revision; revision == 0 {
-		options.After = r.caches[k].Revision()
+		options.After = r.Cache(k).Revision()
 	}
 	return nil
 }

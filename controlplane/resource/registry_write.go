@@ -52,7 +52,7 @@ func (r *Registry) ModifyWith(ctx context.Context, k *Kind, sub, ns, name string
 	if !ok {
 		return nil, k.notFound(name)
 	}
-	if err := r.caches[k].WaitForSync(ctx); err != nil {
+	if err := r.Cache(k).WaitForSync(ctx); err != nil {
 		return nil, storeError(ctx, err)
 	}
 	u := modification{r: r, k: k, rules: rules, main: sub == "", key: k.Key(ns, name), name: name, options: o, change: change}
@@ -85,7 +85,7 @@ type modification struct {
 func (u *modification) attempt(ctx context.Context) (Object, error) {
 	current, cached := u.next, false
 	if u.next = nil; current == nil {
-		current, cached = u.r.caches[u.k].Get(u.key)
+		current, cached = u.r.Cache(u.k).Get(u.key)
 	}
 	if current == nil {
 		var err error
@@ -274,7 +274,7 @@ func (k *Kind) finished(obj, old Object) bool {
 // catchUp waits until the caches of the kinds whose keys were in conflict have
 // seen why, so that what is allocated next is not the same again.
 func (r *Registry) catchUp(ctx context.Context, conflict *storage.ConflictError) error {
-	for _, k := range r.kinds {
+	for _, k := range r.Kinds() {
 		prefix := k.Prefix()
 		for _, key := range conflict.Keys {
 			if strings.HasPrefix(key, prefix) {

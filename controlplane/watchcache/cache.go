@@ -43,6 +43,7 @@ type Cache struct {
 	codec   storage.Codec
 	indexed map[string]func(Resource) []string
 	synced  chan struct{}
+	closed  chan struct{}
 
 	mu sync.RWMutex
 	// tree is ordered by key. It changes only under mu; a snapshot is a clone of it.
@@ -77,6 +78,7 @@ func New(cfg Config) *Cache {
 		codec:   cfg.Codec,
 		indexed: cfg.Indexes,
 		synced:  make(chan struct{}),
+		closed:  make(chan struct{}),
 		tree:    newTree(),
 		indexes: map[string]map[string]map[string]*Object{},
 		window:  newWindow(cfg.Window, cfg.WindowBytes),
@@ -175,8 +177,15 @@ func (c *Cache) follow(ctx context.Context) error {
 // WaitForSync waits until the first list is in.
 func (c *Cache) WaitForSync(ctx context.Context) error {
 	select {
+	case <-c.closed:
+		return ErrClosed
+	default:
+	}
+	select {
 	case <-c.synced:
 		return nil
+	case <-c.closed:
+		return ErrClosed
 	case <-ctx.Done():
 		return ctx.Err()
 	}

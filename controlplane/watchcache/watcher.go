@@ -92,6 +92,11 @@ func (c *Cache) Watch(o WatchOptions) (*Watcher, error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	select {
+	case <-c.closed:
+		return nil, ErrClosed
+	default:
+	}
 	if o.Initial {
 		c.initial(w, o)
 	} else {
@@ -165,7 +170,7 @@ func (w *Watcher) Stop() {
 }
 
 // Next waits for events and returns them in order, one or more. It returns an
-// error when ctx ends, and when the watch is over: ErrSlow or ErrStopped.
+// error when ctx ends, and when the watch is over: ErrSlow, ErrStopped or ErrClosed.
 func (w *Watcher) Next(ctx context.Context) ([]Event, error) {
 	if events := w.nextInitial(); len(events) > 0 {
 		return events, nil

@@ -30,6 +30,9 @@ const (
 
 // syncDependent deletes an object all of whose owners are gone, or drops the references to those that are.
 func (c *Controller) syncDependent(ctx context.Context, it item) error {
+	if !c.registry.Serves(it.kind) {
+		return nil
+	}
 	obj, err := c.current(ctx, it, "0")
 	if obj == nil || err != nil {
 		return err
@@ -79,6 +82,8 @@ func (c *Controller) ownership(ctx context.Context, obj resource.Object, ref met
 	switch {
 	case err != nil:
 		return solid, err
+	case owner == nil && !c.registry.Serves(k):
+		return solid, nil // withdrawn meanwhile
 	case owner == nil:
 		return dangling, nil
 	case owner.GetDeletionTimestamp() != nil && slices.Contains(owner.GetFinalizers(), metav1.FinalizerDeleteDependents):

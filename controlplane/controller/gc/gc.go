@@ -58,13 +58,12 @@ func New(registry *resource.Registry) *Controller {
 // Run works until ctx ends.
 func (c *Controller) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
-	for _, k := range c.registry.Kinds() {
+	controller.ObserveKinds(ctx, &wg, c.registry, func(ctx context.Context, k *resource.Kind) {
 		// What goes away by itself, such as events, belongs to nothing, and there is too much of it to look.
-		if k.TTL > 0 {
-			continue
+		if k.TTL == 0 {
+			controller.Observe(ctx, &wg, c.registry, k, func(old, cur resource.Object, _ int64) { c.changed(k, old, cur) })
 		}
-		controller.Observe(ctx, &wg, c.registry, k, func(old, cur resource.Object, _ int64) { c.changed(k, old, cur) })
-	}
+	})
 	controller.Observe(ctx, &wg, c.registry, resource.Pods, c.podChanged)
 	controller.Observe(ctx, &wg, c.registry, resource.Nodes, c.nodeChanged)
 	wg.Go(func() { c.dependents.Run(ctx, workers, c.syncDependent) })

@@ -31,29 +31,18 @@ const (
 // Controller is the loop.
 type Controller struct {
 	registry *resource.Registry
-	kinds    []*resource.Kind
 	queue    *controller.Queue[string]
 }
 
 // New makes the loop. It runs once.
 func New(registry *resource.Registry) *Controller {
-	c := &Controller{registry: registry, queue: controller.NewQueue[string]("namespace")}
-	for _, k := range registry.Kinds() {
-		if k.Namespaced {
-			c.kinds = append(c.kinds, k)
-		}
-	}
-	// Pods last, when nothing is left that would replace them.
-	slices.SortStableFunc(c.kinds, func(a, b *resource.Kind) int {
-		switch {
-		case a == resource.Pods && b != resource.Pods:
-			return 1
-		case b == resource.Pods && a != resource.Pods:
-			return -1
-		}
-		return 0
-	})
-	return c
+	return &Controller{registry: registry, queue: controller.NewQueue[string]("namespace")}
+}
+
+// kinds are those of what a namespace can hold, pods last, when nothing is left that would replace them.
+func (c *Controller) kinds() []*resource.Kind {
+	kinds := slices.DeleteFunc(slices.Clone(c.registry.Kinds()), func(k *resource.Kind) bool { return !k.Namespaced || k == resource.Pods })
+	return append(kinds, resource.Pods)
 }
 
 // Run works until ctx ends.
@@ -117,7 +106,7 @@ type remains struct {
 func (c *Controller) empty(ctx context.Context, name string) (remains, error) {
 	left := remains{byKind: map[string]int{}, finalizers: map[string]int{}}
 	var failures []error
-	for _, k := range c.kinds {
+	for _, k := range c.kinds() {
 		list, err := c.registry.List(ctx, k, name, resource.ListOptions{})
 		if err != nil {
 			failures = append(failures, err)
