@@ -26,8 +26,11 @@ import (
 // ErrTaken says that a node of the name exists: only its own certificate or the administrator's word lets a host take its place.
 var ErrTaken = errors.New("a node of this name exists")
 
-// retry is how long to wait after the store did not answer.
-const retry = 200 * time.Millisecond
+// How long to wait after the store did not answer: doubling.
+const (
+	retryFirst = 200 * time.Millisecond
+	retryMax   = 5 * time.Second
+)
 
 // Standing is what a node's certificate is worth.
 type Standing uint8
@@ -71,24 +74,37 @@ func New(store storage.Interface) *Members {
 
 // Run follows the store until ctx ends. While the store is away, what was known last holds.
 func (m *Members) Run(ctx context.Context) error {
+	wait := time.Duration(0)
 	for ctx.Err() == nil {
-		if err := m.follow(ctx); ctx.Err() == nil {
-			slog.Warn("Memberships of nodes are not followed; trying again", "err", err)
-			select {
-			case <-ctx.Done():
-			case <-time.After(retry):
+		err := m.follow(ctx, func() {
+			if wait > 0 {
+				slog.Info("Memberships of nodes are followed again")
 			}
+			wait = 0
+		})
+		if ctx.Err() != nil {
+			break
+		}
+		if wait == 0 {
+			slog.Warn("Memberships of nodes are not followed: the last known ones hold; trying again until the store answers", "err", err)
+		}
+		wait = min(max(2*wait, retryFirst), retryMax)
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
 		}
 	}
 	return ctx.Err()
 }
 
-func (m *Members) follow(ctx context.Context) error {
+// follow reads the store, says that it has, and applies changes for as long as the watch lasts.
+func (m *Members) follow(ctx context.Context, read func()) error {
 	kvs, revision, err := m.store.List(ctx, resource.MemberPrefix)
 	if err != nil {
 		return err
 	}
 	m.replace(kvs, revision)
+	read()
 	watch, cancel := context.WithCancel(ctx)
 	defer cancel()
 	for response := range m.store.Watch(watch, resource.MemberPrefix, revision) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -20,8 +21,13 @@ func (e *Etcd) Watch(ctx context.Context, prefix string, after int64) <-chan Wat
 	go func() {
 		defer close(out)
 		w := watch{client: e.client, prefix: prefix, revision: after, out: out}
+		broken := int64(-1) // revision at which it broke last
 		for ctx.Err() == nil {
 			err := w.run(ctx)
+			if ctx.Err() == nil && w.revision != broken && !errors.Is(err, ErrCompacted) {
+				slog.Warn("watch of etcd broke; making it again until etcd answers", "prefix", prefix, "revision", w.revision, "err", err)
+				broken = w.revision
+			}
 			if errors.Is(err, ErrCompacted) {
 				w.send(ctx, WatchResponse{Revision: w.revision, Err: fmt.Errorf("watch %s in etcd after revision %d: %w", prefix, w.revision, err)})
 				return

@@ -18,8 +18,9 @@ const (
 	treeDegree = 32
 	// progressRetry is how long etcd has to answer for its progress before it is asked again.
 	progressRetry = 20 * time.Millisecond
-	// listRetry is how long to wait after a list that failed.
-	listRetry = 500 * time.Millisecond
+	// listRetry is how long to wait after a list that failed, listRetryMax after many in a row.
+	listRetry    = 500 * time.Millisecond
+	listRetryMax = 5 * time.Second
 )
 
 // Config says what a cache holds.
@@ -124,8 +125,14 @@ func (c *Cache) Run(ctx context.Context) error {
 		c.mu.Unlock()
 	}()
 
+	wait := time.Duration(0)
 	for ctx.Err() == nil {
-		err := c.follow(ctx)
+		err := c.follow(ctx, func() {
+			if wait > 0 {
+				slog.Info("cache lists from etcd again", "prefix", c.prefix)
+			}
+			wait = 0
+		})
 		if ctx.Err() != nil {
 			break
 		}
@@ -136,22 +143,26 @@ func (c *Cache) Run(ctx context.Context) error {
 		if errors.Is(err, errReread) {
 			continue
 		}
-		slog.Warn("cache cannot list from etcd", "prefix", c.prefix, "error", err, "retry", listRetry)
+		if wait == 0 {
+			slog.Warn("cache cannot list from etcd: it keeps what it has, and tries until etcd answers", "prefix", c.prefix, "err", err)
+		}
+		wait = min(max(2*wait, listRetry), listRetryMax)
 		select {
 		case <-ctx.Done():
-		case <-time.After(listRetry):
+		case <-time.After(wait):
 		}
 	}
 	return ctx.Err()
 }
 
-// follow lists once, then applies changes for as long as the watch lasts.
-func (c *Cache) follow(ctx context.Context) error {
+// follow lists once, says that it has, then applies changes for as long as the watch lasts.
+func (c *Cache) follow(ctx context.Context, listed func()) error {
 	kvs, revision, err := c.store.List(ctx, c.prefix)
 	if err != nil {
 		return err
 	}
 	c.replace(c.decodeAll(kvs), revision)
+	listed()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	responses := c.store.Watch(ctx, c.prefix, revision)
