@@ -4,15 +4,12 @@
 
 /* Answers to ARP and NDP for the addresses that this node announces: no
  * interface has them, so the kernel would not answer. Each has a deadline, past
- * which a node that lost its agent falls silent by itself. */
+ * which a node that lost its agent falls silent by itself.
+ *
+ * Includes before this: link.h, arrival.h. */
 
 enum {
 	CAPACITY_ANNOUNCED = 16384,
-	ARP_HARDWARE_ETHERNET = 1,
-	ARP_REQUEST = 1,
-	ARP_REPLY = 2,
-	NDP_SOLICITATION = 135,
-	NDP_ADVERTISEMENT = 136,
 	NDP_HOPS = 255,
 	NDP_OPTION_TARGET = 2,
 	NDP_SOLICITED = 0x40000000,
@@ -23,18 +20,6 @@ enum {
  * suspended counts: another node may own the address by then. */
 SKEP_MAP(skep_announced, BPF_MAP_TYPE_HASH, struct address, __u64,
 	 CAPACITY_ANNOUNCED, BPF_F_NO_PREALLOC);
-
-struct arp {
-	__be16 hardware;
-	__be16 protocol;
-	__u8 hardware_length;
-	__u8 protocol_length;
-	__be16 operation;
-	__u8 sender_mac[ETH_ALEN];
-	__u8 sender[4];
-	__u8 target_mac[ETH_ALEN];
-	__u8 target[4];
-};
 
 struct ndp {
 	struct icmp_header icmp;
@@ -71,10 +56,7 @@ __noinline int answer_arp(struct xdp_md *ctx)
 	arp = (void *)(ethernet + 1);
 	__builtin_memcpy(&asked, arp->target, sizeof(asked));
 	set_mapped(&target, asked);
-	if (arp->hardware != bpf_htons(ARP_HARDWARE_ETHERNET) ||
-	    arp->protocol != bpf_htons(ETH_P_IP) ||
-	    arp->hardware_length != ETH_ALEN || arp->protocol_length != 4 ||
-	    arp->operation != bpf_htons(ARP_REQUEST) ||
+	if (!is_arp_of_ipv4(arp) || arp->operation != bpf_htons(ARP_REQUEST) ||
 	    !__builtin_memcmp(arp->sender, arp->target, 4) ||
 	    !is_announced(&target))
 		return leave(UPLINK_NOT_IP, XDP_PASS);

@@ -8,10 +8,9 @@
  * A node is believed about its own pods and itself, by the source address of what
  * it sends, which no pod can forge: from_pod drops what would pass for a node's.
  *
- * Includes before this: path.h, flow.h. */
+ * Includes before this: link.h, path.h, flow.h. */
 
 enum {
-	ARP_ETHERNET_IPV4 = 0x0001, /* hardware; then protocol, lengths */
 	VXLAN_VNI_VALID = 0x08,
 	VXLAN_PART = 16, /* UDP's and VXLAN's headers */
 	VLAN_ID_MASK = 0x0fff,
@@ -20,16 +19,6 @@ enum {
 	SOURCES_SHIFT = 8,
 	SOURCES = 1 << SOURCES_SHIFT,
 	SOURCE_JIFFIES = 100,
-};
-
-/* What an interface of a node's may speak with its router. */
-enum {
-	MLD_QUERY = 130, /* to MLD_DONE */
-	MLD_DONE = 132,
-	ND_ROUTER_SOLICITATION = 133,
-	ND_SOLICITATION = 135,
-	ND_ADVERTISEMENT = 136,
-	MLD2_REPORT = 143,
 };
 
 struct range_key {
@@ -67,18 +56,6 @@ struct known_source {
 SKEP_MAP(skep_path_sources, BPF_MAP_TYPE_PERCPU_ARRAY, __u32,
 	 struct known_source, SOURCES, 0);
 
-struct arp {
-	__be16 hardware;
-	__be16 protocol;
-	__u8 hardware_length;
-	__u8 protocol_length;
-	__be16 operation;
-	__u8 sender_mac[ETH_ALEN];
-	__u8 sender[4];
-	__u8 target_mac[ETH_ALEN];
-	__u8 target[4];
-} __attribute__((packed));
-
 static __always_inline bool same_mac(const __u8 *a, const __u8 *b)
 {
 	int i, differ = 0;
@@ -105,9 +82,7 @@ static __always_inline bool is_own_arp(struct __sk_buff *skb)
 	if (!ethernet || ethernet->h_proto != bpf_htons(ETH_P_ARP))
 		return false;
 	arp = (void *)(ethernet + 1);
-	if (arp->hardware != bpf_htons(ARP_ETHERNET_IPV4) ||
-	    arp->protocol != bpf_htons(ETH_P_IP) ||
-	    arp->hardware_length != ETH_ALEN || arp->protocol_length != 4)
+	if (!is_arp_of_ipv4(arp))
 		return false;
 	__builtin_memcpy(&address, arp->sender, sizeof(address));
 	set_mapped(&sender, address);
@@ -128,7 +103,7 @@ static __always_inline bool is_host_talk(const struct passage *passage)
 	    bpf_skb_load_bytes(passage->skb, header->l4, &type, sizeof(type)))
 		return false;
 	return (type >= MLD_QUERY && type <= MLD_DONE) ||
-	       type == ND_SOLICITATION || type == ND_ADVERTISEMENT ||
+	       type == NDP_SOLICITATION || type == NDP_ADVERTISEMENT ||
 	       type == MLD2_REPORT;
 }
 

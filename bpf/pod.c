@@ -27,6 +27,7 @@
 #include "weigh.h"
 #include "handover.h"
 #include "path.h"
+#include "link.h"
 #include "path_source.h"
 #include "path_rewrite.h"
 #include "path_deliver.h"

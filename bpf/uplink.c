@@ -36,6 +36,7 @@
 #include "tunnel_error.h"
 #include "snat.h"
 #include "fragment.h"
+#include "link.h"
 #include "neighbour.h"
 #include "shortcut.h"
 #include "uplink_flow.h"
