@@ -27,8 +27,11 @@ func TestSessionsAreBounded(t *testing.T) {
 		t.Errorf("%d %v %s", recorder.Code, recorder.Header(), recorder.Body)
 	}
 	close(leave)
-	for len(s.sessions) > 0 {
-		time.Sleep(time.Millisecond)
+	for range cap(s.sessions) {
+		s.sessions <- struct{}{} // once those before have left
+	}
+	for range cap(s.sessions) {
+		<-s.sessions
 	}
 	go handler(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
 	<-entered

@@ -50,10 +50,10 @@ func queue(t *testing.T, l *Level, user string) <-chan error {
 	before := l.Stats()
 	go func() {
 		leave, err := l.Enter(t.Context(), user, 1)
-		done <- err
 		if err == nil {
 			leave()
 		}
+		done <- err
 	}()
 	for {
 		s := l.Stats()
@@ -86,8 +86,8 @@ func TestUsersTakeTurns(t *testing.T) {
 			t.Errorf("what waited of the flood: %v", err)
 		}
 	}
-	for l.Stats().Used != 0 {
-		time.Sleep(time.Millisecond)
+	if used := l.Stats().Used; used != 0 {
+		t.Errorf("%d seats are taken by nobody", used)
 	}
 	if len(l.flows) != 0 || len(l.queued) != 0 {
 		t.Errorf("%d flows are remembered of nobody", len(l.flows))
