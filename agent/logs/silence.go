@@ -8,39 +8,35 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/skep-io/skep/agent/silence"
 )
 
 // killSilent kills the writer at the other end of conn when it lives and does not answer.
 func (l *Logs) killSilent(ctx context.Context, conn net.Conn) {
-	interval, patience := l.cfg.Patience/6, l.cfg.Patience
-	answered, tick := time.Now(), time.NewTicker(interval)
+	interval := l.cfg.Patience / 6
+	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	asker := &Logs{cfg: l.cfg} // a connection of its own: commands wait for theirs
 	defer asker.disconnect()
+	clock := silence.NewClock("the log writer", interval, l.cfg.Patience, l.cfg.Logger)
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
-		asking, cancel := context.WithTimeout(ctx, interval)
-		_, err := asker.exchange(asking, request{Do: "version"})
-		cancel()
-		silent := time.Since(answered)
-		switch {
-		case ctx.Err() != nil:
-			return
-		case err == nil:
-			answered = time.Now()
-		case silent < patience:
-			l.cfg.Logger.Warn("the log writer does not answer", "since", silent.Round(time.Second), "killed_after", patience, "err", err)
-		default:
-			l.cfg.Logger.Error("the log writer does not answer; killing it, to start it again", "since", silent.Round(time.Second), "err", err)
-			if err := killPeer(conn); err != nil {
-				l.cfg.Logger.Error("log writer not killed", "err", err)
-			}
-			return
+		ask := func(ctx context.Context) error {
+			_, err := asker.exchange(ctx, request{Do: "version"})
+			return err
 		}
+		if !clock.Ask(ctx, ask) {
+			continue
+		}
+		if err := killPeer(conn); err != nil {
+			l.cfg.Logger.Error("log writer not killed", "err", err)
+		}
+		return
 	}
 }
 

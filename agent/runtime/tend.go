@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/skep-io/skep/agent/silence"
 )
 
 const (
@@ -22,7 +24,6 @@ const (
 
 // tend looks after the daemon that fd, a pidfd, names until ctx ends: its log
 // stays small, and a daemon that lives but has stopped to answer is killed.
-// Nothing else would end that: its socket still takes connections.
 func (d *Daemon) tend(ctx context.Context, fd int) {
 	patience := d.cfg.Patience
 	if patience == 0 {
@@ -31,7 +32,7 @@ func (d *Daemon) tend(ctx context.Context, fd int) {
 	interval := min(tendInterval, patience/4)
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
-	answered := time.Now()
+	clock := silence.NewClock("containerd", min(askTimeout, patience/2), patience, slog.Default())
 	for {
 		select {
 		case <-ctx.Done():
@@ -41,23 +42,12 @@ func (d *Daemon) tend(ctx context.Context, fd int) {
 		if err := rotateDaemonLog(d.cfg.logFile(), maxDaemonLog); err != nil {
 			slog.Error("containerd's log is not rotated", "err", err)
 		}
-		asking, cancel := context.WithTimeout(ctx, min(askTimeout, patience/2))
-		err := serving(asking, d.cfg.Address())
-		cancel()
-		silent := time.Since(answered)
-		switch {
-		case ctx.Err() != nil:
-			return
-		case err == nil:
-			answered = time.Now()
-		case silent < patience:
-			slog.Warn("containerd does not answer", "pid", d.pid, "since", silent.Round(time.Second), "killed_after", patience, "err", err)
-		default:
-			slog.Error("containerd does not answer; killing it, to start it again", "pid", d.pid, "since", silent.Round(time.Second), "err", err)
-			if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil {
-				slog.Error("containerd not killed", "pid", d.pid, "err", err)
-			}
-			answered = time.Now() // one that is stuck in the kernel dies when it can
+		ask := func(ctx context.Context) error { return serving(ctx, d.cfg.Address()) }
+		if !clock.Ask(ctx, ask, "pid", d.pid) {
+			continue
+		}
+		if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil {
+			slog.Error("containerd not killed", "pid", d.pid, "err", err)
 		}
 	}
 }
