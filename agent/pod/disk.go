@@ -27,7 +27,7 @@ type layers struct {
 func (p *Pods) Disk(uid string) (disk usage.Pod, ok bool) { return p.disk.Pod(uid) }
 
 func (p *Pods) newDiskMeter() *usage.Meter {
-	return usage.New(usage.Config{Pods: p.uids, Trees: p.trees, Interval: p.cfg.DiskInterval})
+	return usage.New(usage.Config{Pods: p.uids, Trees: p.trees, Measured: p.limitDisk, Interval: p.cfg.DiskInterval})
 }
 
 // uids are those of the pods that are here.

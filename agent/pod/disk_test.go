@@ -29,6 +29,7 @@ func TestAllThatAContainerWritesIsCounted(t *testing.T) {
 			mkdir /disk/dir; touch /disk/dir/empty
 			exec sleep 1000`)
 		s.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "disk", MountPath: "/disk"}, {Name: "memory", MountPath: "/memory"}}
+		needCPU(&s.Containers[0])
 	}))
 	c.await("writer", "running", isReady)
 	// The log writer is not part of these tests.

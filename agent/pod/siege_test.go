@@ -12,17 +12,22 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/utils/ptr"
 
 	"github.com/skep-io/skep/agent/cgroup"
 	"github.com/skep-io/skep/agent/runtime/runtimetest"
 )
 
-// A fork bomb and a memory hog, which say nothing of what they need, run beside a service that must not lose one request. What
-// pods may use together is bounded here, as on a node, so that the machine of the test is at no risk: both are born in that bound.
-func TestServiceBesideForkBombAndMemoryHog(t *testing.T) {
+// A fork bomb and a memory hog, which say nothing of what they need, and pods that fill the node's disk, each in its way, run beside
+// a service that must not lose one request. What pods may use together is bounded here, as on a node, so that the machine of the
+// test is at no risk: all are born in that bound, and the fillers end by themselves.
+func TestServiceBesideForkBombMemoryHogAndDiskFillers(t *testing.T) {
 	const all, onePod, memory = 400, 100, 192 << 20
 	c := newCluster(t, nil)
-	c.startWith(func(cfg *podConfig) { cfg.PodPidsLimit, cfg.MemoryCapacity = onePod, memory }, func() {})
+	c.startWith(func(cfg *podConfig) {
+		cfg.PodPidsLimit, cfg.MemoryCapacity, cfg.DiskInterval = onePod, memory, 50*time.Millisecond
+	}, func() {})
 	if err := c.node.Cgroups().LimitPods(cgroup.Limits{CPUShares: 2048, Memory: memory, Pids: all}); err != nil {
 		t.Fatal(err)
 	}
@@ -68,6 +73,10 @@ func TestServiceBesideForkBombAndMemoryHog(t *testing.T) {
 			}
 		}
 	}()
+	defer func() {
+		cancel()
+		<-done
+	}()
 	c.create(newPod("bomb", func(s *corev1.PodSpec) {
 		s.Containers[0] = container("main", "(while true; do sleep 1000 & done); exec sleep 1000") // stays at its bound
 		s.RestartPolicy = corev1.RestartPolicyNever
@@ -82,6 +91,12 @@ func TestServiceBesideForkBombAndMemoryHog(t *testing.T) {
 	})
 	bombed := filepath.Join(c.node.Config.CgroupParent, "kubepods/besteffort/poduid-bomb")
 	runtimetest.Eventually(t, "the bomb's bound to be met", func() bool { return processes(bombed) >= onePod-1 })
+	c.createDiskFillers()
+	for name := range diskFillers {
+		if p := c.evicted(name); p.Status.Reason != "Evicted" {
+			t.Errorf("%s: %s: %s", name, p.Status.Reason, p.Status.Message)
+		}
+	}
 	before := asked.Load()
 	if got := processes(bombed); got > onePod {
 		t.Errorf("the bomb has %d processes", got)
@@ -95,6 +110,25 @@ func TestServiceBesideForkBombAndMemoryHog(t *testing.T) {
 	t.Logf("%d requests, %d lost", asked.Load(), lost.Load())
 	c.deleteGracefully("bomb", time.Second)
 	runtimetest.Eventually(t, "the bomb's end", func() bool { return !contains(c.node.PodUIDs(), "uid-bomb") })
+}
+
+// diskFillers are scripts that write where a container can.
+var diskFillers = map[string]string{
+	"volume": "dd if=/dev/zero of=/v/file bs=1M count=200", "hosts": "dd if=/dev/zero of=/etc/hosts bs=1M count=200",
+}
+
+func (c *cluster) createDiskFillers() {
+	for name, script := range diskFillers {
+		c.create(newPod(name, func(s *corev1.PodSpec) {
+			s.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}}}
+			s.Volumes[0].EmptyDir.SizeLimit = ptr.To(resource.MustParse("16Mi"))
+			s.Containers[0] = container("main", script+"; exec sleep 1000")
+			s.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "v", MountPath: "/v"}}
+			limitStorage(&s.Containers[0], "24Mi")
+			needCPU(&s.Containers[0])
+			s.RestartPolicy = corev1.RestartPolicyNever
+		}))
+	}
 }
 
 // processes is how many a cgroup and those below it have.
