@@ -105,8 +105,9 @@ func (p *parts) openPaths() (err error) {
 		return fmt.Errorf("traffic from outside: %w", err)
 	}
 	p.announcer.use(p.flows)
+	atUplinks, others := pathInterfaces(union(uplinks, p.network.Uplinks()))
 	path, err := podpath.Open(podpath.Options{
-		PinDir: pathPins(p.cfg), Plane: p.plane, Flows: p.flows, Uplinks: onEthernet(union(uplinks, p.network.Uplinks())),
+		PinDir: pathPins(p.cfg), Plane: p.plane, Flows: p.flows, Uplinks: atUplinks, Others: others,
 		ClusterCIDRs: p.cfg.ClusterCIDRs, Clsact: p.cfg.Clsact,
 	})
 	if err != nil {

@@ -60,8 +60,8 @@ func (p *parts) uplinksChanged(names []string) {
 	if path == nil {
 		return // it is opened with what there is then
 	}
-	if err := path.SetUplinks(onEthernet(union(uplinks, names))); err != nil {
-		slog.Error("pods' packets take the long way at some uplinks", "uplinks", names, "error", err)
+	if err := path.SetUplinks(pathInterfaces(union(uplinks, names))); err != nil {
+		slog.Error("programs for pods' packets are not attached to all interfaces", "uplinks", names, "error", err)
 		return
 	}
 	if err := p.flows.SetOverlays(p.network.Overlays()); err != nil { // once answers through them are translated back
@@ -122,6 +122,22 @@ func onEthernet(names []string) []string {
 		link, err := netlink.LinkByName(name)
 		return err != nil || len(link.Attrs().HardwareAddr) != 6
 	})
+}
+
+// pathInterfaces are those of the uplinks, and of the host's other interfaces, that packets of pods can be recognised at. What a
+// bridge or a bond takes from its members arrives at the bridge or bond.
+func pathInterfaces(uplinks []string) (fit, others []string) {
+	links, err := netlink.LinkList()
+	if err != nil {
+		slog.Error("list interfaces: forged packets are looked for at the uplinks only", "error", err)
+	}
+	for _, link := range links {
+		a := link.Attrs()
+		if a.Flags&net.FlagLoopback == 0 && len(a.HardwareAddr) == 6 && a.MasterIndex == 0 && !strings.HasPrefix(a.Name, podSide) && !slices.Contains(uplinks, a.Name) {
+			others = append(others, a.Name)
+		}
+	}
+	return onEthernet(uplinks), others
 }
 
 // findUplinks are the interfaces that have this node's addresses, and those that default routes use: what comes from outside

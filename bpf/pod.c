@@ -286,6 +286,29 @@ int skep_from_uplink(struct __sk_buff *skb)
 	return into_pod(&passage, pod, step == STEP_CHANGED);
 }
 
+/* What arrives at the host's other interfaces, which lead to no pod and to no node:
+ * whatever bears a pod's or a node's name there is the stack's if it may be right. */
+SEC("tc")
+int skep_from_other(struct __sk_buff *skb)
+{
+	struct passage passage = {};
+
+	if (!enter(&passage, skb, HOOK_UPLINK)) {
+		if (is_hidden_by_tags(skb))
+			return drop(&passage, PATH_LINK_REFUSED);
+		return to_stack(&passage, PATH_NOT_IP);
+	}
+	if (passage.parsed == PARSED_NOT_IP)
+		return to_stack(&passage, PATH_NOT_IP);
+	if (passage.parsed == PARSED_MALFORMED)
+		return leave_malformed(&passage);
+	if (is_overlay_port(&passage.packet.outer) && !is_overlay_right(&passage))
+		return drop(&passage, PATH_WRAPPED_FORGED);
+	if (!is_source_right(&passage))
+		return drop(&passage, PATH_FORGED);
+	return to_stack(&passage, PATH_STACK);
+}
+
 /* Whether a packet that leaves by an uplink may need its source translated: it is
  * from a port of a backend in the host's own network, or an ICMP error. Nearly
  * every packet is answered for by a few loads. */

@@ -203,6 +203,7 @@ const (
 	PodMapSkepSources       = "skep_sources"
 	PodMapSkepTraffic       = "skep_traffic"
 	PodMapSkepTrafficPorts  = "skep_traffic_ports"
+	PodProgSkepFromOther    = "skep_from_other"
 	PodProgSkepFromPod      = "skep_from_pod"
 	PodProgSkepFromUplink   = "skep_from_uplink"
 	PodProgSkepToPod        = "skep_to_pod"
@@ -251,6 +252,7 @@ type PodSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type PodProgramSpecs struct {
+	SkepFromOther  *ebpf.ProgramSpec `ebpf:"skep_from_other"`
 	SkepFromPod    *ebpf.ProgramSpec `ebpf:"skep_from_pod"`
 	SkepFromUplink *ebpf.ProgramSpec `ebpf:"skep_from_uplink"`
 	SkepToPod      *ebpf.ProgramSpec `ebpf:"skep_to_pod"`
@@ -396,6 +398,7 @@ type PodVariables struct {
 //
 // It can be passed to LoadPodObjects or ebpf.CollectionSpec.LoadAndAssign.
 type PodPrograms struct {
+	SkepFromOther  *ebpf.Program `ebpf:"skep_from_other"`
 	SkepFromPod    *ebpf.Program `ebpf:"skep_from_pod"`
 	SkepFromUplink *ebpf.Program `ebpf:"skep_from_uplink"`
 	SkepToPod      *ebpf.Program `ebpf:"skep_to_pod"`
@@ -404,6 +407,7 @@ type PodPrograms struct {
 
 func (p *PodPrograms) Close() error {
 	return _PodClose(
+		p.SkepFromOther,
 		p.SkepFromPod,
 		p.SkepFromUplink,
 		p.SkepToPod,

@@ -36,6 +36,11 @@ func (p *Path) uplinkPlaces(index int) []place {
 	}
 }
 
+// otherPlaces are those at interfaces that lead to no pod and to no node.
+func (p *Path) otherPlaces(index int) []place {
+	return []place{{index: index, name: "skep_from_other", program: p.programs.SkepFromOther}}
+}
+
 // attacher is one of the kernel's two ways to run a program at an interface.
 type attacher interface {
 	name() string

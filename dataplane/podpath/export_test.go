@@ -24,6 +24,7 @@ func (p *Path) Programs() map[string]*ebpf.Program {
 		"from_pod":    p.programs.SkepFromPod,
 		"to_pod":      p.programs.SkepToPod,
 		"from_uplink": p.programs.SkepFromUplink,
+		"from_other":  p.programs.SkepFromOther,
 		"to_uplink":   p.programs.SkepToUplink,
 	}
 }

@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/skep-io/skep/dataplane/podnet"
@@ -123,6 +126,13 @@ func TestSourcesAtTheUplink(t *testing.T) {
 			for range 2 { // the second one is known
 				s.wantRun(t, c.name, "from_uplink", c.packet.frame(), c.verdict, c.moved)
 			}
+			verdict := uint32(podpath.VerdictStack) // what is right at another interface is none of ours
+			if c.verdict == podpath.VerdictDrop {
+				verdict = podpath.VerdictDrop
+			}
+			if got, _ := run(t, s.host, "from_other", s.client.Index, c.packet.frame()); got != verdict {
+				t.Errorf("%s, at another interface: verdict %d, want %d", c.name, int32(got), int32(verdict))
+			}
 		}
 	}
 }
@@ -159,6 +169,7 @@ func TestForgedOverlayPacketsGoNowhere(t *testing.T) {
 		}
 		return err
 	})
+	lan := addLAN(t, h)
 	for i, outer := range fabrictest.RouterIPs() {
 		inner := datagram(friend.Addrs[i], target.Addrs[i], 9).frame()
 		copy(inner, overlay)
@@ -183,11 +194,15 @@ func TestForgedOverlayPacketsGoNowhere(t *testing.T) {
 			}
 			before := counters(t, h)[reason]
 			f.Router.Do(func() error { return sendFrame(h.Name, frame) })
-			for end := time.Now().Add(fabrictest.Deadline); counters(t, h)[reason] == before; time.Sleep(time.Millisecond) {
-				if time.Now().After(end) {
-					t.Fatalf("VXLAN %s to %s: %s did not move", name, outer, reason)
-				}
+			awaitMoved(t, h, reason, before, fmt.Sprintf("VXLAN %s to %s", name, outer))
+			if name == "unwrapped" {
+				continue // the host's own routes send no packet of that source back by the other interface
 			}
+			copy(frame, lan)
+			before = counters(t, h)[reason]
+			h.Do(func() error { return sendFrame("lan1", frame) })
+			awaitMoved(t, h, reason, before, fmt.Sprintf("VXLAN %s to %s at another interface", name, outer))
+
 		}
 		// The first that arrives is what the friend sent.
 		friend.Do(func() error {
@@ -205,4 +220,52 @@ func TestForgedOverlayPacketsGoNowhere(t *testing.T) {
 			t.Errorf("received %q from %v, %v; want what the pod elsewhere sent", got[:n], from, err)
 		}
 	}
+}
+
+// awaitMoved waits until a count of the host's path is more than before.
+func awaitMoved(t *testing.T, h *fabrictest.Host, reason string, before uint64, why string) {
+	t.Helper()
+	for end := time.Now().Add(fabrictest.Deadline); counters(t, h)[reason] == before; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%s: %s did not move", why, reason)
+		}
+	}
+}
+
+// addLAN gives a host an interface lan0 that is no uplink; what is sent by lan1 arrives there. An uplink that becomes such an
+// interface has no other program than its.
+func addLAN(t *testing.T, h *fabrictest.Host) (mac net.HardwareAddr) {
+	t.Helper()
+	h.Do(func() error {
+		pair := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "lan0"}, PeerName: "lan1"}
+		if err := netlink.LinkAdd(pair); err != nil {
+			return err
+		}
+		for _, name := range []string{"lan0", "lan1"} {
+			link, err := netlink.LinkByName(name)
+			if err != nil {
+				return err
+			}
+			if err := netlink.LinkSetUp(link); err != nil {
+				return err
+			}
+			if name == "lan0" {
+				mac = link.Attrs().HardwareAddr
+			}
+		}
+		return errors.Join(h.Path.SetUplinks(append(slices.Clone(h.Uplinks()), "lan0"), nil), h.Path.SetUplinks(h.Uplinks(), []string{"lan0", "gone"}))
+	})
+	var index int
+	h.Do(func() error {
+		link, err := net.InterfaceByName("lan0")
+		if err == nil {
+			index = link.Index
+		}
+		return err
+	})
+	pins, err := filepath.Glob(filepath.Join(h.Pins, "path", "links", fmt.Sprintf("%d-*", index)))
+	if err != nil || len(pins) != 1 || !strings.HasSuffix(pins[0], "-skep_from_other") {
+		t.Fatalf("programs at an interface that is no uplink: %v, %v", pins, err)
+	}
+	return mac
 }

@@ -30,6 +30,7 @@ type Options struct {
 	Plane        Maps           // services
 	Flows        Maps           // flows that XDP shares; nil: the path keeps its own
 	Uplinks      []string       // interfaces that other nodes' and outside packets arrive at, a VXLAN device included; the first leads outside
+	Others       []string       // interfaces at which no packet of a pod or of a node has any business
 	ClusterCIDRs []netip.Prefix // all pods of the cluster; at most 8
 	Clsact       bool           // attach by clsact qdiscs also where the kernel has tcx
 	Logger       *slog.Logger   // nil: slog.Default()
@@ -53,8 +54,9 @@ type Path struct {
 	programs bpf.PodPrograms
 	hook     attacher
 
-	mu   sync.Mutex
-	pods map[int][]netip.Addr // by index of the host's interface
+	mu     sync.Mutex
+	pods   map[int][]netip.Addr // by index of the host's interface
+	others map[int]bool         // by index: those that this process has seen to
 }
 
 // Open adopts what is pinned in o.PinDir, replaces programs in place where they differ, repairs what is missing at interfaces
@@ -70,7 +72,7 @@ func Open(o Options) (*Path, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Path{options: o, log: o.Logger, lock: lock, pods: map[int][]netip.Addr{}}
+	p := &Path{options: o, log: o.Logger, lock: lock, pods: map[int][]netip.Addr{}, others: map[int]bool{}}
 	if p.log == nil {
 		p.log = slog.Default()
 	}
@@ -105,7 +107,7 @@ func (p *Path) start() error {
 	if err := p.adopt(stale); err != nil {
 		return err
 	}
-	if err := p.SetUplinks(p.options.Uplinks); err != nil {
+	if err := p.SetUplinks(p.options.Uplinks, p.options.Others); err != nil {
 		return err
 	}
 	return maps.Pin()

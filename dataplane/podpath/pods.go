@@ -165,8 +165,9 @@ func (p *Path) adopt(stale bool) error {
 }
 
 // SetUplinks makes the interfaces that other nodes' and outside packets arrive at exactly those, by name. The first is where
-// answers to this host itself are handed to its stack.
-func (p *Path) SetUplinks(names []string) error {
+// answers to this host itself are handed to its stack. At others, which may be gone by now, what bears a pod's or a node's name
+// without being right is dropped.
+func (p *Path) SetUplinks(names, others []string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	wanted, overlays := map[int]bool{}, map[uint32]bool{}
@@ -192,6 +193,9 @@ func (p *Path) SetUplinks(names []string) error {
 	if err := p.setOverlays(overlays); err != nil {
 		return err
 	}
+	if err := p.guard(others, wanted); err != nil {
+		return err
+	}
 	config, _, err := p.maps.config.Get(0)
 	if err != nil {
 		return err
@@ -201,6 +205,37 @@ func (p *Path) SetUplinks(names []string) error {
 		return err
 	}
 	return p.sweep(wanted)
+}
+
+// guard makes the program for other interfaces run there, alone, and adds them to those wanted.
+func (p *Path) guard(names []string, wanted map[int]bool) error {
+	before := p.others
+	p.others = map[int]bool{}
+	var failed []error
+	for _, name := range names {
+		link, err := netlink.LinkByName(name)
+		if isLinkNotFound(err) {
+			continue
+		}
+		if err != nil {
+			failed = append(failed, fmt.Errorf("interface %s: %w", name, err))
+			continue
+		}
+		index := link.Attrs().Index
+		if wanted[index] || p.pods[index] != nil {
+			continue
+		}
+		if !before[index] { // it may have been an uplink
+			failed = append(failed, p.hook.detach(index))
+		}
+		for _, at := range p.otherPlaces(index) {
+			if err := p.hook.attach(at); err != nil {
+				failed = append(failed, fmt.Errorf("interface %s: %w", name, err))
+			}
+		}
+		wanted[index], p.others[index] = true, true
+	}
+	return errors.Join(failed...)
 }
 
 // setOverlays tells the programs which uplinks are overlays.
