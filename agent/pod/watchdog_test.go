@@ -97,11 +97,11 @@ func (w *watchdog) start() {
 		}
 		n.Config.Logs = l
 		running.Go(func() { _ = l.Run(ctx) })
-		t.Cleanup(func() { // after the node's own, which closes logs; before that of its folders
+		t.Cleanup(func() { // after the node's own, which closes logs and removes the folder with the writer's socket
 			cancel()
 			running.Wait()
-			if err := logs.StopWriter(n.Config.RunDir); err != nil {
-				t.Error(err)
+			for _, pid := range processesWith("SKEP_TEST_LOG_WRITER="+n.Config.RunDir, os.Args[0]) {
+				signal(t, pid, syscall.SIGKILL)
 			}
 		})
 	})
