@@ -45,7 +45,7 @@ test: deps build
 	@test "$$(id -u)" -eq 0 || { echo "test: must be root, as Skep itself: run it with sudo" >&2; exit 1; }
 	@go build -o bin/report ./test/report
 	@units=$$(go list ./... | grep -v /test/) && \
-	{ go test -json -count=1 -timeout 10m $$units; \
+	{ go test -json -count=1 -timeout 20m $$units; \
 	  go test -json -count=1 -timeout 20m -p 1 $(CLUSTER_TESTS); } 2>&1 | bin/report
 
 bench: NEEDED := iptables-legacy-restore:iptables

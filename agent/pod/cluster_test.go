@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	goruntime "runtime"
+	"slices"
 	"sort"
 	"strings"
 	"syscall"
@@ -23,6 +24,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 
@@ -179,7 +181,33 @@ func TestAgainstControlPlane(t *testing.T) {
 		}
 	})
 
+	t.Run("status that others write over", func(t *testing.T) { statusOverruled(t, c) })
+
 	t.Run("pull with a secret", func(t *testing.T) { pullWithSecret(t, c) })
+}
+
+// statusOverruled writes what the node controller writes while it does not hear from a host, and what a write that was given up
+// would that arrives late: the agent says again how the pod is.
+func statusOverruled(t *testing.T, c *cluster) {
+	c.create(bound("overruled", nil))
+	p := c.await("overruled", "ready", isReady)
+	for _, patch := range []string{
+		`{"status":{"conditions":[{"type":"Ready","status":"False","reason":"NodeNotReady"}]}}`,
+		`{"status":{"containerStatuses":[{"name":"main","ready":false,"restartCount":7}]}}`,
+		`{"status":{"phase":"Pending","conditions":[{"type":"example.org/other","status":"True"}]}}`,
+	} {
+		changed, err := c.client.CoreV1().Pods("default").Patch(t.Context(), "overruled", types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{}, "status")
+		if err != nil {
+			t.Fatal(err)
+		}
+		p = c.await("overruled", "its own status again", func(p *corev1.Pod) bool {
+			return p.ResourceVersion != changed.ResourceVersion && isReady(p) && p.Status.Phase == corev1.PodRunning &&
+				p.Status.ContainerStatuses[0].Ready && p.Status.ContainerStatuses[0].RestartCount == 0
+		})
+	}
+	if !slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool { return c.Type == "example.org/other" }) {
+		t.Errorf("another's condition is gone: %+v", p.Status.Conditions)
+	}
 }
 
 func (c *cluster) awaitGone(name string) {

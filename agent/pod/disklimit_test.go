@@ -90,9 +90,7 @@ func TestPodsPastTheirDiskLimitsAreEvicted(t *testing.T) {
 		if p.Status.Reason != "Evicted" || p.Status.Message != f.message {
 			t.Errorf("%s: %s: %q, want %q", f.name, p.Status.Reason, p.Status.Message, f.message)
 		}
-		if !c.hasEvent("Warning Evicted " + f.message) {
-			t.Errorf("%s: no event %q", f.name, f.message)
-		}
+		c.awaitEvent("Warning Evicted " + f.message)
 		runtimetest.Eventually(t, "the disk to be given back by "+f.name, func() bool {
 			disk, ok := c.pods.Disk("uid-" + f.name)
 			return ok && disk.Total().Bytes < mebi

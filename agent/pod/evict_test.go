@@ -145,9 +145,7 @@ func TestPressedNodeRefusesPods(t *testing.T) {
 		if p.Status.Reason != "Evicted" || p.Status.Message != "Pod was rejected: "+refusal || len(p.Status.ContainerStatuses) > 0 {
 			t.Errorf("%s: %s: %q", name, describe(p), p.Status.Message)
 		}
-		if !c.hasEvent("Warning Evicted " + refusal) {
-			t.Errorf("%s: no event", name)
-		}
+		c.awaitEvent("Warning Evicted " + refusal)
 	}
 	try("best", "The node had condition: [MemoryPressure]. ", nil)
 	try("best-tolerating", "", tolerating)

@@ -151,9 +151,7 @@ func TestMemoryHogIsEvicted(t *testing.T) {
 		"Normal NodeHasInsufficientMemory Node node1 status is now: NodeHasInsufficientMemory",
 		"Warning EvictionThresholdMet Attempting to reclaim memory",
 	} {
-		if !c.hasEvent(event) {
-			t.Errorf("no event %q", event)
-		}
+		c.awaitEvent(event)
 	}
 }
 

@@ -12,15 +12,16 @@ import (
 	"github.com/skep-io/skep/agent/runtime"
 )
 
-// publish writes the status if it differs from what was last written.
+// publish writes the status if it differs from what was last written, or from what became of that.
 func (w *worker) publish() {
 	if w.gone {
 		return
 	}
 	status := w.status()
-	if last := w.latest.Load(); last != nil && equality.Semantic.DeepEqual(*last, *status) {
+	if last := w.latest.Load(); last != nil && !w.overruled && equality.Semantic.DeepEqual(*last, *status) {
 		return
 	}
+	w.overruled = false
 	w.latest.Store(status)
 	w.writer.write(status)
 }

@@ -1,9 +1,12 @@
 package pod
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -11,6 +14,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	"k8s.io/client-go/kubernetes"
 )
@@ -22,9 +26,11 @@ type statusWriter struct {
 	client kubernetes.Interface
 
 	mu      sync.Mutex
-	pod     *corev1.Pod       // newest from the API: what a patch is made against
-	written *corev1.PodStatus // what we wrote last, newer than pod's maybe
+	pod     *corev1.Pod       // newest from the API
+	written *corev1.Pod       // as the API had it after our last write, newer than pod maybe
+	sent    *corev1.PodStatus // what that write was to make of it
 	pending *corev1.PodStatus
+	sending bool
 	wake    chan struct{}
 	stopped chan struct{}
 	once    sync.Once
@@ -35,10 +41,41 @@ func newStatusWriter(client kubernetes.Interface, pod *corev1.Pod) *statusWriter
 	return &statusWriter{client: client, pod: pod, wake: make(chan struct{}, 1), stopped: make(chan struct{})}
 }
 
-func (s *statusWriter) setPod(pod *corev1.Pod) {
+// setPod tells what the API has now, and returns whether that is not what was written: somebody else wrote over it, or a write
+// that was given up arrived late.
+func (s *statusWriter) setPod(pod *corev1.Pod) (overruled bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.pod = pod
+	return s.written != nil && newer(pod, s.written) && s.pending == nil && !s.sending && differs(&pod.Status, s.sent)
+}
+
+// newer says whether a pod's state came after another's. Resource versions are numbers that grow.
+func newer(a, b *corev1.Pod) bool {
+	after, err := resourceversion.CompareResourceVersion(a.ResourceVersion, b.ResourceVersion)
+	return err == nil && after > 0
+}
+
+// differs compares what is a node's to say of a pod.
+func differs(a, b *corev1.PodStatus) bool {
+	own := func(s *corev1.PodStatus) map[corev1.PodConditionType]corev1.ConditionStatus {
+		all := map[corev1.PodConditionType]corev1.ConditionStatus{}
+		for _, c := range s.Conditions {
+			if isOwn(c.Type) {
+				all[c.Type] = c.Status
+			}
+		}
+		return all
+	}
+	return a.Phase != b.Phase || !maps.Equal(own(a), own(b)) || !sameContainers(a.ContainerStatuses, b.ContainerStatuses) ||
+		!sameContainers(a.InitContainerStatuses, b.InitContainerStatuses)
+}
+
+// sameContainers compares statuses as they are written: what came back has whole seconds.
+func sameContainers(a, b []corev1.ContainerStatus) bool {
+	one, err := json.Marshal(a)
+	other, otherErr := json.Marshal(b)
+	return len(a) == len(b) && (len(a) == 0 || err == nil && otherErr == nil && bytes.Equal(one, other))
 }
 
 func (s *statusWriter) write(status *corev1.PodStatus) {
@@ -93,13 +130,21 @@ func (s *statusWriter) writePending(ctx context.Context) bool {
 	s.patch.Lock()
 	defer s.patch.Unlock()
 	s.mu.Lock()
-	status, pod, written := s.pending, s.pod, s.written
-	s.pending = nil
+	status, pod, base := s.pending, s.pod, s.pod
+	if s.written != nil && !newer(s.pod, s.written) {
+		// The cache may lag behind our own writes; a field that we set and
+		// now clear must be in the base, or the patch would leave it.
+		base = s.written
+	}
+	s.pending, s.sending = nil, status != nil
 	s.mu.Unlock()
 	if status == nil {
 		return true
 	}
-	err := s.send(ctx, pod, written, status)
+	err := s.send(ctx, pod, &base.Status, status)
+	s.mu.Lock()
+	s.sending = false
+	s.mu.Unlock()
 	if err == nil || apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 		// Gone, or another pod of the same name: nobody waits for it.
 		return true
@@ -116,14 +161,11 @@ func (s *statusWriter) writePending(ctx context.Context) bool {
 	return false
 }
 
-func (s *statusWriter) send(ctx context.Context, pod *corev1.Pod, written, status *corev1.PodStatus) error {
-	base := pod.Status
-	if written != nil {
-		// The cache may lag behind our own writes; a field that we set and
-		// now clear must be in the base, or the patch would leave it.
-		base = *written
-	}
-	data, err := statusPatch(string(pod.UID), &base, status)
+// errOverruled is of a write that the API took, and that did not make the status what it was to be.
+var errOverruled = errors.New("another write came in between")
+
+func (s *statusWriter) send(ctx context.Context, pod *corev1.Pod, base, status *corev1.PodStatus) error {
+	data, err := statusPatch(string(pod.UID), base, status)
 	if err != nil || data == nil {
 		return err
 	}
@@ -134,8 +176,11 @@ func (s *statusWriter) send(ctx context.Context, pod *corev1.Pod, written, statu
 		return err
 	}
 	s.mu.Lock()
-	s.written = &updated.Status
+	s.written, s.sent = updated, status
 	s.mu.Unlock()
+	if differs(&updated.Status, status) {
+		return errOverruled
+	}
 	return nil
 }
 

@@ -33,10 +33,12 @@ type worker struct {
 
 	filesMu sync.Mutex // hosts, resolv.conf and hostname are written once
 
-	latest   atomic.Pointer[corev1.PodStatus]
-	writer   *statusWriter
-	evicted  atomic.Bool // the node has decided to end it
-	gaveBack atomic.Bool // released, for others than the worker
+	latest atomic.Pointer[corev1.PodStatus]
+	// overruled is set when the API has another status than the one that was written.
+	overruled bool
+	writer    *statusWriter
+	evicted   atomic.Bool // the node has decided to end it
+	gaveBack  atomic.Bool // released, for others than the worker
 
 	// ---- the goroutine's own ----
 
@@ -298,7 +300,9 @@ func containerID(c *runtime.Container) string { return "containerd://" + c.ID }
 func (w *worker) setPod(pod *corev1.Pod) {
 	w.pod = pod
 	w.pods.objects.use(pod)
-	w.writer.setPod(pod)
+	if w.writer.setPod(pod) {
+		w.overruled = true
+	}
 	w.refreshVolumes()
 }
 
