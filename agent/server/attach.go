@@ -32,7 +32,9 @@ func (s *Server) attach(w http.ResponseWriter, r *http.Request) {
 	}
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
-	remotecommand.ServeAttach(&leavingWriter{w, cancel}, r.WithContext(ctx), &attacher{s.cfg.Runtime, c, options}, c.PodName, c.PodUID, c.ID, options,
+	taken := &leavingWriter{ResponseWriter: w, left: cancel}
+	defer taken.release(s.creationTimeout)
+	remotecommand.ServeAttach(taken, r.WithContext(ctx), &attacher{s.cfg.Runtime, c, options}, c.PodName, c.PodUID, c.ID, options,
 		idleTimeout, s.creationTimeout, remotecommand.SupportedStreamingProtocols)
 }
 
@@ -147,6 +149,15 @@ func orNone(w io.WriteCloser) io.Writer {
 type leavingWriter struct {
 	http.ResponseWriter
 	left func()
+	conn net.Conn // nil: not taken over
+}
+
+// release closes the connection a while after its handler has returned, when a client that is well has closed it long ago. After a
+// frame that it cannot read the library neither reads on, by which the client's end would be seen, nor closes.
+func (w *leavingWriter) release(after time.Duration) {
+	if w.conn != nil {
+		time.AfterFunc(after, func() { w.conn.Close() })
+	}
 }
 
 func (w *leavingWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
@@ -163,6 +174,7 @@ func (w *leavingWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		return nil, nil, err
 	}
 	watched := &leavingConn{conn, w.left}
+	w.conn = conn
 	reader := bufio.NewReader(io.MultiReader(bytes.NewReader(bytes.Clone(ahead)), watched))
 	return watched, bufio.NewReadWriter(reader, bufio.NewWriter(watched)), nil
 }

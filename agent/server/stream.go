@@ -62,7 +62,9 @@ func (s *Server) exec(w http.ResponseWriter, r *http.Request) {
 	}
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
-	remotecommand.ServeExec(&leavingWriter{w, cancel}, r.WithContext(ctx), &executor{s.cfg.Runtime}, c.PodName, c.PodUID, c.ID, command, options,
+	taken := &leavingWriter{ResponseWriter: w, left: cancel}
+	defer taken.release(s.creationTimeout)
+	remotecommand.ServeExec(taken, r.WithContext(ctx), &executor{s.cfg.Runtime}, c.PodName, c.PodUID, c.ID, command, options,
 		idleTimeout, s.creationTimeout, remotecommand.SupportedStreamingProtocols)
 }
 
@@ -139,7 +141,9 @@ func (s *Server) portForward(w http.ResponseWriter, r *http.Request) {
 		failStream(w, err)
 		return
 	}
-	portforward.ServePortForward(&leavingWriter{w, func() {}}, r, &forwarder{netns, s.forwards}, r.PathValue("pod"), uid, options,
+	taken := &leavingWriter{ResponseWriter: w, left: func() {}}
+	defer taken.release(s.creationTimeout)
+	portforward.ServePortForward(taken, r, &forwarder{netns, s.forwards}, r.PathValue("pod"), uid, options,
 		idleTimeout, s.creationTimeout, portforward.SupportedProtocols)
 }
 
