@@ -19,8 +19,12 @@ import (
 // fillDir, if set, makes the test binary the process that TestFullDisk fills a disk with.
 const fillDir = "SKEP_ETCD_FILL_DIR"
 
-// diskSize holds etcd's log, which takes 64 MiB twice in advance, and a small database.
-const diskSize = "size=160m"
+// diskSize holds etcd's log, which takes 64 MiB twice in advance, a small database, and the room that is made in the end: more
+// than a part of the log, since trying for one takes all that there is for a moment.
+const (
+	diskSize = "size=240m"
+	madeRoom = 80 << 20
+)
 
 // fillDisk writes large values and says which are acknowledged, until etcd ends the process.
 func fillDisk(dir string) error {
@@ -75,7 +79,7 @@ func TestFullDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	ballast := filepath.Join(mount, "ballast")
-	if err := os.WriteFile(ballast, make([]byte, 8<<20), 0o600); err != nil {
+	if err := os.WriteFile(ballast, make([]byte, madeRoom), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	written, said := onFullDisk(t, dir)
