@@ -7,12 +7,11 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
-	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
 
 	"github.com/skep-io/skep/test/cluster"
 )
@@ -111,14 +110,10 @@ func TestAgentKilled(t *testing.T) {
 	}
 	for _, node := range nodes {
 		pid := agentOf(t, node)
-		begin := time.Now()
 		if err := unix.Kill(pid, unix.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
-		s.awaitLease(node.Name, begin)
-		if again := agentOf(t, node); again == pid {
-			t.Errorf("%s: the agent is still process %d", node.Name, pid)
-		}
+		awaitAgent(t, client, node, pid)
 	}
 	s.wantIn(s.ask("--count", "30", "--quiet", "echo"), "tally 10/10/10, 0 failed")
 	s.stillHeld()
@@ -151,35 +146,21 @@ func agentOf(t *testing.T, node *cluster.Node) int {
 	return 0
 }
 
-// awaitLease returns when the agent has renewed its lease after the given time.
-func (s *space) awaitLease(node string, after time.Time) {
-	s.Helper()
-	ctx, cancel := context.WithTimeout(s.Context(), patience)
+// awaitAgent waits until another process than the given one has all parts of the node's agent up: its server comes last.
+func awaitAgent(t *testing.T, api kubernetes.Interface, node *cluster.Node, old int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	leases := client.CoordinationV1().Leases(corev1.NamespaceNodeLease)
-	renewed := func(lease *coordinationv1.Lease) bool {
-		return lease.Spec.RenewTime != nil && lease.Spec.RenewTime.After(after)
-	}
-	for ctx.Err() == nil {
-		lease, err := leases.Get(ctx, node, metav1.GetOptions{})
-		if err != nil {
-			s.Fatal(err)
-		}
-		if renewed(lease) {
+	healthz := api.CoreV1().RESTClient().Get().Resource("nodes").Name(node.Name).SubResource("proxy").Suffix("healthz")
+	for {
+		_, err := healthz.DoRaw(ctx)
+		if err == nil && agentOf(t, node) != old {
 			return
 		}
-		events, err := leases.Watch(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + node, ResourceVersion: lease.ResourceVersion})
-		if err != nil {
-			s.Fatal(err)
-		}
-		for event := range events.ResultChan() {
-			if lease, ok := event.Object.(*coordinationv1.Lease); ok && renewed(lease) {
-				events.Stop()
-				return
-			}
+		if ctx.Err() != nil {
+			t.Fatalf("no new agent of %s is up within %s: %v", node.Name, patience, err)
 		}
 	}
-	s.Fatalf("the agent of %s did not renew its lease within %s", node, patience)
 }
 
 func (s *space) podNamed(name string) corev1.Pod {

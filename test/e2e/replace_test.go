@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"bytes"
-	"context"
 	"debug/elf"
 	"errors"
 	"fmt"
@@ -49,7 +48,7 @@ func TestAgentReplacedUnderTraffic(t *testing.T) {
 	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	s.awaitAgent(node, pid)
+	awaitAgent(t, s.api, node, pid)
 	s.wantSameLinks("after the kill", before, s.links(node), false)
 
 	upgraded := changedAgent(t, programs.Agent)
@@ -64,7 +63,7 @@ func TestAgentReplacedUnderTraffic(t *testing.T) {
 	if err := os.Rename(upgraded, programs.Agent); err != nil {
 		t.Fatal(err)
 	}
-	s.awaitAgent(node, pid)
+	awaitAgent(t, s.api, node, pid)
 	s.wantForgotten(node, victim, victimSide)
 	last = s.links(node)
 	s.wantSameLinks("after the upgrade", without(before, victimSide), last, true)
@@ -352,23 +351,6 @@ func (s *site) wantForgotten(node *cluster.Node, pod *corev1.Pod, index int) {
 			return nil
 		})
 	})
-}
-
-// awaitAgent waits until another process than the given one has all parts of the node's agent up: its server comes last.
-func (s *site) awaitAgent(node *cluster.Node, old int) {
-	s.Helper()
-	ctx, cancel := context.WithTimeout(s.Context(), patience)
-	defer cancel()
-	healthz := s.api.CoreV1().RESTClient().Get().Resource("nodes").Name(node.Name).SubResource("proxy").Suffix("healthz")
-	for {
-		_, err := healthz.DoRaw(ctx)
-		if err == nil && agentOf(s.T, node) != old {
-			return
-		}
-		if ctx.Err() != nil {
-			s.Fatalf("no new agent of %s is up within %s: %v", node.Name, patience, err)
-		}
-	}
 }
 
 // readySince is since when a node has been ready.
