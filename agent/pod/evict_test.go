@@ -16,8 +16,8 @@ import (
 	"github.com/skep-io/skep/agent/runtime/runtimetest"
 )
 
-// deaf ignores the signal that asks it to end.
-const deaf = "trap '' TERM; while true; do sleep 0.1; done"
+// ignoresTERM ignores the signal that asks it to end.
+const ignoresTERM = "trap '' TERM; while true; do sleep 0.1; done"
 
 func disruption(p *corev1.Pod) *corev1.PodCondition {
 	for i := range p.Status.Conditions {
@@ -34,7 +34,7 @@ func TestEvict(t *testing.T) {
 	long := int64(300)
 	c.create(newPod("hog", func(s *corev1.PodSpec) {
 		s.TerminationGracePeriodSeconds = &long
-		s.Containers[0] = container("main", deaf)
+		s.Containers[0] = container("main", ignoresTERM)
 	}))
 	critical := newPod("critical", nil)
 	critical.Spec.Priority = new(int32(2_000_001_000))
@@ -97,7 +97,7 @@ func TestEvictOutlivesTheAgent(t *testing.T) {
 	long := int64(300)
 	c.create(newPod("hog", func(s *corev1.PodSpec) {
 		s.TerminationGracePeriodSeconds = &long
-		s.Containers[0] = container("main", deaf)
+		s.Containers[0] = container("main", ignoresTERM)
 	}))
 	c.await("hog", "ready", isReady)
 	away.Store(true)

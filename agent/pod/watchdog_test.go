@@ -297,7 +297,7 @@ func (w *watchdog) containerd(t *testing.T) {
 	w.remove("comes")
 }
 
-// apiServer is stopped, and etcd in it. Pods run on, are probed, and start again when they crash; what happened is told later.
+// apiServer is stopped, and etcd in it. Pods run on, are probed, and start again when they crash; what happened is reported later.
 func (w *watchdog) apiServer(t *testing.T) {
 	w.create(bound("crashes", nil))
 	w.await("crashes", "ready", isReady)

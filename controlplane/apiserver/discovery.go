@@ -221,9 +221,10 @@ func (s *Server) resourceList(w http.ResponseWriter, c *call, gv schema.GroupVer
 
 // aggregatedDiscovery answers with all groups in one document if the client asks for that before it asks for plain JSON.
 func (s *Server) aggregatedDiscovery(w http.ResponseWriter, c *call, core bool) bool {
-	documents := s.api.Load().catalog.named
+	catalog := s.api.Load().catalog
+	documents := catalog.named
 	if core {
-		documents = s.api.Load().catalog.core
+		documents = catalog.core
 	}
 	for _, clause := range parseAccept(strings.Join(c.Header.Values("Accept"), ",")) {
 		if !clause.matches(mediaJSON) {

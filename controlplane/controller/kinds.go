@@ -12,13 +12,8 @@ import (
 // served later. The context that begin gets ends when the kind is served no more. It returns when begin has returned for all that
 // are served now.
 func ObserveKinds(ctx context.Context, wg *sync.WaitGroup, r *resource.Registry, begin func(ctx context.Context, k *resource.Kind)) {
-	var mu sync.Mutex
-	var latest []*resource.Kind
 	changed := make(chan struct{}, 1)
-	stop := r.Follow(func(kinds []*resource.Kind) {
-		mu.Lock()
-		latest = kinds
-		mu.Unlock()
+	stop := r.Follow(func([]*resource.Kind) {
 		select {
 		case changed <- struct{}{}:
 		default:
@@ -26,9 +21,7 @@ func ObserveKinds(ctx context.Context, wg *sync.WaitGroup, r *resource.Registry,
 	})
 	observed := map[*resource.Kind]context.CancelFunc{}
 	look := func() {
-		mu.Lock()
-		kinds := latest
-		mu.Unlock()
+		kinds := r.Kinds()
 		for k, end := range observed {
 			if !slices.Contains(kinds, k) {
 				end()
