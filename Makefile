@@ -22,8 +22,8 @@ generate:
 build:
 	@echo "build: version $(VERSION)"
 	@mkdir -p bin
-	@go build -ldflags "-s -w -X main.version=$(VERSION)" -o bin/ ./cmd/... ./test/images/echo
-	@go run ./test/images/build -bin bin -out bin/images
+	@go build -ldflags "-s -w -X main.version=$(VERSION)" -o bin/ ./cmd/skep ./cmd/skepd ./cmd/skep-agent ./cmd/skep-dns ./cmd/skep/images/echo
+	@go run ./cmd/skep/images/build -bin bin -out bin/images
 	@echo "build: bin/skep bin/skepd bin/skep-agent bin/skep-dns, images in bin/images"
 
 up: deps build
@@ -36,7 +36,7 @@ down:
 
 # Packages that start clusters run one after another, after the rest: they
 # measure times, which others' compilers would spoil.
-CLUSTER_TESTS := ./test/...
+CLUSTER_TESTS := ./test/... ./cmd/skep/...
 
 # systemd-analyze checks the units in docs/systemd.
 # qemu boots the oldest kernel in test/floor.
@@ -44,7 +44,7 @@ test: NEEDED := systemd-analyze:systemd qemu-system-x86_64:qemu-system-x86
 test: deps build
 	@test "$$(id -u)" -eq 0 || { echo "test: must be root, as Skep itself: run it with sudo" >&2; exit 1; }
 	@go build -o bin/report ./test/report
-	@units=$$(go list ./... | grep -v /test/) && \
+	@units=$$(go list ./... | grep -vE '/test/|/cmd/skep(/|$$)') && \
 	{ go test -json -count=1 -timeout 20m $$units; \
 	  go test -json -count=1 -timeout 20m -p 1 $(CLUSTER_TESTS); } 2>&1 | bin/report
 

@@ -9,8 +9,8 @@ import (
 	"github.com/spf13/cobra"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
-	"github.com/skep-io/skep/test/cluster"
-	"github.com/skep-io/skep/test/demo"
+	"github.com/skep-io/skep/cmd/skep/cluster"
+	"github.com/skep-io/skep/cmd/skep/demo"
 )
 
 // newDemoCommand is for `make up`: it needs the images that `make build` makes.

@@ -14,7 +14,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/kubectl/pkg/util/templates"
 
-	"github.com/skep-io/skep/test/cluster"
+	"github.com/skep-io/skep/cmd/skep/cluster"
 )
 
 func newImageCommand(config genericclioptions.RESTClientGetter, streams genericiooptions.IOStreams) *cobra.Command {

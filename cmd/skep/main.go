@@ -2,7 +2,7 @@
 // packages, and Skep's own commands for clusters on one machine and for images.
 //
 // It holds no logic of its own: verbs are k8s.io/kubectl's, clusters are
-// test/cluster's.
+// cmd/skep/cluster's.
 package main
 
 import (
@@ -17,7 +17,7 @@ import (
 	"k8s.io/component-base/cli"
 	"k8s.io/kubectl/pkg/cmd/util"
 
-	"github.com/skep-io/skep/test/cluster"
+	"github.com/skep-io/skep/cmd/skep/cluster"
 )
 
 // version is stamped by the Makefile from git.

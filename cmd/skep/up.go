@@ -10,7 +10,7 @@ import (
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"k8s.io/kubectl/pkg/util/templates"
 
-	"github.com/skep-io/skep/test/cluster"
+	"github.com/skep-io/skep/cmd/skep/cluster"
 )
 
 func newUpCommand(streams genericiooptions.IOStreams) *cobra.Command {

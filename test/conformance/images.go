@@ -7,7 +7,7 @@ import (
 
 	imageutils "k8s.io/kubernetes/test/utils/image"
 
-	"github.com/skep-io/skep/test/images"
+	"github.com/skep-io/skep/cmd/skep/images"
 )
 
 // tools are the programs besides agnhost that tests call in its image. The shell is not busybox': that one takes its own nc

@@ -21,7 +21,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/skep-io/skep/test/cluster"
+	"github.com/skep-io/skep/cmd/skep/cluster"
 )
 
 // options are what the command line says.

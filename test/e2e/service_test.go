@@ -7,7 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/skep-io/skep/test/demo"
+	"github.com/skep-io/skep/cmd/skep/demo"
 )
 
 // The demo is a promise of its own: what `make up` shows must hold.

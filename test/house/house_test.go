@@ -82,7 +82,7 @@ var allowed = map[string][]string{
 	"agent":          {"dataplane", "controlplane/servicespec", "connections", "durable"},
 	"controlplane":   {"connections", "durable"},
 	"coredns-plugin": {"controlplane/storage"},
-	"cmd":            {"agent", "controlplane", "coredns-plugin", "dataplane/service", "test/cluster", "test/demo"},
+	"cmd":            {"agent", "controlplane", "coredns-plugin", "dataplane", "docs"},
 	"docs":           {}, // embeds its examples
 	"test":           {"agent", "bpf", "controlplane", "coredns-plugin", "dataplane", "cmd", "docs"},
 

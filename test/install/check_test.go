@@ -13,7 +13,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/skep-io/skep/test/cluster"
+	"github.com/skep-io/skep/cmd/skep/cluster"
 )
 
 // checkAnswers looks at what the page's client printed.

@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/skep-io/skep/test/cluster"
+	"github.com/skep-io/skep/cmd/skep/cluster"
 )
 
 // Sections of the page at which the test looks for more than that its commands succeed.

@@ -12,7 +12,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 
-	"github.com/skep-io/skep/test/cluster"
+	"github.com/skep-io/skep/cmd/skep/cluster"
 )
 
 // inventory is all that an installation can leave on a host, a line per thing.

@@ -18,9 +18,9 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/utils/ptr"
 
+	"github.com/skep-io/skep/cmd/skep/cluster"
 	"github.com/skep-io/skep/dataplane/service"
 	"github.com/skep-io/skep/test/bench/onehost"
-	"github.com/skep-io/skep/test/cluster"
 )
 
 const (

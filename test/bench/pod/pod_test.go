@@ -20,8 +20,8 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/skep-io/skep/agent/runtime/runtimetest"
+	"github.com/skep-io/skep/cmd/skep/cluster"
 	"github.com/skep-io/skep/test/bench/onehost"
-	"github.com/skep-io/skep/test/cluster"
 )
 
 const (

@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/skep-io/skep/test/images"
+	"github.com/skep-io/skep/cmd/skep/images"
 )
 
 // A container of a host's own containerd lives in the host's cgroup in every

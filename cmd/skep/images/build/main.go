@@ -1,6 +1,6 @@
 // Command build writes the images of the demo and the tests as docker archives:
 //
-//	go run ./test/images/build -bin bin -out bin/images
+//	go run ./cmd/skep/images/build -bin bin -out bin/images
 //
 // The programs in -bin (echo, skep-dns) must be static; `make build` makes them so.
 package main
@@ -11,7 +11,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/skep-io/skep/test/images"
+	"github.com/skep-io/skep/cmd/skep/images"
 )
 
 func main() {

@@ -22,8 +22,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/restmapper"
 
+	"github.com/skep-io/skep/cmd/skep/images"
 	"github.com/skep-io/skep/docs/examples"
-	"github.com/skep-io/skep/test/images"
 )
 
 // ensureDNS loads the DNS image to the hosts, applies the manifest that people

@@ -20,8 +20,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"github.com/skep-io/skep/cmd/skep/cluster"
 	"github.com/skep-io/skep/docs/examples"
-	"github.com/skep-io/skep/test/cluster"
 )
 
 // Options say which cluster, and where its image lies.

@@ -10,8 +10,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/skep-io/skep/cmd/skep/cluster"
 	"github.com/skep-io/skep/dataplane/service"
-	"github.com/skep-io/skep/test/cluster"
 )
 
 const (
