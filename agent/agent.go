@@ -37,6 +37,7 @@ import (
 	"github.com/skep-io/skep/agent/stats"
 	"github.com/skep-io/skep/agent/sysctl"
 	"github.com/skep-io/skep/agent/traffic"
+	skepv1 "github.com/skep-io/skep/api/v1"
 	"github.com/skep-io/skep/dataplane/census"
 	"github.com/skep-io/skep/dataplane/events"
 	"github.com/skep-io/skep/dataplane/flow"
@@ -351,6 +352,13 @@ func (p *parts) startServer(ctx context.Context, group *errgroup.Group) (err err
 	p.server, err = server.New(server.Config{
 		Listen: netip.AddrPortFrom(p.cfg.NodeIPs[0], Port).String(), TLS: p.identity.ServerTLS(),
 		Pods: p.pods, Runtime: p.runtime, Stats: p.stats, Traffic: counted, Metrics: process, Containers: containers,
+		Verify: func(ctx context.Context) (*skepv1.Verification, error) {
+			dump, err := p.plane.Dump()
+			if err != nil {
+				return nil, err
+			}
+			return p.watcher.Verify(ctx, p.client, dump)
+		},
 		Health: func() error {
 			_, err := p.runtimeVersion(ctx)
 			return err

@@ -29,6 +29,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	skepv1 "github.com/skep-io/skep/api/v1"
 )
 
 // IdentityConfig says who the node is and whom it joins.
@@ -262,7 +264,7 @@ func (i *Identity) join(ctx context.Context) error {
 	blind := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
 		TLSClientConfig: &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12}, DisableKeepAlives: true,
 	}}
-	caPEM, err := request(ctx, blind, http.MethodGet, i.cfg.Server+"/skep/v1/ca", "", nil)
+	caPEM, err := request(ctx, blind, http.MethodGet, i.cfg.Server+skepv1.PathCA, "", nil)
 	if err != nil {
 		return err
 	}
@@ -284,16 +286,16 @@ func (i *Identity) obtain(ctx context.Context, config *tls.Config, authorization
 	if err != nil {
 		return err
 	}
-	body, err := json.Marshal(map[string]string{"nodeName": i.cfg.NodeName, "csr": string(csr)})
+	body, err := json.Marshal(skepv1.JoinRequest{NodeName: i.cfg.NodeName, CSR: string(csr)})
 	if err != nil {
 		return err
 	}
 	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{TLSClientConfig: config, DisableKeepAlives: true}}
-	answer, err := request(ctx, client, http.MethodPost, i.cfg.Server+"/skep/v1/join", authorization, body)
+	answer, err := request(ctx, client, http.MethodPost, i.cfg.Server+skepv1.PathJoin, authorization, body)
 	if err != nil {
 		return err
 	}
-	var issued struct{ Certificate, CA string }
+	var issued skepv1.JoinResponse
 	if err := json.Unmarshal(answer, &issued); err != nil {
 		return fmt.Errorf("join: unreadable answer of %s: %w", i.cfg.Server, err)
 	}

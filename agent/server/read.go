@@ -18,7 +18,7 @@ import (
 	"github.com/skep-io/skep/agent/logs"
 	"github.com/skep-io/skep/agent/pod"
 	"github.com/skep-io/skep/agent/runtime"
-	"github.com/skep-io/skep/dataplane/events"
+	skepv1 "github.com/skep-io/skep/api/v1"
 )
 
 func (s *Server) pods(w http.ResponseWriter, _ *http.Request) {
@@ -60,6 +60,15 @@ func (s *Server) dataplane(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, tables)
 }
 
+func (s *Server) verify(w http.ResponseWriter, r *http.Request) {
+	found, err := s.cfg.Verify(r.Context())
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	writeJSON(w, found)
+}
+
 // events answers a line of JSON for each connection that came to nothing lately; with ?follow=true it goes on.
 func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	follow := false
@@ -75,7 +84,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	_ = out.control.Flush() // the client learns at once that it is connected
 	encoder := json.NewEncoder(out)
 	// A client that is gone is the only way to fail.
-	_ = s.cfg.Traffic.Events(r.Context(), follow, func(e events.Event) error { return encoder.Encode(e) })
+	_ = s.cfg.Traffic.Events(r.Context(), follow, func(e skepv1.Event) error { return encoder.Encode(e) })
 }
 
 func writeJSON(w http.ResponseWriter, v any) {

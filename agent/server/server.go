@@ -28,8 +28,8 @@ import (
 	"github.com/skep-io/skep/agent/pod"
 	"github.com/skep-io/skep/agent/runtime"
 	"github.com/skep-io/skep/agent/traffic"
+	skepv1 "github.com/skep-io/skep/api/v1"
 	"github.com/skep-io/skep/connections"
-	"github.com/skep-io/skep/dataplane/events"
 )
 
 // The only client: see pki of the control plane.
@@ -62,19 +62,21 @@ type Stats interface {
 
 // Traffic tells what the data plane counts and holds.
 type Traffic interface {
-	Read() (*traffic.Report, error)
+	Read() (*skepv1.Report, error)
 	Dump() (*traffic.Tables, error)
-	Events(ctx context.Context, follow bool, each func(events.Event) error) error
+	Events(ctx context.Context, follow bool, each func(skepv1.Event) error) error
 }
 
 // Config is what the server serves.
 type Config struct {
-	Listen     string // ADDR:PORT
-	TLS        *tls.Config
-	Pods       Pods
-	Runtime    Runtime
-	Stats      Stats
-	Traffic    Traffic
+	Listen  string // ADDR:PORT
+	TLS     *tls.Config
+	Pods    Pods
+	Runtime Runtime
+	Stats   Stats
+	Traffic Traffic
+	// Verify compares what the data plane holds with what the API server says.
+	Verify     func(context.Context) (*skepv1.Verification, error)
 	Metrics    *prometheus.Registry // of the agent's process
 	Containers *prometheus.Registry // of containers
 	Health     func() error
@@ -144,9 +146,10 @@ func (s *Server) routes() *http.ServeMux {
 	mux.HandleFunc("GET /healthz", s.healthz)
 	mux.HandleFunc("GET /pods", s.pods)
 	mux.HandleFunc("GET /stats/summary", s.summary)
-	mux.HandleFunc("GET /skep/v1/services", s.services)
-	mux.HandleFunc("GET /skep/v1/dataplane", s.dataplane)
-	mux.HandleFunc("GET /skep/v1/events", s.session(s.events))
+	mux.HandleFunc("GET "+skepv1.PathServices, s.services)
+	mux.HandleFunc("GET "+skepv1.PathDataplane, s.dataplane)
+	mux.HandleFunc("GET "+skepv1.PathVerify, s.session(s.verify))
+	mux.HandleFunc("GET "+skepv1.PathEvents, s.session(s.events))
 	mux.Handle("GET /metrics", metricsHandler(s.cfg.Metrics))
 	mux.Handle("GET /metrics/cadvisor", metricsHandler(s.cfg.Containers))
 	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", s.session(s.containerLogs))

@@ -50,14 +50,14 @@ func (w *Watcher) DeleteHostPorts(pod *corev1.Pod) {
 
 // hostPorts are services whose only backend is the pod. Readiness has no say: who knows the host's port knows the pod.
 // One at an address that this node does not have is none.
-// Nor is one that served has something against, which may be nil.
+// Nor is one that served has something against.
 func hostPorts(pod *corev1.Pod, addrs []netip.Addr, node string, served func(servicespec.HostPort) string) (out []service.Service) {
 	for _, h := range servicespec.HostPorts(pod, addrs) {
 		protocol, ok := protocolOf(h.Frontends[0].Protocol)
 		if !ok {
 			continue
 		}
-		if served != nil && served(h) != "" {
+		if served(h) != "" {
 			continue
 		}
 		s := service.Service{

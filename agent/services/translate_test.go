@@ -12,6 +12,7 @@ import (
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/yaml"
 
+	"github.com/skep-io/skep/controlplane/servicespec"
 	"github.com/skep-io/skep/dataplane/service"
 )
 
@@ -278,7 +279,7 @@ func TestHostPorts(t *testing.T) {
 	p.Namespace, p.Name = "ns", "web"
 	addrs := []netip.Addr{netip.MustParseAddr("10.244.0.2"), netip.MustParseAddr("fd00:244::2")}
 	var got []string
-	for _, s := range hostPorts(p, addrs, "me", nil) {
+	for _, s := range hostPorts(p, addrs, "me", func(servicespec.HostPort) string { return "" }) {
 		got = append(got, text(s))
 	}
 	want := []string{`host-port/ns/web::9000/TCP round-robin unconditional

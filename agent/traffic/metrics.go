@@ -5,6 +5,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/prometheus/client_golang/prometheus"
+
+	skepv1 "github.com/skep-io/skep/api/v1"
 )
 
 // Metrics exposes a node's counters. There is a row for each service port and family, and for each of its backends: a cluster
@@ -78,7 +80,7 @@ func (m metrics) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-func collectService(ch chan<- prometheus.Metric, s *Service) {
+func collectService(ch chan<- prometheus.Metric, s *skepv1.Service) {
 	if len(s.Frontends) == 0 {
 		return
 	}

@@ -11,10 +11,10 @@ import (
 	"net/netip"
 	"sort"
 	"strings"
-	"time"
 
 	"github.com/cilium/ebpf"
 
+	skepv1 "github.com/skep-io/skep/api/v1"
 	"github.com/skep-io/skep/dataplane/census"
 	"github.com/skep-io/skep/dataplane/events"
 	"github.com/skep-io/skep/dataplane/flow"
@@ -56,53 +56,6 @@ type Sources struct {
 	Flows  Flows       // nil where nothing is attached to uplinks
 }
 
-// Report is what one node has counted, since its maps were made.
-type Report struct {
-	Node     string    `json:"node"`
-	Services []Service `json:"services"`
-	// Programs has for every program the packets or connections by outcome.
-	Programs map[string]map[string]uint64 `json:"programs"`
-	Uplinks  []Uplink                     `json:"uplinks"`
-}
-
-// Uplink is an interface that packets from outside arrive at.
-type Uplink struct {
-	Name    string `json:"name"`
-	XDP     string `json:"xdp"`               // "native", "generic", or "none"
-	Problem string `json:"problem,omitempty"` // why services are not served to clients outside there
-}
-
-// Service is one port of a service in one address family.
-type Service struct {
-	Name        string                 `json:"name"`
-	Frontends   []service.DumpFrontend `json:"frontends"`
-	Selection   string                 `json:"selection"`
-	Forwarding  string                 `json:"forwarding"`
-	Connections uint64                 `json:"connections"` // for which this node chose the backend
-	Failures    uint64                 `json:"failures"`    // those that found no backend, or that one refused or left unanswered
-	Refused     uint64                 `json:"refused"`     // of the failures: no backend
-	Backends    []Backend              `json:"backends"`
-}
-
-// Backend is one of a service. Packets and bytes are counted where it runs, and are the same in every service that has it.
-type Backend struct {
-	Address     netip.AddrPort `json:"address"`
-	Protocol    string         `json:"protocol"`
-	Node        string         `json:"node,omitempty"`
-	State       string         `json:"state"`
-	Local       bool           `json:"local,omitempty"`
-	Connections uint64         `json:"connections"`
-	Failures    uint64         `json:"failures"` // connections that it refused or left unanswered
-	Active      uint32         `json:"active"`   // open connections of this node's sockets, and packets' flows that it is told of
-	// RoundTrip is the mean of this node's TCP connections to it that have one, of which there are Timed.
-	RoundTrip   time.Duration `json:"roundTripNanoseconds,omitempty"`
-	Timed       uint32        `json:"timed,omitempty"`
-	ToPackets   uint64        `json:"toPackets,omitempty"`
-	ToBytes     uint64        `json:"toBytes,omitempty"`
-	FromPackets uint64        `json:"fromPackets,omitempty"`
-	FromBytes   uint64        `json:"fromBytes,omitempty"`
-}
-
 // Programs whose outcomes are counted, beside those at pods' interfaces.
 const (
 	socketProgram = "socket"
@@ -110,7 +63,7 @@ const (
 )
 
 // Read asks the maps.
-func (s *Sources) Read() (*Report, error) {
+func (s *Sources) Read() (*skepv1.Report, error) {
 	dump, err := s.Plane.Dump()
 	if err != nil {
 		return nil, fmt.Errorf("service tables: %w", err)
@@ -123,7 +76,7 @@ func (s *Sources) Read() (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Report{Node: s.Node, Services: servicesOf(dump, traffic, connected), Programs: map[string]map[string]uint64{socketProgram: dump.Counters}}
+	r := &skepv1.Report{Node: s.Node, Services: servicesOf(dump, traffic, connected), Programs: map[string]map[string]uint64{socketProgram: dump.Counters}}
 	paths, err := s.Path.Counters()
 	if err != nil {
 		return nil, err
@@ -154,10 +107,10 @@ func addPrograms(into map[string]map[string]uint64, counters map[string]uint64, 
 	}
 }
 
-func uplinksOf(all []flow.Uplink) []Uplink {
-	list := make([]Uplink, len(all))
+func uplinksOf(all []flow.Uplink) []skepv1.Uplink {
+	list := make([]skepv1.Uplink, len(all))
 	for i, u := range all {
-		list[i] = Uplink{Name: u.Name, XDP: u.XDP}
+		list[i] = skepv1.Uplink{Name: u.Name, XDP: u.XDP}
 		if u.Err != nil {
 			list[i].Problem = u.Err.Error()
 		}
@@ -171,7 +124,7 @@ type poolOf struct {
 	is4            bool
 }
 
-func servicesOf(dump *service.Dump, traffic []podpath.Traffic, connected map[census.Key]census.Connected) []Service {
+func servicesOf(dump *service.Dump, traffic []podpath.Traffic, connected map[census.Key]census.Connected) []skepv1.Service {
 	type place struct {
 		addr     netip.AddrPort
 		protocol string
@@ -181,22 +134,22 @@ func servicesOf(dump *service.Dump, traffic []podpath.Traffic, connected map[cen
 		passed[place{t.Backend, t.Protocol.String()}] = t
 	}
 	open := connectedByName(dump, connected)
-	backends := map[poolOf][]Backend{}
+	backends := map[poolOf][]skepv1.Backend{}
 	for _, b := range dump.Backends {
 		now := open[connectedTo{b.Service, b.Address, b.Protocol}]
 		t := passed[place{b.Address, b.Protocol}]
 		key := poolOf{b.Service, b.Protocol, b.Address.Addr().Is4()}
-		backends[key] = append(backends[key], Backend{
+		backends[key] = append(backends[key], skepv1.Backend{
 			Address: b.Address, Protocol: b.Protocol, Node: b.Node, State: b.State, Local: b.Local,
 			Connections: b.Connections, Failures: b.Failed, Active: now.Sockets + now.Flows, RoundTrip: now.RoundTrip, Timed: now.Timed,
 			ToPackets: t.ToPackets, ToBytes: t.ToBytes, FromPackets: t.FromPackets, FromBytes: t.FromBytes,
 		})
 	}
-	out := make([]Service, 0, len(dump.Services))
+	out := make([]skepv1.Service, 0, len(dump.Services))
 	for _, d := range dump.Services {
-		s := Service{
-			Name: d.Name, Frontends: d.Frontends, Selection: d.Selection, Forwarding: d.Forwarding,
-			Connections: d.Connections, Failures: d.Refused + d.Failed, Refused: d.Refused, Backends: []Backend{},
+		s := skepv1.Service{
+			Name: d.Name, Frontends: frontendsOf(d.Frontends), Selection: d.Selection, Forwarding: d.Forwarding,
+			Connections: d.Connections, Failures: d.Refused + d.Failed, Refused: d.Refused, Backends: []skepv1.Backend{},
 		}
 		if len(d.Frontends) > 0 {
 			f := d.Frontends[0]
@@ -208,6 +161,14 @@ func servicesOf(dump *service.Dump, traffic []podpath.Traffic, connected map[cen
 	}
 	sort.SliceStable(out, func(i, j int) bool { return out[i].Name < out[j].Name })
 	return out
+}
+
+func frontendsOf(dumped []service.DumpFrontend) []skepv1.Frontend {
+	list := make([]skepv1.Frontend, len(dumped))
+	for i, f := range dumped {
+		list[i] = skepv1.Frontend(f)
+	}
+	return list
 }
 
 // connectedTo is a backend of a service, by name.
@@ -247,18 +208,22 @@ func (s *Sources) Dump() (*Tables, error) {
 	return &Tables{Node: s.Node, Dump: dump}, nil
 }
 
-// Event is a connection that came to nothing.
-type Event = events.Event
-
 // Events calls each with the connections that came to nothing lately; with follow also with new ones, until ctx ends.
-func (s *Sources) Events(ctx context.Context, follow bool, each func(events.Event) error) error {
+func (s *Sources) Events(ctx context.Context, follow bool, each func(skepv1.Event) error) error {
 	if follow {
-		return s.Log.Follow(ctx, each)
+		return s.Log.Follow(ctx, func(e events.Event) error { return each(eventOf(e)) })
 	}
 	for _, e := range s.Log.Recent() {
-		if err := each(e); err != nil {
+		if err := each(eventOf(e)); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func eventOf(e events.Event) skepv1.Event {
+	return skepv1.Event{
+		Time: e.Time, Kind: e.Kind, Message: e.String(), Service: e.Service, Protocol: e.Protocol,
+		Client: e.Client, Process: e.Process, Command: e.Command, Asked: e.Asked, Backend: e.Backend,
+	}
 }

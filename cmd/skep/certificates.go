@@ -17,23 +17,9 @@ import (
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"k8s.io/client-go/rest"
 	"k8s.io/kubectl/pkg/util/templates"
+
+	skepv1 "github.com/skep-io/skep/api/v1"
 )
-
-// certificate is a row of what /skep/v1/certificates answers.
-type certificate struct {
-	Name      string     `json:"name"`
-	Subject   string     `json:"subject,omitempty"`
-	Path      string     `json:"path,omitempty"`
-	NotBefore *time.Time `json:"notBefore,omitempty"`
-	NotAfter  *time.Time `json:"notAfter,omitempty"`
-	Renewal   *time.Time `json:"renewal,omitempty"`
-	State     string     `json:"state"`
-	Message   string     `json:"message,omitempty"`
-}
-
-type certificateList struct {
-	Certificates []certificate `json:"certificates"`
-}
 
 func newCertificatesCommand(config genericclioptions.RESTClientGetter, streams genericiooptions.IOStreams) *cobra.Command {
 	var output string
@@ -55,11 +41,11 @@ func newCertificatesCommand(config genericclioptions.RESTClientGetter, streams g
 			if err != nil {
 				return err
 			}
-			data, err := client.CoreV1().RESTClient().Get().AbsPath("/skep/v1/certificates").DoRaw(command.Context())
+			data, err := client.CoreV1().RESTClient().Get().AbsPath(skepv1.PathCertificates).DoRaw(command.Context())
 			if err != nil {
 				return err
 			}
-			var list certificateList
+			var list skepv1.CertificateList
 			if err := json.Unmarshal(data, &list); err != nil {
 				return fmt.Errorf("unreadable answer of the API server: %w", err)
 			}
@@ -68,7 +54,7 @@ func newCertificatesCommand(config genericclioptions.RESTClientGetter, streams g
 				return err
 			}
 			if own, ok := ownCertificate(restConfig, time.Now()); ok {
-				list.Certificates = append([]certificate{own}, list.Certificates...)
+				list.Certificates = append([]skepv1.Certificate{own}, list.Certificates...)
 			}
 			if output == "json" {
 				encoder := json.NewEncoder(streams.Out)
@@ -83,30 +69,30 @@ func newCertificatesCommand(config genericclioptions.RESTClientGetter, streams g
 }
 
 // ownCertificate is the one of the kubeconfig in use.
-func ownCertificate(config *rest.Config, now time.Time) (certificate, bool) {
+func ownCertificate(config *rest.Config, now time.Time) (skepv1.Certificate, bool) {
 	data := config.CertData
 	if len(data) == 0 && config.CertFile != "" {
 		data, _ = os.ReadFile(config.CertFile) // without it there is no row
 	}
 	block, _ := pem.Decode(data)
 	if block == nil {
-		return certificate{}, false
+		return skepv1.Certificate{}, false
 	}
 	own, err := x509.ParseCertificate(block.Bytes)
 	if err != nil {
-		return certificate{}, false
+		return skepv1.Certificate{}, false
 	}
 	state := "valid"
 	if now.After(own.NotAfter) {
 		state = "expired"
 	}
-	return certificate{
+	return skepv1.Certificate{
 		Name: "kubeconfig in use", Subject: own.Subject.CommonName, Path: config.CertFile,
 		NotBefore: &own.NotBefore, NotAfter: &own.NotAfter, State: state,
 	}, true
 }
 
-func printCertificates(out io.Writer, certificates []certificate, now time.Time) error {
+func printCertificates(out io.Writer, certificates []skepv1.Certificate, now time.Time) error {
 	table := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
 	fmt.Fprintln(table, "CERTIFICATE\tSUBJECT\tSTATE\tEXPIRES\tLEFT\tRENEWED FROM\tFILE")
 	for _, c := range certificates {

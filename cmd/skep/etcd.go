@@ -18,6 +18,8 @@ import (
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"k8s.io/client-go/rest"
 	"k8s.io/kubectl/pkg/util/templates"
+
+	skepv1 "github.com/skep-io/skep/api/v1"
 )
 
 func newEtcdCommand(config genericclioptions.RESTClientGetter, streams genericiooptions.IOStreams) *cobra.Command {
@@ -66,7 +68,7 @@ func newEtcdCommand(config genericclioptions.RESTClientGetter, streams genericio
 				if err != nil {
 					return err
 				}
-				data, err := c.Get().AbsPath("/skep/v1/etcd/status").DoRaw(command.Context())
+				data, err := c.Get().AbsPath(skepv1.PathEtcd + "status").DoRaw(command.Context())
 				if err != nil {
 					return err
 				}
@@ -80,7 +82,7 @@ func newEtcdCommand(config genericclioptions.RESTClientGetter, streams genericio
 				if err != nil {
 					return err
 				}
-				data, err := c.Post().AbsPath("/skep/v1/etcd/defragment").DoRaw(command.Context())
+				data, err := c.Post().AbsPath(skepv1.PathEtcd + "defragment").DoRaw(command.Context())
 				if err != nil {
 					return err
 				}
@@ -99,7 +101,7 @@ func newEtcdCommand(config genericclioptions.RESTClientGetter, streams genericio
 
 // takeSnapshot writes a snapshot beside the file, and renames it once its sum is right and it is on the disk.
 func takeSnapshot(ctx context.Context, c rest.Interface, path string) (int64, error) {
-	stream, err := c.Get().AbsPath("/skep/v1/etcd/snapshot").Stream(ctx)
+	stream, err := c.Get().AbsPath(skepv1.PathEtcd + "snapshot").Stream(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -140,15 +142,7 @@ func (s *trailingSum) right() bool {
 }
 
 func printEtcd(out io.Writer, data []byte) error {
-	var report struct {
-		Members []struct {
-			Member, Version     string
-			Bytes, InUse, Quota int64
-			Revision            int64
-			Leader              bool
-			Errors              []string
-		}
-	}
+	var report skepv1.EtcdReport
 	if err := json.Unmarshal(data, &report); err != nil {
 		return fmt.Errorf("unreadable answer of the API server: %w", err)
 	}

@@ -19,7 +19,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/kubectl/pkg/util/templates"
 
-	"github.com/skep-io/skep/agent/traffic"
+	skepv1 "github.com/skep-io/skep/api/v1"
 )
 
 func newEventsCommand(config genericclioptions.RESTClientGetter, streams genericiooptions.IOStreams) *cobra.Command {
@@ -50,24 +50,22 @@ func newEventsCommand(config genericclioptions.RESTClientGetter, streams generic
 	return command
 }
 
-const eventsPath = "skep/v1/events"
-
 // nodeEvent is an event and the node that told it.
 type nodeEvent struct {
 	node string
-	traffic.Event
+	skepv1.Event
 }
 
 func (e nodeEvent) print(out io.Writer) error {
-	_, err := fmt.Fprintf(out, "%s  %s  %s\n", e.Time.Local().Format(time.StampMilli), e.node, e.Event)
+	_, err := fmt.Fprintf(out, "%s  %s  %s\n", e.Time.Local().Format(time.StampMilli), e.node, e.Message)
 	return err
 }
 
 // listEvents prints what all nodes remember, in the order of time.
 func listEvents(ctx context.Context, client kubernetes.Interface, nodes []string, out io.Writer) error {
 	var all []nodeEvent
-	unheard := askNodes(ctx, client, eventsPath, nodes, func(node string, document []byte) error {
-		return eachEvent(bytes.NewReader(document), func(e traffic.Event) error {
+	unheard := askNodes(ctx, client, skepv1.PathEvents, nodes, func(node string, document []byte) error {
+		return eachEvent(bytes.NewReader(document), func(e skepv1.Event) error {
 			all = append(all, nodeEvent{node, e})
 			return nil
 		})
@@ -82,10 +80,10 @@ func listEvents(ctx context.Context, client kubernetes.Interface, nodes []string
 }
 
 // eachEvent reads a line of JSON for each.
-func eachEvent(document io.Reader, each func(traffic.Event) error) error {
+func eachEvent(document io.Reader, each func(skepv1.Event) error) error {
 	lines := bufio.NewScanner(document)
 	for lines.Scan() {
-		var e traffic.Event
+		var e skepv1.Event
 		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
 			return err
 		}
@@ -112,7 +110,7 @@ func followEvents(ctx context.Context, client kubernetes.Interface, nodes []stri
 	var told sync.WaitGroup
 	for _, node := range nodes {
 		told.Go(func() {
-			err := followNode(ctx, client, node, func(e traffic.Event) error {
+			err := followNode(ctx, client, node, func(e skepv1.Event) error {
 				mu.Lock()
 				defer mu.Unlock()
 				return nodeEvent{node, e}.print(out)
@@ -128,9 +126,9 @@ func followEvents(ctx context.Context, client kubernetes.Interface, nodes []stri
 	return errors.Join(failed...)
 }
 
-func followNode(ctx context.Context, client kubernetes.Interface, node string, each func(traffic.Event) error) error {
+func followNode(ctx context.Context, client kubernetes.Interface, node string, each func(skepv1.Event) error) error {
 	stream, err := client.CoreV1().RESTClient().Get().
-		AbsPath("/api/v1/nodes", node, "proxy", eventsPath).Param("follow", "true").Stream(ctx)
+		AbsPath("/api/v1/nodes", node, "proxy", skepv1.PathEvents).Param("follow", "true").Stream(ctx)
 	if err != nil {
 		return err
 	}

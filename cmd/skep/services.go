@@ -21,7 +21,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/kubectl/pkg/util/templates"
 
-	"github.com/skep-io/skep/agent/traffic"
+	skepv1 "github.com/skep-io/skep/api/v1"
 	"github.com/skep-io/skep/controlplane/servicespec"
 )
 
@@ -151,10 +151,10 @@ type serviceKey struct {
 }
 
 // readServices adds up what all nodes count, and says where clients outside are not served.
-func readServices(ctx context.Context, client kubernetes.Interface, wanted func(string) bool) (list []traffic.Service, unserved []string, failed []error) {
-	total := map[serviceKey]*traffic.Service{}
-	failed = askNodes(ctx, client, "skep/v1/services", nil, func(node string, document []byte) error {
-		var report traffic.Report
+func readServices(ctx context.Context, client kubernetes.Interface, wanted func(string) bool) (list []skepv1.Service, unserved []string, failed []error) {
+	total := map[serviceKey]*skepv1.Service{}
+	failed = askNodes(ctx, client, skepv1.PathServices, nil, func(node string, document []byte) error {
+		var report skepv1.Report
 		if err := json.Unmarshal(document, &report); err != nil {
 			return err
 		}
@@ -171,19 +171,19 @@ func readServices(ctx context.Context, client kubernetes.Interface, wanted func(
 		return nil
 	})
 	slices.Sort(unserved)
-	list = make([]traffic.Service, 0, len(total))
+	list = make([]skepv1.Service, 0, len(total))
 	for _, s := range total {
-		slices.SortFunc(s.Backends, func(a, b traffic.Backend) int { return a.Address.Compare(b.Address) })
+		slices.SortFunc(s.Backends, func(a, b skepv1.Backend) int { return a.Address.Compare(b.Address) })
 		list = append(list, *s)
 	}
-	slices.SortFunc(list, func(a, b traffic.Service) int {
+	slices.SortFunc(list, func(a, b skepv1.Service) int {
 		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Frontends[0].Protocol, b.Frontends[0].Protocol),
 			a.Frontends[0].Address.Compare(b.Frontends[0].Address))
 	})
 	return list, unserved, failed
 }
 
-func addService(total map[serviceKey]*traffic.Service, s *traffic.Service) {
+func addService(total map[serviceKey]*skepv1.Service, s *skepv1.Service) {
 	f := s.Frontends[0]
 	key := serviceKey{s.Name, f.Protocol, f.Address.Addr().Is6()}
 	sum := total[key]
@@ -197,7 +197,7 @@ func addService(total map[serviceKey]*traffic.Service, s *traffic.Service) {
 	sum.Failures += s.Failures
 	sum.Refused += s.Refused
 	for _, b := range s.Backends {
-		at := slices.IndexFunc(sum.Backends, func(have traffic.Backend) bool { return have.Address == b.Address })
+		at := slices.IndexFunc(sum.Backends, func(have skepv1.Backend) bool { return have.Address == b.Address })
 		if at < 0 {
 			sum.Backends = append(sum.Backends, b)
 			continue
@@ -241,7 +241,7 @@ func readProblems(ctx context.Context, client kubernetes.Interface, namespace st
 }
 
 // addRoundTrip weighs the means of two nodes by their connections.
-func addRoundTrip(sum, b *traffic.Backend) {
+func addRoundTrip(sum, b *skepv1.Backend) {
 	timed := sum.Timed + b.Timed
 	if timed == 0 {
 		return
@@ -250,13 +250,13 @@ func addRoundTrip(sum, b *traffic.Backend) {
 	sum.Timed = timed
 }
 
-func printServices(out io.Writer, list []traffic.Service, problems []problem, backends bool, output string) error {
+func printServices(out io.Writer, list []skepv1.Service, problems []problem, backends bool, output string) error {
 	if output == "json" {
 		encoder := json.NewEncoder(out)
 		encoder.SetIndent("", "  ")
 		return encoder.Encode(struct {
-			Services []traffic.Service `json:"services"`
-			Problems []problem         `json:"problems"`
+			Services []skepv1.Service `json:"services"`
+			Problems []problem        `json:"problems"`
 		}{list, problems})
 	}
 	if len(list) == 0 {
@@ -274,7 +274,7 @@ func printServices(out io.Writer, list []traffic.Service, problems []problem, ba
 	return nil
 }
 
-func printTable(out io.Writer, list []traffic.Service, backends bool) error {
+func printTable(out io.Writer, list []skepv1.Service, backends bool) error {
 	table := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
 	fmt.Fprintln(table, "SERVICE\tADDRESS\tBACKENDS\tCONNECTIONS\tFAILURES\tACTIVE\tROUND TRIP\tPACKETS TO/FROM\tBYTES TO/FROM")
 	for i := range list {
@@ -283,8 +283,8 @@ func printTable(out io.Writer, list []traffic.Service, backends bool) error {
 	return table.Flush()
 }
 
-func printService(table io.Writer, s *traffic.Service, backends bool) {
-	var sum traffic.Backend
+func printService(table io.Writer, s *skepv1.Service, backends bool) {
+	var sum skepv1.Backend
 	ready := 0
 	for _, b := range s.Backends {
 		if b.State == "active" || b.State == "local" {
@@ -307,7 +307,7 @@ func printService(table io.Writer, s *traffic.Service, backends bool) {
 }
 
 // shown is the address that users know the service by.
-func shown(s *traffic.Service) netip.AddrPort {
+func shown(s *skepv1.Service) netip.AddrPort {
 	for _, f := range s.Frontends {
 		if f.Primary {
 			return f.Address
@@ -316,7 +316,7 @@ func shown(s *traffic.Service) netip.AddrPort {
 	return s.Frontends[0].Address
 }
 
-func roundTrip(b *traffic.Backend) string {
+func roundTrip(b *skepv1.Backend) string {
 	if b.Timed == 0 {
 		return "-"
 	}

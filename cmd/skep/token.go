@@ -23,6 +23,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/kubectl/pkg/util/templates"
 
+	skepv1 "github.com/skep-io/skep/api/v1"
 	"github.com/skep-io/skep/controlplane/jointoken"
 )
 
@@ -130,7 +131,7 @@ func clusterCA(ctx context.Context, client kubernetes.Interface, config *rest.Co
 	if config.Insecure {
 		return nil, errors.New("a join token tells hosts by which authority to know the API server: it cannot be made over a connection that is not verified")
 	}
-	return client.Discovery().RESTClient().Get().AbsPath("/skep/v1/ca").DoRaw(ctx)
+	return client.Discovery().RESTClient().Get().AbsPath(skepv1.PathCA).DoRaw(ctx)
 }
 
 func (t *tokenCommand) list() *cobra.Command {

@@ -14,12 +14,13 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	skepv1 "github.com/skep-io/skep/api/v1"
 	"github.com/skep-io/skep/controlplane/jointoken"
 )
 
 func TestAnonymous(t *testing.T) {
 	for path, want := range map[string]int{
-		"/healthz": 200, "/livez": 200, "/readyz": 200, "/version": 200, caPath: 200,
+		"/healthz": 200, "/livez": 200, "/readyz": 200, "/version": 200, skepv1.PathCA: 200,
 		"/": 401, "/api": 401, "/api/v1/pods": 401, "/metrics": 401, "/openapi/v2": 401, "/nowhere": 401,
 	} {
 		response, body := shared.raw(t, shared.anonymous(), "GET", path, nil, "")

@@ -14,12 +14,10 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	skepv1 "github.com/skep-io/skep/api/v1"
 	"github.com/skep-io/skep/controlplane/pki"
 	"github.com/skep-io/skep/controlplane/resource"
 )
-
-// certificatesPath tells the administrator which certificates end when.
-const certificatesPath = "/skep/v1/certificates"
 
 const (
 	// nodeCertificateTimeout bounds asking one node for its certificate, nodeCertificateWorkers how many are asked at a time.
@@ -27,33 +25,13 @@ const (
 	nodeCertificateWorkers = 32
 )
 
-// Certificate is one row of what /skep/v1/certificates answers.
-type Certificate struct {
-	Name    string `json:"name"`
-	Subject string `json:"subject,omitempty"`
-	// Path is the file on skepd's host.
-	Path      string     `json:"path,omitempty"`
-	NotBefore *time.Time `json:"notBefore,omitempty"`
-	NotAfter  *time.Time `json:"notAfter,omitempty"`
-	// Renewal is from when on it is renewed without anyone's doing.
-	Renewal *time.Time `json:"renewal,omitempty"`
-	// State is "valid", "renewal due", "expired" or "unknown", with Message.
-	State   string `json:"state"`
-	Message string `json:"message,omitempty"`
-}
-
-// CertificateList is what /skep/v1/certificates answers.
-type CertificateList struct {
-	Certificates []Certificate `json:"certificates"`
-}
-
 func (s *Server) certificates(w http.ResponseWriter, c *call) error {
-	list := CertificateList{}
+	list := skepv1.CertificateList{}
 	for _, held := range s.pki.Certificates() {
 		list.Certificates = append(list.Certificates, row(held, s.pki.Now()))
 	}
 	nodes := resource.ListAs[*corev1.Node](s.registry, resource.Nodes, "", nil)
-	rows := make([]Certificate, len(nodes))
+	rows := make([]skepv1.Certificate, len(nodes))
 	var group errgroup.Group
 	group.SetLimit(nodeCertificateWorkers)
 	for i, node := range nodes {
@@ -74,8 +52,8 @@ func (s *Server) certificates(w http.ResponseWriter, c *call) error {
 	return nil
 }
 
-func row(held pki.Certificate, now time.Time) Certificate {
-	r := Certificate{
+func row(held pki.Certificate, now time.Time) skepv1.Certificate {
+	r := skepv1.Certificate{
 		Name: held.Name, Subject: held.Subject, Path: held.Path,
 		NotBefore: &held.NotBefore, NotAfter: &held.NotAfter, Renewal: &held.Renewal, State: "valid",
 	}
@@ -89,13 +67,13 @@ func row(held pki.Certificate, now time.Time) Certificate {
 }
 
 // nodeRow asks a node's agent for the certificate that it serves with, which is also the one that it comes with as a client.
-func (s *Server) nodeRow(ctx context.Context, node string) Certificate {
+func (s *Server) nodeRow(ctx context.Context, node string) skepv1.Certificate {
 	name := "node " + node
 	ctx, cancel := context.WithTimeout(ctx, nodeCertificateTimeout)
 	defer cancel()
 	certificate, err := s.nodeCertificate(ctx, node)
 	if certificate == nil {
-		return Certificate{Name: name, State: "unknown", Message: err.Error()}
+		return skepv1.Certificate{Name: name, State: "unknown", Message: err.Error()}
 	}
 	life := certificate.NotAfter.Sub(certificate.NotBefore)
 	r := row(pki.Certificate{

@@ -10,6 +10,8 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/version"
+
+	skepv1 "github.com/skep-io/skep/api/v1"
 )
 
 // kubernetesVersion is the release whose API this server speaks; clients compare their own version with it.
@@ -73,9 +75,9 @@ func (s *Server) serveDocument(w http.ResponseWriter, c *call) error {
 	case path == "/metrics":
 		s.metrics.handler.ServeHTTP(w, c.Request)
 		return nil
-	case strings.HasPrefix(path, etcdPath):
-		return s.maintainEtcd(w, c, strings.TrimPrefix(path, etcdPath))
-	case path == certificatesPath:
+	case strings.HasPrefix(path, skepv1.PathEtcd):
+		return s.maintainEtcd(w, c, strings.TrimPrefix(path, skepv1.PathEtcd))
+	case path == skepv1.PathCertificates:
 		return s.only(w, c, map[string]handler{http.MethodGet: s.certificates})
 	case isProfilePath(c.URL.Path):
 		return s.profile(w, c)

@@ -12,12 +12,14 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
+
+	skepv1 "github.com/skep-io/skep/api/v1"
 )
 
 func TestPanicBecomes500(t *testing.T) {
 	s := &Server{metrics: newServerMetrics(newLimits(0))} // everything else is nil, so that serving panics
 	recorder := httptest.NewRecorder()
-	s.ServeHTTP(recorder, httptest.NewRequest("GET", caPath, nil))
+	s.ServeHTTP(recorder, httptest.NewRequest("GET", skepv1.PathCA, nil))
 	if recorder.Code != 500 || !strings.Contains(recorder.Body.String(), "InternalError") || strings.Contains(recorder.Body.String(), "nil pointer") {
 		t.Errorf("%d %s", recorder.Code, recorder.Body)
 	}

@@ -8,15 +8,14 @@ import (
 	"net/http"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-)
 
-// etcdPath is above what the administrator can do with the store as a whole.
-const etcdPath = "/skep/v1/etcd/"
+	skepv1 "github.com/skep-io/skep/api/v1"
+)
 
 // EtcdMaintenance looks after the store as a whole.
 type EtcdMaintenance interface {
-	// Report says how each member is, in a form for JSON.
-	Report(ctx context.Context) (any, error)
+	// Report says how each member is.
+	Report(ctx context.Context) (*skepv1.EtcdReport, error)
 	// Defragment drops the history of all keys and has each member rewrite its file, one at a time.
 	Defragment(ctx context.Context) error
 	// Snapshot is the whole database as it is, for a restore.

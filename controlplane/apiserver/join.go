@@ -14,31 +14,12 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	skepv1 "github.com/skep-io/skep/api/v1"
 	"github.com/skep-io/skep/controlplane/jointoken"
 	"github.com/skep-io/skep/controlplane/membership"
 	"github.com/skep-io/skep/controlplane/pki"
 	"github.com/skep-io/skep/controlplane/resource"
 )
-
-// The paths by which a node becomes one of the cluster's: the authority's certificate, which everyone may read, and its
-// own certificate, for which it shows a join token, or later the certificate that it has.
-const (
-	caPath   = "/skep/v1/ca"
-	joinPath = "/skep/v1/join"
-)
-
-// JoinRequest is what a node sends.
-type JoinRequest struct {
-	NodeName string `json:"nodeName"`
-	// CSR is a certificate request in PEM with the node's key.
-	CSR string `json:"csr"`
-}
-
-// JoinResponse is what it gets: certificates in PEM.
-type JoinResponse struct {
-	Certificate string `json:"certificate"`
-	CA          string `json:"ca"`
-}
 
 func (s *Server) join(w http.ResponseWriter, c *call) error {
 	if c.Method != http.MethodPost {
@@ -60,12 +41,12 @@ func (s *Server) join(w http.ResponseWriter, c *call) error {
 	if err != nil {
 		return err
 	}
-	var request JoinRequest
+	var request skepv1.JoinRequest
 	if err := json.Unmarshal(body, &request); err != nil {
 		return apierrors.NewBadRequest("join: " + err.Error())
 	}
 	if token == nil && c.id.node() != request.NodeName {
-		return forbidden(c.id, attributes{verb: "join", path: joinPath}, "a node may renew its own certificate only")
+		return forbidden(c.id, attributes{verb: "join", path: skepv1.PathJoin}, "a node may renew its own certificate only")
 	}
 	certificate, err := s.pki.SignNode(pki.NodeRequest{
 		Name: request.NodeName, CSR: []byte(request.CSR), From: s.addressFor(request.NodeName, c.RemoteAddr),
@@ -78,7 +59,7 @@ func (s *Server) join(w http.ResponseWriter, c *call) error {
 		return apierrors.NewBadRequest("join: " + err.Error())
 	}
 	slog.Info("Node certificate issued", "node", request.NodeName, "client", c.RemoteAddr)
-	data, err := json.Marshal(JoinResponse{Certificate: string(certificate), CA: string(s.pki.CA())})
+	data, err := json.Marshal(skepv1.JoinResponse{Certificate: string(certificate), CA: string(s.pki.CA())})
 	if err != nil {
 		return err
 	}
@@ -115,7 +96,7 @@ func (s *Server) joinToken(c *call) (*jointoken.Token, error) {
 // memberNumber decides who may have the certificate of a node: the node itself, by the certificate that it has; a host with a
 // token, if there is no node of the name, or the token is for that node.
 func (s *Server) memberNumber(c *call, name string, token *jointoken.Token) (string, error) {
-	ask := attributes{verb: "join", path: joinPath}
+	ask := attributes{verb: "join", path: skepv1.PathJoin}
 	if token == nil {
 		number, ok := s.members.Number(name)
 		if !ok {

@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	skepv1 "github.com/skep-io/skep/api/v1"
 	"github.com/skep-io/skep/controlplane/jointoken"
 )
 
@@ -42,7 +43,7 @@ func certificateRequest(t *testing.T, name string) (key, request []byte) {
 
 func joinBody(t *testing.T, name string, csr []byte) string {
 	t.Helper()
-	body, err := json.Marshal(JoinRequest{NodeName: name, CSR: string(csr)})
+	body, err := json.Marshal(skepv1.JoinRequest{NodeName: name, CSR: string(csr)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,8 +70,8 @@ func makeToken(t *testing.T, token jointoken.Token) string {
 func joined(t *testing.T, name, token string) *rest.Config {
 	t.Helper()
 	key, csr := certificateRequest(t, name)
-	response, body := shared.raw(t, shared.anonymous(), "POST", joinPath, bearer(token), joinBody(t, name, csr))
-	var answer JoinResponse
+	response, body := shared.raw(t, shared.anonymous(), "POST", skepv1.PathJoin, bearer(token), joinBody(t, name, csr))
+	var answer skepv1.JoinResponse
 	if err := json.Unmarshal(body, &answer); err != nil || response.StatusCode != http.StatusOK {
 		t.Fatalf("join %s: %s: %s", name, response.Status, body)
 	}
@@ -79,13 +80,13 @@ func joined(t *testing.T, name, token string) *rest.Config {
 
 func TestJoin(t *testing.T) {
 	p := shared
-	_, ca := p.raw(t, p.anonymous(), "GET", caPath, nil, "")
+	_, ca := p.raw(t, p.anonymous(), "GET", skepv1.PathCA, nil, "")
 	if string(ca) != string(p.pki.CA()) {
-		t.Fatalf("%s answers %q", caPath, ca)
+		t.Fatalf("%s answers %q", skepv1.PathCA, ca)
 	}
 	key, csr := certificateRequest(t, "join-1")
-	response, body := p.raw(t, p.anonymous(), "POST", joinPath, bearer(makeToken(t, jointoken.Token{})), joinBody(t, "join-1", csr))
-	var joined JoinResponse
+	response, body := p.raw(t, p.anonymous(), "POST", skepv1.PathJoin, bearer(makeToken(t, jointoken.Token{})), joinBody(t, "join-1", csr))
+	var joined skepv1.JoinResponse
 	if err := json.Unmarshal(body, &joined); err != nil || response.StatusCode != http.StatusOK {
 		t.Fatalf("join: %s: %s", response.Status, body)
 	}
@@ -106,10 +107,10 @@ func TestJoin(t *testing.T) {
 		t.Error(err)
 	}
 	// A node renews its own certificate with the one it has, and nobody else's.
-	if response, body := p.raw(t, config, "POST", joinPath, nil, joinBody(t, "join-1", csr)); response.StatusCode != http.StatusOK {
+	if response, body := p.raw(t, config, "POST", skepv1.PathJoin, nil, joinBody(t, "join-1", csr)); response.StatusCode != http.StatusOK {
 		t.Errorf("renewal: %s: %s", response.Status, body)
 	}
-	if response, body := p.raw(t, config, "POST", joinPath, nil, joinBody(t, "join-2", csr)); response.StatusCode != http.StatusForbidden {
+	if response, body := p.raw(t, config, "POST", skepv1.PathJoin, nil, joinBody(t, "join-2", csr)); response.StatusCode != http.StatusForbidden {
 		t.Errorf("another node's certificate: %s: %s", response.Status, body)
 	}
 }
@@ -134,7 +135,7 @@ func TestJoinRefuses(t *testing.T) {
 		"GET":                   {bearer(token), "", "GET", 405},
 		"a huge body":           {bearer(token), string(make([]byte, maxBody+1)), "POST", 413},
 	} {
-		if response, body := p.raw(t, p.anonymous(), tt.method, joinPath, tt.header, tt.body); response.StatusCode != tt.code {
+		if response, body := p.raw(t, p.anonymous(), tt.method, skepv1.PathJoin, tt.header, tt.body); response.StatusCode != tt.code {
 			t.Errorf("%s: %s: %s; want %d", what, response.Status, body, tt.code)
 		}
 	}

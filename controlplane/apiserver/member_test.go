@@ -13,6 +13,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	skepv1 "github.com/skep-io/skep/api/v1"
 	"github.com/skep-io/skep/controlplane/jointoken"
 	"github.com/skep-io/skep/controlplane/resource"
 	"github.com/skep-io/skep/controlplane/storage"
@@ -50,7 +51,7 @@ func TestJoinTokensThatDoNotCount(t *testing.T) {
 	secrets := shared.client.CoreV1().Secrets(metav1.NamespaceSystem)
 	_, csr := certificateRequest(t, "tokens-1")
 	try := func(token string) (*http.Response, []byte) {
-		return shared.raw(t, shared.anonymous(), "POST", joinPath, bearer(token), joinBody(t, "tokens-1", csr))
+		return shared.raw(t, shared.anonymous(), "POST", skepv1.PathJoin, bearer(token), joinBody(t, "tokens-1", csr))
 	}
 	good := makeToken(t, jointoken.Token{Expires: time.Now().Add(time.Hour)})
 	change := func(token string, f func(*corev1.Secret)) string {
@@ -104,11 +105,11 @@ func TestNameOfANodeIsNotTaken(t *testing.T) {
 	config, client := registered(t, "taken-1", token)
 	t.Cleanup(func() { deleteNode(t, "taken-1") })
 	_, csr := certificateRequest(t, "taken-1")
-	response, body := shared.raw(t, shared.anonymous(), "POST", joinPath, bearer(token), joinBody(t, "taken-1", csr))
+	response, body := shared.raw(t, shared.anonymous(), "POST", skepv1.PathJoin, bearer(token), joinBody(t, "taken-1", csr))
 	if response.StatusCode != 409 || !strings.Contains(string(body), "skep token create --node taken-1") {
 		t.Errorf("a second host of the name: %s %s", response.Status, body)
 	}
-	if response, body := shared.raw(t, config, "POST", joinPath, nil, joinBody(t, "taken-1", csr)); response.StatusCode != 200 {
+	if response, body := shared.raw(t, config, "POST", skepv1.PathJoin, nil, joinBody(t, "taken-1", csr)); response.StatusCode != 200 {
 		t.Errorf("the node renews its certificate: %s %s", response.Status, body)
 	}
 	if _, err := client.CoreV1().Nodes().Get(t.Context(), "taken-1", metav1.GetOptions{}); err != nil {
@@ -161,7 +162,7 @@ func TestDeletedNodeIsRefused(t *testing.T) {
 		if !apierrors.IsUnauthorized(err) {
 			t.Errorf("%s: a node that registers again: %v", when, err)
 		}
-		if response, body := shared.raw(t, config, "POST", joinPath, nil, joinBody(t, "gone-1", csr)); response.StatusCode != 401 {
+		if response, body := shared.raw(t, config, "POST", skepv1.PathJoin, nil, joinBody(t, "gone-1", csr)); response.StatusCode != 401 {
 			t.Errorf("%s: renewal: %s %s", when, response.Status, body)
 		}
 	}
@@ -202,7 +203,7 @@ func TestNodeUnknownToTheStore(t *testing.T) {
 	}
 	// The certificate alone does not let it in again: a node that was removed after the snapshot would come with it too.
 	_, csr := certificateRequest(t, "restored-1")
-	if response, body := shared.raw(t, config, "POST", joinPath, nil, joinBody(t, "restored-1", csr)); response.StatusCode != 401 {
+	if response, body := shared.raw(t, config, "POST", skepv1.PathJoin, nil, joinBody(t, "restored-1", csr)); response.StatusCode != 401 {
 		t.Errorf("renewal: %s %s", response.Status, body)
 	}
 	_, again := registered(t, "restored-1", makeToken(t, jointoken.Token{Node: "restored-1"}))

@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	skepv1 "github.com/skep-io/skep/api/v1"
 	"github.com/skep-io/skep/connections"
 	"github.com/skep-io/skep/controlplane/resource"
 )
@@ -43,14 +44,14 @@ func (s *Server) serve(w http.ResponseWriter, c *call) error {
 	}
 	var err error
 	if c.id, err = authenticate(c.Request); err != nil {
-		if c.URL.Path != joinPath {
+		if c.URL.Path != skepv1.PathJoin {
 			return err
 		}
 		c.id = identity{}
 	} else {
 		connections.MarkKnown(c.Context())
 	}
-	if c.URL.Path == joinPath && c.Header.Get("Authorization") != "" {
+	if c.URL.Path == skepv1.PathJoin && c.Header.Get("Authorization") != "" {
 		c.id = identity{} // a host with a token has no other identity yet, or one that no longer counts
 	}
 	leave, err := s.enter(c)
@@ -58,7 +59,7 @@ func (s *Server) serve(w http.ResponseWriter, c *call) error {
 		return err
 	}
 	defer leave()
-	if c.URL.Path == joinPath {
+	if c.URL.Path == skepv1.PathJoin {
 		return s.join(w, c)
 	}
 	if c.id, err = impersonate(c.id, c.Header); err != nil {
@@ -142,7 +143,7 @@ func (s *Server) longRunning(c *call) bool {
 	if c.verb == "watch" {
 		return true
 	}
-	if c.URL.Path == etcdPath+"snapshot" || c.URL.Path == etcdPath+"defragment" {
+	if c.URL.Path == skepv1.PathEtcd+"snapshot" || c.URL.Path == skepv1.PathEtcd+"defragment" {
 		return true // as large as the database
 	}
 	if isProfilePath(c.URL.Path) {
@@ -231,7 +232,7 @@ func (s *Server) servePublic(w http.ResponseWriter, c *call) (done bool, err err
 		return true, s.onlyGet(w, c, func() { writeBytes(w, c.Request, mediaJSON, http.StatusOK, s.version) })
 	case isHealthPath(path):
 		return true, s.onlyGet(w, c, func() { s.serveHealth(w, c) })
-	case path == caPath:
+	case path == skepv1.PathCA:
 		return true, s.onlyGet(w, c, func() { writeBytes(w, c.Request, "application/x-pem-file", http.StatusOK, s.pki.CA()) })
 	}
 	return false, nil

@@ -14,6 +14,8 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	skepv1 "github.com/skep-io/skep/api/v1"
 )
 
 const (
@@ -56,19 +58,6 @@ var (
 		Name: "skep_etcd_defragmentations_total", Help: "Defragmentations of etcd's database file, by result.",
 	}, []string{"result"})
 )
-
-// MemberStatus is what one member says of its database.
-type MemberStatus struct {
-	Member  string `json:"member"`
-	Version string `json:"version"`
-	Bytes   int64  `json:"bytes"`
-	InUse   int64  `json:"inUse"`
-	// Quota is the size from which on only deletions are accepted; 0: not known.
-	Quota    int64    `json:"quota"`
-	Revision int64    `json:"revision"`
-	Leader   bool     `json:"leader"`
-	Errors   []string `json:"errors,omitempty"`
-}
 
 // Maintainer watches the size of etcd's database, gives back what compaction has
 // freed, and leads etcd out of the alarm that it raises when the file has reached
@@ -173,7 +162,7 @@ func (m *Maintainer) Maintain(ctx context.Context) error {
 }
 
 // pays says whether a defragmentation gives back enough for the stop that it is.
-func (m *Maintainer) pays(s MemberStatus) bool {
+func (m *Maintainer) pays(s skepv1.EtcdMember) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if time.Since(m.lastPass[s.Member]) < restBetween {
@@ -234,9 +223,12 @@ func (m *Maintainer) Defragment(ctx context.Context) error {
 }
 
 // Report is Status for a reader of JSON.
-func (m *Maintainer) Report(ctx context.Context) (any, error) {
+func (m *Maintainer) Report(ctx context.Context) (*skepv1.EtcdReport, error) {
 	members, err := m.Status(ctx)
-	return map[string]any{"members": members}, err
+	if err != nil {
+		return nil, err
+	}
+	return &skepv1.EtcdReport{Members: members}, nil
 }
 
 // Snapshot is the whole database as it is, with a sum at its end.
@@ -330,12 +322,12 @@ func (m *Maintainer) alarms(ctx context.Context) (noSpace bool, err error) {
 }
 
 // Status asks every member.
-func (m *Maintainer) Status(ctx context.Context) ([]MemberStatus, error) {
+func (m *Maintainer) Status(ctx context.Context) ([]skepv1.EtcdMember, error) {
 	endpoints := m.client.Endpoints()
 	if m.own {
 		endpoints = []string{memberName}
 	}
-	members := make([]MemberStatus, 0, len(endpoints))
+	members := make([]skepv1.EtcdMember, 0, len(endpoints))
 	for _, endpoint := range endpoints {
 		s, err := m.status(ctx, endpoint)
 		if err != nil {
@@ -347,16 +339,16 @@ func (m *Maintainer) Status(ctx context.Context) ([]MemberStatus, error) {
 	return members, nil
 }
 
-func (m *Maintainer) status(ctx context.Context, endpoint string) (MemberStatus, error) {
+func (m *Maintainer) status(ctx context.Context, endpoint string) (skepv1.EtcdMember, error) {
 	ctx, cancel := context.WithTimeout(ctx, maintainTimeout)
 	defer cancel()
 	resp, err := m.client.Status(ctx, endpoint)
 	if err != nil {
-		return MemberStatus{}, fmt.Errorf("ask %s for etcd's status: %w", endpoint, err)
+		return skepv1.EtcdMember{}, fmt.Errorf("ask %s for etcd's status: %w", endpoint, err)
 	}
 	sizeBytes.WithLabelValues(endpoint).Set(float64(resp.DbSize))
 	inUseBytes.WithLabelValues(endpoint).Set(float64(resp.DbSizeInUse))
-	return MemberStatus{
+	return skepv1.EtcdMember{
 		Member: endpoint, Version: resp.Version, Bytes: resp.DbSize, InUse: resp.DbSizeInUse, Quota: m.quota,
 		Revision: resp.Header.Revision, Leader: resp.Header.MemberId == resp.Leader, Errors: resp.Errors,
 	}, nil

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+
+	skepv1 "github.com/skep-io/skep/api/v1"
 )
 
 // fill writes values until etcd says that there is no space, and returns the last key that was acknowledged.
@@ -91,7 +93,7 @@ func TestDefragmentationMustPay(t *testing.T) {
 		"near the quota":          {900 << 20, 700 << 20, true},
 		"near the quota, in use":  {900 << 20, 850 << 20, false},
 	} {
-		if got := m.pays(MemberStatus{Bytes: tt.bytes, InUse: tt.inUse}); got != tt.pays {
+		if got := m.pays(skepv1.EtcdMember{Bytes: tt.bytes, InUse: tt.inUse}); got != tt.pays {
 			t.Errorf("%s: %v, want %v", name, got, tt.pays)
 		}
 	}

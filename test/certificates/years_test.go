@@ -26,6 +26,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/skep-io/skep/agent/node"
+	skepv1 "github.com/skep-io/skep/api/v1"
 	"github.com/skep-io/skep/controlplane/apiserver"
 	"github.com/skep-io/skep/controlplane/etcd"
 	"github.com/skep-io/skep/controlplane/jointoken"
@@ -255,7 +256,7 @@ func TestEverythingConnectsForYears(t *testing.T) {
 		if err != nil || warning != "" {
 			t.Fatalf("%s: the administrator: %v, warned %q", at, err, warning)
 		}
-		var list apiserver.CertificateList
+		var list skepv1.CertificateList
 		if err := json.Unmarshal(body, &list); err != nil || len(list.Certificates) != 6 {
 			t.Fatalf("%s: certificates are %s (%v)", at, body, err)
 		}
