@@ -38,6 +38,7 @@ import (
 	"github.com/skep-io/skep/agent/sysctl"
 	"github.com/skep-io/skep/agent/traffic"
 	skepv1 "github.com/skep-io/skep/api/v1"
+	"github.com/skep-io/skep/backoff"
 	"github.com/skep-io/skep/dataplane/census"
 	"github.com/skep-io/skep/dataplane/events"
 	"github.com/skep-io/skep/dataplane/flow"
@@ -221,16 +222,14 @@ func containerdConfig(cfg Config) runtime.DaemonConfig {
 
 // retry waits for something outside the agent that is not there yet.
 func retry[T any](ctx context.Context, what string, f func() (T, error)) (T, error) {
-	for wait := 200 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
+	for wait := backoff.New(200*time.Millisecond, 5*time.Second); ; {
 		v, err := f()
 		if err == nil || ctx.Err() != nil {
 			return v, err
 		}
 		slog.Warn("waiting for "+what, "error", err)
-		select {
-		case <-ctx.Done():
-			return v, ctx.Err()
-		case <-time.After(wait):
+		if err := wait.Wait(ctx); err != nil {
+			return v, err
 		}
 	}
 }

@@ -31,6 +31,7 @@ import (
 	"time"
 
 	skepv1 "github.com/skep-io/skep/api/v1"
+	"github.com/skep-io/skep/backoff"
 )
 
 // IdentityConfig says who the node is and whom it joins.
@@ -94,17 +95,15 @@ func OpenIdentity(ctx context.Context, cfg IdentityConfig) (*Identity, error) {
 
 // JoinAnew joins the cluster with the token, whatever certificate there is. It tries for as long as the API server does not answer.
 func (i *Identity) JoinAnew(ctx context.Context) error {
-	for wait := retryFirst; ; wait = min(2*wait, retryMax) {
+	for wait := backoff.New(retryFirst, retryMax); ; {
 		err := i.join(ctx)
 		var refused *RefusedError
 		if err == nil || errors.As(err, &refused) || ctx.Err() != nil {
 			return err
 		}
 		slog.Warn("the API server does not answer; trying again", "server", i.cfg.Server, "error", err)
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(wait):
+		if err := wait.Wait(ctx); err != nil {
+			return err
 		}
 	}
 }

@@ -19,6 +19,8 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
+
+	"github.com/skep-io/skep/backoff"
 )
 
 // Config describes the node to the cluster.
@@ -188,17 +190,15 @@ func (n *Node) takeOverruled() bool {
 // Register makes the Node object or takes over the one of this name, and returns the ranges that the cluster gave its pods. It
 // tries for as long as the API server does not answer.
 func (n *Node) Register(ctx context.Context) ([]netip.Prefix, error) {
-	for wait := retryFirst; ; wait = min(2*wait, retryMax) {
+	for wait := backoff.New(retryFirst, retryMax); ; {
 		podCIDRs, err := n.register(ctx)
 		var refused *RefusedError
 		if err == nil || errors.As(err, &refused) || ctx.Err() != nil {
 			return podCIDRs, err
 		}
 		slog.Warn("node not registered; trying again", "node", n.cfg.Name, "error", err)
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-time.After(wait):
+		if err := wait.Wait(ctx); err != nil {
+			return nil, err
 		}
 	}
 }
@@ -342,7 +342,7 @@ func (n *Node) Run(ctx context.Context) error {
 	unsure := false // what was written last may have arrived though it failed
 	ticker := time.NewTicker(statusInterval)
 	defer ticker.Stop()
-	wait := time.Duration(0)
+	wait := backoff.New(retryFirst, retryMax)
 	for {
 		if n.takeOverruled() {
 			last = nil
@@ -360,15 +360,12 @@ func (n *Node) Run(ctx context.Context) error {
 		}
 		if err != nil && ctx.Err() == nil {
 			slog.Warn("node status not written; trying again", "node", n.cfg.Name, "error", err)
-			wait = min(max(2*wait, retryFirst), retryMax)
-			select {
-			case <-ctx.Done():
+			if wait.Wait(ctx) != nil {
 				return nil
-			case <-time.After(wait):
 			}
 			continue
 		}
-		wait = 0
+		wait.Reset()
 		select {
 		case <-ctx.Done():
 			return nil

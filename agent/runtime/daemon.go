@@ -17,6 +17,7 @@ import (
 	containerd "github.com/containerd/containerd/v2/client"
 	"golang.org/x/sys/unix"
 
+	"github.com/skep-io/skep/backoff"
 	"github.com/skep-io/skep/durable"
 )
 
@@ -182,17 +183,15 @@ func (d *Daemon) keep(ctx context.Context) {
 			}
 		}
 		slog.Warn("containerd died; starting it again", "pid", d.pid)
-		for delay := 50 * time.Millisecond; ; delay = min(2*delay, 10*time.Second) {
+		for wait := backoff.New(50*time.Millisecond, 10*time.Second); ; {
 			err := d.ensure(ctx)
 			if err == nil {
 				slog.Info("containerd answers again", "pid", d.pid)
 				break
 			}
 			slog.Error("containerd does not start", "err", err)
-			select {
-			case <-ctx.Done():
+			if wait.Wait(ctx) != nil {
 				return
-			case <-time.After(delay):
 			}
 		}
 	}

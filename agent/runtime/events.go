@@ -16,6 +16,7 @@ import (
 	"github.com/containerd/typeurl/v2"
 
 	"github.com/skep-io/skep/agent/confine"
+	"github.com/skep-io/skep/backoff"
 )
 
 // Run follows containerd's events until ctx ends. When the stream breaks
@@ -23,7 +24,7 @@ import (
 // that nothing falls between.
 func (r *Runtime) Run(ctx context.Context) error {
 	ctx = r.ctx(ctx)
-	for delay := 20 * time.Millisecond; ; delay = min(2*delay, 2*time.Second) {
+	for wait := backoff.New(20*time.Millisecond, 2*time.Second); ; {
 		began := time.Now()
 		err := r.follow(ctx)
 		if ctx.Err() != nil {
@@ -31,12 +32,10 @@ func (r *Runtime) Run(ctx context.Context) error {
 		}
 		slog.Warn("containerd's event stream ended; subscribing again", "err", err)
 		if time.Since(began) > 10*time.Second {
-			delay = 20 * time.Millisecond
+			wait.Reset()
 		}
-		select {
-		case <-ctx.Done():
+		if wait.Wait(ctx) != nil {
 			return nil
-		case <-time.After(delay):
 		}
 	}
 }
@@ -124,14 +123,14 @@ func (r *Runtime) exited(id string, code int, at time.Time) {
 // more. While the disk is full containerd keeps the task: it knows the exit too.
 // It says false when the agent leaves first.
 func (r *Runtime) recordExit(e *entry) bool {
-	for delay := 100 * time.Millisecond; ; delay = min(2*delay, 10*time.Second) {
+	for wait := backoff.New(100*time.Millisecond, 10*time.Second); ; {
 		err := r.saveRecord(e.ID)
 		if err == nil {
 			return true
 		}
 		slog.Error("exit not recorded; trying again, and its task stays in containerd until then", "container", e.ID, "err", err)
 		select {
-		case <-time.After(delay):
+		case <-time.After(wait.Next()):
 		case <-e.abandoned:
 			return true
 		case <-r.closing:

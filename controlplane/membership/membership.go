@@ -19,6 +19,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/skep-io/skep/backoff"
 	"github.com/skep-io/skep/controlplane/resource"
 	"github.com/skep-io/skep/controlplane/storage"
 )
@@ -74,25 +75,21 @@ func New(store storage.Interface) *Members {
 
 // Run follows the store until ctx ends. While the store is away, what was known last holds.
 func (m *Members) Run(ctx context.Context) error {
-	wait := time.Duration(0)
+	wait := backoff.New(retryFirst, retryMax)
 	for ctx.Err() == nil {
 		err := m.follow(ctx, func() {
-			if wait > 0 {
+			if wait.Failing() {
 				slog.Info("Memberships of nodes are followed again")
 			}
-			wait = 0
+			wait.Reset()
 		})
 		if ctx.Err() != nil {
 			break
 		}
-		if wait == 0 {
+		if !wait.Failing() {
 			slog.Warn("Memberships of nodes are not followed: the last known ones hold; trying again until the store answers", "err", err)
 		}
-		wait = min(max(2*wait, retryFirst), retryMax)
-		select {
-		case <-ctx.Done():
-		case <-time.After(wait):
-		}
+		_ = wait.Wait(ctx) // the loop ends with ctx
 	}
 	return ctx.Err()
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/btree"
 
+	"github.com/skep-io/skep/backoff"
 	"github.com/skep-io/skep/controlplane/storage"
 )
 
@@ -125,13 +126,13 @@ func (c *Cache) Run(ctx context.Context) error {
 		c.mu.Unlock()
 	}()
 
-	wait := time.Duration(0)
+	wait := backoff.New(listRetry, listRetryMax)
 	for ctx.Err() == nil {
 		err := c.follow(ctx, func() {
-			if wait > 0 {
+			if wait.Failing() {
 				slog.Info("cache lists from etcd again", "prefix", c.prefix)
 			}
-			wait = 0
+			wait.Reset()
 		})
 		if ctx.Err() != nil {
 			break
@@ -143,14 +144,10 @@ func (c *Cache) Run(ctx context.Context) error {
 		if errors.Is(err, errReread) {
 			continue
 		}
-		if wait == 0 {
+		if !wait.Failing() {
 			slog.Warn("cache cannot list from etcd: it keeps what it has, and tries until etcd answers", "prefix", c.prefix, "err", err)
 		}
-		wait = min(max(2*wait, listRetry), listRetryMax)
-		select {
-		case <-ctx.Done():
-		case <-time.After(wait):
-		}
+		_ = wait.Wait(ctx) // the loop ends with ctx
 	}
 	return ctx.Err()
 }

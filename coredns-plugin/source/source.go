@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 
+	"github.com/skep-io/skep/backoff"
 	"github.com/skep-io/skep/controlplane/storage"
 )
 
@@ -101,11 +102,11 @@ type follower struct {
 }
 
 func (f *follower) run(ctx context.Context) {
-	wait := retryFirst
+	wait := backoff.New(retryFirst, retryLast)
 	for ctx.Err() == nil {
 		revision, err := f.list(ctx)
 		if err == nil {
-			wait = retryFirst
+			wait.Reset()
 			if !f.listed {
 				f.listed = true
 				f.pending.Add(-1)
@@ -118,11 +119,7 @@ func (f *follower) run(ctx context.Context) {
 		if f.observer.Retry != nil {
 			f.observer.Retry(f.feed.Resource.String(), err)
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(wait):
-		}
-		wait = min(2*wait, retryLast)
+		_ = wait.Wait(ctx) // the loop ends with ctx
 	}
 }
 

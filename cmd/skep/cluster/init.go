@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/skep-io/skep/backoff"
 )
 
 // hostConfig is what a host's first process is told, in nodeK/host.json.
@@ -197,7 +199,7 @@ func supervise(config *hostConfig) error {
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, unix.SIGTERM, unix.SIGINT)
 
-	delay := restartDelayMin
+	delay := backoff.New(restartDelayMin, restartDelayMax)
 	restart := time.After(0)
 	var agent int
 	var started time.Time
@@ -207,8 +209,9 @@ func supervise(config *hostConfig) error {
 		case <-restart:
 			pid, err := startAgent(config)
 			if err != nil {
-				slog.Error("skep-agent does not start", "error", err, "retry", delay)
-				restart, delay = time.After(delay), min(2*delay, restartDelayMax)
+				after := delay.Next()
+				slog.Error("skep-agent does not start", "err", err, "retry", after)
+				restart = time.After(after)
 				continue
 			}
 			agent, started = pid, time.Now()
@@ -222,10 +225,11 @@ func supervise(config *hostConfig) error {
 				return nil
 			}
 			if time.Since(started) > restartDelayReset {
-				delay = restartDelayMin
+				delay.Reset()
 			}
-			slog.Warn("skep-agent ended", "status", status, "restart", delay)
-			restart, delay = time.After(delay), min(2*delay, restartDelayMax)
+			after := delay.Next()
+			slog.Warn("skep-agent ended", "status", status, "restart", after)
+			restart = time.After(after)
 		case <-stop:
 			if stopping = true; agent == 0 {
 				return nil
