@@ -21,12 +21,12 @@ func TestLoadBalancerAddressOutlives(t *testing.T) {
 	s := newSpace(t)
 	s.echoAndClient()
 	s.untilAsked(3)
-	s.skep("patch", "service", "echo", "-p", `{"spec":{"type":"LoadBalancer"}}`)
-	s.skep("wait", "service/echo", "--for=jsonpath={.status.loadBalancer.ingress[0].ip}", "--timeout=60s")
-	at := net.JoinHostPort(s.skep("get", "service", "echo", "-o", "jsonpath={.status.loadBalancer.ingress[0].ip}"), "7000")
+	s.Skep("patch", "service", "echo", "-p", `{"spec":{"type":"LoadBalancer"}}`)
+	s.Skep("wait", "service/echo", "--for=jsonpath={.status.loadBalancer.ingress[0].ip}", "--timeout=60s")
+	at := net.JoinHostPort(s.Skep("get", "service", "echo", "-o", "jsonpath={.status.loadBalancer.ingress[0].ip}"), "7000")
 	s.untilAnswered(at)
-	t.Run("skepd", func(t *testing.T) { (&space{T: t, name: s.name}).withoutSkepd(at) })
-	t.Run("node", func(t *testing.T) { (&space{T: t, name: s.name}).withoutAnnouncer(at) })
+	t.Run("skepd", func(t *testing.T) { s.in(t).withoutSkepd(at) })
+	t.Run("node", func(t *testing.T) { s.in(t).withoutAnnouncer(at) })
 }
 
 // withoutSkepd asks for longer than any lease lasts: nothing is lost, and the same node answers.
@@ -54,7 +54,7 @@ func (s *space) withoutSkepd(at string) {
 
 // withoutAnnouncer cuts the node off that has the address: another takes it, and when the first is back one of them has it.
 func (s *space) withoutAnnouncer(at string) {
-	name := s.skep("get", "service", "echo", "-o", `jsonpath={.metadata.annotations.skep\.io/announced-by}`)
+	name := s.Skep("get", "service", "echo", "-o", `jsonpath={.metadata.annotations.skep\.io/announced-by}`)
 	node, err := local.Node(name)
 	if err != nil {
 		s.Fatal(err)

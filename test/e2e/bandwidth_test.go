@@ -8,6 +8,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/skep-io/skep/test/clustertest"
 )
 
 // Annotations limit what a pod sends and what it receives, on the paths that pods' packets really take.
@@ -15,20 +17,20 @@ func TestBandwidthAnnotations(t *testing.T) {
 	const size = 5 << 20
 	const rate = 20_000_000
 	s := newSpace(t)
-	s.skepIn(`{"apiVersion":"v1","kind":"List","items":[
+	s.SkepIn(`{"apiVersion":"v1","kind":"List","items":[
 		{"apiVersion":"v1","kind":"Pod","metadata":{"name":"free"},"spec":{"containers":[{"name":"c","image":"skep/echo:dev"}]}},
 		{"apiVersion":"v1","kind":"Pod","metadata":{"name":"sends","annotations":{"kubernetes.io/egress-bandwidth":"20M"}},"spec":{"containers":[{"name":"c","image":"skep/echo:dev"}]}},
 		{"apiVersion":"v1","kind":"Pod","metadata":{"name":"receives","annotations":{"kubernetes.io/ingress-bandwidth":"20M"}},"spec":{"terminationGracePeriodSeconds":1,"containers":[{"name":"c","image":"skep/shell:dev","command":["sleep","100000"]}]}},
 		{"apiVersion":"v1","kind":"Pod","metadata":{"name":"unlimited"},"spec":{"terminationGracePeriodSeconds":1,"containers":[{"name":"c","image":"skep/shell:dev","command":["sleep","100000"]}]}},
 		{"apiVersion":"v1","kind":"Pod","metadata":{"name":"wrong","annotations":{"kubernetes.io/ingress-bandwidth":"fast"}},"spec":{"containers":[{"name":"c","image":"skep/echo:dev"}]}}]}`, "apply", "-f", "-")
 	pods := map[string]corev1.Pod{}
-	for _, pod := range s.await("the pods", fourReady) {
+	for _, pod := range s.Await("the pods", fourReady) {
 		pods[pod.Name] = pod
 	}
 	took := func(to, from string) time.Duration {
 		t.Helper()
 		begin := time.Now()
-		s.skep("exec", to, "--", "wget", "-q", "-O", "/dev/null", "http://"+net.JoinHostPort(pods[from].Status.PodIP, "8080")+"/bytes?n=5242880")
+		s.Skep("exec", to, "--", "wget", "-q", "-O", "/dev/null", "http://"+net.JoinHostPort(pods[from].Status.PodIP, "8080")+"/bytes?n=5242880")
 		return time.Since(begin)
 	}
 	// What queues hold passes ahead of the rate; a slow machine adds to it.
@@ -41,7 +43,7 @@ func TestBandwidthAnnotations(t *testing.T) {
 	if got := took("unlimited", "free"); got > least {
 		t.Errorf("%d bytes without a limit took %v, want less than %v: the machine is too slow for this test", size, got, least)
 	}
-	events, err := client.CoreV1().Events(s.name).List(t.Context(), metav1.ListOptions{FieldSelector: "involvedObject.name=wrong,reason=FailedCreatePodSandBox"})
+	events, err := client.CoreV1().Events(s.Name).List(t.Context(), metav1.ListOptions{FieldSelector: "involvedObject.name=wrong,reason=FailedCreatePodSandBox"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +56,7 @@ func TestBandwidthAnnotations(t *testing.T) {
 func fourReady(pods []corev1.Pod) bool {
 	n := 0
 	for _, pod := range pods {
-		if ready(pod) {
+		if clustertest.Ready(pod) {
 			n++
 		}
 	}

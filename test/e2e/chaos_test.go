@@ -8,6 +8,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/skep-io/skep/test/clustertest"
 )
 
 // A Node object that somebody deletes puts the host out for good: its pods end, and it does not come back by itself. Started
@@ -16,7 +18,7 @@ func TestNodeObjectDeleted(t *testing.T) {
 	s := newSpace(t)
 	s.echoAndClient()
 	s.hold()
-	s.await("the pods", allReady(5))
+	s.Await("the pods", clustertest.AllReady(5))
 	victim := s.podNamed("hold").Spec.NodeName
 	ctx, cancel := context.WithTimeout(t.Context(), 3*patience)
 	defer cancel()
@@ -32,7 +34,7 @@ func TestNodeObjectDeleted(t *testing.T) {
 	if err := nodes.Delete(ctx, victim, metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	s.await("the end of the pod on the removed node", func(pods []corev1.Pod) bool {
+	s.Await("the end of the pod on the removed node", func(pods []corev1.Pod) bool {
 		return !slices.ContainsFunc(pods, func(pod corev1.Pod) bool { return pod.Name == "hold" })
 	})
 	if _, err := nodes.Get(ctx, victim, metav1.GetOptions{}); !apierrors.IsNotFound(err) {

@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/skep-io/skep/cmd/skep/cluster"
+	"github.com/skep-io/skep/test/clustertest"
 )
 
 func TestNodesAndPodsHaveBothFamilies(t *testing.T) {
@@ -36,10 +37,10 @@ func TestNodesAndPodsHaveBothFamilies(t *testing.T) {
 			t.Errorf("%s has pod ranges %v beside %s, want two", n.Name, n.Spec.PodCIDRs, n.Spec.PodCIDR)
 		}
 	}
-	s.skepIn(`{"apiVersion":"v1","kind":"Pod","metadata":{"name":"self"},"spec":{"containers":[{"name":"c","image":"skep/echo:dev","env":[
+	s.SkepIn(`{"apiVersion":"v1","kind":"Pod","metadata":{"name":"self"},"spec":{"containers":[{"name":"c","image":"skep/echo:dev","env":[
 		{"name":"POD_IPS","valueFrom":{"fieldRef":{"fieldPath":"status.podIPs"}}},
 		{"name":"HOST_IPS","valueFrom":{"fieldRef":{"fieldPath":"status.hostIPs"}}}]}]}}`, "apply", "-f", "-")
-	pod := s.await("the pod", allReady(1))[0]
+	pod := s.Await("the pod", clustertest.AllReady(1))[0]
 	podIPs := addressesOf(pod)
 	wantFamilies(t, "addresses of the pod", podIPs)
 	var told []string
@@ -49,8 +50,8 @@ func TestNodesAndPodsHaveBothFamilies(t *testing.T) {
 	if !slices.Equal(told, hostIPs[pod.Spec.NodeName]) {
 		t.Errorf("the pod's host has %v, the pod says %v", hostIPs[pod.Spec.NodeName], told)
 	}
-	s.wantIn(s.skep("exec", "self", "--", "/echo", "env"), "POD_IPS="+strings.Join(podIPs, ",")+"\n", "HOST_IPS="+strings.Join(told, ",")+"\n")
-	s.wantIn(s.skep("exec", "self", "--", "/echo", "cat", "/etc/hosts"), podIPs[0]+"\tself\n", podIPs[1]+"\tself\n")
+	s.WantIn(s.Skep("exec", "self", "--", "/echo", "env"), "POD_IPS="+strings.Join(podIPs, ",")+"\n", "HOST_IPS="+strings.Join(told, ",")+"\n")
+	s.WantIn(s.Skep("exec", "self", "--", "/echo", "cat", "/etc/hosts"), podIPs[0]+"\tself\n", podIPs[1]+"\tself\n")
 }
 
 func addressesOf(pod corev1.Pod) (list []string) {
@@ -80,16 +81,16 @@ func TestDualStackService(t *testing.T) {
 	s := newSpace(t)
 	pods := s.echoAndClient()
 	// A service of one family becomes one of both in place, and keeps its address.
-	before := strings.TrimSpace(s.skep("get", "service", "echo", "-o", "jsonpath={.spec.clusterIP}"))
-	s.skep("patch", "service", "echo", "-p", `{"spec":{"ipFamilyPolicy":"RequireDualStack"}}`)
-	addrs := strings.Fields(s.skep("get", "service", "echo", "-o", "jsonpath={.spec.clusterIPs[0]} {.spec.clusterIPs[1]}"))
+	before := strings.TrimSpace(s.Skep("get", "service", "echo", "-o", "jsonpath={.spec.clusterIP}"))
+	s.Skep("patch", "service", "echo", "-p", `{"spec":{"ipFamilyPolicy":"RequireDualStack"}}`)
+	addrs := strings.Fields(s.Skep("get", "service", "echo", "-o", "jsonpath={.spec.clusterIPs[0]} {.spec.clusterIPs[1]}"))
 	wantFamilies(t, "addresses of the service", addrs)
 	if addrs[0] != before {
 		t.Errorf("the service's address changed from %s to %s", before, addrs[0])
 	}
 	out := s.untilLooked("echo", 2)
-	s.wantIn(out, addrs[0], addrs[1])
-	s.wantIn(s.skep("exec", "client", "--", "/echo", "lookup", "--ptr", addrs[1]), "echo."+s.name+".svc.cluster.local.")
+	s.WantIn(out, addrs[0], addrs[1])
+	s.WantIn(s.Skep("exec", "client", "--", "/echo", "lookup", "--ptr", addrs[1]), "echo."+s.Name+".svc.cluster.local.")
 	for _, addr := range addrs {
 		for _, protocol := range []string{"tcp", "udp"} {
 			s.untilInTurn(addr, protocol)
@@ -98,20 +99,20 @@ func TestDualStackService(t *testing.T) {
 	for _, pod := range pods {
 		for _, addr := range addressesOf(pod) {
 			if pod.Labels["app"] == "echo" {
-				s.wantIn(s.ask("--count", "1", addr), pod.Name)
+				s.WantIn(s.ask("--count", "1", addr), pod.Name)
 			}
 		}
 	}
-	s.skepIn(`{"apiVersion":"v1","kind":"Service","metadata":{"name":"six"},"spec":{"ipFamilies":["IPv6"],"selector":{"app":"echo"},"ports":[{"name":"tcp","port":7000}]}}`, "apply", "-f", "-")
+	s.SkepIn(`{"apiVersion":"v1","kind":"Service","metadata":{"name":"six"},"spec":{"ipFamilies":["IPv6"],"selector":{"app":"echo"},"ports":[{"name":"tcp","port":7000}]}}`, "apply", "-f", "-")
 	if out := s.untilLooked("six", 1); !strings.Contains(out, ":") {
 		t.Errorf("a service of IPv6 only has the address %s", out)
 	}
 	s.untilInTurn("six", "tcp")
-	s.skepIn(`{"apiVersion":"v1","kind":"Service","metadata":{"name":"both"},"spec":{"clusterIP":"None","ipFamilyPolicy":"PreferDualStack","selector":{"app":"echo"},"ports":[{"name":"tcp","port":7000}]}}`, "apply", "-f", "-")
+	s.SkepIn(`{"apiVersion":"v1","kind":"Service","metadata":{"name":"both"},"spec":{"clusterIP":"None","ipFamilyPolicy":"PreferDualStack","selector":{"app":"echo"},"ports":[{"name":"tcp","port":7000}]}}`, "apply", "-f", "-")
 	out = s.untilLooked("both", 6)
 	for _, pod := range pods {
 		if pod.Labels["app"] == "echo" {
-			s.wantIn(out, addressesOf(pod)...)
+			s.WantIn(out, addressesOf(pod)...)
 		}
 	}
 }
@@ -121,7 +122,7 @@ func (s *space) untilInTurn(addr, protocol string) {
 	s.Helper()
 	var out string
 	for range 100 {
-		out, _ = skep(s.Context(), "", "-n", s.name, "exec", "client", "--", "/echo", "client", "--quiet", "--protocol", protocol, "--count", "6", addr)
+		out, _ = local.Skep(s.Context(), "", "-n", s.Name, "exec", "client", "--", "/echo", "client", "--quiet", "--protocol", protocol, "--count", "6", addr)
 		if strings.Contains(out, "tally 2/2/2, 0 failed") {
 			return
 		}
@@ -132,7 +133,7 @@ func (s *space) untilInTurn(addr, protocol string) {
 // A host behind a router shares no link with the others: its pods are reached through VXLAN.
 func TestPodsAcrossARouter(t *testing.T) {
 	c := newSite(t, "vx", cluster.Options{Nodes: 2, Routed: []string{"node2"}, NoDNS: true})
-	on, api := c.skep, c.api
+	on, api := c.Skep, c.api
 	pods := map[string]*corev1.Pod{}
 	for _, node := range []string{"node1", "node2"} {
 		pods[node] = runPod(t, api, node)
@@ -220,7 +221,7 @@ func runPod(t *testing.T, api kubernetes.Interface, node string) *corev1.Pod {
 	}
 	defer events.Stop()
 	for event := range events.ResultChan() {
-		if now, ok := event.Object.(*corev1.Pod); ok && ready(*now) {
+		if now, ok := event.Object.(*corev1.Pod); ok && clustertest.Ready(*now) {
 			wantFamilies(t, "addresses of the pod on "+node, addressesOf(*now))
 			return now
 		}

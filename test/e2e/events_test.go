@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/skep-io/skep/test/clustertest"
 )
 
 // Who was refused is told once, by the node where it happened, of connections from inside and from outside; and as it happens
@@ -23,22 +25,22 @@ import (
 func TestEventsOfRefusedConnections(t *testing.T) {
 	s := newSpace(t)
 	s.apply("client.yaml")
-	node := s.await("the client", allReady(1))[0].Spec.NodeName
-	s.skepIn(`{"apiVersion":"v1","kind":"Service","metadata":{"name":"empty"},"spec":{"type":"NodePort","selector":{"app":"none"},
+	node := s.Await("the client", clustertest.AllReady(1))[0].Spec.NodeName
+	s.SkepIn(`{"apiVersion":"v1","kind":"Service","metadata":{"name":"empty"},"spec":{"type":"NodePort","selector":{"app":"none"},
 		"ports":[{"name":"tcp","port":7000}]}}`, "apply", "-f", "-")
-	address, port, _ := strings.Cut(s.skep("get", "service", "empty", "-o", "jsonpath={.spec.clusterIP} {.spec.ports[0].nodePort}"), " ")
+	address, port, _ := strings.Cut(s.Skep("get", "service", "empty", "-o", "jsonpath={.spec.clusterIP} {.spec.ports[0].nodePort}"), " ")
 	connect := func() {
 		t.Helper()
-		s.wantIn(s.refused("", "exec", "client", "--", "/echo", "client", "--count", "1", address), "connection refused")
+		s.WantIn(s.Refused("", "exec", "client", "--", "/echo", "client", "--count", "1", address), "connection refused")
 	}
-	s.skep("dataplane", "verify") // the service is installed
+	s.Skep("dataplane", "verify") // the service is installed
 	from, to := s.refusedOutside(node, port)
 	connect()
 
-	said := "  " + node + "  " + s.name + "/empty:tcp: no backend: "
+	said := "  " + node + "  " + s.Name + "/empty:tcp: no backend: "
 	byProcess := regexp.MustCompile(`(?m)^.*` + said + `process [1-9][0-9]* \(echo\), asked ` + regexp.QuoteMeta(address) + `:7000/TCP$`)
 	byClient := said + "client " + from.String() + ", asked " + to.String() + "/TCP\n"
-	out := s.skep("dataplane", "events")
+	out := s.Skep("dataplane", "events")
 	if n := len(byProcess.FindAllString(out, -1)); n != 1 {
 		t.Errorf("the pod's connection is told %d times, want once:\n%s", n, out)
 	}
@@ -55,8 +57,8 @@ func TestEventsOfRefusedConnections(t *testing.T) {
 	connect()
 	awaitLine(t, lines, byProcess)
 	end()
-	s.wantIn(s.refused("", "dataplane", "events", "nowhere"), "nowhere")
-	s.wantIn(s.refused("", "get", "--raw", "/api/v1/nodes/"+node+"/proxy/skep/v1/events?follow=perhaps"), "BadRequest")
+	s.WantIn(s.Refused("", "dataplane", "events", "nowhere"), "nowhere")
+	s.WantIn(s.Refused("", "get", "--raw", "/api/v1/nodes/"+node+"/proxy/skep/v1/events?follow=perhaps"), "BadRequest")
 }
 
 // refusedOutside connects from this machine, which is outside the cluster, to a node's port and is refused. It returns both ends.
@@ -94,7 +96,7 @@ func (s *space) refusedOutside(node, port string) (from, to netip.AddrPort) {
 // wantEvent reads what a node tells programs.
 func (s *space) wantEvent(node string, from, to netip.AddrPort) {
 	s.Helper()
-	out := s.skep("get", "--raw", "/api/v1/nodes/"+node+"/proxy/skep/v1/events")
+	out := s.Skep("get", "--raw", "/api/v1/nodes/"+node+"/proxy/skep/v1/events")
 	for line := range strings.Lines(out) {
 		var e struct {
 			Time                    time.Time
@@ -107,7 +109,7 @@ func (s *space) wantEvent(node string, from, to netip.AddrPort) {
 		if e.Client != from {
 			continue
 		}
-		if age := time.Since(e.Time); e.Kind != "no_backend" || e.Service != s.name+"/empty:tcp" || e.Protocol != "TCP" || e.Asked != to || age < 0 || age > 2*patience {
+		if age := time.Since(e.Time); e.Kind != "no_backend" || e.Service != s.Name+"/empty:tcp" || e.Protocol != "TCP" || e.Asked != to || age < 0 || age > 2*patience {
 			s.Errorf("the connection from %s to %s is told of as %s", from, to, line)
 		}
 		return

@@ -33,9 +33,9 @@ func TestEvictedPodIsReplacedElsewhere(t *testing.T) {
 	s := newSite(t, "ev", cluster.Options{Nodes: 2, NoDNS: true, NodeArgs: map[string][]string{"node1": {
 		"--eviction-hard", fmt.Sprintf("pid.available<%d", all-500), "--eviction-pressure-transition-period", "10s",
 	}}})
-	s.skep("image", "load", filepath.Join(bin, "images", "shell.tar"))
-	s.skep("cordon", "node2")
-	s.skepIn(`
+	s.Skep("image", "load", filepath.Join(bin, "images", "shell.tar"))
+	s.Skep("cordon", "node2")
+	s.SkepIn(`
 apiVersion: v1
 kind: ReplicationController
 metadata: {name: bomb}
@@ -60,7 +60,7 @@ spec:
 		t.Helper()
 		for deadline := time.Now().Add(2 * patience); !is(); time.Sleep(50 * time.Millisecond) {
 			if time.Now().After(deadline) {
-				t.Fatalf("not in time: %s\n%s\n%s", what, s.skep("get", "pods", "-o", "wide"), s.skep("describe", "node", "node1"))
+				t.Fatalf("not in time: %s\n%s\n%s", what, s.Skep("get", "pods", "-o", "wide"), s.Skep("describe", "node", "node1"))
 			}
 		}
 	}
@@ -72,7 +72,7 @@ spec:
 	}
 	until("the pod's place", func() bool { p := pods(); return len(p) == 1 && p[0].Spec.NodeName == "node1" })
 	bomb := pods()[0].Name
-	s.skep("uncordon", "node2")
+	s.Skep("uncordon", "node2")
 	until("the taint of the node", tainted)
 	until("the replacement on node2", func() bool {
 		return slices.ContainsFunc(pods(), func(p corev1.Pod) bool { return p.Spec.NodeName == "node2" && p.Status.Phase == corev1.PodRunning })
@@ -87,7 +87,7 @@ spec:
 	s.awaitCondition("node1", corev1.NodePIDPressure, corev1.ConditionFalse)
 	until("the end of the taint", func() bool { return !tainted() })
 	until("the events", func() bool {
-		events := s.skep("get", "events", "-A")
+		events := s.Skep("get", "events", "-A")
 		return strings.Contains(events, "Evicted") && strings.Contains(events, "Attempting to reclaim pids") &&
 			strings.Contains(events, "NodeHasInsufficientPID") && strings.Contains(events, "NodeHasSufficientPID")
 	})

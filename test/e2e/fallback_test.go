@@ -33,7 +33,7 @@ func TestFallbacks(t *testing.T) {
 	for _, node := range nodes {
 		names = append(names, runPod(t, s.api, node).Name)
 	}
-	s.skep("label", "pods", "--all", "app=echo")
+	s.Skep("label", "pods", "--all", "app=echo")
 	s.serveEcho()
 	for node, want := range map[string]string{"node1": "native", "node2": "generic", "node3": "generic"} {
 		if got := s.xdp(node); got != want {
@@ -54,8 +54,8 @@ func TestFallbacks(t *testing.T) {
 	for _, addr := range s.balancers() {
 		s.wantServed(addr, false, names)
 	}
-	s.skep("dataplane", "verify")
-	if out := s.skep("services"); strings.Contains(out, "Warning") {
+	s.Skep("dataplane", "verify")
+	if out := s.Skep("services"); strings.Contains(out, "Warning") {
 		t.Errorf("nothing is wrong, but:\n%s", out)
 	}
 	t.Run("Occupied", func(t *testing.T) { s.occupied(t, names) })
@@ -64,22 +64,22 @@ func TestFallbacks(t *testing.T) {
 // serveEcho exposes the pods by every kind of address.
 func (s *site) serveEcho() {
 	s.Helper()
-	s.skepIn(`{"apiVersion":"v1","kind":"Service","metadata":{"name":"echo"},"spec":{"type":"LoadBalancer",
+	s.SkepIn(`{"apiVersion":"v1","kind":"Service","metadata":{"name":"echo"},"spec":{"type":"LoadBalancer",
 		"ipFamilyPolicy":"RequireDualStack","selector":{"app":"echo"},"ports":[
 		{"name":"tcp","port":7000},{"name":"udp","port":7000,"protocol":"UDP"},{"name":"web","port":8080}]}}`, "apply", "-f", "-")
-	s.skep("wait", "service/echo", "--for=jsonpath={.status.loadBalancer.ingress[1].ip}", "--timeout=60s")
+	s.Skep("wait", "service/echo", "--for=jsonpath={.status.loadBalancer.ingress[1].ip}", "--timeout=60s")
 }
 
 // port is one of the echo service's, from outside by node port.
 func (s *site) port(name string, nodePort bool) string {
 	s.Helper()
 	field := map[bool]string{true: "nodePort", false: "port"}[nodePort]
-	return strings.TrimSpace(s.skep("get", "service", "echo", "-o", "jsonpath={.spec.ports[?(@.name=='"+name+"')]."+field+"}"))
+	return strings.TrimSpace(s.Skep("get", "service", "echo", "-o", "jsonpath={.spec.ports[?(@.name=='"+name+"')]."+field+"}"))
 }
 
 func (s *site) balancers() (addrs []netip.Addr) {
 	s.Helper()
-	for text := range strings.FieldsSeq(s.skep("get", "service", "echo", "-o", "jsonpath={.status.loadBalancer.ingress[*].ip}")) {
+	for text := range strings.FieldsSeq(s.Skep("get", "service", "echo", "-o", "jsonpath={.status.loadBalancer.ingress[*].ip}")) {
 		addrs = append(addrs, netip.MustParseAddr(text))
 	}
 	return addrs
@@ -136,7 +136,7 @@ func (s *site) wantAllAnswered(addr netip.Addr, nodePort bool, names []string) {
 // wantServedInside asks the service from a node's pod.
 func (s *site) wantServedInside(node string) {
 	s.Helper()
-	address := strings.TrimSpace(s.skep("get", "service", "echo", "-o", "jsonpath={.spec.clusterIP}"))
+	address := strings.TrimSpace(s.Skep("get", "service", "echo", "-o", "jsonpath={.spec.clusterIP}"))
 	s.within("services from the pod on "+node, func() error {
 		out, err := s.run("exec", node, "--", "/echo", "client", "--count", "30", "--quiet", address)
 		if err == nil && !strings.Contains(out, "tally 10/10/10, 0 failed") {
@@ -220,11 +220,11 @@ func (s *site) occupied(t *testing.T, names []string) {
 	tool := s.attachTool(node)
 	s.setMTU(node, 1450)
 	said := s.awaitCondition(node, "skep.io/ServesOutside", corev1.ConditionFalse)
-	s.wantIn(said.Message, "eth0: another tool's XDP program is there", "node ports, external and load-balancer addresses")
-	s.wantIn(s.skep("services"), "Warning: node node1 does not serve clients outside at its uplink eth0: another tool's XDP program")
-	s.wantIn(s.skep("get", "--raw", "/api/v1/nodes/node1/proxy/metrics"), `skep_uplink_serves{uplink="eth0",xdp="none"} 0`)
+	s.WantIn(said.Message, "eth0: another tool's XDP program is there", "node ports, external and load-balancer addresses")
+	s.WantIn(s.Skep("services"), "Warning: node node1 does not serve clients outside at its uplink eth0: another tool's XDP program")
+	s.WantIn(s.Skep("get", "--raw", "/api/v1/nodes/node1/proxy/metrics"), `skep_uplink_serves{uplink="eth0",xdp="none"} 0`)
 	s.within("event about the uplink", func() error {
-		out := s.skep("get", "events", "-A", "--field-selector", "involvedObject.kind=Node,reason=UplinksFailed", "-o", "jsonpath={.items[*].message}")
+		out := s.Skep("get", "events", "-A", "--field-selector", "involvedObject.kind=Node,reason=UplinksFailed", "-o", "jsonpath={.items[*].message}")
 		if !strings.Contains(out, "another tool's XDP program") {
 			return fmt.Errorf("none: %s", out)
 		}
@@ -240,14 +240,14 @@ func (s *site) occupied(t *testing.T, names []string) {
 			s.wantAllAnswered(addr, true, names)
 		}
 	}
-	s.skep("dataplane", "verify")
+	s.Skep("dataplane", "verify")
 
 	if err := tool.Close(); err != nil {
 		t.Fatal(err)
 	}
 	s.setMTU(node, 1500)
 	said = s.awaitCondition(node, "skep.io/ServesOutside", corev1.ConditionTrue)
-	s.wantIn(said.Message, "eth0: native XDP")
+	s.WantIn(said.Message, "eth0: native XDP")
 	s.wantServed(s.node(node).Addr, true, names)
 }
 

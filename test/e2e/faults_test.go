@@ -14,17 +14,18 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/skep-io/skep/cmd/skep/cluster"
+	"github.com/skep-io/skep/test/clustertest"
 )
 
 // hold starts a pod that keeps a connection through the service and returns
 // when it has it.
 func (s *space) hold() {
 	s.Helper()
-	s.skepIn(`{"apiVersion":"v1","kind":"Pod","metadata":{"name":"hold"},"spec":{"restartPolicy":"Never","containers":[{"name":"c","image":"skep/echo:dev","imagePullPolicy":"IfNotPresent","command":["/echo","hold","echo:7000"]}]}}`, "create", "-f", "-")
-	s.await("the holder to be ready", func(pods []corev1.Pod) bool {
+	s.SkepIn(`{"apiVersion":"v1","kind":"Pod","metadata":{"name":"hold"},"spec":{"restartPolicy":"Never","containers":[{"name":"c","image":"skep/echo:dev","imagePullPolicy":"IfNotPresent","command":["/echo","hold","echo:7000"]}]}}`, "create", "-f", "-")
+	s.Await("the holder to be ready", func(pods []corev1.Pod) bool {
 		for _, pod := range pods {
 			if pod.Name == "hold" {
-				return ready(pod)
+				return clustertest.Ready(pod)
 			}
 		}
 		return false
@@ -37,7 +38,7 @@ func (s *space) stillHeld() {
 	s.Helper()
 	ctx, cancel := context.WithTimeout(s.Context(), patience)
 	defer cancel()
-	stream, err := client.CoreV1().Pods(s.name).GetLogs("hold", &corev1.PodLogOptions{Follow: true}).Stream(ctx)
+	stream, err := client.CoreV1().Pods(s.Name).GetLogs("hold", &corev1.PodLogOptions{Follow: true}).Stream(ctx)
 	if err != nil {
 		s.Fatalf("logs of the holder: %v", err)
 	}
@@ -65,7 +66,7 @@ func TestControlPlaneKilled(t *testing.T) {
 	s.echoAndClient()
 	s.untilAsked(3)
 	s.hold()
-	s.skep("create", "configmap", "before", "--from-literal=a=b")
+	s.Skep("create", "configmap", "before", "--from-literal=a=b")
 	client := s.podNamed("client")
 	pid, address := s.processOf(client), s.serviceIP("echo")
 
@@ -82,9 +83,9 @@ func TestControlPlaneKilled(t *testing.T) {
 	if err := local.StartControlPlane(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	s.wantIn(s.skep("get", "configmap", "before", "-o", "jsonpath={.data.a}"), "b")
-	s.skep("scale", "rc", "echo", "--replicas=4")
-	s.await("a fourth echo pod", allReady(6))
+	s.WantIn(s.Skep("get", "configmap", "before", "-o", "jsonpath={.data.a}"), "b")
+	s.Skep("scale", "rc", "echo", "--replicas=4")
+	s.Await("a fourth echo pod", clustertest.AllReady(6))
 	s.untilAsked(4)
 	s.stillHeld()
 	s.wantUntouched("client", "hold")
@@ -92,7 +93,7 @@ func TestControlPlaneKilled(t *testing.T) {
 
 func (s *space) serviceIP(name string) string {
 	s.Helper()
-	service, err := client.CoreV1().Services(s.name).Get(s.Context(), name, metav1.GetOptions{})
+	service, err := client.CoreV1().Services(s.Name).Get(s.Context(), name, metav1.GetOptions{})
 	if err != nil {
 		s.Fatal(err)
 	}
@@ -115,10 +116,10 @@ func TestAgentKilled(t *testing.T) {
 		}
 		awaitAgent(t, client, node, pid)
 	}
-	s.wantIn(s.ask("--count", "30", "--quiet", "echo"), "tally 10/10/10, 0 failed")
+	s.WantIn(s.ask("--count", "30", "--quiet", "echo"), "tally 10/10/10, 0 failed")
 	s.stillHeld()
 	names := []string{"client", "hold"}
-	for _, pod := range s.await("the pods", allReady(5)) {
+	for _, pod := range s.Await("the pods", clustertest.AllReady(5)) {
 		names = append(names, pod.Name)
 	}
 	s.wantUntouched(names...)
@@ -165,7 +166,7 @@ func awaitAgent(t *testing.T, api kubernetes.Interface, node *cluster.Node, old 
 
 func (s *space) podNamed(name string) corev1.Pod {
 	s.Helper()
-	pod, err := client.CoreV1().Pods(s.name).Get(s.Context(), name, metav1.GetOptions{})
+	pod, err := client.CoreV1().Pods(s.Name).Get(s.Context(), name, metav1.GetOptions{})
 	if err != nil {
 		s.Fatal(err)
 	}
@@ -241,7 +242,7 @@ func TestUpAfterEverythingDied(t *testing.T) {
 	if _, err := cluster.Up(t.Context(), options); err != nil {
 		t.Fatal(err)
 	}
-	s.await("all pods to be back", allReady(4))
+	s.Await("all pods to be back", clustertest.AllReady(4))
 	s.untilAsked(3)
 	// And once more on a cluster that runs: nothing is started again.
 	pids := map[string]int{}

@@ -33,7 +33,7 @@ func TestAgentReplacedUnderTraffic(t *testing.T) {
 	t.Cleanup(func() { wantDetached(t, last) }) // after the cluster has gone down
 	s := newSite(t, "re", cluster.Options{Nodes: 2, NoDNS: true, Bin: programs})
 	names := []string{runPod(t, s.api, "node1").Name, runPod(t, s.api, "node2").Name}
-	s.skep("label", "pods", "--all", "app=echo")
+	s.Skep("label", "pods", "--all", "app=echo")
 	s.serveEcho()
 	victim := s.deletable("node1")
 	victimSide := s.hostSide("node1", victim.Status.PodIP)
@@ -59,7 +59,7 @@ func TestAgentReplacedUnderTraffic(t *testing.T) {
 	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	s.skep("delete", "pod", victim.Name, "--force", "--grace-period=0")
+	s.Skep("delete", "pod", victim.Name, "--force", "--grace-period=0")
 	if err := os.Rename(upgraded, programs.Agent); err != nil {
 		t.Fatal(err)
 	}
@@ -71,7 +71,7 @@ func TestAgentReplacedUnderTraffic(t *testing.T) {
 	if since := s.readySince(node); !since.Equal(ready) {
 		t.Errorf("the node was not ready meanwhile: it is so since %v, before since %v", since, ready)
 	}
-	s.skep("dataplane", "verify")
+	s.Skep("dataplane", "verify")
 }
 
 // copiedPrograms are those of bin, but an agent that the test may replace.
@@ -286,8 +286,8 @@ func wantDetached(t *testing.T, links map[string]attachedLink) {
 // deletable is a pod of no service, and where it is connected.
 func (s *site) deletable(node string) *corev1.Pod {
 	s.Helper()
-	s.skepIn(`{"apiVersion":"v1","kind":"Pod","metadata":{"name":"victim"},"spec":{"nodeName":"`+node+`","containers":[{"name":"c","image":"skep/echo:dev"}]}}`, "apply", "-f", "-")
-	s.skep("wait", "pod/victim", "--for=condition=Ready", "--timeout=60s")
+	s.SkepIn(`{"apiVersion":"v1","kind":"Pod","metadata":{"name":"victim"},"spec":{"nodeName":"`+node+`","containers":[{"name":"c","image":"skep/echo:dev"}]}}`, "apply", "-f", "-")
+	s.Skep("wait", "pod/victim", "--for=condition=Ready", "--timeout=60s")
 	pod, err := s.api.CoreV1().Pods("default").Get(s.Context(), "victim", metav1.GetOptions{})
 	if err != nil {
 		s.Fatal(err)

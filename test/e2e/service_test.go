@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/skep-io/skep/cmd/skep/demo"
+	"github.com/skep-io/skep/test/clustertest"
 )
 
 // The demo is a promise of its own: what `make up` shows must hold.
@@ -17,7 +18,7 @@ func TestDemo(t *testing.T) {
 		t.Error(err)
 	}
 	for _, file := range []string{"echo.yaml", "client.yaml"} {
-		if out, err := skep(t.Context(), "", "delete", "-f", "../../docs/examples/"+file); err != nil {
+		if out, err := local.Skep(t.Context(), "", "delete", "-f", "../../docs/examples/"+file); err != nil {
 			t.Errorf("%v: %s", err, out)
 		}
 	}
@@ -28,12 +29,12 @@ func (s *space) echoAndClient() []corev1.Pod {
 	s.Helper()
 	s.apply("echo.yaml")
 	s.apply("client.yaml")
-	return s.await("echo and client", allReady(4))
+	return s.Await("echo and client", clustertest.AllReady(4))
 }
 
 func (s *space) ask(args ...string) string {
 	s.Helper()
-	return s.skep(append([]string{"exec", "client", "--", "/echo", "client"}, args...)...)
+	return s.Skep(append([]string{"exec", "client", "--", "/echo", "client"}, args...)...)
 }
 
 func TestServiceInTurn(t *testing.T) {
@@ -43,7 +44,7 @@ func TestServiceInTurn(t *testing.T) {
 		// The maps may be a moment behind the pods' readiness: until all three answer.
 		s.untilAsked(3, "--protocol", protocol)
 		out := s.ask("--protocol", protocol, "--count", "30", "--quiet", "echo")
-		s.wantIn(out, "tally 10/10/10, 0 failed")
+		s.WantIn(out, "tally 10/10/10, 0 failed")
 	}
 }
 
@@ -52,7 +53,7 @@ func (s *space) untilAsked(pods int, args ...string) {
 	s.Helper()
 	var out string
 	for range 100 {
-		out, _ = skep(s.Context(), "", append([]string{"-n", s.name, "exec", "client", "--", "/echo", "client", "--quiet", "--count", fmt.Sprint(2 * pods)}, append(args, "echo")...)...)
+		out, _ = local.Skep(s.Context(), "", append([]string{"-n", s.Name, "exec", "client", "--", "/echo", "client", "--quiet", "--count", fmt.Sprint(2 * pods)}, append(args, "echo")...)...)
 		if strings.Contains(out, "tally "+strings.TrimSuffix(strings.Repeat("2/", pods), "/")+", 0 failed") {
 			return
 		}
@@ -64,12 +65,12 @@ func TestNoBackendRefuses(t *testing.T) {
 	s := newSpace(t)
 	s.echoAndClient()
 	s.untilAsked(3)
-	s.skep("scale", "rc", "echo", "--replicas=0")
-	s.await("the echo pods to go", func(pods []corev1.Pod) bool { return len(pods) == 1 })
-	out := s.refused("", "exec", "client", "--", "/echo", "client", "--count", "1", "echo")
-	s.wantIn(out, "connection refused")
-	s.skep("scale", "rc", "echo", "--replicas=2")
-	s.await("two echo pods", allReady(3))
+	s.Skep("scale", "rc", "echo", "--replicas=0")
+	s.Await("the echo pods to go", func(pods []corev1.Pod) bool { return len(pods) == 1 })
+	out := s.Refused("", "exec", "client", "--", "/echo", "client", "--count", "1", "echo")
+	s.WantIn(out, "connection refused")
+	s.Skep("scale", "rc", "echo", "--replicas=2")
+	s.Await("two echo pods", clustertest.AllReady(3))
 	s.untilAsked(2)
 }
 
@@ -77,18 +78,18 @@ func TestReadinessDecides(t *testing.T) {
 	s := newSpace(t)
 	s.echoAndClient()
 	s.untilAsked(3)
-	pods := s.await("echo", allReady(4))
+	pods := s.Await("echo", clustertest.AllReady(4))
 	var victim corev1.Pod
 	for _, pod := range pods {
 		if pod.Labels["app"] == "echo" {
 			victim = pod
 		}
 	}
-	s.skep("exec", "client", "--", "/echo", "post", "http://"+victim.Status.PodIP+":8080/ready", "off")
-	s.await(victim.Name+" to be unready", func(pods []corev1.Pod) bool {
+	s.Skep("exec", "client", "--", "/echo", "post", "http://"+victim.Status.PodIP+":8080/ready", "off")
+	s.Await(victim.Name+" to be unready", func(pods []corev1.Pod) bool {
 		for _, pod := range pods {
 			if pod.Name == victim.Name {
-				return !ready(pod)
+				return !clustertest.Ready(pod)
 			}
 		}
 		return false
@@ -97,23 +98,23 @@ func TestReadinessDecides(t *testing.T) {
 	if out := s.ask("--count", "20", "echo"); strings.Contains(out, victim.Name) {
 		s.Errorf("a pod that is not ready answered:\n%s", out)
 	}
-	s.skep("exec", "client", "--", "/echo", "post", "http://"+victim.Status.PodIP+":8080/ready", "on")
+	s.Skep("exec", "client", "--", "/echo", "post", "http://"+victim.Status.PodIP+":8080/ready", "on")
 	s.untilAsked(3)
 }
 
 func TestServiceEnvironment(t *testing.T) {
 	s := newSpace(t)
 	s.apply("echo.yaml")
-	s.await("echo", allReady(3))
+	s.Await("echo", clustertest.AllReady(3))
 	s.apply("client.yaml")
-	pods := s.await("client", allReady(4))
-	ip := strings.TrimSpace(s.skep("get", "service", "echo", "-o", "jsonpath={.spec.clusterIP}"))
-	env := s.skep("exec", "client", "--", "/echo", "env")
-	s.wantIn(env, "ECHO_SERVICE_HOST="+ip+"\n", "ECHO_SERVICE_PORT=80\n", "ECHO_SERVICE_PORT_HTTP=80\n",
+	pods := s.Await("client", clustertest.AllReady(4))
+	ip := strings.TrimSpace(s.Skep("get", "service", "echo", "-o", "jsonpath={.spec.clusterIP}"))
+	env := s.Skep("exec", "client", "--", "/echo", "env")
+	s.WantIn(env, "ECHO_SERVICE_HOST="+ip+"\n", "ECHO_SERVICE_PORT=80\n", "ECHO_SERVICE_PORT_HTTP=80\n",
 		"ECHO_PORT_7000_TCP=tcp://"+ip+":7000\n", "KUBERNETES_SERVICE_HOST=10.96.0.1\n", "KUBERNETES_SERVICE_PORT=443\n")
 	for _, pod := range pods {
 		if pod.Name == "client" {
-			s.wantIn(env, "NODE_NAME="+pod.Spec.NodeName+"\n")
+			s.WantIn(env, "NODE_NAME="+pod.Spec.NodeName+"\n")
 		}
 	}
 }
@@ -121,30 +122,30 @@ func TestServiceEnvironment(t *testing.T) {
 func TestDNS(t *testing.T) {
 	s := newSpace(t)
 	pods := s.echoAndClient()
-	ip := strings.TrimSpace(s.skep("get", "service", "echo", "-o", "jsonpath={.spec.clusterIP}"))
-	for _, name := range []string{"echo", "echo." + s.name, "echo." + s.name + ".svc", "echo." + s.name + ".svc.cluster.local"} {
-		out := s.skep("exec", "client", "--", "/echo", "lookup", name)
-		s.wantIn(out, ip)
+	ip := strings.TrimSpace(s.Skep("get", "service", "echo", "-o", "jsonpath={.spec.clusterIP}"))
+	for _, name := range []string{"echo", "echo." + s.Name, "echo." + s.Name + ".svc", "echo." + s.Name + ".svc.cluster.local"} {
+		out := s.Skep("exec", "client", "--", "/echo", "lookup", name)
+		s.WantIn(out, ip)
 	}
-	s.skepIn(`{"apiVersion":"v1","kind":"Service","metadata":{"name":"bare"},"spec":{"clusterIP":"None","selector":{"app":"echo"},"ports":[{"name":"tcp","port":7000}]}}`, "apply", "-f", "-")
+	s.SkepIn(`{"apiVersion":"v1","kind":"Service","metadata":{"name":"bare"},"spec":{"clusterIP":"None","selector":{"app":"echo"},"ports":[{"name":"tcp","port":7000}]}}`, "apply", "-f", "-")
 	out := s.untilLooked("bare", 3)
 	for _, pod := range pods {
 		if pod.Labels["app"] == "echo" {
-			s.wantIn(out, pod.Status.PodIP)
+			s.WantIn(out, pod.Status.PodIP)
 		}
 	}
-	s.wantIn(s.skep("exec", "client", "--", "/echo", "lookup", "--srv", "_tcp._tcp.bare."+s.name+".svc.cluster.local"), ":7000")
-	s.wantIn(s.skep("exec", "client", "--", "/echo", "lookup", "--ptr", ip), "echo."+s.name+".svc.cluster.local.")
-	s.wantIn(s.refused("", "exec", "client", "--", "/echo", "lookup", "nothing."+s.name+".svc.cluster.local"), "no such host")
-	resolv := s.skep("exec", "client", "--", "/echo", "cat", "/etc/resolv.conf")
-	s.wantIn(resolv, "nameserver 10.96.0.10", "search "+s.name+".svc.cluster.local svc.cluster.local cluster.local", "ndots:5")
+	s.WantIn(s.Skep("exec", "client", "--", "/echo", "lookup", "--srv", "_tcp._tcp.bare."+s.Name+".svc.cluster.local"), ":7000")
+	s.WantIn(s.Skep("exec", "client", "--", "/echo", "lookup", "--ptr", ip), "echo."+s.Name+".svc.cluster.local.")
+	s.WantIn(s.Refused("", "exec", "client", "--", "/echo", "lookup", "nothing."+s.Name+".svc.cluster.local"), "no such host")
+	resolv := s.Skep("exec", "client", "--", "/echo", "cat", "/etc/resolv.conf")
+	s.WantIn(resolv, "nameserver 10.96.0.10", "search "+s.Name+".svc.cluster.local svc.cluster.local cluster.local", "ndots:5")
 }
 
 // untilLooked looks a name up until it has so many addresses.
 func (s *space) untilLooked(name string, addresses int) (out string) {
 	s.Helper()
 	for range 100 {
-		out, _ = skep(s.Context(), "", "-n", s.name, "exec", "client", "--", "/echo", "lookup", name)
+		out, _ = local.Skep(s.Context(), "", "-n", s.Name, "exec", "client", "--", "/echo", "lookup", name)
 		if len(strings.Fields(out)) == addresses {
 			return out
 		}

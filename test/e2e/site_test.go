@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/skep-io/skep/cmd/skep/cluster"
+	"github.com/skep-io/skep/test/clustertest"
 )
 
 // site is a cluster of one test's own, for what the shared one is not made like.
@@ -39,7 +40,7 @@ func newSite(t *testing.T, prefix string, o cluster.Options) *site {
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
-			keepLogs(o.Dir)
+			clustertest.KeepLogs("e2e", o.Dir)
 		}
 		if err := cluster.Down(context.Background(), o.Name, o.Dir, t.Output()); err != nil {
 			t.Error(err)
@@ -53,7 +54,7 @@ func newSite(t *testing.T, prefix string, o cluster.Options) *site {
 	if s.api, err = c.Client(); err != nil {
 		t.Fatal(err)
 	}
-	s.skep("image", "load", filepath.Join(bin, "images", "echo.tar"))
+	s.Skep("image", "load", filepath.Join(bin, "images", "echo.tar"))
 	return s
 }
 
@@ -70,13 +71,13 @@ func (s *site) runIn(stdin string, args ...string) (string, error) {
 	return string(out), err
 }
 
-// skep does so and fails the test if it fails.
-func (s *site) skep(args ...string) string {
+// Skep does so and fails the test if it fails.
+func (s *site) Skep(args ...string) string {
 	s.Helper()
-	return s.skepIn("", args...)
+	return s.SkepIn("", args...)
 }
 
-func (s *site) skepIn(stdin string, args ...string) string {
+func (s *site) SkepIn(stdin string, args ...string) string {
 	s.Helper()
 	out, err := s.runIn(stdin, args...)
 	if err != nil {
@@ -107,7 +108,7 @@ func (s *site) within(what string, try func() error) {
 	s.Errorf("%s: %v", what, err)
 }
 
-func (s *site) wantIn(text string, parts ...string) {
+func (s *site) WantIn(text string, parts ...string) {
 	s.Helper()
 	for _, part := range parts {
 		if !strings.Contains(text, part) {

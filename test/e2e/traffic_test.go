@@ -41,7 +41,7 @@ func (s *site) passTraffic(node *cluster.Node) *traffic {
 		s.Fatal(err)
 	}
 	inPod := []string{"nsenter", "-t", strconv.Itoa(firstProcess(s.T, node, *pod)), "-n", filepath.Join(bin, "echo")}
-	service := strings.TrimSpace(s.skep("get", "service", "echo", "-o", "jsonpath={.spec.clusterIP}"))
+	service := strings.TrimSpace(s.Skep("get", "service", "echo", "-o", "jsonpath={.spec.clusterIP}"))
 	outside := net.JoinHostPort(node.Addr.String(), s.port("tcp", true))
 	ctx, cancel := context.WithCancel(context.Background())
 	reader, writer := io.Pipe()
