@@ -1,13 +1,8 @@
 package agent
 
 import (
-	"context"
-	"fmt"
-	"log/slog"
 	"strings"
-	"time"
 
-	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 
@@ -73,33 +68,3 @@ func measure(cfg Config, tree *cgroup.Tree) (s size, err error) {
 
 // wholeHost says whether the node is all of its machine.
 func wholeHost(cfg Config) bool { return strings.Trim(cfg.HookCgroup, "/") == "" }
-
-// limitPods bounds what all pods use together. What pods of before use beyond it is tried again until they are gone or have
-// shrunk.
-func (p *parts) limitPods(ctx context.Context, group *errgroup.Group) {
-	limit := func() error {
-		err := p.runtime.Cgroups().LimitPods(p.size.pods)
-		if err != nil {
-			slog.Warn("what pods use together is not limited yet; trying again in a minute", "err", err)
-			p.recorder.Event(p.node.Reference(), corev1.EventTypeWarning, "FailedNodeAllocatableEnforcement",
-				fmt.Sprintf("Failed to update Node Allocatable Limits %q: %v", "kubepods", err))
-		}
-		return err
-	}
-	if limit() == nil {
-		return
-	}
-	group.Go(func() error {
-		for {
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-time.After(time.Minute):
-			}
-			if limit() == nil {
-				p.recorder.Event(p.node.Reference(), corev1.EventTypeNormal, "NodeAllocatableEnforced", "Updated Node Allocatable limit across pods")
-				return nil
-			}
-		}
-	})
-}

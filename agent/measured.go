@@ -3,20 +3,51 @@ package agent
 import (
 	"context"
 	"log/slog"
+	"net/netip"
 	"path/filepath"
 	"sync"
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sync/errgroup"
 
+	"github.com/skep-io/skep/agent/pod"
 	"github.com/skep-io/skep/agent/runtime"
 	"github.com/skep-io/skep/agent/stats"
 	"github.com/skep-io/skep/agent/usage"
+	"github.com/skep-io/skep/dataplane/podnet"
 )
+
+// statistics measure what pods and the node use.
+type statistics struct {
+	cfg        Config
+	containers *containers
+	plane      *dataPlane
+	pods       *pods
+
+	collector *stats.Collector
+}
+
+func (s *statistics) start(context.Context, *errgroup.Group) (err error) {
+	s.collector, err = stats.New(stats.Config{
+		NodeName: s.cfg.NodeName, NodeCgroup: nodeCgroup(s.cfg), StateDir: s.cfg.StateDir, StartTime: time.Now(),
+		Source: &measured{runtime: s.containers.runtime, network: s.plane.network, pods: s.pods.workers, nodeIP: s.cfg.NodeIPs[0]},
+	})
+	return err
+}
+
+func (s *statistics) stop() {
+	if s.collector != nil {
+		s.collector.Close()
+	}
+}
 
 // measured tells the statistics what runs here.
 type measured struct {
-	p *parts
+	runtime *runtime.Runtime
+	network *podnet.Network
+	pods    *pod.Pods
+	nodeIP  netip.Addr
 
 	mu     sync.Mutex
 	images stats.Images
@@ -26,7 +57,7 @@ type measured struct {
 // Pods lists the pods that have a running container.
 func (m *measured) Pods() []stats.Pod {
 	var list []stats.Pod
-	for _, state := range m.p.pods.List() {
+	for _, state := range m.pods.List() {
 		p := stats.Pod{Namespace: state.Pod.Namespace, Name: state.Pod.Name, UID: string(state.Pod.UID)}
 		if start := state.Status.StartTime; start != nil {
 			p.StartedAt = start.Time
@@ -47,7 +78,7 @@ func (m *measured) Pods() []stats.Pod {
 
 // PodNetwork reads the pod's interface from the host's side.
 func (m *measured) PodNetwork(uid string) (stats.Network, bool) {
-	c, err := m.p.network.Counters(uid)
+	c, err := m.network.Counters(uid)
 	if err != nil {
 		return stats.Network{}, false // in the host's network, or just gone
 	}
@@ -65,7 +96,7 @@ func (m *measured) NodeNetwork() []stats.Network {
 		return nil
 	}
 	for _, a := range addrs {
-		if !a.IP.Equal(m.p.cfg.NodeIPs[0].AsSlice()) {
+		if !a.IP.Equal(m.nodeIP.AsSlice()) {
 			continue
 		}
 		link, err := netlink.LinkByIndex(a.LinkIndex)
@@ -83,7 +114,7 @@ func (m *measured) NodeNetwork() []stats.Network {
 }
 
 // Disk is what was measured last of a pod.
-func (m *measured) Disk(uid string) (usage.Pod, bool) { return m.p.pods.Disk(uid) }
+func (m *measured) Disk(uid string) (usage.Pod, bool) { return m.pods.Disk(uid) }
 
 // What containerd is asked about images is remembered for a while: it is one question a layer.
 const (
@@ -100,11 +131,11 @@ func (m *measured) Images(ctx context.Context) stats.Images {
 	}
 	ctx, cancel := context.WithTimeout(ctx, imagesTimeout)
 	defer cancel()
-	dir, err := m.p.runtime.ImageFolder(ctx)
+	dir, err := m.runtime.ImageFolder(ctx)
 	if err == nil {
 		m.images.Dir = dir
 		var used usage.Amount
-		if used.Bytes, used.Inodes, err = m.p.runtime.ImageUsage(ctx); err == nil {
+		if used.Bytes, used.Inodes, err = m.runtime.ImageUsage(ctx); err == nil {
 			m.images.Used = &used
 		}
 	}

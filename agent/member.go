@@ -7,27 +7,127 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/tools/record"
 
 	"github.com/skep-io/skep/agent/node"
 )
+
+// membership is this host's place in the cluster: its certificate, its Node and Lease, and the pod ranges that it was given.
+type membership struct {
+	cfg        Config
+	containers *containers
+	announcer  *announcer
+	started    <-chan struct{} // closed when all components are up
+
+	identity *node.Identity
+	client   kubernetes.Interface
+	size     size
+	node     *node.Node
+	podCIDRs []netip.Prefix
+	events   record.EventBroadcaster
+	recorder record.EventRecorder
+
+	removed      chan struct{} // closed when the cluster has removed the node
+	unknown      chan struct{} // has one when the cluster began not to know the node
+	tokenRefused atomic.Bool   // joining anew with --token is of no use
+}
+
+func newMembership(cfg Config, containers *containers, announcer *announcer, started <-chan struct{}) *membership {
+	return &membership{
+		cfg: cfg, containers: containers, announcer: announcer, started: started,
+		removed: make(chan struct{}), unknown: make(chan struct{}, 1),
+	}
+}
+
+// start makes the host a node. A host that was one before starts with the pod range that it had, and hears from the API
+// server when that answers.
+func (m *membership) start(ctx context.Context, group *errgroup.Group) (err error) {
+	m.identity, err = node.OpenIdentity(ctx, node.IdentityConfig{
+		Server: m.cfg.Server, Token: m.cfg.Token, NodeName: m.cfg.NodeName, StateDir: m.cfg.StateDir,
+	})
+	if err != nil {
+		return err
+	}
+	group.Go(func() error { return m.identity.Run(ctx) })
+	if m.client, err = newClient(m.cfg, m.identity); err != nil {
+		return err
+	}
+	if m.size, err = measure(m.cfg, m.containers.runtime.Cgroups()); err != nil {
+		return err
+	}
+	known, ok := readPodCIDRs(m.cfg)
+	m.node, err = node.New(node.Config{
+		Client: m.client, Name: m.cfg.NodeName, IPs: m.cfg.NodeIPs, Labels: m.cfg.Labels, StateDir: m.cfg.StateDir,
+		Version: m.cfg.Version, RuntimeVersion: m.containers.version, Images: m.containers.images, Handlers: m.containers.handlers, Port: Port,
+		Capacity: m.size.capacity, Allocatable: m.size.allocatable,
+		Removed: func() { close(m.removed) }, Renewed: m.announcer.renewed,
+		Unknown: func() {
+			select {
+			case m.unknown <- struct{}{}:
+			default: // it is being asked for
+			}
+		},
+	})
+	if err != nil {
+		return err
+	}
+	if !ok {
+		known, err = m.register(ctx)
+		if err != nil {
+			return err
+		}
+		if err := writePodCIDRs(m.cfg, known); err != nil {
+			return err
+		}
+	}
+	m.podCIDRs = known
+	group.Go(func() error { return m.follow(ctx, ok) })
+	if ok {
+		if err := m.renewWhileStarting(ctx, group); err != nil {
+			return err
+		}
+	}
+	m.events = record.NewBroadcaster(record.WithContext(ctx))
+	m.events.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: m.client.CoreV1().Events("")})
+	m.recorder = m.events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "kubelet", Host: m.cfg.NodeName})
+	return nil
+}
+
+func (m *membership) stop() {
+	if m.events != nil {
+		m.events.Shutdown()
+	}
+}
+
+// event writes one about the Node.
+func (m *membership) event(kind, reason, message string) {
+	m.recorder.Event(m.node.Reference(), kind, reason, message)
+}
 
 // unknownRetry is how often a node that the cluster does not know asks whether it is known again.
 const unknownRetry = 30 * time.Second
 
 // follow confirms the membership of a node that was one before, now if it has only been read from the disk, and whenever the cluster
 // says that it does not know the node.
-func (p *parts) follow(ctx context.Context, now bool) error {
+func (m *membership) follow(ctx context.Context, now bool) error {
 	for {
 		if !now {
 			select {
 			case <-ctx.Done():
 				return nil
-			case <-p.unknown:
+			case <-m.unknown:
 			}
 		}
 		now = false
-		if err := p.confirm(ctx); err != nil {
+		if err := m.confirm(ctx); err != nil {
 			return err
 		}
 	}
@@ -35,9 +135,9 @@ func (p *parts) follow(ctx context.Context, now bool) error {
 
 // confirm registers a node that was one before. One that was removed meanwhile, and has no token to join with, stays up to end its
 // pods in order; one that the cluster does not know stays up with its pods as they are.
-func (p *parts) confirm(ctx context.Context) error {
+func (m *membership) confirm(ctx context.Context) error {
 	for {
-		now, err := p.register(ctx)
+		now, err := m.register(ctx)
 		var refused *node.RefusedError
 		switch {
 		case errors.As(err, &refused) && refused.Removed:
@@ -52,36 +152,46 @@ func (p *parts) confirm(ctx context.Context) error {
 		case err != nil:
 			return err
 		}
-		return p.keepRanges(now)
+		return m.keepRanges(now)
 	}
 }
 
 // register registers the node. A host whose node was removed, or is not known, joins anew if it has been given a token that counts.
-func (p *parts) register(ctx context.Context) ([]netip.Prefix, error) {
-	ranges, err := p.node.Register(ctx)
+func (m *membership) register(ctx context.Context) ([]netip.Prefix, error) {
+	ranges, err := m.node.Register(ctx)
 	var refused *node.RefusedError
-	if !errors.As(err, &refused) || !refused.Removed && !refused.Unknown || p.cfg.Token == "" || p.tokenRefused.Load() {
+	if !errors.As(err, &refused) || !refused.Removed && !refused.Unknown || m.cfg.Token == "" || m.tokenRefused.Load() {
 		return ranges, err
 	}
-	if joinErr := p.identity.JoinAnew(ctx); joinErr != nil {
+	if joinErr := m.identity.JoinAnew(ctx); joinErr != nil {
 		if errors.As(joinErr, &refused) && !refused.Removed {
-			p.tokenRefused.Store(true)
-			slog.Error("the node cannot join again with the --token that it has", "node", p.cfg.NodeName, "err", joinErr)
+			m.tokenRefused.Store(true)
+			slog.Error("the node cannot join again with the --token that it has", "node", m.cfg.NodeName, "err", joinErr)
 			return nil, err
 		}
 		return nil, joinErr
 	}
-	return nil, fmt.Errorf("node %s has joined anew: starting again with its new certificate", p.cfg.NodeName)
+	return nil, fmt.Errorf("node %s has joined anew: starting again with its new certificate", m.cfg.NodeName)
 }
 
 // keepRanges compares the pod ranges that the node has been given with those that it works with. If they are others (the node
 // has joined anew meanwhile), its pods are of no use any more: the agent starts again with the new ones.
-func (p *parts) keepRanges(now []netip.Prefix) error {
-	if slices.Equal(now, p.podCIDRs) {
+func (m *membership) keepRanges(now []netip.Prefix) error {
+	if slices.Equal(now, m.podCIDRs) {
 		return nil
 	}
-	if err := writePodCIDRs(p.cfg, now); err != nil {
+	if err := writePodCIDRs(m.cfg, now); err != nil {
 		return err
 	}
-	return fmt.Errorf("this node's pod ranges are %s now, were %s: starting again", now, p.podCIDRs)
+	return fmt.Errorf("this node's pod ranges are %s now, were %s: starting again", now, m.podCIDRs)
 }
+
+// report writes the Node's status and Lease from when all components are up.
+type report struct{ membership *membership }
+
+func (r *report) start(ctx context.Context, group *errgroup.Group) error {
+	group.Go(func() error { return r.membership.node.Run(ctx) })
+	return nil
+}
+
+func (r *report) stop() {}

@@ -25,28 +25,42 @@ func nodeCgroup(cfg Config) string {
 	return cfg.Cgroup
 }
 
-// watchPressure evicts pods when the node runs short of something.
-func (p *parts) watchPressure(ctx context.Context, group *errgroup.Group) error {
-	memory, pids := p.size.capacity[corev1.ResourceMemory], p.size.capacity[node.ResourcePIDs]
+// pressure evicts pods when the node runs short of something.
+type pressure struct {
+	cfg        Config
+	containers *containers
+	membership *membership
+	pods       *pods
+	statistics *statistics
+
+	metrics *eviction.Metrics
+}
+
+func newPressure(cfg Config, containers *containers, membership *membership, pods *pods, statistics *statistics) *pressure {
+	return &pressure{cfg: cfg, containers: containers, membership: membership, pods: pods, statistics: statistics, metrics: eviction.NewMetrics()}
+}
+
+func (p *pressure) start(ctx context.Context, group *errgroup.Group) error {
+	memory, pids := p.membership.size.capacity[corev1.ResourceMemory], p.membership.size.capacity[node.ResourcePIDs]
 	host, err := eviction.NewHost(eviction.HostConfig{
-		Cgroup: nodeCgroup(p.cfg), PodsCgroup: p.runtime.Cgroups().Kubepods(), PodsMemory: p.size.pods.Memory,
+		Cgroup: nodeCgroup(p.cfg), PodsCgroup: p.containers.runtime.Cgroups().Kubepods(), PodsMemory: p.membership.size.pods.Memory,
 		Capacity: eviction.Capacity{Memory: memory.Value(), Pids: pids.Value()},
-		StateDir: p.cfg.StateDir, ImageFolder: p.runtime.ImageFolder,
-		Pods: p.activePods, Usages: p.stats.Usages, Disk: p.pods.Disk,
+		StateDir: p.cfg.StateDir, ImageFolder: p.containers.runtime.ImageFolder,
+		Pods: p.pods.active, Usages: p.statistics.collector.Usages, Disk: p.pods.workers.Disk,
 	})
 	if err != nil {
 		return err
 	}
 	monitor := eviction.New(eviction.Config{
 		Thresholds: p.cfg.Reserves.Thresholds, Transition: p.cfg.Pressure.Transition, MaxPodGrace: p.cfg.Pressure.MaxPodGrace,
-		Node: host, Pods: p.pods, NodeName: p.cfg.NodeName, Metrics: p.evictions, SetPressure: p.node.SetPressure,
-		Event: func(kind, reason, message string) { p.recorder.Event(p.node.Reference(), kind, reason, message) },
+		Node: host, Pods: p.pods.workers, NodeName: p.cfg.NodeName, Metrics: p.metrics, SetPressure: p.membership.node.SetPressure,
+		Event: p.membership.event,
 		Reclaim: func(ctx context.Context, s eviction.Signal) error {
 			if host.OwnImages() && (s == eviction.NodeFsAvailable || s == eviction.NodeFsInodesFree) {
-				p.runtime.ForgetReplaced(true)
-				return p.runtime.RemoveStrayLogs()
+				p.containers.runtime.ForgetReplaced(true)
+				return p.containers.runtime.RemoveStrayLogs()
 			}
-			_, err := p.garbage.Reclaim(ctx)
+			_, err := p.pods.garbage.Reclaim(ctx)
 			return err
 		},
 	})
@@ -58,12 +72,4 @@ func (p *parts) watchPressure(ctx context.Context, group *errgroup.Group) error 
 	return nil
 }
 
-// activePods are those that have not ended.
-func (p *parts) activePods() (list []*corev1.Pod) {
-	for _, state := range p.pods.List() {
-		if phase := state.Status.Phase; phase != corev1.PodSucceeded && phase != corev1.PodFailed {
-			list = append(list, state.Pod)
-		}
-	}
-	return list
-}
+func (p *pressure) stop() {}

@@ -19,8 +19,8 @@ const startLimit = 30 * time.Second
 // renewWhileStarting keeps a host that was a node before from being silent while its agent starts: its pods and its programs in
 // the kernel work on, and on a busy host loading the new ones can take longer than the lease holds. An agent that does not come
 // up within startLimit, because it hangs or fails again and again, stops renewing, so that the cluster does without the host.
-func (p *parts) renewWhileStarting(ctx context.Context, group *errgroup.Group) error {
-	mark := filepath.Join(p.cfg.RunDir, "starting")
+func (m *membership) renewWhileStarting(ctx context.Context, group *errgroup.Group) error {
+	mark := filepath.Join(m.cfg.RunDir, "starting")
 	left, err := startTime(mark)
 	if err != nil {
 		return fmt.Errorf("record of the agent's start: %w", err)
@@ -32,12 +32,12 @@ func (p *parts) renewWhileStarting(ctx context.Context, group *errgroup.Group) e
 	renewed := make(chan struct{})
 	go func() {
 		defer close(renewed)
-		p.node.RenewLease(ctx)
+		m.node.RenewLease(ctx)
 	}()
 	group.Go(func() error {
 		defer func() { cancel(); <-renewed }()
 		select {
-		case <-p.started:
+		case <-m.started:
 			if err := os.Remove(mark); err != nil {
 				return fmt.Errorf("record of the agent's start: %w", err)
 			}

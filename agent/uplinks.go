@@ -17,7 +17,7 @@ import (
 
 // uplinkNames are the interfaces that packets from outside arrive at. One that was found stays for as long as it exists: routes
 // come and go with every lease that is renewed.
-func (p *parts) uplinkNames() ([]string, error) {
+func (p *dataPlane) uplinkNames() ([]string, error) {
 	if len(p.cfg.Uplinks) > 0 {
 		return p.cfg.Uplinks, nil
 	}
@@ -36,7 +36,7 @@ func isGone(name string) bool {
 }
 
 // followUplinks looks at the interfaces again.
-func (p *parts) followUplinks() error {
+func (p *dataPlane) followUplinks() error {
 	names, err := p.uplinkNames()
 	if err != nil {
 		return err
@@ -53,7 +53,7 @@ func (p *parts) followUplinks() error {
 }
 
 // uplinksChanged follows overlays that come and go.
-func (p *parts) uplinksChanged(names []string) {
+func (p *dataPlane) uplinksChanged(names []string) {
 	p.mu.Lock()
 	path, uplinks := p.path, p.uplinks
 	p.mu.Unlock()
@@ -61,18 +61,18 @@ func (p *parts) uplinksChanged(names []string) {
 		return // it is opened with what there is then
 	}
 	if err := path.SetUplinks(pathInterfaces(union(uplinks, names))); err != nil {
-		slog.Error("programs for pods' packets are not attached to all interfaces", "uplinks", names, "error", err)
+		slog.Error("programs for pods' packets are not attached to all interfaces", "uplinks", names, "err", err)
 		return
 	}
 	if err := p.flows.SetOverlays(p.network.Overlays()); err != nil { // once answers through them are translated back
-		slog.Error("SNAT to pods behind an overlay does not work", "uplinks", names, "error", err)
+		slog.Error("SNAT to pods behind an overlay does not work", "uplinks", names, "err", err)
 	}
 }
 
 // reportUplinks says on the Node whether services from outside work here.
-func (p *parts) reportUplinks() {
+func (p *dataPlane) reportUplinks() {
 	c := outsideCondition(p.flows.Uplinks())
-	before, changed := p.node.SetCondition(c)
+	before, changed := p.membership.node.SetCondition(c)
 	if !changed || c.Reason == attached && before.Reason == "" {
 		return
 	}
@@ -80,7 +80,7 @@ func (p *parts) reportUplinks() {
 	if c.Reason == attached {
 		kind = corev1.EventTypeNormal
 	}
-	p.recorder.Event(p.node.Reference(), kind, c.Reason, c.Message)
+	p.membership.event(kind, c.Reason, c.Message)
 }
 
 // Reasons of the condition and of events about it.
@@ -129,7 +129,7 @@ func onEthernet(names []string) []string {
 func pathInterfaces(uplinks []string) (fit, others []string) {
 	links, err := netlink.LinkList()
 	if err != nil {
-		slog.Error("list interfaces: forged packets are looked for at the uplinks only", "error", err)
+		slog.Error("list interfaces: forged packets are looked for at the uplinks only", "err", err)
 	}
 	for _, link := range links {
 		a := link.Attrs()

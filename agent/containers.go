@@ -1,0 +1,113 @@
+package agent
+
+import (
+	"context"
+	"log/slog"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/skep-io/skep/agent/logs"
+	"github.com/skep-io/skep/agent/runtime"
+	"github.com/skep-io/skep/backoff"
+)
+
+// containers are what containerd runs here, and the process that writes their logs.
+type containers struct {
+	cfg     Config
+	logs    *logs.Logs
+	runtime *runtime.Runtime
+}
+
+func (c *containers) start(ctx context.Context, group *errgroup.Group) (err error) {
+	c.logs, err = logs.New(ctx, logs.Config{
+		StateDir: c.cfg.StateDir, RunDir: c.cfg.RunDir, Command: c.cfg.LogCommand, Version: c.cfg.Version,
+	})
+	if err != nil {
+		return err
+	}
+	group.Go(func() error { return c.logs.Run(ctx) })
+	address := c.cfg.ContainerdAddress
+	if address == "" {
+		daemon, err := runtime.StartContainerd(ctx, containerdConfig(c.cfg))
+		if err != nil {
+			return err
+		}
+		group.Go(func() error { <-daemon.Done(); return nil })
+		address = daemon.Address()
+	}
+	c.runtime, err = retry(ctx, "containerd", func() (*runtime.Runtime, error) {
+		return runtime.Connect(ctx, address, runtime.Config{
+			CgroupParent: c.cfg.Cgroup, StateDir: c.cfg.StateDir, RunDir: c.cfg.RunDir, Logs: c.logs,
+		})
+	})
+	if err != nil {
+		return err
+	}
+	group.Go(func() error { return c.runtime.Run(ctx) })
+	return nil
+}
+
+func (c *containers) stop() {
+	if c.runtime == nil {
+		return
+	}
+	if err := c.runtime.Close(); err != nil {
+		slog.Error("connection to containerd not closed", "err", err)
+	}
+}
+
+func containerdConfig(cfg Config) runtime.DaemonConfig {
+	return runtime.DaemonConfig{
+		Root: filepath.Join(cfg.StateDir, "containerd"), State: filepath.Join(cfg.RunDir, "containerd"),
+	}
+}
+
+// retry waits for something outside the agent that is not there yet.
+func retry[T any](ctx context.Context, what string, f func() (T, error)) (T, error) {
+	for wait := backoff.New(200*time.Millisecond, 5*time.Second); ; {
+		v, err := f()
+		if err == nil || ctx.Err() != nil {
+			return v, err
+		}
+		slog.Warn("waiting for "+what, "err", err)
+		if err := wait.Wait(ctx); err != nil {
+			return v, err
+		}
+	}
+}
+
+// handlers tell the API what this node's one way of running containers can do.
+func (c *containers) handlers() []corev1.NodeRuntimeHandler {
+	features := c.runtime.Features()
+	return []corev1.NodeRuntimeHandler{{Features: &corev1.NodeRuntimeHandlerFeatures{
+		RecursiveReadOnlyMounts: &features.RecursiveReadOnly,
+		UserNamespaces:          &features.UserNamespaces,
+	}}}
+}
+
+// answerWithin bounds what the node's status and health ask of containerd: that it is silent is what they are to tell.
+const answerWithin = 10 * time.Second
+
+func (c *containers) version(ctx context.Context) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
+	return c.runtime.Version(ctx)
+}
+
+// images tells the node's status what is stored here.
+func (c *containers) images(ctx context.Context) ([]corev1.ContainerImage, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
+	stored, err := c.runtime.Images(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]corev1.ContainerImage, 0, len(stored))
+	for _, i := range stored {
+		out = append(out, corev1.ContainerImage{Names: []string{i.Name}, SizeBytes: i.Size})
+	}
+	return out, nil
+}

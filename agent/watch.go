@@ -1,0 +1,78 @@
+package agent
+
+import (
+	"context"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/skep-io/skep/agent/services"
+	"github.com/skep-io/skep/dataplane/podpath"
+	"github.com/skep-io/skep/dataplane/service"
+	"github.com/skep-io/skep/dataplane/sockets"
+)
+
+// clusterWatch brings what the cluster says of services and nodes to the data plane.
+type clusterWatch struct {
+	cfg        Config
+	membership *membership
+	plane      *dataPlane
+	adopted    <-chan struct{} // closed when the pods that were here have their host ports again
+
+	factory  informers.SharedInformerFactory
+	services *services.Watcher
+}
+
+func (w *clusterWatch) start(ctx context.Context, group *errgroup.Group) (err error) {
+	w.factory = informers.NewSharedInformerFactory(w.membership.client, 0)
+	w.services, err = services.New(services.Config{
+		Factory: w.factory, Node: w.cfg.NodeName, Plane: sweptPlane{w.plane.services, w.plane.sweeper},
+		Router:    &router{self: podpath.Node{Addrs: w.cfg.NodeIPs, PodCIDRs: w.membership.podCIDRs, Own: true}, network: w.plane.network, path: w.plane.path},
+		Announcer: w.plane.announcer, Recorder: w.membership.recorder, ServiceCIDRs: w.cfg.ServiceCIDRs, PodCIDRs: w.cfg.ClusterCIDRs, Adopted: w.adopted,
+		OwnPorts: ownPorts(w.cfg), Listening: sockets.Listening,
+	})
+	if err != nil {
+		return err
+	}
+	if err := w.observeSelf(); err != nil {
+		return err
+	}
+	group.Go(func() error { return w.services.Run(ctx) })
+	w.factory.StartWithContext(ctx)
+	group.Go(func() error {
+		<-ctx.Done()
+		w.factory.Shutdown()
+		return nil
+	})
+	return nil
+}
+
+func (w *clusterWatch) stop() {}
+
+// observeSelf lets the node know what the cluster thinks of it.
+func (w *clusterWatch) observeSelf() error {
+	observe := func(obj any) {
+		if n, ok := obj.(*corev1.Node); ok {
+			w.membership.node.Observe(n)
+		}
+	}
+	_, err := w.factory.Core().V1().Nodes().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc: observe, UpdateFunc: func(_, obj any) { observe(obj) },
+	})
+	return err
+}
+
+// sweptPlane has sockets closed that a node which went down leaves behind.
+type sweptPlane struct {
+	*service.Plane
+	sweeper *sockets.Sweeper
+}
+
+func (s sweptPlane) SetNodeDown(node string, down bool) {
+	s.Plane.SetNodeDown(node, down)
+	if down {
+		s.sweeper.NodeDown()
+	}
+}
