@@ -152,7 +152,7 @@ func (a *announcer) announce() {
 		}
 	}
 	if err := a.flows.Announce(until); err != nil {
-		slog.Error("load-balancer addresses not announced", "addresses", a.addrs, "error", err)
+		slog.Error("load-balancer addresses not announced", "addresses", a.addrs, "err", err)
 		return
 	}
 	a.announced = len(until) > 0

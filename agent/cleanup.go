@@ -95,7 +95,7 @@ func removePods(ctx context.Context, cfg Config) error {
 			cancel()
 			<-started.Done()
 			if err := daemon.Stop(context.WithoutCancel(ctx)); err != nil {
-				slog.Error("containerd not stopped", "error", err)
+				slog.Error("containerd not stopped", "err", err)
 			}
 		}()
 	}
@@ -106,7 +106,7 @@ func removePods(ctx context.Context, cfg Config) error {
 	var running sync.WaitGroup
 	running.Go(func() {
 		if err := r.Run(ctx); err != nil {
-			slog.Error("containerd's events", "error", err)
+			slog.Error("containerd's events", "err", err)
 		}
 	})
 	var mu sync.Mutex

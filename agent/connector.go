@@ -40,7 +40,7 @@ func (c *connector) Attachments() map[string]podnet.Attachment { return c.networ
 func (c *connector) adopt() {
 	for pod, a := range c.network.Attachments() {
 		if err := c.path.Attach(a.Index, slices.Clone(a.Addrs), a.PodMAC); err != nil {
-			slog.Error("programs for a pod's packets are not attached: its packets go through the host's stack, and are not counted", "pod", pod, "interface", a.HostInterface, "error", err)
+			slog.Error("programs for a pod's packets are not attached: its packets go through the host's stack, and are not counted", "pod", pod, "interface", a.HostInterface, "err", err)
 		}
 	}
 }

@@ -62,7 +62,7 @@ func followHost(ctx context.Context, look func(hostChange) error) error {
 			settled.Reset(hostSettle)
 		case <-settled.C:
 			if err := look(pending); err != nil {
-				slog.Error("this host's interfaces are looked at again", "error", err)
+				slog.Error("this host's interfaces are looked at again", "err", err)
 				settled.Reset(time.Second)
 				continue
 			}

@@ -73,13 +73,13 @@ func (l *Logs) Path(podUID, container string, attempt int) string {
 func (l *Logs) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		if err := l.watch(ctx); err != nil && ctx.Err() == nil {
-			l.cfg.Logger.Warn("the log writer ended; starting it again", "error", err)
+			l.cfg.Logger.Warn("the log writer ended; starting it again", "err", err)
 		}
 		if ctx.Err() != nil {
 			return nil
 		}
 		if err := l.ensure(ctx); err != nil && ctx.Err() == nil {
-			l.cfg.Logger.Error("log writer does not start: containers' output waits", "error", err)
+			l.cfg.Logger.Error("log writer does not start: containers' output waits", "err", err)
 			select {
 			case <-ctx.Done():
 			case <-time.After(time.Second):
@@ -237,7 +237,7 @@ func (l *Logs) Open(podUID, container string, attempt int, containerID string, l
 // Close ends a container's log once its task is gone: what is still in the FIFOs is written.
 func (l *Logs) Close(containerID string) {
 	if err := l.command(request{Do: "close", ID: containerID}); err != nil {
-		l.cfg.Logger.Error("container's log not closed", "container", containerID, "error", err)
+		l.cfg.Logger.Error("container's log not closed", "container", containerID, "err", err)
 	}
 }
 
@@ -247,12 +247,12 @@ func (l *Logs) Retain(keep func(containerID string) bool) {
 	half, _ := filepath.Glob(filepath.Join(l.cfg.RunDir, hiddenPrefix+"*"))
 	for _, dir := range half {
 		if err := os.RemoveAll(dir); err != nil {
-			l.cfg.Logger.Error("half-made FIFOs stay", "folder", dir, "error", err)
+			l.cfg.Logger.Error("half-made FIFOs stay", "folder", dir, "err", err)
 		}
 	}
 	entries, err := os.ReadDir(fifoDir(l.cfg.RunDir))
 	if err != nil {
-		l.cfg.Logger.Error("FIFOs of containers that are gone stay", "error", err)
+		l.cfg.Logger.Error("FIFOs of containers that are gone stay", "err", err)
 		return
 	}
 	for _, e := range entries {

@@ -102,7 +102,7 @@ func (w *Writer) adopt() error {
 	}
 	for _, e := range entries {
 		if err := w.open(e.Name()); err != nil {
-			w.log.Error("container's output is not read", "container", e.Name(), "error", err)
+			w.log.Error("container's output is not read", "container", e.Name(), "err", err)
 		}
 	}
 	return nil
@@ -255,7 +255,7 @@ func (w *Writer) write(c *container) {
 		w.out = make([]byte, 0, readSize)
 	}
 	if err != nil && !w.failing {
-		w.log.Error("container output is being dropped", "container", c.id, "error", err)
+		w.log.Error("container output is being dropped", "container", c.id, "err", err)
 	}
 	w.failing = err != nil
 }
@@ -328,9 +328,9 @@ func (w *Writer) finishContainer(id string) error {
 func (w *Writer) finish(c *container) {
 	delete(w.containers, c.id)
 	if err := c.file.seal(); err != nil {
-		w.log.Error("a reader that follows will not see the end", "container", c.id, "error", err)
+		w.log.Error("a reader that follows will not see the end", "container", c.id, "err", err)
 	}
 	if err := os.RemoveAll(filepath.Join(w.dir, c.id)); err != nil {
-		w.log.Error("container's FIFOs stay", "container", c.id, "error", err)
+		w.log.Error("container's FIFOs stay", "container", c.id, "err", err)
 	}
 }

@@ -101,7 +101,7 @@ func (i *Identity) JoinAnew(ctx context.Context) error {
 		if err == nil || errors.As(err, &refused) || ctx.Err() != nil {
 			return err
 		}
-		slog.Warn("the API server does not answer; trying again", "server", i.cfg.Server, "error", err)
+		slog.Warn("the API server does not answer; trying again", "server", i.cfg.Server, "err", err)
 		if err := wait.Wait(ctx); err != nil {
 			return err
 		}
@@ -163,7 +163,7 @@ func (i *Identity) Run(ctx context.Context) error {
 		}
 		wait = 0
 		if err := i.Renew(ctx); err != nil && ctx.Err() == nil {
-			slog.Warn("node certificate not renewed; trying again", "expires", i.cert.Load().Leaf.NotAfter, "error", err)
+			slog.Warn("node certificate not renewed; trying again", "expires", i.cert.Load().Leaf.NotAfter, "err", err)
 			wait = time.Minute
 		} else if !i.now().Before(renewalTime(i.cert.Load().Leaf)) {
 			wait = time.Hour // an API server of an earlier version, or an authority near its end: another would be no better

@@ -30,7 +30,7 @@ func (n *Node) RenewLease(ctx context.Context) {
 			return
 		}
 		if err != nil && !failing {
-			slog.Warn("node lease not renewed; trying every second", "node", n.cfg.Name, "error", err)
+			slog.Warn("node lease not renewed; trying every second", "node", n.cfg.Name, "err", err)
 		}
 		if err == nil {
 			n.noteUnknown(false, nil)

@@ -196,7 +196,7 @@ func (n *Node) Register(ctx context.Context) ([]netip.Prefix, error) {
 		if err == nil || errors.As(err, &refused) || ctx.Err() != nil {
 			return podCIDRs, err
 		}
-		slog.Warn("node not registered; trying again", "node", n.cfg.Name, "error", err)
+		slog.Warn("node not registered; trying again", "node", n.cfg.Name, "err", err)
 		if err := wait.Wait(ctx); err != nil {
 			return nil, err
 		}
@@ -359,7 +359,7 @@ func (n *Node) Run(ctx context.Context) error {
 			return nil
 		}
 		if err != nil && ctx.Err() == nil {
-			slog.Warn("node status not written; trying again", "node", n.cfg.Name, "error", err)
+			slog.Warn("node status not written; trying again", "node", n.cfg.Name, "err", err)
 			if wait.Wait(ctx) != nil {
 				return nil
 			}

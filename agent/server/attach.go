@@ -112,14 +112,14 @@ func (a *attacher) endsInput() bool { return a.container.StdinOnce && !a.contain
 func (a *attacher) send(stdin *os.File, in io.Reader) {
 	_, err := io.Copy(stdin, in)
 	if err = errors.Join(err, stdin.Close()); err != nil {
-		slog.Debug("client's input cut short", "container", a.container.ID, "error", err) // it or the container left
+		slog.Debug("client's input cut short", "container", a.container.ID, "err", err) // it or the container left
 	}
 	if a.endsInput() {
 		// Not with the client's context: that the client has left is why the container must learn of the end.
 		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 		defer cancel()
 		if err := a.runtime.CloseStdin(ctx, a.container.ID); err != nil {
-			slog.Debug("container's input not ended", "container", a.container.ID, "error", err) // so has the container
+			slog.Debug("container's input not ended", "container", a.container.ID, "err", err) // so has the container
 		}
 	}
 }
@@ -129,7 +129,7 @@ func (a *attacher) resize(ctx context.Context, sizes <-chan runtime.Size) {
 		select {
 		case size := <-sizes:
 			if err := a.runtime.Resize(ctx, a.container.ID, size); err != nil {
-				slog.Debug("terminal not resized", "container", a.container.ID, "error", err) // the container has ended
+				slog.Debug("terminal not resized", "container", a.container.ID, "err", err) // the container has ended
 			}
 		case <-ctx.Done():
 			return

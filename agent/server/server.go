@@ -240,7 +240,7 @@ func statusCode(err error) int {
 	case errors.Is(err, errTooMany):
 		return http.StatusTooManyRequests
 	}
-	slog.Error("request failed", "error", err)
+	slog.Error("request failed", "err", err)
 	return http.StatusInternalServerError
 }
 

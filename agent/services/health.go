@@ -103,7 +103,7 @@ func (h *healthServers) listen(ctx context.Context, key string, s *healthServer)
 	connections.Bound(server, maxHealthConnections)
 	stop := context.AfterFunc(ctx, func() {
 		if err := server.Close(); err != nil {
-			slog.Warn("health check server not closed", "service", key, "error", err)
+			slog.Warn("health check server not closed", "service", key, "err", err)
 		}
 	})
 	defer stop()

@@ -20,7 +20,7 @@ func (w *Watcher) syncRoutes() {
 	}
 	w.mu.Unlock()
 	if err := w.cfg.Router.SyncRoutes(peers); err != nil {
-		slog.Error("pods of other nodes are not reachable", "error", err)
+		slog.Error("pods of other nodes are not reachable", "err", err)
 		w.queue.AddRateLimited(routesKey)
 		return
 	}

@@ -272,7 +272,7 @@ func (w *Watcher) syncService(key string) {
 	if obj, ok, _ := w.services.GetStore().GetByKey(key); ok {
 		slices, err := w.slices.GetIndexer().ByIndex(bySvc, key)
 		if err != nil {
-			slog.Error("endpoint slices not found", "service", key, "error", err)
+			slog.Error("endpoint slices not found", "service", key, "err", err)
 			return
 		}
 		svc = obj.(*corev1.Service)

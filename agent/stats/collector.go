@@ -158,7 +158,7 @@ func (c *Collector) measure(path string, started time.Time, withIO bool) (again 
 		files, err := c.hierarchy.Open(path)
 		if err != nil {
 			if !errors.Is(err, ErrGone) {
-				slog.Warn("cgroup not measured", "error", err)
+				slog.Warn("cgroup not measured", "err", err)
 			}
 			return false
 		}

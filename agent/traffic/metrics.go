@@ -55,7 +55,7 @@ func (m metrics) Describe(ch chan<- *prometheus.Desc) {
 func (m metrics) Collect(ch chan<- prometheus.Metric) {
 	report, err := m.s.Read()
 	if err != nil {
-		slog.Error("data plane not measured", "error", err)
+		slog.Error("data plane not measured", "err", err)
 		ch <- prometheus.NewInvalidMetric(serviceConnections, err)
 		return
 	}
@@ -140,7 +140,7 @@ func collectMaps(ch chan<- prometheus.Metric, all map[string]*ebpf.Map) {
 			}
 		}
 		if n, counted, err := entries(m); err != nil {
-			slog.Warn("map not counted", "map", name, "error", err)
+			slog.Warn("map not counted", "map", name, "err", err)
 		} else if counted {
 			ch <- prometheus.MustNewConstMetric(mapEntries, prometheus.GaugeValue, float64(n), name)
 		}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/skep-io/skep/agent"
 	"github.com/skep-io/skep/agent/logs"
+	"github.com/skep-io/skep/cmd/daemon"
 	"github.com/skep-io/skep/cmd/privilege"
 	"github.com/skep-io/skep/dataplane/service"
 )
@@ -25,7 +26,7 @@ func newLogsCommand() *cobra.Command {
 		Use: "logs", Hidden: true, Args: cobra.NoArgs, SilenceUsage: true, SilenceErrors: true,
 		Short: "Write containers' logs (started by the agent)",
 		RunE: func(command *cobra.Command, _ []string) error {
-			if err := setUpLogging("info"); err != nil {
+			if err := daemon.SetUpLog("info"); err != nil {
 				return err
 			}
 			if err := privilege.LogWriter.Keep(); err != nil {
@@ -79,7 +80,7 @@ the state and run folders with the node's certificate, logs and images. Stop the
 agent first. The Node object is not touched: kubectl delete node NAME.`,
 		SilenceUsage: true, SilenceErrors: true,
 		RunE: func(command *cobra.Command, _ []string) error {
-			if err := setUpLogging(o.logLevel); err != nil {
+			if err := daemon.SetUpLog(o.logLevel); err != nil {
 				return err
 			}
 			cfg, err := o.hostConfig()

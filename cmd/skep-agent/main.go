@@ -3,20 +3,16 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"log/slog"
-	"net"
 	"os"
 	"os/signal"
 	"runtime/debug"
-	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
-	"k8s.io/klog/v2"
 
 	"github.com/skep-io/skep/agent"
+	"github.com/skep-io/skep/cmd/daemon"
 	"github.com/skep-io/skep/cmd/oomscore"
 	"github.com/skep-io/skep/cmd/privilege"
 )
@@ -52,7 +48,7 @@ out of the cluster, delete its node, stop the agent and run skep-agent cleanup.`
   skep-agent dataplane dump | jq '.services[]'`,
 		Args: cobra.NoArgs, Version: version, SilenceUsage: true, SilenceErrors: true,
 		RunE: func(command *cobra.Command, _ []string) error {
-			if err := setUpLogging(o.logLevel); err != nil {
+			if err := daemon.SetUpLog(o.logLevel); err != nil {
 				return err
 			}
 			oomscore.Lower()
@@ -66,8 +62,8 @@ out of the cluster, delete its node, stop the agent and run skep-agent cleanup.`
 			if os.Getenv("GOGC") == "" {
 				debug.SetGCPercent(collectAt)
 			}
-			cfg.Ready = func() { notify("READY=1") }
-			defer notify("STOPPING=1")
+			cfg.Ready = func() { daemon.Notify("READY=1") }
+			defer daemon.Notify("STOPPING=1")
 			return agent.Run(command.Context(), cfg)
 		},
 	}
@@ -84,34 +80,5 @@ func newVersionCommand() *cobra.Command {
 		Run: func(command *cobra.Command, _ []string) {
 			fmt.Fprintln(command.OutOrStdout(), "skep-agent", version)
 		},
-	}
-}
-
-func setUpLogging(level string) error {
-	var l slog.Level
-	if err := l.UnmarshalText([]byte(level)); err != nil {
-		return fmt.Errorf("--log-level %q: it is debug, info, warn or error", level)
-	}
-	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: l})))
-	klog.SetSlogLogger(slog.Default())
-	return nil
-}
-
-// notify tells systemd, if it started us.
-func notify(state string) {
-	address := os.Getenv("NOTIFY_SOCKET")
-	if address == "" {
-		return
-	}
-	if strings.HasPrefix(address, "@") {
-		address = "\x00" + address[1:]
-	}
-	conn, err := net.Dial("unixgram", address)
-	if err == nil {
-		_, err = conn.Write([]byte(state))
-		err = errors.Join(err, conn.Close())
-	}
-	if err != nil {
-		slog.Warn("systemd not notified", "state", state, "error", err)
 	}
 }

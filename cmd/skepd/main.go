@@ -5,7 +5,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"os"
 	"os/signal"
 	"strings"
@@ -13,8 +12,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
-	"k8s.io/klog/v2"
 
+	"github.com/skep-io/skep/cmd/daemon"
 	"github.com/skep-io/skep/cmd/oomscore"
 	"github.com/skep-io/skep/cmd/privilege"
 	"github.com/skep-io/skep/controlplane"
@@ -50,7 +49,7 @@ and the token by which the first agents join (join-token).`,
 			if join != "" {
 				return fmt.Errorf("--join %s: clusters of several skepd are not available yet; run one, with its own etcd or with --etcd-servers", join)
 			}
-			if err := setUpLogging(logLevel); err != nil {
+			if err := daemon.SetUpLog(logLevel); err != nil {
 				return err
 			}
 			oomscore.Lower()
@@ -61,7 +60,7 @@ and the token by which the first agents join (join-token).`,
 				options.Etcd.Endpoints = strings.Split(etcdServers, ",")
 			}
 			options.Serving = announce
-			defer notify("STOPPING=1")
+			defer daemon.Notify("STOPPING=1")
 			return controlplane.Run(command.Context(), options)
 		},
 	}
@@ -98,18 +97,7 @@ and the token by which the first agents join (join-token).`,
 	return command
 }
 
-func setUpLogging(level string) error {
-	var l slog.Level
-	if err := l.UnmarshalText([]byte(level)); err != nil {
-		return fmt.Errorf("--log-level %q is none of debug, info, warn, error", level)
-	}
-	logger := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: l}))
-	slog.SetDefault(logger)
-	klog.SetSlogLogger(logger)
-	return nil
-}
-
 func announce(s controlplane.Serving) {
 	fmt.Printf("skepd serves %s (kubeconfig: %s, join token: %s)\n", s.URL, s.Kubeconfig, s.JoinToken)
-	notify("READY=1")
+	daemon.Notify("READY=1")
 }

@@ -201,19 +201,3 @@ func TestErrors(t *testing.T) {
 		})
 	}
 }
-
-func TestNotify(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "notify")
-	l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	t.Setenv("NOTIFY_SOCKET", path)
-	notify("READY=1")
-	buf := make([]byte, 64)
-	n, err := l.Read(buf)
-	if err != nil || string(buf[:n]) != "READY=1" {
-		t.Errorf("systemd gets %q, %v", buf[:n], err)
-	}
-}

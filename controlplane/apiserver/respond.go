@@ -31,7 +31,7 @@ func writeObject(w http.ResponseWriter, r *http.Request, o output, code int, obj
 	}
 	data, err := encoder.encode(obj)
 	if err != nil {
-		slog.Error("Answer could not be encoded", "path", r.URL.Path, "error", err)
+		slog.Error("Answer could not be encoded", "path", r.URL.Path, "err", err)
 		if _, isStatus := obj.(*metav1.Status); isStatus {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return
@@ -101,7 +101,7 @@ func writeError(w http.ResponseWriter, r *http.Request, err error) {
 		w.Header().Set("Retry-After", strconv.Itoa(int(status.Details.RetryAfterSeconds)))
 	}
 	if status.Code >= http.StatusInternalServerError && r.Context().Err() == nil {
-		slog.Warn("Request failed", "method", r.Method, "path", r.URL.Path, "code", status.Code, "error", err)
+		slog.Warn("Request failed", "method", r.Method, "path", r.URL.Path, "code", status.Code, "err", err)
 	}
 	o, negotiateErr := negotiate(r, r.URL.Query(), false, false)
 	if negotiateErr != nil {

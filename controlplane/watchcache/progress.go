@@ -30,7 +30,7 @@ func (c *Cache) askOnce(ctx context.Context) {
 	default:
 	}
 	if err := c.store.RequestProgress(ctx, c.prefix); err != nil && ctx.Err() == nil {
-		slog.Debug("cache cannot ask etcd for progress", "prefix", c.prefix, "error", err)
+		slog.Debug("cache cannot ask etcd for progress", "prefix", c.prefix, "err", err)
 	}
 	retry := time.NewTimer(progressRetry)
 	defer retry.Stop()

@@ -177,7 +177,7 @@ func (a *announcer) tell(addr netip.Addr) {
 			}
 			for _, u := range uplinks {
 				if err := a.socket.tell(u, addr); err != nil {
-					a.log.Warn("neighbours were not told of an address", "address", addr, "uplink", u.name, "reason", err)
+					a.log.Warn("neighbours were not told of an address", "address", addr, "uplink", u.name, "err", err)
 				}
 			}
 		}

@@ -142,7 +142,7 @@ func (f *Flows) tell(states []Uplink) {
 			continue
 		}
 		if s.Err != nil {
-			f.log.Error("services are not served to clients outside at this uplink", "uplink", s.Name, "reason", s.Err)
+			f.log.Error("services are not served to clients outside at this uplink", "uplink", s.Name, "err", s.Err)
 			continue
 		}
 		f.log.Info("packets from outside", "uplink", s.Name, "xdp", s.XDP)

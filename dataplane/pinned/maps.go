@@ -88,7 +88,7 @@ func (m *Maps) open(name string, spec *ebpf.MapSpec, log *slog.Logger) error {
 	found := err == nil
 	switch {
 	case errors.Is(err, ErrLayout):
-		log.Info("a pinned map is replaced: what it holds begins anew", "map", name, "reason", err)
+		log.Info("a pinned map is replaced: what it holds begins anew", "map", name, "err", err)
 		fallthrough
 	case errors.Is(err, fs.ErrNotExist):
 		opened, err = ebpf.NewMap(spec)

@@ -27,7 +27,7 @@ func (n *Network) adopt() error {
 		}
 		podID, addrs, err := n.adoptable(link)
 		if err != nil {
-			n.log.Warn("removing a pod interface that no pod can use", "interface", attrs.Name, "reason", err)
+			n.log.Warn("removing a pod interface that no pod can use", "interface", attrs.Name, "err", err)
 			if err := n.deleteLink(link); err != nil {
 				return err
 			}

@@ -124,7 +124,7 @@ func (n *Network) abandon(podID string, addrs []netip.Addr, fresh bool) {
 	}
 	if link, err := n.nl.LinkByName(HostInterface(podID)); err == nil {
 		if err := n.deleteLink(link); err != nil {
-			n.log.Error("a half made pod interface stays until the next start", "interface", link.Attrs().Name, "error", err)
+			n.log.Error("a half made pod interface stays until the next start", "interface", link.Attrs().Name, "err", err)
 			return // the addresses stay taken with it
 		}
 	}

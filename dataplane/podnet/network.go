@@ -165,7 +165,7 @@ func (n *Network) start() error {
 	}
 	for _, f := range n.families {
 		if err := n.syncMasquerade(f); err != nil {
-			n.log.Warn("pods cannot reach addresses outside the cluster: no masquerading; load the kernel's nf_tables and nft_masq modules and restart the agent", "family", f, "error", err)
+			n.log.Warn("pods cannot reach addresses outside the cluster: no masquerading; load the kernel's nf_tables and nft_masq modules and restart the agent", "family", f, "err", err)
 			continue
 		}
 		f.masqueraded = true

@@ -51,7 +51,7 @@ func (n *Network) Run(ctx context.Context) error {
 		default:
 		}
 		if err := n.repairRoutes(); err != nil {
-			n.log.Error("pods of other nodes are not reachable", "error", err)
+			n.log.Error("pods of other nodes are not reachable", "err", err)
 		}
 	}
 }

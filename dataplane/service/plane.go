@@ -105,7 +105,7 @@ func (p *Plane) start(writerOf func(*kernelMaps) writer) error {
 	switch {
 	case err == nil:
 	case errors.Is(err, pinned.ErrLayout):
-		p.log.Info("pinned maps are replaced when the services are known", "reason", err)
+		p.log.Info("pinned maps are replaced when the services are known", "err", err)
 		pending = true
 		fallthrough
 	case errors.Is(err, fs.ErrNotExist):

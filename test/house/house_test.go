@@ -188,6 +188,23 @@ func TestNoPackageIsADrawer(t *testing.T) {
 	}
 }
 
+// Whoever reads a log at night searches it for one key.
+func TestErrorsAreLoggedByOneKey(t *testing.T) {
+	other := regexp.MustCompile(`[lL]og(ger)?\.(Debug|Info|Warn|Error)(Context)?\(.*"(error|reason|cause|problem)", (\w+\.)?([eE]rr|failure)\b`)
+	for _, file := range files(t) {
+		if filepath.Ext(file) != ".go" {
+			continue
+		}
+		content, err := os.ReadFile(filepath.Join(root(t), file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, line := range other.FindAll(content, -1) {
+			t.Errorf("%s: the key of an error is \"err\": %s", file, line)
+		}
+	}
+}
+
 const mostLines = 400
 
 func TestFilesAreShort(t *testing.T) {

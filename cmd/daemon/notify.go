@@ -1,14 +1,15 @@
-package main
+package daemon
 
 import (
+	"errors"
 	"log/slog"
 	"net"
 	"os"
 	"strings"
 )
 
-// notify tells systemd about a state, as sd_notify(3) does, if systemd asked for it.
-func notify(state string) {
+// Notify tells systemd about a state, as sd_notify(3) does, if systemd asked for it.
+func Notify(state string) {
 	path := os.Getenv("NOTIFY_SOCKET")
 	if path == "" {
 		return
@@ -19,9 +20,9 @@ func notify(state string) {
 	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"})
 	if err == nil {
 		_, err = conn.Write([]byte(state))
-		conn.Close()
+		err = errors.Join(err, conn.Close())
 	}
 	if err != nil {
-		slog.Warn("systemd could not be told", "state", state, "err", err)
+		slog.Warn("systemd not notified", "state", state, "err", err)
 	}
 }
