@@ -37,7 +37,7 @@ func run(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	options := cluster.Options{Nodes: 2, SkepdArgs: []string{"--encryption-provider-config", encryption}}
+	options := cluster.Options{Nodes: 2, Routed: []string{"node2"}, SkepdArgs: []string{"--encryption-provider-config", encryption}}
 	return clustertest.Main(m, "atk", "../../../bin", options, func(c *clustertest.Cluster) { local = c })
 }
 
