@@ -23,7 +23,6 @@ import (
 	"github.com/skep-io/skep/controlplane/apiserver"
 	"github.com/skep-io/skep/controlplane/encryption"
 	"github.com/skep-io/skep/controlplane/etcd"
-	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/leader"
 	"github.com/skep-io/skep/controlplane/membership"
 	"github.com/skep-io/skep/controlplane/pki"
@@ -79,7 +78,7 @@ func serve(ctx context.Context, s *settings, store *store, authority *pki.PKI, i
 	if err != nil {
 		return err
 	}
-	registry := kinds.NewRegistry(stored, kinds.Options{Cluster: s.cluster(), Encrypted: s.EncryptionConfig != ""})
+	registry := resource.NewRegistry(stored, s.registryConfig(), resource.Kinds())
 	maintainer := store.maintainer()
 	server, err := apiserver.New(apiserver.Config{
 		Registry: registry, PKI: authority, Version: s.Version, Etcd: maintainer,
@@ -107,7 +106,7 @@ func serve(ctx context.Context, s *settings, store *store, authority *pki.PKI, i
 		group.Go(func() error { return provider.Run(ctx, registry.Reread) })
 	}
 	group.Go(func() error {
-		if err := furnish(ctx, s, registry, authority); err != nil {
+		if err := furnish(ctx, registry, authority); err != nil {
 			return err
 		}
 		group.Go(func() error { return server.Run(ctx, api) })
@@ -129,14 +128,14 @@ func serve(ctx context.Context, s *settings, store *store, authority *pki.PKI, i
 }
 
 // furnish makes what every cluster has before anyone can ask for it.
-func furnish(ctx context.Context, s *settings, registry *resource.Registry, authority *pki.PKI) error {
+func furnish(ctx context.Context, registry *resource.Registry, authority *pki.PKI) error {
 	if err := registry.WaitForSync(ctx); err != nil {
 		return err
 	}
-	if err := kinds.EnsureNamespaces(ctx, registry); err != nil {
+	if err := resource.EnsureNamespaces(ctx, registry); err != nil {
 		return err
 	}
-	if err := kinds.EnsureServiceCIDR(ctx, registry, s.services); err != nil {
+	if err := resource.EnsureServiceCIDR(ctx, registry); err != nil {
 		return err
 	}
 	if err := membership.Record(ctx, registry.Store()); err != nil {
@@ -179,7 +178,7 @@ func (s *store) encrypted(ctx context.Context, settings *settings, identity stri
 		return plain, nil, nil
 	}
 	resources := map[string]schema.GroupResource{}
-	for _, k := range kinds.All() {
+	for _, k := range resource.Kinds() {
 		resources[k.Prefix()] = k.GroupResource()
 	}
 	provider, err := encryption.Open(context.WithoutCancel(ctx), settings.EncryptionConfig, settings.EncryptionReload, resources, identity)

@@ -9,7 +9,6 @@ import (
 
 	"github.com/skep-io/skep/controlplane/controller"
 	"github.com/skep-io/skep/controlplane/controlplanetest"
-	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 	"github.com/skep-io/skep/controlplane/storage"
 )
@@ -50,7 +49,7 @@ func TestLoopsWaitForUnreadableObjects(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, k := range []*resource.Kind{kinds.Nodes, kinds.ConfigMaps} {
+		for _, k := range []*resource.Kind{resource.Nodes, resource.ConfigMaps} {
 			if err := registry.Cache(k).WaitUntil(t.Context(), revision); err != nil {
 				t.Fatal(err)
 			}

@@ -10,9 +10,9 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/skep-io/skep/controlplane/allocator"
 	"github.com/skep-io/skep/controlplane/controller/loadbalancer"
 	"github.com/skep-io/skep/controlplane/controller/node"
+	"github.com/skep-io/skep/controlplane/resource"
 	"github.com/skep-io/skep/controlplane/storage"
 )
 
@@ -82,7 +82,7 @@ type settings struct {
 	listenHost, listenPort string
 	advertise              netip.Addr
 	services               []netip.Prefix
-	pods                   []allocator.PodRange
+	pods                   []resource.PodRange
 	pool                   loadbalancer.Pool
 }
 
@@ -178,15 +178,16 @@ func (s *settings) url() string {
 	return "https://" + net.JoinHostPort(s.advertise.String(), s.listenPort)
 }
 
-// cluster is what allocation needs to know.
-func (s *settings) cluster() allocator.Cluster {
-	cluster := allocator.Cluster{
-		ServiceCIDRs: s.services, PodCIDRs: s.pods, APIServers: []netip.Addr{s.advertise}, DenyExternalIPs: s.DenyExternalIPs,
+func (s *settings) registryConfig() resource.Config {
+	config := resource.Config{
+		ServiceCIDRs: s.services, PodCIDRs: s.pods, ClusterDomain: s.ClusterDomain,
+		APIServers: []netip.Addr{s.advertise}, DenyExternalIPs: s.DenyExternalIPs,
+		Encrypted: s.EncryptionConfig != "",
 	}
 	if s.LoadBalancerCIDR != "" {
-		cluster.LoadBalancerPool = s.pool
+		config.LoadBalancerPool = s.pool
 	}
-	return cluster
+	return config
 }
 
 // firstServiceIPs are the addresses of the service default/kubernetes.

@@ -9,23 +9,10 @@ import (
 	"github.com/skep-io/skep/agent/sysctl"
 )
 
-// rejection is why this node does not take a pod, in kubelet's words.
+// rejection is why this node does not run a pod, in kubelet's words.
 type rejection struct{ reason, message string }
 
-// admit judges the pod before anything of it is made. A pod that this node may not run has failed.
-func (w *worker) admit() {
-	if w.failed != nil || isTerminal(w.pod) || w.pod.DeletionTimestamp != nil {
-		return
-	}
-	r := w.pods.admission(w.pod)
-	if r == nil {
-		return
-	}
-	w.failed = &podFailure{reason: r.reason, message: "Pod was rejected: " + r.message, rejected: true}
-	w.event(corev1.EventTypeWarning, r.reason, "%s", r.message)
-}
-
-// admission returns the first reason to reject the pod, or nil.
+// admission judges the pod before anything of it is made, and returns the first reason to reject it, or nil.
 func (p *Pods) admission(pod *corev1.Pod) *rejection {
 	for _, judge := range []func(*corev1.Pod) *rejection{p.admitPressed, admitSystem, p.admitSysctls, p.admitAppArmor, p.admitHostPorts} {
 		if r := judge(pod); r != nil {
@@ -83,15 +70,4 @@ func sysctls(spec *corev1.PodSpec) (list []runtime.Sysctl) {
 		list = append(list, runtime.Sysctl{Name: s.Name, Value: s.Value})
 	}
 	return list
-}
-
-// neverBegun says whether nothing of the pod was ever made: the node rejected it, now or before.
-func (w *worker) neverBegun() bool {
-	for _, c := range w.containers {
-		if c.current != nil || c.starting {
-			return false
-		}
-	}
-	return w.failed != nil && w.failed.rejected ||
-		isTerminal(w.pod) && len(w.pod.Status.ContainerStatuses)+len(w.pod.Status.InitContainerStatuses) == 0
 }

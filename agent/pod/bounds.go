@@ -67,24 +67,3 @@ func (p *Pods) forget(ctx context.Context, uid string) error {
 		return p.cfg.Runtime.ForgetPod(uid)
 	})
 }
-
-// retryMax bounds the wait before what failed at the end of a pod is tried again.
-const retryMax = 30 * time.Second
-
-// retry is the wait between attempts that fail: a second, doubling. The zero
-// value has none behind it.
-type retry struct {
-	wait time.Duration
-	at   time.Time
-	said string
-}
-
-// failed counts a failure and says whether it is another than the last one was.
-func (r *retry) failed(err error) (news bool) {
-	r.wait = min(max(2*r.wait, time.Second), retryMax)
-	r.at = time.Now().Add(r.wait)
-	news, r.said = r.said != err.Error(), err.Error()
-	return news
-}
-
-func (r *retry) due() bool { return !time.Now().Before(r.at) }

@@ -3,6 +3,7 @@ package pod
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"sort"
 	"strings"
 
@@ -12,6 +13,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/skep-io/skep/agent/downward"
+	"github.com/skep-io/skep/agent/pod/life"
 )
 
 // environment is a container's variables, in order, and their lookup.
@@ -148,7 +150,7 @@ func (w *worker) variable(ctx context.Context, e *environment, pod *corev1.Pod, 
 	case from.ResourceFieldRef != nil:
 		container := spec
 		if name := from.ResourceFieldRef.ContainerName; name != "" && name != spec.Name {
-			if container = specOf(pod, name); container == nil {
+			if container = life.ContainerSpec(pod, name); container == nil {
 				return "", false, fmt.Errorf("container %s not found", name)
 			}
 		}
@@ -275,4 +277,32 @@ func variablesOf(service *corev1.Service) []envVar {
 
 func variableName(s string) string {
 	return strings.ToUpper(strings.ReplaceAll(s, "-", "_"))
+}
+
+// withAddresses is the pod as its own variables should see it: addresses are
+// known here before the API server knows them.
+func withAddresses(pod *corev1.Pod, s *setup, nodeIPs []netip.Addr) *corev1.Pod {
+	placed := *pod
+	placed.Status.HostIPs, placed.Status.PodIPs = nil, nil
+	for _, ip := range nodeIPs {
+		placed.Status.HostIPs = append(placed.Status.HostIPs, corev1.HostIP{IP: ip.String()})
+	}
+	if len(placed.Status.HostIPs) > 0 {
+		placed.Status.HostIP = placed.Status.HostIPs[0].IP
+	}
+	select {
+	case <-s.network.done:
+		if len(s.addrs) > 0 {
+			placed.Status.PodIPs = life.PodIPs(s.addrs)
+		} else if pod.Spec.HostNetwork {
+			for _, ip := range placed.Status.HostIPs {
+				placed.Status.PodIPs = append(placed.Status.PodIPs, corev1.PodIP(ip))
+			}
+		}
+	default: // nobody asked for it (needsAddress)
+	}
+	if len(placed.Status.PodIPs) > 0 {
+		placed.Status.PodIP = placed.Status.PodIPs[0].IP
+	}
+	return &placed
 }

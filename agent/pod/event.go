@@ -4,28 +4,42 @@ import (
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/skep-io/skep/agent/pod/life"
 )
 
 // event is about the pod as a whole.
 func (w *worker) event(kind, reason, format string, args ...any) {
-	w.pods.cfg.Recorder.Eventf(w.reference(""), kind, reason, format, args...)
+	w.containerEvent("", kind, reason, format, args...)
 }
 
 // containerEvent names the container by its field in the specification.
 func (w *worker) containerEvent(name, kind, reason, format string, args ...any) {
-	w.pods.cfg.Recorder.Eventf(w.reference(w.fieldPath(name)), kind, reason, format, args...)
+	w.pods.cfg.Recorder.Eventf(w.reference(name), kind, reason, format, args...)
 }
 
-func (w *worker) reference(field string) *corev1.ObjectReference {
-	return &corev1.ObjectReference{
+// report is an event that the machine asks for.
+func (w *worker) report(r life.Report) {
+	if r.Annotations == nil {
+		w.containerEvent(r.Container, r.Type, r.Reason, "%s", r.Message)
+		return
+	}
+	w.pods.cfg.Recorder.AnnotatedEventf(w.reference(r.Container), r.Annotations, r.Type, r.Reason, "%s", r.Message)
+}
+
+func (w *worker) reference(container string) *corev1.ObjectReference {
+	ref := &corev1.ObjectReference{
 		Kind: "Pod", APIVersion: "v1", Namespace: w.key.Namespace, Name: w.key.Name,
-		UID: w.ref.UID, ResourceVersion: w.ref.ResourceVersion, FieldPath: field,
+		UID: w.ref.UID, ResourceVersion: w.ref.ResourceVersion,
 	}
-}
-
-func (w *worker) fieldPath(name string) string {
-	if c := w.containers[name]; c != nil && c.role != roleMain {
-		return fmt.Sprintf("spec.initContainers{%s}", name)
+	if container == "" {
+		return ref
 	}
-	return fmt.Sprintf("spec.containers{%s}", name)
+	ref.FieldPath = fmt.Sprintf("spec.containers{%s}", container)
+	for i := range w.ref.Spec.InitContainers {
+		if w.ref.Spec.InitContainers[i].Name == container {
+			ref.FieldPath = fmt.Sprintf("spec.initContainers{%s}", container)
+		}
+	}
+	return ref
 }

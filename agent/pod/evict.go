@@ -15,10 +15,11 @@ import (
 	corev1helpers "k8s.io/component-helpers/scheduling/corev1"
 	"k8s.io/klog/v2"
 
+	"github.com/skep-io/skep/agent/pod/life"
 	"github.com/skep-io/skep/durable"
 )
 
-// ReasonEvicted is the reason of pods that the node ended, or did not take, for want of something.
+// ReasonEvicted is the reason of pods that the node ended, or rejected, for want of something.
 const ReasonEvicted = "Evicted"
 
 // Eviction is why and how the node ends a pod by itself.
@@ -54,27 +55,21 @@ func (p *Pods) Evict(uid types.UID, e Eviction) bool {
 		// A full disk is one of the reasons for evictions.
 		w.log().Error("eviction not recorded: should the agent end now, its successor has to decide anew", "err", err)
 	}
-	w.post(func() { w.evict(e) })
+	w.post(w.eviction(e))
 	return true
 }
 
 // Released says whether nothing of a pod runs on this node any more and what it held has been given back.
 func (p *Pods) Released(uid types.UID) bool {
 	w := p.worker(string(uid))
-	return w == nil || w.gaveBack.Load()
+	return w == nil || w.released.Load()
 }
 
-// evict is the decision, made now or by an agent before this one.
-func (w *worker) evict(e Eviction) {
-	if w.failed != nil || isTerminal(w.pod) {
-		return
-	}
-	w.failed = &podFailure{
-		reason: ReasonEvicted, message: e.Message, disrupted: e.Disrupted,
-		grace: time.Duration(max(e.GracePeriod, 1)) * time.Second,
-	}
-	w.pods.cfg.Recorder.AnnotatedEventf(w.reference(""), e.Annotations, corev1.EventTypeWarning, ReasonEvicted, "%s", e.Message)
-	w.log().Warn("pod evicted", "message", e.Message, "grace", w.failed.grace)
+// eviction is the decision, made now or by an agent before this one.
+func (w *worker) eviction(e Eviction) life.Event {
+	grace := time.Duration(max(e.GracePeriod, 1)) * time.Second
+	w.log().Warn("pod evicted", "message", e.Message, "grace", grace)
+	return life.Evicted{Message: e.Message, Annotations: e.Annotations, Grace: grace, Disrupted: e.Disrupted}
 }
 
 func (w *worker) evictionFile() string {
@@ -92,17 +87,18 @@ func writeEviction(path string, e Eviction) error {
 	return durable.WriteFile(path, data, 0o600)
 }
 
-// adoptEviction goes on with what an earlier agent decided.
-func (w *worker) adoptEviction() {
+// recordedEviction is what an earlier agent decided, if it did.
+func (w *worker) recordedEviction() (event life.Event, ok bool) {
 	e, err := readEviction(w.evictionFile())
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
+		return nil, false
 	case err != nil:
 		w.log().Error("record of an eviction not read: the pod runs on", "err", err)
-	default:
-		w.evicted.Store(true)
-		w.evict(e)
+		return nil, false
 	}
+	w.evicted.Store(true)
+	return w.eviction(e), true
 }
 
 func readEviction(path string) (e Eviction, err error) {
@@ -116,32 +112,7 @@ func readEviction(path string) (e Eviction, err error) {
 	return e, nil
 }
 
-// mayRun says whether something of the pod runs, or is about to.
-func (w *worker) mayRun() bool {
-	for _, c := range w.containers {
-		if c.running() || c.starting {
-			return true
-		}
-	}
-	return false
-}
-
-// failedWhole says whether the pod has failed from this side and nothing of it runs any more. As under the kubelet, it is not
-// shown as failed before, since others take what it had for free then.
-func (w *worker) failedWhole() bool { return w.failed != nil && !w.mayRun() }
-
-// disruption is the condition of a pod that went for the node's sake.
-func (w *worker) disruption() (corev1.PodCondition, bool) {
-	if !w.failedWhole() || !w.failed.disrupted {
-		return corev1.PodCondition{}, false
-	}
-	return corev1.PodCondition{
-		Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue,
-		Reason: corev1.PodReasonTerminationByKubelet, Message: w.failed.message,
-	}, true
-}
-
-// admitPressed rejects pods that a node short of something does not take. One that has begun stays: it ran before.
+// admitPressed rejects pods that a node short of something must not run. One that has begun stays: it ran before.
 func (p *Pods) admitPressed(pod *corev1.Pod) *rejection {
 	if p.cfg.Pressure == nil {
 		return nil

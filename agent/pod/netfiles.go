@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/skep-io/skep/agent/confine"
+	"github.com/skep-io/skep/agent/pod/life"
 )
 
 // networkFile is where one of the pod's files in /etc lies on the node.
@@ -146,7 +147,7 @@ func (w *worker) resolver(pod *corev1.Pod) (resolver, error) {
 	}
 	if len(w.pods.cfg.ClusterDNS) == 0 {
 		w.event(corev1.EventTypeWarning, "MissingClusterDNS", "pod: %q. this node has no cluster DNS address and cannot create Pod using %q policy. Falling back to %q policy.",
-			w.formatted(), policy, corev1.DNSDefault)
+			life.Formatted(pod), policy, corev1.DNSDefault)
 		return nodeResolver("/etc/resolv.conf")
 	}
 	domain := w.pods.cfg.ClusterDomain

@@ -8,11 +8,12 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/skep-io/skep/agent/pod/life"
 	"github.com/skep-io/skep/agent/runtime"
 )
 
 // removeOrphans removes what belongs to pods that the API server no longer
-// knows: deleted while the agent was away, or left by a crash.
+// knows: deleted while the agent was away, or before it crashed.
 func (p *Pods) removeOrphans() {
 	known := map[string]bool{}
 	for _, obj := range p.informer.GetStore().List() {
@@ -31,7 +32,7 @@ func (p *Pods) removeOrphans() {
 		p.done.Add(1)
 		go func() {
 			defer p.done.Done()
-			slog.Info("removing what is left of a pod that is gone", "uid", uid)
+			slog.Info("removing orphaned pod", "uid", uid)
 			p.removeOrphan(uid)
 		}()
 	}
@@ -40,20 +41,20 @@ func (p *Pods) removeOrphans() {
 // orphanGrace is for containers whose pod, and so its grace period, is gone.
 const orphanGrace = 10 * time.Second
 
-// removeOrphan removes what is left of a pod, however often it takes.
+// removeOrphan removes what there is of a pod, and tries until it has succeeded.
 func (p *Pods) removeOrphan(uid string) {
-	for again := (retry{}); ; {
+	for again := (life.Retry{}); ; {
 		err := p.tryRemoveOrphan(uid)
 		if err == nil || p.ctx.Err() != nil {
 			return
 		}
-		if again.failed(err) {
-			slog.Error("what is left of a pod that is gone is not removed; trying again", "uid", uid, "err", err)
+		if again.Failed(time.Now(), err) {
+			slog.Error("orphaned pod not removed; trying again", "uid", uid, "err", err)
 		}
 		select {
 		case <-p.ctx.Done():
 			return
-		case <-time.After(again.wait):
+		case <-time.After(again.Wait):
 		}
 	}
 }

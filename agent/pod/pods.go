@@ -21,6 +21,7 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	"github.com/skep-io/skep/agent/bounded"
+	"github.com/skep-io/skep/agent/pod/life"
 	"github.com/skep-io/skep/agent/runtime"
 	"github.com/skep-io/skep/agent/sysctl"
 	"github.com/skep-io/skep/agent/usage"
@@ -181,7 +182,7 @@ func (p *Pods) Leave() {
 	workers := slices.Collect(maps.Values(p.workers))
 	p.mu.Unlock()
 	for _, w := range workers {
-		w.post(func() { w.removed() })
+		w.post(life.PodGone{})
 	}
 	p.removeOrphans()
 }
@@ -210,7 +211,7 @@ func (p *Pods) podChanged(pod *corev1.Pod) {
 	if isTerminal(pod) {
 		p.shareBurstable()
 	}
-	w.post(func() { w.setPod(pod) })
+	w.post(life.PodChanged{Pod: pod})
 }
 
 // start runs a worker; p.mu is held.
@@ -237,7 +238,7 @@ func (p *Pods) podDeleted(obj any) {
 		return
 	}
 	if w := p.worker(string(pod.UID)); w != nil {
-		w.post(func() { w.removed() })
+		w.post(life.PodGone{})
 	}
 }
 
@@ -265,7 +266,7 @@ func (p *Pods) containerExited(c runtime.Container) {
 		return
 	}
 	w.withdrawFor(c.Name)
-	w.post(func() { w.exited(c) })
+	w.post(life.ContainerExited{Container: c.Name, ID: c.ID, Exit: exitOf(c)})
 }
 
 // ErrNotFound means that this node has no such pod or container.
@@ -328,7 +329,7 @@ func (p *Pods) List() []PodState {
 func (p *Pods) objectChanged(uids []string) {
 	for _, uid := range uids {
 		if w := p.worker(uid); w != nil {
-			w.post(func() { w.objectsChanged() })
+			w.post(life.ObjectsChanged{})
 		}
 	}
 }

@@ -6,11 +6,17 @@ import (
 	"net/netip"
 	"os"
 	"strings"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/skep-io/skep/agent/pod/life"
 	"github.com/skep-io/skep/agent/runtime"
+)
+
+// Reasons of events about what a pod stands on.
+const (
+	reasonFailedSandbox = "FailedCreatePodSandBox"
+	reasonFailedMount   = "FailedMount"
 )
 
 // setup is the ground that a pod's containers stand on. Its parts are made
@@ -26,8 +32,6 @@ type setup struct {
 	sandbox runtime.Sandbox
 	paths   map[string]string // volume name -> where it lies
 	addrs   []netip.Addr      // none on the node's network
-	failed  bool              // worker goroutine only
-	ready   bool              // worker goroutine only
 }
 
 // stage is done when its channel closes; err and the fields it guards are
@@ -51,18 +55,10 @@ func (s *stage) wait(ctx context.Context) error {
 	}
 }
 
-// ensureSetup begins the setup, once, and again after a failure's back-off.
-// Everything in it finds what an earlier agent made.
-func (w *worker) ensureSetup() {
-	now := time.Now()
+// setUp begins the setup. Everything in it finds what an earlier one, or an
+// earlier agent, made.
+func (w *worker) setUp() {
 	if w.setup != nil {
-		if !w.setup.failed {
-			return
-		}
-		if wait := w.setupOff.remaining(w.setupOff.since, now); wait > 0 {
-			w.at("setup", now.Add(wait))
-			return
-		}
 		w.setup.giveUp()
 	}
 	s := &setup{}
@@ -71,10 +67,10 @@ func (w *worker) ensureSetup() {
 	w.setup = s
 	pod := w.pod
 	w.work.Go(func() { w.setUpVolumes(s, pod) })
-	w.beside(func(context.Context) func() {
+	w.beside(func(context.Context) life.Event {
 		w.setUpNamespaces(s, pod)
 		<-s.volumes.done
-		return func() { w.setupDone(s) }
+		return w.setupResult(s)
 	})
 }
 
@@ -110,7 +106,7 @@ func (w *worker) setUpNamespaces(s *setup, pod *corev1.Pod) {
 	s.network.finish(err)
 }
 
-// attach connects the pod. A bandwidth that the kernel cannot limit is told and
+// attach connects the pod. A bandwidth that the kernel cannot limit is reported and
 // no reason to keep the pod from running; one that makes no sense is.
 func (w *worker) attach(s *setup, pod *corev1.Pod, netns string) error {
 	limits, err := bandwidth(pod.Annotations)
@@ -138,17 +134,12 @@ func (w *worker) setUpVolumes(s *setup, pod *corev1.Pod) {
 	s.volumes.finish(err)
 }
 
-// setupDone judges the finished setup. Containers that waited for a failed
-// one give up by themselves.
-func (w *worker) setupDone(s *setup) {
+// setupResult says what the finished setup came to. Containers that waited for a
+// failed one give up by themselves.
+func (w *worker) setupResult(s *setup) life.Event {
 	if s.network.err == nil && s.volumes.err == nil {
-		s.ready = true
-		w.setupOff.clear()
-		return
+		return life.SetupReady{}
 	}
-	s.failed = true
-	now := time.Now()
-	w.setupOff.next(now, now)
 	if s.network.err != nil && s.ctx.Err() == nil {
 		w.event(corev1.EventTypeWarning, reasonFailedSandbox, "Failed to create pod sandbox: %v", s.network.err)
 	}
@@ -157,6 +148,7 @@ func (w *worker) setupDone(s *setup) {
 			w.event(corev1.EventTypeWarning, reasonFailedMount, "%s", line)
 		}
 	}
+	return life.SetupFailed{}
 }
 
 // hostname is the pod's, or the node's on the node's network.
@@ -184,32 +176,14 @@ func podHostname(pod *corev1.Pod) string {
 	return name
 }
 
-// refreshVolumes brings configuration volumes up to date, one pass at a time.
+// refreshVolumes brings configuration volumes up to date.
 func (w *worker) refreshVolumes() {
-	if w.setup == nil || !w.setup.ready || w.refreshing || w.finished() || w.pod.DeletionTimestamp != nil || !hasContent(w.pod) {
-		return
-	}
-	w.refreshing = true
 	pod := w.pod
-	w.beside(func(ctx context.Context) func() {
+	w.beside(func(ctx context.Context) life.Event {
 		_, _, err := w.pods.volumes.SetUp(ctx, pod)
 		if err != nil && ctx.Err() == nil {
 			w.event(corev1.EventTypeWarning, reasonFailedMount, "%v", err)
 		}
-		return func() {
-			w.refreshing = false
-			if w.pod != pod {
-				w.refreshVolumes() // it changed meanwhile
-			}
-		}
+		return life.VolumesRefreshed{}
 	})
-}
-
-func hasContent(pod *corev1.Pod) bool {
-	for _, v := range pod.Spec.Volumes {
-		if v.ConfigMap != nil || v.Secret != nil || v.DownwardAPI != nil || v.Projected != nil {
-			return true
-		}
-	}
-	return false
 }

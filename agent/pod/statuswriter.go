@@ -17,6 +17,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	"k8s.io/client-go/kubernetes"
+
+	"github.com/skep-io/skep/agent/pod/life"
 )
 
 // statusWriter brings the newest status of one pod to the API server. States
@@ -61,7 +63,7 @@ func differs(a, b *corev1.PodStatus) bool {
 	own := func(s *corev1.PodStatus) map[corev1.PodConditionType]corev1.ConditionStatus {
 		all := map[corev1.PodConditionType]corev1.ConditionStatus{}
 		for _, c := range s.Conditions {
-			if isOwn(c.Type) {
+			if life.OwnCondition(c.Type) {
 				all[c.Type] = c.Status
 			}
 		}
@@ -125,7 +127,7 @@ func (s *statusWriter) flush(ctx context.Context, status *corev1.PodStatus) {
 	s.writePending(ctx)
 }
 
-// writePending says whether nothing is left to write.
+// writePending says whether there is nothing more to write.
 func (s *statusWriter) writePending(ctx context.Context) bool {
 	s.patch.Lock()
 	defer s.patch.Unlock()

@@ -9,7 +9,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/fields"
 
-	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
@@ -102,13 +101,13 @@ func (s *Server) nodeMayPods(node string, a attributes) (reason string, ok bool)
 
 // podOnNode says whether a pod is bound to a node. A pod that does not exist belongs to nobody.
 func (s *Server) podOnNode(node, namespace, name string) bool {
-	pod, err := resource.Get[*corev1.Pod](s.stopping, s.registry, kinds.Pods, namespace, name)
+	pod, err := resource.Get[*corev1.Pod](s.stopping, s.registry, resource.Pods, namespace, name)
 	return err == nil && pod.Spec.NodeName == node
 }
 
 // nodeRefers says whether a pod bound to the node refers to a secret or a config map.
 func (s *Server) nodeRefers(node, kind, namespace, name string) bool {
-	for _, pod := range resource.ByIndex[*corev1.Pod](s.registry, kinds.Pods, kinds.PodsByNode, node) {
+	for _, pod := range resource.ByIndex[*corev1.Pod](s.registry, resource.Pods, resource.PodsByNode, node) {
 		if pod.Namespace == namespace && podRefers(pod, kind, name) {
 			return true
 		}

@@ -2,7 +2,7 @@
 // deleting the Node object ends the membership in the same transaction, and with it every certificate that was issued for it. That
 // it ended is recorded, so that a node which was removed is told apart from one that the store has never heard of.
 //
-// It owns the keys below allocator.MemberPrefix and keeps a copy of them in memory, which is what requests are compared with. It
+// It owns the keys below resource.MemberPrefix and keeps a copy of them in memory, which is what requests are compared with. It
 // never signs anything and does not decide who may join.
 package membership
 
@@ -20,8 +20,6 @@ import (
 	"time"
 
 	"github.com/skep-io/skep/backoff"
-	"github.com/skep-io/skep/controlplane/allocator"
-	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 	"github.com/skep-io/skep/controlplane/storage"
 )
@@ -61,7 +59,7 @@ type Members struct {
 
 // known is a membership, or the record of ended ones, as of a revision.
 type known struct {
-	allocator.Member
+	resource.Member
 	revision int64
 }
 
@@ -98,7 +96,7 @@ func (m *Members) Run(ctx context.Context) error {
 
 // follow reads the store, says that it has, and applies changes for as long as the watch lasts.
 func (m *Members) follow(ctx context.Context, read func()) error {
-	kvs, revision, err := m.store.List(ctx, allocator.MemberPrefix)
+	kvs, revision, err := m.store.List(ctx, resource.MemberPrefix)
 	if err != nil {
 		return err
 	}
@@ -106,7 +104,7 @@ func (m *Members) follow(ctx context.Context, read func()) error {
 	read()
 	watch, cancel := context.WithCancel(ctx)
 	defer cancel()
-	for response := range m.store.Watch(watch, allocator.MemberPrefix, revision) {
+	for response := range m.store.Watch(watch, resource.MemberPrefix, revision) {
 		if response.Err != nil {
 			return response.Err
 		}
@@ -125,13 +123,13 @@ func (m *Members) replace(kvs []storage.KeyValue, revision int64) {
 	}
 	m.mu.Lock()
 	for name, k := range m.known {
-		if !stored[allocator.MemberKey(name)] && k.revision <= revision {
+		if !stored[resource.MemberKey(name)] && k.revision <= revision {
 			delete(m.known, name)
 			m.endRequests(name)
 		}
 	}
 	for name, k := range m.ended {
-		if !stored[allocator.EndedKey(name)] && k.revision <= revision {
+		if !stored[resource.EndedKey(name)] && k.revision <= revision {
 			delete(m.ended, name)
 		}
 	}
@@ -145,11 +143,11 @@ func (m *Members) replace(kvs []storage.KeyValue, revision int64) {
 
 // apply takes over a change unless a later one is known.
 func (m *Members) apply(key string, value []byte, revision int64, gone bool) {
-	name, ended := strings.CutPrefix(key, allocator.EndedPrefix)
+	name, ended := strings.CutPrefix(key, resource.EndedPrefix)
 	if !ended {
-		name = strings.TrimPrefix(key, allocator.MemberPrefix)
+		name = strings.TrimPrefix(key, resource.MemberPrefix)
 	}
-	var stored allocator.Member
+	var stored resource.Member
 	if !gone {
 		if err := json.Unmarshal(value, &stored); err != nil || stored.ID == "" {
 			slog.Error("A node's membership cannot be read: its certificate is refused", "key", key, "err", err)
@@ -247,7 +245,7 @@ func (m *Members) Join(ctx context.Context, name string, replace bool) (id strin
 const joinAttempts = 8
 
 func (m *Members) tryJoin(ctx context.Context, name string, replace bool) (id string, err error) {
-	key := allocator.MemberKey(name)
+	key := resource.MemberKey(name)
 	fresh, err := newMember()
 	if err != nil {
 		return "", err
@@ -257,7 +255,7 @@ func (m *Members) tryJoin(ctx context.Context, name string, replace bool) (id st
 		return "", err
 	}
 	var tx resource.Tx
-	if err := allocator.EndMember(ctx, m.store, &tx, name); err != nil {
+	if err := resource.EndMember(ctx, m.store, &tx, name); err != nil {
 		return "", err
 	}
 	if !replace {
@@ -278,15 +276,15 @@ func (m *Members) tryJoin(ctx context.Context, name string, replace bool) (id st
 	return fresh.ID, nil
 }
 
-func newMember() (allocator.Member, error) {
+func newMember() (resource.Member, error) {
 	id := make([]byte, 8)
 	if _, err := rand.Read(id); err != nil {
-		return allocator.Member{}, fmt.Errorf("make a membership: %w", err)
+		return resource.Member{}, fmt.Errorf("make a membership: %w", err)
 	}
-	return allocator.Member{ID: hex.EncodeToString(id)}, nil
+	return resource.Member{ID: hex.EncodeToString(id)}, nil
 }
 
-func nodeKey(name string) string { return kinds.Nodes.Key("", name) }
+func nodeKey(name string) string { return resource.Nodes.Key("", name) }
 
 // recordedKey is there once the nodes from before there were memberships have been given one.
 const recordedKey = "/skep/members-recorded"
@@ -313,7 +311,7 @@ func Record(ctx context.Context, store storage.Interface) error {
 		if err != nil {
 			return err
 		}
-		key := allocator.MemberKey(strings.TrimPrefix(kv.Key, prefix))
+		key := resource.MemberKey(strings.TrimPrefix(kv.Key, prefix))
 		_, err = store.Commit(ctx, []storage.Guard{{Key: key}, {Key: kv.Key, ModRevision: kv.ModRevision}}, []storage.Op{{Key: key, Value: value}})
 		var conflict *storage.ConflictError
 		if errors.As(err, &conflict) {

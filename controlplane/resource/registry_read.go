@@ -23,17 +23,17 @@ const freshWait = 3 * time.Second
 func (r *Registry) Get(ctx context.Context, k *Kind, ns, name string, minRevision string) (Object, error) {
 	key := k.Key(ns, name)
 	if minRevision == "" {
-		o, err := r.Fresh(ctx, k, key, name)
+		o, err := r.fresh(ctx, k, key, name)
 		if err != nil {
 			return nil, err
 		}
 		return o.Value(), nil
 	}
-	revision, err := ParseRevision(minRevision)
+	revision, err := parseRevision(minRevision)
 	if err != nil {
 		return nil, err
 	}
-	if err := r.WaitUntil(ctx, k, revision); err != nil {
+	if err := r.waitUntil(ctx, k, revision); err != nil {
 		return nil, err
 	}
 	o, err := r.cached(k, key, name)
@@ -43,19 +43,19 @@ func (r *Registry) Get(ctx context.Context, k *Kind, ns, name string, minRevisio
 	return o.Value(), nil
 }
 
-// Fresh reads an object from the store; if the cache has the same state, that is returned.
-func (r *Registry) Fresh(ctx context.Context, k *Kind, key, name string) (*watchcache.Object, error) {
+// fresh reads an object from the store; if the cache has the same state, that is returned.
+func (r *Registry) fresh(ctx context.Context, k *Kind, key, name string) (*watchcache.Object, error) {
 	kv, err := r.store.Get(ctx, key)
 	if errors.Is(err, storage.ErrNotFound) {
 		return nil, k.notFound(name)
 	}
 	if err != nil {
-		return nil, StoreError(ctx, err)
+		return nil, storeError(ctx, err)
 	}
 	if o, ok := r.Cache(k).Get(key); ok && o.Revision == kv.ModRevision {
 		return o, nil
 	}
-	o, err := k.Decode(kv)
+	o, err := k.decode(kv)
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}
@@ -75,8 +75,8 @@ func (r *Registry) cached(k *Kind, key, name string) (*watchcache.Object, error)
 	return nil, k.notFound(name)
 }
 
-// WaitUntil waits until the cache has a revision; 0 is there from the start.
-func (r *Registry) WaitUntil(ctx context.Context, k *Kind, revision int64) error {
+// waitUntil waits until the cache has a revision; 0 is there from the start.
+func (r *Registry) waitUntil(ctx context.Context, k *Kind, revision int64) error {
 	c := r.Cache(k)
 	limited, cancel := context.WithTimeout(ctx, freshWait)
 	defer cancel()
@@ -85,22 +85,21 @@ func (r *Registry) WaitUntil(ctx context.Context, k *Kind, revision int64) error
 		return nil
 	}
 	if ctx.Err() != nil || errors.Is(err, watchcache.ErrClosed) {
-		return StoreError(ctx, cmp.Or(ctx.Err(), err))
+		return storeError(ctx, cmp.Or(ctx.Err(), err))
 	}
 	return tooNew(revision, c.Revision())
 }
 
-// WaitForStore waits until the cache has all that the store has now.
-func (r *Registry) WaitForStore(ctx context.Context, k *Kind) error {
+// waitForStore waits until the cache has all that the store has now.
+func (r *Registry) waitForStore(ctx context.Context, k *Kind) error {
 	revision, err := r.store.Revision(ctx)
 	if err != nil {
-		return StoreError(ctx, err)
+		return storeError(ctx, err)
 	}
-	return r.WaitUntil(ctx, k, revision)
+	return r.waitUntil(ctx, k, revision)
 }
 
-// ParseRevision reads a resource version; "" is 0.
-func ParseRevision(s string) (int64, error) {
+func parseRevision(s string) (int64, error) {
 	if s == "" {
 		return 0, nil
 	}

@@ -1,0 +1,122 @@
+package life
+
+import (
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// Action is something to do for the pod. Those with an answer say which; it
+// comes as an event, once. None is waited for.
+type Action interface{ action() }
+
+type (
+	// SetUp makes the pod's namespaces, network and volumes, or finds those that
+	// are there. Answer: SetupReady or SetupFailed; AddressesAssigned may come before.
+	SetUp struct{}
+	// AbandonSetup ends what waits for the setup, or for what containers need of it.
+	AbandonSetup struct{}
+
+	// PullImage makes a container's image present, as its pull policy says.
+	// Answer: ImagePresent, AttemptFailed or AttemptAbandoned.
+	PullImage struct{ Container string }
+	// AbandonPull ends the wait for an image; the answer comes the sooner.
+	AbandonPull struct{ Container string }
+	// CreateContainer makes a container as soon as namespaces and volumes exist.
+	// Answer: ContainerCreated, AttemptFailed or AttemptAbandoned.
+	CreateContainer struct {
+		Container string
+		Number    int // of the attempt
+	}
+	// StartContainer lets a created container run as soon as the network is up.
+	// Answer: ContainerStarted, AttemptFailed or AttemptAbandoned.
+	StartContainer struct{ Container, ID string }
+	// DiscardContainer removes a created container that is not to run.
+	DiscardContainer struct{ Container, ID string }
+	// ForgetContainer drops the record of an attempt that nobody will ask for.
+	ForgetContainer struct{ ID string }
+
+	// StopContainer runs the preStop hook, sends the stop signal and, when the
+	// grace period is over, kills. Answer: ContainerStopped.
+	StopContainer struct {
+		Container, ID string
+		Grace         time.Duration
+	}
+	// ShortenStop kills after the grace period, counted from now, at the latest.
+	ShortenStop struct {
+		Container string
+		Grace     time.Duration
+	}
+
+	// RunPostStart runs the hook beside its container. Answer: PostStartEnded.
+	RunPostStart struct{ Container, ID string }
+	// EndPostStart gives the hook up; there is no answer then.
+	EndPostStart struct{ Container string }
+	// WatchProbe begins to probe. Answers: Probed, whenever the result changes.
+	WatchProbe struct {
+		Container string
+		Attempt   Attempt
+		Kind      ProbeKind
+		Initial   bool // the result to start from
+	}
+	// EndProbe ends one of a container's probes.
+	EndProbe struct {
+		Container string
+		Kind      ProbeKind
+	}
+
+	// WithdrawAddress takes the pod out of this node's service maps, and
+	// RestoreAddress lets it in again. Repeating either changes nothing.
+	WithdrawAddress struct{}
+	RestoreAddress  struct{}
+	// Drain has clients everywhere look elsewhere. Answer: Drained.
+	Drain struct{ Limit time.Duration }
+	// RefreshVolumes brings configuration volumes up to date. Answer: VolumesRefreshed.
+	RefreshVolumes struct{}
+
+	// Release gives network, namespaces and volumes back. Answer: Released.
+	Release struct{}
+	// Remove writes the last status, deletes the API object unless it is gone, and
+	// then the pod's records. Answer: ObjectRemoved.
+	Remove struct {
+		ObjectGone bool
+		Status     *corev1.PodStatus
+	}
+
+	// WriteStatus brings the status to the API server.
+	WriteStatus struct{ Status *corev1.PodStatus }
+	// Report is an event for the API's users, about a container or the whole pod.
+	Report struct {
+		Container, Type, Reason, Message string
+		Annotations                      map[string]string
+	}
+	// LogError is for the node's log.
+	LogError struct {
+		Message, Container string
+		Err                error
+	}
+)
+
+func (SetUp) action()            {}
+func (AbandonSetup) action()     {}
+func (PullImage) action()        {}
+func (AbandonPull) action()      {}
+func (CreateContainer) action()  {}
+func (StartContainer) action()   {}
+func (DiscardContainer) action() {}
+func (ForgetContainer) action()  {}
+func (StopContainer) action()    {}
+func (ShortenStop) action()      {}
+func (RunPostStart) action()     {}
+func (EndPostStart) action()     {}
+func (WatchProbe) action()       {}
+func (EndProbe) action()         {}
+func (WithdrawAddress) action()  {}
+func (RestoreAddress) action()   {}
+func (Drain) action()            {}
+func (RefreshVolumes) action()   {}
+func (Release) action()          {}
+func (Remove) action()           {}
+func (WriteStatus) action()      {}
+func (Report) action()           {}
+func (LogError) action()         {}

@@ -1,0 +1,261 @@
+package life
+
+import (
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// Role of a container in its pod's life.
+type Role int
+
+// Init containers run to completion, one after the other; a sidecar is one that stays.
+const (
+	Init Role = iota
+	Sidecar
+	Main
+)
+
+// State of a container: what is being done about it.
+type State int
+
+// The states of a container. Between attempts it is in one of the first seven.
+const (
+	// Waiting: for its turn, or for the setup. Nothing has gone wrong.
+	Waiting State = iota
+	// Exited: an attempt has run. What follows is judged at once: the next
+	// attempt, RestartBackOff, or nothing, as the restart policy says.
+	Exited
+	// RestartBackOff: the next attempt waits, since there were several.
+	RestartBackOff
+	// PullFailed: there is no image. The error is shown, the next attempt waits.
+	PullFailed
+	// PullBackOff: the same, and the wait is shown.
+	PullBackOff
+	// StartFailed: it could not be configured, created or started. The error is
+	// shown, the next attempt waits.
+	StartFailed
+	// StartBackOff: the same, and the wait is shown.
+	StartBackOff
+
+	// Pulling, Creating, Starting: an attempt is on its way.
+	Pulling
+	Creating
+	Starting
+
+	Running
+	// Stopping: it is being stopped. It stays in this state until that is over, even if
+	// its process has exited before (the preStop hook may still run).
+	Stopping
+	// StopBackOff: it runs, was to be stopped and could not be. That is tried again.
+	StopBackOff
+	states // their number
+)
+
+func (s State) String() string {
+	return [...]string{"Waiting", "Exited", "RestartBackOff", "PullFailed", "PullBackOff", "StartFailed", "StartBackOff",
+		"Pulling", "Creating", "Starting", "Running", "Stopping", "StopBackOff"}[s]
+}
+
+// Attempt is one run of a container.
+type Attempt struct {
+	ID             string
+	Number         int // from 0; restarts before it
+	Image, ImageID string
+	User           *corev1.ContainerUser
+	StartedAt      time.Time
+	Exit           *Exit // nil while it runs
+}
+
+// Exit is how an attempt ended.
+type Exit struct {
+	Code            int
+	Reason, Message string
+	FinishedAt      time.Time
+}
+
+// ProbeKind is the question that a probe asks.
+type ProbeKind string
+
+// The kinds, as events name them.
+const (
+	Liveness  ProbeKind = "Liveness"
+	Readiness ProbeKind = "Readiness"
+	Startup   ProbeKind = "Startup"
+)
+
+// Container is what is known of one container of the pod.
+type Container struct {
+	Name string
+	Role Role
+
+	state State
+
+	// attempt is the newest that was started; nil before the first.
+	// In Running and StopBackOff it runs, in Stopping it runs or has just
+	// exited; in Exited and RestartBackOff it has exited; in all others it is
+	// nil or has exited.
+	attempt *Attempt
+	// previous is the attempt before it, which has exited; nil if there is none.
+	previous *Attempt
+	// next is the number of the next attempt, above that of all before.
+	next int
+
+	// resumed is the state in which the attempt under way began, which is
+	// shown until that has come to something. Valid in Pulling, Creating, Starting.
+	resumed State
+	// created is the container that was made for the attempt. Valid in Starting.
+	created string
+	// exit is that of created, if it is known before the start is. Nil but in Starting.
+	exit *Exit
+	// failure is why the last attempt was not started. Valid in PullFailed,
+	// PullBackOff, StartFailed, StartBackOff, and while one of these is resumed.
+	failure Failure
+	// shownWait is the back-off that was shown last. Valid in RestartBackOff and StartBackOff, and while one of these is resumed.
+	shownWait time.Duration
+
+	// restart is between attempts that exited or could not be started, pull
+	// between those without an image.
+	restart, pull backoff
+
+	// started and ready are what startup and readiness probes found, or true
+	// without such a probe. False unless the newest attempt runs; ready implies no
+	// particular started: both are needed to be shown as ready.
+	started, ready bool
+	// probes are under way. None unless the newest attempt runs.
+	probes map[ProbeKind]bool
+	// hook says that the postStart hook is under way. False unless Running.
+	hook bool
+
+	// grace is the shortest period asked for, and why is said when it begins.
+	// Valid in Stopping and StopBackOff.
+	grace time.Duration
+	why   string
+	// deadline is when the grace period is over. Valid in Stopping.
+	deadline time.Time
+	// stop is the wait between stops of the attempt that failed.
+	stop Retry
+}
+
+// State is what is being done about the container.
+func (c *Container) State() State { return c.state }
+
+// FailureKind is what went wrong in an attempt before its process ran.
+type FailureKind int
+
+// The kinds; the first four are of the image.
+const (
+	ImageNameInvalid FailureKind = iota
+	ImageInspect
+	ImageNeverPull
+	ImagePull
+	ConfigInvalid
+	CreateFailed
+	RunFailed
+)
+
+func (k FailureKind) image() bool { return k <= ImagePull }
+
+// Reason is the kind as the API's users know it.
+func (k FailureKind) Reason() string {
+	return [...]string{"InvalidImageName", "ImageInspectError", "ErrImageNeverPull", "ErrImagePull",
+		"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}[k]
+}
+
+// Failure is an attempt that was not started.
+type Failure struct {
+	Kind    FailureKind
+	Message string
+}
+
+// running says whether the newest attempt runs, being stopped or not.
+func (c *Container) running() bool { return c.attempt != nil && c.attempt.Exit == nil }
+
+// exited says whether the newest attempt has exited, whatever was begun since.
+func (c *Container) exited() bool { return c.attempt != nil && c.attempt.Exit != nil }
+
+func (c *Container) succeeded() bool { return c.exited() && c.attempt.Exit.Code == 0 }
+
+// beginning says whether an attempt is on its way.
+func (c *Container) beginning() bool {
+	return c.state == Pulling || c.state == Creating || c.state == Starting
+}
+
+// shownState is what the container is shown as: while an attempt is on its way,
+// what came before.
+func (c *Container) shownState() State {
+	if c.beginning() {
+		return c.resumed
+	}
+	return c.state
+}
+
+func (c *Container) becomePulling() { c.state, c.resumed = Pulling, c.state }
+
+func (c *Container) becomeCreating() { c.state = Creating }
+
+func (c *Container) becomeStarting(id string) { c.state, c.created, c.exit = Starting, id, nil }
+
+// becomeRunning takes over the attempt that was started, unless it has ended since.
+func (c *Container) becomeRunning(a Attempt) {
+	if a.Exit == nil {
+		a.Exit = c.exit
+	}
+	c.previous, c.attempt, c.next = c.attempt, &a, a.Number+1
+	c.state, c.exit, c.stop = Running, nil, Retry{}
+	c.pull.clear()
+	if a.Exit != nil {
+		c.state = Exited
+	}
+}
+
+// becomeIdle ends an attempt that was given up: nothing went wrong.
+func (c *Container) becomeIdle() {
+	c.state, c.exit = Waiting, nil
+	if c.exited() {
+		c.state = Exited
+	}
+}
+
+func (c *Container) becomeFailed(f Failure, now time.Time) {
+	c.failure, c.exit = f, nil
+	switch {
+	case f.Kind.image():
+		c.state = PullFailed
+		c.pull.next(now, now)
+	default:
+		c.state = StartFailed
+		if !c.exited() { // else it was counted when this attempt began
+			c.restart.next(now, now)
+		}
+	}
+}
+
+func (c *Container) becomePullBackOff() { c.state = PullBackOff }
+
+func (c *Container) becomeStartBackOff() { c.state, c.shownWait = StartBackOff, c.restart.wait }
+
+func (c *Container) becomeRestartBackOff() { c.state, c.shownWait = RestartBackOff, c.restart.wait }
+
+func (c *Container) becomeStopping(grace time.Duration, why string, now time.Time) {
+	c.state, c.grace, c.why, c.deadline = Stopping, grace, why, now.Add(grace)
+}
+
+func (c *Container) becomeStopBackOff(grace time.Duration, why string) {
+	c.state, c.grace, c.why = StopBackOff, grace, why
+}
+
+// becomeExited notes the end of the newest attempt. One that is being stopped
+// remains so until the stop is over.
+func (c *Container) becomeExited(exit Exit) {
+	a := *c.attempt
+	a.Exit = &exit
+	c.attempt = &a
+	c.started, c.ready = false, false
+	if c.state != Stopping {
+		c.state = Exited
+	}
+}
+
+// becomeStopped ends Stopping: the attempt has exited.
+func (c *Container) becomeStopped() { c.state = Exited }

@@ -1,0 +1,94 @@
+package resource
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	networkingv1 "k8s.io/api/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/kubernetes/pkg/apis/networking"
+	"k8s.io/kubernetes/pkg/apis/networking/validation"
+)
+
+// DefaultServiceCIDR is the ServiceCIDR that holds the cluster's configured ranges.
+const DefaultServiceCIDR = "kubernetes"
+
+// ServiceCIDRs is the kind of networking.k8s.io/v1 ServiceCIDR: ranges that
+// service addresses may come from.
+var ServiceCIDRs = &Kind{
+	GVK: networkingV1.WithKind("ServiceCIDR"), Resource: "servicecidrs", Singular: "servicecidr",
+	Verbs:   allVerbs,
+	New:     func() Object { return &networkingv1.ServiceCIDR{} },
+	NewList: func() runtime.Object { return &networkingv1.ServiceCIDRList{} },
+
+	Default: setDefaults,
+	PrepareForCreate: prepareCreate(func(cidr *networking.ServiceCIDR) {
+		cidr.Status = networking.ServiceCIDRStatus{}
+	}),
+	ValidateCreate: validateCreate(validation.ValidateServiceCIDR),
+	PrepareForUpdate: prepareUpdate(func(cidr, old *networking.ServiceCIDR) {
+		cidr.Status = old.Status
+	}),
+	ValidateUpdate: validateUpdate(validation.ValidateServiceCIDRUpdate),
+	Status: &UpdateRules{
+		PrepareForUpdate: prepareUpdate(func(cidr, old *networking.ServiceCIDR) {
+			cidr.Spec = old.Spec
+			metav1.ResetObjectMetaForStatus(&cidr.ObjectMeta, &old.ObjectMeta)
+		}),
+		Validate: validateUpdate(validation.ValidateServiceCIDRStatusUpdate, "status"),
+	},
+}
+
+// EnsureServiceCIDR makes the ServiceCIDR that says where service addresses come
+// from, and marks it ready. One that has other ranges than the configuration is
+// an error: addresses in use would be outside of the new ones. A second range
+// may be added, which makes the cluster dual-stack.
+func EnsureServiceCIDR(ctx context.Context, r *Registry) error {
+	ranges := make([]string, len(r.config.ServiceCIDRs))
+	for i, prefix := range r.config.ServiceCIDRs {
+		ranges[i] = prefix.String()
+	}
+	created, err := r.Create(ctx, ServiceCIDRs, &networkingv1.ServiceCIDR{
+		ObjectMeta: metav1.ObjectMeta{Name: DefaultServiceCIDR},
+		Spec:       networkingv1.ServiceCIDRSpec{CIDRs: ranges},
+	}, CreateOptions{})
+	if apierrors.IsAlreadyExists(err) {
+		created, err = r.Get(ctx, ServiceCIDRs, "", DefaultServiceCIDR, "")
+	}
+	if err != nil {
+		return fmt.Errorf("ServiceCIDR %q: %w", DefaultServiceCIDR, err)
+	}
+	stored := created.(*networkingv1.ServiceCIDR).Spec.CIDRs
+	if len(stored) == 1 && len(ranges) == 2 && stored[0] == ranges[0] {
+		_, err := r.Modify(ctx, ServiceCIDRs, "", "", DefaultServiceCIDR, UpdateOptions{}, func(current Object) (Object, error) {
+			cidr := current.DeepCopyObject().(*networkingv1.ServiceCIDR)
+			cidr.Spec.CIDRs = ranges
+			return cidr, nil
+		})
+		if err != nil {
+			return fmt.Errorf("ServiceCIDR %q: add %s: %w", DefaultServiceCIDR, ranges[1], err)
+		}
+	} else if !slices.Equal(stored, ranges) {
+		return fmt.Errorf("the service ranges are configured as %v, but the cluster was made with %v (ServiceCIDR %q): start with the old ranges",
+			ranges, stored, DefaultServiceCIDR)
+	}
+	return markServiceCIDRReady(ctx, r)
+}
+
+func markServiceCIDRReady(ctx context.Context, r *Registry) error {
+	_, err := r.Modify(ctx, ServiceCIDRs, "status", "", DefaultServiceCIDR, UpdateOptions{}, func(current Object) (Object, error) {
+		cidr := current.DeepCopyObject().(*networkingv1.ServiceCIDR)
+		if apimeta.FindStatusCondition(cidr.Status.Conditions, networkingv1.ServiceCIDRConditionReady) == nil {
+			apimeta.SetStatusCondition(&cidr.Status.Conditions, metav1.Condition{
+				Type: networkingv1.ServiceCIDRConditionReady, Status: metav1.ConditionTrue,
+				Reason: "", Message: "Kubernetes default Service CIDR is ready",
+			})
+		}
+		return cidr, nil
+	})
+	return err
+}
