@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/skep-io/skep/agent/garbage"
+	"github.com/skep-io/skep/dataplane/service"
 )
 
 // Port is where the API server reaches agents.
@@ -39,10 +40,12 @@ type Config struct {
 	GenericXDP bool     // at uplinks, not the driver's own
 	Clsact     bool     // at pods' interfaces, not tcx
 
-	ClusterDNS                 []netip.Addr
-	ClusterDomain              string
-	ServiceCIDRs, ClusterCIDRs []netip.Prefix // of each family at most one
+	ClusterDNS                 []netip.Addr   // as the API server says, if none is given
+	ClusterDomain              string         // as the API server says, if none is given
+	ServiceCIDRs, ClusterCIDRs []netip.Prefix // if given, they must be the cluster's
 
+	Tables  service.Limits // sizes of the service tables; 0: the default
+	Flows   uint32         // connections by packets that a node remembers; 0: the default
 	Garbage garbage.Config // when images are collected
 	// AllowedUnsafeSysctls are names and prefixes of kernel parameters that pods may set beside the safe ones.
 	AllowedUnsafeSysctls []string
@@ -72,7 +75,7 @@ func newComponents(cfg Config, started <-chan struct{}) []component {
 	plane := &dataPlane{cfg: cfg, containers: containers, membership: membership, announcer: announcer}
 	watch := &clusterWatch{cfg: cfg, membership: membership, plane: plane, adopted: adopted}
 	pods := &pods{cfg: cfg, containers: containers, membership: membership, plane: plane, watch: watch, adopted: adopted}
-	statistics := &statistics{cfg: cfg, containers: containers, plane: plane, pods: pods}
+	statistics := &statistics{cfg: cfg, containers: containers, membership: membership, plane: plane, pods: pods}
 	pressure := newPressure(cfg, containers, membership, pods, statistics)
 	door := &door{cfg: cfg, containers: containers, membership: membership, plane: plane, watch: watch, pods: pods, statistics: statistics, pressure: pressure}
 	return []component{containers, membership, plane, watch, pods, statistics, door, pressure, &report{membership}}
@@ -93,11 +96,6 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	defer lock.Close()
-	if len(cfg.NodeIPs) == 0 {
-		if cfg.NodeIPs, err = ownAddresses(cfg); err != nil {
-			return err
-		}
-	}
 	started := make(chan struct{})
 	components := newComponents(cfg, started)
 	defer func() {
@@ -113,7 +111,7 @@ func Run(ctx context.Context, cfg Config) error {
 			}
 		}
 		close(started)
-		slog.Info("node is up", "node", cfg.NodeName, "addresses", cfg.NodeIPs, "version", cfg.Version)
+		slog.Info("node is up", "node", cfg.NodeName, "version", cfg.Version)
 		if cfg.Ready != nil {
 			cfg.Ready()
 		}

@@ -57,13 +57,13 @@ func (p *dataPlane) start(ctx context.Context, group *errgroup.Group) (err error
 	}
 	hooks := filepath.Join(root, p.cfg.HookCgroup)
 	p.network, err = podnet.New(podnet.Config{
-		PodCIDRs: p.membership.podCIDRs, NodeIPs: p.cfg.NodeIPs, ClusterCIDRs: p.cfg.ClusterCIDRs, ServiceCIDRs: p.cfg.ServiceCIDRs,
+		PodCIDRs: p.membership.podCIDRs, NodeIPs: p.membership.nodeIPs, ClusterCIDRs: p.membership.network.PodCIDRs, ServiceCIDRs: p.membership.network.ServiceCIDRs,
 		UplinksChanged: p.uplinksChanged,
 	})
 	if err != nil {
 		return err
 	}
-	p.services, err = service.Open(service.Options{PinDir: p.cfg.BPFDir, CgroupPath: hooks, Node: p.cfg.NodeName})
+	p.services, err = service.Open(service.Options{PinDir: p.cfg.BPFDir, CgroupPath: hooks, Node: p.cfg.NodeName, Limits: p.cfg.Tables})
 	if err != nil {
 		return fmt.Errorf("service data plane: %w", err)
 	}
@@ -123,8 +123,8 @@ func (p *dataPlane) openPaths() (err error) {
 		return err
 	}
 	p.flows, err = flow.Open(flow.Options{
-		PinDir: flowPins(p.cfg), Plane: p.services, Uplinks: uplinks, Overlays: p.network.Overlays(), NodeIPs: p.cfg.NodeIPs,
-		GenericXDP: p.cfg.GenericXDP,
+		PinDir: flowPins(p.cfg), Plane: p.services, Uplinks: uplinks, Overlays: p.network.Overlays(), NodeIPs: p.membership.nodeIPs,
+		GenericXDP: p.cfg.GenericXDP, Limits: flow.Limits{Flows: p.cfg.Flows},
 	})
 	if err != nil {
 		return fmt.Errorf("traffic from outside: %w", err)
@@ -133,7 +133,7 @@ func (p *dataPlane) openPaths() (err error) {
 	atUplinks, others := pathInterfaces(union(uplinks, p.network.Uplinks()))
 	path, err := podpath.Open(podpath.Options{
 		PinDir: pathPins(p.cfg), Plane: p.services, Flows: p.flows, Uplinks: atUplinks, Others: others,
-		ClusterCIDRs: p.cfg.ClusterCIDRs, Clsact: p.cfg.Clsact,
+		ClusterCIDRs: p.membership.network.PodCIDRs, Clsact: p.cfg.Clsact,
 	})
 	if err != nil {
 		return fmt.Errorf("pods' traffic: %w", err)

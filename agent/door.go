@@ -34,7 +34,7 @@ func (d *door) start(ctx context.Context, group *errgroup.Group) (err error) {
 	process.MustRegister(d.statistics.collector.LogMetrics())
 	containers.MustRegister(d.statistics.collector.Metrics())
 	d.server, err = server.New(server.Config{
-		Listen: netip.AddrPortFrom(d.cfg.NodeIPs[0], Port).String(), TLS: d.membership.identity.ServerTLS(),
+		Listen: netip.AddrPortFrom(d.membership.nodeIPs[0], Port).String(), TLS: d.membership.identity.ServerTLS(),
 		Pods: d.pods.workers, Runtime: d.containers.runtime, Stats: d.statistics.collector, Traffic: counted, Metrics: process, Containers: containers,
 		Verify: func(ctx context.Context) (*skepv1.Verification, error) {
 			dump, err := d.plane.services.Dump()

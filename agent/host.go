@@ -118,13 +118,13 @@ func mountBPF(dir string) error {
 
 // ownAddresses are this host's address on the way to the API server and, where the cluster has a second family, one of that
 // family on the same interface.
-func ownAddresses(cfg Config) ([]netip.Addr, error) {
-	primary, err := addressTowards(cfg.Server)
+func ownAddresses(server string, podCIDRs []netip.Prefix) ([]netip.Addr, error) {
+	primary, err := addressTowards(server)
 	if err != nil {
 		return nil, err
 	}
 	addrs := []netip.Addr{primary}
-	for _, cidr := range cfg.ClusterCIDRs {
+	for _, cidr := range podCIDRs {
 		if cidr.Addr().Is4() == primary.Is4() {
 			continue
 		}
@@ -177,15 +177,15 @@ func addressTowards(server string) (netip.Addr, error) {
 }
 
 // ownPorts are those of the agent and, on a host that the API server runs on, of that.
-func ownPorts(cfg Config) []uint16 {
+func ownPorts(apiServer string, nodeIPs []netip.Addr) []uint16 {
 	ports := []uint16{Port}
-	u, err := url.Parse(cfg.Server)
+	u, err := url.Parse(apiServer)
 	if err != nil {
 		return ports
 	}
 	server, err := netip.ParseAddr(u.Hostname())
 	port, portErr := strconv.ParseUint(u.Port(), 10, 16)
-	if err == nil && portErr == nil && slices.Contains(cfg.NodeIPs, server.Unmap()) {
+	if err == nil && portErr == nil && slices.Contains(nodeIPs, server.Unmap()) {
 		ports = append(ports, uint16(port))
 	}
 	return ports

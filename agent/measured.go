@@ -22,6 +22,7 @@ import (
 type statistics struct {
 	cfg        Config
 	containers *containers
+	membership *membership
 	plane      *dataPlane
 	pods       *pods
 
@@ -31,7 +32,7 @@ type statistics struct {
 func (s *statistics) start(context.Context, *errgroup.Group) (err error) {
 	s.collector, err = stats.New(stats.Config{
 		NodeName: s.cfg.NodeName, NodeCgroup: nodeCgroup(s.cfg), StateDir: s.cfg.StateDir, StartTime: time.Now(),
-		Source: &measured{runtime: s.containers.runtime, network: s.plane.network, pods: s.pods.workers, nodeIP: s.cfg.NodeIPs[0]},
+		Source: &measured{runtime: s.containers.runtime, network: s.plane.network, pods: s.pods.workers, nodeIP: s.membership.nodeIPs[0]},
 	})
 	return err
 }

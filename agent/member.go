@@ -18,6 +18,7 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	"github.com/skep-io/skep/agent/node"
+	skepv1 "github.com/skep-io/skep/api/v1"
 )
 
 // membership is this host's place in the cluster: its certificate, its Node and Lease, and the pod ranges that it was given.
@@ -29,6 +30,8 @@ type membership struct {
 
 	identity *node.Identity
 	client   kubernetes.Interface
+	network  skepv1.Network
+	nodeIPs  []netip.Addr // of this host that the others reach, the primary first
 	size     size
 	node     *node.Node
 	podCIDRs []netip.Prefix
@@ -60,12 +63,20 @@ func (m *membership) start(ctx context.Context, group *errgroup.Group) (err erro
 	if m.client, err = newClient(m.cfg, m.identity); err != nil {
 		return err
 	}
+	if err := m.learnNetwork(ctx); err != nil {
+		return err
+	}
+	if m.nodeIPs = m.cfg.NodeIPs; len(m.nodeIPs) == 0 {
+		if m.nodeIPs, err = ownAddresses(m.cfg.Server, m.network.PodCIDRs); err != nil {
+			return err
+		}
+	}
 	if m.size, err = measure(m.cfg, m.containers.runtime.Cgroups()); err != nil {
 		return err
 	}
 	known, ok := readPodCIDRs(m.cfg)
 	m.node, err = node.New(node.Config{
-		Client: m.client, Name: m.cfg.NodeName, IPs: m.cfg.NodeIPs, Labels: m.cfg.Labels, StateDir: m.cfg.StateDir,
+		Client: m.client, Name: m.cfg.NodeName, IPs: m.nodeIPs, Labels: m.cfg.Labels, StateDir: m.cfg.StateDir,
 		Version: m.cfg.Version, RuntimeVersion: m.containers.version, Images: m.containers.images, Handlers: m.containers.handlers, Port: Port,
 		Capacity: m.size.capacity, Allocatable: m.size.allocatable,
 		Removed: func() { close(m.removed) }, Renewed: m.announcer.renewed,
@@ -152,7 +163,10 @@ func (m *membership) confirm(ctx context.Context) error {
 		case err != nil:
 			return err
 		}
-		return m.keepRanges(now)
+		if err := m.keepRanges(now); err != nil {
+			return err
+		}
+		return m.keepNetwork(ctx)
 	}
 }
 

@@ -34,14 +34,15 @@ func (p *pods) start(ctx context.Context, group *errgroup.Group) error {
 		return fmt.Errorf("--allowed-unsafe-sysctls: %w", err)
 	}
 	p.limit(ctx, group)
+	dns, domain := p.membership.dns()
 	memory := p.membership.size.capacity[corev1.ResourceMemory]
 	p.workers = pod.New(pod.Config{
-		Client: p.membership.client, NodeName: p.cfg.NodeName, NodeIPs: p.cfg.NodeIPs,
+		Client: p.membership.client, NodeName: p.cfg.NodeName, NodeIPs: p.membership.nodeIPs,
 		Runtime: p.containers.runtime, Network: p.plane.connector, Plane: p.plane.services,
 		Endpoints: p.watch.services, HostPorts: p.watch.services, Adopted: sync.OnceFunc(func() { close(p.adopted) }),
 		Recorder: p.membership.recorder,
 		Services: p.watch.services.Lister(), ServicesSynced: p.watch.services.HasSynced,
-		ClusterDNS: p.cfg.ClusterDNS, ClusterDomain: p.cfg.ClusterDomain, Allocatable: p.membership.node.Allocatable,
+		ClusterDNS: dns, ClusterDomain: domain, Allocatable: p.membership.node.Allocatable,
 		Pressure: p.membership.node.Pressure, MemoryCapacity: memory.Value(), PodPidsLimit: p.membership.size.podPids, Sysctls: allowed,
 	})
 	group.Go(func() error { return p.workers.Run(ctx) })

@@ -21,7 +21,7 @@ func (p *dataPlane) uplinkNames() ([]string, error) {
 	if len(p.cfg.Uplinks) > 0 {
 		return p.cfg.Uplinks, nil
 	}
-	found, err := findUplinks(p.cfg.NodeIPs)
+	found, err := findUplinks(p.membership.nodeIPs)
 	if err != nil {
 		return nil, err
 	}

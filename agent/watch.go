@@ -29,9 +29,9 @@ func (w *clusterWatch) start(ctx context.Context, group *errgroup.Group) (err er
 	w.factory = informers.NewSharedInformerFactory(w.membership.client, 0)
 	w.services, err = services.New(services.Config{
 		Factory: w.factory, Node: w.cfg.NodeName, Plane: sweptPlane{w.plane.services, w.plane.sweeper},
-		Router:    &router{self: podpath.Node{Addrs: w.cfg.NodeIPs, PodCIDRs: w.membership.podCIDRs, Own: true}, network: w.plane.network, path: w.plane.path},
-		Announcer: w.plane.announcer, Recorder: w.membership.recorder, ServiceCIDRs: w.cfg.ServiceCIDRs, PodCIDRs: w.cfg.ClusterCIDRs, Adopted: w.adopted,
-		OwnPorts: ownPorts(w.cfg), Listening: sockets.Listening,
+		Router:    &router{self: podpath.Node{Addrs: w.membership.nodeIPs, PodCIDRs: w.membership.podCIDRs, Own: true}, network: w.plane.network, path: w.plane.path},
+		Announcer: w.plane.announcer, Recorder: w.membership.recorder, ServiceCIDRs: w.membership.network.ServiceCIDRs, PodCIDRs: w.membership.network.PodCIDRs, Adopted: w.adopted,
+		OwnPorts: ownPorts(w.cfg.Server, w.membership.nodeIPs), Listening: sockets.Listening,
 	})
 	if err != nil {
 		return err

@@ -81,7 +81,7 @@ func serve(ctx context.Context, s *settings, store *store, authority *pki.PKI, i
 	registry := resource.NewRegistry(stored, s.registryConfig(), resource.Kinds())
 	maintainer := store.maintainer()
 	server, err := apiserver.New(apiserver.Config{
-		Registry: registry, PKI: authority, Version: s.Version, Etcd: maintainer,
+		Registry: registry, PKI: authority, Version: s.Version, Etcd: maintainer, Network: s.network(),
 		StoreAlive:       func(r *http.Request) error { return maintainer.Alive(r.Context()) },
 		StoreTakesWrites: func(*http.Request) error { return maintainer.Problem() },
 	})

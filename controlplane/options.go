@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"time"
 
+	skepv1 "github.com/skep-io/skep/api/v1"
 	"github.com/skep-io/skep/controlplane/controller/loadbalancer"
 	"github.com/skep-io/skep/controlplane/controller/node"
 	"github.com/skep-io/skep/controlplane/resource"
@@ -188,6 +189,22 @@ func (s *settings) registryConfig() resource.Config {
 		config.LoadBalancerPool = s.pool
 	}
 	return config
+}
+
+// network is what hosts ask for before they can be nodes.
+func (s *settings) network() skepv1.Network {
+	dns := s.services[0].Addr()
+	for range 10 {
+		dns = dns.Next()
+	}
+	n := skepv1.Network{ServiceCIDRs: s.services, Domain: s.ClusterDomain}
+	for _, r := range s.pods {
+		n.PodCIDRs = append(n.PodCIDRs, r.Prefix)
+	}
+	if s.services[0].Contains(dns) {
+		n.DNS = []netip.Addr{dns}
+	}
+	return n
 }
 
 // firstServiceIPs are the addresses of the service default/kubernetes.

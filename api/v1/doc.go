@@ -11,6 +11,8 @@ const (
 	PathCA = "/skep/v1/ca"
 	// PathJoin takes a JoinRequest, with a join token or the node's own certificate, and answers a JoinResponse.
 	PathJoin = "/skep/v1/join"
+	// PathNetwork answers a Network, to nodes and administrators.
+	PathNetwork = "/skep/v1/network"
 	// PathCertificates answers a CertificateList, to administrators.
 	PathCertificates = "/skep/v1/certificates"
 	// PathEtcd is above "status" (GET: an EtcdReport), "defragment" (POST: the same, afterwards) and "snapshot" (GET: the database,

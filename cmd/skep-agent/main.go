@@ -52,6 +52,11 @@ out of the cluster, delete its node, stop the agent and run skep-agent cleanup.`
 				return err
 			}
 			oomscore.Lower()
+			if o.configFile != "" {
+				if err := applyConfigFile(o.configFile, command.Flags()); err != nil {
+					return err
+				}
+			}
 			cfg, err := o.config()
 			if err != nil {
 				return err

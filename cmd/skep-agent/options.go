@@ -21,11 +21,12 @@ import (
 // options are flags as they were given.
 type options struct {
 	cfg                           agent.Config
+	configFile                    string
 	nodeIP, labels, clusterDNS    string
 	serviceCIDR, clusterCIDR      string
 	logLevel                      string
 	stateDir, runDir, cgroup, bpf string
-	uplinks                       string
+	uplinks, tableSizes           string
 	kubeReserved, systemReserved  string
 	eviction                      eviction.Settings
 	evictionGrace                 int32 // seconds
@@ -47,12 +48,14 @@ func (o *options) clusterFlags(command *cobra.Command) {
 	f.StringVar(&o.cfg.Server, "server", "", "URL of the API server, https://ADDR:6443 (required)")
 	f.StringVar(&o.cfg.Token, "token", os.Getenv("SKEP_TOKEN"), "Join token, from skepd's data folder; also taken from $SKEP_TOKEN; not needed once joined")
 	f.Lookup("token").DefValue = ""
+	f.StringVar(&o.configFile, "config", "", "File with a KubeletConfiguration (kubelet.config.k8s.io/v1beta1); flags that are given come before what it says")
 	o.resourceFlags(command)
 	f.StringVar(&o.cfg.NodeName, "node-name", "", "Name of the node; the host's name if empty")
 	f.StringVar(&o.nodeIP, "node-ip", "", "Address of this host that the others reach; two, of different families, separated by a comma; those on the way to the API server if empty")
 	f.StringVar(&o.uplinks, "uplink", "", "Interface that packets from outside arrive at, or several separated by commas; those with the node's address and default routes if empty")
 	f.BoolVar(&o.cfg.GenericXDP, "generic-xdp", false, "Run the program at uplinks in the kernel's generic XDP, not the driver's own")
 	f.BoolVar(&o.cfg.Clsact, "clsact", false, "Attach programs at pods' interfaces by clsact also where the kernel has tcx")
+	f.StringVar(&o.tableSizes, "table-sizes", "", "Entries of the kernel's tables, for clusters that fill them: frontends=N,services=N,backends=N,slots=N,nodes=N,flows=N; those not named have their default")
 	f.StringVar(&o.labels, "labels", "", "Labels of the node, k=v,k=v; e.g. topology.kubernetes.io/zone=a")
 	f.StringVar(&o.cfg.HookCgroup, "hook-cgroup", "/", "Cgroup v2, as a path under its root, whose sockets find services; / for the whole host")
 	o.cfg.Garbage = garbage.Defaults()
@@ -60,11 +63,11 @@ func (o *options) clusterFlags(command *cobra.Command) {
 	f.IntVar(&o.cfg.Garbage.LowThreshold, "image-gc-low-threshold", o.cfg.Garbage.LowThreshold, "Percent of the disk in use down to which they are removed")
 	f.DurationVar(&o.cfg.Garbage.MinimumAge, "minimum-image-ttl-duration", o.cfg.Garbage.MinimumAge, "How long an image has been here before it may be removed")
 	f.DurationVar(&o.cfg.Garbage.MaximumAge, "image-maximum-gc-age", 0, "How long an image may be unused before it is removed though there is room; 0: for ever")
-	f.StringVar(&o.clusterDNS, "cluster-dns", "10.96.0.10", "Address of cluster DNS; several separated by commas")
-	f.StringVar(&o.cfg.ClusterDomain, "cluster-domain", "cluster.local", "Suffix of service names")
+	f.StringVar(&o.clusterDNS, "cluster-dns", "", "Address of cluster DNS; several separated by commas; the tenth of the services' range if empty")
+	f.StringVar(&o.cfg.ClusterDomain, "cluster-domain", "", "Suffix of service names; skepd's if empty")
 	f.StringSliceVar(&o.cfg.AllowedUnsafeSysctls, "allowed-unsafe-sysctls", nil, "Kernel parameters, or prefixes of them that end in *, that pods may set beside the safe ones; of a pod's own namespaces only, separated by commas")
-	f.StringVar(&o.serviceCIDR, "service-cidr", "10.96.0.0/16", "Range of service addresses, as skepd has it; two, of different families, separated by a comma")
-	f.StringVar(&o.clusterCIDR, "cluster-cidr", "10.244.0.0/16", "Range of all pods' addresses, as skepd has it (--pod-cidr); two, of different families, separated by a comma")
+	f.StringVar(&o.serviceCIDR, "service-cidr", "", "Range of service addresses: refuse to start if skepd has another")
+	f.StringVar(&o.clusterCIDR, "cluster-cidr", "", "Range of all pods' addresses: refuse to start if skepd's --pod-cidr is another")
 }
 
 // hostConfig is what hostFlags say.
@@ -126,6 +129,9 @@ func (o *options) config() (agent.Config, error) {
 		}
 		cfg.ClusterDNS = append(cfg.ClusterDNS, addr)
 	}
+	if err := o.tables(&cfg); err != nil {
+		return cfg, err
+	}
 	if err := o.ranges(&cfg); err != nil {
 		return cfg, err
 	}
@@ -152,19 +158,9 @@ func (o *options) ranges(cfg *agent.Config) (err error) {
 		if *r.to, err = parseFamilies(flag, r.text, netip.ParsePrefix, isPrefix4); err != nil {
 			return err
 		}
-		if len(*r.to) == 0 {
-			return fmt.Errorf("%s is empty: give the range that skepd has", flag)
-		}
 		for _, p := range *r.to {
 			if p != p.Masked() {
 				return fmt.Errorf("%s %s has bits set past its prefix; did you mean %s?", flag, p, p.Masked())
-			}
-		}
-	}
-	for _, services := range cfg.ServiceCIDRs {
-		for _, pods := range cfg.ClusterCIDRs {
-			if services.Overlaps(pods) {
-				return fmt.Errorf("--service-cidr %s and --cluster-cidr %s overlap: give the ranges that skepd has", services, pods)
 			}
 		}
 	}

@@ -29,12 +29,14 @@ func TestFlagsThatCannotBe(t *testing.T) {
 		{"label twice", "--labels a=b,a=c", []string{`--labels "a=b,a=c" gives a a second value`}},
 		{"DNS", "--cluster-dns dns", []string{`--cluster-dns "dns" is not an address`, "10.96.0.10"}},
 		{"range", "--service-cidr 10.96.0.0", []string{`--service-cidr "10.96.0.0" cannot be read`}},
-		{"no range", "--cluster-cidr ,", []string{"--cluster-cidr is empty", "skepd"}},
 		{"range past its prefix", "--cluster-cidr 10.244.0.1/16", []string{"--cluster-cidr 10.244.0.1/16", "did you mean 10.244.0.0/16"}},
 		{"two of a family", "--service-cidr 10.96.0.0/16,10.97.0.0/16", []string{"--service-cidr 10.96.0.0/16,10.97.0.0/16", "one of each family"}},
-		{"ranges that overlap", "--service-cidr 10.244.96.0/24", []string{"--service-cidr 10.244.96.0/24 and --cluster-cidr 10.244.0.0/16 overlap"}},
 		{"sysctl of no namespace", "--allowed-unsafe-sysctls net.core.somaxconn,kernel.core_pattern", []string{`--allowed-unsafe-sysctls: the sysctls "kernel.core_pattern" are not known to be namespaced`}},
 		{"sysctls", "--allowed-unsafe-sysctls net.core.somaxconn,kernel.msg*", nil},
+		{"table sizes", "--table-sizes services=20000,flows=1000000", nil},
+		{"unknown table", "--table-sizes ports=1", []string{`--table-sizes "ports=1": give TABLE=N`, "backends, flows, frontends, nodes, services, slots"}},
+		{"no table size", "--table-sizes services=many", []string{`--table-sizes "services=many"`}},
+		{"a table of nothing", "--table-sizes slots=0", []string{`--table-sizes "slots=0"`, "from 1 to"}},
 		{"folder", "--state-dir var", []string{`--state-dir "var": give an absolute path`}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -2,6 +2,10 @@ package main
 
 import (
 	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -23,6 +27,29 @@ func (o *options) resourceFlags(command *cobra.Command) {
 	f.DurationVar(&o.cfg.Pressure.Transition, "eviction-pressure-transition-period", 5*time.Minute, "How long a pressure condition of the node is kept after its threshold was last met")
 	f.Int32Var(&o.evictionGrace, "eviction-max-pod-grace-period", 0, "Seconds that pods have at most to end for a soft threshold")
 	f.Int64Var(&o.cfg.Reserves.PodPids, "pod-max-pids", 4096, "Processes and threads of one pod, and never more than half of what all pods may have; -1 for no limit of its own")
+}
+
+// maxTableSize is how many entries a table may be asked to have: a map of so many takes some GB.
+const maxTableSize = 1 << 26
+
+func (o *options) tables(cfg *agent.Config) error {
+	t := &cfg.Tables
+	sizes := map[string]*uint32{
+		"frontends": &t.Frontends, "services": &t.Services, "backends": &t.Backends, "slots": &t.Slots, "nodes": &t.Nodes, "flows": &cfg.Flows,
+	}
+	for pair := range strings.SplitSeq(o.tableSizes, ",") {
+		if pair == "" {
+			continue
+		}
+		name, value, _ := strings.Cut(pair, "=")
+		size, known := sizes[name]
+		n, err := strconv.ParseUint(value, 10, 32)
+		if !known || err != nil || n == 0 || n > maxTableSize {
+			return fmt.Errorf("--table-sizes %q: give TABLE=N with N from 1 to %d and TABLE one of %s", pair, maxTableSize, strings.Join(slices.Sorted(maps.Keys(sizes)), ", "))
+		}
+		*size = uint32(n)
+	}
+	return nil
 }
 
 func (o *options) reserves(cfg *agent.Config) (err error) {

@@ -9,6 +9,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/fields"
 
+	skepv1 "github.com/skep-io/skep/api/v1"
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
@@ -30,7 +31,7 @@ func (s *Server) authorize(id identity, a attributes) error {
 		return nil
 	}
 	if a.resource == "" {
-		if a.verb == "get" && isDiscoveryPath(a.path) {
+		if a.verb == "get" && (isDiscoveryPath(a.path) || a.path == skepv1.PathNetwork && id.node() != "") {
 			return nil
 		}
 		return forbidden(id, a, "")

@@ -2,8 +2,10 @@ package apiserver
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"net/http"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -21,7 +23,7 @@ import (
 func TestAnonymous(t *testing.T) {
 	for path, want := range map[string]int{
 		"/healthz": 200, "/livez": 200, "/readyz": 200, "/version": 200, skepv1.PathCA: 200,
-		"/": 401, "/api": 401, "/api/v1/pods": 401, "/metrics": 401, "/openapi/v2": 401, "/nowhere": 401,
+		skepv1.PathNetwork: 401, "/": 401, "/api": 401, "/api/v1/pods": 401, "/metrics": 401, "/openapi/v2": 401, "/nowhere": 401,
 	} {
 		response, body := shared.raw(t, shared.anonymous(), "GET", path, nil, "")
 		if response.StatusCode != want {
@@ -34,6 +36,24 @@ func TestAnonymous(t *testing.T) {
 	header := http.Header{"Authorization": {"Bearer " + makeToken(t, jointoken.Token{})}}
 	if response, _ := shared.raw(t, shared.anonymous(), "GET", "/api/v1/secrets", header, ""); response.StatusCode != 401 {
 		t.Errorf("the join token opens the API: %s", response.Status)
+	}
+}
+
+// Hosts learn the cluster's ranges before they are nodes; how the store is, and when certificates end, is the administrator's.
+func TestNodesLearnTheNetwork(t *testing.T) {
+	config, _ := shared.node(t, "network-1")
+	for path, want := range map[string]int{skepv1.PathNetwork: 200, skepv1.PathCertificates: 403, skepv1.PathEtcd + "status": 403} {
+		if response, body := shared.raw(t, config, "GET", path, nil, ""); response.StatusCode != want {
+			t.Errorf("%s: %s: %s, want %d", path, response.Status, body, want)
+		}
+	}
+	_, body := shared.raw(t, config, "GET", skepv1.PathNetwork, nil, "")
+	var n skepv1.Network
+	if err := json.Unmarshal(body, &n); err != nil || !reflect.DeepEqual(n, network) {
+		t.Errorf("%s: %v", body, err)
+	}
+	if response, _ := shared.raw(t, config, "POST", skepv1.PathNetwork, nil, ""); response.StatusCode != 403 && response.StatusCode != 405 {
+		t.Errorf("POST: %s", response.Status)
 	}
 }
 

@@ -21,6 +21,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
+	skepv1 "github.com/skep-io/skep/api/v1"
 	"github.com/skep-io/skep/controlplane/etcd"
 	"github.com/skep-io/skep/controlplane/pki"
 	"github.com/skep-io/skep/controlplane/resource"
@@ -57,13 +58,18 @@ func TestMain(m *testing.M) {
 		}
 		defer os.RemoveAll(dir)
 		attackedDir = filepath.Join(dir, "attacked")
-		if shared, err = start(dir, Config{}); err != nil {
+		if shared, err = start(dir, Config{Network: network}); err != nil {
 			fmt.Fprintln(os.Stderr, "start the API server:", err)
 			return 1
 		}
 		defer shared.stop()
 		return m.Run()
 	}())
+}
+
+var network = skepv1.Network{
+	ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}, PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")},
+	DNS: []netip.Addr{netip.MustParseAddr("10.96.0.10")}, Domain: "cluster.local",
 }
 
 // start brings up etcd, a registry with all kinds and a server on a port of the kernel's choice.

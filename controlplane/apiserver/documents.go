@@ -77,6 +77,8 @@ func (s *Server) serveDocument(w http.ResponseWriter, c *call) error {
 		return nil
 	case strings.HasPrefix(path, skepv1.PathEtcd):
 		return s.maintainEtcd(w, c, strings.TrimPrefix(path, skepv1.PathEtcd))
+	case path == skepv1.PathNetwork:
+		return s.only(w, c, map[string]handler{http.MethodGet: s.describeNetwork})
 	case path == skepv1.PathCertificates:
 		return s.only(w, c, map[string]handler{http.MethodGet: s.certificates})
 	case isProfilePath(c.URL.Path):
@@ -87,4 +89,14 @@ func (s *Server) serveDocument(w http.ResponseWriter, c *call) error {
 		return nil
 	}
 	return notFound()
+}
+
+// describeNetwork says what hosts have to know before they can be nodes.
+func (s *Server) describeNetwork(w http.ResponseWriter, c *call) error {
+	data, err := json.Marshal(s.network)
+	if err != nil {
+		return err
+	}
+	writeBytes(w, c.Request, mediaJSON, http.StatusOK, data)
+	return nil
 }

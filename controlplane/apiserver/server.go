@@ -16,6 +16,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	skepv1 "github.com/skep-io/skep/api/v1"
 	"github.com/skep-io/skep/connections"
 	"github.com/skep-io/skep/controlplane/membership"
 	"github.com/skep-io/skep/controlplane/openapi"
@@ -49,6 +50,8 @@ type Config struct {
 	WriteTimeout time.Duration
 	// StoreAlive and StoreTakesWrites are checks of /livez and /readyz, and of /readyz alone; nil: there is none.
 	StoreAlive, StoreTakesWrites func(*http.Request) error
+	// Network is what PathNetwork answers.
+	Network skepv1.Network
 	// Etcd maintains the store, for /skep/v1/etcd; it may be nil.
 	Etcd EtcdMaintenance
 }
@@ -66,6 +69,7 @@ type Server struct {
 	stats    *statistics
 	health   *http.ServeMux
 	etcd     EtcdMaintenance
+	network  skepv1.Network
 	events   *eventLimits
 	ready    atomic.Bool
 
@@ -102,7 +106,7 @@ func New(config Config) (*Server, error) {
 	s.agents = newAgents(config.Registry, config.PKI)
 	s.stats = newStatistics(config.Registry, s.agents)
 	s.health = s.newHealth(config.StoreAlive, config.StoreTakesWrites)
-	s.etcd = config.Etcd
+	s.etcd, s.network = config.Etcd, config.Network
 	s.events = newEventLimits(config.Registry)
 	var err error
 	if s.version, err = versionDocument(config.Version); err != nil {

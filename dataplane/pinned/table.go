@@ -52,7 +52,7 @@ func (t Table[K, V]) explain(err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, unix.E2BIG) || errors.Is(err, unix.ENOSPC):
-		return fmt.Errorf("%w: all %d entries of map %s are in use: raise the limit", ErrFull, t.Map.MaxEntries(), t.Map)
+		return fmt.Errorf("%w: all %d entries of map %s are in use: give it more with --table-sizes of skep-agent", ErrFull, t.Map.MaxEntries(), t.Map)
 	}
 	return fmt.Errorf("map %s: %w", t.Map, err)
 }

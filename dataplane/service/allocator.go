@@ -38,7 +38,7 @@ func (a *ids) allocate(wanted uint32) (uint32, error) {
 			return id, nil
 		}
 	}
-	return 0, fmt.Errorf("%w: all %d %s are in use: raise the limit", errFull, a.size, a.what)
+	return 0, fmt.Errorf("%w: all %d %s are in use: give more with --table-sizes of skep-agent", errFull, a.size, a.what)
 }
 
 // next finds the lowest free number from one on.
@@ -120,7 +120,7 @@ func (r *runs) allocate(count uint32) (run, error) {
 		}
 		return run{base: base, count: count}, nil
 	}
-	return run{}, fmt.Errorf("%w: no room for %d slots among %d: raise the limit", errFull, count, uint32(1)<<r.order)
+	return run{}, fmt.Errorf("%w: no room for %d slots among %d: give more slots with --table-sizes of skep-agent", errFull, count, uint32(1)<<r.order)
 }
 
 // reserve takes one run where it is; false if it is not aligned as allocate

@@ -92,7 +92,7 @@ func (in *installed) putFrontend(p *pool, f Frontend, flags bpf.SocketFrontendFl
 	}
 	key := toNetwork(f)
 	if owner == nil && uint32(len(in.owners)) >= in.limits.Frontends {
-		return "", fmt.Errorf("%w: all %d frontends are in use: raise the limit", errFull, in.limits.Frontends)
+		return "", fmt.Errorf("%w: all %d frontends are in use: give more with --table-sizes of skep-agent", errFull, in.limits.Frontends)
 	}
 	if err := in.write.PutFrontend(key, want); err != nil {
 		return "", err

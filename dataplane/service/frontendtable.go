@@ -135,7 +135,7 @@ func (t *frontendTable) put(key bpf.SocketEndpoint, e entry) error {
 		}
 	}
 	if !found {
-		return fmt.Errorf("%w: all %d entries of map %s are in use that %v may have: raise the limit of frontends",
+		return fmt.Errorf("%w: all %d entries of map %s are in use that %v may have: give more frontends with --table-sizes of skep-agent",
 			errFull, t.window(), t.what, fromNetwork(key))
 	}
 	if *t.keyAt(free) != key {

@@ -123,7 +123,7 @@ func TestFullMapIsAProblemOfItsService(t *testing.T) {
 			over.Backends[i].Node = fmt.Sprintf("other%d", i%3)
 		}
 		p.SetService(over)
-		if err := p.awaitError(); !strings.Contains(err.Error(), what) || !strings.Contains(err.Error(), "raise the limit") {
+		if err := p.awaitError(); !strings.Contains(err.Error(), what) || !strings.Contains(err.Error(), "--table-sizes") {
 			t.Errorf("error %v, want it to name: %s", err, what)
 		}
 		if problems := p.Problems(); len(problems) != 1 || problems[0].Service != "default/over:p" || !strings.Contains(problems[0].Reason, what) {

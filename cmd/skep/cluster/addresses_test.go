@@ -47,10 +47,7 @@ func TestAgentsAreToldOfBothFamilies(t *testing.T) {
 	st := &state{Subnet: 12, Nodes: map[string]*nodeState{"node1": {Index: 1}}}
 	for ipv6, want := range map[bool][]string{
 		false: {"--node-ip 198.18.12.11 --state-dir"},
-		true: {
-			"--node-ip 198.18.12.11,fd53:6b65:7018:12::11 --state-dir",
-			"--cluster-cidr 10.244.0.0/16,fd53:6b65:7244::/48 --service-cidr 10.96.0.0/16,fd53:6b65:7096::/112",
-		},
+		true:  {"--node-ip 198.18.12.11,fd53:6b65:7018:12::11 --state-dir"},
 	} {
 		st.IPv6 = ipv6
 		argv, err := c.agentCommand(st, "node1")

@@ -205,9 +205,6 @@ func (c *Cluster) agentCommand(st *state, node string) ([]string, error) {
 		"--image-gc-high-threshold", "100",
 		"--eviction-hard", "memory.available<100Mi,nodefs.available<0%,nodefs.inodesFree<0%,imagefs.available<0%,imagefs.inodesFree<0%,pid.available<5%",
 	}
-	if st.IPv6 {
-		argv = append(argv, "--cluster-cidr", podCIDRs, "--service-cidr", serviceCIDRs)
-	}
 	if len(n.Labels) > 0 {
 		argv = append(argv, "--labels", formatLabels(n.Labels))
 	}

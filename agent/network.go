@@ -1,0 +1,154 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	skepv1 "github.com/skep-io/skep/api/v1"
+	"github.com/skep-io/skep/backoff"
+	"github.com/skep-io/skep/durable"
+)
+
+// networkFile keeps what the API server said of the cluster's network between starts: pods are adopted whether or not it answers.
+func networkFile(cfg Config) string { return filepath.Join(cfg.StateDir, "network") }
+
+// readNetwork returns what was kept, and nil where nothing was, or nothing that can be read.
+func readNetwork(cfg Config) *skepv1.Network {
+	data, err := os.ReadFile(networkFile(cfg))
+	if err != nil {
+		return nil
+	}
+	var n skepv1.Network
+	if err = json.Unmarshal(data, &n); err == nil {
+		err = checkNetwork(n)
+	}
+	if err != nil {
+		slog.Warn("the file of the cluster's network cannot be read; asking the API server", "path", networkFile(cfg), "err", err)
+		return nil
+	}
+	return &n
+}
+
+func checkNetwork(n skepv1.Network) error {
+	for name, ranges := range map[string][]netip.Prefix{"services": n.ServiceCIDRs, "pods": n.PodCIDRs} {
+		if len(ranges) == 0 {
+			return fmt.Errorf("no range of %s", name)
+		}
+		for _, r := range ranges {
+			if !r.IsValid() || r != r.Masked() {
+				return fmt.Errorf("range of %s: %q", name, r)
+			}
+		}
+	}
+	return nil
+}
+
+func writeNetwork(cfg Config, n skepv1.Network) error {
+	data, err := json.Marshal(n)
+	if err != nil {
+		return err
+	}
+	if err := durable.WriteFile(networkFile(cfg), append(data, '\n'), 0o600); err != nil {
+		return fmt.Errorf("keep the cluster's network: %w", err)
+	}
+	return nil
+}
+
+// askNetwork asks the API server until it answers.
+func (m *membership) askNetwork(ctx context.Context) (skepv1.Network, error) {
+	for wait := backoff.New(200*time.Millisecond, 5*time.Second); ; {
+		n, err := m.tryNetwork(ctx)
+		if err == nil || apierrors.IsNotFound(err) || apierrors.IsForbidden(err) {
+			return n, err
+		}
+		slog.Warn("waiting for the API server to say what the cluster's network is", "server", m.cfg.Server, "err", err)
+		if err := wait.Wait(ctx); err != nil {
+			return n, err
+		}
+	}
+}
+
+func (m *membership) tryNetwork(ctx context.Context) (n skepv1.Network, err error) {
+	data, err := m.client.CoreV1().RESTClient().Get().AbsPath(skepv1.PathNetwork).DoRaw(ctx)
+	if apierrors.IsNotFound(err) || apierrors.IsForbidden(err) {
+		return n, fmt.Errorf("the API server does not say what the cluster's network is; if skepd is older than this agent, update it first: %w", err)
+	}
+	if err != nil {
+		return n, err
+	}
+	if err := json.Unmarshal(data, &n); err != nil {
+		return n, fmt.Errorf("unreadable answer of the API server to %s: %w", skepv1.PathNetwork, err)
+	}
+	return n, checkNetwork(n)
+}
+
+// learnNetwork sets what the components need to know of the cluster's network: as it was kept, or as the API server says.
+func (m *membership) learnNetwork(ctx context.Context) error {
+	known := readNetwork(m.cfg)
+	if known == nil {
+		n, err := m.askNetwork(ctx)
+		if err != nil {
+			return err
+		}
+		if err := writeNetwork(m.cfg, n); err != nil {
+			return err
+		}
+		known = &n
+	}
+	m.network = *known
+	return m.cfg.checkRanges(m.network)
+}
+
+// keepNetwork compares what the API server says with what the components work with. If it is something else the agent starts again.
+func (m *membership) keepNetwork(ctx context.Context) error {
+	now, err := m.tryNetwork(ctx)
+	if err != nil {
+		slog.Warn("the API server does not say what the cluster's network is: it is as it was", "err", err)
+		return nil
+	}
+	if sameNetwork(now, m.network) {
+		return nil
+	}
+	if err := writeNetwork(m.cfg, now); err != nil {
+		return err
+	}
+	return fmt.Errorf("the cluster's ranges are %s for services and %s for pods now, were %s and %s: starting again", now.ServiceCIDRs, now.PodCIDRs, m.network.ServiceCIDRs, m.network.PodCIDRs)
+}
+
+func sameNetwork(a, b skepv1.Network) bool {
+	return slices.Equal(a.ServiceCIDRs, b.ServiceCIDRs) && slices.Equal(a.PodCIDRs, b.PodCIDRs) && slices.Equal(a.DNS, b.DNS) && a.Domain == b.Domain
+}
+
+// checkRanges refuses ranges given by flag that are not the cluster's.
+func (cfg Config) checkRanges(n skepv1.Network) error {
+	for _, r := range []struct {
+		flag      string
+		given, is []netip.Prefix
+	}{{"--service-cidr", cfg.ServiceCIDRs, n.ServiceCIDRs}, {"--cluster-cidr", cfg.ClusterCIDRs, n.PodCIDRs}} {
+		if len(r.given) > 0 && !slices.Equal(r.given, r.is) {
+			return fmt.Errorf("%s %s: the cluster has %s; leave the flag out, since agents ask the API server", r.flag, r.given, r.is)
+		}
+	}
+	return nil
+}
+
+// dns is where pods ask for names, and domain what they append.
+func (m *membership) dns() (servers []netip.Addr, domain string) {
+	servers, domain = m.network.DNS, m.network.Domain
+	if len(m.cfg.ClusterDNS) > 0 {
+		servers = m.cfg.ClusterDNS
+	}
+	if m.cfg.ClusterDomain != "" {
+		domain = m.cfg.ClusterDomain
+	}
+	return servers, domain
+}

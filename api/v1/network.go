@@ -1,0 +1,14 @@
+package v1
+
+import "net/netip"
+
+// Network is what all hosts of a cluster have in common. The control plane was started with it, and hosts ask for it.
+type Network struct {
+	// ServiceCIDRs and PodCIDRs are the ranges of service and of pod addresses, of each family at most one, the primary first.
+	ServiceCIDRs []netip.Prefix `json:"serviceCIDRs"`
+	PodCIDRs     []netip.Prefix `json:"podCIDRs"`
+	// DNS is where cluster DNS usually has its service: the tenth address of the primary range.
+	DNS []netip.Addr `json:"dns"`
+	// Domain is the suffix of service names.
+	Domain string `json:"domain"`
+}
