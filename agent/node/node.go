@@ -178,8 +178,8 @@ func (n *Node) noteUnknown(unknown bool, err error) {
 	}
 }
 
-// takeOverruled says once whether the API's status is another's since the last call.
-func (n *Node) takeOverruled() bool {
+// clearOverruled says once whether the API's status is another's since the last call.
+func (n *Node) clearOverruled() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	overruled := n.overruled
@@ -344,7 +344,7 @@ func (n *Node) Run(ctx context.Context) error {
 	defer ticker.Stop()
 	wait := backoff.New(retryFirst, retryMax)
 	for {
-		if n.takeOverruled() {
+		if n.clearOverruled() {
 			last = nil
 		}
 		status, err := n.status(ctx, n.before(last))

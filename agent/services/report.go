@@ -38,8 +38,8 @@ func newReporter(recorder record.EventRecorder, problems func(context.Context) m
 	}
 }
 
-// most is how many messages a service gets from one look; endpoints may be wrong by the thousand.
-const most = 10
+// mostMessages is how many messages a service gets from one look; endpoints may be wrong by the thousand.
+const mostMessages = 10
 
 // translated hears what was ignored of a service.
 func (r *reporter) translated(key string, warnings []string) {
@@ -51,7 +51,7 @@ func (r *reporter) translated(key string, warnings []string) {
 	}
 }
 
-// renew makes the messages of a key what they are now and returns those that are new, at most a few.
+// renew makes the messages of a key what they are now and returns those that are new, a few at most.
 func renew(all map[string][]string, key string, now []string) (fresh []string) {
 	before := all[key]
 	if all[key] = now; len(now) == 0 {
@@ -65,7 +65,7 @@ func renew(all map[string][]string, key string, now []string) (fresh []string) {
 		known[message] = true
 	}
 	for _, message := range now {
-		if !known[message] && len(fresh) < most {
+		if !known[message] && len(fresh) < mostMessages {
 			known[message] = true
 			fresh = append(fresh, message)
 		}

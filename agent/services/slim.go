@@ -17,8 +17,8 @@ type slimmer struct {
 	words map[string]*string // names of nodes and zones; never more than the cluster has had
 }
 
-// truths are the only two values that conditions have.
-var truths = map[bool]*bool{false: new(false), true: new(true)}
+// conditionValues are the only two values that conditions have.
+var conditionValues = map[bool]*bool{false: new(false), true: new(true)}
 
 func newSlimmer(node string) *slimmer { return &slimmer{node: node, words: map[string]*string{}} }
 
@@ -43,7 +43,7 @@ func (s *slimmer) endpoint(e *discoveryv1.Endpoint) {
 	e.NodeName, e.Zone = s.shared(e.NodeName), s.shared(e.Zone)
 	for _, condition := range []**bool{&e.Conditions.Ready, &e.Conditions.Serving, &e.Conditions.Terminating} {
 		if *condition != nil {
-			*condition = truths[**condition]
+			*condition = conditionValues[**condition]
 		}
 	}
 }

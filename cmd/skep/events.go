@@ -50,7 +50,7 @@ func newEventsCommand(config genericclioptions.RESTClientGetter, streams generic
 	return command
 }
 
-// nodeEvent is an event and the node that told it.
+// nodeEvent is an event and the node that it comes from.
 type nodeEvent struct {
 	node string
 	skepv1.Event
@@ -107,9 +107,9 @@ func followEvents(ctx context.Context, client kubernetes.Interface, nodes []stri
 	}
 	var mu sync.Mutex
 	var failed []error
-	var told sync.WaitGroup
+	var followers sync.WaitGroup
 	for _, node := range nodes {
-		told.Go(func() {
+		followers.Go(func() {
 			err := followNode(ctx, client, node, func(e skepv1.Event) error {
 				mu.Lock()
 				defer mu.Unlock()
@@ -122,7 +122,7 @@ func followEvents(ctx context.Context, client kubernetes.Interface, nodes []stri
 			}
 		})
 	}
-	told.Wait()
+	followers.Wait()
 	return errors.Join(failed...)
 }
 

@@ -29,12 +29,12 @@ func (s *Scheduler) report(ctx context.Context, r report) error {
 		return err
 	}
 	s.recorder.Eventf(pod, corev1.EventTypeWarning, "FailedScheduling", "%s", r.message)
-	if told(pod, r.message) {
+	if hasMessage(pod, r.message) {
 		return nil
 	}
 	_, err = s.registry.Modify(ctx, resource.Pods, "status", r.pod.Namespace, r.pod.Name, resource.UpdateOptions{}, func(current resource.Object) (resource.Object, error) {
 		p := current.(*corev1.Pod)
-		if !unbound(p, r.uid) || told(p, r.message) {
+		if !unbound(p, r.uid) || hasMessage(p, r.message) {
 			return p, nil
 		}
 		p = p.DeepCopy()
@@ -52,7 +52,7 @@ func unbound(pod *corev1.Pod, uid types.UID) bool {
 	return pod.UID == uid && pod.Spec.NodeName == "" && pod.DeletionTimestamp == nil
 }
 
-func told(pod *corev1.Pod, message string) bool {
+func hasMessage(pod *corev1.Pod, message string) bool {
 	c := controller.PodCondition(pod, corev1.PodScheduled)
 	return c != nil && c.Status == corev1.ConditionFalse && c.Reason == corev1.PodReasonUnschedulable && c.Message == message
 }

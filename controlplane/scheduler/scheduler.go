@@ -150,7 +150,7 @@ func (s *Scheduler) roomOn(host string) {
 	}
 }
 
-func (s *Scheduler) takeChanged() sets.Set[string] {
+func (s *Scheduler) popChanged() sets.Set[string] {
 	s.changedMu.Lock()
 	defer s.changedMu.Unlock()
 	if s.changed.Len() == 0 {
@@ -163,7 +163,7 @@ func (s *Scheduler) takeChanged() sets.Set[string] {
 
 // wakeForRoom gives parked pods a turn that fit on one of the changed hosts.
 func (s *Scheduler) wakeForRoom() {
-	changed := s.takeChanged()
+	changed := s.popChanged()
 	if changed.Len() == 0 {
 		return
 	}

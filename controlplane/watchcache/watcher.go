@@ -176,7 +176,7 @@ func (w *Watcher) Next(ctx context.Context) ([]Event, error) {
 		return events, nil
 	}
 	for {
-		events, err := w.take()
+		events, err := w.drain()
 		if len(events) > 0 {
 			return events, nil
 		}
@@ -223,8 +223,8 @@ func (w *Watcher) nextInitial() []Event {
 	return events
 }
 
-// take empties the queue and returns what of it the watch sees.
-func (w *Watcher) take() ([]Event, error) {
+// drain empties the queue and returns what of it the watch sees.
+func (w *Watcher) drain() ([]Event, error) {
 	w.mu.Lock()
 	queued, err := w.queue, w.err
 	w.queue, w.queued, w.backlog = nil, 0, false

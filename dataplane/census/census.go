@@ -164,7 +164,7 @@ func (c *Census) CountFlows() (map[Key]Connected, error) {
 	if err := c.walkFlows(); err != nil {
 		return nil, err
 	}
-	return c.take()
+	return c.drainCounts()
 }
 
 func (c *Census) count() (map[Key]Connected, error) {
@@ -174,7 +174,7 @@ func (c *Census) count() (map[Key]Connected, error) {
 	if err := c.walkFlows(); err != nil {
 		return nil, err
 	}
-	counted, err := c.take()
+	counted, err := c.drainCounts()
 	if err != nil {
 		return nil, err
 	}

@@ -45,8 +45,8 @@ func (c *Census) walkFlows() error {
 	return nil
 }
 
-// take empties the counts.
-func (c *Census) take() (map[Key]Connected, error) {
+// drainCounts empties the counts.
+func (c *Census) drainCounts() (map[Key]Connected, error) {
 	counted := map[Key]Connected{}
 	err := drain(c.objects.Connected, func(key bpf.CensusConnectedKey, value bpf.CensusConnected) {
 		one := Connected{Sockets: value.Sockets, Flows: value.Flows, Weighed: value.Weighed, Timed: value.Timed}

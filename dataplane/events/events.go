@@ -86,7 +86,7 @@ type Log struct {
 
 	mu      sync.Mutex
 	events  []Event // the latest
-	told    uint64  // how many there were
+	count   uint64  // how many there were
 	changed chan struct{}
 }
 
@@ -151,7 +151,7 @@ func (l *Log) add(e Event) {
 		l.events = append(l.events[:0], l.events[1:]...)
 	}
 	l.events = append(l.events, e)
-	l.told++
+	l.count++
 	close(l.changed)
 	l.changed = make(chan struct{})
 }
@@ -167,22 +167,22 @@ func (l *Log) Recent() []Event {
 func (l *Log) since(n uint64) ([]Event, uint64, <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	news := min(l.told-n, uint64(len(l.events)))
-	return append([]Event(nil), l.events[uint64(len(l.events))-news:]...), l.told, l.changed
+	news := min(l.count-n, uint64(len(l.events)))
+	return append([]Event(nil), l.events[uint64(len(l.events))-news:]...), l.count, l.changed
 }
 
 // Follow calls each with the events that are remembered, and with every new one
 // until ctx ends or each fails. Who is too slow misses some.
 func (l *Log) Follow(ctx context.Context, each func(Event) error) error {
-	var told uint64
+	var seen uint64
 	for {
-		events, now, changed := l.since(told)
+		events, now, changed := l.since(seen)
 		for _, e := range events {
 			if err := each(e); err != nil {
 				return err
 			}
 		}
-		told = now
+		seen = now
 		select {
 		case <-ctx.Done():
 			return nil

@@ -18,8 +18,8 @@ import (
 
 // Neighbours are told of a new owner at once, and again, since nobody acknowledges it.
 const (
-	tellings     = 4
-	tellingPause = time.Second
+	notifications     = 4
+	notificationPause = time.Second
 )
 
 // announcer keeps skep_announced equal to what is asked for and tells the neighbours of an address that is new here.
@@ -32,9 +32,9 @@ type announcer struct {
 	stop context.CancelFunc
 	done sync.WaitGroup
 
-	mu      sync.Mutex
-	uplinks []uplink
-	telling map[netip.Addr]context.CancelFunc
+	mu        sync.Mutex
+	uplinks   []uplink
+	notifying map[netip.Addr]context.CancelFunc
 }
 
 func newAnnouncer(log *slog.Logger, announced pinned.Table[bpf.UplinkAddress, uint64]) (*announcer, error) {
@@ -42,7 +42,7 @@ func newAnnouncer(log *slog.Logger, announced pinned.Table[bpf.UplinkAddress, ui
 	if err != nil {
 		return nil, err
 	}
-	a := &announcer{log: log, announced: announced, socket: socket, telling: map[netip.Addr]context.CancelFunc{}}
+	a := &announcer{log: log, announced: announced, socket: socket, notifying: map[netip.Addr]context.CancelFunc{}}
 	a.ctx, a.stop = context.WithCancel(context.Background())
 	return a, nil
 }
@@ -79,7 +79,7 @@ func (a *announcer) set(until map[netip.Addr]time.Time) error {
 			continue
 		}
 		if !known || before <= uint64(boot) {
-			a.tell(addr)
+			a.notifyNeighbours(addr)
 		}
 	}
 	for key := range present {
@@ -124,7 +124,7 @@ func (a *announcer) follow(uplinks []uplink) error {
 			}
 		}
 		if fresh {
-			a.tell(addr)
+			a.notifyNeighbours(addr)
 		}
 	}
 	return errors.Join(failed...)
@@ -140,9 +140,9 @@ func (a *announcer) put(addr netip.Addr, deadline uint64) error {
 }
 
 func (a *announcer) withdraw(addr netip.Addr) error {
-	if stop, ok := a.telling[addr]; ok {
+	if stop, ok := a.notifying[addr]; ok {
 		stop()
-		delete(a.telling, addr)
+		delete(a.notifying, addr)
 	}
 	failed := []error{a.announced.Delete(keyOf(addr))}
 	for _, u := range a.uplinks {
@@ -153,19 +153,19 @@ func (a *announcer) withdraw(addr netip.Addr) error {
 	return errors.Join(failed...)
 }
 
-// tell sends what makes the neighbours' tables and the switches' learn the address, now and a few times more.
-func (a *announcer) tell(addr netip.Addr) {
-	if stop, ok := a.telling[addr]; ok {
+// notifyNeighbours sends what makes the neighbours' tables and the switches' learn the address, now and a few times more.
+func (a *announcer) notifyNeighbours(addr netip.Addr) {
+	if stop, ok := a.notifying[addr]; ok {
 		stop()
 	}
 	ctx, stop := context.WithCancel(a.ctx)
-	a.telling[addr] = stop
+	a.notifying[addr] = stop
 	uplinks := slices.DeleteFunc(slices.Clone(a.uplinks), func(u uplink) bool { return !u.up })
 	a.done.Go(func() {
 		defer stop()
-		next := time.NewTicker(tellingPause)
+		next := time.NewTicker(notificationPause)
 		defer next.Stop()
-		for i := range tellings {
+		for i := range notifications {
 			if i > 0 {
 				select {
 				case <-next.C:
@@ -176,8 +176,8 @@ func (a *announcer) tell(addr netip.Addr) {
 				return
 			}
 			for _, u := range uplinks {
-				if err := a.socket.tell(u, addr); err != nil {
-					a.log.Warn("neighbours were not told of an address", "address", addr, "uplink", u.name, "err", err)
+				if err := a.socket.announce(u, addr); err != nil {
+					a.log.Warn("neighbours not notified of a load-balancer address", "address", addr, "uplink", u.name, "err", err)
 				}
 			}
 		}

@@ -34,9 +34,9 @@ func openNeighbourSocket() (*neighbourSocket, error) {
 
 func (s *neighbourSocket) close() error { return unix.Close(s.fd) }
 
-// tell sends a gratuitous ARP (request and reply, since hosts differ in which they believe) or an unsolicited neighbour
+// announce sends a gratuitous ARP (request and reply, since hosts differ in which they believe) or an unsolicited neighbour
 // advertisement (RFC 4861, 7.2.6).
-func (s *neighbourSocket) tell(u uplink, addr netip.Addr) error {
+func (s *neighbourSocket) announce(u uplink, addr netip.Addr) error {
 	frames := [][]byte{advertisement(u.mac, addr)}
 	if addr.Is4() {
 		frames = [][]byte{gratuitousARP(u.mac, addr, 1), gratuitousARP(u.mac, addr, 2)}

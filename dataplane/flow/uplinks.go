@@ -20,12 +20,12 @@ type Uplink struct {
 // notAttached is the XDP of an Uplink that does not run the program.
 const notAttached = "none"
 
-// equal goes by what people are told.
+// equal compares what is logged.
 func (u Uplink) equal(o Uplink) bool {
 	return u.Name == o.Name && u.XDP == o.XDP && fmt.Sprint(u.Err) == fmt.Sprint(o.Err)
 }
 
-// uplink is an interface as it was found. A change of any field is one that neighbours are told of.
+// uplink is an interface as it was found. A change of any field is one that neighbours are notified of.
 type uplink struct {
 	name  string
 	index int
@@ -70,7 +70,7 @@ func (f *Flows) SetUplinks(names []string) error {
 		}
 		states = append(states, state)
 	}
-	f.tell(states)
+	f.logChanges(states)
 	f.uplinks, f.states = attached, states
 	return errors.Join(f.forgetOthers(present), f.detachFrom(func(index int) bool { return !present[index] }), f.announcer.follow(attached))
 }
@@ -135,8 +135,8 @@ func (f *Flows) Uplinks() []Uplink {
 	return slices.Clone(f.states)
 }
 
-// tell logs what is new.
-func (f *Flows) tell(states []Uplink) {
+// logChanges logs what is new.
+func (f *Flows) logChanges(states []Uplink) {
 	for _, s := range states {
 		if slices.ContainsFunc(f.states, s.equal) {
 			continue

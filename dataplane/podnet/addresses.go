@@ -35,8 +35,8 @@ func (a *addresses) allocate(owner string) (netip.Addr, error) {
 	return netip.Addr{}, fmt.Errorf("no free address in this node's pod range %s: %d pods hold one", a.prefix, len(a.owners))
 }
 
-// take marks an address as owned, as after a restart.
-func (a *addresses) take(addr netip.Addr, owner string) error {
+// reserve marks an address as owned, as after a restart.
+func (a *addresses) reserve(addr netip.Addr, owner string) error {
 	if !a.usable(addr) {
 		return fmt.Errorf("address %s is not in this node's pod range %s", addr, a.prefix)
 	}

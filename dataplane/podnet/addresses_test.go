@@ -34,14 +34,14 @@ func TestAddressesAreHandedOutInTurn(t *testing.T) {
 func TestTakenAddressesMustBeInTheRangeAndFree(t *testing.T) {
 	a := newAddresses(netip.MustParsePrefix("10.0.0.0/29"))
 	for _, addr := range []string{"10.0.0.0", "10.0.0.7", "10.0.1.1"} {
-		if err := a.take(netip.MustParseAddr(addr), "p"); err == nil {
+		if err := a.reserve(netip.MustParseAddr(addr), "p"); err == nil {
 			t.Errorf("took %s", addr)
 		}
 	}
-	if err := a.take(netip.MustParseAddr("10.0.0.3"), "p"); err != nil {
+	if err := a.reserve(netip.MustParseAddr("10.0.0.3"), "p"); err != nil {
 		t.Fatal(err)
 	}
-	if err := a.take(netip.MustParseAddr("10.0.0.3"), "q"); err == nil {
+	if err := a.reserve(netip.MustParseAddr("10.0.0.3"), "q"); err == nil {
 		t.Error("two pods took one address")
 	}
 }

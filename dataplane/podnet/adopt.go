@@ -64,7 +64,7 @@ func (n *Network) adoptable(link netlink.Link) (podID string, addrs []netip.Addr
 		if f == nil {
 			continue
 		}
-		if err := f.addresses.take(addr, podID); err != nil {
+		if err := f.addresses.reserve(addr, podID); err != nil {
 			n.release(addrs, podID)
 			return "", nil, err
 		}

@@ -153,7 +153,7 @@ func (n *Network) start() error {
 	if err := n.adoptOverlays(); err != nil {
 		return err
 	}
-	n.tellUplinks()
+	n.reportUplinks()
 	if err := n.adopt(); err != nil {
 		return fmt.Errorf("take over pod interfaces: %w", err)
 	}
@@ -293,8 +293,8 @@ func (n *Network) Overlays() []string {
 	return slices.Clone(n.overlayNames)
 }
 
-// tellUplinks is called with routes held.
-func (n *Network) tellUplinks() {
+// reportUplinks is called with routes held.
+func (n *Network) reportUplinks() {
 	var names []string
 	var indexes []int // tell a link that was made anew
 	for _, link := range n.uplinks {

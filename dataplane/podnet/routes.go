@@ -70,7 +70,7 @@ func (n *Network) syncRoutes() error {
 			maps.DeleteFunc(wanted, func(_ netip.Prefix, w way) bool { return w.underlay == underlay })
 		}
 	}
-	n.tellUplinks()
+	n.reportUplinks()
 	failed = append(failed, n.resize(), n.syncPartners(wanted))
 	failed = append(failed, n.writeRoutes(table, wanted)...)
 	for underlay := range n.overlays {
@@ -78,7 +78,7 @@ func (n *Network) syncRoutes() error {
 			failed = append(failed, n.removeOverlay(underlay))
 		}
 	}
-	n.tellUplinks()
+	n.reportUplinks()
 	failed = append(failed, n.resize())
 	nodes := map[netip.Addr]bool{}
 	for _, w := range wanted {

@@ -83,7 +83,7 @@ func (n *Network) followUplinks() error {
 	if err := n.prepareForwarding(); err != nil {
 		return err
 	}
-	n.tellUplinks()
+	n.reportUplinks()
 	return nil
 }
 

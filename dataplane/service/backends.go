@@ -61,7 +61,7 @@ func (in *installed) settleFlags(d *desiredService, p *pool, want *desiredPool) 
 
 func (in *installed) depart(d *desiredService, b *poolBackend, draining bool) {
 	endpoint := b.key.endpoint
-	in.tell(Departure{
+	in.notify(Departure{
 		Service: b.pool.key.name, Addr: endpoint.Addr, Port: endpoint.Port, Protocol: endpoint.Protocol,
 		Draining:  draining,
 		Withdrawn: d.withdrawn(endpoint.Addr),

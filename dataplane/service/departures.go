@@ -41,8 +41,8 @@ func newDepartures() *departures {
 	return &departures{in: make(chan Departure), out: make(chan Departure)}
 }
 
-// tell returns at once, as run is always ready to receive.
-func (d *departures) tell(ctx context.Context, departure Departure) {
+// notify returns at once, as run is always ready to receive.
+func (d *departures) notify(ctx context.Context, departure Departure) {
 	if !d.wanted.Load() {
 		return
 	}

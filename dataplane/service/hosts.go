@@ -15,9 +15,9 @@ import (
 // hosts is what is desired of the addresses of this node and of others. nil
 // means that nobody has said: what an earlier process wrote stays.
 type hosts struct {
-	own   map[netip.Addr]struct{}
-	nodes map[string][]netip.Addr
-	deaf  map[string]struct{} // nodes that unwrap no tunnels
+	own            map[netip.Addr]struct{}
+	nodes          map[string][]netip.Addr
+	withoutTunnels map[string]struct{} // nodes that unwrap no tunnels
 }
 
 // SetAddresses says which addresses this node has: those at which frontends
@@ -92,9 +92,9 @@ func (p *Plane) SetNodeUnwraps(node string, does bool) {
 	defer p.mu.Unlock()
 	node = storedName(node)
 	if does {
-		delete(p.tables.hosts.deaf, node)
+		delete(p.tables.hosts.withoutTunnels, node)
 	} else {
-		p.tables.hosts.deaf[node] = struct{}{}
+		p.tables.hosts.withoutTunnels[node] = struct{}{}
 	}
 	p.queue.addNode(node)
 	p.touch()
@@ -165,7 +165,7 @@ func (in *installed) adoptAddresses(m *kernelMaps) error {
 func (t *tables) desiredNode(name string) bpf.SocketNode {
 	_, down := t.nodesDown[name]
 	addrs := t.hosts.nodes[name]
-	if _, deaf := t.hosts.deaf[name]; deaf {
+	if _, without := t.hosts.withoutTunnels[name]; without {
 		addrs = nil
 	}
 	return nodeRecord(down, addrs)

@@ -42,7 +42,7 @@ type installed struct {
 	slots                           *runs
 	serial                          uint32
 	retired                         *retired
-	tell                            func(Departure)
+	notify                          func(Departure)
 }
 
 // orphans is what was adopted but means nothing; removed after Synced.
@@ -114,7 +114,7 @@ func newInstalled(w writer, limits Limits, home func(bpf.SocketEndpoint) uint32)
 		slots:      newRuns(limits.Slots),
 		serial:     binary.NativeEndian.Uint32(seed[:]),
 		retired:    &retired{},
-		tell:       func(Departure) {},
+		notify:     func(Departure) {},
 	}
 	in.nodeIDs.reserve(0) // "no node"
 	return in

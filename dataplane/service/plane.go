@@ -134,7 +134,7 @@ func (p *Plane) start(writerOf func(*kernelMaps) writer) error {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	p.stop = cancel
-	in.tell = func(d Departure) { p.gone.tell(ctx, d) }
+	in.notify = func(d Departure) { p.gone.notify(ctx, d) }
 	r := &reconciler{
 		plane:   p,
 		in:      in,

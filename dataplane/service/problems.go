@@ -7,8 +7,8 @@ import (
 	"slices"
 )
 
-// trouble is what is wrong with services now, and which of it nobody has been
-// told. Plane.mu guards it.
+// trouble is what is wrong with services now, and which of it nobody has asked
+// for yet. Plane.mu guards it.
 type trouble struct {
 	now   map[string][]Problem // never empty ones
 	news  map[string]struct{}
@@ -77,8 +77,8 @@ func (p *Plane) Problems() []Problem {
 	return problems
 }
 
-// AwaitProblems waits until what is wrong with any service is not what its last
-// caller was told, and returns those services with all that is wrong with each:
+// AwaitProblems waits until what is wrong with any service is not what it was at
+// the last call, and returns those services with all that is wrong with each:
 // nothing any more, if the list is empty. It returns nil when ctx ends. One
 // caller at a time.
 func (p *Plane) AwaitProblems(ctx context.Context) map[string][]Problem {
@@ -89,14 +89,14 @@ func (p *Plane) AwaitProblems(ctx context.Context) map[string][]Problem {
 		case <-p.trouble.ready:
 		}
 		p.mu.Lock()
-		told := make(map[string][]Problem, len(p.trouble.news))
+		changed := make(map[string][]Problem, len(p.trouble.news))
 		for name := range p.trouble.news {
-			told[name] = p.trouble.now[name]
+			changed[name] = p.trouble.now[name]
 		}
 		clear(p.trouble.news)
 		p.mu.Unlock()
-		if len(told) > 0 {
-			return told
+		if len(changed) > 0 {
+			return changed
 		}
 	}
 }

@@ -36,7 +36,7 @@ func newTables(node string) *tables {
 		byAddr:    map[netip.Addr][]string{},
 		withdrawn: map[netip.Addr]int{},
 		nodesDown: map[string]struct{}{},
-		hosts:     hosts{nodes: map[string][]netip.Addr{}, deaf: map[string]struct{}{}},
+		hosts:     hosts{nodes: map[string][]netip.Addr{}, withoutTunnels: map[string]struct{}{}},
 	}
 }
 

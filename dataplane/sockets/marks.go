@@ -37,7 +37,7 @@ func newMarks(loaded marked) (*marks, error) {
 // room is how many targets can be marked.
 func (m *marks) room() int { return int(m.departed.MaxEntries()) }
 
-func (m *marks) put(targets []Target) error {
+func (m *marks) mark(targets []Target) error {
 	for _, t := range targets {
 		var departed bpf.SocketsDeparted
 		if t.Connecting {
@@ -74,8 +74,8 @@ func readAll(iter *link.Iter) ([]byte, error) {
 	return io.ReadAll(reader)
 }
 
-// take removes the marks and adds up what the walks counted.
-func (m *marks) take(targets []Target, result *Result) error {
+// unmark removes the marks and adds up what the walks counted.
+func (m *marks) unmark(targets []Target, result *Result) error {
 	var failed []error
 	for _, t := range targets {
 		var departed bpf.SocketsDeparted

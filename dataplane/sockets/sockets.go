@@ -249,8 +249,8 @@ func (s *Sweeper) sweep(ctx context.Context, targets []Target) (Result, error) {
 // sockets of the kernel's own are no process's file.
 func (s *Sweeper) sweepBatch(ctx context.Context, targets []Target, all *Result) (err error) {
 	marks := s.closer.marked()
-	defer func() { err = errors.Join(err, marks.take(targets, all)) }()
-	if err := marks.put(targets); err != nil {
+	defer func() { err = errors.Join(err, marks.unmark(targets, all)) }()
+	if err := marks.mark(targets); err != nil {
 		return err
 	}
 	matter, err := marks.namespaces()

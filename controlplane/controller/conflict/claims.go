@@ -111,7 +111,7 @@ func (c *claims) set(h holder, node string, list []asked) (affected []holder) {
 		delete(c.of, h)
 	}
 	for _, a := range list {
-		c.put(h, node, a)
+		c.add(h, node, a)
 		c.concern(concerned, a.frontend)
 	}
 	return slices.Collect(maps.Keys(concerned))
@@ -131,7 +131,7 @@ func (c *claims) concern(concerned map[holder]struct{}, f servicespec.Frontend) 
 
 func (c *claims) isHost(addr netip.Addr) bool { return addr.IsLoopback() || c.hosts[addr] > 0 }
 
-func (c *claims) put(h holder, node string, a asked) {
+func (c *claims) add(h holder, node string, a asked) {
 	if a.cluster {
 		c.cluster[a.frontend.Addr] = h.Key
 		return

@@ -46,8 +46,8 @@ type Controller struct {
 	claims   *claims
 	misled   *misled
 
-	mu   sync.Mutex
-	told map[holder]string // pods -> what their last event said
+	mu       sync.Mutex
+	reported map[holder]string // pods -> what their last event said
 }
 
 // New makes the loop. It runs once.
@@ -56,7 +56,7 @@ func New(registry *resource.Registry, recorder *event.Recorder) *Controller {
 		registry: registry, recorder: recorder,
 		queue:  controller.NewQueue[holder]("service conflicts"),
 		claims: newClaims(), misled: newMisled(),
-		told: map[holder]string{},
+		reported: map[holder]string{},
 	}
 }
 
@@ -145,7 +145,7 @@ func (c *Controller) reserved(addr netip.Addr) string {
 func (c *Controller) sync(ctx context.Context, h holder) error {
 	lost := lossText(h, c.claims.losses(h, c.hasPort))
 	if h.pod {
-		return c.tellPod(ctx, h, lost)
+		return c.reportToPod(ctx, h, lost)
 	}
 	service, err := resource.Get[*corev1.Service](ctx, c.registry, resource.Services, h.Namespace, h.Name)
 	if err != nil {
@@ -211,11 +211,11 @@ func say(service *corev1.Service, condition metav1.Condition) (fresh bool) {
 	return before != condition.Message
 }
 
-func (c *Controller) tellPod(ctx context.Context, h holder, lost string) error {
+func (c *Controller) reportToPod(ctx context.Context, h holder, lost string) error {
 	c.mu.Lock()
-	before := c.told[h]
-	if c.told[h] = lost; lost == "" {
-		delete(c.told, h)
+	before := c.reported[h]
+	if c.reported[h] = lost; lost == "" {
+		delete(c.reported, h)
 	}
 	c.mu.Unlock()
 	if lost == "" || lost == before {

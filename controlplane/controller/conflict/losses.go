@@ -74,8 +74,8 @@ func (c *claims) reaches(mine claim, addr netip.Addr) bool {
 	return mine.node == "" || addr.IsLoopback() || slices.Contains(c.nodes[mine.node], addr)
 }
 
-// most is how many conflicts one message tells of.
-const most = 5
+// mostNamed is how many conflicts one message tells of.
+const mostNamed = 5
 
 // lossText tells of losses in the words of their subject; "" if there are none.
 func lossText(h holder, losses []loss) string {
@@ -93,8 +93,8 @@ func enumerate(lines []string, end string) string {
 	}
 	slices.Sort(lines)
 	lines = slices.Compact(lines)
-	if len(lines) > most {
-		lines = append(lines[:most], "and more") // not how many: it would be another message each time
+	if len(lines) > mostNamed {
+		lines = append(lines[:mostNamed], "and more") // not how many: it would be another message each time
 	}
 	return strings.Join(lines, "; ") + end
 }

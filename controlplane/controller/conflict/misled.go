@@ -64,7 +64,7 @@ func badEndpoints(slice *discoveryv1.EndpointSlice, reserved func(netip.Addr) st
 		if err != nil {
 			continue
 		}
-		if addr = addr.Unmap().WithZone(""); reserved(addr) != "" && len(bad) <= most {
+		if addr = addr.Unmap().WithZone(""); reserved(addr) != "" && len(bad) <= mostNamed {
 			bad = append(bad, addr)
 		}
 	}

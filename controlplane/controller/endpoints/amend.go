@@ -39,8 +39,8 @@ func (c *changes) pod(service controller.Key, name string) {
 	}
 }
 
-// take returns the pods to look at; nil if that is all of them.
-func (c *changes) take(service controller.Key) map[string]struct{} {
+// pop returns the pods to look at; nil if that is all of them.
+func (c *changes) pop(service controller.Key) map[string]struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	names := c.pods[service]

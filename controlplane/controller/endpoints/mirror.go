@@ -54,12 +54,12 @@ func (c *Controller) syncMirror(ctx context.Context, key controller.Key) error {
 	if err := c.carryOut(ctx, makePlan(f, existing, want)); err != nil {
 		return err
 	}
-	c.tellSkipped(source, skipped)
+	c.reportSkipped(source, skipped)
 	return nil
 }
 
-// tellSkipped tells once for each state of the source what of it is not mirrored.
-func (c *Controller) tellSkipped(source *corev1.Endpoints, s skipped) {
+// reportSkipped tells once for each state of the source what of it is not mirrored.
+func (c *Controller) reportSkipped(source *corev1.Endpoints, s skipped) {
 	if !c.firstLook(source) {
 		return
 	}

@@ -19,10 +19,10 @@ func (c *Controller) syncSlices(ctx context.Context, key controller.Key) error {
 	if err != nil && !apierrors.IsNotFound(err) {
 		return err
 	}
-	changed := c.changes.take(key)
+	changed := c.changes.pop(key)
 	existing := c.slicesBy(key, managedSlice)
 	if err != nil || len(service.Spec.Selector) == 0 || service.Spec.Type == corev1.ServiceTypeExternalName {
-		c.takeTrigger(key)
+		c.popTrigger(key)
 		return c.carryOut(ctx, plan{delete: existing})
 	}
 	if service.DeletionTimestamp != nil {
@@ -32,7 +32,7 @@ func (c *Controller) syncSlices(ctx context.Context, key controller.Key) error {
 		generateName: service.Name + "-",
 		namespace:    service.Namespace,
 		labels:       sliceLabels(service, managedSlice),
-		annotations:  c.takeTrigger(key),
+		annotations:  c.popTrigger(key),
 		owner:        controllerRef(service, "Service"),
 		perSlice:     maxPerSlice,
 	}

@@ -35,8 +35,8 @@ func triggerTime(old, cur *corev1.Pod) time.Time {
 	return time.Time{}
 }
 
-// takeTrigger returns the annotation for the next write, or nil.
-func (c *Controller) takeTrigger(key controller.Key) map[string]string {
+// popTrigger returns the annotation for the next write, or nil.
+func (c *Controller) popTrigger(key controller.Key) map[string]string {
 	c.triggersMu.Lock()
 	defer c.triggersMu.Unlock()
 	when, ok := c.triggers[key]

@@ -224,7 +224,7 @@ func (c *Controller) sync(ctx context.Context, key controller.Key) error {
 	if err != nil {
 		return err
 	}
-	c.tell(obj.(*corev1.Service), done)
+	c.reportChange(obj.(*corev1.Service), done)
 	return nil
 }
 
@@ -316,8 +316,8 @@ func (c *Controller) nodesWithEndpoints(service *corev1.Service) map[string]bool
 	return serving
 }
 
-// tell records what changed as events of the service.
-func (c *Controller) tell(service *corev1.Service, done outcome) {
+// reportChange records what changed as events of the service.
+func (c *Controller) reportChange(service *corev1.Service, done outcome) {
 	after := resource.LoadBalancerIPs(service)
 	if !ours(service) {
 		return
