@@ -7,11 +7,9 @@ import (
 	"strings"
 
 	"github.com/vishvananda/netlink"
-)
 
-// podSide begins the names of interfaces that lead to pods or carry packets between nodes: addresses there are nobody's to ask
-// for.
-const podSide = "skep"
+	"github.com/skep-io/skep/dataplane/podnet"
+)
 
 // localAddresses are those that clients may ask for: neither pods' ends nor such that mean another host on every link.
 func localAddresses() ([]netip.Addr, error) {
@@ -25,7 +23,7 @@ func localAddresses() ([]netip.Addr, error) {
 	}
 	ours := map[int]bool{}
 	for _, link := range links {
-		ours[link.Attrs().Index] = strings.HasPrefix(link.Attrs().Name, podSide)
+		ours[link.Attrs().Index] = strings.HasPrefix(link.Attrs().Name, podnet.OwnPrefix)
 	}
 	addrs := []netip.Addr{}
 	for _, a := range all {

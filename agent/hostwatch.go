@@ -12,6 +12,8 @@ import (
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"github.com/skep-io/skep/dataplane/podnet"
 )
 
 // hostSettle is how long changes are let come in before the host is looked at: one `ip addr` is several messages.
@@ -100,7 +102,7 @@ func changeOf(m syscall.NetlinkMessage) hostChange {
 		concerned := addressOf(m).IsGlobalUnicast()
 		return hostChange{addresses: concerned, uplinks: concerned}
 	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
-		return hostChange{uplinks: !strings.HasPrefix(nameOf(m), podSide)}
+		return hostChange{uplinks: !strings.HasPrefix(nameOf(m), podnet.OwnPrefix)}
 	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
 		if len(m.Data) < unix.SizeofRtMsg {
 			return hostChange{}

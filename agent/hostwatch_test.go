@@ -11,6 +11,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"github.com/skep-io/skep/dataplane/podnet"
 	"github.com/skep-io/skep/dataplane/sandbox"
 )
 
@@ -162,15 +163,15 @@ func TestPodsAndPeersCauseNoWork(t *testing.T) {
 		<-h.views
 	}
 	h.Do(func() error {
-		failed := []error{addPair(podSide+"pod", podSide+"far")}
+		failed := []error{addPair(podnet.OwnPrefix+"pod", podnet.OwnPrefix+"far")}
 		for _, text := range []string{"10.244.0.7/32", "10.244.9.0/24", "2001:db8:9::/64"} {
 			p := netip.MustParsePrefix(text)
-			failed = append(failed, onLink(podSide+"pod", func(l netlink.Link) error {
+			failed = append(failed, onLink(podnet.OwnPrefix+"pod", func(l netlink.Link) error {
 				return netlink.RouteAdd(&netlink.Route{LinkIndex: l.Attrs().Index,
 					Dst: &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}})
 			}))
 		}
-		failed = append(failed, onLink(podSide+"pod", netlink.LinkDel), setAddress("eth0", second, netlink.AddrAdd))
+		failed = append(failed, onLink(podnet.OwnPrefix+"pod", netlink.LinkDel), setAddress("eth0", second, netlink.AddrAdd))
 		return errors.Join(failed...)
 	})
 	// The kernel tells in order: what came before the address would be seen before it.

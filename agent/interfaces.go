@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"github.com/skep-io/skep/dataplane/podnet"
 )
 
 // checkInterfaces refuses uplinks and node addresses that this host does not have, or that cannot be any.
@@ -41,7 +43,7 @@ func unfit(i net.Interface) string {
 	switch {
 	case i.Flags&net.FlagLoopback != 0:
 		return "nothing arrives from outside at the loopback interface"
-	case strings.HasPrefix(i.Name, podSide):
+	case strings.HasPrefix(i.Name, podnet.OwnPrefix):
 		return "it leads to a pod, or to other nodes"
 	case len(i.HardwareAddr) != 6:
 		return "it has no Ethernet address, so the program would not understand its packets"

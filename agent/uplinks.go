@@ -13,6 +13,7 @@ import (
 
 	"github.com/skep-io/skep/controlplane/servicespec"
 	"github.com/skep-io/skep/dataplane/flow"
+	"github.com/skep-io/skep/dataplane/podnet"
 )
 
 // uplinkNames are the interfaces that packets from outside arrive at. One that was found stays for as long as it exists: routes
@@ -133,62 +134,23 @@ func pathInterfaces(uplinks []string) (fit, others []string) {
 	}
 	for _, link := range links {
 		a := link.Attrs()
-		if a.Flags&net.FlagLoopback == 0 && len(a.HardwareAddr) == 6 && a.MasterIndex == 0 && !strings.HasPrefix(a.Name, podSide) && !slices.Contains(uplinks, a.Name) {
+		if a.Flags&net.FlagLoopback == 0 && len(a.HardwareAddr) == 6 && a.MasterIndex == 0 && !strings.HasPrefix(a.Name, podnet.OwnPrefix) && !slices.Contains(uplinks, a.Name) {
 			others = append(others, a.Name)
 		}
 	}
 	return onEthernet(uplinks), others
 }
 
-// findUplinks are the interfaces that have this node's addresses, and those that default routes use: what comes from outside
-// arrives there.
+// findUplinks are the names of the interfaces that packets from outside arrive at.
 func findUplinks(nodeIPs []netip.Addr) (names []string, err error) {
-	add := func(index int) {
-		link, err := netlink.LinkByIndex(index)
-		if err != nil {
-			return // gone meanwhile
-		}
-		if name := link.Attrs().Name; link.Attrs().Flags&net.FlagLoopback == 0 && !strings.HasPrefix(name, podSide) && !slices.Contains(names, name) {
-			names = append(names, name)
-		}
-	}
-	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	links, err := podnet.FindUplinks(&netlink.Handle{}, nodeIPs)
 	if err != nil {
-		return nil, fmt.Errorf("list addresses: %w", err)
+		return nil, err
 	}
-	for _, a := range addrs {
-		if addr, ok := netip.AddrFromSlice(a.IP); ok && slices.Contains(nodeIPs, addr.Unmap()) {
-			add(a.LinkIndex)
-		}
-	}
-	routes, err := netlink.RouteList(nil, netlink.FAMILY_ALL)
-	if err != nil {
-		return nil, fmt.Errorf("list routes: %w", err)
-	}
-	for _, r := range routes {
-		if r.Dst != nil && !isDefault(r) {
-			continue
-		}
-		for _, index := range nextHops(r) {
-			add(index)
-		}
+	for _, link := range links {
+		names = append(names, link.Attrs().Name)
 	}
 	return names, nil
-}
-
-func isDefault(r netlink.Route) bool {
-	ones, _ := r.Dst.Mask.Size()
-	return ones == 0
-}
-
-func nextHops(r netlink.Route) (links []int) {
-	if r.LinkIndex > 0 {
-		links = append(links, r.LinkIndex)
-	}
-	for _, hop := range r.MultiPath {
-		links = append(links, hop.LinkIndex)
-	}
-	return links
 }
 
 // union keeps the order of the first list.

@@ -200,49 +200,6 @@ func (n *Network) prepareForwarding() error {
 	return nil
 }
 
-// findUplinks finds the interfaces with the node's addresses, and those that default routes use: replies to pods arrive there.
-func (n *Network) findUplinks() error {
-	addrs, err := n.nl.AddrList(nil, netlink.FAMILY_ALL)
-	if err != nil {
-		return fmt.Errorf("list addresses: %w", err)
-	}
-	var indexes []int
-	for _, want := range n.cfg.NodeIPs {
-		at := slices.IndexFunc(addrs, func(a netlink.Addr) bool {
-			got, ok := netip.AddrFromSlice(a.IP)
-			return ok && got.Unmap() == want
-		})
-		if at < 0 {
-			return fmt.Errorf("no interface of this host has the node address %s", want)
-		}
-		link, err := n.nl.LinkByIndex(addrs[at].LinkIndex)
-		if err != nil {
-			return fmt.Errorf("interface of node address %s: %w", want, err)
-		}
-		if n.cfg.MTU == 0 {
-			n.cfg.MTU = link.Attrs().MTU
-		}
-		indexes = append(indexes, addrs[at].LinkIndex)
-	}
-	routes, err := n.nl.RouteList(nil, netlink.FAMILY_ALL)
-	if err != nil {
-		return fmt.Errorf("list routes: %w", err)
-	}
-	for _, r := range routes {
-		if isDefault(r) && r.LinkIndex > 0 {
-			indexes = append(indexes, r.LinkIndex)
-		}
-	}
-	for i, index := range indexes {
-		link, err := n.nl.LinkByIndex(index)
-		if slices.Contains(indexes[:i], index) || err != nil || link.Attrs().Flags&net.FlagLoopback != 0 {
-			continue // a default route's interface that went away meanwhile forwards nothing
-		}
-		n.uplinks = append(n.uplinks, link)
-	}
-	return nil
-}
-
 // followers are the interfaces that live by router advertisements: the uplinks, and those with a route from one.
 func (n *Network) followers() ([]string, error) {
 	routes, err := n.nl.RouteList(nil, netlink.FAMILY_V6)
