@@ -37,7 +37,11 @@ func run(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	options := cluster.Options{Nodes: 2, Routed: []string{"node2"}, SkepdArgs: []string{"--encryption-provider-config", encryption}}
+	options := cluster.Options{
+		Nodes: 2, Routed: []string{"node2"}, // so that packets between pods are wrapped
+		Labels:    map[string]map[string]string{"node2": {corev1.LabelNodeExcludeBalancers: "true"}}, // on another link than the pool's addresses
+		SkepdArgs: []string{"--encryption-provider-config", encryption}, AgentArgs: []string{"--pod-max-pids", "100"},
+	}
 	return clustertest.Main(m, "atk", "../../../bin", options, func(c *clustertest.Cluster) { local = c })
 }
 
