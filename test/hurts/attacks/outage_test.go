@@ -141,7 +141,9 @@ func TestFullDatabaseComesBack(t *testing.T) {
 	if kept, err := maps.Get(t.Context(), object.Name, metav1.GetOptions{}); err != nil || kept.Data["n"] != fmt.Sprint(last-1) {
 		t.Errorf("what was acknowledged last is gone: %v", err)
 	}
-	eventually(t, "writes again", func() error { return change(last) })
+	pace := time.NewTicker(time.Second) // of a client; each refusal is a line of the log
+	defer pace.Stop()
+	eventually(t, "writes again", func() error { <-pace.C; return change(last) })
 }
 
 // A control loop dies of a bug. Its process ends with an error that names it, and another leads at once.
