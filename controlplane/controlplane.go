@@ -23,6 +23,7 @@ import (
 	"github.com/skep-io/skep/controlplane/apiserver"
 	"github.com/skep-io/skep/controlplane/encryption"
 	"github.com/skep-io/skep/controlplane/etcd"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/leader"
 	"github.com/skep-io/skep/controlplane/membership"
 	"github.com/skep-io/skep/controlplane/pki"
@@ -78,7 +79,7 @@ func serve(ctx context.Context, s *settings, store *store, authority *pki.PKI, i
 	if err != nil {
 		return err
 	}
-	registry := resource.NewRegistry(stored, s.registryConfig(), resource.Kinds())
+	registry := kinds.NewRegistry(stored, kinds.Options{Cluster: s.cluster(), Encrypted: s.EncryptionConfig != ""})
 	maintainer := store.maintainer()
 	server, err := apiserver.New(apiserver.Config{
 		Registry: registry, PKI: authority, Version: s.Version, Etcd: maintainer, Network: s.network(),
@@ -106,7 +107,7 @@ func serve(ctx context.Context, s *settings, store *store, authority *pki.PKI, i
 		group.Go(func() error { return provider.Run(ctx, registry.Reread) })
 	}
 	group.Go(func() error {
-		if err := furnish(ctx, registry, authority); err != nil {
+		if err := furnish(ctx, s, registry, authority); err != nil {
 			return err
 		}
 		group.Go(func() error { return server.Run(ctx, api) })
@@ -128,14 +129,14 @@ func serve(ctx context.Context, s *settings, store *store, authority *pki.PKI, i
 }
 
 // furnish makes what every cluster has before anyone can ask for it.
-func furnish(ctx context.Context, registry *resource.Registry, authority *pki.PKI) error {
+func furnish(ctx context.Context, s *settings, registry *resource.Registry, authority *pki.PKI) error {
 	if err := registry.WaitForSync(ctx); err != nil {
 		return err
 	}
-	if err := resource.EnsureNamespaces(ctx, registry); err != nil {
+	if err := kinds.EnsureNamespaces(ctx, registry); err != nil {
 		return err
 	}
-	if err := resource.EnsureServiceCIDR(ctx, registry); err != nil {
+	if err := kinds.EnsureServiceCIDR(ctx, registry, s.services); err != nil {
 		return err
 	}
 	if err := membership.Record(ctx, registry.Store()); err != nil {
@@ -178,7 +179,7 @@ func (s *store) encrypted(ctx context.Context, settings *settings, identity stri
 		return plain, nil, nil
 	}
 	resources := map[string]schema.GroupResource{}
-	for _, k := range resource.Kinds() {
+	for _, k := range kinds.All() {
 		resources[k.Prefix()] = k.GroupResource()
 	}
 	provider, err := encryption.Open(context.WithoutCancel(ctx), settings.EncryptionConfig, settings.EncryptionReload, resources, identity)

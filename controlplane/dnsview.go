@@ -5,16 +5,16 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/skep-io/skep/controlplane/etcd"
-	"github.com/skep-io/skep/controlplane/resource"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/scheme"
 )
 
 // dnsViews are the keys that cluster DNS may read, and what of them: all that it makes answers from, and nothing more.
 var dnsViews = map[string]etcd.View{
-	resource.Services.Prefix():       nil,
-	resource.EndpointSlices.Prefix(): nil,
-	resource.Namespaces.Prefix():     nil,
-	resource.Pods.Prefix():           podForDNS,
+	kinds.Services.Prefix():       nil,
+	kinds.EndpointSlices.Prefix(): nil,
+	kinds.Namespaces.Prefix():     nil,
+	kinds.Pods.Prefix():           podForDNS,
 }
 
 // podForDNS leaves of a pod its name and its addresses: its environment, commands and annotations hold secrets of users.

@@ -11,6 +11,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/skep-io/skep/controlplane/jointoken"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/pki"
 	"github.com/skep-io/skep/controlplane/resource"
 	"github.com/skep-io/skep/controlplane/storage"
@@ -37,7 +38,7 @@ func ensureFirstToken(ctx context.Context, registry *resource.Registry, authorit
 		ID: text.ID, Secret: text.Secret, Description: "For the first nodes, made at skepd's first start.",
 		Expires: time.Now().Add(jointoken.DefaultTTL), Authentication: true,
 	}
-	if _, err := registry.Create(ctx, resource.Secrets, token.Object(), resource.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+	if _, err := registry.Create(ctx, kinds.Secrets, token.Object(), resource.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
 		return err
 	}
 	if err := authority.WriteToken(text.String()); err != nil {

@@ -26,6 +26,7 @@ import (
 	"github.com/skep-io/skep/controlplane/controller/servicecidr"
 	"github.com/skep-io/skep/controlplane/controller/tokencleaner"
 	"github.com/skep-io/skep/controlplane/event"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/pki"
 	"github.com/skep-io/skep/controlplane/resource"
 	"github.com/skep-io/skep/controlplane/scheduler"
@@ -66,9 +67,9 @@ func lead(ctx context.Context, s *settings, registry *resource.Registry, authori
 		"node":           node.New(registry, recorder(node.Component), realClock, s.NodeMonitorGrace),
 		"namespace":      namespace.New(registry),
 		"gc":             gc.New(registry),
-		"conflicts":      conflict.New(registry, recorder(conflict.Component)),
+		"conflicts":      conflict.New(registry, s.cluster(), recorder(conflict.Component)),
 		"networkpolicy":  networkpolicy.New(registry, recorder(networkpolicy.Component)),
-		"servicecidr":    servicecidr.New(registry, recorder(servicecidr.Component), recorder(servicecidr.RepairComponent)),
+		"servicecidr":    servicecidr.New(registry, s.services, recorder(servicecidr.Component), recorder(servicecidr.RepairComponent)),
 		"serviceaccount": accounts,
 		"tokencleaner":   tokencleaner.New(registry, realClock),
 	})
@@ -122,7 +123,7 @@ func catchUp(ctx context.Context, registry *resource.Registry) bool {
 // undecided are the kinds whose objects no loop takes for absent because its
 // cache does not show them.
 var undecided = []*resource.Kind{
-	resource.Events, resource.ConfigMaps, resource.Secrets, resource.ServiceAccounts, resource.Ingresses, resource.NetworkPolicies,
+	kinds.Events, kinds.ConfigMaps, kinds.Secrets, kinds.ServiceAccounts, kinds.Ingresses, kinds.NetworkPolicies,
 }
 
 // complete is an error while the caches lack an object that is stored.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/skep-io/skep/controlplane/controller"
 	"github.com/skep-io/skep/controlplane/controlplanetest"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 	"github.com/skep-io/skep/controlplane/storage"
 )
@@ -49,7 +50,7 @@ func TestLoopsWaitForUnreadableObjects(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, k := range []*resource.Kind{resource.Nodes, resource.ConfigMaps} {
+		for _, k := range []*resource.Kind{kinds.Nodes, kinds.ConfigMaps} {
 			if err := registry.Cache(k).WaitUntil(t.Context(), revision); err != nil {
 				t.Fatal(err)
 			}

@@ -11,9 +11,9 @@ import (
 	"time"
 
 	skepv1 "github.com/skep-io/skep/api/v1"
+	"github.com/skep-io/skep/controlplane/allocator"
 	"github.com/skep-io/skep/controlplane/controller/loadbalancer"
 	"github.com/skep-io/skep/controlplane/controller/node"
-	"github.com/skep-io/skep/controlplane/resource"
 	"github.com/skep-io/skep/controlplane/storage"
 )
 
@@ -83,7 +83,7 @@ type settings struct {
 	listenHost, listenPort string
 	advertise              netip.Addr
 	services               []netip.Prefix
-	pods                   []resource.PodRange
+	pods                   []allocator.PodRange
 	pool                   loadbalancer.Pool
 }
 
@@ -179,16 +179,15 @@ func (s *settings) url() string {
 	return "https://" + net.JoinHostPort(s.advertise.String(), s.listenPort)
 }
 
-func (s *settings) registryConfig() resource.Config {
-	config := resource.Config{
-		ServiceCIDRs: s.services, PodCIDRs: s.pods, ClusterDomain: s.ClusterDomain,
-		APIServers: []netip.Addr{s.advertise}, DenyExternalIPs: s.DenyExternalIPs,
-		Encrypted: s.EncryptionConfig != "",
+// cluster is what allocation needs to know.
+func (s *settings) cluster() allocator.Cluster {
+	cluster := allocator.Cluster{
+		ServiceCIDRs: s.services, PodCIDRs: s.pods, APIServers: []netip.Addr{s.advertise}, DenyExternalIPs: s.DenyExternalIPs,
 	}
 	if s.LoadBalancerCIDR != "" {
-		config.LoadBalancerPool = s.pool
+		cluster.LoadBalancerPool = s.pool
 	}
-	return config
+	return cluster
 }
 
 // network is what hosts ask for before they can be nodes.

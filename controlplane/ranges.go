@@ -6,7 +6,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/skep-io/skep/controlplane/resource"
+	"github.com/skep-io/skep/controlplane/allocator"
 )
 
 // parseRanges reads one range, or one of each family, separated by a comma.
@@ -36,7 +36,7 @@ func parseRanges(flag, text string) ([]netip.Prefix, error) {
 const maxNodeBits = 16
 
 // podRanges reads the pod ranges and how large a node's part of each is.
-func (o Options) podRanges() ([]resource.PodRange, error) {
+func (o Options) podRanges() ([]allocator.PodRange, error) {
 	ranges, err := parseRanges("--pod-cidr", o.PodCIDR)
 	if err != nil {
 		return nil, err
@@ -44,7 +44,7 @@ func (o Options) podRanges() ([]resource.PodRange, error) {
 	if o.NodeMask != 0 && len(ranges) > 1 {
 		return nil, fmt.Errorf("--node-cidr-mask-size is for a --pod-cidr of one family: give --node-cidr-mask-size-ipv4 and --node-cidr-mask-size-ipv6")
 	}
-	pods := make([]resource.PodRange, len(ranges))
+	pods := make([]allocator.PodRange, len(ranges))
 	for i, prefix := range ranges {
 		flag, mask, standard := "--node-cidr-mask-size-ipv4", o.NodeMask4, DefaultNodeMask4
 		if prefix.Addr().Is6() {
@@ -64,7 +64,7 @@ func (o Options) podRanges() ([]resource.PodRange, error) {
 		case mask-prefix.Bits() > maxNodeBits:
 			return nil, fmt.Errorf("--pod-cidr %s is too large for node ranges of /%d: give %s of at most %d", prefix, mask, flag, prefix.Bits()+maxNodeBits)
 		}
-		pods[i] = resource.PodRange{Prefix: prefix, NodeMask: mask}
+		pods[i] = allocator.PodRange{Prefix: prefix, NodeMask: mask}
 	}
 	return pods, nil
 }
@@ -78,7 +78,7 @@ func (s *settings) checkServices() error {
 		if services.Addr().BitLen()-services.Bits() < minServiceBits {
 			return fmt.Errorf("--service-cidr %s is too small: give a /%d or larger", services, services.Addr().BitLen()-minServiceBits)
 		}
-		if !slices.ContainsFunc(s.pods, func(p resource.PodRange) bool { return p.Prefix.Addr().Is4() == services.Addr().Is4() }) {
+		if !slices.ContainsFunc(s.pods, func(p allocator.PodRange) bool { return p.Prefix.Addr().Is4() == services.Addr().Is4() }) {
 			return fmt.Errorf("--service-cidr %s: no pod has an address of that family, as --pod-cidr is %s; give ranges of the same families", services, s.PodCIDR)
 		}
 	}

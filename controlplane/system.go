@@ -17,6 +17,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/skep-io/skep/controlplane/controller"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/pki"
 	"github.com/skep-io/skep/controlplane/resource"
 )
@@ -51,12 +52,12 @@ func (y *system) Run(ctx context.Context) error {
 		delete(work, "endpoints")
 		delete(work, "slice")
 	}
-	observe(ctx, &wg, y, resource.Services, metav1.NamespaceDefault, apiService, "service")
+	observe(ctx, &wg, y, kinds.Services, metav1.NamespaceDefault, apiService, "service")
 	if work["slice"] != nil {
-		observe(ctx, &wg, y, resource.Endpoints, metav1.NamespaceDefault, apiService, "endpoints")
-		observe(ctx, &wg, y, resource.EndpointSlices, metav1.NamespaceDefault, apiService, "slice")
+		observe(ctx, &wg, y, kinds.Endpoints, metav1.NamespaceDefault, apiService, "endpoints")
+		observe(ctx, &wg, y, kinds.EndpointSlices, metav1.NamespaceDefault, apiService, "slice")
 	}
-	observe(ctx, &wg, y, resource.Secrets, metav1.NamespaceSystem, dnsSecret, "secret")
+	observe(ctx, &wg, y, kinds.Secrets, metav1.NamespaceSystem, dnsSecret, "secret")
 	y.pki.OnRenewal(func() { y.queue.Add("secret") })
 	for name := range work {
 		y.queue.Add(name)
@@ -120,7 +121,7 @@ func (y *system) service(ctx context.Context) error {
 			IPFamilyPolicy: ptr.To(corev1.IPFamilyPolicySingleStack), SessionAffinity: corev1.ServiceAffinityNone, Ports: ports,
 		},
 	}
-	return ensure(ctx, y, resource.Services, want, func(have *corev1.Service) bool {
+	return ensure(ctx, y, kinds.Services, want, func(have *corev1.Service) bool {
 		if equality.Semantic.DeepEqual(have.Spec.Ports, ports) && len(have.Spec.Selector) == 0 {
 			return false
 		}
@@ -142,7 +143,7 @@ func (y *system) endpoints(ctx context.Context) error {
 		},
 		Subsets: subsets,
 	}
-	return ensure(ctx, y, resource.Endpoints, want, func(have *corev1.Endpoints) bool {
+	return ensure(ctx, y, kinds.Endpoints, want, func(have *corev1.Endpoints) bool {
 		if equality.Semantic.DeepEqual(have.Subsets, subsets) && have.Labels[discoveryv1.LabelSkipMirror] == "true" {
 			return false
 		}
@@ -170,14 +171,14 @@ func (y *system) slice(ctx context.Context) error {
 			Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(true)},
 		}},
 	}
-	current, err := y.registry.Get(ctx, resource.EndpointSlices, metav1.NamespaceDefault, apiService, "0")
+	current, err := y.registry.Get(ctx, kinds.EndpointSlices, metav1.NamespaceDefault, apiService, "0")
 	if err == nil && current.(*discoveryv1.EndpointSlice).AddressType != family {
 		// The family of a slice cannot change.
-		if _, _, err := y.registry.Delete(ctx, resource.EndpointSlices, metav1.NamespaceDefault, apiService, nil); err != nil && !apierrors.IsNotFound(err) {
+		if _, _, err := y.registry.Delete(ctx, kinds.EndpointSlices, metav1.NamespaceDefault, apiService, nil); err != nil && !apierrors.IsNotFound(err) {
 			return err
 		}
 	}
-	return ensure(ctx, y, resource.EndpointSlices, want, func(have *discoveryv1.EndpointSlice) bool {
+	return ensure(ctx, y, kinds.EndpointSlices, want, func(have *discoveryv1.EndpointSlice) bool {
 		if equality.Semantic.DeepEqual(have.Endpoints, want.Endpoints) && equality.Semantic.DeepEqual(have.Ports, want.Ports) &&
 			equality.Semantic.DeepEqual(have.Labels, want.Labels) {
 			return false
@@ -208,7 +209,7 @@ func (y *system) secret(ctx context.Context) error {
 		Type:       corev1.SecretTypeOpaque,
 		Data:       data,
 	}
-	return ensure(ctx, y, resource.Secrets, want, func(have *corev1.Secret) bool {
+	return ensure(ctx, y, kinds.Secrets, want, func(have *corev1.Secret) bool {
 		if equality.Semantic.DeepEqual(have.Data, data) {
 			return false
 		}

@@ -15,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/pki"
 	"github.com/skep-io/skep/controlplane/resource"
 )
@@ -66,7 +67,7 @@ func (a *agents) dial(ctx context.Context, network, host string) (net.Conn, erro
 	if !ok {
 		return nil, fmt.Errorf("%q is not the name of a node's agent", host)
 	}
-	node, err := resource.Get[*corev1.Node](ctx, a.registry, resource.Nodes, "", name)
+	node, err := resource.Get[*corev1.Node](ctx, a.registry, kinds.Nodes, "", name)
 	if err != nil {
 		return nil, err
 	}
@@ -101,7 +102,7 @@ func agentAddress(node *corev1.Node) (netip.AddrPort, error) {
 
 // location returns the URL of a path at a node's agent.
 func (a *agents) location(ctx context.Context, nodeName, path string, query url.Values) (*url.URL, error) {
-	node, err := resource.Get[*corev1.Node](ctx, a.registry, resource.Nodes, "", nodeName)
+	node, err := resource.Get[*corev1.Node](ctx, a.registry, kinds.Nodes, "", nodeName)
 	if err != nil {
 		return nil, err
 	}

@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 
 	skepv1 "github.com/skep-io/skep/api/v1"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
@@ -102,13 +103,13 @@ func (s *Server) nodeMayPods(node string, a attributes) (reason string, ok bool)
 
 // podOnNode says whether a pod is bound to a node. A pod that does not exist belongs to nobody.
 func (s *Server) podOnNode(node, namespace, name string) bool {
-	pod, err := resource.Get[*corev1.Pod](s.stopping, s.registry, resource.Pods, namespace, name)
+	pod, err := resource.Get[*corev1.Pod](s.stopping, s.registry, kinds.Pods, namespace, name)
 	return err == nil && pod.Spec.NodeName == node
 }
 
 // nodeRefers says whether a pod bound to the node refers to a secret or a config map.
 func (s *Server) nodeRefers(node, kind, namespace, name string) bool {
-	for _, pod := range resource.ByIndex[*corev1.Pod](s.registry, resource.Pods, resource.PodsByNode, node) {
+	for _, pod := range resource.ByIndex[*corev1.Pod](s.registry, kinds.Pods, kinds.PodsByNode, node) {
 		if pod.Namespace == namespace && podRefers(pod, kind, name) {
 			return true
 		}

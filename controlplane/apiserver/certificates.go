@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	skepv1 "github.com/skep-io/skep/api/v1"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/pki"
 	"github.com/skep-io/skep/controlplane/resource"
 )
@@ -30,7 +31,7 @@ func (s *Server) certificates(w http.ResponseWriter, c *call) error {
 	for _, held := range s.pki.Certificates() {
 		list.Certificates = append(list.Certificates, row(held, s.pki.Now()))
 	}
-	nodes := resource.ListAs[*corev1.Node](s.registry, resource.Nodes, "", nil)
+	nodes := resource.ListAs[*corev1.Node](s.registry, kinds.Nodes, "", nil)
 	rows := make([]skepv1.Certificate, len(nodes))
 	var group errgroup.Group
 	group.SetLimit(nodeCertificateWorkers)

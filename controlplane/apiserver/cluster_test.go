@@ -22,7 +22,9 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	skepv1 "github.com/skep-io/skep/api/v1"
+	"github.com/skep-io/skep/controlplane/allocator"
 	"github.com/skep-io/skep/controlplane/etcd"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/pki"
 	"github.com/skep-io/skep/controlplane/resource"
 	"github.com/skep-io/skep/controlplane/storage"
@@ -94,10 +96,10 @@ func start(dir string, config Config) (*controlPlane, error) {
 		p.stop()
 		return nil, err
 	}
-	p.registry = resource.NewRegistry(storage.NewEtcd(database.Client), resource.Config{
-		ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}, ClusterDomain: "cluster.local",
-		PodCIDRs: []resource.PodRange{{Prefix: netip.MustParsePrefix("10.244.0.0/16"), NodeMask: 24}},
-	}, resource.Kinds())
+	p.registry = kinds.NewRegistry(storage.NewEtcd(database.Client), kinds.Options{Cluster: allocator.Cluster{
+		ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")},
+		PodCIDRs:     []allocator.PodRange{{Prefix: netip.MustParsePrefix("10.244.0.0/16"), NodeMask: 24}},
+	}})
 	config.Registry, config.PKI, config.Version = p.registry, p.pki, "test"
 	if p.server, err = New(config); err != nil {
 		p.stop()
@@ -123,7 +125,7 @@ func (p *controlPlane) connect(ctx context.Context) error {
 	if err := p.registry.WaitForSync(ctx); err != nil {
 		return err
 	}
-	if err := resource.EnsureNamespaces(ctx, p.registry); err != nil {
+	if err := kinds.EnsureNamespaces(ctx, p.registry); err != nil {
 		return err
 	}
 	var err error

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/time/rate"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
@@ -55,7 +56,7 @@ func (l *eventLimits) admit(c *call) error {
 	if !l.writer(c.id).AllowN(l.now(), 1+int(size/eventUnit)) {
 		return apierrors.NewTooManyRequestsError(fmt.Sprintf("limit reached on type User for key %s", c.id.name))
 	}
-	if c.Method == http.MethodPost && l.registry.Cache(resource.Events).Len() >= maxEvents {
+	if c.Method == http.MethodPost && l.registry.Cache(kinds.Events).Len() >= maxEvents {
 		return apierrors.NewTooManyRequestsError(fmt.Sprintf("limit reached on type Server: there are %d events", maxEvents))
 	}
 	return nil

@@ -10,7 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/skep-io/skep/controlplane/resource"
+	"github.com/skep-io/skep/controlplane/kinds"
 )
 
 var fuzzedPod = &corev1.Pod{
@@ -96,7 +96,7 @@ func FuzzListOptions(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, query string) {
 		values, _ := url.ParseQuery(query) // as net/http does: what could be read
-		c := &call{query: values, kind: resource.Pods, verb: "list"}
+		c := &call{query: values, kind: kinds.Pods, verb: "list"}
 		options, err := listOptions(c)
 		if err != nil {
 			if status := statusOf(err); status.Code < 400 || status.Code >= 500 {

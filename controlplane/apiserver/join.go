@@ -16,6 +16,7 @@ import (
 
 	skepv1 "github.com/skep-io/skep/api/v1"
 	"github.com/skep-io/skep/controlplane/jointoken"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/membership"
 	"github.com/skep-io/skep/controlplane/pki"
 	"github.com/skep-io/skep/controlplane/resource"
@@ -79,7 +80,7 @@ func (s *Server) joinToken(c *call) (*jointoken.Token, error) {
 	if err != nil {
 		return nil, refused
 	}
-	secret, err := current[*corev1.Secret](c.Context(), s, resource.Secrets, metav1.NamespaceSystem, jointoken.SecretPrefix+shown.ID)
+	secret, err := current[*corev1.Secret](c.Context(), s, kinds.Secrets, metav1.NamespaceSystem, jointoken.SecretPrefix+shown.ID)
 	if apierrors.IsNotFound(err) {
 		return nil, refused
 	}
@@ -126,7 +127,7 @@ func (s *Server) addressFor(node, remote string) netip.Addr {
 		return netip.Addr{}
 	}
 	from := peer.Addr().Unmap()
-	for _, other := range resource.ListAs[*corev1.Node](s.registry, resource.Nodes, "", nil) {
+	for _, other := range resource.ListAs[*corev1.Node](s.registry, kinds.Nodes, "", nil) {
 		if other.Name == node {
 			continue
 		}

@@ -15,7 +15,7 @@ import (
 
 	"github.com/skep-io/skep/controlplane/controller/gc"
 	namespaces "github.com/skep-io/skep/controlplane/controller/namespace"
-	"github.com/skep-io/skep/controlplane/resource"
+	"github.com/skep-io/skep/controlplane/kinds"
 )
 
 // TestKindComesAndGoes serves a kind while the server runs: it is discovered, explained, watched, collected with its owner and
@@ -27,12 +27,12 @@ func TestKindComesAndGoes(t *testing.T) {
 	loops.Go(func() { _ = namespaces.New(shared.registry).Run(ctx) })
 	defer loops.Wait()
 	defer stop()
-	shared.registry.Withdraw(resource.PodTemplates)
+	shared.registry.Withdraw(kinds.PodTemplates)
 	wantServed(t, false)
-	if err := shared.registry.Serve(resource.PodTemplates); err != nil {
+	if err := shared.registry.Serve(kinds.PodTemplates); err != nil {
 		t.Fatal(err)
 	}
-	if err := shared.registry.Serve(resource.PodTemplates); err == nil {
+	if err := shared.registry.Serve(kinds.PodTemplates); err == nil {
 		t.Error("a kind can be served twice")
 	}
 	wantServed(t, true)
@@ -60,12 +60,12 @@ func TestKindComesAndGoes(t *testing.T) {
 	}
 	wantEvent(t, events, watch.Deleted, "owned")
 
-	shared.registry.Withdraw(resource.PodTemplates)
+	shared.registry.Withdraw(kinds.PodTemplates)
 	wantServed(t, false)
 	if e, open := <-events.ResultChan(); open {
 		t.Errorf("the watch of a kind that is gone shows %v", e)
 	}
-	if err := shared.registry.Serve(resource.PodTemplates); err != nil {
+	if err := shared.registry.Serve(kinds.PodTemplates); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := templates.Get(ctx, "free", metav1.GetOptions{}); err != nil {

@@ -14,8 +14,9 @@ import (
 	"k8s.io/client-go/rest"
 
 	skepv1 "github.com/skep-io/skep/api/v1"
+	"github.com/skep-io/skep/controlplane/allocator"
 	"github.com/skep-io/skep/controlplane/jointoken"
-	"github.com/skep-io/skep/controlplane/resource"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/storage"
 )
 
@@ -183,9 +184,9 @@ func TestDeletedNodeIsRefused(t *testing.T) {
 // A node that the restored state does not know is refused as that, not as one that was removed: its pods are to run on.
 func TestNodeUnknownToTheStore(t *testing.T) {
 	config, client := registered(t, "restored-1", makeToken(t, jointoken.Token{}))
-	nodeKey := resource.Nodes.Key("", "restored-1")
+	nodeKey := kinds.Nodes.Key("", "restored-1")
 	_, err := shared.server.registry.Store().Commit(t.Context(), nil, []storage.Op{
-		{Key: resource.MemberKey("restored-1"), Delete: true}, {Key: nodeKey, Delete: true},
+		{Key: allocator.MemberKey("restored-1"), Delete: true}, {Key: nodeKey, Delete: true},
 	})
 	if err != nil {
 		t.Fatal(err)

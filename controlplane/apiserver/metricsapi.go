@@ -14,6 +14,7 @@ import (
 	statsv1alpha1 "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
@@ -37,9 +38,9 @@ func (s *Server) serveMetricsAPI(w http.ResponseWriter, c *call) error {
 	if err != nil {
 		return err
 	}
-	c.kind = resource.Pods
+	c.kind = kinds.Pods
 	if c.resource == "nodes" {
-		c.kind = resource.Nodes
+		c.kind = kinds.Nodes
 	}
 	options, err := listOptions(&call{Request: c.Request, query: c.query, verb: "list", kind: c.kind})
 	if err != nil {
@@ -126,7 +127,7 @@ func (s *Server) podMetrics(w http.ResponseWriter, c *call, o output, list *reso
 // podUsage asks the wanted nodes and returns their pods' statistics by UID.
 func (s *Server) podUsage(c *call, wanted map[string]bool) map[string]*statsv1alpha1.PodStats {
 	var nodes []*corev1.Node
-	for _, node := range resource.ListAs[*corev1.Node](s.registry, resource.Nodes, "", labels.Everything()) {
+	for _, node := range resource.ListAs[*corev1.Node](s.registry, kinds.Nodes, "", labels.Everything()) {
 		if wanted[node.Name] {
 			nodes = append(nodes, node)
 		}

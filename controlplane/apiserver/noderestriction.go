@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kubeletapis "k8s.io/kubelet/pkg/apis"
 
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 	"github.com/skep-io/skep/controlplane/servicespec"
 )
@@ -177,13 +178,13 @@ func (s *Server) nodeReportsOn(node string, event *corev1.Event) bool {
 	case about.Kind == "Node":
 		return about.Name == node
 	case about.Kind == "Pod":
-		pod, err := resource.Get[*corev1.Pod](s.stopping, s.registry, resource.Pods, about.Namespace, about.Name)
+		pod, err := resource.Get[*corev1.Pod](s.stopping, s.registry, kinds.Pods, about.Namespace, about.Name)
 		if apierrors.IsNotFound(err) {
 			return true // what became of a pod that is gone is reported too
 		}
 		return err == nil && pod.Spec.NodeName == node
 	case about.Kind == "Service":
-		service, err := resource.Get[*corev1.Service](s.stopping, s.registry, resource.Services, about.Namespace, about.Name)
+		service, err := resource.Get[*corev1.Service](s.stopping, s.registry, kinds.Services, about.Namespace, about.Name)
 		return err == nil && about.UID == service.UID && event.Type == corev1.EventTypeWarning &&
 			(event.Reason == servicespec.ReasonNotInstalled || event.Reason == servicespec.ReasonHealthPort)
 	}

@@ -11,7 +11,7 @@ import (
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
-	"github.com/skep-io/skep/controlplane/resource"
+	"github.com/skep-io/skep/controlplane/kinds"
 )
 
 // bind answers POST on bindings and on a pod's binding: it puts a pod on a node.
@@ -48,7 +48,7 @@ func (s *Server) bind(w http.ResponseWriter, c *call) error {
 		return apierrors.NewInvalid(kind.GroupKind(), binding.Name, problems)
 	}
 	if !isDryRun(options.DryRun) {
-		if err := s.registry.Bind(c.Context(), []resource.Binding{{
+		if err := kinds.Bind(c.Context(), s.registry, []kinds.Binding{{
 			Namespace: binding.Namespace, Name: binding.Name, UID: string(binding.UID), Node: binding.Target.Name,
 		}})[0]; err != nil {
 			return err
@@ -83,7 +83,7 @@ func (s *Server) evict(w http.ResponseWriter, c *call) error {
 	if isTrue(c.query, "dryRun") {
 		options.DryRun = c.query["dryRun"]
 	}
-	if _, _, err := s.registry.Delete(c.Context(), resource.Pods, c.namespace, c.name, options); err != nil {
+	if _, _, err := s.registry.Delete(c.Context(), kinds.Pods, c.namespace, c.name, options); err != nil {
 		return err
 	}
 	return s.created(w, c)

@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/proxy"
 	streamproxy "k8s.io/apiserver/pkg/util/proxy"
 
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
@@ -28,7 +29,7 @@ func (s *Server) nodeProxy(w http.ResponseWriter, c *call) error {
 	if !ok {
 		return apierrors.NewBadRequest(fmt.Sprintf("invalid node request %q", c.name))
 	}
-	node, err := resource.Get[*corev1.Node](c.Context(), s.registry, resource.Nodes, "", name)
+	node, err := resource.Get[*corev1.Node](c.Context(), s.registry, kinds.Nodes, "", name)
 	if err != nil {
 		return err
 	}
@@ -58,7 +59,7 @@ func (s *Server) podProxy(w http.ResponseWriter, c *call) error {
 	if !ok {
 		return apierrors.NewBadRequest(fmt.Sprintf("invalid pod request %q", c.name))
 	}
-	pod, err := current[*corev1.Pod](c.Context(), s, resource.Pods, c.namespace, name)
+	pod, err := current[*corev1.Pod](c.Context(), s, kinds.Pods, c.namespace, name)
 	if err != nil {
 		return err
 	}
@@ -85,7 +86,7 @@ func (s *Server) serviceProxy(w http.ResponseWriter, c *call) error {
 	if !ok {
 		return apierrors.NewBadRequest(fmt.Sprintf("invalid service request %q", c.name))
 	}
-	service, err := current[*corev1.Service](c.Context(), s, resource.Services, c.namespace, name)
+	service, err := current[*corev1.Service](c.Context(), s, kinds.Services, c.namespace, name)
 	if err != nil {
 		return err
 	}
@@ -94,7 +95,7 @@ func (s *Server) serviceProxy(w http.ResponseWriter, c *call) error {
 			return apierrors.NewServiceUnavailable(fmt.Sprintf("no service port %d found for service %q", number, name))
 		}
 	}
-	list, err := s.registry.List(c.Context(), resource.EndpointSlices, c.namespace,
+	list, err := s.registry.List(c.Context(), kinds.EndpointSlices, c.namespace,
 		resource.ListOptions{LabelSelector: labels.SelectorFromSet(labels.Set{discoveryv1.LabelServiceName: name})})
 	if err != nil {
 		return err
@@ -144,7 +145,7 @@ func (s *Server) podBehind(ctx context.Context, namespace string, endpoint *disc
 	if ref == nil || ref.Namespace != namespace || len(endpoint.Addresses) == 0 {
 		return nil
 	}
-	pod, err := current[*corev1.Pod](ctx, s, resource.Pods, namespace, ref.Name)
+	pod, err := current[*corev1.Pod](ctx, s, kinds.Pods, namespace, ref.Name)
 	if err != nil {
 		return nil
 	}
@@ -158,7 +159,7 @@ func (s *Server) podBehind(ctx context.Context, namespace string, endpoint *disc
 
 // proxyToPod goes through the agent of the pod's node, which is the one that has a route to the pod for certain.
 func (s *Server) proxyToPod(w http.ResponseWriter, c *call, pod *corev1.Pod, location *url.URL) error {
-	node, err := resource.Get[*corev1.Node](c.Context(), s.registry, resource.Nodes, "", pod.Spec.NodeName)
+	node, err := resource.Get[*corev1.Node](c.Context(), s.registry, kinds.Nodes, "", pod.Spec.NodeName)
 	if err != nil {
 		return err
 	}

@@ -19,7 +19,7 @@ import (
 	"k8s.io/klog/v2"
 	"k8s.io/streaming/pkg/httpstream/wsstream"
 
-	"github.com/skep-io/skep/controlplane/resource"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/scheme"
 )
 
@@ -131,7 +131,7 @@ func (p proxyErrors) Error(w http.ResponseWriter, r *http.Request, err error) {
 
 // boundPod returns the pod that a request is about. A pod without a node has nobody to talk to.
 func (s *Server) boundPod(c *call) (*corev1.Pod, error) {
-	obj, err := s.registry.Get(c.Context(), resource.Pods, c.namespace, c.name, "")
+	obj, err := s.registry.Get(c.Context(), kinds.Pods, c.namespace, c.name, "")
 	if err != nil {
 		return nil, err
 	}

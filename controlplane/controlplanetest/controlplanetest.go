@@ -22,7 +22,9 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 	sigsyaml "sigs.k8s.io/yaml"
 
+	"github.com/skep-io/skep/controlplane/allocator"
 	"github.com/skep-io/skep/controlplane/etcd"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 	"github.com/skep-io/skep/controlplane/storage"
 	"github.com/skep-io/skep/controlplane/watchcache"
@@ -33,13 +35,13 @@ const patience = 30 * time.Second
 
 // SingleStack and DualStack are configurations of the usual ranges.
 var (
-	SingleStack = resource.Config{
+	SingleStack = allocator.Cluster{
 		ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")},
-		PodCIDRs:     []resource.PodRange{{Prefix: netip.MustParsePrefix("10.244.0.0/16"), NodeMask: 24}}, ClusterDomain: "cluster.local",
+		PodCIDRs:     []allocator.PodRange{{Prefix: netip.MustParsePrefix("10.244.0.0/16"), NodeMask: 24}},
 	}
-	DualStack = resource.Config{
+	DualStack = allocator.Cluster{
 		ServiceCIDRs: append(slices.Clip(SingleStack.ServiceCIDRs), netip.MustParsePrefix("fd00:10:96::/112")),
-		PodCIDRs:     append(slices.Clip(SingleStack.PodCIDRs), resource.PodRange{Prefix: netip.MustParsePrefix("fd00:10:244::/56"), NodeMask: 64}), ClusterDomain: "cluster.local",
+		PodCIDRs:     append(slices.Clip(SingleStack.PodCIDRs), allocator.PodRange{Prefix: netip.MustParsePrefix("fd00:10:244::/56"), NodeMask: 64}),
 	}
 )
 
@@ -50,13 +52,13 @@ func Start(t testing.TB) *resource.Registry {
 }
 
 // StartWith is Start for a cluster of another configuration.
-func StartWith(t testing.TB, config resource.Config) *resource.Registry {
+func StartWith(t testing.TB, cluster allocator.Cluster) *resource.Registry {
 	t.Helper()
 	server, err := etcd.Start(t.Context(), etcd.Config{DataDir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	registry := resource.NewRegistry(storage.NewEtcd(server.Client), config, resource.Kinds())
+	registry := kinds.NewRegistry(storage.NewEtcd(server.Client), kinds.Options{Cluster: cluster})
 	ctx, stop := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = registry.Run(ctx) })
@@ -65,10 +67,10 @@ func StartWith(t testing.TB, config resource.Config) *resource.Registry {
 		wg.Wait()
 		server.Close()
 	})
-	if err := resource.EnsureNamespaces(ctx, registry); err != nil {
+	if err := kinds.EnsureNamespaces(ctx, registry); err != nil {
 		t.Fatal(err)
 	}
-	if err := resource.EnsureServiceCIDR(ctx, registry); err != nil {
+	if err := kinds.EnsureServiceCIDR(ctx, registry, cluster.ServiceCIDRs); err != nil {
 		t.Fatal(err)
 	}
 	return registry

@@ -22,6 +22,7 @@ import (
 
 	"github.com/skep-io/skep/controlplane/encryption"
 	"github.com/skep-io/skep/controlplane/etcd"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 	"github.com/skep-io/skep/controlplane/storage"
 )
@@ -55,7 +56,7 @@ func configure(t *testing.T, path, resources string, providers ...string) {
 
 func resources() map[string]schema.GroupResource {
 	all := map[string]schema.GroupResource{}
-	for _, k := range resource.Kinds() {
+	for _, k := range kinds.All() {
 		all[k.Prefix()] = k.GroupResource()
 	}
 	return all
@@ -72,7 +73,7 @@ func open(t *testing.T, client *clientv3.Client, config string) (r *resource.Reg
 		}
 		store = encryption.NewStore(store, p)
 	}
-	r = resource.NewRegistry(store, resource.Config{Encrypted: config != ""}, resource.Kinds())
+	r = kinds.NewRegistry(store, kinds.Options{Encrypted: config != ""})
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = r.Run(ctx) })
@@ -102,7 +103,7 @@ func raw(t *testing.T, client *clientv3.Client, key string) []byte {
 func read(t *testing.T, r *resource.Registry) {
 	t.Helper()
 	for _, revision := range []string{"", "0"} {
-		obj, err := r.Get(t.Context(), resource.Secrets, "default", "password", revision)
+		obj, err := r.Get(t.Context(), kinds.Secrets, "default", "password", revision)
 		if err != nil || string(obj.(*corev1.Secret).Data["p"]) != plaintext {
 			t.Fatalf("the secret reads %v (%v)", obj, err)
 		}
@@ -122,9 +123,9 @@ func TestSecretsAreEncryptedInEtcd(t *testing.T) {
 	// Before there is a key, and with one that is to be used for what is written from now on.
 	r, _, stop := open(t, client, "")
 	for _, obj := range []resource.Object{&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, newSecret()} {
-		kind := resource.Secrets
+		kind := kinds.Secrets
 		if obj.GetName() == "default" {
-			kind = resource.Namespaces
+			kind = kinds.Namespaces
 		}
 		if _, err := r.Create(t.Context(), kind, obj, resource.CreateOptions{}); err != nil {
 			t.Fatal(err)
@@ -156,12 +157,12 @@ func TestSecretsAreEncryptedInEtcd(t *testing.T) {
 		read(t, r)
 		before := raw(t, client, secretKey)
 		// kubectl get secrets -o json | kubectl replace -f -
-		obj, err := r.Get(t.Context(), resource.Secrets, "default", "password", "")
+		obj, err := r.Get(t.Context(), kinds.Secrets, "default", "password", "")
 		if err != nil {
 			t.Fatal(err)
 		}
 		for range 2 {
-			if _, err := r.Update(t.Context(), resource.Secrets, "", obj.DeepCopyObject().(resource.Object), resource.UpdateOptions{}); err != nil && !apierrors.IsConflict(err) {
+			if _, err := r.Update(t.Context(), kinds.Secrets, "", obj.DeepCopyObject().(resource.Object), resource.UpdateOptions{}); err != nil && !apierrors.IsConflict(err) {
 				t.Fatalf("%s: %v", step.name, err)
 			}
 		}
@@ -183,13 +184,13 @@ func TestSecretsAreEncryptedInEtcd(t *testing.T) {
 	// A file without the key that wrote: no panic, no empty object, but an error that names the file.
 	configure(t, config, "secrets", provider("aescbc", key(9)))
 	r, _, _ = open(t, client, config)
-	_, err = r.Get(t.Context(), resource.Secrets, "default", "password", "")
+	_, err = r.Get(t.Context(), kinds.Secrets, "default", "password", "")
 	if !apierrors.IsInternalError(err) || !strings.Contains(err.Error(), config) {
 		t.Errorf("with a wrong key the secret reads %v, want an error that names %s", err, config)
 	}
 	// And without any file.
 	r, _, _ = open(t, client, "")
-	if _, err = r.Get(t.Context(), resource.Secrets, "default", "password", ""); err == nil || !strings.Contains(err.Error(), "--encryption-provider-config") {
+	if _, err = r.Get(t.Context(), kinds.Secrets, "default", "password", ""); err == nil || !strings.Contains(err.Error(), "--encryption-provider-config") {
 		t.Errorf("without a file the secret reads %v, want an error that names the flag", err)
 	}
 }
@@ -212,7 +213,7 @@ func stockReads(t *testing.T, config string, stored []byte) {
 func doorReads(t *testing.T, r *resource.Registry, p *encryption.Provider, server *etcd.Server) {
 	t.Helper()
 	const name = "/registry/namespaces/seen-by-dns"
-	if _, err := r.Create(t.Context(), resource.Namespaces, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "seen-by-dns"}}, resource.CreateOptions{}); err != nil {
+	if _, err := r.Create(t.Context(), kinds.Namespaces, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "seen-by-dns"}}, resource.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	if stored := raw(t, server.Client, name); !bytes.HasPrefix(stored, []byte("k8s:enc:")) {

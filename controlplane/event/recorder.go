@@ -22,6 +22,7 @@ import (
 	"k8s.io/client-go/tools/record"
 	"k8s.io/client-go/tools/reference"
 
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
@@ -138,7 +139,7 @@ func (r *Recorder) write(ctx context.Context, correlator *record.EventCorrelator
 // store counts up an event that was written before, or creates it if it is new or has expired meanwhile.
 func (r *Recorder) store(ctx context.Context, e *corev1.Event, patch []byte) (*corev1.Event, error) {
 	if e.Count > 1 {
-		obj, err := r.registry.Modify(ctx, resource.Events, "", e.Namespace, e.Name, resource.UpdateOptions{}, func(current resource.Object) (resource.Object, error) {
+		obj, err := r.registry.Modify(ctx, kinds.Events, "", e.Namespace, e.Name, resource.UpdateOptions{}, func(current resource.Object) (resource.Object, error) {
 			return applyPatch(current.(*corev1.Event), patch)
 		})
 		if err == nil {
@@ -150,7 +151,7 @@ func (r *Recorder) store(ctx context.Context, e *corev1.Event, patch []byte) (*c
 	}
 	e = e.DeepCopy()
 	e.ResourceVersion, e.UID = "", ""
-	obj, err := r.registry.Create(ctx, resource.Events, e, resource.CreateOptions{})
+	obj, err := r.registry.Create(ctx, kinds.Events, e, resource.CreateOptions{})
 	if err != nil {
 		return nil, err
 	}

@@ -23,6 +23,7 @@ import (
 	"k8s.io/client-go/tools/leaderelection"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
@@ -160,7 +161,7 @@ type lock struct {
 
 // Get implements resourcelock.Interface.
 func (l *lock) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord, []byte, error) {
-	obj, err := l.registry.Get(ctx, resource.Leases, metav1.NamespaceSystem, LeaseName, "")
+	obj, err := l.registry.Get(ctx, kinds.Leases, metav1.NamespaceSystem, LeaseName, "")
 	if err != nil {
 		return nil, nil, err
 	}
@@ -172,7 +173,7 @@ func (l *lock) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord, []b
 
 // Create implements resourcelock.Interface.
 func (l *lock) Create(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
-	obj, err := l.registry.Create(ctx, resource.Leases, &coordinationv1.Lease{
+	obj, err := l.registry.Create(ctx, kinds.Leases, &coordinationv1.Lease{
 		ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: LeaseName},
 		Spec:       resourcelock.LeaderElectionRecordToLeaseSpec(&record),
 	}, resource.CreateOptions{})
@@ -190,7 +191,7 @@ func (l *lock) Update(ctx context.Context, record resourcelock.LeaderElectionRec
 	}
 	next := l.lease.DeepCopy()
 	next.Spec = resourcelock.LeaderElectionRecordToLeaseSpec(&record)
-	obj, err := l.registry.Update(ctx, resource.Leases, "", next, resource.UpdateOptions{})
+	obj, err := l.registry.Update(ctx, kinds.Leases, "", next, resource.UpdateOptions{})
 	if err != nil {
 		return err
 	}

@@ -11,8 +11,8 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/skep-io/skep/controlplane/controlplanetest"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/leader"
-	"github.com/skep-io/skep/controlplane/resource"
 )
 
 // A leader whose work has failed ends with the reason and gives the lease up, so that another goes on at once and not
@@ -23,7 +23,7 @@ func TestFailedLeaderGivesTheLeaseUp(t *testing.T) {
 	if err := leader.Run(t.Context(), registry, "first", func(context.Context) error { return dead }); !errors.Is(err, dead) {
 		t.Fatalf("the leader ends with %v, want %v", err, dead)
 	}
-	obj, err := registry.Get(t.Context(), resource.Leases, metav1.NamespaceSystem, leader.LeaseName, "")
+	obj, err := registry.Get(t.Context(), kinds.Leases, metav1.NamespaceSystem, leader.LeaseName, "")
 	if err != nil {
 		t.Fatal(err)
 	}

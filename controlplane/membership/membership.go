@@ -2,7 +2,7 @@
 // deleting the Node object ends the membership in the same transaction, and with it every certificate that was issued for it. That
 // it ended is recorded, so that a node which was removed is told apart from one that the store has never heard of.
 //
-// It owns the keys below resource.MemberPrefix and keeps a copy of them in memory, which is what requests are compared with. It
+// It owns the keys below allocator.MemberPrefix and keeps a copy of them in memory, which is what requests are compared with. It
 // never signs anything and does not decide who may join.
 package membership
 
@@ -20,6 +20,8 @@ import (
 	"time"
 
 	"github.com/skep-io/skep/backoff"
+	"github.com/skep-io/skep/controlplane/allocator"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 	"github.com/skep-io/skep/controlplane/storage"
 )
@@ -59,7 +61,7 @@ type Members struct {
 
 // known is a membership, or the record of ended ones, as of a revision.
 type known struct {
-	resource.Member
+	allocator.Member
 	revision int64
 }
 
@@ -96,7 +98,7 @@ func (m *Members) Run(ctx context.Context) error {
 
 // follow reads the store, says that it has, and applies changes for as long as the watch lasts.
 func (m *Members) follow(ctx context.Context, read func()) error {
-	kvs, revision, err := m.store.List(ctx, resource.MemberPrefix)
+	kvs, revision, err := m.store.List(ctx, allocator.MemberPrefix)
 	if err != nil {
 		return err
 	}
@@ -104,7 +106,7 @@ func (m *Members) follow(ctx context.Context, read func()) error {
 	read()
 	watch, cancel := context.WithCancel(ctx)
 	defer cancel()
-	for response := range m.store.Watch(watch, resource.MemberPrefix, revision) {
+	for response := range m.store.Watch(watch, allocator.MemberPrefix, revision) {
 		if response.Err != nil {
 			return response.Err
 		}
@@ -123,13 +125,13 @@ func (m *Members) replace(kvs []storage.KeyValue, revision int64) {
 	}
 	m.mu.Lock()
 	for name, k := range m.known {
-		if !stored[resource.MemberKey(name)] && k.revision <= revision {
+		if !stored[allocator.MemberKey(name)] && k.revision <= revision {
 			delete(m.known, name)
 			m.endRequests(name)
 		}
 	}
 	for name, k := range m.ended {
-		if !stored[resource.EndedKey(name)] && k.revision <= revision {
+		if !stored[allocator.EndedKey(name)] && k.revision <= revision {
 			delete(m.ended, name)
 		}
 	}
@@ -143,11 +145,11 @@ func (m *Members) replace(kvs []storage.KeyValue, revision int64) {
 
 // apply takes over a change unless a later one is known.
 func (m *Members) apply(key string, value []byte, revision int64, gone bool) {
-	name, ended := strings.CutPrefix(key, resource.EndedPrefix)
+	name, ended := strings.CutPrefix(key, allocator.EndedPrefix)
 	if !ended {
-		name = strings.TrimPrefix(key, resource.MemberPrefix)
+		name = strings.TrimPrefix(key, allocator.MemberPrefix)
 	}
-	var stored resource.Member
+	var stored allocator.Member
 	if !gone {
 		if err := json.Unmarshal(value, &stored); err != nil || stored.ID == "" {
 			slog.Error("A node's membership cannot be read: its certificate is refused", "key", key, "err", err)
@@ -245,7 +247,7 @@ func (m *Members) Join(ctx context.Context, name string, replace bool) (id strin
 const joinAttempts = 8
 
 func (m *Members) tryJoin(ctx context.Context, name string, replace bool) (id string, err error) {
-	key := resource.MemberKey(name)
+	key := allocator.MemberKey(name)
 	fresh, err := newMember()
 	if err != nil {
 		return "", err
@@ -255,7 +257,7 @@ func (m *Members) tryJoin(ctx context.Context, name string, replace bool) (id st
 		return "", err
 	}
 	var tx resource.Tx
-	if err := resource.EndMember(ctx, m.store, &tx, name); err != nil {
+	if err := allocator.EndMember(ctx, m.store, &tx, name); err != nil {
 		return "", err
 	}
 	if !replace {
@@ -276,15 +278,15 @@ func (m *Members) tryJoin(ctx context.Context, name string, replace bool) (id st
 	return fresh.ID, nil
 }
 
-func newMember() (resource.Member, error) {
+func newMember() (allocator.Member, error) {
 	id := make([]byte, 8)
 	if _, err := rand.Read(id); err != nil {
-		return resource.Member{}, fmt.Errorf("make a membership: %w", err)
+		return allocator.Member{}, fmt.Errorf("make a membership: %w", err)
 	}
-	return resource.Member{ID: hex.EncodeToString(id)}, nil
+	return allocator.Member{ID: hex.EncodeToString(id)}, nil
 }
 
-func nodeKey(name string) string { return resource.Nodes.Key("", name) }
+func nodeKey(name string) string { return kinds.Nodes.Key("", name) }
 
 // recordedKey is there once the nodes from before there were memberships have been given one.
 const recordedKey = "/skep/members-recorded"
@@ -311,7 +313,7 @@ func Record(ctx context.Context, store storage.Interface) error {
 		if err != nil {
 			return err
 		}
-		key := resource.MemberKey(strings.TrimPrefix(kv.Key, prefix))
+		key := allocator.MemberKey(strings.TrimPrefix(kv.Key, prefix))
 		_, err = store.Commit(ctx, []storage.Guard{{Key: key}, {Key: kv.Key, ModRevision: kv.ModRevision}}, []storage.Op{{Key: key, Value: value}})
 		var conflict *storage.ConflictError
 		if errors.As(err, &conflict) {

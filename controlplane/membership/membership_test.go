@@ -12,8 +12,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/skep-io/skep/controlplane/allocator"
 	"github.com/skep-io/skep/controlplane/controlplanetest"
 	"github.com/skep-io/skep/controlplane/etcd"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 	"github.com/skep-io/skep/controlplane/storage"
 )
@@ -53,7 +55,7 @@ func makeNode(t *testing.T, registry *resource.Registry, name string) {
 
 func remove(t *testing.T, registry *resource.Registry, name string) {
 	t.Helper()
-	if _, _, err := registry.Delete(t.Context(), resource.Nodes, "", name, nil); err != nil {
+	if _, _, err := registry.Delete(t.Context(), kinds.Nodes, "", name, nil); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -163,10 +165,10 @@ func TestRestoredFromBeforeTheNodeJoined(t *testing.T) {
 	}
 	end := func(store storage.Interface, name string) {
 		var tx resource.Tx
-		if err := resource.EndMember(t.Context(), store, &tx, name); err != nil {
+		if err := allocator.EndMember(t.Context(), store, &tx, name); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := store.Commit(t.Context(), tx.Guards, append(tx.Ops, storage.Op{Key: resource.MemberKey(name), Delete: true})); err != nil {
+		if _, err := store.Commit(t.Context(), tx.Guards, append(tx.Ops, storage.Op{Key: allocator.MemberKey(name), Delete: true})); err != nil {
 			t.Fatal(err)
 		}
 	}

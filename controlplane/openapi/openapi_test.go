@@ -22,11 +22,11 @@ import (
 	openapiclient "k8s.io/kubectl/pkg/util/openapi"
 	"k8s.io/kubectl/pkg/validation"
 
-	"github.com/skep-io/skep/controlplane/resource"
+	"github.com/skep-io/skep/controlplane/kinds"
 )
 
 // documents are those of all kinds.
-var documents = New(resource.Kinds())
+var documents = New(kinds.All())
 
 // serve answers as the API server does, on loopback.
 func serve(t *testing.T) *rest.Config {
@@ -75,7 +75,7 @@ func serve(t *testing.T) *rest.Config {
 // TestExplain runs kubectl's explain on every kind.
 func TestExplain(t *testing.T) {
 	client := discovery.NewDiscoveryClientForConfigOrDie(serve(t)).OpenAPIV3()
-	for _, kind := range resource.Kinds() {
+	for _, kind := range kinds.All() {
 		var out bytes.Buffer
 		if err := explain.PrintModelDescription(nil, &out, client, kind.GroupVersionResource(), false, 0, "plaintext"); err != nil {
 			t.Errorf("explain %s: %v", kind.Resource, err)
@@ -83,7 +83,7 @@ func TestExplain(t *testing.T) {
 			t.Errorf("explain %s does not name the kind:\n%s", kind.Resource, out.String())
 		}
 	}
-	pods := resource.Pods.GroupVersionResource()
+	pods := kinds.Pods.GroupVersionResource()
 	for field, wants := range map[string][]string{
 		"spec.containers":                            {"FIELD: containers <[]Container>", "List of containers belonging to the pod", "image\t<string>", "name\t<string> -required-"},
 		"spec.containers.resources.limits":           {"FIELD: limits <map[string]Quantity>"},
@@ -113,7 +113,7 @@ func TestQueryParameters(t *testing.T) {
 	for _, param := range []cliresource.VerifiableQueryParam{cliresource.QueryParamFieldValidation, "dryRun"} {
 		verifier := cliresource.NewQueryParamVerifierV3(dynamic.NewForConfigOrDie(config), client.OpenAPIV3(), param)
 		old := cliresource.NewQueryParamVerifier(dynamic.NewForConfigOrDie(config), openapiclient.NewOpenAPIGetter(client), param)
-		for _, kind := range resource.Kinds() {
+		for _, kind := range kinds.All() {
 			if err := verifier.HasSupport(kind.GVK); err != nil {
 				t.Errorf("v3: %s: %v", kind.GVK, err)
 			}
@@ -170,7 +170,7 @@ func TestApplyMergesByKey(t *testing.T) {
 	if string(patch) != want {
 		t.Errorf("patch is\n  %s\nwant\n  %s", patch, want)
 	}
-	for _, kind := range resource.Kinds() {
+	for _, kind := range kinds.All() {
 		gvSpec, err := root.GVSpec(kind.GVK.GroupVersion())
 		if err != nil {
 			t.Fatal(err)
@@ -233,7 +233,7 @@ func TestReferencesResolve(t *testing.T) {
 // TestOperationsFollowVerbs ties the document to the table of kinds.
 func TestOperationsFollowVerbs(t *testing.T) {
 	actions := map[string][]string{}
-	s := swagger(resource.Kinds(), newDefinitions())
+	s := swagger(kinds.All(), newDefinitions())
 	ids := map[string]string{}
 	for path, item := range s.Paths.Paths {
 		for _, op := range []struct {
@@ -276,7 +276,7 @@ func TestOperationsFollowVerbs(t *testing.T) {
 
 // TestDefinitionsMatchKubernetes holds single facts that tools rely on.
 func TestDefinitionsMatchKubernetes(t *testing.T) {
-	doc := openAPIv3(resource.Kinds())
+	doc := openAPIv3(kinds.All())
 	port := doc.Components.Schemas["io.k8s.apimachinery.pkg.util.intstr.IntOrString"]
 	if port == nil || len(port.OneOf) != 2 || port.Format != "int-or-string" {
 		t.Errorf("IntOrString is %+v", port)

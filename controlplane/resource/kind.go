@@ -1,13 +1,12 @@
 // Package resource is what the API server and the control loops read and write
-// through: it owns the rules of every kind (defaults, validation, what may
-// change, what is allocated with it) and the ways in which objects are created,
-// changed and deleted, with Kubernetes' semantics and error texts. It never
-// speaks HTTP, and it reaches etcd through storage only.
+// through: it owns the ways in which objects are listed, watched, created,
+// changed and deleted, with Kubernetes' semantics and error texts. What differs
+// between kinds it is told by Kind values; it knows none itself. It never speaks
+// HTTP, and it reaches etcd through storage only.
 package resource
 
 import (
 	"cmp"
-	"context"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -66,12 +65,18 @@ type Kind struct {
 	Fields func(Object) fields.Set
 	// Indexes are looked up by a field selector on the same name, and by ByIndex.
 	Indexes map[string]func(Object) []string
-	// Allocate adds to tx what must land, or be freed, together with the object;
-	// it may set fields of obj. old is nil on create, obj is nil on delete.
-	Allocate func(ctx context.Context, r *Registry, tx *Tx, obj, old Object) error
+	// Canonicalize sets what follows from the rest of a valid object, its name among that.
+	Canonicalize func(Object)
 	// GracePeriod says how long a deletion waits for the object's owner on a node,
 	// and whether it waits at all. Nil: objects are deleted at once.
 	GracePeriod func(obj Object, opts *metav1.DeleteOptions) (seconds int64, graceful bool)
+	// MayDelete refuses deletions of objects that a cluster cannot do without.
+	MayDelete func(name string) error
+	// MarkDeleted says in the object itself that its deletion has begun, for a kind that has a place for that, and whether it
+	// changed anything. Nil: metadata says it.
+	MarkDeleted func(Object) (changed bool)
+	// Awaited says whether a deletion waits for more than the finalizers in the metadata.
+	Awaited func(Object) bool
 	// OrphanByDefault leaves dependents alone when a deletion does not say what is to become of them.
 	OrphanByDefault bool
 	// ReturnsDeleted says that a deletion is answered with the object, not with a Status.
@@ -103,6 +108,14 @@ func (k *Kind) codec() storage.Codec {
 		return k.Codec
 	}
 	return scheme.Codec
+}
+
+// Encode is the stored form of an object.
+func (k *Kind) Encode(obj Object) ([]byte, error) { return k.codec().Encode(obj) }
+
+// awaited says whether a deletion has anything to wait for but the object's grace period.
+func (k *Kind) awaited(obj Object) bool {
+	return len(obj.GetFinalizers()) > 0 || k.Awaited != nil && k.Awaited(obj)
 }
 
 // GroupResource is the name that errors are made of.

@@ -3,7 +3,6 @@ package resource
 import (
 	"context"
 	"fmt"
-	"net/netip"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -13,35 +12,19 @@ import (
 	"github.com/skep-io/skep/controlplane/watchcache"
 )
 
-// Config holds what allocation needs to know of the cluster.
+// Config says what a registry does beyond the rules of its kinds.
 type Config struct {
-	// ServiceCIDRs are the ranges of service addresses, the first one of the primary family.
-	ServiceCIDRs []netip.Prefix
-	// PodCIDRs are the ranges that nodes' pod ranges come from: at most one of
-	// each family, the primary one first.
-	PodCIDRs      []PodRange
-	ClusterDomain string
-	// APIServers are where others reach the API.
-	APIServers []netip.Addr
-	// DenyExternalIPs refuses external addresses of services that they do not have already.
-	DenyExternalIPs bool
-	// LoadBalancerPool are the addresses that the load-balancer loop gives to services of its class; nil: it gives none.
-	LoadBalancerPool AddressPool
+	// Allocators are those of kinds whose objects hold what no two may have.
+	Allocators map[*Kind]Allocator
+	// Accept refuses new objects, and fills them in, by what else is stored; nil accepts all.
+	Accept func(ctx context.Context, r *Registry, k *Kind, obj Object) error
 	// Encrypted says that the store encrypts, so that what it holds can be of an earlier configuration.
 	Encrypted bool
 }
 
-// AddressPool is a set of addresses.
-type AddressPool interface {
-	Contains(netip.Addr) bool
-	String() string
-}
-
-// PodRange is a range that is cut into one of NodeMask bits for every node.
-type PodRange struct {
-	netip.Prefix
-	NodeMask int
-}
+// Allocator adds to tx what must land, or be freed, together with an object; it may set fields of obj, and refuse what only the
+// store tells to be wrong. old is nil on create, obj is nil on delete. part is empty, or the subresource that is updated.
+type Allocator func(ctx context.Context, r *Registry, tx *Tx, part string, obj, old Object) error
 
 // ListOptions says what to list, and how fresh it must be.
 type ListOptions struct {
@@ -87,13 +70,6 @@ type UpdateOptions struct {
 	Admit func(obj, old Object) error
 }
 
-// Binding puts a pod on a node. UID may be empty.
-type Binding struct {
-	Namespace, Name string
-	UID             string
-	Node            string
-}
-
 // Registry reads and writes the objects of all kinds. It reads from caches that
 // Run keeps, and it writes with guards, so that a stale cache can cost a retry
 // but never a lost update.
@@ -103,8 +79,8 @@ type Registry struct {
 	set    *kindSet
 }
 
-// NewRegistry makes a registry of kinds. Reads wait until Run has filled its caches.
-func NewRegistry(store storage.Interface, cfg Config, kinds []*Kind) *Registry {
+// New makes a registry of kinds. Reads wait until Run has filled its caches.
+func New(store storage.Interface, cfg Config, kinds []*Kind) *Registry {
 	return &Registry{store: store, config: cfg, set: newKindSet(store, kinds)}
 }
 
@@ -121,8 +97,13 @@ func (r *Registry) WaitForSync(ctx context.Context) error {
 	return nil
 }
 
-// Config is what the registry was made with.
-func (r *Registry) Config() Config { return r.config }
+// allocate has the kind's allocator, if it has one, add to tx.
+func (r *Registry) allocate(ctx context.Context, k *Kind, tx *Tx, part string, obj, old Object) error {
+	if allocator := r.config.Allocators[k]; allocator != nil {
+		return allocator(ctx, r, tx, part, obj, old)
+	}
+	return nil
+}
 
 // Store is the store under the registry, for what is allocated with an object.
 func (r *Registry) Store() storage.Interface { return r.store }

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/skep-io/skep/controlplane/etcd"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 	"github.com/skep-io/skep/controlplane/storage"
 )
@@ -23,20 +24,20 @@ func BenchmarkBind(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer server.Close()
-	r := resource.NewRegistry(storage.NewEtcd(server.Client), resource.Config{}, resource.Kinds())
+	r := kinds.NewRegistry(storage.NewEtcd(server.Client), kinds.Options{})
 	done := make(chan error, 1)
 	go func() { done <- r.Run(ctx) }()
 	defer func() { cancel(); <-done }()
-	if _, err := r.Create(ctx, resource.Namespaces, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, resource.CreateOptions{}); err != nil {
+	if _, err := r.Create(ctx, kinds.Namespaces, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, resource.CreateOptions{}); err != nil {
 		b.Fatal(err)
 	}
-	bindings := make([]resource.Binding, b.N)
+	bindings := make([]kinds.Binding, b.N)
 	var group errgroup.Group
 	group.SetLimit(32)
 	for i := range b.N {
-		bindings[i] = resource.Binding{Namespace: "default", Name: fmt.Sprintf("p%d", i), Node: fmt.Sprintf("node%d", i%100)}
+		bindings[i] = kinds.Binding{Namespace: "default", Name: fmt.Sprintf("p%d", i), Node: fmt.Sprintf("node%d", i%100)}
 		group.Go(func() error {
-			_, err := r.Create(ctx, resource.Pods, pod(bindings[i].Name, ""), resource.CreateOptions{})
+			_, err := r.Create(ctx, kinds.Pods, pod(bindings[i].Name, ""), resource.CreateOptions{})
 			return err
 		})
 	}
@@ -44,7 +45,7 @@ func BenchmarkBind(b *testing.B) {
 		b.Fatal(err)
 	}
 	b.ResetTimer()
-	for i, err := range r.Bind(ctx, bindings) {
+	for i, err := range kinds.Bind(ctx, r, bindings) {
 		if err != nil {
 			b.Fatalf("binding %d: %v", i, err)
 		}

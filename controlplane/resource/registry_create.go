@@ -3,13 +3,10 @@ package resource
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strconv"
 
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/rand"
 	"k8s.io/apimachinery/pkg/util/uuid"
 
@@ -32,8 +29,13 @@ func (r *Registry) Create(ctx context.Context, k *Kind, obj Object, o CreateOpti
 	obj.SetResourceVersion("")
 	if !k.Namespaced {
 		obj.SetNamespace("")
-	} else if err := r.acceptsContent(ctx, k, obj); err != nil {
-		return nil, err
+	} else if obj.GetNamespace() == "" {
+		return nil, apierrors.NewBadRequest("an empty namespace may not be set during creation")
+	}
+	if r.config.Accept != nil {
+		if err := r.config.Accept(ctx, r, k, obj); err != nil {
+			return nil, err
+		}
 	}
 	generated := obj.GetName() == "" && obj.GetGenerateName() != ""
 	k.prepareCreate(obj)
@@ -45,6 +47,9 @@ func (r *Registry) Create(ctx context.Context, k *Kind, obj Object, o CreateOpti
 			if errs := k.ValidateCreate(obj); len(errs) > 0 {
 				return nil, k.invalid(obj.GetName(), errs)
 			}
+		}
+		if k.Canonicalize != nil {
+			k.Canonicalize(obj)
 		}
 		created, err := r.insert(ctx, k, obj, o)
 		if !generated || attempt == maxGenerateAttempts || !apierrors.IsAlreadyExists(err) {
@@ -86,17 +91,17 @@ func (r *Registry) insert(ctx context.Context, k *Kind, obj Object, o CreateOpti
 	for range maxAttempts {
 		var tx Tx
 		stored := obj
-		if k.Allocate != nil {
+		if allocate := r.config.Allocators[k]; allocate != nil {
 			// An attempt that fails must not leave its allocation in the object.
 			stored = obj.DeepCopyObject().(Object)
-			if err := k.Allocate(ctx, r, &tx, stored, nil); err != nil {
+			if err := allocate(ctx, r, &tx, "", stored, nil); err != nil {
 				return nil, err
 			}
 		}
 		if o.DryRun {
 			return stored, r.absent(ctx, k, key, obj.GetName())
 		}
-		value, err := k.codec().Encode(stored)
+		value, err := k.Encode(stored)
 		if err != nil {
 			return nil, apierrors.NewInternalError(err)
 		}
@@ -109,7 +114,7 @@ func (r *Registry) insert(ctx context.Context, k *Kind, obj Object, o CreateOpti
 			stored.SetResourceVersion(strconv.FormatInt(revision, 10))
 			return stored, nil
 		case !errors.As(err, &conflict):
-			return nil, storeError(ctx, err)
+			return nil, StoreError(ctx, err)
 		case slices.Contains(conflict.Keys, key):
 			return nil, r.alreadyExists(ctx, k, key, obj.GetName())
 		}
@@ -125,7 +130,7 @@ func (r *Registry) absent(ctx context.Context, k *Kind, key, name string) error 
 	case errors.Is(err, storage.ErrNotFound):
 		return nil
 	case err != nil:
-		return storeError(ctx, err)
+		return StoreError(ctx, err)
 	}
 	return r.alreadyExists(ctx, k, key, name)
 }
@@ -133,45 +138,8 @@ func (r *Registry) absent(ctx context.Context, k *Kind, key, name string) error 
 // alreadyExists also tells whether the object in the way is about to go.
 func (r *Registry) alreadyExists(ctx context.Context, k *Kind, key, name string) error {
 	err := apierrors.NewAlreadyExists(k.GroupResource(), name)
-	if o, getErr := r.fresh(ctx, k, key, name); getErr == nil && o.Value().GetDeletionTimestamp() != nil {
+	if o, getErr := r.Fresh(ctx, k, key, name); getErr == nil && o.Value().GetDeletionTimestamp() != nil {
 		err.ErrStatus.Message = "object is being deleted: " + err.ErrStatus.Message
 	}
-	return err
-}
-
-// acceptsContent checks that the object's namespace exists and is not about to go.
-func (r *Registry) acceptsContent(ctx context.Context, k *Kind, obj Object) error {
-	ns := obj.GetNamespace()
-	if ns == "" {
-		return apierrors.NewBadRequest("an empty namespace may not be set during creation")
-	}
-	if !r.Serves(Namespaces) {
-		return nil // a registry without namespaces has nothing to check
-	}
-	cache := r.Cache(Namespaces)
-	if err := cache.WaitForSync(ctx); err != nil {
-		return storeError(ctx, err)
-	}
-	key := Namespaces.Key("", ns)
-	o, ok := cache.Get(key)
-	if !ok {
-		var err error
-		if o, err = r.fresh(ctx, Namespaces, key, ns); err != nil {
-			return err
-		}
-	}
-	if namespace, ok := o.Value().(*corev1.Namespace); !ok || namespace.Status.Phase != corev1.NamespaceTerminating && namespace.DeletionTimestamp == nil {
-		return nil
-	}
-	name := obj.GetName()
-	if name == "" {
-		name = obj.GetGenerateName()
-	}
-	err := apierrors.NewForbidden(k.GroupResource(), name, fmt.Errorf("unable to create new content in namespace %s because it is being terminated", ns))
-	err.ErrStatus.Details.Causes = append(err.ErrStatus.Details.Causes, metav1.StatusCause{
-		Type:    corev1.NamespaceTerminatingCause,
-		Message: fmt.Sprintf("namespace %s is being terminated", ns),
-		Field:   "metadata.namespace",
-	})
 	return err
 }

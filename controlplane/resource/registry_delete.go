@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
@@ -21,9 +20,6 @@ import (
 	"github.com/skep-io/skep/controlplane/watchcache"
 )
 
-// protectedNamespaces are those that a cluster cannot do without.
-var protectedNamespaces = []string{metav1.NamespaceDefault, metav1.NamespaceSystem, metav1.NamespacePublic}
-
 // Delete deletes an object, or marks it as being deleted if its grace period or
 // a finalizer asks for that. It returns the last state, and whether it is gone;
 // there is no state of one that was deleted because it cannot be read.
@@ -34,11 +30,13 @@ func (r *Registry) Delete(ctx context.Context, k *Kind, ns, name string, o *meta
 	if errs := metavalidation.ValidateDeleteOptions(o); len(errs) > 0 {
 		return nil, false, apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: "DeleteOptions"}, "", errs)
 	}
-	if k == Namespaces && slices.Contains(protectedNamespaces, name) {
-		return nil, false, apierrors.NewForbidden(k.GroupResource(), name, errors.New("this namespace may not be deleted"))
+	if k.MayDelete != nil {
+		if err := k.MayDelete(name); err != nil {
+			return nil, false, apierrors.NewForbidden(k.GroupResource(), name, err)
+		}
 	}
 	if err := r.Cache(k).WaitForSync(ctx); err != nil {
-		return nil, false, storeError(ctx, err)
+		return nil, false, StoreError(ctx, err)
 	}
 	key := k.Key(ns, name)
 	if ptr.Deref(o.IgnoreStoreReadErrorWithClusterBreakingPotential, false) {
@@ -48,7 +46,7 @@ func (r *Registry) Delete(ctx context.Context, k *Kind, ns, name string, o *meta
 	for range maxAttempts {
 		if current == nil {
 			var err error
-			if current, err = r.fresh(ctx, k, key, name); err != nil {
+			if current, err = r.Fresh(ctx, k, key, name); err != nil {
 				return nil, false, err
 			}
 		}
@@ -61,7 +59,7 @@ func (r *Registry) Delete(ctx context.Context, k *Kind, ns, name string, o *meta
 			return obj, gone, err
 		}
 		// An error, or that there is nothing to do, may be due to an old state only.
-		latest, freshErr := r.fresh(ctx, k, key, name)
+		latest, freshErr := r.Fresh(ctx, k, key, name)
 		if freshErr != nil {
 			return nil, false, freshErr
 		}
@@ -86,14 +84,12 @@ func (r *Registry) tryDelete(ctx context.Context, k *Kind, current *watchcache.O
 	}
 	tx := Tx{Guards: []storage.Guard{{Key: current.Key, ModRevision: current.Revision}}}
 	if verdict == deleteNow {
-		if k.Allocate != nil {
-			if err := k.Allocate(ctx, r, &tx, nil, current.Value()); err != nil {
-				return nil, false, err
-			}
+		if err := r.allocate(ctx, k, &tx, "", nil, current.Value()); err != nil {
+			return nil, false, err
 		}
 		tx.Ops = append(tx.Ops, storage.Op{Key: current.Key, Delete: true})
 	} else {
-		value, err := k.codec().Encode(obj)
+		value, err := k.Encode(obj)
 		if err != nil {
 			return nil, false, apierrors.NewInternalError(err)
 		}
@@ -112,7 +108,7 @@ func (r *Registry) tryDelete(ctx context.Context, k *Kind, current *watchcache.O
 		return nil, false, errAgain
 	}
 	if err != nil {
-		return nil, false, storeError(ctx, err)
+		return nil, false, StoreError(ctx, err)
 	}
 	obj.SetResourceVersion(strconv.FormatInt(revision, 10))
 	return obj, gone, nil
@@ -136,7 +132,7 @@ func (k *Kind) markDeleted(obj Object, o *metav1.DeleteOptions) deletion {
 	finalizers := k.finalizersFor(obj, o)
 	changed := !slices.Equal(obj.GetFinalizers(), finalizers)
 	obj.SetFinalizers(finalizers)
-	if len(finalizers) == 0 && len(namespaceFinalizers(obj)) == 0 && (!graceful || grace == 0) {
+	if !k.awaited(obj) && (!graceful || grace == 0) {
 		return deleteNow
 	}
 	first := obj.GetDeletionTimestamp() == nil
@@ -151,9 +147,8 @@ func (k *Kind) markDeleted(obj Object, o *metav1.DeleteOptions) deletion {
 		t := now()
 		obj.SetDeletionTimestamp(&t)
 	}
-	if ns, ok := obj.(*corev1.Namespace); ok {
-		changed = changed || ns.Status.Phase != corev1.NamespaceTerminating
-		ns.Status.Phase = corev1.NamespaceTerminating
+	if k.MarkDeleted != nil {
+		changed = k.MarkDeleted(obj) || changed
 	} else if given := obj.GetDeletionGracePeriodSeconds(); given == nil || *given != 0 {
 		changed = true
 		obj.SetDeletionGracePeriodSeconds(new(int64))
@@ -229,14 +224,6 @@ func (k *Kind) finalizersFor(obj Object, o *metav1.DeleteOptions) []string {
 		finalizers = append(finalizers, metav1.FinalizerDeleteDependents)
 	}
 	return finalizers
-}
-
-// namespaceFinalizers are those of a namespace's spec; other kinds have none.
-func namespaceFinalizers(obj Object) []corev1.FinalizerName {
-	if ns, ok := obj.(*corev1.Namespace); ok {
-		return ns.Spec.Finalizers
-	}
-	return nil
 }
 
 // deleteWorkers is how many objects of a collection are deleted at a time, so

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
@@ -27,7 +28,7 @@ func seconds(n int64) *metav1.DeleteOptions { return &metav1.DeleteOptions{Grace
 
 func TestDeletePodGracefully(t *testing.T) {
 	r, _ := newRegistry(t)
-	created := create(t, r, resource.Pods, pod("web", "node1"))
+	created := create(t, r, kinds.Pods, pod("web", "node1"))
 	steps := []struct {
 		what      string
 		options   *metav1.DeleteOptions
@@ -42,7 +43,7 @@ func TestDeletePodGracefully(t *testing.T) {
 	}
 	var first *corev1.Pod
 	for _, step := range steps {
-		obj, gone := del(t, r, resource.Pods, "default", "web", step.options)
+		obj, gone := del(t, r, kinds.Pods, "default", "web", step.options)
 		p := obj.(*corev1.Pod)
 		if gone != step.wantGone {
 			t.Fatalf("delete %s: gone %t, want %t", step.what, gone, step.wantGone)
@@ -59,7 +60,7 @@ func TestDeletePodGracefully(t *testing.T) {
 			t.Errorf("delete %s: due %g s before the first time, want %d", step.what, early, 30-step.wantGrace)
 		}
 	}
-	_, err := r.Get(testContext(t), resource.Pods, "default", "web", "")
+	_, err := r.Get(testContext(t), kinds.Pods, "default", "web", "")
 	wantStatus(t, "get after the delete", err, metav1.StatusReasonNotFound, 404, `pods "web" not found`)
 	if created.GetDeletionTimestamp() != nil {
 		t.Error("the delete changed a shared object")
@@ -68,17 +69,17 @@ func TestDeletePodGracefully(t *testing.T) {
 
 func TestDeleteAtOnce(t *testing.T) {
 	r, _ := newRegistry(t)
-	create(t, r, resource.ConfigMaps, configMap("m"))
-	create(t, r, resource.Pods, pod("unbound", ""))
-	finished := create(t, r, resource.Pods, pod("finished", "node1")).DeepCopyObject().(*corev1.Pod)
+	create(t, r, kinds.ConfigMaps, configMap("m"))
+	create(t, r, kinds.Pods, pod("unbound", ""))
+	finished := create(t, r, kinds.Pods, pod("finished", "node1")).DeepCopyObject().(*corev1.Pod)
 	finished.Status.Phase = corev1.PodSucceeded
-	must(t)(r.Update(testContext(t), resource.Pods, "status", finished, resource.UpdateOptions{}))
-	create(t, r, resource.Pods, pod("forced", "node1"))
+	must(t)(r.Update(testContext(t), kinds.Pods, "status", finished, resource.UpdateOptions{}))
+	create(t, r, kinds.Pods, pod("forced", "node1"))
 	for _, tc := range []struct {
 		k       *resource.Kind
 		name    string
 		options *metav1.DeleteOptions
-	}{{resource.ConfigMaps, "m", nil}, {resource.Pods, "unbound", nil}, {resource.Pods, "finished", nil}, {resource.Pods, "forced", seconds(0)}} {
+	}{{kinds.ConfigMaps, "m", nil}, {kinds.Pods, "unbound", nil}, {kinds.Pods, "finished", nil}, {kinds.Pods, "forced", seconds(0)}} {
 		if _, gone := del(t, r, tc.k, "default", tc.name, tc.options); !gone {
 			t.Errorf("%s is not gone", tc.name)
 		}
@@ -90,25 +91,25 @@ func TestFinalizersKeepAnObject(t *testing.T) {
 	ctx := testContext(t)
 	m := configMap("m")
 	m.Finalizers = []string{"example.com/wait"}
-	create(t, r, resource.ConfigMaps, m)
-	obj, gone := del(t, r, resource.ConfigMaps, "default", "m", nil)
+	create(t, r, kinds.ConfigMaps, m)
+	obj, gone := del(t, r, kinds.ConfigMaps, "default", "m", nil)
 	if gone || obj.GetDeletionTimestamp() == nil || *obj.GetDeletionGracePeriodSeconds() != 0 {
 		t.Fatalf("gone %t, metadata %+v; want it marked", gone, obj)
 	}
-	again, _ := del(t, r, resource.ConfigMaps, "default", "m", nil)
+	again, _ := del(t, r, kinds.ConfigMaps, "default", "m", nil)
 	if again.GetResourceVersion() != obj.GetResourceVersion() {
 		t.Error("a second delete changed the object")
 	}
-	_, err := r.Create(ctx, resource.ConfigMaps, configMap("m"), resource.CreateOptions{})
+	_, err := r.Create(ctx, kinds.ConfigMaps, configMap("m"), resource.CreateOptions{})
 	wantStatus(t, "create while it goes", err, metav1.StatusReasonAlreadyExists, 409, `object is being deleted: configmaps "m" already exists`)
 	add := obj.DeepCopyObject().(*corev1.ConfigMap)
 	add.Finalizers = append(add.Finalizers, "example.com/more")
-	_, err = r.Update(ctx, resource.ConfigMaps, "", add, resource.UpdateOptions{})
+	_, err = r.Update(ctx, kinds.ConfigMaps, "", add, resource.UpdateOptions{})
 	wantStatus(t, "new finalizer while it goes", err, metav1.StatusReasonInvalid, 422, "no new finalizers can be added if the object is being deleted")
 	last := obj.DeepCopyObject().(*corev1.ConfigMap)
 	last.Finalizers = nil
-	must(t)(r.Update(ctx, resource.ConfigMaps, "", last, resource.UpdateOptions{}))
-	if _, err := r.Get(ctx, resource.ConfigMaps, "default", "m", ""); !apierrors.IsNotFound(err) {
+	must(t)(r.Update(ctx, kinds.ConfigMaps, "", last, resource.UpdateOptions{}))
+	if _, err := r.Get(ctx, kinds.ConfigMaps, "default", "m", ""); !apierrors.IsNotFound(err) {
 		t.Errorf("after its last finalizer: %v, want that it is gone", err)
 	}
 }
@@ -124,17 +125,17 @@ func TestPropagation(t *testing.T) {
 		options metav1.DeleteOptions
 		want    []string
 	}{
-		{"background", resource.ReplicationControllers, metav1.DeleteOptions{PropagationPolicy: &background}, nil},
-		{"orphan", resource.ReplicationControllers, metav1.DeleteOptions{PropagationPolicy: &orphan}, []string{"orphan"}},
-		{"foreground", resource.ReplicationControllers, metav1.DeleteOptions{PropagationPolicy: &foreground}, []string{"foregroundDeletion"}},
-		{"orphanDependents", resource.ReplicationControllers, metav1.DeleteOptions{OrphanDependents: &yes}, []string{"orphan"}},
-		{"not orphanDependents", resource.ReplicationControllers, metav1.DeleteOptions{OrphanDependents: &no}, nil},
-		{"controller without policy", resource.ReplicationControllers, metav1.DeleteOptions{}, []string{"orphan"}},
-		{"config map without policy", resource.ConfigMaps, metav1.DeleteOptions{}, nil},
+		{"background", kinds.ReplicationControllers, metav1.DeleteOptions{PropagationPolicy: &background}, nil},
+		{"orphan", kinds.ReplicationControllers, metav1.DeleteOptions{PropagationPolicy: &orphan}, []string{"orphan"}},
+		{"foreground", kinds.ReplicationControllers, metav1.DeleteOptions{PropagationPolicy: &foreground}, []string{"foregroundDeletion"}},
+		{"orphanDependents", kinds.ReplicationControllers, metav1.DeleteOptions{OrphanDependents: &yes}, []string{"orphan"}},
+		{"not orphanDependents", kinds.ReplicationControllers, metav1.DeleteOptions{OrphanDependents: &no}, nil},
+		{"controller without policy", kinds.ReplicationControllers, metav1.DeleteOptions{}, []string{"orphan"}},
+		{"config map without policy", kinds.ConfigMaps, metav1.DeleteOptions{}, nil},
 	} {
 		name := fmt.Sprintf("o%d", i)
 		var obj resource.Object = configMap(name)
-		if tc.k == resource.ReplicationControllers {
+		if tc.k == kinds.ReplicationControllers {
 			obj = &corev1.ReplicationController{
 				ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name},
 				Spec: corev1.ReplicationControllerSpec{
@@ -149,20 +150,20 @@ func TestPropagation(t *testing.T) {
 			t.Errorf("%s: gone %t with finalizers %v, want %v", tc.what, gone, last.GetFinalizers(), tc.want)
 		}
 	}
-	_, _, err := r.Delete(testContext(t), resource.ConfigMaps, "default", "x", &metav1.DeleteOptions{PropagationPolicy: &orphan, OrphanDependents: &yes})
+	_, _, err := r.Delete(testContext(t), kinds.ConfigMaps, "default", "x", &metav1.DeleteOptions{PropagationPolicy: &orphan, OrphanDependents: &yes})
 	wantStatus(t, "both ways to say it", err, metav1.StatusReasonInvalid, 422, "propagationPolicy")
 }
 
 func TestDeletePreconditions(t *testing.T) {
 	r, _ := newRegistry(t)
-	created := create(t, r, resource.ConfigMaps, configMap("m"))
+	created := create(t, r, kinds.ConfigMaps, configMap("m"))
 	uid, version := types.UID("other"), "1"
-	_, _, err := r.Delete(testContext(t), resource.ConfigMaps, "default", "m", &metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}})
+	_, _, err := r.Delete(testContext(t), kinds.ConfigMaps, "default", "m", &metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}})
 	wantStatus(t, "another UID", err, metav1.StatusReasonConflict, 409, "Precondition failed: UID in precondition: other")
-	_, _, err = r.Delete(testContext(t), resource.ConfigMaps, "default", "m", &metav1.DeleteOptions{Preconditions: &metav1.Preconditions{ResourceVersion: &version}})
+	_, _, err = r.Delete(testContext(t), kinds.ConfigMaps, "default", "m", &metav1.DeleteOptions{Preconditions: &metav1.Preconditions{ResourceVersion: &version}})
 	wantStatus(t, "another version", err, metav1.StatusReasonConflict, 409, "Precondition failed: ResourceVersion in precondition: 1")
 	uid, version = created.GetUID(), created.GetResourceVersion()
-	if _, gone := del(t, r, resource.ConfigMaps, "default", "m", &metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid, ResourceVersion: &version}}); !gone {
+	if _, gone := del(t, r, kinds.ConfigMaps, "default", "m", &metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid, ResourceVersion: &version}}); !gone {
 		t.Error("the right preconditions kept it")
 	}
 }
@@ -170,8 +171,8 @@ func TestDeletePreconditions(t *testing.T) {
 func TestNamespaceGoesWhenItsFinalizerDoes(t *testing.T) {
 	r, store := newRegistry(t)
 	ctx := testContext(t)
-	create(t, r, resource.Namespaces, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "team"}})
-	obj, gone := del(t, r, resource.Namespaces, "", "team", nil)
+	create(t, r, kinds.Namespaces, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "team"}})
+	obj, gone := del(t, r, kinds.Namespaces, "", "team", nil)
 	ns := obj.(*corev1.Namespace)
 	if gone || ns.DeletionTimestamp == nil || ns.Status.Phase != corev1.NamespaceTerminating {
 		t.Fatalf("gone %t, phase %s, deleted at %v", gone, ns.Status.Phase, ns.DeletionTimestamp)
@@ -180,26 +181,26 @@ func TestNamespaceGoesWhenItsFinalizerDoes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := r.Cache(resource.Namespaces).WaitUntil(ctx, revision); err != nil {
+	if err := r.Cache(kinds.Namespaces).WaitUntil(ctx, revision); err != nil {
 		t.Fatal(err)
 	}
 	m := configMap("m")
 	m.Namespace = "team"
-	_, err = r.Create(ctx, resource.ConfigMaps, m, resource.CreateOptions{})
+	_, err = r.Create(ctx, kinds.ConfigMaps, m, resource.CreateOptions{})
 	wantStatus(t, "create in it", err, metav1.StatusReasonForbidden, 403,
 		`configmaps "m" is forbidden: unable to create new content in namespace team because it is being terminated`)
 	if !apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 		t.Errorf("%v has no cause %s", err, corev1.NamespaceTerminatingCause)
 	}
-	must(t)(r.Modify(ctx, resource.Namespaces, "finalize", "", "team", resource.UpdateOptions{}, func(current resource.Object) (resource.Object, error) {
+	must(t)(r.Modify(ctx, kinds.Namespaces, "finalize", "", "team", resource.UpdateOptions{}, func(current resource.Object) (resource.Object, error) {
 		ns := current.DeepCopyObject().(*corev1.Namespace)
 		ns.Spec.Finalizers = nil
 		return ns, nil
 	}))
-	if _, err := r.Get(ctx, resource.Namespaces, "", "team", ""); !apierrors.IsNotFound(err) {
+	if _, err := r.Get(ctx, kinds.Namespaces, "", "team", ""); !apierrors.IsNotFound(err) {
 		t.Errorf("after finalize: %v, want that it is gone", err)
 	}
-	_, _, err = r.Delete(ctx, resource.Namespaces, "", "default", nil)
+	_, _, err = r.Delete(ctx, kinds.Namespaces, "", "default", nil)
 	wantStatus(t, "delete of default", err, metav1.StatusReasonForbidden, 403, `namespaces "default" is forbidden: this namespace may not be deleted`)
 }
 
@@ -209,13 +210,13 @@ func TestDeleteCollection(t *testing.T) {
 	for i := range 40 {
 		m := configMap(fmt.Sprintf("m%d", i))
 		m.Labels = map[string]string{"half": fmt.Sprint(i % 2)}
-		create(t, r, resource.ConfigMaps, m)
+		create(t, r, kinds.ConfigMaps, m)
 	}
-	list, err := r.DeleteCollection(ctx, resource.ConfigMaps, "default", nil, resource.ListOptions{LabelSelector: labels.SelectorFromSet(labels.Set{"half": "0"})})
+	list, err := r.DeleteCollection(ctx, kinds.ConfigMaps, "default", nil, resource.ListOptions{LabelSelector: labels.SelectorFromSet(labels.Set{"half": "0"})})
 	if err != nil || len(list.Objects) != 20 {
 		t.Fatalf("deleted %+v, %v; want 20", list, err)
 	}
-	rest, err := r.List(ctx, resource.ConfigMaps, "default", resource.ListOptions{})
+	rest, err := r.List(ctx, kinds.ConfigMaps, "default", resource.ListOptions{})
 	if err != nil || len(rest.Objects) != 20 {
 		t.Fatalf("left %+v, %v; want 20", rest, err)
 	}

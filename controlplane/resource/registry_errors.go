@@ -35,8 +35,8 @@ func (k *Kind) invalid(name string, errs field.ErrorList) error {
 	return apierrors.NewInvalid(k.GVK.GroupKind(), name, errs)
 }
 
-// storeError turns what the store says into a Status. What a client gave up on stays as it is.
-func storeError(ctx context.Context, err error) error {
+// StoreError turns what the store says into a Status. What a client gave up on stays as it is.
+func StoreError(ctx context.Context, err error) error {
 	switch {
 	case errors.Is(ctx.Err(), context.Canceled):
 		return ctx.Err()
@@ -86,3 +86,6 @@ func (k *Kind) check(p *metav1.Preconditions, obj Object) error {
 	}
 	return nil
 }
+
+// Modified is the conflict of a change with one that came first.
+func (k *Kind) Modified(name string) error { return k.conflict(name, errModified) }

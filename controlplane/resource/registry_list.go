@@ -51,13 +51,13 @@ func (r *Registry) reach(ctx context.Context, k *Kind, o ListOptions) (exact int
 		if o.ResourceVersionMatch != "" {
 			return 0, apierrors.NewBadRequest("resourceVersionMatch is forbidden unless resourceVersion is provided")
 		}
-		return 0, r.waitForStore(ctx, k)
+		return 0, r.WaitForStore(ctx, k)
 	}
-	revision, err := parseRevision(o.ResourceVersion)
+	revision, err := ParseRevision(o.ResourceVersion)
 	if err != nil {
 		return 0, err
 	}
-	if err := r.waitUntil(ctx, k, revision); err != nil {
+	if err := r.WaitUntil(ctx, k, revision); err != nil {
 		return 0, err
 	}
 	switch o.ResourceVersionMatch {
@@ -141,7 +141,7 @@ func (r *Registry) listRest(ctx context.Context, k *Kind, s *selector, o ListOpt
 	}
 	from := k.prefix(s.namespace) + token.Start
 	if token.Revision < 0 {
-		if err := r.waitForStore(ctx, k); err != nil {
+		if err := r.WaitForStore(ctx, k); err != nil {
 			return nil, err
 		}
 		if err := r.complete(k, s); err != nil {
@@ -149,7 +149,7 @@ func (r *Registry) listRest(ctx context.Context, k *Kind, s *selector, o ListOpt
 		}
 		return k.page(r.Cache(k).Snapshot(), s, from, o.Limit), nil
 	}
-	if err := r.waitUntil(ctx, k, token.Revision); err != nil {
+	if err := r.WaitUntil(ctx, k, token.Revision); err != nil {
 		return nil, err
 	}
 	snapshot, err := r.Cache(k).SnapshotAt(token.Revision)

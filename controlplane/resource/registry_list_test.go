@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/watch"
 
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 	"github.com/skep-io/skep/controlplane/watchcache"
 )
@@ -29,25 +30,25 @@ func TestListIsLinearizable(t *testing.T) {
 	writer, store := newRegistry(t)
 	reader := runRegistry(t, store)
 	for i := range 50 {
-		m := create(t, writer, resource.ConfigMaps, configMap(fmt.Sprintf("m%d", i)))
-		list, err := reader.List(testContext(t), resource.ConfigMaps, "default", resource.ListOptions{})
+		m := create(t, writer, kinds.ConfigMaps, configMap(fmt.Sprintf("m%d", i)))
+		list, err := reader.List(testContext(t), kinds.ConfigMaps, "default", resource.ListOptions{})
 		if err != nil || len(list.Objects) != i+1 {
 			t.Fatalf("after %d creates the list has %d objects (%v)", i+1, len(list.Objects), err)
 		}
-		if _, err := reader.Get(testContext(t), resource.ConfigMaps, "default", m.GetName(), ""); err != nil {
+		if _, err := reader.Get(testContext(t), kinds.ConfigMaps, "default", m.GetName(), ""); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := reader.Get(testContext(t), resource.ConfigMaps, "default", m.GetName(), m.GetResourceVersion()); err != nil {
+		if _, err := reader.Get(testContext(t), kinds.ConfigMaps, "default", m.GetName(), m.GetResourceVersion()); err != nil {
 			t.Fatal(err)
 		}
 	}
 	// Nothing of this kind changes, and still the list must be as new as the store.
-	create(t, writer, resource.Pods, pod("elsewhere", ""))
+	create(t, writer, kinds.Pods, pod("elsewhere", ""))
 	revision, err := store.Revision(testContext(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	list, err := reader.List(testContext(t), resource.ConfigMaps, "", resource.ListOptions{})
+	list, err := reader.List(testContext(t), kinds.ConfigMaps, "", resource.ListOptions{})
 	if err != nil || list.Revision < revision {
 		t.Errorf("list at %d (%v), the store is at %d", list.Revision, err, revision)
 	}
@@ -58,7 +59,7 @@ func TestListSelects(t *testing.T) {
 	for i, node := range []string{"node1", "node2", "node1", ""} {
 		p := pod(fmt.Sprintf("p%d", i), node)
 		p.Labels = map[string]string{"app": fmt.Sprint(i % 2)}
-		create(t, r, resource.Pods, p)
+		create(t, r, kinds.Pods, p)
 	}
 	for _, tc := range []struct {
 		ns, label, field string
@@ -82,14 +83,14 @@ func TestListSelects(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		list, err := r.List(testContext(t), resource.Pods, tc.ns, resource.ListOptions{LabelSelector: label, FieldSelector: fields.ParseSelectorOrDie(tc.field)})
+		list, err := r.List(testContext(t), kinds.Pods, tc.ns, resource.ListOptions{LabelSelector: label, FieldSelector: fields.ParseSelectorOrDie(tc.field)})
 		if err != nil || !slices.Equal(names(list), tc.want) {
 			t.Errorf("list of %q with %q and %q: %v, %v; want %v", tc.ns, tc.label, tc.field, list, err, tc.want)
 		}
 	}
-	_, err := r.List(testContext(t), resource.Pods, "", resource.ListOptions{FieldSelector: fields.ParseSelectorOrDie("spec.color=red")})
+	_, err := r.List(testContext(t), kinds.Pods, "", resource.ListOptions{FieldSelector: fields.ParseSelectorOrDie("spec.color=red")})
 	wantStatus(t, "unknown field of pods", err, metav1.StatusReasonBadRequest, 400, "field label not supported: spec.color")
-	_, err = r.List(testContext(t), resource.ConfigMaps, "", resource.ListOptions{FieldSelector: fields.ParseSelectorOrDie("data=red")})
+	_, err = r.List(testContext(t), kinds.ConfigMaps, "", resource.ListOptions{FieldSelector: fields.ParseSelectorOrDie("data=red")})
 	wantStatus(t, "unknown field of config maps", err, metav1.StatusReasonBadRequest, 400, `"data" is not a known field selector: only "metadata.name", "metadata.namespace"`)
 }
 
@@ -98,14 +99,14 @@ func TestPagesAreOfOneRevision(t *testing.T) {
 	var want []string
 	for i := range 25 {
 		name := fmt.Sprintf("m%02d", i)
-		create(t, r, resource.ConfigMaps, configMap(name))
+		create(t, r, kinds.ConfigMaps, configMap(name))
 		want = append(want, name)
 	}
 	options := resource.ListOptions{Limit: 10}
 	var got []string
 	var revision int64
 	for page := range 3 {
-		list, err := r.List(testContext(t), resource.ConfigMaps, "default", options)
+		list, err := r.List(testContext(t), kinds.ConfigMaps, "default", options)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -119,38 +120,38 @@ func TestPagesAreOfOneRevision(t *testing.T) {
 		}
 		options.Continue = list.Continue
 		// What comes in between is not for this list.
-		create(t, r, resource.ConfigMaps, configMap(fmt.Sprintf("m%02d-new", 5*page)))
-		del(t, r, resource.ConfigMaps, "default", want[24-page], nil)
+		create(t, r, kinds.ConfigMaps, configMap(fmt.Sprintf("m%02d-new", 5*page)))
+		del(t, r, kinds.ConfigMaps, "default", want[24-page], nil)
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("pages hold %v, want %v", got, want)
 	}
-	_, err := r.List(testContext(t), resource.ConfigMaps, "default", resource.ListOptions{Continue: "nonsense"})
+	_, err := r.List(testContext(t), kinds.ConfigMaps, "default", resource.ListOptions{Continue: "nonsense"})
 	wantStatus(t, "a bad token", err, metav1.StatusReasonBadRequest, 400, "continue key is not valid")
 }
 
 func TestListAtARevision(t *testing.T) {
 	r, store := newRegistry(t)
-	first := create(t, r, resource.ConfigMaps, configMap("a")).GetResourceVersion()
-	create(t, r, resource.ConfigMaps, configMap("b"))
-	if _, err := r.List(testContext(t), resource.ConfigMaps, "", resource.ListOptions{}); err != nil {
+	first := create(t, r, kinds.ConfigMaps, configMap("a")).GetResourceVersion()
+	create(t, r, kinds.ConfigMaps, configMap("b"))
+	if _, err := r.List(testContext(t), kinds.ConfigMaps, "", resource.ListOptions{}); err != nil {
 		t.Fatal(err) // after it the cache has both
 	}
 	for _, tc := range []struct {
 		match metav1.ResourceVersionMatch
 		want  []string
 	}{{metav1.ResourceVersionMatchExact, []string{"a"}}, {metav1.ResourceVersionMatchNotOlderThan, []string{"a", "b"}}, {"", []string{"a", "b"}}} {
-		list, err := r.List(testContext(t), resource.ConfigMaps, "", resource.ListOptions{ResourceVersion: first, ResourceVersionMatch: tc.match})
+		list, err := r.List(testContext(t), kinds.ConfigMaps, "", resource.ListOptions{ResourceVersion: first, ResourceVersionMatch: tc.match})
 		if err != nil || !slices.Equal(names(list), tc.want) {
 			t.Errorf("match %q: %v, %v; want %v", tc.match, list, err, tc.want)
 		}
 	}
 	later := runRegistry(t, store)
-	_, err := later.List(testContext(t), resource.ConfigMaps, "", resource.ListOptions{ResourceVersion: first, ResourceVersionMatch: metav1.ResourceVersionMatchExact})
+	_, err := later.List(testContext(t), kinds.ConfigMaps, "", resource.ListOptions{ResourceVersion: first, ResourceVersionMatch: metav1.ResourceVersionMatchExact})
 	wantStatus(t, "exactly a revision from before the window", err, metav1.StatusReasonExpired, 410, "too old resource version: "+first)
-	_, err = r.List(testContext(t), resource.ConfigMaps, "", resource.ListOptions{ResourceVersion: "1000000"})
+	_, err = r.List(testContext(t), kinds.ConfigMaps, "", resource.ListOptions{ResourceVersion: "1000000"})
 	wantStatus(t, "a revision to come", err, metav1.StatusReasonTimeout, 504, "Too large resource version: 1000000")
-	_, err = r.List(testContext(t), resource.ConfigMaps, "", resource.ListOptions{ResourceVersion: "x"})
+	_, err = r.List(testContext(t), kinds.ConfigMaps, "", resource.ListOptions{ResourceVersion: "x"})
 	wantStatus(t, "no revision", err, metav1.StatusReasonBadRequest, 400, `"x"`)
 }
 
@@ -179,8 +180,8 @@ func TestWatch(t *testing.T) {
 	r, store := newRegistry(t)
 	ctx := testContext(t)
 	yes, no := true, false
-	a := create(t, r, resource.ConfigMaps, configMap("a")).GetResourceVersion()
-	create(t, r, resource.ConfigMaps, configMap("b"))
+	a := create(t, r, kinds.ConfigMaps, configMap("a")).GetResourceVersion()
+	create(t, r, kinds.ConfigMaps, configMap("b"))
 	wants := []struct {
 		options resource.WatchOptions
 		want    []string
@@ -193,36 +194,36 @@ func TestWatch(t *testing.T) {
 	}
 	var watchers []*watchcache.Watcher
 	for _, tc := range wants {
-		w, err := r.Watch(ctx, resource.ConfigMaps, "default", tc.options)
+		w, err := r.Watch(ctx, kinds.ConfigMaps, "default", tc.options)
 		if err != nil {
 			t.Fatal(err)
 		}
 		watchers = append(watchers, w)
 	}
-	create(t, r, resource.ConfigMaps, configMap("c"))
+	create(t, r, kinds.ConfigMaps, configMap("c"))
 	for i, tc := range wants {
 		if got := next(t, watchers[i], len(tc.want)); !slices.Equal(got, tc.want) {
 			t.Errorf("watch with %+v: %v, want %v", tc.options, got, tc.want)
 		}
 		watchers[i].Stop()
 	}
-	_, err := r.Watch(ctx, resource.ConfigMaps, "", resource.WatchOptions{SendInitialEvents: &yes})
+	_, err := r.Watch(ctx, kinds.ConfigMaps, "", resource.WatchOptions{SendInitialEvents: &yes})
 	wantStatus(t, "initial events without a match", err, metav1.StatusReasonBadRequest, 400, "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan")
-	_, err = runRegistry(t, store).Watch(ctx, resource.ConfigMaps, "", resource.WatchOptions{ResourceVersion: "1"})
+	_, err = runRegistry(t, store).Watch(ctx, kinds.ConfigMaps, "", resource.WatchOptions{ResourceVersion: "1"})
 	wantStatus(t, "a revision from before the window", err, metav1.StatusReasonExpired, 410, "too old resource version: 1 (")
 }
 
 func TestWatchSeesAPodComeToItsNode(t *testing.T) {
 	r, _ := newRegistry(t)
-	create(t, r, resource.Pods, pod("p", ""))
-	w, err := r.Watch(testContext(t), resource.Pods, "", resource.WatchOptions{FieldSelector: fields.OneTermEqualSelector("spec.nodeName", "node1")})
+	create(t, r, kinds.Pods, pod("p", ""))
+	w, err := r.Watch(testContext(t), kinds.Pods, "", resource.WatchOptions{FieldSelector: fields.OneTermEqualSelector("spec.nodeName", "node1")})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if errs := r.Bind(testContext(t), []resource.Binding{{Namespace: "default", Name: "p", Node: "node1"}}); errs[0] != nil {
+	if errs := kinds.Bind(testContext(t), r, []kinds.Binding{{Namespace: "default", Name: "p", Node: "node1"}}); errs[0] != nil {
 		t.Fatal(errs[0])
 	}
-	del(t, r, resource.Pods, "default", "p", seconds(0))
+	del(t, r, kinds.Pods, "default", "p", seconds(0))
 	if got, want := next(t, w, 2), []string{"ADDED p", "DELETED p"}; !slices.Equal(got, want) {
 		t.Errorf("the node's watch saw %v, want %v", got, want)
 	}
@@ -230,23 +231,23 @@ func TestWatchSeesAPodComeToItsNode(t *testing.T) {
 
 func TestTypedReads(t *testing.T) {
 	r, _ := newRegistry(t)
-	p := create(t, r, resource.Pods, pod("p", "node1"))
+	p := create(t, r, kinds.Pods, pod("p", "node1"))
 	revision, err := strconv.ParseInt(p.GetResourceVersion(), 10, 64)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := r.Cache(resource.Pods).WaitUntil(testContext(t), revision); err != nil {
+	if err := r.Cache(kinds.Pods).WaitUntil(testContext(t), revision); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := resource.Get[*corev1.Pod](testContext(t), r, resource.Pods, "default", "p"); err != nil || got.UID != p.GetUID() {
+	if got, err := resource.Get[*corev1.Pod](testContext(t), r, kinds.Pods, "default", "p"); err != nil || got.UID != p.GetUID() {
 		t.Errorf("get: %v, %v", got, err)
 	}
-	_, err = resource.Get[*corev1.Pod](testContext(t), r, resource.Pods, "default", "q")
+	_, err = resource.Get[*corev1.Pod](testContext(t), r, kinds.Pods, "default", "q")
 	wantStatus(t, "get of nothing", err, metav1.StatusReasonNotFound, 404, `pods "q" not found`)
-	if got := resource.ListAs[*corev1.Pod](r, resource.Pods, "", labels.Everything()); len(got) != 1 {
+	if got := resource.ListAs[*corev1.Pod](r, kinds.Pods, "", labels.Everything()); len(got) != 1 {
 		t.Errorf("list: %v", got)
 	}
-	if got := resource.ByIndex[*corev1.Pod](r, resource.Pods, resource.PodsByNode, "node1"); len(got) != 1 {
+	if got := resource.ByIndex[*corev1.Pod](r, kinds.Pods, kinds.PodsByNode, "node1"); len(got) != 1 {
 		t.Errorf("by node: %v", got)
 	}
 }

@@ -23,17 +23,17 @@ const freshWait = 3 * time.Second
 func (r *Registry) Get(ctx context.Context, k *Kind, ns, name string, minRevision string) (Object, error) {
 	key := k.Key(ns, name)
 	if minRevision == "" {
-		o, err := r.fresh(ctx, k, key, name)
+		o, err := r.Fresh(ctx, k, key, name)
 		if err != nil {
 			return nil, err
 		}
 		return o.Value(), nil
 	}
-	revision, err := parseRevision(minRevision)
+	revision, err := ParseRevision(minRevision)
 	if err != nil {
 		return nil, err
 	}
-	if err := r.waitUntil(ctx, k, revision); err != nil {
+	if err := r.WaitUntil(ctx, k, revision); err != nil {
 		return nil, err
 	}
 	o, err := r.cached(k, key, name)
@@ -43,19 +43,19 @@ func (r *Registry) Get(ctx context.Context, k *Kind, ns, name string, minRevisio
 	return o.Value(), nil
 }
 
-// fresh reads an object from the store; if the cache has the same state, that is returned.
-func (r *Registry) fresh(ctx context.Context, k *Kind, key, name string) (*watchcache.Object, error) {
+// Fresh reads an object from the store; if the cache has the same state, that is returned.
+func (r *Registry) Fresh(ctx context.Context, k *Kind, key, name string) (*watchcache.Object, error) {
 	kv, err := r.store.Get(ctx, key)
 	if errors.Is(err, storage.ErrNotFound) {
 		return nil, k.notFound(name)
 	}
 	if err != nil {
-		return nil, storeError(ctx, err)
+		return nil, StoreError(ctx, err)
 	}
 	if o, ok := r.Cache(k).Get(key); ok && o.Revision == kv.ModRevision {
 		return o, nil
 	}
-	o, err := k.decode(kv)
+	o, err := k.Decode(kv)
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}
@@ -75,8 +75,8 @@ func (r *Registry) cached(k *Kind, key, name string) (*watchcache.Object, error)
 	return nil, k.notFound(name)
 }
 
-// waitUntil waits until the cache has a revision; 0 is there from the start.
-func (r *Registry) waitUntil(ctx context.Context, k *Kind, revision int64) error {
+// WaitUntil waits until the cache has a revision; 0 is there from the start.
+func (r *Registry) WaitUntil(ctx context.Context, k *Kind, revision int64) error {
 	c := r.Cache(k)
 	limited, cancel := context.WithTimeout(ctx, freshWait)
 	defer cancel()
@@ -85,21 +85,22 @@ func (r *Registry) waitUntil(ctx context.Context, k *Kind, revision int64) error
 		return nil
 	}
 	if ctx.Err() != nil || errors.Is(err, watchcache.ErrClosed) {
-		return storeError(ctx, cmp.Or(ctx.Err(), err))
+		return StoreError(ctx, cmp.Or(ctx.Err(), err))
 	}
 	return tooNew(revision, c.Revision())
 }
 
-// waitForStore waits until the cache has all that the store has now.
-func (r *Registry) waitForStore(ctx context.Context, k *Kind) error {
+// WaitForStore waits until the cache has all that the store has now.
+func (r *Registry) WaitForStore(ctx context.Context, k *Kind) error {
 	revision, err := r.store.Revision(ctx)
 	if err != nil {
-		return storeError(ctx, err)
+		return StoreError(ctx, err)
 	}
-	return r.waitUntil(ctx, k, revision)
+	return r.WaitUntil(ctx, k, revision)
 }
 
-func parseRevision(s string) (int64, error) {
+// ParseRevision reads a resource version; "" is 0.
+func ParseRevision(s string) (int64, error) {
 	if s == "" {
 		return 0, nil
 	}

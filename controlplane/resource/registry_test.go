@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/skep-io/skep/controlplane/etcd"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 	"github.com/skep-io/skep/controlplane/storage"
 )
@@ -33,14 +34,14 @@ func newRegistry(t *testing.T) (*resource.Registry, *storage.Etcd) {
 	t.Cleanup(server.Close)
 	store := storage.NewEtcd(server.Client)
 	r := runRegistry(t, store)
-	must(t)(r.Create(testContext(t), resource.Namespaces, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, resource.CreateOptions{}))
+	must(t)(r.Create(testContext(t), kinds.Namespaces, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, resource.CreateOptions{}))
 	return r, store
 }
 
 // runRegistry is another registry on the same store, as another skepd has it.
 func runRegistry(t *testing.T, store storage.Interface) *resource.Registry {
 	t.Helper()
-	r := resource.NewRegistry(store, resource.Config{}, resource.Kinds())
+	r := kinds.NewRegistry(store, kinds.Options{})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
@@ -111,7 +112,7 @@ func TestCreateFillsIn(t *testing.T) {
 	p.UID, p.Generation, p.SelfLink = "mine", 7, "/x"
 	p.DeletionTimestamp = &metav1.Time{Time: time.Now()}
 	p.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "me", Operation: "Update", APIVersion: "v1"}}
-	created := create(t, r, resource.Pods, p).(*corev1.Pod)
+	created := create(t, r, kinds.Pods, p).(*corev1.Pod)
 	if created.UID == "mine" || created.UID == "" || created.Generation != 1 || created.SelfLink != "" || created.DeletionTimestamp != nil || created.ManagedFields != nil {
 		t.Errorf("created with metadata %+v", created.ObjectMeta)
 	}
@@ -129,7 +130,7 @@ func TestCreateFillsIn(t *testing.T) {
 
 func TestCreateRefuses(t *testing.T) {
 	r, _ := newRegistry(t)
-	create(t, r, resource.ConfigMaps, configMap("taken"))
+	create(t, r, kinds.ConfigMaps, configMap("taken"))
 	withVersion := configMap("new")
 	withVersion.ResourceVersion = "5"
 	elsewhere, nowhere := configMap("new"), configMap("new")
@@ -148,7 +149,7 @@ func TestCreateRefuses(t *testing.T) {
 		{"no name", configMap(""), metav1.StatusReasonInvalid, 422, "metadata.name: Required value: name or generateName is required"},
 		{"a bad name", configMap("No Spaces"), metav1.StatusReasonInvalid, 422, `metadata.name: Invalid value: "No Spaces"`},
 	} {
-		_, err := r.Create(testContext(t), resource.ConfigMaps, tc.obj, resource.CreateOptions{})
+		_, err := r.Create(testContext(t), kinds.ConfigMaps, tc.obj, resource.CreateOptions{})
 		wantStatus(t, tc.what, err, tc.reason, tc.code, tc.contains)
 	}
 }
@@ -157,7 +158,7 @@ func TestGenerateName(t *testing.T) {
 	r, _ := newRegistry(t)
 	m := configMap("")
 	m.GenerateName = strings.Repeat("x", 70)
-	created := create(t, r, resource.ConfigMaps, m)
+	created := create(t, r, kinds.ConfigMaps, m)
 	if name := created.GetName(); len(name) != 63 || !strings.HasPrefix(name, strings.Repeat("x", 58)) {
 		t.Errorf("generated %q, want 58 of the given characters and 5 more", name)
 	}
@@ -166,35 +167,35 @@ func TestGenerateName(t *testing.T) {
 func TestDryRunWritesNothing(t *testing.T) {
 	r, store := newRegistry(t)
 	ctx := testContext(t)
-	existing := create(t, r, resource.ConfigMaps, configMap("there", "a", "1"))
+	existing := create(t, r, kinds.ConfigMaps, configMap("there", "a", "1"))
 	before, err := store.Revision(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
-	must(t)(r.Create(ctx, resource.ConfigMaps, configMap("new"), resource.CreateOptions{DryRun: true}))
-	_, err = r.Create(ctx, resource.ConfigMaps, configMap("there"), resource.CreateOptions{DryRun: true})
+	must(t)(r.Create(ctx, kinds.ConfigMaps, configMap("new"), resource.CreateOptions{DryRun: true}))
+	_, err = r.Create(ctx, kinds.ConfigMaps, configMap("there"), resource.CreateOptions{DryRun: true})
 	wantStatus(t, "dry run of a create that cannot be", err, metav1.StatusReasonAlreadyExists, 409, "")
-	updated := must(t)(r.Update(ctx, resource.ConfigMaps, "", configMap("there", "a", "2"), resource.UpdateOptions{DryRun: true}))
+	updated := must(t)(r.Update(ctx, kinds.ConfigMaps, "", configMap("there", "a", "2"), resource.UpdateOptions{DryRun: true}))
 	if updated.(*corev1.ConfigMap).Data["a"] != "2" {
 		t.Errorf("dry run of an update shows %+v", updated)
 	}
-	if _, gone, err := r.Delete(ctx, resource.ConfigMaps, "default", "there", &metav1.DeleteOptions{DryRun: []string{metav1.DryRunAll}}); err != nil || !gone {
+	if _, gone, err := r.Delete(ctx, kinds.ConfigMaps, "default", "there", &metav1.DeleteOptions{DryRun: []string{metav1.DryRunAll}}); err != nil || !gone {
 		t.Errorf("dry run of a delete: gone %t, %v", gone, err)
 	}
 	if after, err := store.Revision(ctx); err != nil || after != before {
 		t.Errorf("dry runs moved the store from %d to %d (%v)", before, after, err)
 	}
-	if now := get(t, r, resource.ConfigMaps, existing); now.GetResourceVersion() != existing.GetResourceVersion() {
+	if now := get(t, r, kinds.ConfigMaps, existing); now.GetResourceVersion() != existing.GetResourceVersion() {
 		t.Errorf("object is at %s, was at %s", now.GetResourceVersion(), existing.GetResourceVersion())
 	}
 }
 
 func TestExpiringKind(t *testing.T) {
 	r, _ := newRegistry(t)
-	if resource.Events.TTL != time.Hour {
-		t.Errorf("events live for %s, want an hour", resource.Events.TTL)
+	if kinds.Events.TTL != time.Hour {
+		t.Errorf("events live for %s, want an hour", kinds.Events.TTL)
 	}
-	create(t, r, resource.Events, &corev1.Event{
+	create(t, r, kinds.Events, &corev1.Event{
 		ObjectMeta:     metav1.ObjectMeta{Namespace: "default", Name: "web.1"},
 		InvolvedObject: corev1.ObjectReference{Kind: "Pod", Namespace: "default", Name: "web"},
 	})

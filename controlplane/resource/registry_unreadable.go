@@ -24,8 +24,8 @@ func corrupt(key string, err error) error {
 	return apistorage.NewCorruptObjError(key, err)
 }
 
-// decode reads a stored value, or returns kube-apiserver's error for one that cannot be read.
-func (k *Kind) decode(kv storage.KeyValue) (*watchcache.Object, error) {
+// Decode reads a stored value, or returns kube-apiserver's error for one that cannot be read.
+func (k *Kind) Decode(kv storage.KeyValue) (*watchcache.Object, error) {
 	if kv.Err != nil {
 		return nil, corrupt(kv.Key, kv.Err)
 	}
@@ -105,9 +105,9 @@ func (r *Registry) deleteUnreadable(ctx context.Context, k *Kind, key, name stri
 		return k.notFound(name)
 	}
 	if err != nil {
-		return storeError(ctx, err)
+		return StoreError(ctx, err)
 	}
-	if _, err := k.decode(kv); err == nil {
+	if _, err := k.Decode(kv); err == nil {
 		return apierrors.NewConflict(k.GroupResource(), name, apistorage.NewInvalidObjError(key,
 			"ignoreStoreReadErrorWithClusterBreakingPotential is only for an object that cannot be read, and this one can"))
 	}
@@ -115,9 +115,9 @@ func (r *Registry) deleteUnreadable(ctx context.Context, k *Kind, key, name stri
 		Guards: []storage.Guard{{Key: key, ModRevision: kv.ModRevision}},
 		Ops:    []storage.Op{{Key: key, Delete: true}},
 	}
-	if old, ok := r.Cache(k).Get(key); ok && k.Allocate != nil {
+	if old, ok := r.Cache(k).Get(key); ok {
 		// What was allocated with its last known state is free again.
-		if err := k.Allocate(ctx, r, &tx, nil, old.Value()); err != nil {
+		if err := r.allocate(ctx, k, &tx, "", nil, old.Value()); err != nil {
 			return err
 		}
 	}
@@ -129,7 +129,7 @@ func (r *Registry) deleteUnreadable(ctx context.Context, k *Kind, key, name stri
 	case errors.As(err, &changed):
 		return k.conflict(name, errModified)
 	case err != nil:
-		return storeError(ctx, err)
+		return StoreError(ctx, err)
 	}
 	slog.Warn("Stored object that cannot be decoded is deleted as asked, without its finalizers", "key", key, "revision", kv.ModRevision)
 	return nil

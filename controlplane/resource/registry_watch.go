@@ -39,14 +39,14 @@ func (r *Registry) Watch(ctx context.Context, k *Kind, ns string, o WatchOptions
 	case errors.As(err, &gone):
 		return nil, expired(err)
 	case err != nil:
-		return nil, storeError(ctx, err)
+		return nil, StoreError(ctx, err)
 	}
 	return w, nil
 }
 
 // startOf fills in where the watch begins, once the cache is fresh enough for it.
 func (r *Registry) startOf(ctx context.Context, k *Kind, o WatchOptions, options *watchcache.WatchOptions) error {
-	revision, err := parseRevision(o.ResourceVersion)
+	revision, err := ParseRevision(o.ResourceVersion)
 	if err != nil {
 		return err
 	}
@@ -57,9 +57,9 @@ func (r *Registry) startOf(ctx context.Context, k *Kind, o WatchOptions, options
 		options.Initial, options.After = revision == 0, revision
 		switch {
 		case o.ResourceVersion == "":
-			return r.waitForStore(ctx, k)
+			return r.WaitForStore(ctx, k)
 		case revision == 0:
-			return r.waitUntil(ctx, k, 0)
+			return r.WaitUntil(ctx, k, 0)
 		}
 		// A revision that is still to come is no error: its events will follow.
 		return r.Cache(k).WaitForSync(ctx)
@@ -68,9 +68,9 @@ func (r *Registry) startOf(ctx context.Context, k *Kind, o WatchOptions, options
 		return apierrors.NewBadRequest("sendInitialEvents requires setting resourceVersionMatch to NotOlderThan")
 	}
 	if o.ResourceVersion == "" {
-		err = r.waitForStore(ctx, k)
+		err = r.WaitForStore(ctx, k)
 	} else {
-		err = r.waitUntil(ctx, k, revision)
+		err = r.WaitUntil(ctx, k, revision)
 	}
 	if err != nil {
 		return err

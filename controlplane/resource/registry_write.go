@@ -53,9 +53,9 @@ func (r *Registry) ModifyWith(ctx context.Context, k *Kind, sub, ns, name string
 		return nil, k.notFound(name)
 	}
 	if err := r.Cache(k).WaitForSync(ctx); err != nil {
-		return nil, storeError(ctx, err)
+		return nil, StoreError(ctx, err)
 	}
-	u := modification{r: r, k: k, rules: rules, main: sub == "", key: k.Key(ns, name), name: name, options: o, change: change}
+	u := modification{r: r, k: k, rules: rules, part: sub, key: k.Key(ns, name), name: name, options: o, change: change}
 	for range maxAttempts {
 		result, err := u.attempt(ctx)
 		if !errors.Is(err, errAgain) {
@@ -73,7 +73,7 @@ type modification struct {
 	r       *Registry
 	k       *Kind
 	rules   *UpdateRules
-	main    bool
+	part    string
 	key     string
 	name    string
 	options UpdateOptions
@@ -89,7 +89,7 @@ func (u *modification) attempt(ctx context.Context) (Object, error) {
 	}
 	if current == nil {
 		var err error
-		if current, err = u.r.fresh(ctx, u.k, u.key, u.name); err != nil {
+		if current, err = u.r.Fresh(ctx, u.k, u.key, u.name); err != nil {
 			return nil, err
 		}
 	}
@@ -98,7 +98,7 @@ func (u *modification) attempt(ctx context.Context) (Object, error) {
 		return result, err
 	}
 	// An error, or that there is nothing to do, may be due to an old state only.
-	now, freshErr := u.r.fresh(ctx, u.k, u.key, u.name)
+	now, freshErr := u.r.Fresh(ctx, u.k, u.key, u.name)
 	if freshErr != nil {
 		return nil, freshErr
 	}
@@ -134,15 +134,8 @@ func (u *modification) try(ctx context.Context, current *watchcache.Object) (Obj
 	if u.k.finished(obj, old) {
 		return u.remove(ctx, current, obj)
 	}
-	if u.main && u.k.Allocate != nil {
-		if err := u.k.Allocate(ctx, u.r, &tx, obj, old); err != nil {
-			return nil, err
-		}
-	}
-	if u.rules.Allocate != nil {
-		if err := u.rules.Allocate(ctx, u.r, &tx, obj, old); err != nil {
-			return nil, err
-		}
+	if err := u.r.allocate(ctx, u.k, &tx, u.part, obj, old); err != nil {
+		return nil, err
 	}
 	return u.write(ctx, &tx, current, obj)
 }
@@ -189,15 +182,18 @@ func (u *modification) prepare(obj, old Object) error {
 			return u.k.invalid(obj.GetName(), errs)
 		}
 	}
+	if u.k.Canonicalize != nil {
+		u.k.Canonicalize(obj)
+	}
 	return nil
 }
 
 func (u *modification) write(ctx context.Context, tx *Tx, current *watchcache.Object, obj Object) (Object, error) {
-	value, err := u.k.codec().Encode(obj)
+	value, err := u.k.Encode(obj)
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}
-	before, err := u.k.codec().Encode(current.Value())
+	before, err := u.k.Encode(current.Value())
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}
@@ -225,10 +221,8 @@ func (u *modification) rewrites(ctx context.Context) bool {
 // remove deletes an object that was only waiting for its last finalizer.
 func (u *modification) remove(ctx context.Context, current *watchcache.Object, obj Object) (Object, error) {
 	var tx Tx
-	if u.k.Allocate != nil {
-		if err := u.k.Allocate(ctx, u.r, &tx, nil, current.Value()); err != nil {
-			return nil, err
-		}
+	if err := u.r.allocate(ctx, u.k, &tx, "", nil, current.Value()); err != nil {
+		return nil, err
 	}
 	obj.GetObjectKind().SetGroupVersionKind(u.k.GVK)
 	if u.options.DryRun {
@@ -247,13 +241,13 @@ func (u *modification) commit(ctx context.Context, tx *Tx, obj Object) error {
 		if err := u.r.catchUp(ctx, conflict); err != nil {
 			return err
 		}
-		if u.next, err = u.r.fresh(ctx, u.k, u.key, u.name); err != nil {
+		if u.next, err = u.r.Fresh(ctx, u.k, u.key, u.name); err != nil {
 			return err
 		}
 		return errAgain
 	}
 	if err != nil {
-		return storeError(ctx, err)
+		return StoreError(ctx, err)
 	}
 	if obj != nil {
 		obj.SetResourceVersion(strconv.FormatInt(revision, 10))
@@ -264,7 +258,7 @@ func (u *modification) commit(ctx context.Context, tx *Tx, obj Object) error {
 // finished tells that an update leaves nothing for an object that is being
 // deleted to wait for.
 func (k *Kind) finished(obj, old Object) bool {
-	if old.GetDeletionTimestamp() == nil || len(obj.GetFinalizers()) > 0 || len(namespaceFinalizers(obj)) > 0 {
+	if old.GetDeletionTimestamp() == nil || k.awaited(obj) {
 		return false
 	}
 	grace := old.GetDeletionGracePeriodSeconds()
@@ -278,7 +272,7 @@ func (r *Registry) catchUp(ctx context.Context, conflict *storage.ConflictError)
 		prefix := k.Prefix()
 		for _, key := range conflict.Keys {
 			if strings.HasPrefix(key, prefix) {
-				if err := r.waitForStore(ctx, k); err != nil {
+				if err := r.WaitForStore(ctx, k); err != nil {
 					return err
 				}
 				break

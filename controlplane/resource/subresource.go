@@ -1,7 +1,6 @@
 package resource
 
 import (
-	"context"
 	"slices"
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
@@ -38,8 +37,6 @@ type UpdateRules struct {
 	// PrepareForUpdate puts back what the update may not change.
 	PrepareForUpdate func(obj, old Object)
 	Validate         func(obj, old Object) field.ErrorList
-	// Allocate is as a kind's, for updates of a part of the object. It may refuse what only the store tells to be wrong.
-	Allocate func(ctx context.Context, r *Registry, tx *Tx, obj, old Object) error
 }
 
 // ScaleAccess reads and sets what the scale subresource shows.
@@ -100,23 +97,4 @@ func (k *Kind) updateRules(part string) (*UpdateRules, bool) {
 	}
 	sub, ok := k.Subresource(part)
 	return sub.Update, ok && sub.Update != nil
-}
-
-// action is a subresource that an object of another kind is posted to.
-func action(name string, gvk schema.GroupVersionKind, posted func() runtime.Object) Subresource {
-	return Subresource{Name: name, Verbs: []string{"create"}, GVK: gvk, New: posted}
-}
-
-// connection is a subresource that streams bytes both ways.
-func connection(name, kind string, options func() runtime.Object) Subresource {
-	return Subresource{
-		Name: name, Verbs: []string{"create", "get"}, GVK: coreV1.WithKind(kind), Options: options, MediaType: "*/*",
-	}
-}
-
-// proxied is a subresource that passes HTTP requests on, with their paths.
-func proxied(kind string, options func() runtime.Object) Subresource {
-	sub := connection("proxy", kind, options)
-	sub.Verbs, sub.Path = []string{"create", "delete", "get", "patch", "update"}, true
-	return sub
 }

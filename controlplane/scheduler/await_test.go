@@ -8,6 +8,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/skep-io/skep/controlplane/controlplanetest"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
@@ -17,8 +18,8 @@ func deleteNow(zero *int64) *metav1.DeleteOptions {
 
 func awaitPod(t *testing.T, r *resource.Registry, name string, is func(*corev1.Pod) bool) {
 	t.Helper()
-	controlplanetest.Await(t, r, []*resource.Kind{resource.Pods}, func() string {
-		p, err := resource.Get[*corev1.Pod](t.Context(), r, resource.Pods, "default", name)
+	controlplanetest.Await(t, r, []*resource.Kind{kinds.Pods}, func() string {
+		p, err := resource.Get[*corev1.Pod](t.Context(), r, kinds.Pods, "default", name)
 		if err != nil {
 			return err.Error()
 		}
@@ -48,9 +49,9 @@ func awaitUnschedulable(t *testing.T, r *resource.Registry, name, message string
 
 func awaitEvent(t *testing.T, r *resource.Registry, pod, reason, message string) {
 	t.Helper()
-	controlplanetest.Await(t, r, []*resource.Kind{resource.Events}, func() string {
+	controlplanetest.Await(t, r, []*resource.Kind{kinds.Events}, func() string {
 		var seen []string
-		for _, e := range controlplanetest.List[*corev1.Event](r, resource.Events, "default") {
+		for _, e := range controlplanetest.List[*corev1.Event](r, kinds.Events, "default") {
 			if e.InvolvedObject.Name == pod && e.Reason == reason && e.Message == message && e.Source.Component == "default-scheduler" {
 				return ""
 			}

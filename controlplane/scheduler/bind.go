@@ -8,7 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
-	"github.com/skep-io/skep/controlplane/resource"
+	"github.com/skep-io/skep/controlplane/kinds"
 )
 
 const (
@@ -76,12 +76,12 @@ func (b *binder) gather(first binding) []binding {
 }
 
 func (b *binder) write(ctx context.Context, all []binding) {
-	out := make([]resource.Binding, len(all))
+	out := make([]kinds.Binding, len(all))
 	for i, what := range all {
 		pod := what.request.pod
-		out[i] = resource.Binding{Namespace: pod.Namespace, Name: pod.Name, UID: string(pod.UID), Node: what.node}
+		out[i] = kinds.Binding{Namespace: pod.Namespace, Name: pod.Name, UID: string(pod.UID), Node: what.node}
 	}
-	errs := b.s.registry.Bind(ctx, out)
+	errs := kinds.Bind(ctx, b.s.registry, out)
 	for i, what := range all {
 		var err error
 		if i < len(errs) {

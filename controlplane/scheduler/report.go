@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/skep-io/skep/controlplane/controller"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
@@ -21,7 +22,7 @@ type report struct {
 
 // report writes the event and the condition, unless the pod has been bound or deleted meanwhile.
 func (s *Scheduler) report(ctx context.Context, r report) error {
-	pod, err := resource.Get[*corev1.Pod](ctx, s.registry, resource.Pods, r.pod.Namespace, r.pod.Name)
+	pod, err := resource.Get[*corev1.Pod](ctx, s.registry, kinds.Pods, r.pod.Namespace, r.pod.Name)
 	if apierrors.IsNotFound(err) || err == nil && !unbound(pod, r.uid) {
 		return nil
 	}
@@ -32,7 +33,7 @@ func (s *Scheduler) report(ctx context.Context, r report) error {
 	if hasMessage(pod, r.message) {
 		return nil
 	}
-	_, err = s.registry.Modify(ctx, resource.Pods, "status", r.pod.Namespace, r.pod.Name, resource.UpdateOptions{}, func(current resource.Object) (resource.Object, error) {
+	_, err = s.registry.Modify(ctx, kinds.Pods, "status", r.pod.Namespace, r.pod.Name, resource.UpdateOptions{}, func(current resource.Object) (resource.Object, error) {
 		p := current.(*corev1.Pod)
 		if !unbound(p, r.uid) || hasMessage(p, r.message) {
 			return p, nil

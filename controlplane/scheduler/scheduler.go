@@ -15,6 +15,7 @@ import (
 
 	"github.com/skep-io/skep/controlplane/controller"
 	"github.com/skep-io/skep/controlplane/event"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
@@ -60,8 +61,8 @@ func New(registry *resource.Registry, recorder *event.Recorder, clock clock.With
 func (s *Scheduler) Run(ctx context.Context) error {
 	// Nodes and bound pods are all known before the first pod is placed.
 	var wg sync.WaitGroup
-	controller.Observe(ctx, &wg, s.registry, resource.Nodes, s.nodeChanged)
-	controller.Observe(ctx, &wg, s.registry, resource.Pods, s.podChanged)
+	controller.Observe(ctx, &wg, s.registry, kinds.Nodes, s.nodeChanged)
+	controller.Observe(ctx, &wg, s.registry, kinds.Pods, s.podChanged)
 	controller.Go(ctx, &wg, "scheduler", func() { s.binder.run(ctx) })
 	wg.Go(func() { s.reports.Run(ctx, reporters, s.report) })
 	s.loop(ctx)

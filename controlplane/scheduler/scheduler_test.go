@@ -10,6 +10,7 @@ import (
 
 	"github.com/skep-io/skep/controlplane/controlplanetest"
 	"github.com/skep-io/skep/controlplane/event"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 	"github.com/skep-io/skep/controlplane/scheduler"
 )
@@ -57,7 +58,7 @@ func TestUnschedulableUntilThereIsRoom(t *testing.T) {
 	controlplanetest.Create(t, r, controlplanetest.Parse(t, pod("next", "1500m"))...)
 	awaitUnschedulable(t, r, "next", "0/2 nodes are available: 2 Insufficient cpu.")
 	zero := int64(0)
-	if _, _, err := r.Delete(t.Context(), resource.Pods, "default", "big", deleteNow(&zero)); err != nil {
+	if _, _, err := r.Delete(t.Context(), kinds.Pods, "default", "big", deleteNow(&zero)); err != nil {
 		t.Fatal(err)
 	}
 	awaitNode(t, r, "next", "large")
@@ -78,9 +79,9 @@ func TestRestartKeepsCapacity(t *testing.T) {
 	for i := range 10 {
 		controlplanetest.Create(t, r, controlplanetest.Parse(t, pod(fmt.Sprintf("late%d", i), "1"))...)
 	}
-	controlplanetest.Await(t, r, []*resource.Kind{resource.Pods}, func() string {
+	controlplanetest.Await(t, r, []*resource.Kind{kinds.Pods}, func() string {
 		perNode, told := map[string]int{}, 0
-		for _, p := range controlplanetest.List[*corev1.Pod](r, resource.Pods, "default") {
+		for _, p := range controlplanetest.List[*corev1.Pod](r, kinds.Pods, "default") {
 			if p.Spec.NodeName != "" {
 				perNode[p.Spec.NodeName]++
 			} else if len(p.Status.Conditions) > 0 {

@@ -4,6 +4,8 @@
 package scheme
 
 import (
+	"fmt"
+
 	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
@@ -51,4 +53,15 @@ func newScheme() *runtime.Scheme {
 		utilruntime.Must(add(s))
 	}
 	return s
+}
+
+// Internal converts a v1 object to the internal type I. The result shares
+// memory with obj, so whoever changes it must own obj. Between the two types of
+// one kind a conversion fails only if a type is missing in the scheme.
+func Internal[I any](obj runtime.Object) *I {
+	in := new(I)
+	if err := Scheme.Convert(obj, in, nil); err != nil {
+		panic(fmt.Sprintf("convert %T to %T: %v", obj, in, err))
+	}
+	return in
 }

@@ -27,9 +27,11 @@ import (
 
 	"github.com/skep-io/skep/agent/node"
 	skepv1 "github.com/skep-io/skep/api/v1"
+	"github.com/skep-io/skep/controlplane/allocator"
 	"github.com/skep-io/skep/controlplane/apiserver"
 	"github.com/skep-io/skep/controlplane/etcd"
 	"github.com/skep-io/skep/controlplane/jointoken"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/pki"
 	"github.com/skep-io/skep/controlplane/resource"
 	"github.com/skep-io/skep/controlplane/storage"
@@ -81,7 +83,7 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	registry := resource.NewRegistry(storage.NewEtcd(server.Client), resource.Config{PodCIDRs: []resource.PodRange{{Prefix: netip.MustParsePrefix("10.244.0.0/16"), NodeMask: 24}}}, resource.Kinds())
+	registry := kinds.NewRegistry(storage.NewEtcd(server.Client), kinds.Options{Cluster: allocator.Cluster{PodCIDRs: []allocator.PodRange{{Prefix: netip.MustParsePrefix("10.244.0.0/16"), NodeMask: 24}}}})
 	apiServer, err := apiserver.New(apiserver.Config{Registry: registry, PKI: w.authority, Version: "test"})
 	if err != nil {
 		t.Fatal(err)
@@ -122,14 +124,14 @@ func (w *world) startAgent(ctx context.Context, wg *sync.WaitGroup, registry *re
 	}
 	wg.Go(func() { _ = agent.ServeTLS(w.agent, "", "") })
 	t.Cleanup(func() { _ = agent.Close() })
-	made, err := registry.Create(ctx, resource.Nodes, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node1"}}, resource.CreateOptions{})
+	made, err := registry.Create(ctx, kinds.Nodes, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node1"}}, resource.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	status := made.DeepCopyObject().(*corev1.Node)
 	status.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: address.String()}}
 	status.Status.DaemonEndpoints.KubeletEndpoint.Port = int32(w.agent.Addr().(*net.TCPAddr).Port)
-	if _, err := registry.Update(ctx, resource.Nodes, "status", status, resource.UpdateOptions{}); err != nil {
+	if _, err := registry.Update(ctx, kinds.Nodes, "status", status, resource.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -141,7 +143,7 @@ func (w *world) joinToken(ctx context.Context, registry *resource.Registry) stri
 	if err := registry.WaitForSync(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if err := resource.EnsureNamespaces(ctx, registry); err != nil {
+	if err := kinds.EnsureNamespaces(ctx, registry); err != nil {
 		t.Fatal(err)
 	}
 	text, err := jointoken.New(w.authority.CA())
@@ -149,7 +151,7 @@ func (w *world) joinToken(ctx context.Context, registry *resource.Registry) stri
 		t.Fatal(err)
 	}
 	token := jointoken.Token{ID: text.ID, Secret: text.Secret, Authentication: true}
-	if _, err := registry.Create(ctx, resource.Secrets, token.Object(), resource.CreateOptions{}); err != nil {
+	if _, err := registry.Create(ctx, kinds.Secrets, token.Object(), resource.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	return text.String()

@@ -19,8 +19,10 @@ import (
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/skep-io/skep/controlplane/allocator"
 	"github.com/skep-io/skep/controlplane/controller"
 	"github.com/skep-io/skep/controlplane/event"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 	"github.com/skep-io/skep/controlplane/servicespec"
 )
@@ -41,6 +43,7 @@ const workers = 4
 // Controller is the loop.
 type Controller struct {
 	registry *resource.Registry
+	cluster  allocator.Cluster
 	recorder *event.Recorder
 	queue    *controller.Queue[holder]
 	claims   *claims
@@ -51,9 +54,9 @@ type Controller struct {
 }
 
 // New makes the loop. It runs once.
-func New(registry *resource.Registry, recorder *event.Recorder) *Controller {
+func New(registry *resource.Registry, cluster allocator.Cluster, recorder *event.Recorder) *Controller {
 	return &Controller{
-		registry: registry, recorder: recorder,
+		registry: registry, cluster: cluster, recorder: recorder,
 		queue:  controller.NewQueue[holder]("service conflicts"),
 		claims: newClaims(), misled: newMisled(),
 		reported: map[holder]string{},
@@ -63,10 +66,10 @@ func New(registry *resource.Registry, recorder *event.Recorder) *Controller {
 // Run works until ctx ends.
 func (c *Controller) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
-	controller.Observe(ctx, &wg, c.registry, resource.Nodes, c.nodeChanged)
-	controller.Observe(ctx, &wg, c.registry, resource.Services, c.serviceChanged)
-	controller.Observe(ctx, &wg, c.registry, resource.Pods, c.podChanged)
-	controller.Observe(ctx, &wg, c.registry, resource.EndpointSlices, c.sliceChanged)
+	controller.Observe(ctx, &wg, c.registry, kinds.Nodes, c.nodeChanged)
+	controller.Observe(ctx, &wg, c.registry, kinds.Services, c.serviceChanged)
+	controller.Observe(ctx, &wg, c.registry, kinds.Pods, c.podChanged)
+	controller.Observe(ctx, &wg, c.registry, kinds.EndpointSlices, c.sliceChanged)
 	wg.Go(func() { c.queue.Run(ctx, workers, c.sync) })
 	wg.Wait()
 	return ctx.Err()
@@ -133,7 +136,7 @@ func (c *Controller) sliceChanged(old, cur *discoveryv1.EndpointSlice, _ int64) 
 }
 
 func (c *Controller) reserved(addr netip.Addr) string {
-	return servicespec.Reserved(addr, c.registry.Config().ServiceCIDRs, func(addr netip.Addr) string {
+	return servicespec.Reserved(addr, c.cluster.ServiceCIDRs, func(addr netip.Addr) string {
 		if key, ok := c.claims.clusterHolder(addr); ok {
 			return key.String()
 		}
@@ -147,7 +150,7 @@ func (c *Controller) sync(ctx context.Context, h holder) error {
 	if h.pod {
 		return c.reportToPod(ctx, h, lost)
 	}
-	service, err := resource.Get[*corev1.Service](ctx, c.registry, resource.Services, h.Namespace, h.Name)
+	service, err := resource.Get[*corev1.Service](ctx, c.registry, kinds.Services, h.Namespace, h.Name)
 	if err != nil {
 		return dropNotFound(err)
 	}
@@ -161,7 +164,7 @@ func (c *Controller) sync(ctx context.Context, h holder) error {
 		return nil
 	}
 	var fresh []metav1.Condition
-	obj, err := c.registry.Modify(ctx, resource.Services, "status", h.Namespace, h.Name, resource.UpdateOptions{}, func(current resource.Object) (resource.Object, error) {
+	obj, err := c.registry.Modify(ctx, kinds.Services, "status", h.Namespace, h.Name, resource.UpdateOptions{}, func(current resource.Object) (resource.Object, error) {
 		next := current.DeepCopyObject().(*corev1.Service)
 		next.ResourceVersion = ""
 		fresh = fresh[:0]
@@ -221,7 +224,7 @@ func (c *Controller) reportToPod(ctx context.Context, h holder, lost string) err
 	if lost == "" || lost == before {
 		return nil
 	}
-	pod, err := resource.Get[*corev1.Pod](ctx, c.registry, resource.Pods, h.Namespace, h.Name)
+	pod, err := resource.Get[*corev1.Pod](ctx, c.registry, kinds.Pods, h.Namespace, h.Name)
 	if err != nil {
 		return dropNotFound(err)
 	}
@@ -231,7 +234,7 @@ func (c *Controller) reportToPod(ctx context.Context, h holder, lost string) err
 
 // hasPort says whether a service answers at a port of its cluster addresses.
 func (c *Controller) hasPort(key controller.Key, f servicespec.Frontend) bool {
-	service, err := resource.Get[*corev1.Service](context.Background(), c.registry, resource.Services, key.Namespace, key.Name)
+	service, err := resource.Get[*corev1.Service](context.Background(), c.registry, kinds.Services, key.Namespace, key.Name)
 	if err != nil {
 		return false
 	}

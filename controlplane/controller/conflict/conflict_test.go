@@ -11,17 +11,18 @@ import (
 	"github.com/skep-io/skep/controlplane/controller/conflict"
 	"github.com/skep-io/skep/controlplane/controlplanetest"
 	"github.com/skep-io/skep/controlplane/event"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 	"github.com/skep-io/skep/controlplane/servicespec"
 )
 
-var watched = []*resource.Kind{resource.Services, resource.Events}
+var watched = []*resource.Kind{kinds.Services, kinds.Events}
 
 func start(t *testing.T, r *resource.Registry) (stop func()) {
 	t.Helper()
 	recorder := event.NewRecorder(r, conflict.Component)
 	stopEvents := controlplanetest.Go(t, recorder.Run)
-	stopLoop := controlplanetest.Go(t, func(ctx context.Context) { _ = conflict.New(r, recorder).Run(ctx) })
+	stopLoop := controlplanetest.Go(t, func(ctx context.Context) { _ = conflict.New(r, controlplanetest.SingleStack, recorder).Run(ctx) })
 	return func() {
 		stopLoop()
 		stopEvents()
@@ -35,7 +36,7 @@ func create(t *testing.T, r *resource.Registry, text string) {
 
 func get(t *testing.T, r *resource.Registry, name string) *corev1.Service {
 	t.Helper()
-	service, err := resource.Get[*corev1.Service](t.Context(), r, resource.Services, "default", name)
+	service, err := resource.Get[*corev1.Service](t.Context(), r, kinds.Services, "default", name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,7 +61,7 @@ func awaitEvent(t *testing.T, r *resource.Registry, kind, name, reason, message 
 	t.Helper()
 	controlplanetest.Await(t, r, watched, func() string {
 		var count int32
-		for _, e := range controlplanetest.List[*corev1.Event](r, resource.Events, "default") {
+		for _, e := range controlplanetest.List[*corev1.Event](r, kinds.Events, "default") {
 			if e.InvolvedObject.Kind == kind && e.InvolvedObject.Name == name && e.Reason == reason && e.Message == message {
 				count += e.Count
 			}
@@ -108,17 +109,17 @@ spec: {externalIPs: [192.0.2.1, 192.0.2.2], ports: [{name: a, port: 80}, {name: 
 	awaitEvent(t, r, "Service", loser, conflict.ReasonInUse, lost)
 
 	// A change that leaves it as it is says nothing; another leader says nothing again.
-	controlplanetest.Modify(t, r, resource.Services, "", "default", loser, func(s *corev1.Service) { s.Labels = map[string]string{"a": "b"} })
+	controlplanetest.Modify(t, r, kinds.Services, "", "default", loser, func(s *corev1.Service) { s.Labels = map[string]string{"a": "b"} })
 	stop()
 	start(t, r)
-	controlplanetest.Modify(t, r, resource.Services, "", "default", rival, func(s *corev1.Service) { s.Spec.Ports[0].Port = 90 })
+	controlplanetest.Modify(t, r, kinds.Services, "", "default", rival, func(s *corev1.Service) { s.Spec.Ports[0].Port = 90 })
 	await(t, r, loser, servicespec.AddressConflict, "")
 	awaitEvent(t, r, "Service", loser, conflict.ReasonInUse, lost)
 
 	// Who goes gives it up.
-	controlplanetest.Modify(t, r, resource.Services, "", "default", rival, func(s *corev1.Service) { s.Spec.Ports[0].Port = 80 })
+	controlplanetest.Modify(t, r, kinds.Services, "", "default", rival, func(s *corev1.Service) { s.Spec.Ports[0].Port = 80 })
 	await(t, r, loser, servicespec.AddressConflict, lost)
-	if _, _, err := r.Delete(t.Context(), resource.Services, "default", rival, nil); err != nil {
+	if _, _, err := r.Delete(t.Context(), kinds.Services, "default", rival, nil); err != nil {
 		t.Fatal(err)
 	}
 	await(t, r, loser, servicespec.AddressConflict, "")
@@ -144,7 +145,7 @@ status: {addresses: [{type: InternalIP, address: 192.0.2.77}]}
 	ignored := "192.0.2.77 is ignored: it is the address of node n1"
 	await(t, r, "thief", servicespec.ExternalAddressesIgnored, ignored)
 	awaitEvent(t, r, "Service", "thief", conflict.ReasonInside, ignored)
-	if _, _, err := r.Delete(t.Context(), resource.Nodes, "", "n1", nil); err != nil {
+	if _, _, err := r.Delete(t.Context(), kinds.Nodes, "", "n1", nil); err != nil {
 		t.Fatal(err)
 	}
 	await(t, r, "thief", servicespec.ExternalAddressesIgnored, "")
@@ -176,7 +177,7 @@ metadata: {name: here}
 spec: {nodeName: n1, containers: [{name: c, image: i, ports: [{containerPort: 8080, hostPort: 30080}]}]}
 status: {podIPs: [{ip: 10.244.1.2}]}
 `)
-	service, pod := get(t, r, "web"), controlplanetest.List[*corev1.Pod](r, resource.Pods, "default")[0]
+	service, pod := get(t, r, "web"), controlplanetest.List[*corev1.Pod](r, kinds.Pods, "default")[0]
 	why := "is older"
 	if servicespec.Since(pod) == servicespec.Since(service) {
 		why = "is as old and comes first by name"
@@ -192,9 +193,9 @@ spec: {nodeName: n2, containers: [{name: c, image: i, ports: [{containerPort: 80
 status: {podIPs: [{ip: 10.244.2.2}]}
 `)
 	await(t, r, "web", servicespec.AddressConflict, "node port 30080/TCP at 192.0.2.12 on node n2 belongs to pod default/exact, which asks for that very address; all else of it works")
-	controlplanetest.Modify(t, r, resource.Nodes, "status", "", "n2", func(n *corev1.Node) { n.Status.Addresses[0].Address = "192.0.2.13" })
+	controlplanetest.Modify(t, r, kinds.Nodes, "status", "", "n2", func(n *corev1.Node) { n.Status.Addresses[0].Address = "192.0.2.13" })
 	await(t, r, "web", servicespec.AddressConflict, "")
-	controlplanetest.Modify(t, r, resource.Nodes, "status", "", "n2", func(n *corev1.Node) { n.Status.Addresses[0].Address = "192.0.2.12" })
+	controlplanetest.Modify(t, r, kinds.Nodes, "status", "", "n2", func(n *corev1.Node) { n.Status.Addresses[0].Address = "192.0.2.12" })
 	await(t, r, "web", servicespec.AddressConflict, "node port 30080/TCP at 192.0.2.12 on node n2 belongs to pod default/exact, which asks for that very address; all else of it works")
 	create(t, r, `
 apiVersion: v1
@@ -203,7 +204,7 @@ metadata: {name: astray}
 spec: {nodeName: n1, containers: [{name: c, image: i, ports: [{containerPort: 8080, hostPort: 30080, hostIP: 192.0.2.12}]}]}
 status: {podIPs: [{ip: 10.244.1.3}]}
 `)
-	controlplanetest.Modify(t, r, resource.Pods, "status", "default", "exact", func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded })
+	controlplanetest.Modify(t, r, kinds.Pods, "status", "default", "exact", func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded })
 	await(t, r, "web", servicespec.AddressConflict, "")
 }
 
@@ -233,7 +234,7 @@ endpoints: [{addresses: [10.96.0.10]}, {addresses: [10.96.3.4]}, {addresses: [10
 		"endpoint 10.96.3.4 in EndpointSlice web-1 is ignored: it is in the range of service addresses, 10.96.0.0/16; its other endpoints work"
 	await(t, r, "web", servicespec.EndpointsIgnored, said)
 	awaitEvent(t, r, "Service", "web", conflict.ReasonIgnored, said)
-	if _, _, err := r.Delete(t.Context(), resource.EndpointSlices, "default", "web-1", nil); err != nil {
+	if _, _, err := r.Delete(t.Context(), kinds.EndpointSlices, "default", "web-1", nil); err != nil {
 		t.Fatal(err)
 	}
 	await(t, r, "web", servicespec.EndpointsIgnored, "")

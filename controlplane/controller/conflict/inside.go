@@ -15,9 +15,8 @@ func (c *Controller) insideText(service *corev1.Service) string {
 	if !servicespec.HasExternal(service) {
 		return ""
 	}
-	config := c.registry.Config()
-	inside := servicespec.Inside{ServiceCIDRs: config.ServiceCIDRs, APIServers: config.APIServers, Node: c.claims.nodeWith}
-	for _, pods := range config.PodCIDRs {
+	inside := servicespec.Inside{ServiceCIDRs: c.cluster.ServiceCIDRs, APIServers: c.cluster.APIServers, Node: c.claims.nodeWith}
+	for _, pods := range c.cluster.PodCIDRs {
 		inside.PodCIDRs = append(inside.PodCIDRs, pods.Prefix)
 	}
 	var parts []string

@@ -13,6 +13,7 @@ import (
 	deploymentutil "k8s.io/kubernetes/pkg/controller/deployment/util"
 
 	"github.com/skep-io/skep/controlplane/controller"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
@@ -28,7 +29,7 @@ func (c *Controller) carryOut(ctx context.Context, d *appsv1.Deployment, p *plan
 		failures = append(failures, c.update(ctx, d, change))
 	}
 	for _, set := range p.remove {
-		_, _, err := c.registry.Delete(ctx, resource.ReplicaSets, set.Namespace, set.Name, &metav1.DeleteOptions{
+		_, _, err := c.registry.Delete(ctx, kinds.ReplicaSets, set.Namespace, set.Name, &metav1.DeleteOptions{
 			Preconditions: &metav1.Preconditions{UID: &set.UID, ResourceVersion: &set.ResourceVersion},
 		})
 		if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
@@ -40,7 +41,7 @@ func (c *Controller) carryOut(ctx context.Context, d *appsv1.Deployment, p *plan
 
 func (c *Controller) create(ctx context.Context, d *appsv1.Deployment, p *plan) error {
 	name, replicas := p.create.Name, *p.create.Spec.Replicas
-	created, err := c.registry.Create(ctx, resource.ReplicaSets, p.create, resource.CreateOptions{})
+	created, err := c.registry.Create(ctx, kinds.ReplicaSets, p.create, resource.CreateOptions{})
 	switch {
 	case err == nil:
 		c.sets.Wrote(created.(*appsv1.ReplicaSet))
@@ -63,7 +64,7 @@ func (c *Controller) create(ctx context.Context, d *appsv1.Deployment, p *plan) 
 // collided tells a set that was made before and is not seen yet from one of another template with the same hash: for that
 // one the deployment counts a collision, which changes the hash of the next attempt.
 func (c *Controller) collided(ctx context.Context, d *appsv1.Deployment, p *plan, name string, err error) error {
-	obj, getErr := c.registry.Get(ctx, resource.ReplicaSets, d.Namespace, name, "")
+	obj, getErr := c.registry.Get(ctx, kinds.ReplicaSets, d.Namespace, name, "")
 	if getErr != nil {
 		return errors.Join(err, getErr)
 	}
@@ -84,7 +85,7 @@ func (c *Controller) collided(ctx context.Context, d *appsv1.Deployment, p *plan
 // update writes a set that is still the one that was decided about; any other is decided about again.
 func (c *Controller) update(ctx context.Context, d *appsv1.Deployment, change update) error {
 	before, after := change.before, *change.set.Spec.Replicas
-	updated, err := c.registry.Update(ctx, resource.ReplicaSets, "", change.set, resource.UpdateOptions{})
+	updated, err := c.registry.Update(ctx, kinds.ReplicaSets, "", change.set, resource.UpdateOptions{})
 	switch {
 	case apierrors.IsNotFound(err), apierrors.IsConflict(err):
 		c.queue.Add(controller.KeyOf(d))
@@ -143,7 +144,7 @@ func (c *Controller) claim(ctx context.Context, d *appsv1.Deployment) ([]*appsv1
 // adopt asks the store about the deployment, not the cache: one that has been deleted meanwhile must not take sets that its
 // deletion has just made orphans.
 func (c *Controller) adopt(ctx context.Context, d *appsv1.Deployment, set *appsv1.ReplicaSet) (*appsv1.ReplicaSet, error) {
-	fresh, err := c.registry.Get(ctx, resource.Deployments, d.Namespace, d.Name, "")
+	fresh, err := c.registry.Get(ctx, kinds.Deployments, d.Namespace, d.Name, "")
 	if err != nil {
 		return nil, err
 	}
@@ -151,7 +152,7 @@ func (c *Controller) adopt(ctx context.Context, d *appsv1.Deployment, set *appsv
 		return nil, fmt.Errorf("deployment %s/%s is being deleted or was replaced", d.Namespace, d.Name)
 	}
 	return c.changeOwners(ctx, set, func(s *appsv1.ReplicaSet) {
-		s.OwnerReferences = append(s.OwnerReferences, *metav1.NewControllerRef(d, resource.Deployments.GVK))
+		s.OwnerReferences = append(s.OwnerReferences, *metav1.NewControllerRef(d, kinds.Deployments.GVK))
 	})
 }
 
@@ -159,7 +160,7 @@ func (c *Controller) adopt(ctx context.Context, d *appsv1.Deployment, set *appsv
 func (c *Controller) changeOwners(ctx context.Context, set *appsv1.ReplicaSet, change func(*appsv1.ReplicaSet)) (*appsv1.ReplicaSet, error) {
 	changed := set.DeepCopy()
 	change(changed)
-	updated, err := c.registry.Update(ctx, resource.ReplicaSets, "", changed, resource.UpdateOptions{})
+	updated, err := c.registry.Update(ctx, kinds.ReplicaSets, "", changed, resource.UpdateOptions{})
 	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 		return nil, nil
 	}

@@ -23,6 +23,7 @@ import (
 
 	"github.com/skep-io/skep/controlplane/controller"
 	"github.com/skep-io/skep/controlplane/event"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
@@ -60,9 +61,9 @@ func groupOf(set *appsv1.ReplicaSet) controller.Key {
 // Run works until ctx ends.
 func (c *Controller) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
-	controller.Observe(ctx, &wg, c.registry, resource.ReplicaSets, c.setChanged)
-	controller.Observe(ctx, &wg, c.registry, resource.Pods, c.podChanged)
-	controller.Observe(ctx, &wg, c.registry, resource.Deployments, func(_, cur *appsv1.Deployment, _ int64) {
+	controller.Observe(ctx, &wg, c.registry, kinds.ReplicaSets, c.setChanged)
+	controller.Observe(ctx, &wg, c.registry, kinds.Pods, c.podChanged)
+	controller.Observe(ctx, &wg, c.registry, kinds.Deployments, func(_, cur *appsv1.Deployment, _ int64) {
 		if cur != nil {
 			c.queue.Add(controller.KeyOf(cur))
 		}
@@ -79,12 +80,12 @@ func (c *Controller) setChanged(old, cur *appsv1.ReplicaSet, revision int64) {
 			continue
 		}
 		if ref := metav1.GetControllerOfNoCopy(set); ref != nil {
-			if isOf(ref, resource.Deployments.GVK) {
+			if isOf(ref, kinds.Deployments.GVK) {
 				c.queue.Add(controller.Key{Namespace: set.Namespace, Name: ref.Name})
 			}
 			continue
 		}
-		for _, d := range resource.ListAs[*appsv1.Deployment](c.registry, resource.Deployments, set.Namespace, labels.Everything()) {
+		for _, d := range resource.ListAs[*appsv1.Deployment](c.registry, kinds.Deployments, set.Namespace, labels.Everything()) {
 			if selectorOf(d).Matches(labels.Set(set.Labels)) {
 				c.queue.Add(controller.KeyOf(d))
 			}
@@ -98,14 +99,14 @@ func (c *Controller) podChanged(old, cur *corev1.Pod, _ int64) {
 		return
 	}
 	ref := metav1.GetControllerOfNoCopy(old)
-	if ref == nil || !isOf(ref, resource.ReplicaSets.GVK) {
+	if ref == nil || !isOf(ref, kinds.ReplicaSets.GVK) {
 		return
 	}
-	set, err := resource.Get[*appsv1.ReplicaSet](context.Background(), c.registry, resource.ReplicaSets, old.Namespace, ref.Name)
+	set, err := resource.Get[*appsv1.ReplicaSet](context.Background(), c.registry, kinds.ReplicaSets, old.Namespace, ref.Name)
 	if err != nil {
 		return // gone too, which its own event tells
 	}
-	if ref := metav1.GetControllerOfNoCopy(set); ref != nil && isOf(ref, resource.Deployments.GVK) {
+	if ref := metav1.GetControllerOfNoCopy(set); ref != nil && isOf(ref, kinds.Deployments.GVK) {
 		c.queue.Add(controller.Key{Namespace: set.Namespace, Name: ref.Name})
 	}
 }
@@ -124,7 +125,7 @@ func selectorOf(d *appsv1.Deployment) labels.Selector {
 }
 
 func (c *Controller) sync(ctx context.Context, key controller.Key) error {
-	d, err := resource.Get[*appsv1.Deployment](ctx, c.registry, resource.Deployments, key.Namespace, key.Name)
+	d, err := resource.Get[*appsv1.Deployment](ctx, c.registry, kinds.Deployments, key.Namespace, key.Name)
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
@@ -154,12 +155,12 @@ func (c *Controller) sync(ctx context.Context, key controller.Key) error {
 
 // podsOf returns whatever is left of a set's pods, those that are ending included.
 func (c *Controller) podsOf(set types.UID) []*corev1.Pod {
-	return resource.ByIndex[*corev1.Pod](c.registry, resource.Pods, resource.PodsByController, string(set))
+	return resource.ByIndex[*corev1.Pod](c.registry, kinds.Pods, kinds.PodsByController, string(set))
 }
 
 // writeStatus writes what has changed. A deployment that has another spec meanwhile is decided about again.
 func (c *Controller) writeStatus(ctx context.Context, d *appsv1.Deployment, p *plan) error {
-	_, err := c.registry.Modify(ctx, resource.Deployments, "status", d.Namespace, d.Name, resource.UpdateOptions{}, func(current resource.Object) (resource.Object, error) {
+	_, err := c.registry.Modify(ctx, kinds.Deployments, "status", d.Namespace, d.Name, resource.UpdateOptions{}, func(current resource.Object) (resource.Object, error) {
 		now := current.(*appsv1.Deployment)
 		if now.UID != d.UID || now.Generation != d.Generation {
 			return current, nil

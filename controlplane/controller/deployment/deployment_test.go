@@ -17,6 +17,7 @@ import (
 	"github.com/skep-io/skep/controlplane/controller/replication"
 	"github.com/skep-io/skep/controlplane/controlplanetest"
 	"github.com/skep-io/skep/controlplane/event"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
@@ -53,7 +54,7 @@ func create(t *testing.T, r *resource.Registry, replicas int, strategy string) *
 }
 
 func change(t *testing.T, r *resource.Registry, f func(*appsv1.Deployment)) *appsv1.Deployment {
-	return controlplanetest.Modify(t, r, resource.Deployments, "", "default", "web", f)
+	return controlplanetest.Modify(t, r, kinds.Deployments, "", "default", "web", f)
 }
 
 func image(name string) func(*appsv1.Deployment) {
@@ -64,9 +65,9 @@ func image(name string) func(*appsv1.Deployment) {
 func settled(t *testing.T, r *resource.Registry, image string, replicas int) *appsv1.Deployment {
 	t.Helper()
 	var d *appsv1.Deployment
-	controlplanetest.Await(t, r, []*resource.Kind{resource.Pods, resource.ReplicaSets, resource.Deployments}, func() string {
+	controlplanetest.Await(t, r, []*resource.Kind{kinds.Pods, kinds.ReplicaSets, kinds.Deployments}, func() string {
 		var err error
-		if d, err = resource.Get[*appsv1.Deployment](t.Context(), r, resource.Deployments, "default", "web"); err != nil {
+		if d, err = resource.Get[*appsv1.Deployment](t.Context(), r, kinds.Deployments, "default", "web"); err != nil {
 			return err.Error()
 		}
 		if got := images(r); !slices.Equal(got, slices.Repeat([]string{image}, replicas)) {
@@ -82,7 +83,7 @@ func settled(t *testing.T, r *resource.Registry, image string, replicas int) *ap
 }
 
 func images(r *resource.Registry) (list []string) {
-	for _, pod := range controlplanetest.List[*corev1.Pod](r, resource.Pods, "default") {
+	for _, pod := range controlplanetest.List[*corev1.Pod](r, kinds.Pods, "default") {
 		if controller.PodActive(pod) {
 			list = append(list, pod.Spec.Containers[0].Image)
 		}
@@ -101,7 +102,7 @@ func condition(d *appsv1.Deployment, kind appsv1.DeploymentConditionType) string
 }
 
 func sets(r *resource.Registry) []*appsv1.ReplicaSet {
-	return controlplanetest.List[*appsv1.ReplicaSet](r, resource.ReplicaSets, "default")
+	return controlplanetest.List[*appsv1.ReplicaSet](r, kinds.ReplicaSets, "default")
 }
 
 func TestRollsOutAndBack(t *testing.T) {
@@ -133,7 +134,7 @@ func TestRollsOutAndBack(t *testing.T) {
 	change(t, r, image("i:3"))
 	settled(t, r, "i:3", 3)
 	// Only one old set is kept.
-	controlplanetest.Await(t, r, []*resource.Kind{resource.ReplicaSets}, func() string {
+	controlplanetest.Await(t, r, []*resource.Kind{kinds.ReplicaSets}, func() string {
 		if n := len(sets(r)); n != 2 {
 			return fmt.Sprintf("%d sets", n)
 		}
@@ -148,15 +149,15 @@ func TestBrokenTemplateKeepsWhatWorks(t *testing.T) {
 	create(t, r, 3, rolling)
 	settled(t, r, "i:1", 3)
 	change(t, r, image("broken"))
-	controlplanetest.Await(t, r, []*resource.Kind{resource.Pods}, func() string {
+	controlplanetest.Await(t, r, []*resource.Kind{kinds.Pods}, func() string {
 		if got := images(r); !slices.Equal(got, []string{"broken", "i:1", "i:1", "i:1"}) {
 			return fmt.Sprint(got)
 		}
 		return ""
 	})
 	change(t, r, func(d *appsv1.Deployment) { d.Spec.Paused = true })
-	controlplanetest.Await(t, r, []*resource.Kind{resource.Deployments}, func() string {
-		d, err := resource.Get[*appsv1.Deployment](t.Context(), r, resource.Deployments, "default", "web")
+	controlplanetest.Await(t, r, []*resource.Kind{kinds.Deployments}, func() string {
+		d, err := resource.Get[*appsv1.Deployment](t.Context(), r, kinds.Deployments, "default", "web")
 		if err != nil || condition(d, appsv1.DeploymentProgressing) != "Unknown DeploymentPaused" {
 			return fmt.Sprintf("%+v, %v", d.Status.Conditions, err)
 		}
@@ -213,8 +214,8 @@ spec:
 	d := create(t, r, 1, rolling)
 	owned := func(want bool) {
 		t.Helper()
-		controlplanetest.Await(t, r, []*resource.Kind{resource.ReplicaSets}, func() string {
-			now, err := resource.Get[*appsv1.ReplicaSet](t.Context(), r, resource.ReplicaSets, "default", orphan.Name)
+		controlplanetest.Await(t, r, []*resource.Kind{kinds.ReplicaSets}, func() string {
+			now, err := resource.Get[*appsv1.ReplicaSet](t.Context(), r, kinds.ReplicaSets, "default", orphan.Name)
 			if err != nil || metav1.IsControlledBy(now, d) != want {
 				return fmt.Sprintf("owners %v, %v", now.GetOwnerReferences(), err)
 			}
@@ -222,7 +223,7 @@ spec:
 		})
 	}
 	owned(true)
-	controlplanetest.Modify(t, r, resource.ReplicaSets, "", "default", orphan.Name, func(set *appsv1.ReplicaSet) { set.Labels = nil })
+	controlplanetest.Modify(t, r, kinds.ReplicaSets, "", "default", orphan.Name, func(set *appsv1.ReplicaSet) { set.Labels = nil })
 	owned(false)
 	settled(t, r, "i:1", 1)
 }

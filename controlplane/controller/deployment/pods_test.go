@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/skep-io/skep/controlplane/controller"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
@@ -18,13 +19,13 @@ import (
 func runPods(ctx context.Context, t *testing.T, r *resource.Registry, ready func(image string) bool) {
 	queue := controller.NewQueue[controller.Key]("pods of " + t.Name())
 	var wg sync.WaitGroup
-	controller.Observe(ctx, &wg, r, resource.Pods, func(_, cur *corev1.Pod, _ int64) {
+	controller.Observe(ctx, &wg, r, kinds.Pods, func(_, cur *corev1.Pod, _ int64) {
 		if cur != nil && cur.Status.Phase == corev1.PodPending {
 			queue.Add(controller.KeyOf(cur))
 		}
 	})
 	queue.Run(ctx, 1, func(ctx context.Context, key controller.Key) error {
-		_, err := r.Modify(ctx, resource.Pods, "status", key.Namespace, key.Name, resource.UpdateOptions{}, func(current resource.Object) (resource.Object, error) {
+		_, err := r.Modify(ctx, kinds.Pods, "status", key.Namespace, key.Name, resource.UpdateOptions{}, func(current resource.Object) (resource.Object, error) {
 			pod := current.(*corev1.Pod).DeepCopy()
 			pod.ResourceVersion = ""
 			pod.Status.Phase = corev1.PodRunning
@@ -45,7 +46,7 @@ func runPods(ctx context.Context, t *testing.T, r *resource.Registry, ready func
 func watchImages(ctx context.Context, r *resource.Registry, mixed chan<- string) {
 	var wg sync.WaitGroup
 	count := map[string]int{}
-	controller.Observe(ctx, &wg, r, resource.Pods, func(old, cur *corev1.Pod, revision int64) {
+	controller.Observe(ctx, &wg, r, kinds.Pods, func(old, cur *corev1.Pod, revision int64) {
 		if old != nil {
 			count[old.Spec.Containers[0].Image]--
 		}

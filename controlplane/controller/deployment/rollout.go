@@ -18,7 +18,7 @@ import (
 	labelsutil "k8s.io/kubernetes/pkg/util/labels"
 
 	"github.com/skep-io/skep/controlplane/controller"
-	"github.com/skep-io/skep/controlplane/resource"
+	"github.com/skep-io/skep/controlplane/kinds"
 )
 
 // revisionHistory bounds the annotation that remembers a set's earlier revisions, in characters.
@@ -174,7 +174,7 @@ func (l *look) makeCurrent() error {
 		ObjectMeta: metav1.ObjectMeta{
 			// The same name for the same template, so that the set cannot be made twice.
 			Name: name + "-" + hash, Namespace: l.d.Namespace, Labels: template.Labels,
-			OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(l.d, resource.Deployments.GVK)},
+			OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(l.d, kinds.Deployments.GVK)},
 		},
 		Spec: appsv1.ReplicaSetSpec{
 			Replicas: new(int32), MinReadySeconds: l.d.Spec.MinReadySeconds, Template: template,

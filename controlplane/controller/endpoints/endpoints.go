@@ -16,6 +16,7 @@ import (
 
 	"github.com/skep-io/skep/controlplane/controller"
 	"github.com/skep-io/skep/controlplane/event"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
@@ -87,12 +88,12 @@ func New(registry *resource.Registry, recorder, mirrors *event.Recorder) *Contro
 // Run works until ctx ends.
 func (c *Controller) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
-	controller.Observe(ctx, &wg, c.registry, resource.EndpointSlices, c.sliceChanged)
-	controller.Observe(ctx, &wg, c.registry, resource.Endpoints, c.endpointsChanged)
-	controller.Observe(ctx, &wg, c.registry, resource.Nodes, c.nodeChanged)
+	controller.Observe(ctx, &wg, c.registry, kinds.EndpointSlices, c.sliceChanged)
+	controller.Observe(ctx, &wg, c.registry, kinds.Endpoints, c.endpointsChanged)
+	controller.Observe(ctx, &wg, c.registry, kinds.Nodes, c.nodeChanged)
 	// Services last: when the workers start, everything that their endpoints are made of is known.
-	controller.Observe(ctx, &wg, c.registry, resource.Pods, c.podChanged)
-	controller.Observe(ctx, &wg, c.registry, resource.Services, c.serviceChanged)
+	controller.Observe(ctx, &wg, c.registry, kinds.Pods, c.podChanged)
+	controller.Observe(ctx, &wg, c.registry, kinds.Services, c.serviceChanged)
 	wg.Go(func() { c.slices.Run(ctx, sliceWorkers, c.syncSlices) })
 	wg.Go(func() { c.endpoints.Run(ctx, endpointsWorkers, c.syncEndpoints) })
 	wg.Go(func() { c.mirrors.Run(ctx, endpointsWorkers, c.syncMirror) })
@@ -220,7 +221,7 @@ func (c *Controller) nodeChanged(old, cur *corev1.Node, _ int64) {
 		name = old.Name
 	}
 	concerned := map[controller.Key]struct{}{}
-	for _, pod := range resource.ByIndex[*corev1.Pod](c.registry, resource.Pods, resource.PodsByNode, name) {
+	for _, pod := range resource.ByIndex[*corev1.Pod](c.registry, kinds.Pods, kinds.PodsByNode, name) {
 		c.servicesOf(pod, concerned)
 	}
 	for key := range concerned {

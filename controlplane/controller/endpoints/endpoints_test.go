@@ -16,10 +16,11 @@ import (
 	"github.com/skep-io/skep/controlplane/controller/endpoints"
 	"github.com/skep-io/skep/controlplane/controlplanetest"
 	"github.com/skep-io/skep/controlplane/event"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
-var kinds = []*resource.Kind{resource.Endpoints, resource.EndpointSlices}
+var watched = []*resource.Kind{kinds.Endpoints, kinds.EndpointSlices}
 
 func start(t testing.TB, r *resource.Registry) {
 	recorder, mirrors := event.NewRecorder(r, endpoints.Component), event.NewRecorder(r, endpoints.MirrorComponent)
@@ -60,14 +61,14 @@ func TestGolden(t *testing.T) {
 				}
 				controlplanetest.Create(t, r, objects...)
 				for _, pod := range strings.Fields(section["delete"]) {
-					if _, _, err := r.Delete(t.Context(), resource.Pods, "default", pod, nil); err != nil {
+					if _, _, err := r.Delete(t.Context(), kinds.Pods, "default", pod, nil); err != nil {
 						t.Fatal(err)
 					}
 				}
 				if order == "before the loop" {
 					start(t, r)
 				}
-				controlplanetest.Await(t, r, kinds, func() string {
+				controlplanetest.Await(t, r, watched, func() string {
 					if got := dump(r); got != section["want"] {
 						return "got\n" + got + "\nwant\n" + section["want"]
 					}
@@ -81,7 +82,7 @@ func TestGolden(t *testing.T) {
 // dump writes endpoints and slices without what differs from run to run.
 func dump(r *resource.Registry) string {
 	var blocks []string
-	for _, e := range controlplanetest.List[*corev1.Endpoints](r, resource.Endpoints, "default") {
+	for _, e := range controlplanetest.List[*corev1.Endpoints](r, kinds.Endpoints, "default") {
 		var b strings.Builder
 		fmt.Fprintf(&b, "Endpoints %s %v\n", e.Name, e.Labels)
 		for _, s := range e.Subsets {
@@ -96,7 +97,7 @@ func dump(r *resource.Registry) string {
 		}
 		blocks = append(blocks, b.String())
 	}
-	for _, s := range controlplanetest.List[*discoveryv1.EndpointSlice](r, resource.EndpointSlices, "default") {
+	for _, s := range controlplanetest.List[*discoveryv1.EndpointSlice](r, kinds.EndpointSlices, "default") {
 		blocks = append(blocks, dumpSlice(s))
 	}
 	// "Endpoints " before "EndpointSlice ".
@@ -191,8 +192,8 @@ status: {phase: Running, podIP: 10.244.0.10, podIPs: [{ip: 10.244.0.10}], condit
 `)...)
 	managed := func(by string, endpoints int) {
 		t.Helper()
-		controlplanetest.Await(t, r, kinds, func() string {
-			list := controlplanetest.List[*discoveryv1.EndpointSlice](r, resource.EndpointSlices, "default")
+		controlplanetest.Await(t, r, watched, func() string {
+			list := controlplanetest.List[*discoveryv1.EndpointSlice](r, kinds.EndpointSlices, "default")
 			if len(list) == 1 && list[0].Labels[discoveryv1.LabelManagedBy] == by && len(list[0].Endpoints) == endpoints {
 				return ""
 			}
@@ -202,15 +203,15 @@ status: {phase: Running, podIP: 10.244.0.10, podIPs: [{ip: 10.244.0.10}], condit
 	managed("endpointslice-controller.k8s.io", 1)
 	// Moving the pod out of the service and back, with its labels alone.
 	for _, app := range []string{"db", "web"} {
-		controlplanetest.Modify(t, r, resource.Pods, "", "default", "a", func(p *corev1.Pod) { p.Labels = map[string]string{"app": app} })
+		controlplanetest.Modify(t, r, kinds.Pods, "", "default", "a", func(p *corev1.Pod) { p.Labels = map[string]string{"app": app} })
 		managed("endpointslice-controller.k8s.io", map[string]int{"db": 0, "web": 1}[app])
 	}
-	controlplanetest.Modify(t, r, resource.Services, "", "default", "web", func(s *corev1.Service) { s.Spec.Selector = nil })
+	controlplanetest.Modify(t, r, kinds.Services, "", "default", "web", func(s *corev1.Service) { s.Spec.Selector = nil })
 	managed("endpointslicemirroring-controller.k8s.io", 1)
-	controlplanetest.Modify(t, r, resource.Services, "", "default", "web", func(s *corev1.Service) { s.Spec.Selector = map[string]string{"app": "web"} })
+	controlplanetest.Modify(t, r, kinds.Services, "", "default", "web", func(s *corev1.Service) { s.Spec.Selector = map[string]string{"app": "web"} })
 	managed("endpointslice-controller.k8s.io", 1)
-	if _, _, err := r.Delete(t.Context(), resource.Services, "default", "web", nil); err != nil {
+	if _, _, err := r.Delete(t.Context(), kinds.Services, "default", "web", nil); err != nil {
 		t.Fatal(err)
 	}
-	controlplanetest.Await(t, r, kinds, func() string { return dump(r) })
+	controlplanetest.Await(t, r, watched, func() string { return dump(r) })
 }

@@ -12,7 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/skep-io/skep/controlplane/controlplanetest"
-	"github.com/skep-io/skep/controlplane/resource"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/watchcache"
 )
 
@@ -35,7 +35,7 @@ func BenchmarkLatency(b *testing.B) {
 			defer group.Wait()
 			defer cancel()
 			group.Go(func() {
-				_ = r.Cache(resource.EndpointSlices).Follow(ctx, func(watchcache.Event) {
+				_ = r.Cache(kinds.EndpointSlices).Follow(ctx, func(watchcache.Event) {
 					_, ready := sizes(r, "web")
 					select {
 					case delivered <- ready:

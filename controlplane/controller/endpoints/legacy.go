@@ -9,12 +9,13 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/skep-io/skep/controlplane/controller"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
 // syncEndpoints brings the Endpoints object of one service up to date.
 func (c *Controller) syncEndpoints(ctx context.Context, key controller.Key) error {
-	service, err := resource.Get[*corev1.Service](ctx, c.registry, resource.Services, key.Namespace, key.Name)
+	service, err := resource.Get[*corev1.Service](ctx, c.registry, kinds.Services, key.Namespace, key.Name)
 	if apierrors.IsNotFound(err) {
 		return c.deleteEndpoints(ctx, key)
 	}
@@ -34,9 +35,9 @@ func (c *Controller) syncEndpoints(ctx context.Context, key controller.Key) erro
 	}
 	var obj resource.Object
 	if have == nil {
-		obj, err = c.registry.Create(ctx, resource.Endpoints, want, resource.CreateOptions{})
+		obj, err = c.registry.Create(ctx, kinds.Endpoints, want, resource.CreateOptions{})
 	} else {
-		obj, err = c.registry.Update(ctx, resource.Endpoints, "", want, resource.UpdateOptions{})
+		obj, err = c.registry.Update(ctx, kinds.Endpoints, "", want, resource.UpdateOptions{})
 	}
 	switch {
 	case err == nil:
@@ -68,7 +69,7 @@ func (c *Controller) deleteEndpoints(ctx context.Context, key controller.Key) er
 	if have == nil || have.Labels[labelEndpointsBy] != managedEndpoints {
 		return nil
 	}
-	_, _, err := c.registry.Delete(ctx, resource.Endpoints, key.Namespace, key.Name, &metav1.DeleteOptions{
+	_, _, err := c.registry.Delete(ctx, kinds.Endpoints, key.Namespace, key.Name, &metav1.DeleteOptions{
 		Preconditions: &metav1.Preconditions{UID: &have.UID},
 	})
 	if apierrors.IsNotFound(err) {

@@ -11,6 +11,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/skep-io/skep/controlplane/controller"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
@@ -22,7 +23,7 @@ const leaderAnnotation = "control-plane.alpha.kubernetes.io/leader"
 func (c *Controller) syncMirror(ctx context.Context, key controller.Key) error {
 	existing := c.slicesBy(key, managedMirror)
 	source := c.endpointsNow(key)
-	service, err := resource.Get[*corev1.Service](ctx, c.registry, resource.Services, key.Namespace, key.Name)
+	service, err := resource.Get[*corev1.Service](ctx, c.registry, kinds.Services, key.Namespace, key.Name)
 	if err != nil && !apierrors.IsNotFound(err) {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/skep-io/skep/controlplane/controlplanetest"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 	"github.com/skep-io/skep/controlplane/watchcache"
 )
@@ -31,7 +32,7 @@ func addPods(t testing.TB, r *resource.Registry, app string, count int) {
 				ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: fmt.Sprintf("%s-%d", app, i), Labels: map[string]string{"app": app}},
 				Spec:       corev1.PodSpec{NodeName: "node1", Containers: []corev1.Container{{Name: "c", Image: "i"}}},
 			}
-			made, err := r.Create(t.Context(), resource.Pods, pod, resource.CreateOptions{})
+			made, err := r.Create(t.Context(), kinds.Pods, pod, resource.CreateOptions{})
 			if err != nil {
 				t.Error(err)
 				return
@@ -44,7 +45,7 @@ func addPods(t testing.TB, r *resource.Registry, app string, count int) {
 
 func setPod(t testing.TB, r *resource.Registry, name string, ready corev1.ConditionStatus, ip string) {
 	t.Helper()
-	_, err := r.Modify(t.Context(), resource.Pods, "status", "default", name, resource.UpdateOptions{}, func(current resource.Object) (resource.Object, error) {
+	_, err := r.Modify(t.Context(), kinds.Pods, "status", "default", name, resource.UpdateOptions{}, func(current resource.Object) (resource.Object, error) {
 		pod := current.DeepCopyObject().(*corev1.Pod)
 		pod.Status.Phase = corev1.PodRunning
 		pod.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: ready}}
@@ -59,7 +60,7 @@ func setPod(t testing.TB, r *resource.Registry, name string, ready corev1.Condit
 }
 
 func sizes(r *resource.Registry, service string) (sizes []int, ready int) {
-	for _, s := range resource.ByIndex[*discoveryv1.EndpointSlice](r, resource.EndpointSlices, resource.SlicesByService, "default/"+service) {
+	for _, s := range resource.ByIndex[*discoveryv1.EndpointSlice](r, kinds.EndpointSlices, kinds.SlicesByService, "default/"+service) {
 		sizes = append(sizes, len(s.Endpoints))
 		for _, e := range s.Endpoints {
 			if *e.Conditions.Ready {
@@ -78,7 +79,7 @@ func slicesWritten(t *testing.T, r *resource.Registry) (count func() int) {
 	n, started := 0, make(chan struct{})
 	group.Go(func() {
 		initial := true
-		_ = r.Cache(resource.EndpointSlices).Follow(ctx, func(e watchcache.Event) {
+		_ = r.Cache(kinds.EndpointSlices).Follow(ctx, func(e watchcache.Event) {
 			mu.Lock()
 			defer mu.Unlock()
 			switch {
@@ -115,9 +116,9 @@ spec: {selector: {app: web}, ports: [{port: 80}]}
 	addPods(t, r, "web", 1000)
 	await := func(ready int) {
 		t.Helper()
-		controlplanetest.Await(t, r, kinds, func() string {
+		controlplanetest.Await(t, r, watched, func() string {
 			sizes, got := sizes(r, "web")
-			e := controlplanetest.List[*corev1.Endpoints](r, resource.Endpoints, "default")
+			e := controlplanetest.List[*corev1.Endpoints](r, kinds.Endpoints, "default")
 			if got == ready && len(e) == 1 && len(e[0].Subsets) == 1 && len(e[0].Subsets[0].Addresses) == ready {
 				return ""
 			}
@@ -147,9 +148,9 @@ func TestMirrorLimit(t *testing.T) {
 		e.Subsets[0].Addresses = append(e.Subsets[0].Addresses, corev1.EndpointAddress{IP: fmt.Sprintf("192.0.%d.%d", i/250, i%250)})
 	}
 	controlplanetest.Create(t, r, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "many"}, Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: 80}}}}, e)
-	controlplanetest.Await(t, r, []*resource.Kind{resource.EndpointSlices, resource.Events}, func() string {
+	controlplanetest.Await(t, r, []*resource.Kind{kinds.EndpointSlices, kinds.Events}, func() string {
 		got, _ := sizes(r, "many")
-		for _, e := range controlplanetest.List[*corev1.Event](r, resource.Events, "default") {
+		for _, e := range controlplanetest.List[*corev1.Event](r, kinds.Events, "default") {
 			if e.Reason == "TooManyAddressesToMirror" && strings.Contains(e.Message, "3 addresses were skipped") && slices.Equal(got, []int{1000}) {
 				return ""
 			}
@@ -157,18 +158,18 @@ func TestMirrorLimit(t *testing.T) {
 		return fmt.Sprintf("slices hold %v", got)
 	})
 	// An annotation that goes, goes from the slice too; and all goes with the Endpoints.
-	controlplanetest.Modify(t, r, resource.Endpoints, "", "default", "many", func(e *corev1.Endpoints) {
+	controlplanetest.Modify(t, r, kinds.Endpoints, "", "default", "many", func(e *corev1.Endpoints) {
 		e.Annotations, e.Subsets[0].Addresses = nil, e.Subsets[0].Addresses[:2]
 	})
-	controlplanetest.Await(t, r, kinds, func() string {
-		list := controlplanetest.List[*discoveryv1.EndpointSlice](r, resource.EndpointSlices, "default")
+	controlplanetest.Await(t, r, watched, func() string {
+		list := controlplanetest.List[*discoveryv1.EndpointSlice](r, kinds.EndpointSlices, "default")
 		if len(list) == 1 && len(list[0].Endpoints) == 2 && len(list[0].Annotations) == 0 {
 			return ""
 		}
 		return fmt.Sprint(len(list), " slices")
 	})
-	if _, _, err := r.Delete(t.Context(), resource.Endpoints, "default", "many", nil); err != nil {
+	if _, _, err := r.Delete(t.Context(), kinds.Endpoints, "default", "many", nil); err != nil {
 		t.Fatal(err)
 	}
-	controlplanetest.Await(t, r, kinds, func() string { return strings.TrimSpace(dump(r)) })
+	controlplanetest.Await(t, r, watched, func() string { return strings.TrimSpace(dump(r)) })
 }

@@ -10,12 +10,13 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/skep-io/skep/controlplane/controller"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
 // syncSlices brings the slices of one service up to date.
 func (c *Controller) syncSlices(ctx context.Context, key controller.Key) error {
-	service, err := resource.Get[*corev1.Service](ctx, c.registry, resource.Services, key.Namespace, key.Name)
+	service, err := resource.Get[*corev1.Service](ctx, c.registry, kinds.Services, key.Namespace, key.Name)
 	if err != nil && !apierrors.IsNotFound(err) {
 		return err
 	}
@@ -69,7 +70,7 @@ func (c *Controller) wanted(service *corev1.Service) bundles {
 
 // zone returns the zone of a node, "" for none, and whether there is such a node.
 func (c *Controller) zone(node string) (zone string, known bool) {
-	n, err := resource.Get[*corev1.Node](context.Background(), c.registry, resource.Nodes, "", node)
+	n, err := resource.Get[*corev1.Node](context.Background(), c.registry, kinds.Nodes, "", node)
 	if err != nil {
 		return "", false
 	}
@@ -134,14 +135,14 @@ func (c *Controller) slicesBy(key controller.Key, managedBy string) []*discovery
 // made from; a conflict makes the whole sync come again.
 func (c *Controller) carryOut(ctx context.Context, p plan) error {
 	for _, s := range p.update {
-		obj, err := c.registry.Update(ctx, resource.EndpointSlices, "", s, resource.UpdateOptions{})
+		obj, err := c.registry.Update(ctx, kinds.EndpointSlices, "", s, resource.UpdateOptions{})
 		if err != nil {
 			return err
 		}
 		c.sliceView.Wrote(obj.(*discoveryv1.EndpointSlice))
 	}
 	for _, s := range p.create {
-		obj, err := c.registry.Create(ctx, resource.EndpointSlices, s, resource.CreateOptions{})
+		obj, err := c.registry.Create(ctx, kinds.EndpointSlices, s, resource.CreateOptions{})
 		if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 			return nil
 		}
@@ -151,7 +152,7 @@ func (c *Controller) carryOut(ctx context.Context, p plan) error {
 		c.sliceView.Wrote(obj.(*discoveryv1.EndpointSlice))
 	}
 	for _, s := range p.delete {
-		_, _, err := c.registry.Delete(ctx, resource.EndpointSlices, s.Namespace, s.Name, &metav1.DeleteOptions{
+		_, _, err := c.registry.Delete(ctx, kinds.EndpointSlices, s.Namespace, s.Name, &metav1.DeleteOptions{
 			Preconditions: &metav1.Preconditions{UID: &s.UID},
 		})
 		if err != nil && !apierrors.IsNotFound(err) {

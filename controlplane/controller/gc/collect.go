@@ -13,6 +13,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/skep-io/skep/controlplane/controller"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
@@ -243,23 +244,23 @@ func (c *Controller) removeFinalizer(ctx context.Context, it item, finalizer str
 }
 
 func nodeKey(name string) string {
-	return resource.Nodes.Key("", name)
+	return kinds.Nodes.Key("", name)
 }
 
 // syncPod removes a pod whose node does not exist. Nobody is left to stop it or to confirm that it stopped.
 func (c *Controller) syncPod(ctx context.Context, key controller.Key) error {
-	pod, err := resource.Get[*corev1.Pod](ctx, c.registry, resource.Pods, key.Namespace, key.Name)
+	pod, err := resource.Get[*corev1.Pod](ctx, c.registry, kinds.Pods, key.Namespace, key.Name)
 	if apierrors.IsNotFound(err) || err == nil && pod.Spec.NodeName == "" {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	_, err = c.registry.Get(ctx, resource.Nodes, "", pod.Spec.NodeName, "")
+	_, err = c.registry.Get(ctx, kinds.Nodes, "", pod.Spec.NodeName, "")
 	if !apierrors.IsNotFound(err) {
 		return err
 	}
-	_, _, err = c.registry.Delete(ctx, resource.Pods, key.Namespace, key.Name, &metav1.DeleteOptions{
+	_, _, err = c.registry.Delete(ctx, kinds.Pods, key.Namespace, key.Name, &metav1.DeleteOptions{
 		GracePeriodSeconds: ptr.To[int64](0),
 		Preconditions:      &metav1.Preconditions{UID: &pod.UID},
 	})

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/skep-io/skep/controlplane/controller"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
@@ -64,8 +65,8 @@ func (c *Controller) Run(ctx context.Context) error {
 			controller.Observe(ctx, &wg, c.registry, k, func(old, cur resource.Object, _ int64) { c.changed(k, old, cur) })
 		}
 	})
-	controller.Observe(ctx, &wg, c.registry, resource.Pods, c.podChanged)
-	controller.Observe(ctx, &wg, c.registry, resource.Nodes, c.nodeChanged)
+	controller.Observe(ctx, &wg, c.registry, kinds.Pods, c.podChanged)
+	controller.Observe(ctx, &wg, c.registry, kinds.Nodes, c.nodeChanged)
 	wg.Go(func() { c.dependents.Run(ctx, workers, c.syncDependent) })
 	wg.Go(func() { c.owners.Run(ctx, workers, c.syncOwner) })
 	wg.Go(func() { c.pods.Run(ctx, workers, c.syncPod) })
@@ -163,7 +164,7 @@ func (c *Controller) podChanged(_, cur *corev1.Pod, _ int64) {
 	if cur == nil || cur.Spec.NodeName == "" {
 		return
 	}
-	if _, known := c.registry.Cache(resource.Nodes).Get(nodeKey(cur.Spec.NodeName)); !known {
+	if _, known := c.registry.Cache(kinds.Nodes).Get(nodeKey(cur.Spec.NodeName)); !known {
 		c.pods.AddAfter(controller.KeyOf(cur), quarantine)
 	}
 }
@@ -172,7 +173,7 @@ func (c *Controller) nodeChanged(old, cur *corev1.Node, _ int64) {
 	if cur != nil {
 		return
 	}
-	for _, pod := range resource.ByIndex[*corev1.Pod](c.registry, resource.Pods, resource.PodsByNode, old.Name) {
+	for _, pod := range resource.ByIndex[*corev1.Pod](c.registry, kinds.Pods, kinds.PodsByNode, old.Name) {
 		c.pods.AddAfter(controller.KeyOf(pod), quarantine)
 	}
 }

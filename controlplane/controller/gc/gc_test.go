@@ -12,6 +12,7 @@ import (
 
 	"github.com/skep-io/skep/controlplane/controller/gc"
 	"github.com/skep-io/skep/controlplane/controlplanetest"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
@@ -40,10 +41,10 @@ func family(t *testing.T, r *resource.Registry) resource.Object {
 // state tells who is there, with how many owners.
 func state(r *resource.Registry) string {
 	out := ""
-	for _, rc := range controlplanetest.List[*corev1.ReplicationController](r, resource.ReplicationControllers, "default") {
+	for _, rc := range controlplanetest.List[*corev1.ReplicationController](r, kinds.ReplicationControllers, "default") {
 		out += rc.Name + " "
 	}
-	for _, cm := range controlplanetest.List[*corev1.ConfigMap](r, resource.ConfigMaps, "default") {
+	for _, cm := range controlplanetest.List[*corev1.ConfigMap](r, kinds.ConfigMaps, "default") {
 		out += fmt.Sprintf("%s:%d ", cm.Name, len(cm.OwnerReferences))
 	}
 	return out
@@ -63,13 +64,13 @@ func TestPropagation(t *testing.T) {
 					run()
 				}
 				o := family(t, r)
-				if _, _, err := r.Delete(t.Context(), resource.ReplicationControllers, "default", o.GetName(), &metav1.DeleteOptions{PropagationPolicy: &policy}); err != nil {
+				if _, _, err := r.Delete(t.Context(), kinds.ReplicationControllers, "default", o.GetName(), &metav1.DeleteOptions{PropagationPolicy: &policy}); err != nil {
 					t.Fatal(err)
 				}
 				if order == "deletion first" {
 					run()
 				}
-				controlplanetest.Await(t, r, []*resource.Kind{resource.ReplicationControllers, resource.ConfigMaps}, func() string {
+				controlplanetest.Await(t, r, []*resource.Kind{kinds.ReplicationControllers, kinds.ConfigMaps}, func() string {
 					if got := state(r); got != want {
 						return fmt.Sprintf("there are %q, want %q", got, want)
 					}
@@ -88,7 +89,7 @@ func TestDanglingAndUnknownOwners(t *testing.T) {
 		&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "foreign", OwnerReferences: []metav1.OwnerReference{{APIVersion: "example.com/v1", Kind: "Thing", Name: "x", UID: "1"}}}},
 		&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "dangling", OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Pod", Name: "x", UID: "2"}}}},
 	)
-	controlplanetest.Await(t, r, []*resource.Kind{resource.ConfigMaps}, func() string {
+	controlplanetest.Await(t, r, []*resource.Kind{kinds.ConfigMaps}, func() string {
 		if got := state(r); got != "foreign:1 " {
 			return got
 		}
@@ -108,16 +109,16 @@ func TestPodsOfDeletedNode(t *testing.T) {
 ---
 {apiVersion: v1, kind: Pod, metadata: {name: b}, spec: {nodeName: stays, containers: [{name: c, image: i}]}}
 `)...)
-	if _, _, err := r.Delete(t.Context(), resource.Nodes, "", "gone", &metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)}); err != nil {
+	if _, _, err := r.Delete(t.Context(), kinds.Nodes, "", "gone", &metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)}); err != nil {
 		t.Fatal(err)
 	}
-	controlplanetest.Await(t, r, []*resource.Kind{resource.Pods}, func() string {
-		if _, err := resource.Get[*corev1.Pod](t.Context(), r, resource.Pods, "default", "a"); !apierrors.IsNotFound(err) {
+	controlplanetest.Await(t, r, []*resource.Kind{kinds.Pods}, func() string {
+		if _, err := resource.Get[*corev1.Pod](t.Context(), r, kinds.Pods, "default", "a"); !apierrors.IsNotFound(err) {
 			return fmt.Sprint("pod a is still there: ", err)
 		}
 		return ""
 	})
-	if p, err := resource.Get[*corev1.Pod](t.Context(), r, resource.Pods, "default", "b"); err != nil || p.DeletionTimestamp != nil {
+	if p, err := resource.Get[*corev1.Pod](t.Context(), r, kinds.Pods, "default", "b"); err != nil || p.DeletionTimestamp != nil {
 		t.Errorf("pod b suffered: %v", err)
 	}
 }

@@ -11,7 +11,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
+	"github.com/skep-io/skep/controlplane/allocator"
 	"github.com/skep-io/skep/controlplane/controller"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 	"github.com/skep-io/skep/controlplane/servicespec"
 )
@@ -34,7 +36,7 @@ type lack struct{ reason, message string }
 // assign makes the status of a service show the addresses that it is to have.
 // What it takes or gives up for that goes into tx.
 func (c *Controller) assign(ctx context.Context, tx *resource.Tx, service *corev1.Service) (*lack, error) {
-	have := resource.LoadBalancerIPs(service)
+	have := allocator.LoadBalancerIPs(service)
 	if len(c.pool) == 0 {
 		// Perhaps another controller serves services without a class: its addresses are not ours to judge.
 		if len(have) > 0 {
@@ -58,7 +60,7 @@ func (c *Controller) assign(ctx context.Context, tx *resource.Tx, service *corev
 	}
 	for _, addr := range have {
 		if !slices.Contains(want, addr) {
-			if err := c.registry.ReleaseLoadBalancerIP(ctx, tx, service, addr); err != nil {
+			if err := allocator.ReleaseLoadBalancerIP(ctx, c.registry, tx, service, addr); err != nil {
 				return nil, err
 			}
 		}
@@ -126,7 +128,7 @@ func (c *Controller) take(ctx context.Context, tx *resource.Tx, service *corev1.
 			return taken("service " + user.String())
 		}
 	}
-	holder, err := c.registry.TakeLoadBalancerIP(ctx, tx, service, addr)
+	holder, err := kinds.Allocated.TakeLoadBalancerIP(ctx, c.registry, tx, service, addr)
 	switch {
 	case err != nil:
 		return netip.Addr{}, nil, err

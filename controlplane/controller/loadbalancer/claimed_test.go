@@ -7,7 +7,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/skep-io/skep/controlplane/controlplanetest"
-	"github.com/skep-io/skep/controlplane/resource"
+	"github.com/skep-io/skep/controlplane/kinds"
 )
 
 // Who claims a load-balancer's address as an external one does not take it away.
@@ -22,7 +22,7 @@ func TestAddressStaysWhenAnotherClaimsIt(t *testing.T) {
 	addService(t, r, "thief", func(s *corev1.ServiceSpec) { s.Type, s.ExternalIPs = corev1.ServiceTypeClusterIP, []string{addr} })
 	// Each change has the loop look again; the last one it must have looked at before it gave a third service its address.
 	for port := range int32(5) {
-		controlplanetest.Modify(t, r, resource.Services, "", "default", "web", func(s *corev1.Service) { s.Spec.Ports[0].Port = 100 + port })
+		controlplanetest.Modify(t, r, kinds.Services, "", "default", "web", func(s *corev1.Service) { s.Spec.Ports[0].Port = 100 + port })
 		name := fmt.Sprintf("next%d", port)
 		addService(t, r, name, nil)
 		controlplanetest.Await(t, r, watched, func() string { return map[bool]string{false: name + " has no address"}[state(get(t, r, name)) != ""] })

@@ -49,8 +49,10 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/utils/ptr"
 
+	"github.com/skep-io/skep/controlplane/allocator"
 	"github.com/skep-io/skep/controlplane/controller"
 	"github.com/skep-io/skep/controlplane/event"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 	"github.com/skep-io/skep/controlplane/servicespec"
 )
@@ -93,9 +95,9 @@ func New(registry *resource.Registry, recorder *event.Recorder, pool Pool) *Cont
 // Run works until ctx ends.
 func (c *Controller) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
-	controller.Observe(ctx, &wg, c.registry, resource.Nodes, c.nodeChanged)
-	controller.Observe(ctx, &wg, c.registry, resource.Services, c.serviceChanged)
-	controller.Observe(ctx, &wg, c.registry, resource.EndpointSlices, c.sliceChanged)
+	controller.Observe(ctx, &wg, c.registry, kinds.Nodes, c.nodeChanged)
+	controller.Observe(ctx, &wg, c.registry, kinds.Services, c.serviceChanged)
+	controller.Observe(ctx, &wg, c.registry, kinds.EndpointSlices, c.sliceChanged)
 	wg.Go(func() { c.queue.Run(ctx, workers, c.sync) })
 	wg.Wait()
 	return ctx.Err()
@@ -139,7 +141,7 @@ func (c *Controller) serviceChanged(old, cur *corev1.Service, _ int64) {
 		return
 	}
 	key := controller.KeyOf(cur)
-	addrs := resource.LoadBalancerIPs(cur)
+	addrs := allocator.LoadBalancerIPs(cur)
 	for _, ip := range cur.Spec.ExternalIPs {
 		addrs = appendAddr(addrs, ip)
 	}
@@ -167,7 +169,7 @@ func (c *Controller) sliceChanged(old, cur *discoveryv1.EndpointSlice, _ int64) 
 			continue
 		}
 		key := controller.Key{Namespace: s.Namespace, Name: s.Labels[discoveryv1.LabelServiceName]}
-		service, err := resource.Get[*corev1.Service](context.Background(), c.registry, resource.Services, key.Namespace, key.Name)
+		service, err := resource.Get[*corev1.Service](context.Background(), c.registry, kinds.Services, key.Namespace, key.Name)
 		if err == nil && ours(service) && local(service) {
 			c.queue.Add(key)
 		}
@@ -207,7 +209,7 @@ type outcome struct {
 func (c *Controller) sync(ctx context.Context, key controller.Key) error {
 	var done outcome
 	// The status subresource changes metadata too: address and announcer become visible in one write.
-	obj, err := c.registry.ModifyWith(ctx, resource.Services, "status", key.Namespace, key.Name, resource.UpdateOptions{},
+	obj, err := c.registry.ModifyWith(ctx, kinds.Services, "status", key.Namespace, key.Name, resource.UpdateOptions{},
 		func(current resource.Object, tx *resource.Tx) (resource.Object, error) {
 			service := current.DeepCopyObject().(*corev1.Service)
 			service.ResourceVersion = ""
@@ -231,7 +233,7 @@ func (c *Controller) sync(ctx context.Context, key controller.Key) error {
 // change makes a service what it should be.
 func (c *Controller) change(ctx context.Context, tx *resource.Tx, service *corev1.Service) (done outcome, err error) {
 	key := controller.KeyOf(service)
-	done.before, done.from = resource.LoadBalancerIPs(service), service.Annotations[AnnouncedBy]
+	done.before, done.from = allocator.LoadBalancerIPs(service), service.Annotations[AnnouncedBy]
 	if !ours(service) {
 		c.announcers.forget(key)
 		c.satisfied(key)
@@ -266,11 +268,11 @@ func (c *Controller) change(ctx context.Context, tx *resource.Tx, service *corev
 // announcer chooses the node that announces a service; "" if there is nothing to announce or nobody to do it.
 func (c *Controller) announcer(ctx context.Context, service *corev1.Service) (string, error) {
 	key := controller.KeyOf(service)
-	shown := resource.LoadBalancerIPs(service)
+	shown := allocator.LoadBalancerIPs(service)
 	if len(c.pool) == 0 {
 		// Only what an earlier pool gave is ours to announce.
 		for _, addr := range shown {
-			held, err := c.registry.HoldsLoadBalancerIP(ctx, service, addr)
+			held, err := allocator.HoldsLoadBalancerIP(ctx, c.registry, service, addr)
 			if err != nil {
 				return "", err
 			}
@@ -296,7 +298,7 @@ func (c *Controller) announcer(ctx context.Context, service *corev1.Service) (st
 func (c *Controller) nodesWithEndpoints(service *corev1.Service) map[string]bool {
 	ready, serving := map[string]bool{}, map[string]bool{}
 	name := service.Namespace + "/" + service.Name
-	for _, s := range resource.ByIndex[*discoveryv1.EndpointSlice](c.registry, resource.EndpointSlices, resource.SlicesByService, name) {
+	for _, s := range resource.ByIndex[*discoveryv1.EndpointSlice](c.registry, kinds.EndpointSlices, kinds.SlicesByService, name) {
 		for i := range s.Endpoints {
 			e := &s.Endpoints[i]
 			if e.NodeName == nil || s.AddressType == discoveryv1.AddressTypeFQDN {
@@ -318,7 +320,7 @@ func (c *Controller) nodesWithEndpoints(service *corev1.Service) map[string]bool
 
 // reportChange records what changed as events of the service.
 func (c *Controller) reportChange(service *corev1.Service, done outcome) {
-	after := resource.LoadBalancerIPs(service)
+	after := allocator.LoadBalancerIPs(service)
 	if !ours(service) {
 		return
 	}
@@ -340,7 +342,7 @@ func (c *Controller) reportChange(service *corev1.Service, done outcome) {
 }
 
 func whyNobody(service *corev1.Service) string {
-	if len(resource.LoadBalancerIPs(service)) == 0 {
+	if len(allocator.LoadBalancerIPs(service)) == 0 {
 		return "the service has no address"
 	}
 	if local(service) {

@@ -16,10 +16,11 @@ import (
 	"github.com/skep-io/skep/controlplane/controller/loadbalancer"
 	"github.com/skep-io/skep/controlplane/controlplanetest"
 	"github.com/skep-io/skep/controlplane/event"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
-var watched = []*resource.Kind{resource.Services, resource.Events}
+var watched = []*resource.Kind{kinds.Services, kinds.Events}
 
 func start(t *testing.T, r *resource.Registry, pool string) (stop func()) {
 	t.Helper()
@@ -46,7 +47,7 @@ func addNode(t *testing.T, r *resource.Registry, name, address string) {
 
 func setReady(t *testing.T, r *resource.Registry, name string, status corev1.ConditionStatus) {
 	t.Helper()
-	controlplanetest.Modify(t, r, resource.Nodes, "status", "", name, func(n *corev1.Node) { n.Status.Conditions[0].Status = status })
+	controlplanetest.Modify(t, r, kinds.Nodes, "status", "", name, func(n *corev1.Node) { n.Status.Conditions[0].Status = status })
 }
 
 func addService(t *testing.T, r *resource.Registry, name string, change func(*corev1.ServiceSpec)) {
@@ -62,7 +63,7 @@ func addService(t *testing.T, r *resource.Registry, name string, change func(*co
 
 func get(t *testing.T, r *resource.Registry, name string) *corev1.Service {
 	t.Helper()
-	service, err := resource.Get[*corev1.Service](t.Context(), r, resource.Services, "default", name)
+	service, err := resource.Get[*corev1.Service](t.Context(), r, kinds.Services, "default", name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,7 +103,7 @@ func awaitEvent(t *testing.T, r *resource.Registry, service, reason, text string
 	t.Helper()
 	controlplanetest.Await(t, r, watched, func() string {
 		var seen []string
-		for _, e := range controlplanetest.List[*corev1.Event](r, resource.Events, "default") {
+		for _, e := range controlplanetest.List[*corev1.Event](r, kinds.Events, "default") {
 			if e.InvolvedObject.Name != service {
 				continue
 			}
@@ -119,7 +120,7 @@ func awaitEvent(t *testing.T, r *resource.Registry, service, reason, text string
 func checkRecords(t *testing.T, r *resource.Registry) {
 	t.Helper()
 	want, got := map[string]string{}, map[string]string{}
-	list, err := r.List(t.Context(), resource.Services, "", resource.ListOptions{})
+	list, err := r.List(t.Context(), kinds.Services, "", resource.ListOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -167,7 +168,7 @@ func TestAddresses(t *testing.T) {
 
 	// What is not ours stays as it is.
 	addService(t, r, "cloud", func(s *corev1.ServiceSpec) { s.LoadBalancerClass = ptr.To("example.org/cloud") })
-	controlplanetest.Modify(t, r, resource.Services, "status", "default", "cloud", func(s *corev1.Service) {
+	controlplanetest.Modify(t, r, kinds.Services, "status", "default", "cloud", func(s *corev1.Service) {
 		s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "192.0.2.4", IPMode: ptr.To(corev1.LoadBalancerIPModeVIP)}}
 	})
 	// Nor is what it shows given to others, nor what a service claims as external address.
@@ -184,7 +185,7 @@ func TestAddresses(t *testing.T) {
 	// An address that becomes free goes to who waits: by deletion, by type, by another wish.
 	remove(t, r, "asks")
 	await(t, r, "late", "192.0.2.6 at node1", "LoadBalancerIPUnavailable")
-	controlplanetest.Modify(t, r, resource.Services, "", "default", "class", func(s *corev1.Service) {
+	controlplanetest.Modify(t, r, kinds.Services, "", "default", "class", func(s *corev1.Service) {
 		s.Spec.Type, s.Spec.LoadBalancerClass = corev1.ServiceTypeClusterIP, nil
 	})
 	await(t, r, "class", "")
@@ -197,9 +198,9 @@ func TestAddresses(t *testing.T) {
 		}
 		return ""
 	})
-	controlplanetest.Modify(t, r, resource.Services, "", "default", "web", func(s *corev1.Service) { s.Spec.LoadBalancerIP = "192.0.2.77" })
+	controlplanetest.Modify(t, r, kinds.Services, "", "default", "web", func(s *corev1.Service) { s.Spec.LoadBalancerIP = "192.0.2.77" })
 	await(t, r, "web", "LoadBalancerIPUnavailable")
-	controlplanetest.Modify(t, r, resource.Services, "", "default", "web", func(s *corev1.Service) { s.Spec.LoadBalancerIP = "192.0.2.2" })
+	controlplanetest.Modify(t, r, kinds.Services, "", "default", "web", func(s *corev1.Service) { s.Spec.LoadBalancerIP = "192.0.2.2" })
 	await(t, r, "web", "192.0.2.2 at node1")
 	remove(t, r, "cloud")
 	remove(t, r, "external")
@@ -208,7 +209,7 @@ func TestAddresses(t *testing.T) {
 
 func remove(t *testing.T, r *resource.Registry, name string) {
 	t.Helper()
-	if _, _, err := r.Delete(t.Context(), resource.Services, "default", name, nil); err != nil {
+	if _, _, err := r.Delete(t.Context(), kinds.Services, "default", name, nil); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -225,7 +226,7 @@ func TestNoPool(t *testing.T) {
 	await(t, r, "web", "NoLoadBalancerPool")
 	awaitEvent(t, r, "web", "NoLoadBalancerPool", "start it with --lb-cidr")
 	// Another controller may serve it: then there is nothing to complain of, nor to announce.
-	controlplanetest.Modify(t, r, resource.Services, "status", "default", "web", func(s *corev1.Service) {
+	controlplanetest.Modify(t, r, kinds.Services, "status", "default", "web", func(s *corev1.Service) {
 		s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "198.51.100.7", IPMode: ptr.To(corev1.LoadBalancerIPModeVIP)}}
 	})
 	await(t, r, "web", "198.51.100.7")
@@ -245,7 +246,7 @@ func TestPoolChanges(t *testing.T) {
 	}
 	stop()
 	// A status that somebody wrote: the record of what it showed before is worth nothing any more.
-	controlplanetest.Modify(t, r, resource.Services, "status", "default", "web0", func(s *corev1.Service) { s.Status.LoadBalancer = corev1.LoadBalancerStatus{} })
+	controlplanetest.Modify(t, r, kinds.Services, "status", "default", "web0", func(s *corev1.Service) { s.Status.LoadBalancer = corev1.LoadBalancerStatus{} })
 	// On its own: beside web2, which the next pool moves, either may come first.
 	stop = start(t, r, "192.0.2.0/29")
 	await(t, r, "web0", "192.0.2.1 at node1")
@@ -308,7 +309,7 @@ func TestAnnouncers(t *testing.T) {
 	}
 	setReady(t, r, "node0", corev1.ConditionTrue)
 	stop()
-	controlplanetest.Modify(t, r, resource.Services, "", "default", names[0], func(s *corev1.Service) { s.Annotations = nil })
+	controlplanetest.Modify(t, r, kinds.Services, "", "default", names[0], func(s *corev1.Service) { s.Annotations = nil })
 	start(t, r, "192.0.2.0/24")
 	await(t, r, names[0], state(get(t, r, names[0]))+" at node0") // the one with the fewest
 	for name, owner := range second {
@@ -317,14 +318,14 @@ func TestAnnouncers(t *testing.T) {
 		}
 	}
 	exclude := func(name string) {
-		controlplanetest.Modify(t, r, resource.Nodes, "", "", name, func(n *corev1.Node) {
+		controlplanetest.Modify(t, r, kinds.Nodes, "", "", name, func(n *corev1.Node) {
 			n.Labels = map[string]string{corev1.LabelNodeExcludeBalancers: ""}
 		})
 	}
 	exclude("node0")
 	setOutside(t, r, "node1", corev1.ConditionFalse)
 	settled("one is excluded, another serves nobody outside", "node2")
-	if _, _, err := r.Delete(t.Context(), resource.Nodes, "", "node2", nil); err != nil {
+	if _, _, err := r.Delete(t.Context(), kinds.Nodes, "", "node2", nil); err != nil {
 		t.Fatal(err)
 	}
 	awaitEvent(t, r, names[3], "NotAnnounced", "without the label node.kubernetes.io/exclude-from-external-load-balancers")
@@ -367,34 +368,14 @@ func TestAnnouncerOfLocalServices(t *testing.T) {
 		{[]discoveryv1.Endpoint{endpoint("node1", false, false, true)}, "192.0.2.1"},
 		{[]discoveryv1.Endpoint{endpoint("node2", true, true, false)}, "192.0.2.1 at node2"},
 	} {
-		controlplanetest.Modify(t, r, resource.EndpointSlices, "", "default", "web-1", func(s *discoveryv1.EndpointSlice) { s.Endpoints = step.endpoints })
+		controlplanetest.Modify(t, r, kinds.EndpointSlices, "", "default", "web-1", func(s *discoveryv1.EndpointSlice) { s.Endpoints = step.endpoints })
 		await(t, r, "web", step.want)
 	}
 	setReady(t, r, "node2", corev1.ConditionUnknown)
 	await(t, r, "web", "192.0.2.1")
 	awaitEvent(t, r, "web", "NotAnnounced", "externalTrafficPolicy Local")
-	controlplanetest.Modify(t, r, resource.Services, "", "default", "web", func(s *corev1.Service) {
+	controlplanetest.Modify(t, r, kinds.Services, "", "default", "web", func(s *corev1.Service) {
 		s.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyCluster
 	})
 	await(t, r, "web", "192.0.2.1 at node0", "192.0.2.1 at node1")
-}
-
-// TestTwoLeaders runs two loops at once, as they never should: no address is given twice all the same.
-func TestTwoLeaders(t *testing.T) {
-	r := controlplanetest.Start(t)
-	addNode(t, r, "node1", "10.0.0.1")
-	start(t, r, "192.0.2.0/26")
-	start(t, r, "192.0.2.0/26")
-	for i := range 40 {
-		addService(t, r, fmt.Sprintf("web%02d", i), nil)
-	}
-	controlplanetest.Await(t, r, watched, func() string {
-		for _, s := range controlplanetest.List[*corev1.Service](r, resource.Services, "default") {
-			if len(s.Status.LoadBalancer.Ingress) != 1 {
-				return s.Name + " has no address"
-			}
-		}
-		return ""
-	})
-	checkRecords(t, r)
 }

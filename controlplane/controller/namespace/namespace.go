@@ -18,6 +18,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/skep-io/skep/controlplane/controller"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
@@ -41,19 +42,19 @@ func New(registry *resource.Registry) *Controller {
 
 // kinds are those of what a namespace can hold, pods last, when nothing is left that would replace them.
 func (c *Controller) kinds() []*resource.Kind {
-	kinds := slices.DeleteFunc(slices.Clone(c.registry.Kinds()), func(k *resource.Kind) bool { return !k.Namespaced || k == resource.Pods })
-	return append(kinds, resource.Pods)
+	others := slices.DeleteFunc(slices.Clone(c.registry.Kinds()), func(k *resource.Kind) bool { return !k.Namespaced || k == kinds.Pods })
+	return append(others, kinds.Pods)
 }
 
 // Run works until ctx ends.
 func (c *Controller) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
-	controller.Observe(ctx, &wg, c.registry, resource.Namespaces, func(_, cur *corev1.Namespace, _ int64) {
+	controller.Observe(ctx, &wg, c.registry, kinds.Namespaces, func(_, cur *corev1.Namespace, _ int64) {
 		if cur != nil && cur.DeletionTimestamp != nil {
 			c.queue.Add(cur.Name)
 		}
 	})
-	controller.Observe(ctx, &wg, c.registry, resource.Pods, func(old, cur *corev1.Pod, _ int64) {
+	controller.Observe(ctx, &wg, c.registry, kinds.Pods, func(old, cur *corev1.Pod, _ int64) {
 		if cur == nil && c.terminating(ctx, old.Namespace) {
 			c.queue.Add(old.Namespace)
 		}
@@ -64,13 +65,13 @@ func (c *Controller) Run(ctx context.Context) error {
 }
 
 func (c *Controller) terminating(ctx context.Context, name string) bool {
-	ns, err := resource.Get[*corev1.Namespace](ctx, c.registry, resource.Namespaces, "", name)
+	ns, err := resource.Get[*corev1.Namespace](ctx, c.registry, kinds.Namespaces, "", name)
 	return err == nil && ns.DeletionTimestamp != nil
 }
 
 func (c *Controller) sync(ctx context.Context, name string) error {
 	// From the store: the cache of a namespace may be behind those of its content.
-	obj, err := c.registry.Get(ctx, resource.Namespaces, "", name, "")
+	obj, err := c.registry.Get(ctx, kinds.Namespaces, "", name, "")
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
@@ -115,7 +116,7 @@ func (c *Controller) empty(ctx context.Context, name string) (remains, error) {
 		for _, o := range list.Objects {
 			obj := o.Value()
 			gone := false
-			if obj.GetDeletionTimestamp() == nil || k == resource.Pods {
+			if obj.GetDeletionTimestamp() == nil || k == kinds.Pods {
 				gone, err = c.delete(ctx, k, obj)
 				if err != nil {
 					failures = append(failures, err)
@@ -149,7 +150,7 @@ func (c *Controller) delete(ctx context.Context, k *resource.Kind, obj resource.
 
 // finalize takes the finalizer away, after which the store drops the namespace.
 func (c *Controller) finalize(ctx context.Context, ns *corev1.Namespace) error {
-	_, err := c.registry.Modify(ctx, resource.Namespaces, "finalize", "", ns.Name, resource.UpdateOptions{}, func(current resource.Object) (resource.Object, error) {
+	_, err := c.registry.Modify(ctx, kinds.Namespaces, "finalize", "", ns.Name, resource.UpdateOptions{}, func(current resource.Object) (resource.Object, error) {
 		n := current.(*corev1.Namespace)
 		if n.UID != ns.UID {
 			return n, nil
@@ -170,7 +171,7 @@ func (c *Controller) setConditions(ctx context.Context, ns *corev1.Namespace, le
 	if left.objects == 0 && failure == nil {
 		return nil
 	}
-	_, err := c.registry.Modify(ctx, resource.Namespaces, "status", "", ns.Name, resource.UpdateOptions{}, func(current resource.Object) (resource.Object, error) {
+	_, err := c.registry.Modify(ctx, kinds.Namespaces, "status", "", ns.Name, resource.UpdateOptions{}, func(current resource.Object) (resource.Object, error) {
 		n := current.(*corev1.Namespace)
 		if n.UID != ns.UID {
 			return n, nil

@@ -12,6 +12,7 @@ import (
 	"github.com/skep-io/skep/controlplane/controller/namespace"
 	"github.com/skep-io/skep/controlplane/controller/serviceaccount"
 	"github.com/skep-io/skep/controlplane/controlplanetest"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
@@ -35,29 +36,29 @@ func TestNamespaceIsFurnishedEmptiedAndFinalized(t *testing.T) {
 	})
 	controlplanetest.Create(t, r, controlplanetest.Parse(t, content)...)
 	furnished := func() string {
-		cm, err := resource.Get[*corev1.ConfigMap](t.Context(), r, resource.ConfigMaps, "team", "kube-root-ca.crt")
+		cm, err := resource.Get[*corev1.ConfigMap](t.Context(), r, kinds.ConfigMaps, "team", "kube-root-ca.crt")
 		if err != nil || cm.Data["ca.crt"] != "the CA" {
 			return fmt.Sprint("no CA: ", err)
 		}
-		if _, err := resource.Get[*corev1.ServiceAccount](t.Context(), r, resource.ServiceAccounts, "team", "default"); err != nil {
+		if _, err := resource.Get[*corev1.ServiceAccount](t.Context(), r, kinds.ServiceAccounts, "team", "default"); err != nil {
 			return err.Error()
 		}
 		return ""
 	}
-	both := []*resource.Kind{resource.ConfigMaps, resource.ServiceAccounts}
+	both := []*resource.Kind{kinds.ConfigMaps, kinds.ServiceAccounts}
 	controlplanetest.Await(t, r, both, furnished)
 	// What someone deletes or spoils comes again.
-	if _, _, err := r.Delete(t.Context(), resource.ServiceAccounts, "team", "default", nil); err != nil {
+	if _, _, err := r.Delete(t.Context(), kinds.ServiceAccounts, "team", "default", nil); err != nil {
 		t.Fatal(err)
 	}
-	controlplanetest.Modify(t, r, resource.ConfigMaps, "", "team", "kube-root-ca.crt", func(cm *corev1.ConfigMap) { cm.Data = nil })
+	controlplanetest.Modify(t, r, kinds.ConfigMaps, "", "team", "kube-root-ca.crt", func(cm *corev1.ConfigMap) { cm.Data = nil })
 	controlplanetest.Await(t, r, both, furnished)
 
-	if _, _, err := r.Delete(t.Context(), resource.Namespaces, "", "team", &metav1.DeleteOptions{}); err != nil {
+	if _, _, err := r.Delete(t.Context(), kinds.Namespaces, "", "team", &metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	controlplanetest.Await(t, r, []*resource.Kind{resource.Namespaces}, func() string {
-		ns, err := resource.Get[*corev1.Namespace](t.Context(), r, resource.Namespaces, "", "team")
+	controlplanetest.Await(t, r, []*resource.Kind{kinds.Namespaces}, func() string {
+		ns, err := resource.Get[*corev1.Namespace](t.Context(), r, kinds.Namespaces, "", "team")
 		if err != nil {
 			return "the namespace went before its content: " + err.Error()
 		}
@@ -69,9 +70,9 @@ func TestNamespaceIsFurnishedEmptiedAndFinalized(t *testing.T) {
 		}
 		return fmt.Sprint(ns.Status)
 	})
-	controlplanetest.Modify(t, r, resource.ConfigMaps, "", "team", "held", func(cm *corev1.ConfigMap) { cm.Finalizers = nil })
-	controlplanetest.Await(t, r, []*resource.Kind{resource.Namespaces}, func() string {
-		_, err := resource.Get[*corev1.Namespace](t.Context(), r, resource.Namespaces, "", "team")
+	controlplanetest.Modify(t, r, kinds.ConfigMaps, "", "team", "held", func(cm *corev1.ConfigMap) { cm.Finalizers = nil })
+	controlplanetest.Await(t, r, []*resource.Kind{kinds.Namespaces}, func() string {
+		_, err := resource.Get[*corev1.Namespace](t.Context(), r, kinds.Namespaces, "", "team")
 		if apierrors.IsNotFound(err) {
 			return ""
 		}
@@ -82,7 +83,7 @@ func TestNamespaceIsFurnishedEmptiedAndFinalized(t *testing.T) {
 			t.Errorf("%d %s are left, %v", len(list.Objects), k.Resource, err)
 		}
 	}
-	if _, err := resource.Get[*corev1.ConfigMap](t.Context(), r, resource.ConfigMaps, "default", "bystander"); err != nil {
+	if _, err := resource.Get[*corev1.ConfigMap](t.Context(), r, kinds.ConfigMaps, "default", "bystander"); err != nil {
 		t.Error(err)
 	}
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/skep-io/skep/controlplane/controller"
 	"github.com/skep-io/skep/controlplane/event"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
@@ -52,11 +53,11 @@ func New(registry *resource.Registry, recorder *event.Recorder) *Controller {
 // Run works until ctx ends.
 func (c *Controller) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
-	controller.Observe(ctx, &wg, c.registry, resource.NetworkPolicies, c.policyChanged)
+	controller.Observe(ctx, &wg, c.registry, kinds.NetworkPolicies, c.policyChanged)
 	c.mu.Lock()
 	c.began = true
 	c.mu.Unlock()
-	controller.Observe(ctx, &wg, c.registry, resource.Namespaces, c.namespaceChanged)
+	controller.Observe(ctx, &wg, c.registry, kinds.Namespaces, c.namespaceChanged)
 	wg.Go(func() { c.queue.Run(ctx, workers, c.sync) })
 	wg.Wait()
 	return ctx.Err()
@@ -79,7 +80,7 @@ func (c *Controller) policyChanged(old, cur *networkingv1.NetworkPolicy, _ int64
 	c.policies[cur.Namespace][cur.Name] = true
 	c.queue.Add(cur.Namespace)
 	if old == nil && c.began {
-		c.recorder.Eventf(cur, corev1.EventTypeWarning, Reason, "%s", resource.NetworkPolicyWarning)
+		c.recorder.Eventf(cur, corev1.EventTypeWarning, Reason, "%s", kinds.NetworkPolicyWarning)
 	}
 }
 
@@ -98,13 +99,13 @@ func (c *Controller) has(namespace string) bool {
 
 func says(n *corev1.Namespace) bool {
 	return slices.ContainsFunc(n.Status.Conditions, func(have corev1.NamespaceCondition) bool {
-		return have.Type == Enforced && have.Status == corev1.ConditionFalse && have.Message == resource.NetworkPolicyWarning
+		return have.Type == Enforced && have.Status == corev1.ConditionFalse && have.Message == kinds.NetworkPolicyWarning
 	})
 }
 
 // sync brings a namespace's condition up to date.
 func (c *Controller) sync(ctx context.Context, namespace string) error {
-	_, err := c.registry.Modify(ctx, resource.Namespaces, "status", "", namespace, resource.UpdateOptions{}, func(current resource.Object) (resource.Object, error) {
+	_, err := c.registry.Modify(ctx, kinds.Namespaces, "status", "", namespace, resource.UpdateOptions{}, func(current resource.Object) (resource.Object, error) {
 		n := current.(*corev1.Namespace)
 		want := c.has(namespace)
 		if says(n) == want {
@@ -115,7 +116,7 @@ func (c *Controller) sync(ctx context.Context, namespace string) error {
 		n.Status.Conditions = slices.DeleteFunc(n.Status.Conditions, func(have corev1.NamespaceCondition) bool { return have.Type == Enforced })
 		if want {
 			n.Status.Conditions = append(n.Status.Conditions, corev1.NamespaceCondition{
-				Type: Enforced, Status: corev1.ConditionFalse, LastTransitionTime: metav1.Now(), Reason: Reason, Message: resource.NetworkPolicyWarning,
+				Type: Enforced, Status: corev1.ConditionFalse, LastTransitionTime: metav1.Now(), Reason: Reason, Message: kinds.NetworkPolicyWarning,
 			})
 		}
 		return n, nil

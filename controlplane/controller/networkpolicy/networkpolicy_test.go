@@ -11,6 +11,7 @@ import (
 	"github.com/skep-io/skep/controlplane/controller/networkpolicy"
 	"github.com/skep-io/skep/controlplane/controlplanetest"
 	"github.com/skep-io/skep/controlplane/event"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
@@ -40,15 +41,15 @@ spec: {podSelector: {}}
 	}
 	await := func(want bool) {
 		t.Helper()
-		controlplanetest.Await(t, r, []*resource.Kind{resource.Namespaces, resource.Events}, func() string {
-			ns, err := resource.Get[*corev1.Namespace](t.Context(), r, resource.Namespaces, "", "default")
+		controlplanetest.Await(t, r, []*resource.Kind{kinds.Namespaces, kinds.Events}, func() string {
+			ns, err := resource.Get[*corev1.Namespace](t.Context(), r, kinds.Namespaces, "", "default")
 			if err != nil {
 				return err.Error()
 			}
 			said := false
 			for _, c := range ns.Status.Conditions {
 				if c.Type == networkpolicy.Enforced {
-					said = c.Status == corev1.ConditionFalse && c.Reason == networkpolicy.Reason && c.Message == resource.NetworkPolicyWarning
+					said = c.Status == corev1.ConditionFalse && c.Reason == networkpolicy.Reason && c.Message == kinds.NetworkPolicyWarning
 				}
 			}
 			if said != want {
@@ -59,7 +60,7 @@ spec: {podSelector: {}}
 	}
 	remove := func(name string) {
 		t.Helper()
-		if _, _, err := r.Delete(t.Context(), resource.NetworkPolicies, "default", name, nil); err != nil {
+		if _, _, err := r.Delete(t.Context(), kinds.NetworkPolicies, "default", name, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -68,9 +69,9 @@ spec: {podSelector: {}}
 	await(true)
 	policy("one")
 	policy("two")
-	controlplanetest.Await(t, r, []*resource.Kind{resource.Events}, func() string {
+	controlplanetest.Await(t, r, []*resource.Kind{kinds.Events}, func() string {
 		told := map[string]int32{}
-		for _, e := range controlplanetest.List[*corev1.Event](r, resource.Events, "default") {
+		for _, e := range controlplanetest.List[*corev1.Event](r, kinds.Events, "default") {
 			if e.Reason == networkpolicy.Reason && e.InvolvedObject.Kind == "NetworkPolicy" && e.Type == corev1.EventTypeWarning {
 				told[e.InvolvedObject.Name] += e.Count
 			}
@@ -82,7 +83,7 @@ spec: {podSelector: {}}
 	})
 	remove("old")
 	remove("one")
-	controlplanetest.Modify(t, r, resource.NetworkPolicies, "", "default", "two", func(p *networkingv1.NetworkPolicy) { p.Labels = map[string]string{"a": "b"} })
+	controlplanetest.Modify(t, r, kinds.NetworkPolicies, "", "default", "two", func(p *networkingv1.NetworkPolicy) { p.Labels = map[string]string{"a": "b"} })
 	await(true)
 	// While nobody leads, the last one goes.
 	stop()

@@ -8,6 +8,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/skep-io/skep/controlplane/controller"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
@@ -30,7 +31,7 @@ func (c *Controller) markUnknown(ctx context.Context, node *corev1.Node) error {
 		return nil
 	}
 	changed := false
-	_, err := c.registry.Modify(ctx, resource.Nodes, "status", "", node.Name, resource.UpdateOptions{}, func(current resource.Object) (resource.Object, error) {
+	_, err := c.registry.Modify(ctx, kinds.Nodes, "status", "", node.Name, resource.UpdateOptions{}, func(current resource.Object) (resource.Object, error) {
 		changed = false
 		n := current.(*corev1.Node)
 		// It may have come back between the look and this write.

@@ -11,19 +11,20 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/skep-io/skep/controlplane/controller"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
 // syncPod does to one pod what the state of its node asks for.
 func (c *Controller) syncPod(ctx context.Context, key controller.Key) error {
-	pod, err := resource.Get[*corev1.Pod](ctx, c.registry, resource.Pods, key.Namespace, key.Name)
+	pod, err := resource.Get[*corev1.Pod](ctx, c.registry, kinds.Pods, key.Namespace, key.Name)
 	if apierrors.IsNotFound(err) || err == nil && pod.Spec.NodeName == "" {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	node, err := resource.Get[*corev1.Node](ctx, c.registry, resource.Nodes, "", pod.Spec.NodeName)
+	node, err := resource.Get[*corev1.Node](ctx, c.registry, kinds.Nodes, "", pod.Spec.NodeName)
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
@@ -111,7 +112,7 @@ func tolerated(pod *corev1.Pod, t *corev1.Taint) (stay time.Duration, forever bo
 }
 
 func (c *Controller) evict(ctx context.Context, pod *corev1.Pod) error {
-	_, _, err := c.registry.Delete(ctx, resource.Pods, pod.Namespace, pod.Name, &metav1.DeleteOptions{
+	_, _, err := c.registry.Delete(ctx, kinds.Pods, pod.Namespace, pod.Name, &metav1.DeleteOptions{
 		Preconditions: &metav1.Preconditions{UID: &pod.UID},
 	})
 	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
@@ -133,7 +134,7 @@ func (c *Controller) finish(ctx context.Context, pod *corev1.Pod, node *corev1.N
 		c.pods.AddAfter(controller.KeyOf(pod), wait)
 		return nil
 	}
-	_, _, err := c.registry.Delete(ctx, resource.Pods, pod.Namespace, pod.Name, &metav1.DeleteOptions{
+	_, _, err := c.registry.Delete(ctx, kinds.Pods, pod.Namespace, pod.Name, &metav1.DeleteOptions{
 		GracePeriodSeconds: ptr.To[int64](0),
 		Preconditions:      &metav1.Preconditions{UID: &pod.UID},
 	})
@@ -148,7 +149,7 @@ func (c *Controller) markNotReady(ctx context.Context, pod *corev1.Pod) error {
 	if !controller.PodReady(pod) {
 		return nil
 	}
-	_, err := c.registry.Modify(ctx, resource.Pods, "status", pod.Namespace, pod.Name, resource.UpdateOptions{}, func(current resource.Object) (resource.Object, error) {
+	_, err := c.registry.Modify(ctx, kinds.Pods, "status", pod.Namespace, pod.Name, resource.UpdateOptions{}, func(current resource.Object) (resource.Object, error) {
 		p := current.(*corev1.Pod)
 		if p.UID != pod.UID || !controller.PodReady(p) || !c.health.isSilent(p.Spec.NodeName) {
 			return p, nil

@@ -18,6 +18,7 @@ import (
 
 	"github.com/skep-io/skep/controlplane/controller"
 	"github.com/skep-io/skep/controlplane/event"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
@@ -70,9 +71,9 @@ func New(registry *resource.Registry, recorder *event.Recorder, clock clock.With
 // Run works until ctx ends.
 func (c *Controller) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
-	controller.Observe(ctx, &wg, c.registry, resource.Nodes, c.nodeChanged)
-	controller.Observe(ctx, &wg, c.registry, resource.Leases, c.leaseChanged)
-	controller.Observe(ctx, &wg, c.registry, resource.Pods, c.podChanged)
+	controller.Observe(ctx, &wg, c.registry, kinds.Nodes, c.nodeChanged)
+	controller.Observe(ctx, &wg, c.registry, kinds.Leases, c.leaseChanged)
+	controller.Observe(ctx, &wg, c.registry, kinds.Pods, c.podChanged)
 	ticker := c.clock.NewTicker(max(c.health.grace/looksPerGrace, 10*time.Millisecond))
 	defer ticker.Stop()
 	c.health.start(c.clock.Now())
@@ -144,7 +145,7 @@ func (c *Controller) look(ctx context.Context, ticker clock.Ticker) {
 func (c *Controller) confirm(ctx context.Context, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, confirmTimeout)
 	defer cancel()
-	obj, err := c.registry.Get(ctx, resource.Leases, corev1.NamespaceNodeLease, name, "")
+	obj, err := c.registry.Get(ctx, kinds.Leases, corev1.NamespaceNodeLease, name, "")
 	switch {
 	case apierrors.IsNotFound(err):
 	case err != nil:
@@ -165,7 +166,7 @@ func (c *Controller) syncNode(ctx context.Context, name string) error {
 			c.health.declare(name)
 		}
 	}
-	node, err := resource.Get[*corev1.Node](ctx, c.registry, resource.Nodes, "", name)
+	node, err := resource.Get[*corev1.Node](ctx, c.registry, kinds.Nodes, "", name)
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
@@ -186,7 +187,7 @@ func (c *Controller) syncNode(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	for _, pod := range resource.ByIndex[*corev1.Pod](c.registry, resource.Pods, resource.PodsByNode, node.Name) {
+	for _, pod := range resource.ByIndex[*corev1.Pod](c.registry, kinds.Pods, kinds.PodsByNode, node.Name) {
 		c.pods.Add(controller.KeyOf(pod))
 	}
 	return nil

@@ -16,6 +16,7 @@ import (
 	"github.com/skep-io/skep/controlplane/controller"
 	"github.com/skep-io/skep/controlplane/controlplanetest"
 	"github.com/skep-io/skep/controlplane/event"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
@@ -91,7 +92,7 @@ func (h *hosts) live(seconds int, alive ...string) {
 		h.beats++
 		h.clock.Step(time.Second)
 		for _, name := range alive {
-			controlplanetest.Modify(h.t, h.r, resource.Leases, "", corev1.NamespaceNodeLease, name, func(l *coordinationv1.Lease) {
+			controlplanetest.Modify(h.t, h.r, kinds.Leases, "", corev1.NamespaceNodeLease, name, func(l *coordinationv1.Lease) {
 				l.Spec.RenewTime = &metav1.MicroTime{Time: time.Unix(int64(h.beats), 0)}
 			})
 			h.await(func() bool {
@@ -110,8 +111,8 @@ func (h *hosts) live(seconds int, alive ...string) {
 
 func (h *hosts) awaitNode(name string, is func(*corev1.Node) bool) {
 	h.t.Helper()
-	controlplanetest.Await(h.t, h.r, []*resource.Kind{resource.Nodes}, func() string {
-		n, err := resource.Get[*corev1.Node](h.t.Context(), h.r, resource.Nodes, "", name)
+	controlplanetest.Await(h.t, h.r, []*resource.Kind{kinds.Nodes}, func() string {
+		n, err := resource.Get[*corev1.Node](h.t.Context(), h.r, kinds.Nodes, "", name)
 		if err != nil {
 			return err.Error()
 		}
@@ -124,7 +125,7 @@ func (h *hosts) awaitNode(name string, is func(*corev1.Node) bool) {
 
 func (h *hosts) awaitPod(name string, is func(*corev1.Pod) bool) {
 	h.t.Helper()
-	controlplanetest.Await(h.t, h.r, []*resource.Kind{resource.Pods}, func() string {
+	controlplanetest.Await(h.t, h.r, []*resource.Kind{kinds.Pods}, func() string {
 		p := h.pod(name)
 		if is(p) {
 			return ""
@@ -135,7 +136,7 @@ func (h *hosts) awaitPod(name string, is func(*corev1.Pod) bool) {
 
 // pod returns nil for a pod that is gone.
 func (h *hosts) pod(name string) *corev1.Pod {
-	p, err := resource.Get[*corev1.Pod](h.t.Context(), h.r, resource.Pods, "default", name)
+	p, err := resource.Get[*corev1.Pod](h.t.Context(), h.r, kinds.Pods, "default", name)
 	if err != nil {
 		return nil
 	}
@@ -167,7 +168,7 @@ func TestSilentNode(t *testing.T) {
 	h := startHosts(t, "node1", "node2", "node3")
 	h.live(12, "node1", "node2", "node3")
 	h.live(5, "node1", "node2")
-	if n, _ := resource.Get[*corev1.Node](t.Context(), h.r, resource.Nodes, "", "node3"); unknown(n) || len(n.Spec.Taints) > 0 {
+	if n, _ := resource.Get[*corev1.Node](t.Context(), h.r, kinds.Nodes, "", "node3"); unknown(n) || len(n.Spec.Taints) > 0 {
 		t.Fatalf("node3 is given up within the grace: %v %v", n.Status.Conditions, n.Spec.Taints)
 	}
 	h.live(1, "node1", "node2")
@@ -190,7 +191,7 @@ func TestSilentNode(t *testing.T) {
 	}
 
 	h.live(1, "node1", "node2", "node3")
-	controlplanetest.Modify(t, h.r, resource.Nodes, "status", "", "node3", func(n *corev1.Node) {
+	controlplanetest.Modify(t, h.r, kinds.Nodes, "status", "", "node3", func(n *corev1.Node) {
 		c := controller.NodeCondition(n, corev1.NodeReady)
 		c.Status, c.Reason = corev1.ConditionTrue, "KubeletReady"
 	})
@@ -204,7 +205,7 @@ func TestAllSilent(t *testing.T) {
 	h.live(120)
 	for _, name := range []string{"node1", "node2", "node3"} {
 		h.awaitNode(name, unknown)
-		n, _ := resource.Get[*corev1.Node](t.Context(), h.r, resource.Nodes, "", name)
+		n, _ := resource.Get[*corev1.Node](t.Context(), h.r, kinds.Nodes, "", name)
 		if len(n.Spec.Taints) > 0 {
 			t.Errorf("%s is tainted: %v", name, n.Spec.Taints)
 		}
@@ -230,7 +231,7 @@ func TestStalledProcess(t *testing.T) {
 	h.live(4)
 	h.live(20, "node1", "node2", "node3")
 	for _, name := range []string{"node1", "node2", "node3"} {
-		n, _ := resource.Get[*corev1.Node](t.Context(), h.r, resource.Nodes, "", name)
+		n, _ := resource.Get[*corev1.Node](t.Context(), h.r, kinds.Nodes, "", name)
 		if unknown(n) || len(n.Spec.Taints) > 0 || terminating(h.pod("web-"+name)) {
 			t.Errorf("%s was given up: %v %v", name, n.Status.Conditions, n.Spec.Taints)
 		}
@@ -243,7 +244,7 @@ func TestPressureTaints(t *testing.T) {
 	h := startHosts(t, "a")
 	set := func(kind corev1.NodeConditionType, status corev1.ConditionStatus) {
 		t.Helper()
-		controlplanetest.Modify(t, h.r, resource.Nodes, "status", "", "a", func(n *corev1.Node) {
+		controlplanetest.Modify(t, h.r, kinds.Nodes, "status", "", "a", func(n *corev1.Node) {
 			n.Status.Conditions = slices.DeleteFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool { return c.Type == kind })
 			n.Status.Conditions = append(n.Status.Conditions, corev1.NodeCondition{Type: kind, Status: status, LastHeartbeatTime: metav1.Now()})
 		})
@@ -262,7 +263,7 @@ func TestPressureTaints(t *testing.T) {
 			return true
 		})
 	}
-	controlplanetest.Modify(t, h.r, resource.Nodes, "", "", "a", func(n *corev1.Node) {
+	controlplanetest.Modify(t, h.r, kinds.Nodes, "", "", "a", func(n *corev1.Node) {
 		n.Spec.Taints = []corev1.Taint{{Key: "owner", Value: "batch", Effect: corev1.TaintEffectNoSchedule}}
 	})
 	set(corev1.NodeMemoryPressure, corev1.ConditionTrue)

@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/skep-io/skep/controlplane/controller"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
@@ -66,7 +67,7 @@ func (c *Controller) reconcileTaints(ctx context.Context, node *corev1.Node) (*c
 	if !taint(node.DeepCopy(), metav1.Time{}) {
 		return node, nil
 	}
-	obj, err := c.registry.Modify(ctx, resource.Nodes, "", "", node.Name, resource.UpdateOptions{}, func(current resource.Object) (resource.Object, error) {
+	obj, err := c.registry.Modify(ctx, kinds.Nodes, "", "", node.Name, resource.UpdateOptions{}, func(current resource.Object) (resource.Object, error) {
 		n := current.(*corev1.Node).DeepCopy()
 		n.ResourceVersion = ""
 		if !taint(n, metav1.NewTime(c.clock.Now())) {

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/skep-io/skep/controlplane/controller"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
@@ -109,7 +110,7 @@ func (c *Controller) release(ctx context.Context, set *podSet, pod *corev1.Pod) 
 // changeOwners applies change to the pod as it is now. It returns nil without an
 // error if the pod is gone or is no longer what the change was meant for.
 func (c *Controller) changeOwners(ctx context.Context, pod *corev1.Pod, change func(*corev1.Pod) error) (*corev1.Pod, error) {
-	obj, err := c.registry.Modify(ctx, resource.Pods, "", pod.Namespace, pod.Name, resource.UpdateOptions{}, func(current resource.Object) (resource.Object, error) {
+	obj, err := c.registry.Modify(ctx, kinds.Pods, "", pod.Namespace, pod.Name, resource.UpdateOptions{}, func(current resource.Object) (resource.Object, error) {
 		if current.GetUID() != pod.UID {
 			return nil, errPodChanged
 		}

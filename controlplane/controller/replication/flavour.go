@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
@@ -22,13 +23,13 @@ type flavour struct {
 }
 
 var replicaSets = flavour{
-	kind:      resource.ReplicaSets,
+	kind:      kinds.ReplicaSets,
 	read:      func(obj resource.Object) *appsv1.ReplicaSet { copied := *obj.(*appsv1.ReplicaSet); return &copied },
 	setStatus: func(obj resource.Object, status appsv1.ReplicaSetStatus) { obj.(*appsv1.ReplicaSet).Status = status },
 }
 
 var replicationControllers = flavour{
-	kind: resource.ReplicationControllers,
+	kind: kinds.ReplicationControllers,
 	read: func(obj resource.Object) *appsv1.ReplicaSet {
 		rc := obj.(*corev1.ReplicationController)
 		set := &appsv1.ReplicaSet{

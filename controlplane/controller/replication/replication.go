@@ -18,6 +18,7 @@ import (
 
 	"github.com/skep-io/skep/controlplane/controller"
 	"github.com/skep-io/skep/controlplane/event"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
@@ -68,7 +69,7 @@ func newController(f *flavour, registry *resource.Registry, recorder *event.Reco
 // Run works until ctx ends.
 func (c *Controller) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
-	controller.Observe(ctx, &wg, c.registry, resource.Pods, c.podChanged)
+	controller.Observe(ctx, &wg, c.registry, kinds.Pods, c.podChanged)
 	controller.Observe(ctx, &wg, c.registry, c.flavour.kind, func(_, cur resource.Object, _ int64) {
 		if cur != nil {
 			c.queue.Add(controller.KeyOf(cur))

@@ -18,6 +18,7 @@ import (
 	"github.com/skep-io/skep/controlplane/controller/replication"
 	"github.com/skep-io/skep/controlplane/controlplanetest"
 	"github.com/skep-io/skep/controlplane/event"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
@@ -44,7 +45,7 @@ func createWeb(t *testing.T, r *resource.Registry, replicas int) *corev1.Replica
 }
 
 func active(r *resource.Registry) (pods []*corev1.Pod) {
-	for _, p := range controlplanetest.List[*corev1.Pod](r, resource.Pods, "default") {
+	for _, p := range controlplanetest.List[*corev1.Pod](r, kinds.Pods, "default") {
 		if controller.PodActive(p) {
 			pods = append(pods, p)
 		}
@@ -57,7 +58,7 @@ func active(r *resource.Registry) (pods []*corev1.Pod) {
 func settled(t *testing.T, r *resource.Registry, rc *corev1.ReplicationController, replicas int, gone ...string) []*corev1.Pod {
 	t.Helper()
 	var pods []*corev1.Pod
-	controlplanetest.Await(t, r, []*resource.Kind{resource.Pods, resource.ReplicationControllers}, func() string {
+	controlplanetest.Await(t, r, []*resource.Kind{kinds.Pods, kinds.ReplicationControllers}, func() string {
 		pods = nil
 		for _, p := range active(r) {
 			if slices.Contains(gone, p.Name) {
@@ -67,7 +68,7 @@ func settled(t *testing.T, r *resource.Registry, rc *corev1.ReplicationControlle
 				pods = append(pods, p)
 			}
 		}
-		now, err := resource.Get[*corev1.ReplicationController](t.Context(), r, resource.ReplicationControllers, "default", rc.Name)
+		now, err := resource.Get[*corev1.ReplicationController](t.Context(), r, kinds.ReplicationControllers, "default", rc.Name)
 		if err != nil {
 			return err.Error()
 		}
@@ -81,7 +82,7 @@ func settled(t *testing.T, r *resource.Registry, rc *corev1.ReplicationControlle
 
 func setReplicas(t *testing.T, r *resource.Registry, n int32) {
 	t.Helper()
-	controlplanetest.Modify(t, r, resource.ReplicationControllers, "", "default", "web", func(rc *corev1.ReplicationController) { rc.Spec.Replicas = &n })
+	controlplanetest.Modify(t, r, kinds.ReplicationControllers, "", "default", "web", func(rc *corev1.ReplicationController) { rc.Spec.Replicas = &n })
 }
 
 func TestScaleUpReplaceAndScaleDown(t *testing.T) {
@@ -98,8 +99,8 @@ func TestScaleUpReplaceAndScaleDown(t *testing.T) {
 		t.Fatalf("%d pods were made for 20", len(all))
 	}
 	// One ends, one is deleted: both are replaced.
-	controlplanetest.Modify(t, r, resource.Pods, "status", "default", pods[0].Name, func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed })
-	if _, _, err := r.Delete(t.Context(), resource.Pods, "default", pods[1].Name, nil); err != nil {
+	controlplanetest.Modify(t, r, kinds.Pods, "status", "default", pods[0].Name, func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed })
+	if _, _, err := r.Delete(t.Context(), kinds.Pods, "default", pods[1].Name, nil); err != nil {
 		t.Fatal(err)
 	}
 	settled(t, r, rc, 20, pods[0].Name, pods[1].Name)
@@ -107,13 +108,13 @@ func TestScaleUpReplaceAndScaleDown(t *testing.T) {
 	ready := map[string]bool{}
 	for _, p := range pods[2:5] {
 		ready[p.Name] = true
-		controlplanetest.Modify(t, r, resource.Pods, "status", "default", p.Name, func(p *corev1.Pod) {
+		controlplanetest.Modify(t, r, kinds.Pods, "status", "default", p.Name, func(p *corev1.Pod) {
 			p.Status.Phase = corev1.PodRunning
 			p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue, LastTransitionTime: metav1.Now()}}
 		})
 	}
-	controlplanetest.Await(t, r, []*resource.Kind{resource.ReplicationControllers}, func() string {
-		now, _ := resource.Get[*corev1.ReplicationController](t.Context(), r, resource.ReplicationControllers, "default", "web")
+	controlplanetest.Await(t, r, []*resource.Kind{kinds.ReplicationControllers}, func() string {
+		now, _ := resource.Get[*corev1.ReplicationController](t.Context(), r, kinds.ReplicationControllers, "default", "web")
 		if now.Status.ReadyReplicas == 3 && now.Status.AvailableReplicas == 3 && now.Status.FullyLabeledReplicas == 20 {
 			return ""
 		}
@@ -131,9 +132,9 @@ func TestScaleUpReplaceAndScaleDown(t *testing.T) {
 // awaitEvents counts the controller's events; client-go's correlation may have counted up and cut some.
 func awaitEvents(t *testing.T, r *resource.Registry, atMost map[string]int) {
 	t.Helper()
-	controlplanetest.Await(t, r, []*resource.Kind{resource.Events}, func() string {
+	controlplanetest.Await(t, r, []*resource.Kind{kinds.Events}, func() string {
 		got := map[string]int{}
-		for _, e := range controlplanetest.List[*corev1.Event](r, resource.Events, "default") {
+		for _, e := range controlplanetest.List[*corev1.Event](r, kinds.Events, "default") {
 			if e.InvolvedObject.Kind == "ReplicationController" && e.Source.Component == replication.Component {
 				got[e.Reason] += int(e.Count)
 			}
@@ -178,13 +179,13 @@ spec: {containers: [{name: c, image: i}]}
 				setReplicas(t, r, 3)
 			}
 			settled(t, r, rc, 3)
-			if other, err := resource.Get[*corev1.Pod](t.Context(), r, resource.Pods, "default", "other"); err != nil || len(other.OwnerReferences) != 0 {
+			if other, err := resource.Get[*corev1.Pod](t.Context(), r, kinds.Pods, "default", "other"); err != nil || len(other.OwnerReferences) != 0 {
 				t.Errorf("a pod that does not match was touched: %v %v", other, err)
 			}
 			victim := settled(t, r, rc, 3)[0].Name
-			controlplanetest.Modify(t, r, resource.Pods, "", "default", victim, func(p *corev1.Pod) { p.Labels = map[string]string{"app": "quarantine"} })
-			controlplanetest.Await(t, r, []*resource.Kind{resource.Pods}, func() string {
-				p, err := resource.Get[*corev1.Pod](t.Context(), r, resource.Pods, "default", victim)
+			controlplanetest.Modify(t, r, kinds.Pods, "", "default", victim, func(p *corev1.Pod) { p.Labels = map[string]string{"app": "quarantine"} })
+			controlplanetest.Await(t, r, []*resource.Kind{kinds.Pods}, func() string {
+				p, err := resource.Get[*corev1.Pod](t.Context(), r, kinds.Pods, "default", victim)
 				if err == nil && len(p.OwnerReferences) == 0 && p.DeletionTimestamp == nil {
 					return ""
 				}
@@ -204,14 +205,14 @@ func TestNeverTooManyOverRestarts(t *testing.T) {
 		if rc == nil {
 			rc = createWeb(t, r, 60)
 		}
-		controlplanetest.Await(t, r, []*resource.Kind{resource.Pods}, func() string {
+		controlplanetest.Await(t, r, []*resource.Kind{kinds.Pods}, func() string {
 			if n := len(active(r)); n < 10*(round+1) {
 				return fmt.Sprintf("%d pods", n)
 			}
 			return ""
 		})
 		stop()
-		if n := len(controlplanetest.List[*corev1.Pod](r, resource.Pods, "default")); n > 60 {
+		if n := len(controlplanetest.List[*corev1.Pod](r, kinds.Pods, "default")); n > 60 {
 			names := []string{}
 			for _, p := range active(r) {
 				names = append(names, p.Name)
@@ -222,7 +223,7 @@ func TestNeverTooManyOverRestarts(t *testing.T) {
 	}
 	start(t, r)
 	settled(t, r, rc, 60)
-	if n := len(controlplanetest.List[*corev1.Pod](r, resource.Pods, "default")); n != 60 {
+	if n := len(controlplanetest.List[*corev1.Pod](r, kinds.Pods, "default")); n != 60 {
 		t.Errorf("%d pods were made for 60", n)
 	}
 }
@@ -249,7 +250,7 @@ func TestReplicaSetKeepsItsOwnPods(t *testing.T) {
 	controlplanetest.Go(t, recorder.Run)
 	controlplanetest.Go(t, func(ctx context.Context) { _ = replication.NewReplicaSets(r, recorder, clock.RealClock{}).Run(ctx) })
 	set := controlplanetest.Create(t, r, controlplanetest.Parse(t, webSet)...)[0].(*appsv1.ReplicaSet)
-	controlplanetest.Await(t, r, []*resource.Kind{resource.Pods, resource.ReplicaSets}, func() string {
+	controlplanetest.Await(t, r, []*resource.Kind{kinds.Pods, kinds.ReplicaSets}, func() string {
 		owners := map[string]int{}
 		for _, p := range active(r) {
 			owners[string(metav1.GetControllerOf(p).UID)]++
@@ -257,7 +258,7 @@ func TestReplicaSetKeepsItsOwnPods(t *testing.T) {
 		if owners[string(set.UID)] != 3 || owners[string(rc.UID)] != 2 || len(owners) != 2 {
 			return fmt.Sprintf("pods by owner: %v", owners)
 		}
-		now, err := resource.Get[*appsv1.ReplicaSet](t.Context(), r, resource.ReplicaSets, set.Namespace, set.Name)
+		now, err := resource.Get[*appsv1.ReplicaSet](t.Context(), r, kinds.ReplicaSets, set.Namespace, set.Name)
 		if err != nil || now.Status.Replicas != 3 || now.Status.FullyLabeledReplicas != 3 || now.Status.ObservedGeneration != now.Generation {
 			return fmt.Sprintf("status %+v, %v", now.Status, err)
 		}

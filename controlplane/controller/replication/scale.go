@@ -9,6 +9,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
@@ -47,7 +48,7 @@ func (c *Controller) createOne(ctx context.Context, set *podSet) error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeTimeout)
 	defer cancel()
-	obj, err := c.registry.Create(ctx, resource.Pods, newPod(set), resource.CreateOptions{})
+	obj, err := c.registry.Create(ctx, kinds.Pods, newPod(set), resource.CreateOptions{})
 	if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 		return nil
 	}
@@ -65,7 +66,7 @@ func (c *Controller) delete(ctx context.Context, set *podSet, pods []*corev1.Pod
 	return inParallel(len(pods), func(i int) error {
 		pod := pods[i]
 		c.pods.doom(pod)
-		_, _, err := c.registry.Delete(ctx, resource.Pods, pod.Namespace, pod.Name, &metav1.DeleteOptions{
+		_, _, err := c.registry.Delete(ctx, kinds.Pods, pod.Namespace, pod.Name, &metav1.DeleteOptions{
 			Preconditions: &metav1.Preconditions{UID: &pod.UID},
 		})
 		switch {
@@ -85,7 +86,7 @@ func (c *Controller) delete(ctx context.Context, set *podSet, pods []*corev1.Pod
 
 // forgetIfGone lifts the doom of a pod whose deletion was delivered before it was doomed.
 func (c *Controller) forgetIfGone(ctx context.Context, pod *corev1.Pod) {
-	current, err := resource.Get[*corev1.Pod](ctx, c.registry, resource.Pods, pod.Namespace, pod.Name)
+	current, err := resource.Get[*corev1.Pod](ctx, c.registry, kinds.Pods, pod.Namespace, pod.Name)
 	if err != nil || current.UID != pod.UID {
 		c.pods.reprieve(pod)
 	}

@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/skep-io/skep/controlplane/controller"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
@@ -36,7 +37,7 @@ type Controller struct {
 
 // Renewed has the CA written to every namespace again. It may be called at any time, from any goroutine.
 func (c *Controller) Renewed() {
-	for _, ns := range resource.ListAs[*corev1.Namespace](c.registry, resource.Namespaces, "", nil) {
+	for _, ns := range resource.ListAs[*corev1.Namespace](c.registry, kinds.Namespaces, "", nil) {
 		c.queue.Add(ns.Name)
 	}
 }
@@ -49,17 +50,17 @@ func New(registry *resource.Registry, ca func() []byte) *Controller {
 // Run works until ctx ends.
 func (c *Controller) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
-	controller.Observe(ctx, &wg, c.registry, resource.ServiceAccounts, func(old, cur *corev1.ServiceAccount, _ int64) {
+	controller.Observe(ctx, &wg, c.registry, kinds.ServiceAccounts, func(old, cur *corev1.ServiceAccount, _ int64) {
 		if cur == nil && old.Name == defaultAccount {
 			c.queue.Add(old.Namespace)
 		}
 	})
-	controller.Observe(ctx, &wg, c.registry, resource.ConfigMaps, func(old, cur *corev1.ConfigMap, _ int64) {
+	controller.Observe(ctx, &wg, c.registry, kinds.ConfigMaps, func(old, cur *corev1.ConfigMap, _ int64) {
 		if cur != nil && cur.Name == RootCAConfigMap || old != nil && old.Name == RootCAConfigMap {
 			c.queue.Add(namespaceOf(old, cur))
 		}
 	})
-	controller.Observe(ctx, &wg, c.registry, resource.Namespaces, func(_, cur *corev1.Namespace, _ int64) {
+	controller.Observe(ctx, &wg, c.registry, kinds.Namespaces, func(_, cur *corev1.Namespace, _ int64) {
 		if cur != nil {
 			c.queue.Add(cur.Name)
 		}
@@ -77,7 +78,7 @@ func namespaceOf(old, cur *corev1.ConfigMap) string {
 }
 
 func (c *Controller) sync(ctx context.Context, name string) error {
-	ns, err := resource.Get[*corev1.Namespace](ctx, c.registry, resource.Namespaces, "", name)
+	ns, err := resource.Get[*corev1.Namespace](ctx, c.registry, kinds.Namespaces, "", name)
 	if apierrors.IsNotFound(err) || err == nil && (ns.DeletionTimestamp != nil || ns.Status.Phase == corev1.NamespaceTerminating) {
 		return nil
 	}
@@ -91,11 +92,11 @@ func (c *Controller) sync(ctx context.Context, name string) error {
 }
 
 func (c *Controller) account(ctx context.Context, namespace string) error {
-	_, err := resource.Get[*corev1.ServiceAccount](ctx, c.registry, resource.ServiceAccounts, namespace, defaultAccount)
+	_, err := resource.Get[*corev1.ServiceAccount](ctx, c.registry, kinds.ServiceAccounts, namespace, defaultAccount)
 	if !apierrors.IsNotFound(err) {
 		return err
 	}
-	_, err = c.registry.Create(ctx, resource.ServiceAccounts, &corev1.ServiceAccount{
+	_, err = c.registry.Create(ctx, kinds.ServiceAccounts, &corev1.ServiceAccount{
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: defaultAccount},
 	}, resource.CreateOptions{})
 	return ignoreSettled(err)
@@ -103,9 +104,9 @@ func (c *Controller) account(ctx context.Context, namespace string) error {
 
 func (c *Controller) rootCA(ctx context.Context, namespace string) error {
 	want := string(c.ca())
-	have, err := resource.Get[*corev1.ConfigMap](ctx, c.registry, resource.ConfigMaps, namespace, RootCAConfigMap)
+	have, err := resource.Get[*corev1.ConfigMap](ctx, c.registry, kinds.ConfigMaps, namespace, RootCAConfigMap)
 	if apierrors.IsNotFound(err) {
-		_, err = c.registry.Create(ctx, resource.ConfigMaps, &corev1.ConfigMap{
+		_, err = c.registry.Create(ctx, kinds.ConfigMaps, &corev1.ConfigMap{
 			ObjectMeta: metav1.ObjectMeta{
 				Namespace: namespace, Name: RootCAConfigMap,
 				Annotations: map[string]string{descriptionKey: descriptionText},
@@ -117,7 +118,7 @@ func (c *Controller) rootCA(ctx context.Context, namespace string) error {
 	if err != nil || len(have.Data) == 1 && have.Data[RootCAKey] == want {
 		return err
 	}
-	_, err = c.registry.Modify(ctx, resource.ConfigMaps, "", namespace, RootCAConfigMap, resource.UpdateOptions{}, func(current resource.Object) (resource.Object, error) {
+	_, err = c.registry.Modify(ctx, kinds.ConfigMaps, "", namespace, RootCAConfigMap, resource.UpdateOptions{}, func(current resource.Object) (resource.Object, error) {
 		cm := current.(*corev1.ConfigMap).DeepCopy()
 		cm.ResourceVersion = ""
 		cm.Data = map[string]string{RootCAKey: want}

@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/skep-io/skep/controlplane/controller"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
@@ -21,8 +22,8 @@ func (c *Controller) known(service *corev1.Service) bool {
 		if err != nil || !c.inRange(addr) {
 			return false
 		}
-		address, err := resource.Get[*networkingv1.IPAddress](context.Background(), c.registry, resource.IPAddresses, "", addr.String())
-		if err != nil || !names(address, service) || address.Labels[networkingv1.LabelManagedBy] != allocator ||
+		address, err := resource.Get[*networkingv1.IPAddress](context.Background(), c.registry, kinds.IPAddresses, "", addr.String())
+		if err != nil || !names(address, service) || address.Labels[networkingv1.LabelManagedBy] != managedBy ||
 			address.Labels[networkingv1.LabelIPAddressFamily] != string(familyOf(addr)) {
 			return false
 		}
@@ -56,7 +57,7 @@ func familyOf(addr netip.Addr) corev1.IPFamily {
 // syncService sees to it that every address of a service, and every node port, is
 // recorded as its own.
 func (c *Controller) syncService(ctx context.Context, key controller.Key) error {
-	service, err := resource.Get[*corev1.Service](ctx, c.registry, resource.Services, key.Namespace, key.Name)
+	service, err := resource.Get[*corev1.Service](ctx, c.registry, kinds.Services, key.Namespace, key.Name)
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
@@ -67,7 +68,7 @@ func (c *Controller) syncService(ctx context.Context, key controller.Key) error 
 		return err
 	}
 	// The cache of addresses may be behind that of services: ask the store before anything is said or done.
-	obj, err := c.registry.Get(ctx, resource.Services, key.Namespace, key.Name, "")
+	obj, err := c.registry.Get(ctx, kinds.Services, key.Namespace, key.Name, "")
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
@@ -97,10 +98,10 @@ func (c *Controller) repairIP(ctx context.Context, service *corev1.Service, ip s
 		warn("ClusterIPOutOfRange", "Cluster IP [%v]: %s is not within any configured Service CIDR; please recreate service", family, ip)
 		return nil
 	}
-	obj, err := c.registry.Get(ctx, resource.IPAddresses, "", addr.String(), "")
+	obj, err := c.registry.Get(ctx, kinds.IPAddresses, "", addr.String(), "")
 	if apierrors.IsNotFound(err) {
 		warn("ClusterIPNotAllocated", "Cluster IP [%v]: %s is not allocated; repairing", family, ip)
-		return c.registry.RecordServiceIP(ctx, service, addr, nil)
+		return kinds.Allocated.RecordServiceIP(ctx, c.registry, service, addr, nil)
 	}
 	if err != nil {
 		return err
@@ -116,10 +117,10 @@ func (c *Controller) repairIP(ctx context.Context, service *corev1.Service, ip s
 			return nil
 		}
 		warn("ClusterIPNotAllocated", "the ClusterIP [%v]: %s for Service %s/%s has a wrong reference; repairing", family, ip, service.Namespace, service.Name)
-		return c.registry.RecordServiceIP(ctx, service, addr, address)
+		return kinds.Allocated.RecordServiceIP(ctx, c.registry, service, addr, address)
 	}
-	if address.Labels[networkingv1.LabelManagedBy] != allocator || address.Labels[networkingv1.LabelIPAddressFamily] != string(family) {
-		return c.registry.RecordServiceIP(ctx, service, addr, address)
+	if address.Labels[networkingv1.LabelManagedBy] != managedBy || address.Labels[networkingv1.LabelIPAddressFamily] != string(family) {
+		return kinds.Allocated.RecordServiceIP(ctx, c.registry, service, addr, address)
 	}
 	return nil
 }
@@ -130,7 +131,7 @@ func (c *Controller) rival(ctx context.Context, address *networkingv1.IPAddress)
 	if ref == nil || ref.Group != "" || ref.Resource != "services" {
 		return "", nil
 	}
-	obj, err := c.registry.Get(ctx, resource.Services, ref.Namespace, ref.Name, "")
+	obj, err := c.registry.Get(ctx, kinds.Services, ref.Namespace, ref.Name, "")
 	if apierrors.IsNotFound(err) {
 		return "", nil
 	}
@@ -142,7 +143,7 @@ func (c *Controller) rival(ctx context.Context, address *networkingv1.IPAddress)
 
 // repairPorts records the node ports of a service that have no record.
 func (c *Controller) repairPorts(ctx context.Context, service *corev1.Service) error {
-	findings, err := c.registry.RecordNodePorts(ctx, service)
+	findings, err := kinds.Allocated.RecordNodePorts(ctx, c.registry, service)
 	for _, f := range findings {
 		if f.Holder != "" {
 			c.repairs.Eventf(service, corev1.EventTypeWarning, "PortAlreadyAllocated", "Port %d was assigned to multiple services (%s has it too); please recreate service", f.Port, f.Holder)
@@ -155,8 +156,8 @@ func (c *Controller) repairPorts(ctx context.Context, service *corev1.Service) e
 
 // syncAddress removes an address that the allocator gave out and that no service has.
 func (c *Controller) syncAddress(ctx context.Context, name string) error {
-	address, err := resource.Get[*networkingv1.IPAddress](ctx, c.registry, resource.IPAddresses, "", name)
-	if apierrors.IsNotFound(err) || err == nil && address.Labels[networkingv1.LabelManagedBy] != allocator {
+	address, err := resource.Get[*networkingv1.IPAddress](ctx, c.registry, kinds.IPAddresses, "", name)
+	if apierrors.IsNotFound(err) || err == nil && address.Labels[networkingv1.LabelManagedBy] != managedBy {
 		return nil
 	}
 	if err != nil {
@@ -168,7 +169,7 @@ func (c *Controller) syncAddress(ctx context.Context, name string) error {
 	case ref == nil || ref.Group != "" || ref.Resource != "services":
 		message = "IPAddress " + name + " appears to have been modified, not referencing a Service: cleaning up"
 	default:
-		obj, err := c.registry.Get(ctx, resource.Services, ref.Namespace, ref.Name, "")
+		obj, err := c.registry.Get(ctx, kinds.Services, ref.Namespace, ref.Name, "")
 		switch {
 		case apierrors.IsNotFound(err):
 			message = "IPAddress: " + name + " for Service " + ref.Namespace + "/" + ref.Name + " appears to have leaked: cleaning up"
@@ -181,7 +182,7 @@ func (c *Controller) syncAddress(ctx context.Context, name string) error {
 		}
 	}
 	// What was read from the cache may be gone with its service: then there was nothing to clean up.
-	_, _, err = c.registry.Delete(ctx, resource.IPAddresses, "", name, &metav1.DeleteOptions{
+	_, _, err = c.registry.Delete(ctx, kinds.IPAddresses, "", name, &metav1.DeleteOptions{
 		Preconditions: &metav1.Preconditions{UID: &address.UID, ResourceVersion: &address.ResourceVersion},
 	})
 	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {

@@ -18,8 +18,10 @@ import (
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/skep-io/skep/controlplane/allocator"
 	"github.com/skep-io/skep/controlplane/controller"
 	"github.com/skep-io/skep/controlplane/event"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
@@ -32,25 +34,27 @@ const (
 // Finalizer keeps a ServiceCIDR until no address needs it.
 const Finalizer = "networking.k8s.io/service-cidr-finalizer"
 
-// allocator is the value of the label managed-by of the addresses that the registry gives out.
-const allocator = "ipallocator.k8s.io"
+// managedBy is the value of the label managed-by of the addresses that are given out with services.
+const managedBy = "ipallocator.k8s.io"
 
 const workers = 4
 
 // Controller is the loop of service ranges and addresses.
 type Controller struct {
-	registry  *resource.Registry
-	recorder  *event.Recorder
-	repairs   *event.Recorder
-	ranges    *controller.Queue[string]
-	services  *controller.Queue[controller.Key]
-	addresses *controller.Queue[string]
+	registry *resource.Registry
+	// configured are the ranges of the default ServiceCIDR.
+	configured []netip.Prefix
+	recorder   *event.Recorder
+	repairs    *event.Recorder
+	ranges     *controller.Queue[string]
+	services   *controller.Queue[controller.Key]
+	addresses  *controller.Queue[string]
 }
 
 // New makes the loop; repairs records the events about services and addresses. It runs once.
-func New(registry *resource.Registry, recorder, repairs *event.Recorder) *Controller {
+func New(registry *resource.Registry, configured []netip.Prefix, recorder, repairs *event.Recorder) *Controller {
 	return &Controller{
-		registry: registry, recorder: recorder, repairs: repairs,
+		registry: registry, configured: configured, recorder: recorder, repairs: repairs,
 		ranges:    controller.NewQueue[string]("service ranges"),
 		services:  controller.NewQueue[controller.Key]("addresses of services"),
 		addresses: controller.NewQueue[string]("service addresses"),
@@ -60,10 +64,10 @@ func New(registry *resource.Registry, recorder, repairs *event.Recorder) *Contro
 // Run works until ctx ends.
 func (c *Controller) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
-	controller.Observe(ctx, &wg, c.registry, resource.ServiceCIDRs, c.rangeChanged)
-	controller.Observe(ctx, &wg, c.registry, resource.IPAddresses, c.addressChanged)
-	controller.Observe(ctx, &wg, c.registry, resource.Services, c.serviceChanged)
-	c.ranges.Add(resource.DefaultServiceCIDR)
+	controller.Observe(ctx, &wg, c.registry, kinds.ServiceCIDRs, c.rangeChanged)
+	controller.Observe(ctx, &wg, c.registry, kinds.IPAddresses, c.addressChanged)
+	controller.Observe(ctx, &wg, c.registry, kinds.Services, c.serviceChanged)
+	c.ranges.Add(allocator.DefaultServiceCIDR)
 	wg.Go(func() { c.ranges.Run(ctx, 1, c.syncRange) })
 	wg.Go(func() { c.services.Run(ctx, workers, c.syncService) })
 	wg.Go(func() { c.addresses.Run(ctx, workers, c.syncAddress) })
@@ -87,7 +91,7 @@ func (c *Controller) rangeChanged(old, cur *networkingv1.ServiceCIDR, _ int64) {
 		}
 	}
 	// Addresses may be in a range now that were in none, or the reverse.
-	for _, service := range resource.ListAs[*corev1.Service](c.registry, resource.Services, "", nil) {
+	for _, service := range resource.ListAs[*corev1.Service](c.registry, kinds.Services, "", nil) {
 		if !c.known(service) {
 			c.services.Add(controller.KeyOf(service))
 		}
@@ -131,7 +135,7 @@ func (c *Controller) serviceChanged(old, cur *corev1.Service, _ int64) {
 }
 
 func (c *Controller) all() []*networkingv1.ServiceCIDR {
-	return resource.ListAs[*networkingv1.ServiceCIDR](c.registry, resource.ServiceCIDRs, "", nil)
+	return resource.ListAs[*networkingv1.ServiceCIDR](c.registry, kinds.ServiceCIDRs, "", nil)
 }
 
 func contains(cidr *networkingv1.ServiceCIDR, addr netip.Addr) bool {
@@ -143,10 +147,10 @@ func contains(cidr *networkingv1.ServiceCIDR, addr netip.Addr) bool {
 
 // syncRange brings one ServiceCIDR up to date.
 func (c *Controller) syncRange(ctx context.Context, name string) error {
-	obj, err := c.registry.Get(ctx, resource.ServiceCIDRs, "", name, "")
+	obj, err := c.registry.Get(ctx, kinds.ServiceCIDRs, "", name, "")
 	if apierrors.IsNotFound(err) {
-		if name == resource.DefaultServiceCIDR {
-			return resource.EnsureServiceCIDR(ctx, c.registry)
+		if name == allocator.DefaultServiceCIDR {
+			return kinds.EnsureServiceCIDR(ctx, c.registry, c.configured)
 		}
 		return nil
 	}
@@ -160,7 +164,7 @@ func (c *Controller) syncRange(ctx context.Context, name string) error {
 	if err := c.protect(ctx, cidr, true); err != nil {
 		return err
 	}
-	if name == resource.DefaultServiceCIDR && apimeta.FindStatusCondition(cidr.Status.Conditions, networkingv1.ServiceCIDRConditionReady) != nil {
+	if name == allocator.DefaultServiceCIDR && apimeta.FindStatusCondition(cidr.Status.Conditions, networkingv1.ServiceCIDRConditionReady) != nil {
 		return nil // What it says is who made it ready.
 	}
 	return c.setReady(ctx, cidr, metav1.ConditionTrue, "", "Kubernetes Service CIDR is ready")
@@ -183,7 +187,7 @@ func (c *Controller) finish(ctx context.Context, cidr *networkingv1.ServiceCIDR)
 
 // needed says whether an address that is in use would be left without a range.
 func (c *Controller) needed(ctx context.Context, cidr *networkingv1.ServiceCIDR) (bool, error) {
-	list, err := c.registry.List(ctx, resource.ServiceCIDRs, "", resource.ListOptions{})
+	list, err := c.registry.List(ctx, kinds.ServiceCIDRs, "", resource.ListOptions{})
 	if err != nil {
 		return false, err
 	}
@@ -197,13 +201,13 @@ func (c *Controller) needed(ctx context.Context, cidr *networkingv1.ServiceCIDR)
 			}
 		}
 	}
-	addresses, err := c.registry.List(ctx, resource.IPAddresses, "", resource.ListOptions{})
+	addresses, err := c.registry.List(ctx, kinds.IPAddresses, "", resource.ListOptions{})
 	if err != nil {
 		return false, err
 	}
 	for _, o := range addresses.Objects {
 		addr, err := netip.ParseAddr(o.Value().GetName())
-		if err != nil || o.Value().GetLabels()[networkingv1.LabelManagedBy] != allocator || !contains(cidr, addr) {
+		if err != nil || o.Value().GetLabels()[networkingv1.LabelManagedBy] != managedBy || !contains(cidr, addr) {
 			continue
 		}
 		if !slices.ContainsFunc(others, func(other netip.Prefix) bool { return other.Contains(addr) }) {
@@ -215,7 +219,7 @@ func (c *Controller) needed(ctx context.Context, cidr *networkingv1.ServiceCIDR)
 
 // protect adds or removes the finalizer.
 func (c *Controller) protect(ctx context.Context, cidr *networkingv1.ServiceCIDR, on bool) error {
-	_, err := c.registry.Modify(ctx, resource.ServiceCIDRs, "", "", cidr.Name, resource.UpdateOptions{Preconditions: &metav1.Preconditions{UID: &cidr.UID}},
+	_, err := c.registry.Modify(ctx, kinds.ServiceCIDRs, "", "", cidr.Name, resource.UpdateOptions{Preconditions: &metav1.Preconditions{UID: &cidr.UID}},
 		func(current resource.Object) (resource.Object, error) {
 			if slices.Contains(current.GetFinalizers(), Finalizer) == on || on && current.GetDeletionTimestamp() != nil {
 				return current, nil
@@ -235,7 +239,7 @@ func (c *Controller) protect(ctx context.Context, cidr *networkingv1.ServiceCIDR
 }
 
 func (c *Controller) setReady(ctx context.Context, cidr *networkingv1.ServiceCIDR, status metav1.ConditionStatus, reason, message string) error {
-	_, err := c.registry.Modify(ctx, resource.ServiceCIDRs, "status", "", cidr.Name, resource.UpdateOptions{Preconditions: &metav1.Preconditions{UID: &cidr.UID}},
+	_, err := c.registry.Modify(ctx, kinds.ServiceCIDRs, "status", "", cidr.Name, resource.UpdateOptions{Preconditions: &metav1.Preconditions{UID: &cidr.UID}},
 		func(current resource.Object) (resource.Object, error) {
 			next := current.DeepCopyObject().(*networkingv1.ServiceCIDR)
 			changed := apimeta.SetStatusCondition(&next.Status.Conditions, metav1.Condition{

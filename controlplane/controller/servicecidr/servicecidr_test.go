@@ -13,20 +13,24 @@ import (
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/skep-io/skep/controlplane/allocator"
 	"github.com/skep-io/skep/controlplane/controller/servicecidr"
 	"github.com/skep-io/skep/controlplane/controlplanetest"
 	"github.com/skep-io/skep/controlplane/event"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 	"github.com/skep-io/skep/controlplane/scheme"
 	"github.com/skep-io/skep/controlplane/storage"
 )
 
-var watched = []*resource.Kind{resource.ServiceCIDRs, resource.IPAddresses, resource.Services, resource.Events}
+var watched = []*resource.Kind{kinds.ServiceCIDRs, kinds.IPAddresses, kinds.Services, kinds.Events}
 
 func start(t *testing.T, r *resource.Registry) (stop func()) {
 	recorder, repairs := event.NewRecorder(r, servicecidr.Component), event.NewRecorder(r, servicecidr.RepairComponent)
 	stops := []func(){
-		controlplanetest.Go(t, func(ctx context.Context) { _ = servicecidr.New(r, recorder, repairs).Run(ctx) }),
+		controlplanetest.Go(t, func(ctx context.Context) {
+			_ = servicecidr.New(r, controlplanetest.SingleStack.ServiceCIDRs, recorder, repairs).Run(ctx)
+		}),
 		controlplanetest.Go(t, recorder.Run), controlplanetest.Go(t, repairs.Run),
 	}
 	return func() {
@@ -44,7 +48,7 @@ func addRange(t *testing.T, r *resource.Registry, name string, cidrs ...string) 
 // rangeState is "gone", or what the condition Ready says and whether the finalizer is there.
 func rangeState(t *testing.T, r *resource.Registry, name string) string {
 	t.Helper()
-	cidr, err := resource.Get[*networkingv1.ServiceCIDR](t.Context(), r, resource.ServiceCIDRs, "", name)
+	cidr, err := resource.Get[*networkingv1.ServiceCIDR](t.Context(), r, kinds.ServiceCIDRs, "", name)
 	if apierrors.IsNotFound(err) {
 		return "gone"
 	}
@@ -75,7 +79,7 @@ func awaitEvent(t *testing.T, r *resource.Registry, object, reason, text string)
 	t.Helper()
 	controlplanetest.Await(t, r, watched, func() string {
 		var seen []string
-		for _, e := range controlplanetest.List[*corev1.Event](r, resource.Events, "default") {
+		for _, e := range controlplanetest.List[*corev1.Event](r, kinds.Events, "default") {
 			if e.InvolvedObject.Name == object && e.Reason == reason && strings.Contains(e.Message, text) {
 				return ""
 			}
@@ -86,7 +90,7 @@ func awaitEvent(t *testing.T, r *resource.Registry, object, reason, text string)
 }
 
 func addService(r *resource.Registry, ctx context.Context, name, ip string) (*corev1.Service, error) {
-	obj, err := r.Create(ctx, resource.Services, &corev1.Service{
+	obj, err := r.Create(ctx, kinds.Services, &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name},
 		Spec:       corev1.ServiceSpec{ClusterIP: ip, Ports: []corev1.ServicePort{{Port: 80}}},
 	}, resource.CreateOptions{})
@@ -106,7 +110,7 @@ func remove(t *testing.T, r *resource.Registry, k *resource.Kind, namespace, nam
 func TestRanges(t *testing.T) {
 	r := controlplanetest.Start(t)
 	start(t, r)
-	awaitRange(t, r, resource.DefaultServiceCIDR, "True, protected")
+	awaitRange(t, r, allocator.DefaultServiceCIDR, "True, protected")
 	addRange(t, r, "more", "10.97.0.0/24")
 	awaitRange(t, r, "more", "True, protected")
 	if _, err := addService(r, t.Context(), "web", "10.97.0.7"); err != nil {
@@ -116,12 +120,12 @@ func TestRanges(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	remove(t, r, resource.ServiceCIDRs, "", "more")
+	remove(t, r, kinds.ServiceCIDRs, "", "more")
 	awaitRange(t, r, "more", "False Terminating, protected")
 	if _, err := addService(r, t.Context(), "late", "10.97.0.8"); !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), "does not match the current range") {
 		t.Errorf("an address of a range that is being deleted: %v", err)
 	}
-	remove(t, r, resource.Services, "default", "web")
+	remove(t, r, kinds.Services, "default", "web")
 	awaitRange(t, r, "more", "gone")
 
 	// A range may also go when others hold its addresses: here they come later.
@@ -130,20 +134,20 @@ func TestRanges(t *testing.T) {
 	if _, err := addService(r, t.Context(), "web", "10.98.0.3"); err != nil {
 		t.Fatal(err)
 	}
-	remove(t, r, resource.ServiceCIDRs, "", "small")
+	remove(t, r, kinds.ServiceCIDRs, "", "small")
 	awaitRange(t, r, "small", "False Terminating, protected")
 	addRange(t, r, "large", "10.98.0.0/16")
 	awaitRange(t, r, "small", "gone")
 
 	// The default one is needed as long as it is the only one for an address, and made again if it goes.
-	remove(t, r, resource.ServiceCIDRs, "", resource.DefaultServiceCIDR)
-	awaitRange(t, r, resource.DefaultServiceCIDR, "False Terminating, protected")
+	remove(t, r, kinds.ServiceCIDRs, "", allocator.DefaultServiceCIDR)
+	awaitRange(t, r, allocator.DefaultServiceCIDR, "False Terminating, protected")
 	service, err := addService(r, t.Context(), "elsewhere", "")
 	if err != nil || !strings.HasPrefix(service.Spec.ClusterIP, "10.98.") {
 		t.Errorf("while the default range is being deleted: %+v, %v", service, err)
 	}
-	remove(t, r, resource.Services, "default", "api")
-	awaitRange(t, r, resource.DefaultServiceCIDR, "True, protected")
+	remove(t, r, kinds.Services, "default", "api")
+	awaitRange(t, r, allocator.DefaultServiceCIDR, "True, protected")
 }
 
 // TestAllocationRacesDeletion takes addresses of ranges while these are deleted:
@@ -163,7 +167,7 @@ func TestAllocationRacesDeletion(t *testing.T) {
 			}
 			created <- service
 		}()
-		remove(t, r, resource.ServiceCIDRs, "", name)
+		remove(t, r, kinds.ServiceCIDRs, "", name)
 		if <-created != nil {
 			awaitRange(t, r, name, "False Terminating, protected")
 		} else {
@@ -203,7 +207,7 @@ func TestRepair(t *testing.T) {
 		if nodePort != 0 {
 			s.Spec.Type, s.Spec.Ports[0].NodePort = corev1.ServiceTypeNodePort, nodePort
 		}
-		s.SetGroupVersionKind(resource.Services.GVK)
+		s.SetGroupVersionKind(kinds.Services.GVK)
 		return s
 	}
 	address := func(ip, service string) *networkingv1.IPAddress {
@@ -211,19 +215,19 @@ func TestRepair(t *testing.T) {
 			ObjectMeta: metav1.ObjectMeta{Name: ip, UID: "u", Labels: map[string]string{networkingv1.LabelManagedBy: "ipallocator.k8s.io", networkingv1.LabelIPAddressFamily: "IPv4"}},
 			Spec:       networkingv1.IPAddressSpec{ParentRef: &networkingv1.ParentReference{Resource: "services", Namespace: "default", Name: service}},
 		}
-		a.SetGroupVersionKind(resource.IPAddresses.GVK)
+		a.SetGroupVersionKind(kinds.IPAddresses.GVK)
 		return a
 	}
-	write(t, r, resource.Services, like("unrecorded", "10.96.0.21", 30100))
-	write(t, r, resource.Services, like("outside", "10.55.0.1", 0))
-	write(t, r, resource.Services, like("rival", "10.96.0.20", 30100))
-	write(t, r, resource.Services, like("misnamed", "10.96.0.22", 0))
-	write(t, r, resource.IPAddresses, address("10.96.0.22", "nobody"))
-	write(t, r, resource.IPAddresses, address("10.96.0.23", "nobody"))
-	write(t, r, resource.IPAddresses, address("10.96.0.24", "good"))
+	write(t, r, kinds.Services, like("unrecorded", "10.96.0.21", 30100))
+	write(t, r, kinds.Services, like("outside", "10.55.0.1", 0))
+	write(t, r, kinds.Services, like("rival", "10.96.0.20", 30100))
+	write(t, r, kinds.Services, like("misnamed", "10.96.0.22", 0))
+	write(t, r, kinds.IPAddresses, address("10.96.0.22", "nobody"))
+	write(t, r, kinds.IPAddresses, address("10.96.0.23", "nobody"))
+	write(t, r, kinds.IPAddresses, address("10.96.0.24", "good"))
 	mine := address("10.96.0.25", "nobody")
 	mine.Labels = nil // not the allocator's: somebody else's to judge
-	write(t, r, resource.IPAddresses, mine)
+	write(t, r, kinds.IPAddresses, mine)
 	start(t, r)
 	awaitEvent(t, r, "unrecorded", "ClusterIPNotAllocated", "10.96.0.21 is not allocated; repairing")
 	awaitEvent(t, r, "outside", "ClusterIPOutOfRange", "10.55.0.1 is not within any configured Service CIDR")
@@ -233,7 +237,7 @@ func TestRepair(t *testing.T) {
 	awaitEvent(t, r, "10.96.0.24", "IPAddressWrongReference", "default/good")
 	controlplanetest.Await(t, r, watched, func() string {
 		var seen []string
-		for _, e := range controlplanetest.List[*corev1.Event](r, resource.Events, "default") {
+		for _, e := range controlplanetest.List[*corev1.Event](r, kinds.Events, "default") {
 			seen = append(seen, e.InvolvedObject.Name+" "+e.Reason)
 		}
 		// Which of the two gets the port is open, but one does and the other is told.
@@ -246,7 +250,7 @@ func TestRepair(t *testing.T) {
 	})
 	controlplanetest.Await(t, r, watched, func() string {
 		got := map[string]string{}
-		for _, a := range controlplanetest.List[*networkingv1.IPAddress](r, resource.IPAddresses, "") {
+		for _, a := range controlplanetest.List[*networkingv1.IPAddress](r, kinds.IPAddresses, "") {
 			got[a.Name] = a.Spec.ParentRef.Name
 		}
 		want := map[string]string{"10.96.0.20": "good", "10.96.0.21": "unrecorded", "10.96.0.22": "misnamed", "10.96.0.25": "nobody"}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/skep-io/skep/controlplane/controller"
 	"github.com/skep-io/skep/controlplane/jointoken"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
@@ -33,7 +34,7 @@ func New(registry *resource.Registry, clock clock.WithTicker) *Controller {
 // Run works until ctx ends.
 func (c *Controller) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
-	controller.Observe(ctx, &wg, c.registry, resource.Secrets, func(_, cur *corev1.Secret, _ int64) {
+	controller.Observe(ctx, &wg, c.registry, kinds.Secrets, func(_, cur *corev1.Secret, _ int64) {
 		if cur != nil && cur.Type == corev1.SecretTypeBootstrapToken && cur.Namespace == metav1.NamespaceSystem {
 			c.queue.Add(cur.Name)
 		}
@@ -44,7 +45,7 @@ func (c *Controller) Run(ctx context.Context) error {
 }
 
 func (c *Controller) sync(ctx context.Context, name string) error {
-	secret, err := resource.Get[*corev1.Secret](ctx, c.registry, resource.Secrets, metav1.NamespaceSystem, name)
+	secret, err := resource.Get[*corev1.Secret](ctx, c.registry, kinds.Secrets, metav1.NamespaceSystem, name)
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
@@ -60,7 +61,7 @@ func (c *Controller) sync(ctx context.Context, name string) error {
 		return nil
 	}
 	uid, version := secret.UID, secret.ResourceVersion
-	_, _, err = c.registry.Delete(ctx, resource.Secrets, metav1.NamespaceSystem, name,
+	_, _, err = c.registry.Delete(ctx, kinds.Secrets, metav1.NamespaceSystem, name,
 		&metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid, ResourceVersion: &version}})
 	if apierrors.IsNotFound(err) {
 		return nil

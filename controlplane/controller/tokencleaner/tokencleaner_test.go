@@ -13,6 +13,7 @@ import (
 
 	"github.com/skep-io/skep/controlplane/controlplanetest"
 	"github.com/skep-io/skep/controlplane/jointoken"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
@@ -35,11 +36,11 @@ func TestExpiredTokensGo(t *testing.T) {
 	controlplanetest.Go(t, func(ctx context.Context) { _ = New(registry, clock).Run(ctx) })
 	left := func(want ...string) {
 		t.Helper()
-		controlplanetest.Await(t, registry, []*resource.Kind{resource.Secrets}, func() string {
+		controlplanetest.Await(t, registry, []*resource.Kind{kinds.Secrets}, func() string {
 			// A fake clock moves only when told, and a loop may ask for its delay after that.
 			clock.Step(0)
 			var have []string
-			for _, s := range controlplanetest.List[*corev1.Secret](registry, resource.Secrets, "") {
+			for _, s := range controlplanetest.List[*corev1.Secret](registry, kinds.Secrets, "") {
 				if s.Type == corev1.SecretTypeBootstrapToken || s.Type == corev1.SecretTypeOpaque {
 					have = append(have, s.Name[len(jointoken.SecretPrefix):])
 				}

@@ -28,9 +28,9 @@ import (
 	"github.com/skep-io/skep/controlplane/controller"
 	"github.com/skep-io/skep/controlplane/controlplanetest"
 	"github.com/skep-io/skep/controlplane/etcd"
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/leader"
 	"github.com/skep-io/skep/controlplane/pki"
-	"github.com/skep-io/skep/controlplane/resource"
 	"github.com/skep-io/skep/controlplane/storage"
 )
 
@@ -56,7 +56,7 @@ func startServer(t *testing.T, store *etcd.Server, m *etcd.Maintainer) *serverOn
 	if s.authority, err = pki.Open(t.TempDir(), pki.Options{Server: s.url, ServiceIPs: []netip.Addr{netip.MustParseAddr("10.96.0.1")}, Now: s.now}); err != nil {
 		t.Fatal(err)
 	}
-	registry := resource.NewRegistry(storage.NewEtcd(store.Client), controlplanetest.SingleStack, resource.Kinds())
+	registry := kinds.NewRegistry(storage.NewEtcd(store.Client), kinds.Options{Cluster: controlplanetest.SingleStack})
 	server, err := apiserver.New(apiserver.Config{
 		Registry: registry, PKI: s.authority, Version: "test", StoreTakesWrites: func(*http.Request) error { return m.Problem() },
 	})
@@ -69,7 +69,7 @@ func startServer(t *testing.T, store *etcd.Server, m *etcd.Maintainer) *serverOn
 	group.Go(func() { _ = server.Run(ctx, listener) })
 	group.Go(func() { _ = m.Run(ctx) })
 	t.Cleanup(func() { cancel(); group.Wait() })
-	if err := errors.Join(registry.WaitForSync(ctx), resource.EnsureNamespaces(ctx, registry)); err != nil {
+	if err := errors.Join(registry.WaitForSync(ctx), kinds.EnsureNamespaces(ctx, registry)); err != nil {
 		t.Fatal(err)
 	}
 	return s

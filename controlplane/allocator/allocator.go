@@ -1,0 +1,141 @@
+// Package allocator gives services their addresses and node ports and nodes their
+// pod ranges, so that no two hold the same. A record of each is written in the
+// transaction of the object that holds it, guarded against whoever takes it at
+// the same time; nothing is kept in memory, and there is nothing to repair after a
+// crash. Which kinds it reads and records in is handed in.
+package allocator
+
+import (
+	"context"
+	"net/netip"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/skep-io/skep/controlplane/resource"
+	"github.com/skep-io/skep/controlplane/storage"
+)
+
+// DefaultServiceCIDR is the ServiceCIDR that holds the cluster's configured ranges.
+const DefaultServiceCIDR = "kubernetes"
+
+// Cluster is what allocation needs to know of the cluster.
+type Cluster struct {
+	// ServiceCIDRs are the ranges of service addresses, the first one of the primary family.
+	ServiceCIDRs []netip.Prefix
+	// PodCIDRs are the ranges that nodes' pod ranges come from: at most one of
+	// each family, the primary one first.
+	PodCIDRs []PodRange
+	// APIServers are where others reach the API.
+	APIServers []netip.Addr
+	// DenyExternalIPs refuses external addresses of services that they do not have already.
+	DenyExternalIPs bool
+	// LoadBalancerPool are the addresses that the load-balancer loop gives to services of its class; nil: it gives none.
+	LoadBalancerPool AddressPool
+}
+
+// AddressPool is a set of addresses.
+type AddressPool interface {
+	Contains(netip.Addr) bool
+	String() string
+}
+
+// PodRange is a range that is cut into one of NodeMask bits for every node.
+type PodRange struct {
+	netip.Prefix
+	NodeMask int
+}
+
+// Kinds are those whose objects allocation reads, and records in what is held.
+type Kinds struct {
+	Nodes, Services, IPAddresses, ServiceCIDRs *resource.Kind
+}
+
+// Allocators are those of services and nodes.
+func (k Kinds) Allocators(cluster Cluster) map[*resource.Kind]resource.Allocator {
+	begin := func(r *resource.Registry, tx *resource.Tx) *work {
+		return &work{Kinds: k, cluster: cluster, r: r, tx: tx}
+	}
+	return map[*resource.Kind]resource.Allocator{
+		k.Services: func(ctx context.Context, r *resource.Registry, tx *resource.Tx, part string, obj, old resource.Object) error {
+			service, _ := obj.(*corev1.Service)
+			before, _ := old.(*corev1.Service)
+			switch part {
+			case "":
+				return begin(r, tx).service(ctx, service, before)
+			case "status":
+				return begin(r, tx).checkLoadBalancerIPs(ctx, service, before)
+			}
+			return nil
+		},
+		k.Nodes: func(ctx context.Context, r *resource.Registry, tx *resource.Tx, part string, obj, old resource.Object) error {
+			if part != "" {
+				return nil
+			}
+			node, _ := obj.(*corev1.Node)
+			before, _ := old.(*corev1.Node)
+			return begin(r, tx).node(ctx, node, before)
+		},
+	}
+}
+
+// work is what is allocated and freed in one transaction.
+type work struct {
+	Kinds
+	cluster Cluster
+	r       *resource.Registry
+	tx      *resource.Tx
+}
+
+// service gives a service its addresses and node ports, and frees those
+// that it no longer has. A record of each lands in the service's own transaction,
+// guarded against another service that takes the same one: none is ever held
+// twice, and none is lost when a process dies in between.
+func (w *work) service(ctx context.Context, service, before *corev1.Service) error {
+	if service == nil {
+		if err := w.releaseIPs(ctx, before, nil); err != nil {
+			return err
+		}
+		if err := w.releaseNodePorts(ctx, before); err != nil {
+			return err
+		}
+		return w.releaseLoadBalancerIPs(ctx, nil, before)
+	}
+	if err := w.checkExternalIPs(ctx, service, before); err != nil {
+		return err
+	}
+	if err := setFamilies(service, before, w.cluster.serviceFamilies()); err != nil {
+		return err
+	}
+	if err := w.allocateIPs(ctx, service, before); err != nil {
+		return err
+	}
+	if err := w.allocateNodePorts(ctx, service, before); err != nil {
+		return err
+	}
+	if err := w.releaseLoadBalancerIPs(ctx, service, before); err != nil {
+		return err
+	}
+	var errs field.ErrorList
+	if before == nil {
+		errs = w.Services.ValidateCreate(service)
+	} else {
+		errs = w.Services.ValidateUpdate(service, before)
+	}
+	if len(errs) > 0 {
+		return invalidService(service, errs)
+	}
+	return nil
+}
+
+// node gives a node its pod ranges; with a node go its ranges and its membership.
+func (w *work) node(ctx context.Context, node, before *corev1.Node) error {
+	if node != nil {
+		return w.allocatePodCIDRs(ctx, node, before)
+	}
+	if err := EndMember(ctx, w.r.Store(), w.tx, before.Name); err != nil {
+		return resource.StoreError(ctx, err)
+	}
+	w.tx.Ops = append(w.tx.Ops, storage.Op{Key: MemberKey(before.Name), Delete: true})
+	return w.releasePodCIDRs(ctx, before)
+}

@@ -1,0 +1,89 @@
+package kinds
+
+import (
+	"context"
+	"fmt"
+
+	networkingv1 "k8s.io/api/networking/v1"
+	networkingv1beta1 "k8s.io/api/networking/v1beta1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/kubernetes/pkg/apis/networking"
+	"k8s.io/kubernetes/pkg/apis/networking/validation"
+
+	"github.com/skep-io/skep/controlplane/resource"
+)
+
+// Ingresses is the kind of networking.k8s.io/v1 Ingress. It is stored for
+// ingress controllers: nothing in Skep serves one.
+var Ingresses = &resource.Kind{
+	GVK: networkingV1.WithKind("Ingress"), Resource: "ingresses", Singular: "ingress",
+	ShortNames: []string{"ing"}, Namespaced: true, Verbs: allVerbs,
+	New:     func() resource.Object { return &networkingv1.Ingress{} },
+	NewList: func() runtime.Object { return &networkingv1.IngressList{} },
+	Path:    "ingress",
+
+	Default: setDefaults,
+	PrepareForCreate: prepareCreate(func(ingress *networking.Ingress) {
+		ingress.Status = networking.IngressStatus{}
+	}),
+	ValidateCreate:   validateCreate(validation.ValidateIngressCreate),
+	PrepareForUpdate: prepareUpdate(func(ingress, old *networking.Ingress) { ingress.Status = old.Status }),
+	ValidateUpdate:   validateUpdate(validation.ValidateIngressUpdate),
+	SpecChanged: func(obj, old resource.Object) bool {
+		return !apiequality.Semantic.DeepEqual(obj.(*networkingv1.Ingress).Spec, old.(*networkingv1.Ingress).Spec)
+	},
+	Status: &resource.UpdateRules{
+		PrepareForUpdate: prepareUpdate(func(ingress, old *networking.Ingress) { ingress.Spec = old.Spec }),
+		Validate:         validateUpdate(validation.ValidateIngressStatusUpdate, "status"),
+	},
+	Warnings: func(obj resource.Object) []string {
+		ingress := obj.(*networkingv1.Ingress)
+		if _, ok := ingress.Annotations[networkingv1beta1.AnnotationIngressClass]; ok && ingress.Spec.IngressClassName == nil {
+			return []string{fmt.Sprintf("annotation %q is deprecated, please use 'spec.ingressClassName' instead", networkingv1beta1.AnnotationIngressClass)}
+		}
+		return nil
+	},
+}
+
+// giveIngressClass gives a new Ingress that names no class the one that is
+// marked as the default: the newest, if there are several.
+func giveIngressClass(_ context.Context, r *resource.Registry, _ *resource.Tx, part string, obj, old resource.Object) error {
+	if obj == nil || old != nil || !r.Serves(IngressClasses) {
+		return nil
+	}
+	ingress := obj.(*networkingv1.Ingress)
+	if _, ok := ingress.Annotations[networkingv1beta1.AnnotationIngressClass]; ok || ingress.Spec.IngressClassName != nil {
+		return nil
+	}
+	var chosen *networkingv1.IngressClass
+	// They come in order of their names, so that of two of one age the first by name is chosen.
+	for _, class := range resource.ListAs[*networkingv1.IngressClass](r, IngressClasses, "", nil) {
+		if class.Annotations[networkingv1.AnnotationIsDefaultIngressClass] == "true" &&
+			(chosen == nil || chosen.CreationTimestamp.Before(&class.CreationTimestamp)) {
+			chosen = class
+		}
+	}
+	if chosen != nil {
+		ingress.Spec.IngressClassName = &chosen.Name
+	}
+	return nil
+}
+
+// IngressClasses is the kind of networking.k8s.io/v1 IngressClass.
+var IngressClasses = &resource.Kind{
+	GVK: networkingV1.WithKind("IngressClass"), Resource: "ingressclasses", Singular: "ingressclass",
+	Verbs:   allVerbs,
+	New:     func() resource.Object { return &networkingv1.IngressClass{} },
+	NewList: func() runtime.Object { return &networkingv1.IngressClassList{} },
+
+	Default:        setDefaults,
+	ValidateCreate: validateCreate(validation.ValidateIngressClass),
+	ValidateUpdate: validateUpdate(func(class, old *networking.IngressClass) field.ErrorList {
+		return validation.ValidateIngressClassUpdate(class, old)
+	}),
+	SpecChanged: func(obj, old resource.Object) bool {
+		return !apiequality.Semantic.DeepEqual(obj.(*networkingv1.IngressClass).Spec, old.(*networkingv1.IngressClass).Spec)
+	},
+}

@@ -1,0 +1,166 @@
+package resource
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/skep-io/skep/controlplane/storage"
+	"github.com/skep-io/skep/controlplane/watchcache"
+)
+
+// Change is one change of a batch.
+type Change struct {
+	Namespace, Name string
+	// Apply makes the new state of the current one, which it must not touch. It may be called several times, first with the cached
+	// state, which can be old; its error is the change's if the store's state leads to it. What it returns is encoded and dropped,
+	// so that it may share what it does not change.
+	Apply func(current Object) (Object, error)
+}
+
+// ModifyBatch changes objects of a kind, as many as a transaction takes at a time, without defaults and validation: Apply answers
+// for what it makes. It returns an error for each change that was not made. One change does not wait for another: if a transaction
+// fails because one of its objects has changed, the others are tried again without what was wrong.
+func (r *Registry) ModifyBatch(ctx context.Context, k *Kind, changes []Change) []error {
+	errs := make([]error, len(changes))
+	if err := r.Cache(k).WaitForSync(ctx); err != nil {
+		for i := range errs {
+			errs[i] = StoreError(ctx, err)
+		}
+		return errs
+	}
+	for from := 0; from < len(changes); from += storage.MaxOps {
+		to := min(from+storage.MaxOps, len(changes))
+		b := batch{r: r, k: k, changes: changes[from:to], errs: errs[from:to]}
+		b.run(ctx)
+	}
+	return errs
+}
+
+// batch is up to storage.MaxOps changes, of different objects.
+type batch struct {
+	r       *Registry
+	k       *Kind
+	changes []Change
+	errs    []error
+}
+
+// pending is a change that is still to be made.
+type pending struct {
+	at      int // index of the change
+	current *watchcache.Object
+	value   []byte
+}
+
+// run makes the changes. Those whose objects changed since they were read are
+// prepared again from the store, the others go on as they are.
+func (b *batch) run(ctx context.Context) {
+	var todo []pending
+	seen := make(map[string]bool, len(b.changes))
+	for i, c := range b.changes {
+		key := b.k.Key(c.Namespace, c.Name)
+		if seen[key] {
+			b.errs[i] = b.k.conflict(c.Name, fmt.Errorf("%s %s is changed twice in one request", b.k.Singular, c.Name))
+			continue
+		}
+		seen[key] = true
+		current, _ := b.r.Cache(b.k).Get(key)
+		if p, err := b.prepare(ctx, i, key, current); err != nil {
+			b.errs[i] = err
+		} else {
+			todo = append(todo, p)
+		}
+	}
+	for attempt := 1; len(todo) > 0; attempt++ {
+		changed, err := b.commit(ctx, todo)
+		if attempt == maxAttempts && err == nil && len(changed) > 0 {
+			err = b.k.conflict("", errModified)
+		}
+		if apierrors.IsRequestEntityTooLargeError(err) && len(todo) > 1 {
+			half := len(b.changes) / 2
+			first, second := *b, *b
+			first.changes, first.errs = b.changes[:half], b.errs[:half]
+			second.changes, second.errs = b.changes[half:], b.errs[half:]
+			first.run(ctx)
+			second.run(ctx)
+			return
+		}
+		if err != nil {
+			for _, p := range todo {
+				b.errs[p.at] = err
+			}
+			return
+		}
+		if len(changed) == 0 {
+			return
+		}
+		todo = b.prepareAgain(ctx, todo, changed)
+	}
+}
+
+// commit writes all or none; it returns the keys of the objects that have changed.
+func (b *batch) commit(ctx context.Context, todo []pending) (changed []string, err error) {
+	guards, ops := make([]storage.Guard, len(todo)), make([]storage.Op, len(todo))
+	for i, p := range todo {
+		guards[i] = storage.Guard{Key: p.current.Key, ModRevision: p.current.Revision}
+		ops[i] = storage.Op{Key: p.current.Key, Value: p.value, TTL: b.k.TTL}
+	}
+	_, err = b.r.store.Commit(ctx, guards, ops)
+	var conflict *storage.ConflictError
+	if errors.As(err, &conflict) {
+		return conflict.Keys, nil
+	}
+	if err != nil {
+		return nil, StoreError(ctx, err)
+	}
+	return nil, nil
+}
+
+// prepareAgain returns what is still to be made, the changed objects read from the store.
+func (b *batch) prepareAgain(ctx context.Context, todo []pending, changed []string) []pending {
+	var rest []pending
+	for _, p := range todo {
+		if slices.Contains(changed, p.current.Key) {
+			at := p.at
+			var err error
+			if p, err = b.prepare(ctx, at, p.current.Key, nil); err != nil {
+				b.errs[at] = err
+				continue
+			}
+		}
+		rest = append(rest, p)
+	}
+	return rest
+}
+
+// prepare makes the new state from the cached one, or, if that is nil or speaks
+// against the change, from the store's.
+func (b *batch) prepare(ctx context.Context, at int, key string, cached *watchcache.Object) (pending, error) {
+	c := b.changes[at]
+	if cached != nil {
+		if value, err := b.apply(c, cached); err == nil {
+			return pending{at: at, current: cached, value: value}, nil
+		}
+	}
+	current, err := b.r.Fresh(ctx, b.k, key, c.Name)
+	if err != nil {
+		return pending{}, err
+	}
+	value, err := b.apply(c, current)
+	return pending{at: at, current: current, value: value}, err
+}
+
+func (b *batch) apply(c Change, current *watchcache.Object) ([]byte, error) {
+	obj, err := c.Apply(current.Value())
+	if err != nil {
+		return nil, err
+	}
+	value, err := b.k.Encode(obj)
+	if err != nil {
+		return nil, apierrors.NewInternalError(err)
+	}
+	return value, nil
+}
