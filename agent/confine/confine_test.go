@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -255,5 +256,24 @@ func TestDeepTreesAreRemoved(t *testing.T) {
 	must(t, RemoveAll(filepath.Join(root, "nested-0")))
 	if entries, err := os.ReadDir(root); err != nil || len(entries) != 0 {
 		t.Errorf("left: %v, %v", entries, err)
+	}
+}
+
+// Two that remove one tree at the same time both succeed: an agent that leaves may be at it when the next one begins.
+func TestRemoveAllTwice(t *testing.T) {
+	for round := range 50 {
+		path := filepath.Join(t.TempDir(), "pod")
+		for i := range 4 {
+			if err := os.MkdirAll(filepath.Join(path, fmt.Sprint("ns", i), "deep"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var both errgroup.Group
+		for range 2 {
+			both.Go(func() error { return RemoveAll(path) })
+		}
+		if err := both.Wait(); err != nil {
+			t.Fatalf("round %d: %v", round, err)
+		}
 	}
 }

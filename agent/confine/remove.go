@@ -123,6 +123,8 @@ func (r *removal) contents(dir *Dir, depth int) error {
 			return nil
 		})
 		switch {
+		case errors.Is(err, unix.ENOENT):
+			return nil // somebody else has removed the folder itself
 		case err != nil:
 			return err
 		case failed != nil:
