@@ -129,12 +129,16 @@ func (w *world) finish() {
 // randomLife is what might happen to a pod, from its begin to its end.
 func randomLife(r *rand.Rand, shape *corev1.Pod) (w *world, script []string) {
 	w = newWorld(shape)
+	bad := []string{"", "", "", "pull ", "create ", "start ", "stop ", "exit "}[r.IntN(8)] // what goes wrong in it, mostly
 	for range 10 + r.IntN(40) {
 		if len(w.faults) > 0 || w.removed {
 			return w, script
 		}
 		options := w.options()
 		line := options[r.IntN(len(options))]
+		if bad != "" && strings.HasPrefix(line, bad) && r.IntN(2) == 0 {
+			line = strings.Replace(strings.Replace(line, " ok", " fails", 1), " 0", " 1", 1)
+		}
 		if r.IntN(25) == 0 {
 			line = rare[r.IntN(len(rare))]
 		}

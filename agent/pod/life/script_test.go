@@ -175,7 +175,8 @@ func (w *world) happen(text string) {
 		if w.deleted && *w.pod.DeletionGracePeriodSeconds <= seconds {
 			return
 		}
-		w.deleted, w.drained = true, w.drained || w.finished
+		w.drained = w.drained || w.finished && !w.deleted
+		w.deleted = true
 		pod.DeletionTimestamp, pod.DeletionGracePeriodSeconds = &metav1.Time{Time: w.now}, &seconds
 		w.pod = &pod
 		w.step(PodChanged{Pod: w.pod})
