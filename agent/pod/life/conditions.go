@@ -10,9 +10,8 @@ import (
 
 // conditions are those that belong to the node, and untouched all others.
 func (p *Pod) conditions(status *corev1.PodStatus) []corev1.PodCondition {
-	terminal := status.Phase == corev1.PodSucceeded || status.Phase == corev1.PodFailed
 	network := corev1.PodCondition{Type: corev1.PodReadyToStartContainers, Status: corev1.ConditionFalse}
-	if (p.setup == SetupDone || p.started()) && p.state < Ended && !terminal {
+	if (p.setup == SetupDone || p.started()) && p.state < Ended && !terminalPhase(status.Phase) {
 		network.Status = corev1.ConditionTrue
 	}
 	containersReady := p.containersReady(status)

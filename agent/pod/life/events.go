@@ -140,7 +140,7 @@ func (e Adopted) apply(p *Pod) {
 }
 
 func (e Evicted) apply(p *Pod) {
-	if p.finished() {
+	if p.failed != nil || p.terminal() || p.published != nil && terminalPhase(p.published.Phase) {
 		return
 	}
 	p.failed = &failure{reason: reasonEvicted, message: e.Message, disrupted: e.Disrupted, grace: e.Grace}

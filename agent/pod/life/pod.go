@@ -312,8 +312,10 @@ func (p *Pod) becomeRemoved() { p.state = Removed }
 func (p *Pod) deletionAsked() bool { return p.gone || p.pod.DeletionTimestamp != nil }
 
 // terminal says whether the API has the pod as finished, whoever decided that.
-func (p *Pod) terminal() bool {
-	return p.pod.Status.Phase == corev1.PodSucceeded || p.pod.Status.Phase == corev1.PodFailed
+func (p *Pod) terminal() bool { return terminalPhase(p.pod.Status.Phase) }
+
+func terminalPhase(phase corev1.PodPhase) bool {
+	return phase == corev1.PodSucceeded || phase == corev1.PodFailed
 }
 
 // Formatted names a pod as kubelet's messages do.

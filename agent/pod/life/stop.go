@@ -19,7 +19,8 @@ func (p *Pod) stopAll() (allEnded bool) {
 	grace := p.gracePeriod()
 	for _, c := range p.containers {
 		switch {
-		case !c.running() || c.Role == Sidecar && !mainsEnded:
+		case !c.running():
+		case c.Role == Sidecar && !mainsEnded && c.state != StopBackOff: // one of that state was to be stopped before
 		case c.state == Stopping:
 			p.shortenStop(c, grace)
 		default:
