@@ -1,6 +1,7 @@
 package life
 
 import (
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"runtime/debug"
@@ -164,19 +165,23 @@ func shrink(shape *corev1.Pod, script []string) []string {
 	return script
 }
 
+var seed = flag.Uint64("seed", 1, "of the random lives; 0 for others each time")
+
 // A thousand random lives, each compared with the twin after each line. A life
 // that goes wrong is shortened until it can be read.
 func TestRandomLives(t *testing.T) {
 	defer debug.SetGCPercent(debug.SetGCPercent(400)) // what is measured is the machine
-	seed := uint64(time.Now().UnixNano())
+	if *seed == 0 {
+		*seed = uint64(time.Now().UnixNano())
+	}
 	began := processorTime(t)
 	for i := range uint64(1000) {
-		r := rand.New(rand.NewPCG(seed, i))
+		r := rand.New(rand.NewPCG(*seed, i))
 		shape := randomPod(r)
 		if w, script := randomLife(r, shape); len(w.faults) > 0 {
 			script = shrink(shape, script)
 			w = live(shape, script)
-			t.Fatalf("seed %d, life %d\npod: %s\nscript:\n\t%s\nwrong: %s\nlast actions: %s", seed, i,
+			t.Fatalf("seed %d, life %d\npod: %s\nscript:\n\t%s\nwrong: %s\nlast actions: %s", *seed, i,
 				describe(shape), strings.Join(script, "\n\t"), strings.Join(w.faults, "; "), strings.Join(w.actions, "; "))
 		}
 	}

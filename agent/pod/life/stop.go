@@ -88,9 +88,24 @@ func (p *Pod) gracePeriod() time.Duration {
 // checkDeadline fails the pod when its active deadline has passed.
 func (p *Pod) checkDeadline() {
 	limit := p.pod.Spec.ActiveDeadlineSeconds
-	if limit == nil || p.finished() || !p.due(p.startAt.Add(time.Duration(*limit)*time.Second)) {
+	if limit == nil || p.failed != nil || p.terminal() {
+		return
+	}
+	deadline := p.startAt.Add(time.Duration(*limit) * time.Second)
+	if p.finishedBefore(deadline) || !p.due(deadline) {
 		return
 	}
 	p.failed = &failure{reason: reasonDeadline, message: messageDeadline}
 	p.report("", corev1.EventTypeNormal, reasonDeadline, messageDeadline)
+}
+
+// finishedBefore says whether the pod had finished by itself before a time. What ended
+// later may have been stopped, by an agent before this one too.
+func (p *Pod) finishedBefore(t time.Time) bool {
+	for _, c := range p.containers {
+		if c.Role != Sidecar && c.exited() && !c.attempt.Exit.FinishedAt.Before(t) {
+			return false
+		}
+	}
+	return p.finished()
 }
