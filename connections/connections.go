@@ -1,5 +1,5 @@
-// Package connections bounds the connections that an HTTP server keeps. It decides which are closed when there are too many;
-// it neither accepts them nor knows who its clients are, which the server says.
+// Package connections bounds the connections that an HTTP server keeps, and ends streams whose clients have gone. It decides which
+// connections are closed when there are too many; it neither accepts them nor knows who its clients are, which the server says.
 package connections
 
 import (

@@ -1,14 +1,11 @@
 package server
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"time"
@@ -30,12 +27,10 @@ func (s *Server) attach(w http.ResponseWriter, r *http.Request) {
 		failStream(w, err)
 		return
 	}
-	ctx, cancel := context.WithCancel(r.Context())
-	defer cancel()
-	taken := &leavingWriter{ResponseWriter: w, left: cancel}
-	defer taken.release(s.creationTimeout)
-	remotecommand.ServeAttach(taken, r.WithContext(ctx), &attacher{s.cfg.Runtime, c, options}, c.PodName, c.PodUID, c.ID, options,
-		idleTimeout, s.creationTimeout, remotecommand.SupportedStreamingProtocols)
+	s.streams.Serve(w, r, func(w http.ResponseWriter, r *http.Request) {
+		remotecommand.ServeAttach(w, r, &attacher{s.cfg.Runtime, c, options}, c.PodName, c.PodUID, c.ID, options,
+			idleTimeout, s.creationTimeout, remotecommand.SupportedStreamingProtocols)
+	})
 }
 
 // closeTimeout bounds the end of a container's input.
@@ -53,6 +48,7 @@ type attacher struct {
 // Output is taken from the container's log as it is written, from now on (kubectl run shows what was before): clients read at their own pace, and none can hold up the
 // container or another client.
 func (a *attacher) AttachContainer(ctx context.Context, _, _, _ string, in io.Reader, out, errOut io.WriteCloser, _ bool, resize <-chan remotecommand.TerminalSize) error {
+	client := ctx
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	c := &a.container
@@ -77,7 +73,9 @@ func (a *attacher) AttachContainer(ctx context.Context, _, _, _ string, in io.Re
 			}
 		}
 	}
-	if err := logs.Follow(ctx, c.LogPath, orNone(out), orNone(errOut), begun); err != nil {
+	err := logs.Follow(ctx, c.LogPath, orNone(out), orNone(errOut), begun)
+	abortWithoutClient(client)
+	if err != nil {
 		return fmt.Errorf("follow the output of container %s: %w", c.Name, err)
 	}
 	return nil
@@ -142,53 +140,4 @@ func orNone(w io.WriteCloser) io.Writer {
 		return io.Discard
 	}
 	return w
-}
-
-// leavingWriter calls left when the client of a connection that was taken over is gone, and closes the connection; the HTTP server
-// no longer looks, and the library that reads frames from it leaves it open.
-type leavingWriter struct {
-	http.ResponseWriter
-	left func()
-	conn net.Conn // nil: not taken over
-}
-
-// release closes the connection a while after its handler has returned, when a client that is well has closed it long ago. After a
-// frame that it cannot read the library neither reads on, by which the client's end would be seen, nor closes.
-func (w *leavingWriter) release(after time.Duration) {
-	if w.conn != nil {
-		time.AfterFunc(after, func() { w.conn.Close() })
-	}
-}
-
-func (w *leavingWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
-
-// Hijack implements http.Hijacker.
-func (w *leavingWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	conn, buffered, err := http.NewResponseController(w.ResponseWriter).Hijack()
-	if err != nil {
-		return nil, nil, err
-	}
-	ahead, err := buffered.Reader.Peek(buffered.Reader.Buffered())
-	if err != nil {
-		conn.Close()
-		return nil, nil, err
-	}
-	watched := &leavingConn{conn, w.left}
-	w.conn = conn
-	reader := bufio.NewReader(io.MultiReader(bytes.NewReader(bytes.Clone(ahead)), watched))
-	return watched, bufio.NewReadWriter(reader, bufio.NewWriter(watched)), nil
-}
-
-type leavingConn struct {
-	net.Conn
-	left func()
-}
-
-func (c *leavingConn) Read(p []byte) (int, error) {
-	n, err := c.Conn.Read(p)
-	if err != nil {
-		c.left()
-		c.Conn.Close()
-	}
-	return n, err
 }

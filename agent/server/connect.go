@@ -1,7 +1,6 @@
 package server
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -33,25 +32,24 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer pod.Close()
-	w.Header().Set("Connection", "Upgrade")
-	w.Header().Set("Upgrade", "tcp")
-	w.WriteHeader(http.StatusSwitchingProtocols)
-	client, buffered, err := http.NewResponseController(w).Hijack()
-	if err != nil {
-		return // the answer has begun, and the connection ends with this request
-	}
-	defer client.Close()
-	defer context.AfterFunc(r.Context(), func() { client.Close(); pod.Close() })()
-	// Not from the buffer: its end ends the request's context, and the pod may still have to answer.
-	early, err := buffered.Peek(buffered.Reader.Buffered())
-	if err != nil {
-		return
-	}
-	splice(client, io.MultiReader(bytes.NewReader(early), client), pod)
+	// The end of what the client sends is not the client's: the pod may still have to answer.
+	tunnels := s.streams
+	tunnels.HalfClosed, tunnels.Idle = true, 0
+	tunnels.Serve(w, r, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Connection", "Upgrade")
+		w.Header().Set("Upgrade", "tcp")
+		w.WriteHeader(http.StatusSwitchingProtocols)
+		client, buffered, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			return // the answer has begun, and the connection ends with this request
+		}
+		defer client.Close()
+		defer context.AfterFunc(r.Context(), func() { client.Close(); pod.Close() })()
+		splice(client, buffered, pod)
+	})
 }
 
-// splice passes bytes both ways until both sides have said all, or one has failed. from is what client sends, with what was
-// read of it already.
+// splice passes bytes both ways until both sides have said all, or one has failed. from reads what client sends.
 func splice(client net.Conn, from io.Reader, pod net.Conn) {
 	answered := make(chan struct{})
 	go func() {

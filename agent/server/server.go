@@ -91,6 +91,7 @@ type Server struct {
 	sessions, forwards chan struct{}
 	// creationTimeout is how long a client has to open all streams.
 	creationTimeout time.Duration
+	streams         connections.Streams
 }
 
 const (
@@ -111,7 +112,8 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen for the API server: %w", err)
 	}
-	s := &Server{cfg: cfg, listener: listener, sessions: make(chan struct{}, maxSessions), forwards: make(chan struct{}, maxForwards), creationTimeout: creationTimeout}
+	s := &Server{cfg: cfg, listener: listener, sessions: make(chan struct{}, maxSessions), forwards: make(chan struct{}, maxForwards),
+		creationTimeout: creationTimeout, streams: connections.Streams{LookEvery: lookEvery, Idle: idleTimeout, Linger: creationTimeout}}
 	s.http = &http.Server{
 		Handler:           s.authorize(s.routes()),
 		ReadHeaderTimeout: headersWithin,

@@ -16,10 +16,12 @@ import (
 	"github.com/skep-io/skep/agent/runtime"
 )
 
-// idleTimeout ends streams over which nothing has gone, creationTimeout those that a client does not open completely.
+// idleTimeout ends streams over which nothing has gone, creationTimeout those that a client does not open completely. lookEvery
+// is how often a client is missed that the readers of its frames do not.
 const (
 	idleTimeout     = 4 * time.Hour
 	creationTimeout = 30 * time.Second
+	lookEvery       = 5 * time.Second
 )
 
 // streamOptions reads which streams are wanted, in kubelet's names or the API's.
@@ -60,12 +62,10 @@ func (s *Server) exec(w http.ResponseWriter, r *http.Request) {
 		failStream(w, err)
 		return
 	}
-	ctx, cancel := context.WithCancel(r.Context())
-	defer cancel()
-	taken := &leavingWriter{ResponseWriter: w, left: cancel}
-	defer taken.release(s.creationTimeout)
-	remotecommand.ServeExec(taken, r.WithContext(ctx), &executor{s.cfg.Runtime}, c.PodName, c.PodUID, c.ID, command, options,
-		idleTimeout, s.creationTimeout, remotecommand.SupportedStreamingProtocols)
+	s.streams.Serve(w, r, func(w http.ResponseWriter, r *http.Request) {
+		remotecommand.ServeExec(w, r, &executor{s.cfg.Runtime}, c.PodName, c.PodUID, c.ID, command, options,
+			idleTimeout, s.creationTimeout, remotecommand.SupportedStreamingProtocols)
+	})
 }
 
 // findRunning finds the container of a request, which must have a process to talk to.
@@ -85,9 +85,9 @@ type executor struct{ runtime Runtime }
 
 // ExecInContainer implements remotecommand.Executor; container is an ID.
 func (e *executor) ExecInContainer(ctx context.Context, _, _, container string, command []string, in io.Reader, out, errOut io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize, _ time.Duration) error {
-	ctx, cancel := context.WithCancel(ctx)
+	resizing, cancel := context.WithCancel(ctx)
 	defer cancel()
-	o := runtime.ExecOptions{Stdin: in, TTY: tty, Resize: sizes(ctx, resize)}
+	o := runtime.ExecOptions{Stdin: in, TTY: tty, Resize: sizes(resizing, resize)}
 	if out != nil {
 		o.Stdout = out
 	}
@@ -95,6 +95,7 @@ func (e *executor) ExecInContainer(ctx context.Context, _, _, container string, 
 		o.Stderr = errOut
 	}
 	code, err := e.runtime.Exec(ctx, container, command, o)
+	abortWithoutClient(ctx)
 	if err != nil {
 		return err
 	}
@@ -102,6 +103,14 @@ func (e *executor) ExecInContainer(ctx context.Context, _, _, container string, 
 		return utilexec.CodeExitError{Code: code, Err: fmt.Errorf("command terminated with exit code %d", code)}
 	}
 	return nil
+}
+
+// abortWithoutClient ends the handler of a stream whose client has gone. The library would write to it how the command ended, and
+// wait for good where the client's bad frame came before the answer that opens a stream was sent.
+func abortWithoutClient(ctx context.Context) {
+	if ctx.Err() != nil {
+		panic(http.ErrAbortHandler)
+	}
 }
 
 // sizes passes terminal sizes on. Its channel is never closed: a closed one would look like endless sizes of zero.
@@ -141,10 +150,13 @@ func (s *Server) portForward(w http.ResponseWriter, r *http.Request) {
 		failStream(w, err)
 		return
 	}
-	taken := &leavingWriter{ResponseWriter: w, left: func() {}}
-	defer taken.release(s.creationTimeout)
-	portforward.ServePortForward(taken, r, &forwarder{netns, s.forwards}, r.PathValue("pod"), uid, options,
-		idleTimeout, s.creationTimeout, portforward.SupportedProtocols)
+	s.streams.Serve(w, r, func(w http.ResponseWriter, r *http.Request) {
+		// What the client said before it left still reaches the pod, which may not answer for ever.
+		ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
+		context.AfterFunc(r.Context(), func() { time.AfterFunc(s.creationTimeout, cancel) })
+		portforward.ServePortForward(w, r, &forwarder{ctx, netns, s.forwards}, r.PathValue("pod"), uid, options,
+			idleTimeout, s.creationTimeout, portforward.SupportedProtocols)
+	})
 }
 
 // networkOf is where the network namespace of a running pod is pinned; empty if it is the node's.
@@ -167,13 +179,14 @@ func (s *Server) networkOf(namespace, name string) (netns, uid string, err error
 }
 
 type forwarder struct {
+	ctx   context.Context // ends a while after the client has gone; the library's own does not
 	netns string
 	// open holds a value for each connection to a port, of all clients together.
 	open chan struct{}
 }
 
 // PortForward implements portforward.PortForwarder.
-func (f *forwarder) PortForward(ctx context.Context, name, _ string, port int32, stream io.ReadWriteCloser) error {
+func (f *forwarder) PortForward(_ context.Context, name, _ string, port int32, stream io.ReadWriteCloser) error {
 	defer stream.Close()
 	select {
 	case f.open <- struct{}{}:
@@ -181,12 +194,12 @@ func (f *forwarder) PortForward(ctx context.Context, name, _ string, port int32,
 	default:
 		return fmt.Errorf("connect to port %d in pod %s: the node has %d connections to forwarded ports open already", port, name, cap(f.open))
 	}
-	conn, err := dialLoopback(ctx, f.netns, port)
+	conn, err := dialLoopback(f.ctx, f.netns, port)
 	if err != nil {
 		return fmt.Errorf("connect to port %d in pod %s: %w", port, name, err)
 	}
 	defer conn.Close()
-	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	defer context.AfterFunc(f.ctx, func() { conn.Close() })()
 	sent := make(chan error, 1)
 	go func() {
 		_, err := io.Copy(conn, stream)

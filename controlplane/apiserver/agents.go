@@ -15,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	"github.com/skep-io/skep/connections"
 	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/pki"
 	"github.com/skep-io/skep/controlplane/resource"
@@ -46,12 +47,27 @@ func newAgents(registry *resource.Registry, authority *pki.PKI) *agents {
 }
 
 // of makes a connection to one node's agent for each request. A request with a body cannot be sent again when the kept connection
-// turns out to be one to an agent that died. The libraries that carry streams dial themselves: they are told whom to expect.
-func (a *agents) of(nodeName string) *http.Transport {
+// turns out to be one to an agent that died. The libraries that carry streams dial themselves: they are told whom to expect, and
+// what they have dialled ends with request, which they may not notice while one side takes nothing.
+func (a *agents) of(request context.Context, nodeName string) *http.Transport {
 	fresh := a.transport.Clone()
+	fresh.DialContext = endsWith(request, a.dial)
 	fresh.DisableKeepAlives = true
 	fresh.TLSClientConfig.ServerName = pki.AgentHost(nodeName)
 	return fresh
+}
+
+type dial func(ctx context.Context, network, address string) (net.Conn, error)
+
+// endsWith closes what was dialled when ctx ends.
+func endsWith(ctx context.Context, by dial) dial {
+	return func(dialing context.Context, network, address string) (net.Conn, error) {
+		conn, err := by(dialing, network, address)
+		if err == nil {
+			context.AfterFunc(ctx, func() { connections.Abort(conn) })
+		}
+		return conn, err
+	}
 }
 
 func (a *agents) close() { a.transport.CloseIdleConnections() }

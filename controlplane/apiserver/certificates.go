@@ -97,7 +97,7 @@ func (s *Server) nodeCertificate(ctx context.Context, node string) (*x509.Certif
 	if err != nil {
 		return nil, err
 	}
-	response, err := s.agents.of(node).RoundTrip(request)
+	response, err := s.agents.of(ctx, node).RoundTrip(request)
 	var refused *tls.CertificateVerificationError
 	if errors.As(err, &refused) && len(refused.UnverifiedCertificates) > 0 {
 		return refused.UnverifiedCertificates[0], err

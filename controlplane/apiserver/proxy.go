@@ -49,7 +49,7 @@ func (s *Server) nodeProxy(w http.ResponseWriter, c *call) error {
 	if location.Path == "" {
 		location.Path = "/"
 	}
-	s.proxy(name, location, false).ServeHTTP(&endedWriter{w, c.Context()}, forAgent(c))
+	s.carry(w, c, func(w http.ResponseWriter, c *call) { s.proxy(c, name, location, false).ServeHTTP(w, forAgent(c)) })
 	return nil
 }
 
@@ -174,8 +174,10 @@ func (s *Server) proxyToPod(w http.ResponseWriter, c *call, pod *corev1.Pod, loc
 // proxyTo answers with what a server outside of the control plane says, in whose pages links to itself are made to lead
 // through here. A path without its slash is redirected, as relative links need it.
 func (s *Server) proxyTo(w http.ResponseWriter, c *call, location *url.URL, transport *http.Transport) {
-	handler := proxy.NewUpgradeAwareHandler(location, transport, true, false, backendErrors{})
-	handler.ServeHTTP(&endedWriter{w, c.Context()}, forAgent(c))
+	s.carry(w, c, func(w http.ResponseWriter, c *call) {
+		transport.DialContext = endsWith(c.Context(), transport.DialContext)
+		proxy.NewUpgradeAwareHandler(location, transport, true, false, backendErrors{}).ServeHTTP(w, forAgent(c))
+	})
 }
 
 // anyCertificate is for servers in pods and on nodes: nobody has told by which authority they are known.

@@ -75,6 +75,7 @@ type Server struct {
 
 	bodyTimeout, writeTimeout time.Duration
 	maxConnections            int
+	streams                   connections.Streams
 
 	// stopping ends when the server does; watches and streams end with it.
 	stopping context.Context
@@ -96,6 +97,7 @@ func New(config Config) (*Server, error) {
 	}
 	s.metrics = newServerMetrics(s.limits, s.registry)
 	s.bodyTimeout, s.writeTimeout = cmp.Or(config.BodyTimeout, defaultBodyTimeout), cmp.Or(config.WriteTimeout, defaultWriteTimeout)
+	s.streams = connections.Streams{LookEvery: defaultLookEvery}
 	s.maxConnections = cmp.Or(config.MaxConnections, connections.Default())
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	unfollow := s.registry.Follow(func(kinds []*resource.Kind) {

@@ -1,15 +1,13 @@
 package apiserver
 
 import (
-	"bufio"
-	"context"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -48,7 +46,9 @@ func (s *Server) stream(w http.ResponseWriter, c *call) error {
 	if err != nil {
 		return err
 	}
-	translated(s.proxy(pod.Spec.NodeName, location, true), location, s.agents.of(pod.Spec.NodeName), c).ServeHTTP(&endedWriter{w, c.Context()}, forAgent(c))
+	s.carry(w, c, func(w http.ResponseWriter, c *call) {
+		translated(s.proxy(c, pod.Spec.NodeName, location, true), location, s.agents.of(c.Context(), pod.Spec.NodeName), c).ServeHTTP(w, forAgent(c))
+	})
 	return nil
 }
 
@@ -87,8 +87,8 @@ func streamQuery(c *call) (url.Values, error) {
 	return query, nil
 }
 
-func (s *Server) proxy(nodeName string, location *url.URL, upgrade bool) http.Handler {
-	handler := proxy.NewUpgradeAwareHandler(location, s.agents.of(nodeName), false, upgrade, proxyErrors{location.Host})
+func (s *Server) proxy(c *call, nodeName string, location *url.URL, upgrade bool) http.Handler {
+	handler := proxy.NewUpgradeAwareHandler(location, s.agents.of(c.Context(), nodeName), false, upgrade, proxyErrors{location.Host})
 	handler.UseLocationHost = true
 	return handler
 }
@@ -102,22 +102,18 @@ func forAgent(c *call) *http.Request {
 	return request
 }
 
-// endedWriter closes a connection that was handed over when the request's context ends, which nobody else would do.
-type endedWriter struct {
-	http.ResponseWriter
-	ctx context.Context
-}
+// defaultLookEvery is how often a client is missed of which nothing is read, since the other side takes nothing.
+const defaultLookEvery = 5 * time.Second
 
-func (w *endedWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	conn, buffer, err := http.NewResponseController(w.ResponseWriter).Hijack()
-	if err == nil {
-		context.AfterFunc(w.ctx, func() { _ = conn.Close() })
-	}
-	return conn, buffer, err
+// carry serves a request whose connection may become a stream, with a context that ends when the client has gone. What was dialled
+// for the request ends with that.
+func (s *Server) carry(w http.ResponseWriter, c *call, handle func(http.ResponseWriter, *call)) {
+	s.streams.Serve(w, c.Request, func(w http.ResponseWriter, r *http.Request) {
+		carried := *c
+		carried.Request = r
+		handle(w, &carried)
+	})
 }
-
-func (w *endedWriter) Flush()                      { _ = http.NewResponseController(w.ResponseWriter).Flush() }
-func (w *endedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // proxyErrors answers for an agent that cannot.
 type proxyErrors struct{ host string }

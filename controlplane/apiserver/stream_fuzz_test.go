@@ -1,36 +1,41 @@
 package apiserver
 
 import (
-	"bufio"
-	"errors"
-	"fmt"
+	"context"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"os"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"k8s.io/apimachinery/pkg/util/proxy"
 	streamingforward "k8s.io/cri-streaming/pkg/streaming/portforward"
 	streaming "k8s.io/cri-streaming/pkg/streaming/remotecommand"
+
+	"github.com/skep-io/skep/connections"
+	"github.com/skep-io/skep/connections/streamtest"
 )
 
-// FuzzStreamFrames sends what kubectl's WebSocket protocols and the agents' SPDY are read from: nothing panics, and a client that has
-// gone leaves nothing open, here and at the agent.
-func FuzzStreamFrames(f *testing.F) {
-	const within = 50 * time.Millisecond // for a client to open its streams
+// streamServer carries streams to an agent that runs commands by execute, and returns its address. Clients have as long as within to
+// open their streams.
+func streamServer(t testing.TB, execute streaming.Executor, within time.Duration) string {
+	watched := connections.Streams{LookEvery: 20 * time.Millisecond}
 	agent := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/portforward" {
-			streamingforward.ServePortForward(w, r, upcase{}, "p", "", &streamingforward.V4Options{}, time.Minute, within, streamingforward.SupportedProtocols)
-			return
-		}
-		options := &streaming.Options{Stdin: true, Stdout: true, Stderr: true}
-		streaming.ServeExec(w, r, echoExecutor{}, "p", "", "c", []string{"x"}, options, time.Minute, within, streaming.SupportedStreamingProtocols)
+		watched.Serve(w, r, func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/portforward" {
+				streamingforward.ServePortForward(w, r, upcase{}, "p", "", &streamingforward.V4Options{}, time.Minute, within, streamingforward.SupportedProtocols)
+				return
+			}
+			options := &streaming.Options{Stdin: true, Stdout: true, Stderr: true}
+			streaming.ServeExec(w, r, execute, "p", "", "c", []string{"x"}, options, time.Minute, within, streaming.SupportedStreamingProtocols)
+		})
 	}))
-	f.Cleanup(func() { agent.CloseClientConnections(); agent.Close() })
+	t.Cleanup(func() { agent.CloseClientConnections(); agent.Close() })
+	s := &Server{streams: watched}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		location, err := url.Parse(agent.URL + r.URL.Path + "?input=1&output=1&error=1")
 		if err != nil {
@@ -38,50 +43,76 @@ func FuzzStreamFrames(f *testing.F) {
 		}
 		c := &call{Request: r}
 		c.subresource = r.URL.Path[1:]
-		direct := proxy.NewUpgradeAwareHandler(location, http.DefaultTransport, false, true, proxyErrors{location.Host})
-		direct.UseLocationHost = true
-		translated(direct, location, http.DefaultTransport, c).ServeHTTP(&endedWriter{w, r.Context()}, r)
+		s.carry(w, c, func(w http.ResponseWriter, c *call) {
+			transport := &http.Transport{DialContext: endsWith(c.Context(), (&net.Dialer{}).DialContext), DisableKeepAlives: true}
+			direct := proxy.NewUpgradeAwareHandler(location, transport, false, true, proxyErrors{location.Host})
+			direct.UseLocationHost = true
+			translated(direct, location, transport, c).ServeHTTP(w, c.Request)
+		})
 	}))
-	f.Cleanup(func() { server.CloseClientConnections(); server.Close() })
-	paths := []struct{ path, protocol string }{
-		{"/exec", "v5.channel.k8s.io"}, {"/portforward", "SPDY/3.1+portforward.k8s.io"},
-	}
-	frame := func(opcode byte, payload string) []byte {
-		return append([]byte{0x80 | opcode, 0x80 | byte(len(payload)), 0, 0, 0, 0}, payload...)
-	}
-	for i := range paths {
-		for _, seed := range [][]byte{
-			frame(2, "\x00input"), append(frame(2, "\x00input"), frame(2, "\xff\x00")...), frame(2, "\x04{\"Width\":80,\"Height\":24}"), frame(2, "\x04{"), frame(2, "\x09x"), frame(1, "text"), frame(2, ""),
-			frame(2, "\x80\x03\x00\x01\x00\xff\xff\xff"), frame(2, "\x80\x03\x00\x06\x00\x00\x00\x04\x00\x00\x00\x01"), frame(8, "\x03\xe8bye"), frame(9, "ping"),
-			{0x82, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, {0x02, 0x80, 0, 0, 0, 0, 0x82, 0x80, 0, 0, 0, 0}, {},
-		} {
-			f.Add(i, seed)
-		}
-	}
-	f.Fuzz(func(t *testing.T, which int, frames []byte) {
-		to := paths[uint(which)%uint(len(paths))]
-		conn, err := net.Dial("tcp", server.Listener.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
-		if err := conn.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Protocol: %s\r\n\r\n", to.path, to.protocol); err != nil {
-			t.Fatal(err)
-		}
-		in := bufio.NewReader(conn)
-		response, err := http.ReadResponse(in, nil)
-		if err != nil || response.StatusCode != http.StatusSwitchingProtocols {
-			t.Fatalf("%s: %+v (%v)", to.path, response, err)
-		}
-		go func() { // the server may end it before all is sent
-			_, _ = conn.Write(frames)
-			_ = conn.(*net.TCPConn).CloseWrite()
-		}()
-		if _, err := io.Copy(io.Discard, in); errors.Is(err, os.ErrDeadlineExceeded) {
-			t.Fatal("the client has gone, and the server goes on")
-		}
+	t.Cleanup(func() { server.CloseClientConnections(); server.Close() })
+	return server.Listener.Addr().String()
+}
+
+// FuzzStreamFrames sends what kubectl's WebSocket protocols and the agents' SPDY are read from: nothing panics, and a client that has
+// gone leaves nothing open, here and at the agent.
+func FuzzStreamFrames(f *testing.F) {
+	frame := streamtest.Frame
+	streamtest.Fuzz(f, streamServer(f, echoExecutor{}, 50*time.Millisecond), []streamtest.Upgrade{
+		streamtest.WebSocket("/exec", "v5.channel.k8s.io"), streamtest.WebSocket("/portforward", "SPDY/3.1+portforward.k8s.io"),
+	}, [][]byte{
+		frame(2, "\x00input"), append(frame(2, "\x00input"), frame(2, "\xff\x00")...), frame(2, "\x04{\"Width\":80,\"Height\":24}"), frame(2, "\x04{"), frame(2, "\x09x"), frame(1, "text"), frame(2, ""),
+		frame(2, "\x80\x03\x00\x01\x00\xff\xff\xff"), frame(2, "\x80\x03\x00\x06\x00\x00\x00\x04\x00\x00\x00\x01"), frame(8, "\x03\xe8bye"), frame(9, "ping"),
+		{0x82, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, {0x02, 0x80, 0, 0, 0, 0, 0x82, 0x80, 0, 0, 0, 0}, {},
 	})
+}
+
+// deafExecutor runs commands that read and write nothing until they are told to end.
+type deafExecutor struct{ begun, ended chan struct{} }
+
+func (d deafExecutor) ExecInContainer(ctx context.Context, _, _, _ string, _ []string, _ io.Reader, _, _ io.WriteCloser, _ bool, _ <-chan streaming.TerminalSize, _ time.Duration) error {
+	d.begun <- struct{}{}
+	<-ctx.Done()
+	d.ended <- struct{}{}
+	return ctx.Err()
+}
+
+// CVE-2022-23471's kind: a command ends at the agent when its client has gone, also while it takes nothing of what the client sent.
+func TestClientsThatLeaveEndTheirCommands(t *testing.T) {
+	large := streamtest.Frame(2, "\x00"+strings.Repeat("x", 32<<10))
+	for name, c := range map[string]struct {
+		protocol string
+		frames   []byte
+		fills    bool
+	}{
+		"translated": {"v5.channel.k8s.io", nil, false},
+		"translated, to a command that reads nothing": {"v5.channel.k8s.io", large, true},
+		"passed on": {"v4.channel.k8s.io", nil, false},
+		"passed on, to a command that reads nothing":         {"v4.channel.k8s.io", slices.Concat(large, large), false},
+		"passed on, to a command that reads nothing of much": {"v4.channel.k8s.io", large, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			command := deafExecutor{make(chan struct{}, 1), make(chan struct{}, 1)}
+			conn, _ := streamtest.Open(t, streamServer(t, command, time.Minute), streamtest.WebSocket("/exec", c.protocol))
+			within(t, "the command begins", command.begun)
+			_, err := conn.Write(c.frames)
+			if err == nil && c.fills {
+				err = streamtest.Fill(conn, c.frames)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			conn.Close()
+			within(t, "the command ends", command.ended)
+		})
+	}
+}
+
+func within(t *testing.T, what string, happens <-chan struct{}) {
+	t.Helper()
+	select {
+	case <-happens:
+	case <-time.After(time.Minute):
+		t.Fatalf("waited a minute until %s", what)
+	}
 }

@@ -67,3 +67,6 @@ type bufferedConn struct {
 }
 
 func (c *bufferedConn) Read(p []byte) (int, error) { return c.reader.Read(p) }
+
+// NetConn is the connection below.
+func (c *bufferedConn) NetConn() net.Conn { return c.Conn }
