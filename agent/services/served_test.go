@@ -1,6 +1,7 @@
 package services
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"strings"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/skep-io/skep/controlplane/servicespec"
 	"github.com/skep-io/skep/dataplane/podnet"
+	"github.com/skep-io/skep/dataplane/service"
 	"github.com/skep-io/skep/dataplane/sockets"
 )
 
@@ -29,7 +31,7 @@ func podAt(protocol corev1.Protocol, host string, port uint16) *corev1.Pod {
 // listens on the node.
 func TestHostPortsOfTheNodesOwnPrograms(t *testing.T) {
 	_, r, _ := start(t, fake.NewClientset(), nil)
-	w := &Watcher{cfg: Config{Node: "me", Plane: r, OwnPorts: []uint16{10250, 6443}, Listening: sockets.Listening}, hostPorts: map[string][]string{}}
+	w := &Watcher{cfg: Config{Node: "me", Plane: r, OwnPorts: []uint16{10250, 6443}, Listening: sockets.Listening}, hostPorts: map[string]*podPorts{}}
 	w.reporter = newReporter(record.NewFakeRecorder(100), nil, nil)
 	listener, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
@@ -59,8 +61,8 @@ func TestHostPortsOfTheNodesOwnPrograms(t *testing.T) {
 			t.Errorf("host port %s:%d/%s: %q, want %q", at.HostIP, at.HostPort, at.Protocol, got, c.taken)
 		}
 		w.SetHostPorts(c.pod, []netip.Addr{netip.MustParseAddr("10.244.1.7")})
-		if names := w.hostPorts["1"]; (len(names) == 0) != (c.taken != "") {
-			t.Errorf("host port %s:%d/%s: the data plane has %q", at.HostIP, at.HostPort, at.Protocol, names)
+		if ports := w.hostPorts["1"]; (len(ports.names) == 0) != (c.taken != "") {
+			t.Errorf("host port %s:%d/%s: the data plane has %q", at.HostIP, at.HostPort, at.Protocol, ports.names)
 		}
 		w.DeleteHostPorts(c.pod)
 	}
@@ -72,6 +74,73 @@ func TestHostPortsOfTheNodesOwnPrograms(t *testing.T) {
 	host.Spec.HostNetwork = true
 	if got := w.HostPortTaken(host); got != "" {
 		t.Errorf("a pod in the host's network: %q", got)
+	}
+}
+
+// A program of the node that begins to listen where a pod has a host port gets its clients, and the pod has them back once it has
+// stopped: nothing of the node's own is ever shadowed by a pod for longer than a look.
+func TestHostPortsMakeRoomForPrograms(t *testing.T) {
+	_, r, _ := start(t, fake.NewClientset(), nil)
+	w := &Watcher{cfg: Config{Node: "me", Plane: r, Listening: sockets.Listening}, hostPorts: map[string]*podPorts{}}
+	told := record.NewFakeRecorder(100)
+	w.reporter = newReporter(told, nil, nil)
+	has := func(name string) bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		_, has := r.services[name]
+		return has
+	}
+	listener, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := listener.Addr().String()
+	listener.Close()
+	port := netip.MustParseAddrPort(at).Port()
+	w.SetHostPorts(podAt("TCP", "", port), []netip.Addr{netip.MustParseAddr("10.244.1.7")})
+	name := fmt.Sprintf("host-port/ns/p::%d/TCP", port)
+	if !has(name) {
+		t.Fatalf("the data plane has %v, not %s", r.services, name)
+	}
+	for range 2 {
+		if listener, err = net.Listen("tcp4", at); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			w.compareListeners()
+		}
+		if has(name) {
+			t.Error("the port leads to the pod although a program of the node listens there")
+		}
+		listener.Close()
+		for range 2 {
+			w.compareListeners()
+		}
+		if !has(name) {
+			t.Error("the port does not lead to the pod again")
+		}
+		for _, want := range []string{"Warning NotInstalled", "Normal Installed"} {
+			select {
+			case event := <-told.Events:
+				if !strings.HasPrefix(event, want) || !strings.Contains(event, name) {
+					t.Errorf("event %q, want %s", event, want)
+				}
+			default:
+				t.Errorf("no event %s", want)
+			}
+		}
+	}
+	if len(told.Events) > 0 {
+		t.Errorf("an event too many: %s", <-told.Events)
+	}
+}
+
+func BenchmarkCompareListeners(b *testing.B) {
+	w := &Watcher{cfg: Config{Node: "me", Plane: &recorder{services: map[string]service.Service{}, changed: make(chan struct{}, 1)}, Listening: sockets.Listening}, hostPorts: map[string]*podPorts{}}
+	w.reporter = newReporter(record.NewFakeRecorder(100), nil, nil)
+	w.SetHostPorts(podAt("TCP", "", 81), []netip.Addr{netip.MustParseAddr("10.244.1.7")})
+	for b.Loop() {
+		w.compareListeners()
 	}
 }
 

@@ -80,16 +80,18 @@ type Watcher struct {
 	health    *healthServers
 	reporter  *reporter
 
-	mu        sync.Mutex
-	peers     map[string]podnet.Peer
-	down      map[string]bool
-	hosts     map[netip.Addr]string // addresses of all nodes -> one that has it
-	servers   []netip.Addr          // where the API servers are
-	zone      string
-	owned     map[string][]netip.Addr // service key -> addresses that this node announces
-	claimed   map[netip.Addr]string   // cluster addresses of services -> key of the service
-	draining  map[string]*drain       // by pod UID
-	hostPorts map[string][]string     // pod UID -> names in the plane
+	mu       sync.Mutex
+	peers    map[string]podnet.Peer
+	down     map[string]bool
+	hosts    map[netip.Addr]string // addresses of all nodes -> one that has it
+	servers  []netip.Addr          // where the API servers are
+	zone     string
+	owned    map[string][]netip.Addr // service key -> addresses that this node announces
+	claimed  map[netip.Addr]string   // cluster addresses of services -> key of the service
+	draining map[string]*drain       // by pod UID
+
+	portsMu   sync.Mutex
+	hostPorts map[string]*podPorts // by pod UID
 }
 
 // Keys that cannot be a service's, which has a slash.
@@ -120,7 +122,7 @@ func New(cfg Config) (*Watcher, error) {
 		owned:     map[string][]netip.Addr{},
 		claimed:   map[netip.Addr]string{},
 		draining:  map[string]*drain{},
-		hostPorts: map[string][]string{},
+		hostPorts: map[string]*podPorts{},
 	}
 	w.reporter = newReporter(cfg.Recorder, cfg.Plane.AwaitProblems, w.Lister())
 	w.health = newHealthServers(w.reporter.healthPort)
@@ -173,6 +175,9 @@ func (w *Watcher) Run(ctx context.Context) error {
 	w.queue.Add(routesKey) // also if there is no other node: that is worth knowing too
 	slog.Info("services installed", "services", len(w.installed))
 	beside.Go(func() { w.reporter.run(ctx) })
+	if w.cfg.Listening != nil {
+		beside.Go(func() { w.followListeners(ctx) })
+	}
 	stop := context.AfterFunc(ctx, w.queue.ShutDown)
 	defer stop()
 	for {

@@ -7,3 +7,6 @@ const (
 	// ReasonHealthPort says that the node cannot serve the Service's health-check port.
 	ReasonHealthPort = "HealthCheckFailure"
 )
+
+// ReasonInstalled is of an event about a pod: a host port leads to it that was left to a program of the node.
+const ReasonInstalled = "Installed"
