@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/utils/clock"
 
 	"github.com/skep-io/skep/controlplane/controller"
@@ -26,6 +27,7 @@ import (
 	"github.com/skep-io/skep/controlplane/controller/servicecidr"
 	"github.com/skep-io/skep/controlplane/controller/tokencleaner"
 	"github.com/skep-io/skep/controlplane/event"
+	"github.com/skep-io/skep/controlplane/identity"
 	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/pki"
 	"github.com/skep-io/skep/controlplane/resource"
@@ -49,6 +51,7 @@ func lead(ctx context.Context, s *settings, registry *resource.Registry, authori
 	ctx, stop := controller.WithFailure(ctx)
 	defer stop()
 	var wg sync.WaitGroup
+	ctx = identity.With(ctx, identity.Controllers)
 	recorder := func(component string) *event.Recorder {
 		r := event.NewRecorder(registry, component)
 		controller.Go(ctx, &wg, "events of "+component, func() { r.Run(ctx) })
@@ -58,7 +61,7 @@ func lead(ctx context.Context, s *settings, registry *resource.Registry, authori
 	accounts := serviceaccount.New(registry, authority.CA)
 	authority.OnRenewal(accounts.Renewed)
 	runLoops(ctx, &wg, map[string]loop{
-		"scheduler":      scheduler.New(registry, recorder(scheduler.Component), realClock),
+		"scheduler":      as(identity.Scheduler, scheduler.New(registry, recorder(scheduler.Component), realClock)),
 		"replication":    replication.New(registry, recorder(replication.Component), realClock),
 		"replicasets":    replication.NewReplicaSets(registry, recorder(replication.ReplicaSetsComponent), realClock),
 		"deployments":    deployment.New(registry, recorder(deployment.Component)),
@@ -81,6 +84,16 @@ func lead(ctx context.Context, s *settings, registry *resource.Registry, authori
 }
 
 type loop interface{ Run(context.Context) error }
+
+// acting is a loop that writes as a user of its own.
+type acting struct {
+	user user.Info
+	loop
+}
+
+func as(u user.Info, l loop) loop { return acting{u, l} }
+
+func (a acting) Run(ctx context.Context) error { return a.loop.Run(identity.With(ctx, a.user)) }
 
 // runLoops runs loops under wg. One that ends before ctx does is a failure.
 func runLoops(ctx context.Context, wg *sync.WaitGroup, loops map[string]loop) {

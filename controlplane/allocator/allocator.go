@@ -101,9 +101,6 @@ func (w *work) service(ctx context.Context, service, before *corev1.Service) err
 		}
 		return w.releaseLoadBalancerIPs(ctx, nil, before)
 	}
-	if err := w.checkExternalIPs(ctx, service, before); err != nil {
-		return err
-	}
 	if err := setFamilies(service, before, w.cluster.serviceFamilies()); err != nil {
 		return err
 	}

@@ -24,7 +24,7 @@ func (w *work) checkLoadBalancerIPs(ctx context.Context, service, before *corev1
 			continue // validation has an opinion about what is no address
 		}
 		if inside == nil {
-			all, err := w.inside(ctx)
+			all, err := w.Inside(ctx, w.r, w.cluster)
 			if err != nil {
 				return err
 			}

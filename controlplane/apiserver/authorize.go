@@ -1,115 +1,130 @@
 package apiserver
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/selection"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
 
 	skepv1 "github.com/skep-io/skep/api/v1"
+	"github.com/skep-io/skep/controlplane/identity"
 	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
-// attributes are what a decision is made of.
-type attributes struct {
-	target
-	verb          string
-	path          string // of a request that is not about a resource
-	fieldSelector string
-}
-
 var readVerbs = []string{"get", "list", "watch"}
 var changeVerbs = []string{"create", "update", "patch"}
 
-// authorize says whether id may do what a asks for; the error is the 403 that the client sees. What depends on the object
-// in the body is decided later, by restrict.
-func (s *Server) authorize(id identity, a attributes) error {
-	if id.master() {
-		return nil
-	}
-	if a.resource == "" {
-		if a.verb == "get" && (isDiscoveryPath(a.path) || a.path == skepv1.PathNetwork && id.node() != "") {
-			return nil
-		}
-		return forbidden(id, a, "")
-	}
-	if a.verb == "create" && selfReviewOf(a.target) != nil {
-		return nil
-	}
-	node := id.node()
-	if node == "" {
-		return forbidden(id, a, "")
-	}
-	if reason, ok := s.nodeMay(node, a); !ok {
-		return forbidden(id, a, reason)
+// authorize refuses what the user may not do; the error is the 403 that the client sees.
+func (s *Server) authorize(ctx context.Context, a authorizer.AttributesRecord) error {
+	switch decision, reason, err := s.authorizer.Authorize(ctx, a); {
+	case err != nil:
+		return apierrors.NewInternalError(err)
+	case decision != authorizer.DecisionAllow:
+		return forbidden(a, reason)
 	}
 	return nil
 }
 
+// rules are who may do what: administrators everything, agents what nodeMay says, and everybody what tells of the API and of
+// themselves. What depends on the object in the body is decided by admission.
+type rules struct {
+	registry *resource.Registry
+}
+
+func (r *rules) authorize(ctx context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
+	u := a.GetUser()
+	if identity.Master(u) {
+		return authorizer.DecisionAllow, "", nil
+	}
+	if !a.IsResourceRequest() {
+		path := a.GetPath()
+		if a.GetVerb() == "get" && (isDiscoveryPath(path) || path == skepv1.PathNetwork && identity.Node(u) != "") {
+			return authorizer.DecisionAllow, "", nil
+		}
+		return authorizer.DecisionNoOpinion, "", nil
+	}
+	asked := target{group: a.GetAPIGroup(), version: a.GetAPIVersion(), namespace: a.GetNamespace(), resource: a.GetResource(), name: a.GetName()}
+	if a.GetVerb() == "create" && selfReviewOf(asked) != nil {
+		return authorizer.DecisionAllow, "", nil
+	}
+	node := identity.Node(u)
+	if node == "" {
+		return authorizer.DecisionNoOpinion, "", nil
+	}
+	reason, ok := r.nodeMay(ctx, node, a)
+	if !ok {
+		return authorizer.DecisionNoOpinion, reason, nil
+	}
+	return authorizer.DecisionAllow, "", nil
+}
+
 // nodeMay holds the rules for agents: what every node needs to route traffic, and otherwise only what concerns the node
 // itself, so that a stolen node certificate opens one node and not the cluster.
-func (s *Server) nodeMay(node string, a attributes) (reason string, ok bool) {
-	reads := slices.Contains(readVerbs, a.verb)
-	changes := slices.Contains(changeVerbs, a.verb)
-	switch a.group + "/" + a.resource {
+func (r *rules) nodeMay(ctx context.Context, node string, a authorizer.Attributes) (reason string, ok bool) {
+	reads := slices.Contains(readVerbs, a.GetVerb())
+	changes := slices.Contains(changeVerbs, a.GetVerb())
+	switch a.GetAPIGroup() + "/" + a.GetResource() {
 	case "/services", "/endpoints", "/namespaces", "discovery.k8s.io/endpointslices":
-		return "", reads && a.subresource == ""
+		return "", reads && a.GetSubresource() == ""
 	case "/nodes":
-		if reads && a.subresource == "" {
+		if reads && a.GetSubresource() == "" {
 			return "", true
 		}
-		own := a.name == node || (a.verb == "create" && a.name == "")
-		return fmt.Sprintf("node '%s' cannot change node '%s'", node, a.name), own && changes && (a.subresource == "" || a.subresource == "status")
+		own := a.GetName() == node || (a.GetVerb() == "create" && a.GetName() == "")
+		return fmt.Sprintf("node '%s' cannot change node '%s'", node, a.GetName()), own && changes && (a.GetSubresource() == "" || a.GetSubresource() == "status")
 	case "coordination.k8s.io/leases":
-		own := a.namespace == corev1.NamespaceNodeLease && (a.name == node || (a.verb == "create" && a.name == ""))
-		return "can only access node lease with the same name as the requesting node", own && a.subresource == "" && (a.verb == "get" || changes || a.verb == "delete")
+		own := a.GetNamespace() == corev1.NamespaceNodeLease && (a.GetName() == node || (a.GetVerb() == "create" && a.GetName() == ""))
+		return "can only access node lease with the same name as the requesting node", own && a.GetSubresource() == "" && (a.GetVerb() == "get" || changes || a.GetVerb() == "delete")
 	case "/events", "events.k8s.io/events":
-		return "", changes && a.subresource == ""
+		return "", changes && a.GetSubresource() == ""
 	case "/pods":
-		return s.nodeMayPods(node, a)
+		return r.nodeMayPods(ctx, node, a)
 	case "/secrets", "/configmaps":
-		name := a.name
+		name := a.GetName()
 		if name == "" {
-			name = exactField(a.fieldSelector, "metadata.name")
+			name = exactField(a, "metadata.name")
 		}
 		return fmt.Sprintf("no relationship found between node '%s' and this object", node),
-			reads && a.subresource == "" && name != "" && s.nodeRefers(node, a.resource, a.namespace, name)
+			reads && a.GetSubresource() == "" && name != "" && r.nodeRefers(node, a.GetResource(), a.GetNamespace(), name)
 	}
 	return "", false
 }
 
-func (s *Server) nodeMayPods(node string, a attributes) (reason string, ok bool) {
-	if (a.verb == "list" || a.verb == "watch") && a.subresource == "" {
-		return "can only list/watch pods with spec.nodeName field selector", exactField(a.fieldSelector, "spec.nodeName") == node
+func (r *rules) nodeMayPods(ctx context.Context, node string, a authorizer.Attributes) (reason string, ok bool) {
+	if (a.GetVerb() == "list" || a.GetVerb() == "watch") && a.GetSubresource() == "" {
+		return "can only list/watch pods with spec.nodeName field selector", exactField(a, "spec.nodeName") == node
 	}
 	reason = fmt.Sprintf("node '%s' is not the one that the pod is bound to", node)
-	if a.name == "" || !s.podOnNode(node, a.namespace, a.name) {
+	if a.GetName() == "" || !r.podOnNode(ctx, node, a.GetNamespace(), a.GetName()) {
 		return reason, false
 	}
 	switch {
-	case a.subresource == "" && (a.verb == "get" || a.verb == "delete"):
+	case a.GetSubresource() == "" && (a.GetVerb() == "get" || a.GetVerb() == "delete"):
 		return "", true
-	case a.subresource == "status" && (a.verb == "get" || a.verb == "update" || a.verb == "patch"):
+	case a.GetSubresource() == "status" && (a.GetVerb() == "get" || a.GetVerb() == "update" || a.GetVerb() == "patch"):
 		return "", true
-	case a.subresource == "eviction" && a.verb == "create":
+	case a.GetSubresource() == "eviction" && a.GetVerb() == "create":
 		return "", true
 	}
 	return "", false
 }
 
 // podOnNode says whether a pod is bound to a node. A pod that does not exist belongs to nobody.
-func (s *Server) podOnNode(node, namespace, name string) bool {
-	pod, err := resource.Get[*corev1.Pod](s.stopping, s.registry, kinds.Pods, namespace, name)
+func (r *rules) podOnNode(ctx context.Context, node, namespace, name string) bool {
+	pod, err := resource.Get[*corev1.Pod](ctx, r.registry, kinds.Pods, namespace, name)
 	return err == nil && pod.Spec.NodeName == node
 }
 
 // nodeRefers says whether a pod bound to the node refers to a secret or a config map.
-func (s *Server) nodeRefers(node, kind, namespace, name string) bool {
-	for _, pod := range resource.ByIndex[*corev1.Pod](s.registry, kinds.Pods, kinds.PodsByNode, node) {
+func (r *rules) nodeRefers(node, kind, namespace, name string) bool {
+	for _, pod := range resource.ByIndex[*corev1.Pod](r.registry, kinds.Pods, kinds.PodsByNode, node) {
 		if pod.Namespace == namespace && podRefers(pod, kind, name) {
 			return true
 		}
@@ -117,33 +132,38 @@ func (s *Server) nodeRefers(node, kind, namespace, name string) bool {
 	return false
 }
 
-func exactField(selector, field string) string {
-	parsed, err := fields.ParseSelector(selector)
+// exactField is the value that a request asks a field to have; "" if it asks for none, or cannot be read.
+func exactField(a authorizer.Attributes, field string) string {
+	requirements, err := a.GetFieldSelector()
 	if err != nil {
 		return ""
 	}
-	value, _ := parsed.RequiresExactMatch(field)
-	return value
+	for _, r := range requirements {
+		if r.Field == field && (r.Operator == selection.Equals || r.Operator == selection.DoubleEquals) {
+			return r.Value
+		}
+	}
+	return ""
 }
 
-func forbidden(id identity, a attributes, reason string) error {
+func forbidden(a authorizer.AttributesRecord, reason string) error {
 	var message string
-	resourceName := a.resource
-	if a.subresource != "" {
-		resourceName += "/" + a.subresource
+	resourceName := a.Resource
+	if a.Subresource != "" {
+		resourceName += "/" + a.Subresource
 	}
 	switch {
-	case a.resource == "":
-		message = fmt.Sprintf("User %q cannot %s path %q", id.name, a.verb, a.path)
-	case a.namespace != "":
-		message = fmt.Sprintf("User %q cannot %s resource %q in API group %q in the namespace %q", id.name, a.verb, resourceName, a.group, a.namespace)
+	case a.Resource == "":
+		message = fmt.Sprintf("User %q cannot %s path %q", a.User.GetName(), a.Verb, a.Path)
+	case a.Namespace != "":
+		message = fmt.Sprintf("User %q cannot %s resource %q in API group %q in the namespace %q", a.User.GetName(), a.Verb, resourceName, a.APIGroup, a.Namespace)
 	default:
-		message = fmt.Sprintf("User %q cannot %s resource %q in API group %q at the cluster scope", id.name, a.verb, resourceName, a.group)
+		message = fmt.Sprintf("User %q cannot %s resource %q in API group %q at the cluster scope", a.User.GetName(), a.Verb, resourceName, a.APIGroup)
 	}
 	if reason != "" {
 		message += ": " + reason
 	}
-	return apierrors.NewForbidden(a.resourceVersion().GroupResource(), a.name, fmt.Errorf("%s", message))
+	return apierrors.NewForbidden(schema.GroupResource{Group: a.APIGroup, Resource: a.Resource}, a.Name, fmt.Errorf("%s", message))
 }
 
 // discoveryRules are the paths that only tell what the API is, which every authenticated client may read.

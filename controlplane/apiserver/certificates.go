@@ -10,11 +10,11 @@ import (
 	"net/http"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 
-	"golang.org/x/sync/errgroup"
-
 	skepv1 "github.com/skep-io/skep/api/v1"
+	"github.com/skep-io/skep/controlplane/identity"
 	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/pki"
 	"github.com/skep-io/skep/controlplane/resource"
@@ -119,7 +119,7 @@ func (s *Server) nodeCertificate(ctx context.Context, node string) (*x509.Certif
 // warnOfEnd tells a client that its certificate ends soon. Agents and skepd's own parts renew theirs; the copies that people
 // made of the administrator's kubeconfig nobody can.
 func (s *Server) warnOfEnd(w http.ResponseWriter, c *call) {
-	if c.id.node() != "" || c.TLS == nil || len(c.TLS.PeerCertificates) == 0 {
+	if identity.Node(c.user) != "" || c.TLS == nil || len(c.TLS.PeerCertificates) == 0 {
 		return
 	}
 	certificate := c.TLS.PeerCertificates[0]

@@ -38,9 +38,6 @@ func (s *Server) create(w http.ResponseWriter, c *call) error {
 	if err != nil {
 		return err
 	}
-	if err := s.restrict(c, obj, nil); err != nil {
-		return err
-	}
 	created, err := s.registry.Create(c.Context(), c.kind, obj, resource.CreateOptions{
 		DryRun: isDryRun(options.DryRun), FieldManager: fieldManager(options.FieldManager, c.UserAgent()),
 	})
@@ -72,7 +69,7 @@ func (s *Server) update(w http.ResponseWriter, c *call) error {
 		return err
 	}
 	updated, err := s.registry.Update(c.Context(), c.kind, c.subresource, obj, resource.UpdateOptions{
-		DryRun: isDryRun(options.DryRun), FieldManager: fieldManager(options.FieldManager, c.UserAgent()), Admit: s.admission(c),
+		DryRun: isDryRun(options.DryRun), FieldManager: fieldManager(options.FieldManager, c.UserAgent()),
 	})
 	if err != nil {
 		return err

@@ -8,6 +8,8 @@ import (
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/utils/ptr"
+
+	"github.com/skep-io/skep/controlplane/identity"
 )
 
 // delete answers DELETE on an object: with the object while it still ends, and with a Status once it has gone, save for
@@ -52,12 +54,12 @@ func (s *Server) delete(w http.ResponseWriter, c *call) error {
 
 // mayDeleteUnreadable lets only an administrator delete what cannot be read, with all that its finalizers wait for.
 func (c *call) mayDeleteUnreadable(options *metav1.DeleteOptions) error {
-	if c.id.master() || !ptr.Deref(options.IgnoreStoreReadErrorWithClusterBreakingPotential, false) {
+	if identity.Master(c.user) || !ptr.Deref(options.IgnoreStoreReadErrorWithClusterBreakingPotential, false) {
 		return nil
 	}
 	a := c.attributes()
-	a.verb = "unsafe-delete-ignore-read-errors"
-	return forbidden(c.id, a, "")
+	a.Verb = "unsafe-delete-ignore-read-errors"
+	return forbidden(a, "")
 }
 
 // deleteCollection answers DELETE on a collection.

@@ -71,6 +71,6 @@ func (s *Server) etcdSnapshot(w http.ResponseWriter, c *call) error {
 		slog.Warn("Snapshot of etcd ended early", "client", c.RemoteAddr, "bytes", n, "err", err)
 		return nil
 	}
-	slog.Info("Snapshot of etcd taken", "client", c.RemoteAddr, "user", c.id.name, "bytes", n)
+	slog.Info("Snapshot of etcd taken", "client", c.RemoteAddr, "user", c.user.GetName(), "bytes", n)
 	return nil
 }

@@ -5,36 +5,58 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"slices"
 	"strings"
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
 
+	"github.com/skep-io/skep/controlplane/identity"
 	"github.com/skep-io/skep/controlplane/membership"
-	"github.com/skep-io/skep/controlplane/pki"
 )
 
-// identity is who sends a request, as their client certificate names them.
-type identity struct {
-	name   string
-	groups []string
-	// member is the number of the membership that a node's certificate was issued for.
-	member string
-}
+// memberKey is the extra by which a user carries the number of the membership that a node's certificate was issued for.
+const memberKey = "skep.io/membership"
 
-// authenticate reads the client certificate. TLS has verified it against the authority already if there is one.
-func authenticate(r *http.Request) (identity, error) {
+// stranger is who shows no certificate that counts.
+var stranger user.Info = &user.DefaultInfo{}
+
+// byCertificate takes for who asks whom the client certificate names. TLS has verified it against the authority already if there
+// is one.
+func byCertificate(r *http.Request) (*authenticator.Response, bool, error) {
 	if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 {
-		return identity{}, apierrors.NewUnauthorized("Unauthorized")
+		return nil, false, nil
 	}
 	subject := r.TLS.VerifiedChains[0][0].Subject
 	if subject.CommonName == "" {
-		return identity{}, apierrors.NewUnauthorized("Unauthorized")
+		return nil, false, nil
 	}
-	return identity{name: subject.CommonName, groups: subject.Organization, member: subject.SerialNumber}, nil
+	u := &user.DefaultInfo{Name: subject.CommonName, Groups: subject.Organization}
+	if subject.SerialNumber != "" {
+		u.Extra = map[string][]string{memberKey: {subject.SerialNumber}}
+	}
+	return &authenticator.Response{User: u}, true, nil
+}
+
+// authenticate says who asks.
+func (s *Server) authenticate(r *http.Request) (user.Info, error) {
+	response, ok, err := s.authenticator.AuthenticateRequest(r)
+	if err != nil || !ok {
+		return stranger, apierrors.NewUnauthorized("Unauthorized")
+	}
+	return response.User, nil
+}
+
+// memberOf is the number of the membership that a node's certificate was issued for.
+func memberOf(u user.Info) string {
+	if number := u.GetExtra()[memberKey]; len(number) > 0 {
+		return number[0]
+	}
+	return ""
 }
 
 // The causes in a Status by which a node hears why its certificate is refused.
@@ -47,7 +69,7 @@ const (
 
 // enter refuses a node whose certificate no longer counts, and has the request of one end as soon as that is so.
 func (s *Server) enter(c *call) (leave func(), err error) {
-	node := c.id.node()
+	node := identity.Node(c.user)
 	if node == "" {
 		return func() {}, nil
 	}
@@ -56,7 +78,7 @@ func (s *Server) enter(c *call) (leave func(), err error) {
 		cancel()
 		return nil, err
 	}
-	left, standing := s.members.Enter(node, c.id.member, cancel)
+	left, standing := s.members.Enter(node, memberOf(c.user), cancel)
 	if standing != membership.Counts {
 		cancel()
 		return nil, refusedNode(node, standing)
@@ -70,16 +92,16 @@ func (s *Server) enter(c *call) (leave func(), err error) {
 
 // ended says why a request of a node ended that its client did not give up: the node's certificate no longer counts. Other errors
 // stay as they are.
-func (s *Server) ended(client context.Context, id identity, err error) error {
-	if !errors.Is(err, context.Canceled) || client.Err() != nil || id.node() == "" {
+func (s *Server) ended(client context.Context, u user.Info, err error) error {
+	if !errors.Is(err, context.Canceled) || client.Err() != nil || u == nil || identity.Node(u) == "" {
 		return err
 	}
-	left, standing := s.members.Enter(id.node(), id.member, func() {})
+	left, standing := s.members.Enter(identity.Node(u), memberOf(u), func() {})
 	if standing == membership.Counts {
 		left()
 		return err
 	}
-	return refusedNode(id.node(), standing)
+	return refusedNode(identity.Node(u), standing)
 }
 
 // awaitMembers waits until it is known which certificates count: a node that is refused too early would give up.
@@ -110,7 +132,7 @@ func refusedNode(node string, standing membership.Standing) error {
 
 // impersonate returns who the request says it is to be treated as: the client itself, or whoever the administrator names in
 // the headers that kubectl --as writes. Nobody else may name anyone. The headers are used up.
-func impersonate(id identity, header http.Header) (identity, error) {
+func impersonate(u user.Info, header http.Header) (user.Info, error) {
 	name, groups := header.Get(authenticationv1.ImpersonateUserHeader), header.Values(authenticationv1.ImpersonateGroupHeader)
 	asked := false
 	for key := range header {
@@ -121,25 +143,14 @@ func impersonate(id identity, header http.Header) (identity, error) {
 	}
 	switch {
 	case !asked:
-		return id, nil
+		return u, nil
 	case name == "":
-		return identity{}, apierrors.NewBadRequest("the request asks for a group, UID or extra to be impersonated without a user: name one with Impersonate-User (kubectl --as)")
-	case !id.master():
-		return identity{}, forbidden(id, attributes{target: target{resource: "users", name: name}, verb: "impersonate"}, "")
+		return nil, apierrors.NewBadRequest("the request asks for a group, UID or extra to be impersonated without a user: name one with Impersonate-User (kubectl --as)")
+	case !identity.Master(u):
+		return nil, forbidden(authorizer.AttributesRecord{User: u, Verb: "impersonate", Resource: "users", Name: name, ResourceRequest: true}, "")
 	}
-	return identity{name: name, groups: groups}, nil
+	return &user.DefaultInfo{Name: name, Groups: groups}, nil
 }
 
 // impersonatePrefix begins the headers that ask for a request to be treated as somebody else's, as net/http writes it.
 const impersonatePrefix = "Impersonate-"
-
-func (id identity) master() bool { return slices.Contains(id.groups, pki.MastersGroup) }
-
-// node returns the name of the node that asks, or "" if it is not a node's agent.
-func (id identity) node() string {
-	name, ok := strings.CutPrefix(id.name, pki.NodePrefix)
-	if !ok || !slices.Contains(id.groups, pki.NodesGroup) {
-		return ""
-	}
-	return name
-}

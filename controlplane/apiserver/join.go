@@ -13,8 +13,11 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
 
 	skepv1 "github.com/skep-io/skep/api/v1"
+	"github.com/skep-io/skep/controlplane/identity"
 	"github.com/skep-io/skep/controlplane/jointoken"
 	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/membership"
@@ -30,7 +33,7 @@ func (s *Server) join(w http.ResponseWriter, c *call) error {
 	if err != nil {
 		return err
 	}
-	if token == nil && c.id.node() == "" {
+	if token == nil && identity.Node(c.user) == "" {
 		return apierrors.NewUnauthorized("Unauthorized")
 	}
 	leave, err := s.admit(c)
@@ -46,8 +49,8 @@ func (s *Server) join(w http.ResponseWriter, c *call) error {
 	if err := json.Unmarshal(body, &request); err != nil {
 		return apierrors.NewBadRequest("join: " + err.Error())
 	}
-	if token == nil && c.id.node() != request.NodeName {
-		return forbidden(c.id, attributes{verb: "join", path: skepv1.PathJoin}, "a node may renew its own certificate only")
+	if token == nil && identity.Node(c.user) != request.NodeName {
+		return forbidden(authorizer.AttributesRecord{User: c.user, Verb: "join", Path: skepv1.PathJoin}, "a node may renew its own certificate only")
 	}
 	certificate, err := s.pki.SignNode(pki.NodeRequest{
 		Name: request.NodeName, CSR: []byte(request.CSR), From: s.addressFor(request.NodeName, c.RemoteAddr),
@@ -97,7 +100,7 @@ func (s *Server) joinToken(c *call) (*jointoken.Token, error) {
 // memberNumber decides who may have the certificate of a node: the node itself, by the certificate that it has; a host with a
 // token, if there is no node of the name, or the token is for that node.
 func (s *Server) memberNumber(c *call, name string, token *jointoken.Token) (string, error) {
-	ask := attributes{verb: "join", path: skepv1.PathJoin}
+	ask := authorizer.AttributesRecord{User: c.user, Verb: "join", Path: skepv1.PathJoin}
 	if token == nil {
 		number, ok := s.members.Number(name)
 		if !ok {
@@ -106,7 +109,8 @@ func (s *Server) memberNumber(c *call, name string, token *jointoken.Token) (str
 		return number, nil
 	}
 	if token.Node != "" && token.Node != name {
-		return "", forbidden(identity{name: "system:bootstrap:" + token.ID}, ask, fmt.Sprintf("the token is for node %q only", token.Node))
+		ask.User = &user.DefaultInfo{Name: "system:bootstrap:" + token.ID}
+		return "", forbidden(ask, fmt.Sprintf("the token is for node %q only", token.Node))
 	}
 	number, err := s.members.Join(c.Context(), name, token.Node == name)
 	if errors.Is(err, membership.ErrTaken) {

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apiserver/pkg/authentication/serviceaccount"
 
 	"github.com/skep-io/skep/controlplane/flowcontrol"
+	"github.com/skep-io/skep/controlplane/identity"
 )
 
 const (
@@ -91,21 +92,21 @@ func newLimits(seats int) *limits {
 // is each of their scripts.
 func (l *limits) classify(c *call) class {
 	level := levelGlobalDefault
-	switch node := c.id.node() != ""; {
-	case c.id.name == "":
+	switch node := identity.Node(c.user) != ""; {
+	case c.user.GetName() == "":
 		host, _, _ := net.SplitHostPort(c.RemoteAddr) // nothing else is known of a stranger
 		return class{l.levels[levelCatchAll], host}
-	case c.id.master():
+	case identity.Master(c.user):
 		level = levelExempt
 	case node && c.group == "" && c.resource == "nodes",
 		node && c.group == coordinationv1.GroupName && c.resource == "leases" && c.namespace == corev1.NamespaceNodeLease:
 		level = levelNodeHigh
 	case node:
 		level = levelSystem
-	case slices.Contains(c.id.groups, serviceaccount.AllServiceAccountsGroup):
+	case slices.Contains(c.user.GetGroups(), serviceaccount.AllServiceAccountsGroup):
 		level = levelWorkloadLow
 	}
-	return class{l.levels[level], c.id.name}
+	return class{l.levels[level], c.user.GetName()}
 }
 
 // admit reads the body of a request, and then waits for its turn: a place is taken by a request that can be worked on, and
@@ -151,7 +152,7 @@ func tooManyRequests() error {
 
 // openSession counts a watch or a stream of a user, until leave.
 func (s *Server) openSession(c *call) (leave func(), err error) {
-	l, user := s.limits, c.id.name
+	l, user := s.limits, c.user.GetName()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.sessions[user] >= l.maxSessions {

@@ -7,6 +7,7 @@ import (
 	"mime"
 	"net/http"
 
+	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
@@ -17,8 +18,6 @@ import (
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	kjson "sigs.k8s.io/json"
-
-	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 
 	"github.com/skep-io/skep/controlplane/resource"
 )
@@ -92,7 +91,6 @@ func (s *Server) patch(w http.ResponseWriter, c *call) error {
 		return err
 	}
 	changes := p.updateOptions(c)
-	changes.Admit = s.admission(c)
 	patched, err := s.registry.Modify(c.Context(), c.kind, c.subresource, c.namespace, c.name, changes,
 		func(current resource.Object) (resource.Object, error) {
 			obj := c.kind.New()

@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"slices"
@@ -12,6 +13,10 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+
+	"github.com/skep-io/skep/controlplane/identity"
 )
 
 // authenticatedGroup is what every client with a valid certificate belongs to, as Kubernetes names it.
@@ -68,11 +73,11 @@ func (s *Server) serveSelfReview(w http.ResponseWriter, c *call, review *selfRev
 		var answer runtime.Object
 		switch review.kind {
 		case whoAmI:
-			answer, err = reviewSelf(c.id, read)
+			answer, err = reviewSelf(c.user, read)
 		case mayI:
-			answer, err = s.reviewAccess(c.id, read)
+			answer, err = s.reviewAccess(c.Context(), c.user, read)
 		case whatMayI:
-			answer, err = reviewRules(c.id, read)
+			answer, err = reviewRules(c.user, read)
 		}
 		if err != nil {
 			return err
@@ -83,39 +88,39 @@ func (s *Server) serveSelfReview(w http.ResponseWriter, c *call, review *selfRev
 }
 
 // reviewSelf says who asks.
-func reviewSelf(id identity, read func(runtime.Object) error) (runtime.Object, error) {
+func reviewSelf(u user.Info, read func(runtime.Object) error) (runtime.Object, error) {
 	review := &authenticationv1.SelfSubjectReview{}
 	if err := read(review); err != nil {
 		return nil, err
 	}
-	groups := slices.Clone(id.groups)
+	groups := slices.Clone(u.GetGroups())
 	if !slices.Contains(groups, authenticatedGroup) {
 		groups = append(groups, authenticatedGroup)
 	}
-	review.Status.UserInfo = authenticationv1.UserInfo{Username: id.name, Groups: groups}
+	review.Status.UserInfo = authenticationv1.UserInfo{Username: u.GetName(), Groups: groups}
 	return review, nil
 }
 
 // reviewAccess says whether the one who asks may do a thing. It decides as authorize does for the thing itself.
-func (s *Server) reviewAccess(id identity, read func(runtime.Object) error) (runtime.Object, error) {
+func (s *Server) reviewAccess(ctx context.Context, u user.Info, read func(runtime.Object) error) (runtime.Object, error) {
 	review := &authorizationv1.SelfSubjectAccessReview{}
 	if err := read(review); err != nil {
 		return nil, err
 	}
 	r, path := review.Spec.ResourceAttributes, review.Spec.NonResourceAttributes
-	var a attributes
+	a := authorizer.AttributesRecord{User: u}
 	switch {
 	case (r == nil) == (path == nil):
 		return nil, apierrors.NewInvalid(review.GroupVersionKind().GroupKind(), "", field.ErrorList{field.Invalid(field.NewPath("spec", "resourceAttributes"),
 			r, "exactly one of nonResourceAttributes or resourceAttributes must be specified")})
 	case r != nil:
-		a.verb = r.Verb
-		a.target = target{group: r.Group, version: r.Version, namespace: r.Namespace, resource: r.Resource, name: r.Name, subresource: r.Subresource}
-		a.fieldSelector = rawFieldSelector(r.FieldSelector)
+		asked := target{group: r.Group, version: r.Version, namespace: r.Namespace, resource: r.Resource, name: r.Name, subresource: r.Subresource}
+		a = asked.attributes(u, r.Verb)
+		a.FieldSelectorRequirements, a.FieldSelectorParsingErr = fieldRequirements(rawFieldSelector(r.FieldSelector))
 	default:
-		a.verb, a.path = path.Verb, path.Path
+		a.Verb, a.Path = path.Verb, path.Path
 	}
-	if err := s.authorize(id, a); err != nil {
+	if err := s.authorize(ctx, a); err != nil {
 		review.Status.Reason = err.Error()
 	} else {
 		review.Status.Allowed = true
@@ -142,7 +147,7 @@ func rawFieldSelector(selector *authorizationv1.FieldSelectorAttributes) string 
 }
 
 // reviewRules lists what the one who asks may do.
-func reviewRules(id identity, read func(runtime.Object) error) (runtime.Object, error) {
+func reviewRules(u user.Info, read func(runtime.Object) error) (runtime.Object, error) {
 	review := &authorizationv1.SelfSubjectRulesReview{}
 	if err := read(review); err != nil {
 		return nil, err
@@ -161,12 +166,12 @@ func reviewRules(id identity, read func(runtime.Object) error) (runtime.Object, 
 			authorizationv1.ResourceRule{Verbs: []string{"create"}, APIGroups: []string{r.group.Group}, Resources: []string{r.resource()}})
 	}
 	switch {
-	case id.master():
+	case identity.Master(u):
 		review.Status.ResourceRules = append(review.Status.ResourceRules, authorizationv1.ResourceRule{Verbs: all, APIGroups: all, Resources: all})
 		review.Status.NonResourceRules = append(review.Status.NonResourceRules, authorizationv1.NonResourceRule{Verbs: all, NonResourceURLs: all})
-	case id.node() != "":
+	case identity.Node(u) != "":
 		review.Status.Incomplete = true
-		review.Status.EvaluationError = fmt.Sprintf("what node '%s' may do depends on the pods bound to it, which rules cannot tell", id.node())
+		review.Status.EvaluationError = fmt.Sprintf("what node '%s' may do depends on the pods bound to it, which rules cannot tell", identity.Node(u))
 	}
 	return review, nil
 }

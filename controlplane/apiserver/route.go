@@ -11,10 +11,14 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
 
 	skepv1 "github.com/skep-io/skep/api/v1"
 	"github.com/skep-io/skep/connections"
+	"github.com/skep-io/skep/controlplane/identity"
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
@@ -23,14 +27,37 @@ type call struct {
 	*http.Request
 	target
 	started time.Time
-	id      identity
+	user    user.Info
 	verb    string
 	query   url.Values
 	kind    *resource.Kind
 }
 
-func (c *call) attributes() attributes {
-	return attributes{target: c.target, verb: c.verb, path: c.URL.Path, fieldSelector: c.query.Get("fieldSelector")}
+// attributes are what a decision about the request is made of.
+func (c *call) attributes() authorizer.AttributesRecord {
+	a := c.target.attributes(c.user, c.verb)
+	a.Path = c.URL.Path
+	a.FieldSelectorRequirements, a.FieldSelectorParsingErr = fieldRequirements(c.query.Get("fieldSelector"))
+	return a
+}
+
+// attributes are those of a verb on the target.
+func (t target) attributes(u user.Info, verb string) authorizer.AttributesRecord {
+	return authorizer.AttributesRecord{
+		User: u, Verb: verb, Namespace: t.namespace, APIGroup: t.group, APIVersion: t.version, Resource: t.resource, Subresource: t.subresource,
+		Name: t.name, ResourceRequest: t.resource != "",
+	}
+}
+
+func fieldRequirements(selector string) (fields.Requirements, error) {
+	if selector == "" {
+		return nil, nil
+	}
+	parsed, err := fields.ParseSelector(selector)
+	if err != nil {
+		return nil, err
+	}
+	return parsed.Requirements(), nil
 }
 
 // groupResource is the name that errors tell.
@@ -43,16 +70,16 @@ func (s *Server) serve(w http.ResponseWriter, c *call) error {
 		return err
 	}
 	var err error
-	if c.id, err = authenticate(c.Request); err != nil {
+	if c.user, err = s.authenticate(c.Request); err != nil {
 		if c.URL.Path != skepv1.PathJoin {
 			return err
 		}
-		c.id = identity{}
+		c.user = stranger
 	} else {
 		connections.MarkKnown(c.Context())
 	}
 	if c.URL.Path == skepv1.PathJoin && c.Header.Get("Authorization") != "" {
-		c.id = identity{} // a host with a token has no other identity yet, or one that no longer counts
+		c.user = stranger // a host with a token has no other identity yet, or one that no longer counts
 	}
 	leave, err := s.enter(c)
 	if err != nil {
@@ -62,19 +89,17 @@ func (s *Server) serve(w http.ResponseWriter, c *call) error {
 	if c.URL.Path == skepv1.PathJoin {
 		return s.join(w, c)
 	}
-	if c.id, err = impersonate(c.id, c.Header); err != nil {
+	if c.user, err = impersonate(c.user, c.Header); err != nil {
 		return err
 	}
+	c.Request = c.WithContext(identity.With(c.Context(), c.user))
 	t, isResource := parseTarget(c.URL.Path)
 	c.target = t
 	c.verb = verbOf(c, isResource)
-	if err := s.authorize(c.id, c.attributes()); err != nil {
+	if err := s.authorize(c.Context(), c.attributes()); err != nil {
 		return err
 	}
 	s.warnOfEnd(w, c)
-	if err := s.events.admit(c); err != nil {
-		return err
-	}
 	if !s.longRunning(c) {
 		ctx, cancel := context.WithTimeout(c.Context(), requestTimeout)
 		defer cancel()

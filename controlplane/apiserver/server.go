@@ -15,6 +15,8 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
 
 	skepv1 "github.com/skep-io/skep/api/v1"
 	"github.com/skep-io/skep/connections"
@@ -68,10 +70,12 @@ type Server struct {
 	members  *membership.Members
 	stats    *statistics
 	health   *http.ServeMux
-	etcd     EtcdMaintenance
-	network  skepv1.Network
-	events   *eventLimits
-	ready    atomic.Bool
+	// authenticator says who asks, authorizer whether they may. Another way to show who one is, is one more of a union.
+	authenticator authenticator.Request
+	authorizer    authorizer.Authorizer
+	etcd          EtcdMaintenance
+	network       skepv1.Network
+	ready         atomic.Bool
 
 	bodyTimeout, writeTimeout time.Duration
 	maxConnections            int
@@ -105,11 +109,12 @@ func New(config Config) (*Server, error) {
 	})
 	context.AfterFunc(s.stopping, unfollow)
 	s.members = membership.New(config.Registry.Store())
+	s.authenticator = authenticator.RequestFunc(byCertificate)
+	s.authorizer = authorizer.AuthorizerFunc((&rules{registry: config.Registry}).authorize)
 	s.agents = newAgents(config.Registry, config.PKI)
 	s.stats = newStatistics(config.Registry, s.agents)
 	s.health = s.newHealth(config.StoreAlive, config.StoreTakesWrites)
 	s.etcd, s.network = config.Etcd, config.Network
-	s.events = newEventLimits(config.Registry)
 	var err error
 	if s.version, err = versionDocument(config.Version); err != nil {
 		return nil, err
@@ -202,7 +207,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.metrics.observe(call, tracked.code, time.Since(start))
 	}()
 	if err := s.serve(tracked, call); err != nil && tracked.code == 0 {
-		writeError(tracked, r, s.ended(r.Context(), call.id, err))
+		writeError(tracked, r, s.ended(r.Context(), call.user, err))
 	}
 }
 

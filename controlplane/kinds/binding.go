@@ -26,7 +26,7 @@ type Binding struct {
 func Bind(ctx context.Context, r *resource.Registry, bindings []Binding) []error {
 	changes := make([]resource.Change, len(bindings))
 	for i, b := range bindings {
-		changes[i] = resource.Change{Namespace: b.Namespace, Name: b.Name, Apply: b.apply}
+		changes[i] = resource.Change{Namespace: b.Namespace, Name: b.Name, Part: "binding", Apply: b.apply}
 	}
 	return r.ModifyBatch(ctx, Pods, changes)
 }

@@ -1,7 +1,6 @@
 package kinds
 
 import (
-	"context"
 	"fmt"
 
 	networkingv1 "k8s.io/api/networking/v1"
@@ -45,30 +44,6 @@ var Ingresses = &resource.Kind{
 		}
 		return nil
 	},
-}
-
-// giveIngressClass gives a new Ingress that names no class the one that is
-// marked as the default: the newest, if there are several.
-func giveIngressClass(_ context.Context, r *resource.Registry, _ *resource.Tx, part string, obj, old resource.Object) error {
-	if obj == nil || old != nil || !r.Serves(IngressClasses) {
-		return nil
-	}
-	ingress := obj.(*networkingv1.Ingress)
-	if _, ok := ingress.Annotations[networkingv1beta1.AnnotationIngressClass]; ok || ingress.Spec.IngressClassName != nil {
-		return nil
-	}
-	var chosen *networkingv1.IngressClass
-	// They come in order of their names, so that of two of one age the first by name is chosen.
-	for _, class := range resource.ListAs[*networkingv1.IngressClass](r, IngressClasses, "", nil) {
-		if class.Annotations[networkingv1.AnnotationIsDefaultIngressClass] == "true" &&
-			(chosen == nil || chosen.CreationTimestamp.Before(&class.CreationTimestamp)) {
-			chosen = class
-		}
-	}
-	if chosen != nil {
-		ingress.Spec.IngressClassName = &chosen.Name
-	}
-	return nil
 }
 
 // IngressClasses is the kind of networking.k8s.io/v1 IngressClass.

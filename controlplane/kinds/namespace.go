@@ -2,7 +2,6 @@ package kinds
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 
@@ -53,12 +52,6 @@ var Namespaces = &resource.Kind{
 		},
 	}},
 	Canonicalize: labelWithName,
-	MayDelete: func(name string) error {
-		if slices.Contains(protectedNamespaces, name) {
-			return errors.New("this namespace may not be deleted")
-		}
-		return nil
-	},
 	MarkDeleted: func(obj resource.Object) bool {
 		status := &obj.(*corev1.Namespace).Status
 		before := status.Phase
@@ -73,9 +66,6 @@ var Namespaces = &resource.Kind{
 		}
 	},
 }
-
-// protectedNamespaces are those that a cluster cannot do without.
-var protectedNamespaces = []string{metav1.NamespaceDefault, metav1.NamespaceSystem, metav1.NamespacePublic}
 
 // labelWithName says a generated name in the label, too: when defaults are given,
 // the name is not known yet.
@@ -98,35 +88,4 @@ func EnsureNamespaces(ctx context.Context, r *resource.Registry) error {
 		}
 	}
 	return nil
-}
-
-// acceptsContent checks that a new object's namespace exists and is not about to go.
-func acceptsContent(ctx context.Context, r *resource.Registry, k *resource.Kind, obj resource.Object) error {
-	if !k.Namespaced || !r.Serves(Namespaces) {
-		return nil // a registry without namespaces has nothing to check
-	}
-	ns := obj.GetNamespace()
-	namespace, err := resource.Get[*corev1.Namespace](ctx, r, Namespaces, "", ns)
-	if err != nil {
-		// It may be too new for the cache.
-		stored, err := r.Get(ctx, Namespaces, "", ns, "")
-		if err != nil {
-			return err
-		}
-		namespace, _ = stored.(*corev1.Namespace)
-	}
-	if namespace == nil || namespace.Status.Phase != corev1.NamespaceTerminating && namespace.DeletionTimestamp == nil {
-		return nil
-	}
-	name := obj.GetName()
-	if name == "" {
-		name = obj.GetGenerateName()
-	}
-	refused := apierrors.NewForbidden(k.GroupResource(), name, fmt.Errorf("unable to create new content in namespace %s because it is being terminated", ns))
-	refused.ErrStatus.Details.Causes = append(refused.ErrStatus.Details.Causes, metav1.StatusCause{
-		Type:    corev1.NamespaceTerminatingCause,
-		Message: fmt.Sprintf("namespace %s is being terminated", ns),
-		Field:   "metadata.namespace",
-	})
-	return refused
 }

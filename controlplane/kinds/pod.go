@@ -87,7 +87,6 @@ func preparePodCreate(pod *core.Pod) {
 		})
 	}
 	mergeLabelKeys(pod)
-	resolvePriority(pod)
 	podapi.DefaultPodLevelResources(pod)
 	pod.Status.QOSClass = qos.GetPodQOS(pod)
 }
@@ -136,7 +135,7 @@ func podAffinityTerms(affinity *core.Affinity) []*core.PodAffinityTerm {
 }
 
 func validatePodCreate(pod *core.Pod) field.ErrorList {
-	return append(validation.ValidatePodCreate(pod, podValidationOptions(pod, nil)), validatePriority(pod)...)
+	return validation.ValidatePodCreate(pod, podValidationOptions(pod, nil))
 }
 
 func preparePodUpdate(pod, old *core.Pod) {

@@ -1,6 +1,9 @@
 package kinds
 
 import (
+	upstream "k8s.io/apiserver/pkg/admission"
+
+	"github.com/skep-io/skep/controlplane/admission"
 	"github.com/skep-io/skep/controlplane/allocator"
 	"github.com/skep-io/skep/controlplane/resource"
 	"github.com/skep-io/skep/controlplane/storage"
@@ -8,6 +11,11 @@ import (
 
 // Allocated are the kinds in whose objects it is recorded what services and nodes hold.
 var Allocated = allocator.Kinds{Nodes: Nodes, Services: Services, IPAddresses: IPAddresses, ServiceCIDRs: ServiceCIDRs}
+
+// Admitted are the kinds that admission plugins look at.
+var Admitted = admission.Kinds{
+	Namespaces: Namespaces, Nodes: Nodes, Pods: Pods, Services: Services, Events: Events, Ingresses: Ingresses, IngressClasses: IngressClasses,
+}
 
 // Options are those of a registry of all kinds.
 type Options struct {
@@ -18,7 +26,11 @@ type Options struct {
 
 // NewRegistry makes a registry of all kinds, with all that goes with their objects.
 func NewRegistry(store storage.Interface, o Options) *resource.Registry {
-	allocators := Allocated.Allocators(o.Cluster)
-	allocators[Ingresses] = giveIngressClass
-	return resource.New(store, resource.Config{Allocators: allocators, Accept: acceptsContent, Encrypted: o.Encrypted}, All())
+	return resource.New(store, resource.Config{
+		Allocators: Allocated.Allocators(o.Cluster),
+		Admission: func(r *resource.Registry) []upstream.Interface {
+			return Admitted.Plugins(r, o.Cluster, Allocated)
+		},
+		Encrypted: o.Encrypted,
+	}, All())
 }

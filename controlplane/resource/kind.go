@@ -70,8 +70,6 @@ type Kind struct {
 	// GracePeriod says how long a deletion waits for the object's owner on a node,
 	// and whether it waits at all. Nil: objects are deleted at once.
 	GracePeriod func(obj Object, opts *metav1.DeleteOptions) (seconds int64, graceful bool)
-	// MayDelete refuses deletions of objects that a cluster cannot do without.
-	MayDelete func(name string) error
 	// MarkDeleted says in the object itself that its deletion has begun, for a kind that has a place for that, and whether it
 	// changed anything. Nil: metadata says it.
 	MarkDeleted func(Object) (changed bool)

@@ -7,6 +7,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apiserver/pkg/admission"
 
 	"github.com/skep-io/skep/controlplane/storage"
 	"github.com/skep-io/skep/controlplane/watchcache"
@@ -16,8 +17,8 @@ import (
 type Config struct {
 	// Allocators are those of kinds whose objects hold what no two may have.
 	Allocators map[*Kind]Allocator
-	// Accept refuses new objects, and fills them in, by what else is stored; nil accepts all.
-	Accept func(ctx context.Context, r *Registry, k *Kind, obj Object) error
+	// Admission makes the plugins that every change passes, whoever makes it, in their order; nil: none.
+	Admission func(*Registry) []admission.Interface
 	// Encrypted says that the store encrypts, so that what it holds can be of an earlier configuration.
 	Encrypted bool
 }
@@ -66,8 +67,6 @@ type UpdateOptions struct {
 	FieldManager string
 	// Preconditions that the object must meet, nil for none.
 	Preconditions *metav1.Preconditions
-	// Admit may refuse what is about to be written over old; nil admits all. obj has what the update cannot change filled in.
-	Admit func(obj, old Object) error
 }
 
 // Registry reads and writes the objects of all kinds. It reads from caches that
@@ -77,11 +76,16 @@ type Registry struct {
 	store  storage.Interface
 	config Config
 	set    *kindSet
+	gate   gate
 }
 
 // New makes a registry of kinds. Reads wait until Run has filled its caches.
 func New(store storage.Interface, cfg Config, kinds []*Kind) *Registry {
-	return &Registry{store: store, config: cfg, set: newKindSet(store, kinds)}
+	r := &Registry{store: store, config: cfg, set: newKindSet(store, kinds)}
+	if cfg.Admission != nil {
+		r.gate = newGate(cfg.Admission(r))
+	}
+	return r
 }
 
 // Run keeps the caches current until ctx ends.

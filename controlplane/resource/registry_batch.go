@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apiserver/pkg/admission"
 
 	"github.com/skep-io/skep/controlplane/storage"
 	"github.com/skep-io/skep/controlplane/watchcache"
@@ -15,6 +16,8 @@ import (
 // Change is one change of a batch.
 type Change struct {
 	Namespace, Name string
+	// Part is the subresource by which the change is made; plugins see an update of it.
+	Part string
 	// Apply makes the new state of the current one, which it must not touch. It may be called several times, first with the cached
 	// state, which can be old; its error is the change's if the store's state leads to it. What it returns is encoded and dropped,
 	// so that it may share what it does not change.
@@ -22,7 +25,7 @@ type Change struct {
 }
 
 // ModifyBatch changes objects of a kind, as many as a transaction takes at a time, without defaults and validation: Apply answers
-// for what it makes. It returns an error for each change that was not made. One change does not wait for another: if a transaction
+// for what it makes. Plugins may refuse a change, but not add to it. It returns an error for each change that was not made. One change does not wait for another: if a transaction
 // fails because one of its objects has changed, the others are tried again without what was wrong.
 func (r *Registry) ModifyBatch(ctx context.Context, k *Kind, changes []Change) []error {
 	errs := make([]error, len(changes))
@@ -141,7 +144,7 @@ func (b *batch) prepareAgain(ctx context.Context, todo []pending, changed []stri
 func (b *batch) prepare(ctx context.Context, at int, key string, cached *watchcache.Object) (pending, error) {
 	c := b.changes[at]
 	if cached != nil {
-		if value, err := b.apply(c, cached); err == nil {
+		if value, err := b.apply(ctx, c, cached); err == nil {
 			return pending{at: at, current: cached, value: value}, nil
 		}
 	}
@@ -149,13 +152,16 @@ func (b *batch) prepare(ctx context.Context, at int, key string, cached *watchca
 	if err != nil {
 		return pending{}, err
 	}
-	value, err := b.apply(c, current)
+	value, err := b.apply(ctx, c, current)
 	return pending{at: at, current: current, value: value}, err
 }
 
-func (b *batch) apply(c Change, current *watchcache.Object) ([]byte, error) {
+func (b *batch) apply(ctx context.Context, c Change, current *watchcache.Object) ([]byte, error) {
 	obj, err := c.Apply(current.Value())
 	if err != nil {
+		return nil, err
+	}
+	if err := b.r.gate.validate(ctx, attributes(ctx, b.k, c.Part, admission.Update, c.Namespace, c.Name, obj, current.Value(), false)); err != nil {
 		return nil, err
 	}
 	value, err := b.k.Encode(obj)

@@ -9,6 +9,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/util/rand"
 	"k8s.io/apimachinery/pkg/util/uuid"
+	"k8s.io/apiserver/pkg/admission"
 
 	"github.com/skep-io/skep/controlplane/storage"
 )
@@ -32,10 +33,12 @@ func (r *Registry) Create(ctx context.Context, k *Kind, obj Object, o CreateOpti
 	} else if obj.GetNamespace() == "" {
 		return nil, apierrors.NewBadRequest("an empty namespace may not be set during creation")
 	}
-	if r.config.Accept != nil {
-		if err := r.config.Accept(ctx, r, k, obj); err != nil {
-			return nil, err
-		}
+	if k.Default != nil {
+		k.Default(obj)
+	}
+	change := attributes(ctx, k, "", admission.Create, obj.GetNamespace(), obj.GetName(), obj, nil, o.DryRun)
+	if err := r.gate.admit(ctx, change); err != nil {
+		return nil, err
 	}
 	generated := obj.GetName() == "" && obj.GetGenerateName() != ""
 	k.prepareCreate(obj)
@@ -51,6 +54,9 @@ func (r *Registry) Create(ctx context.Context, k *Kind, obj Object, o CreateOpti
 		if k.Canonicalize != nil {
 			k.Canonicalize(obj)
 		}
+		if err := r.gate.validate(ctx, change); err != nil {
+			return nil, err
+		}
 		created, err := r.insert(ctx, k, obj, o)
 		if !generated || attempt == maxGenerateAttempts || !apierrors.IsAlreadyExists(err) {
 			return created, err
@@ -60,9 +66,6 @@ func (r *Registry) Create(ctx context.Context, k *Kind, obj Object, o CreateOpti
 
 // prepareCreate fills in what is the server's to say.
 func (k *Kind) prepareCreate(obj Object) {
-	if k.Default != nil {
-		k.Default(obj)
-	}
 	obj.SetSelfLink("")
 	obj.SetManagedFields(nil)
 	obj.SetDeletionTimestamp(nil)

@@ -14,6 +14,7 @@ import (
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/utils/ptr"
 
 	"github.com/skep-io/skep/controlplane/storage"
@@ -30,10 +31,8 @@ func (r *Registry) Delete(ctx context.Context, k *Kind, ns, name string, o *meta
 	if errs := metavalidation.ValidateDeleteOptions(o); len(errs) > 0 {
 		return nil, false, apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: "DeleteOptions"}, "", errs)
 	}
-	if k.MayDelete != nil {
-		if err := k.MayDelete(name); err != nil {
-			return nil, false, apierrors.NewForbidden(k.GroupResource(), name, err)
-		}
+	if err := r.gate.admit(ctx, attributes(ctx, k, "", admission.Delete, ns, name, nil, nil, len(o.DryRun) > 0)); err != nil {
+		return nil, false, err
 	}
 	if err := r.Cache(k).WaitForSync(ctx); err != nil {
 		return nil, false, StoreError(ctx, err)
@@ -74,6 +73,9 @@ func (r *Registry) Delete(ctx context.Context, k *Kind, ns, name string, o *meta
 // tryDelete returns the current value itself if there is nothing to do but wait.
 func (r *Registry) tryDelete(ctx context.Context, k *Kind, current *watchcache.Object, o *metav1.DeleteOptions) (obj Object, gone bool, err error) {
 	if err := k.check(o.Preconditions, current.Value()); err != nil {
+		return nil, false, err
+	}
+	if err := r.gate.validate(ctx, attributes(ctx, k, "", admission.Delete, current.Value().GetNamespace(), current.Value().GetName(), nil, current.Value(), len(o.DryRun) > 0)); err != nil {
 		return nil, false, err
 	}
 	// Only what is marked is written; the last state of what goes is a copy of its own too.

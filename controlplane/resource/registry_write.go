@@ -10,6 +10,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apiserver/pkg/admission"
 
 	"github.com/skep-io/skep/controlplane/storage"
 	"github.com/skep-io/skep/controlplane/watchcache"
@@ -123,13 +124,18 @@ func (u *modification) try(ctx context.Context, current *watchcache.Object) (Obj
 	if err := u.k.sameObject(obj, old); err != nil {
 		return nil, err
 	}
+	if u.k.Default != nil {
+		u.k.Default(obj)
+	}
+	admitted := attributes(ctx, u.k, u.part, admission.Update, old.GetNamespace(), old.GetName(), obj, old, u.options.DryRun)
+	if err := u.r.gate.admit(ctx, admitted); err != nil {
+		return nil, err
+	}
 	if err := u.prepare(obj, old); err != nil {
 		return nil, err
 	}
-	if u.options.Admit != nil {
-		if err := u.options.Admit(obj, old); err != nil {
-			return nil, err
-		}
+	if err := u.r.gate.validate(ctx, admitted); err != nil {
+		return nil, err
 	}
 	if u.k.finished(obj, old) {
 		return u.remove(ctx, current, obj)
@@ -153,9 +159,6 @@ func (k *Kind) sameObject(obj, old Object) error {
 
 // prepare fills in what an update cannot change, and validates.
 func (u *modification) prepare(obj, old Object) error {
-	if u.k.Default != nil {
-		u.k.Default(obj)
-	}
 	obj.SetResourceVersion(old.GetResourceVersion())
 	obj.SetGeneration(old.GetGeneration())
 	obj.SetSelfLink("")

@@ -11,10 +11,12 @@ func TestControlPlaneIsLayered(t *testing.T) {
 		"controlplane/storage":    {},
 		"controlplane/watchcache": {"controlplane/storage"},
 		"controlplane/scheme":     {"controlplane/storage"},
-		"controlplane/resource":   {"controlplane/scheme", "controlplane/storage", "controlplane/watchcache"},
+		"controlplane/identity":   {},
+		"controlplane/resource":   {"controlplane/identity", "controlplane/scheme", "controlplane/storage", "controlplane/watchcache"},
 		"controlplane/allocator":  {"controlplane/resource", "controlplane/scheme", "controlplane/servicespec", "controlplane/storage"},
+		"controlplane/admission":  {"controlplane/allocator", "controlplane/identity", "controlplane/resource", "controlplane/servicespec"},
 		"controlplane/kinds": {
-			"controlplane/allocator", "controlplane/resource", "controlplane/scheme", "controlplane/servicespec", "controlplane/storage",
+			"controlplane/admission", "controlplane/allocator", "controlplane/resource", "controlplane/scheme", "controlplane/servicespec", "controlplane/storage",
 		},
 	}
 	for _, p := range packages(t) {

@@ -1,6 +1,8 @@
-package apiserver
+package admission
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -10,54 +12,66 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apiserver/pkg/admission"
 	kubeletapis "k8s.io/kubelet/pkg/apis"
 
-	"github.com/skep-io/skep/controlplane/kinds"
+	"github.com/skep-io/skep/controlplane/identity"
 	"github.com/skep-io/skep/controlplane/resource"
 	"github.com/skep-io/skep/controlplane/servicespec"
 )
 
-// admission is what the registry asks before it writes an update of c.
-func (s *Server) admission(c *call) func(obj, old resource.Object) error {
-	if c.id.master() || c.id.node() == "" {
-		return nil
-	}
-	return func(obj, old resource.Object) error { return s.restrict(c, obj, old) }
+// nodeRestriction decides about what a node writes, as Kubernetes' NodeRestriction does and somewhat stricter. It judges an update by
+// what the store has, never by what the request says of it (CVE-2021-25735), once what the update cannot change is filled in.
+type nodeRestriction struct {
+	*admission.Handler
+	kinds    Kinds
+	registry *resource.Registry
 }
 
-// restrict decides about what a node writes, as Kubernetes' NodeRestriction does and somewhat stricter. old is what the store has,
-// never what the request says (CVE-2021-25735), and nil where obj is to be created.
-func (s *Server) restrict(c *call, obj, old resource.Object) error {
-	node := c.id.node()
-	if c.id.master() || node == "" {
+func (p *nodeRestriction) Admit(ctx context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
+	if a.GetOperation() == admission.Create {
+		return p.restrict(ctx, a)
+	}
+	return nil
+}
+
+func (p *nodeRestriction) Validate(ctx context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
+	if a.GetOperation() == admission.Update {
+		return p.restrict(ctx, a)
+	}
+	return nil
+}
+
+func (p *nodeRestriction) restrict(ctx context.Context, a admission.Attributes) error {
+	u := a.GetUserInfo()
+	node := identity.Node(u)
+	if node == "" || identity.Master(u) {
 		return nil
 	}
 	reason := ""
-	switch o := obj.(type) {
+	switch obj := a.GetObject().(type) {
 	case *corev1.Node:
-		before, _ := old.(*corev1.Node)
-		reason = nodeRestriction(node, o, before)
+		before, _ := a.GetOldObject().(*corev1.Node)
+		reason = restrictNode(node, obj, before)
 	case *corev1.Pod:
-		before, _ := old.(*corev1.Pod)
-		reason = podRestriction(node, o, before)
+		before, _ := a.GetOldObject().(*corev1.Pod)
+		reason = restrictPod(node, obj, before)
 	case *corev1.Event:
-		before, _ := old.(*corev1.Event)
-		reason = s.eventRestriction(node, o, before)
+		before, _ := a.GetOldObject().(*corev1.Event)
+		reason = p.restrictEvent(ctx, node, obj, before)
 	default:
-		if obj.GetName() != node {
-			reason = fmt.Sprintf("node '%s' cannot change %s of another name", node, c.resource)
+		if a.GetName() != node {
+			reason = fmt.Sprintf("node '%s' cannot change %s of another name", node, a.GetResource().Resource)
 		}
 	}
 	if reason == "" {
 		return nil
 	}
-	a := c.attributes()
-	a.name = obj.GetName()
-	return forbidden(c.id, a, reason)
+	return admission.NewForbidden(a, errors.New(reason))
 }
 
-// nodeRestriction says why a node may not make its Node object this, or nothing.
-func nodeRestriction(name string, node, old *corev1.Node) string {
+// restrictNode says why a node may not make its Node object this, or nothing.
+func restrictNode(name string, node, old *corev1.Node) string {
 	if node.Name != name {
 		return fmt.Sprintf("node %q is not allowed to modify node %q", name, node.Name)
 	}
@@ -134,8 +148,8 @@ func changedKeys(a, b map[string]string) []string {
 	return slices.Sorted(maps.Keys(changed))
 }
 
-// podRestriction says why a node may not write this of a pod, or nothing. Only the status of its own pods gets here.
-func podRestriction(node string, pod, old *corev1.Pod) string {
+// restrictPod says why a node may not write this of a pod, or nothing. Only the status of its own pods gets here.
+func restrictPod(node string, pod, old *corev1.Pod) string {
 	switch {
 	case old == nil:
 		return fmt.Sprintf("node %q cannot create pods", node)
@@ -153,9 +167,9 @@ func podRestriction(node string, pod, old *corev1.Pod) string {
 	return ""
 }
 
-// eventRestriction says why a node may not write this event, or nothing: it speaks in its own name, of itself, of its pods, and of
+// restrictEvent says why a node may not write this event, or nothing: it speaks in its own name, of itself, of its pods, and of
 // services that do not work on it, for the reasons that agents have for that.
-func (s *Server) eventRestriction(node string, event, old *corev1.Event) string {
+func (p *nodeRestriction) restrictEvent(ctx context.Context, node string, event, old *corev1.Event) string {
 	if old != nil && !isFrom(old, node) {
 		return fmt.Sprintf("node %q cannot change the events of others", node)
 	}
@@ -163,28 +177,28 @@ func (s *Server) eventRestriction(node string, event, old *corev1.Event) string 
 		return fmt.Sprintf("node %q can only write events whose source.host is itself", node)
 	}
 	about := event.InvolvedObject
-	if !s.nodeReportsOn(node, event) || event.Related != nil ||
+	if !p.reportsOn(ctx, node, event) || event.Related != nil ||
 		about.Namespace != event.Namespace && (about.Namespace != "" || event.Namespace != metav1.NamespaceDefault) {
 		return fmt.Sprintf("node %q can only write events about itself, its pods, and services that do not work on it", node)
 	}
 	return ""
 }
 
-// nodeReportsOn says whether what the event is about is the node's to report on.
-func (s *Server) nodeReportsOn(node string, event *corev1.Event) bool {
+// reportsOn says whether what the event is about is the node's to report on.
+func (p *nodeRestriction) reportsOn(ctx context.Context, node string, event *corev1.Event) bool {
 	about := event.InvolvedObject
 	switch {
 	case about.APIVersion != "" && about.APIVersion != "v1":
 	case about.Kind == "Node":
 		return about.Name == node
 	case about.Kind == "Pod":
-		pod, err := resource.Get[*corev1.Pod](s.stopping, s.registry, kinds.Pods, about.Namespace, about.Name)
+		pod, err := resource.Get[*corev1.Pod](ctx, p.registry, p.kinds.Pods, about.Namespace, about.Name)
 		if apierrors.IsNotFound(err) {
 			return true // what became of a pod that is gone is reported too
 		}
 		return err == nil && pod.Spec.NodeName == node
 	case about.Kind == "Service":
-		service, err := resource.Get[*corev1.Service](s.stopping, s.registry, kinds.Services, about.Namespace, about.Name)
+		service, err := resource.Get[*corev1.Service](ctx, p.registry, p.kinds.Services, about.Namespace, about.Name)
 		return err == nil && about.UID == service.UID && event.Type == corev1.EventTypeWarning &&
 			(event.Reason == servicespec.ReasonNotInstalled || event.Reason == servicespec.ReasonHealthPort)
 	}

@@ -1,14 +1,20 @@
-package kinds
+package admission
 
 import (
 	"strings"
 	"testing"
 
-	core "k8s.io/kubernetes/pkg/apis/core"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apiserver/pkg/admission"
+
+	"github.com/skep-io/skep/controlplane/resource"
 )
 
 // Only the system's classes make a pod one that is not evicted.
 func TestSystemPriorities(t *testing.T) {
+	pods := &resource.Kind{GVK: corev1.SchemeGroupVersion.WithKind("Pod"), Resource: "pods"}
+	plugin := priority{Handler: admission.NewHandler(admission.Create), pods: pods}
 	for name, c := range map[string]struct {
 		class   string
 		given   int32 // 0: none
@@ -25,14 +31,13 @@ func TestSystemPriorities(t *testing.T) {
 		"critical with another class":  {class: "mine", given: 2000001000, refused: true},
 		"class that nobody knows here": {class: "mine"},
 	} {
-		pod := &core.Pod{Spec: core.PodSpec{PriorityClassName: c.class}}
+		pod := &corev1.Pod{Spec: corev1.PodSpec{PriorityClassName: c.class}}
 		if c.given != 0 {
 			pod.Spec.Priority = &c.given
 		}
-		resolvePriority(pod)
-		problems := validatePriority(pod)
-		if c.refused != (len(problems) == 1) || c.refused && !strings.HasPrefix(problems[0].Error(), "spec.priority: Forbidden: the integer value of priority") {
-			t.Errorf("%s: %v", name, problems)
+		err := plugin.Admit(t.Context(), admission.NewAttributesRecord(pod, nil, pods.GVK, "", "", pods.GroupVersionResource(), "", admission.Create, nil, false, nil), nil)
+		if apierrors.IsForbidden(err) != c.refused || c.refused && !strings.Contains(err.Error(), "the integer value of priority") || !c.refused && err != nil {
+			t.Errorf("%s: %v", name, err)
 		}
 		if got := pod.Spec.Priority; !c.refused && (got == nil) != (c.want == 0) || got != nil && !c.refused && *got != c.want {
 			t.Errorf("%s: priority %v, want %d", name, got, c.want)

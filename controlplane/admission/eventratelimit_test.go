@@ -1,25 +1,30 @@
-package apiserver
+package admission
 
 import (
-	"net/http"
+	"strings"
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apiserver/pkg/admission"
+	"k8s.io/apiserver/pkg/authentication/user"
 
-	"github.com/skep-io/skep/controlplane/pki"
+	"github.com/skep-io/skep/controlplane/resource"
 )
 
 // One node writes at most so many events, however large, and takes nothing from the others.
 func TestEventsAreBoundedByIdentity(t *testing.T) {
+	events := &resource.Kind{GVK: corev1.SchemeGroupVersion.WithKind("Event"), Resource: "events"}
 	now := time.Now()
-	limits := newEventLimits(shared.registry)
-	limits.now = func() time.Time { return now }
-	write := func(node string, size int64) error {
-		id := identity{name: pki.NodePrefix + node, groups: []string{pki.NodesGroup}}
-		return limits.admit(&call{Request: &http.Request{Method: http.MethodPost, ContentLength: size}, id: id, target: target{resource: "events"}})
+	limit := newEventRateLimit(resource.New(nil, resource.Config{}, []*resource.Kind{events}), events)
+	limit.now = func() time.Time { return now }
+	write := func(node string, size int) error {
+		event := &corev1.Event{Message: strings.Repeat("x", size)}
+		u := &user.DefaultInfo{Name: "system:node:" + node, Groups: []string{user.NodesGroup}}
+		return limit.Admit(t.Context(), admission.NewAttributesRecord(event, nil, events.GVK, "", "", events.GroupVersionResource(), "", admission.Create, nil, false, u), nil)
 	}
-	count := func(node string, size int64) (n int) {
+	count := func(node string, size int) (n int) {
 		for ; write(node, size) == nil; n++ {
 		}
 		return n

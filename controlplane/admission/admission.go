@@ -1,0 +1,36 @@
+// Package admission holds what refuses or completes changes by what else is
+// stored and by who makes them, one plugin a file, as Kubernetes' admission
+// plugins of the same names. The registry runs them for every create, update and
+// delete, of clients and of control loops alike: those that change an object
+// between its defaults and its validation, those that only judge it after that.
+// They store nothing. Which kinds they look at is handed in.
+package admission
+
+import (
+	"k8s.io/apiserver/pkg/admission"
+
+	"github.com/skep-io/skep/controlplane/allocator"
+	"github.com/skep-io/skep/controlplane/resource"
+)
+
+// Kinds are those that plugins look at.
+type Kinds struct {
+	Namespaces, Nodes, Pods, Services, Events, Ingresses, IngressClasses *resource.Kind
+}
+
+// Plugins are all plugins, in the order in which they run. They read from r.
+func (k Kinds) Plugins(r *resource.Registry, cluster allocator.Cluster, allocated allocator.Kinds) []admission.Interface {
+	return []admission.Interface{
+		&nodeRestriction{Handler: admission.NewHandler(admission.Create, admission.Update), kinds: k, registry: r},
+		&namespaceLifecycle{Handler: admission.NewHandler(admission.Create, admission.Delete), namespaces: k.Namespaces, registry: r},
+		newEventRateLimit(r, k.Events),
+		&priority{Handler: admission.NewHandler(admission.Create), pods: k.Pods},
+		&defaultIngressClass{Handler: admission.NewHandler(admission.Create), kinds: k, registry: r},
+		&externalIPs{Handler: admission.NewHandler(admission.Create, admission.Update), services: k.Services, registry: r, cluster: cluster, allocated: allocated},
+	}
+}
+
+// of says whether a change is of an object of a kind itself, not of a subresource.
+func of(a admission.Attributes, k *resource.Kind) bool {
+	return a.GetSubresource() == "" && a.GetResource() == k.GroupVersionResource()
+}

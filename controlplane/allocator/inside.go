@@ -1,0 +1,34 @@
+package allocator
+
+import (
+	"context"
+	"net/netip"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/skep-io/skep/controlplane/resource"
+	"github.com/skep-io/skep/controlplane/servicespec"
+)
+
+// Inside is what the store knows of the cluster's own addresses.
+func (k Kinds) Inside(ctx context.Context, r *resource.Registry, cluster Cluster) (servicespec.Inside, error) {
+	inside := servicespec.Inside{ServiceCIDRs: cluster.ServiceCIDRs, APIServers: cluster.APIServers}
+	for _, pods := range cluster.PodCIDRs {
+		inside.PodCIDRs = append(inside.PodCIDRs, pods.Prefix)
+	}
+	nodes, err := r.List(ctx, k.Nodes, "", resource.ListOptions{})
+	if err != nil {
+		return inside, err
+	}
+	holders := map[netip.Addr]string{}
+	for _, obj := range nodes.Objects {
+		node := obj.Value().(*corev1.Node)
+		for _, a := range node.Status.Addresses {
+			if addr, err := netip.ParseAddr(a.Address); err == nil {
+				holders[addr.Unmap()] = node.Name
+			}
+		}
+	}
+	inside.Node = func(addr netip.Addr) string { return holders[addr] }
+	return inside, nil
+}

@@ -1,0 +1,75 @@
+package resource
+
+import (
+	"context"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apiserver/pkg/admission"
+
+	"github.com/skep-io/skep/controlplane/identity"
+)
+
+// gate is what a change has to pass before it is written, whoever makes it.
+type gate struct {
+	mutating   []admission.MutationInterface
+	validating []admission.ValidationInterface
+}
+
+func newGate(plugins []admission.Interface) (g gate) {
+	for _, plugin := range plugins {
+		if p, ok := plugin.(admission.MutationInterface); ok {
+			g.mutating = append(g.mutating, p)
+		}
+		if p, ok := plugin.(admission.ValidationInterface); ok {
+			g.validating = append(g.validating, p)
+		}
+	}
+	return g
+}
+
+// attributes tell plugins of a change. obj and old may be nil.
+func attributes(ctx context.Context, k *Kind, sub string, op admission.Operation, ns, name string, obj, old Object, dryRun bool) admission.Attributes {
+	var options runtime.Object
+	switch op {
+	case admission.Create:
+		options = &metav1.CreateOptions{}
+	case admission.Update:
+		options = &metav1.UpdateOptions{}
+	default:
+		options = &metav1.DeleteOptions{}
+	}
+	return admission.NewAttributesRecord(untyped(obj), untyped(old), k.GVK, ns, name, k.GroupVersionResource(), sub, op, options, dryRun, identity.From(ctx))
+}
+
+// untyped is nil for no object, as plugins expect it.
+func untyped(obj Object) runtime.Object {
+	if obj == nil {
+		return nil
+	}
+	return obj
+}
+
+// admit has plugins change, or refuse, what is about to be prepared and validated.
+func (g *gate) admit(ctx context.Context, a admission.Attributes) error {
+	for _, plugin := range g.mutating {
+		if plugin.Handles(a.GetOperation()) {
+			if err := plugin.Admit(ctx, a, nil); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// validate has plugins refuse what is otherwise valid and complete but for its allocation.
+func (g *gate) validate(ctx context.Context, a admission.Attributes) error {
+	for _, plugin := range g.validating {
+		if plugin.Handles(a.GetOperation()) {
+			if err := plugin.Validate(ctx, a, nil); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
