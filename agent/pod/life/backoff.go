@@ -60,5 +60,3 @@ func (r *Retry) Failed(now time.Time, err error) (news bool) {
 	news, r.last = r.last != err.Error(), err.Error()
 	return news
 }
-
-func (r *Retry) due(now time.Time) bool { return !now.Before(r.at) }
