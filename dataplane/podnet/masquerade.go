@@ -2,9 +2,11 @@ package podnet
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -13,6 +15,7 @@ import (
 const (
 	tableName = "skep"
 	nodesName = "nodes"
+	setChunk  = 1000 // elements that one message has room for
 )
 
 // header says where a family's IP header has the addresses.
@@ -45,6 +48,7 @@ func (n *Network) syncMasquerade(f *family) error {
 	}
 	h := f.header()
 	table := h.ownTable()
+	peers := knownPeers(c, f)
 	c.AddTable(table) // so that deleting it cannot fail
 	c.DelTable(table)
 	c.AddTable(table)
@@ -71,6 +75,9 @@ func (n *Network) syncMasquerade(f *family) error {
 	match = append(match, h.load(h.destination), &expr.Lookup{SourceRegister: 1, SetName: nodes.Name, SetID: nodes.ID, Invert: true})
 	// Fully random source ports: two pods' queries from one port at one moment must not be given the same one.
 	c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: append(match, &expr.Counter{}, &expr.Masq{FullyRandom: true})})
+	if err := n.filterNonEthernet(c, table, f, peers); err != nil {
+		return err
+	}
 	if err := c.Flush(); err != nil {
 		return fmt.Errorf("write nftables table %s: %w", tableName, err)
 	}
@@ -121,7 +128,7 @@ func (n *Network) syncNodes(wanted map[netip.Addr]bool) error {
 		if !f.masqueraded {
 			continue
 		}
-		if err := changeNodes(f, elements(f, come), elements(f, gone)); err != nil {
+		if err := changeSet(f.header().nodes(), elements(f, come), elements(f, gone)); err != nil {
 			return err
 		}
 	}
@@ -129,7 +136,7 @@ func (n *Network) syncNodes(wanted map[netip.Addr]bool) error {
 	return nil
 }
 
-func changeNodes(f *family, come, gone []nftables.SetElement) error {
+func changeSet(set *nftables.Set, come, gone []nftables.SetElement) error {
 	if len(come)+len(gone) == 0 {
 		return nil
 	}
@@ -137,18 +144,14 @@ func changeNodes(f *family, come, gone []nftables.SetElement) error {
 	if err != nil {
 		return fmt.Errorf("open nftables: %w", err)
 	}
-	set := f.header().nodes()
-	if len(come) > 0 {
-		err = c.SetAddElements(set, come)
+	for some := range slices.Chunk(come, setChunk) {
+		err = errors.Join(err, c.SetAddElements(set, some), c.Flush())
 	}
-	if err == nil && len(gone) > 0 {
-		err = c.SetDeleteElements(set, gone)
-	}
-	if err == nil {
-		err = c.Flush()
+	for some := range slices.Chunk(gone, setChunk) {
+		err = errors.Join(err, c.SetDeleteElements(set, some), c.Flush())
 	}
 	if err != nil {
-		return fmt.Errorf("write the hosts that are not masqueraded towards to nftables: %w", err)
+		return fmt.Errorf("write set %s to nftables: %w", set.Name, err)
 	}
 	return nil
 }

@@ -79,6 +79,7 @@ type Network struct {
 
 	routes   sync.Mutex          // one change of routes at a time; taken before mu, guards what follows
 	peers    []Peer              // as last told; nil before
+	inSet    []Peer              // those whose addresses the nftables set of peers has
 	nodes    map[netip.Addr]bool // hosts on a shared link: not masqueraded towards
 	overlays map[int]*overlay    // by family of the addresses between hosts
 	refused  map[string]bool     // claims of peers that were told to be ignored
@@ -165,7 +166,7 @@ func (n *Network) start() error {
 	}
 	for _, f := range n.families {
 		if err := n.syncMasquerade(f); err != nil {
-			n.log.Warn("pods cannot reach addresses outside the cluster: no masquerading; load the kernel's nf_tables and nft_masq modules and restart the agent", "family", f, "err", err)
+			n.log.Warn("pods cannot reach addresses outside the cluster: no masquerading, and what arrives at interfaces without Ethernet headers is not looked at; load the kernel's nf_tables and nft_masq modules and restart the agent", "family", f, "err", err)
 			continue
 		}
 		f.masqueraded = true

@@ -86,7 +86,7 @@ func (n *Network) syncRoutes() error {
 			nodes[w.via] = true
 		}
 	}
-	return errors.Join(append(failed, n.syncNodes(nodes))...)
+	return errors.Join(append(failed, n.syncNodes(nodes), n.syncPeers())...)
 }
 
 // plan chooses the way to every range that is a peer's to have.
