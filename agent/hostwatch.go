@@ -47,6 +47,7 @@ func followHost(ctx context.Context, look func(hostChange) error) error {
 		s.Close()
 		<-done
 	}()
+	var asked kernel
 	pending := hostChange{addresses: true, uplinks: true}
 	settled := time.NewTimer(0)
 	defer settled.Stop()
@@ -63,7 +64,8 @@ func followHost(ctx context.Context, look func(hostChange) error) error {
 			pending = pending.and(c)
 			settled.Reset(hostSettle)
 		case <-settled.C:
-			if err := look(pending); err != nil {
+			err := asked.ask(ctx, "the kernel's answer about this host's interfaces (netlink)", kernelWithin, func() error { return look(pending) })
+			if err != nil {
 				slog.Error("this host's interfaces are looked at again", "err", err)
 				settled.Reset(time.Second)
 				continue

@@ -45,7 +45,8 @@ func newWatchedHost(t *testing.T) *watchedHost {
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- h.Try(func() error { return followHost(ctx, h.look) }) }()
+	look := func(c hostChange) error { return h.Try(func() error { return h.look(c) }) } // on whatever thread
+	go func() { ended <- h.Try(func() error { return followHost(ctx, look) }) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-ended; err != nil {

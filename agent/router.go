@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -13,6 +14,7 @@ type router struct {
 	self    podpath.Node // this node
 	network *podnet.Network
 	path    *podpath.Path
+	asked   kernel
 }
 
 // SyncRoutes makes the peers' pods reachable, and believes each about its own pods. That comes first: a peer that has learnt
@@ -26,5 +28,7 @@ func (r *router) SyncRoutes(peers []podnet.Peer) error {
 	if err != nil {
 		err = fmt.Errorf("pods' packets from other nodes: %w", err)
 	}
-	return errors.Join(err, r.network.SyncRoutes(peers))
+	return errors.Join(err, r.asked.ask(context.Background(), "the kernel's answer about routes to other nodes' pods (netlink)", kernelWithin, func() error {
+		return r.network.SyncRoutes(peers)
+	}))
 }

@@ -56,7 +56,14 @@ func (n *Network) Run(ctx context.Context) error {
 	}
 }
 
+// silentAfter is when a kernel that gives no answer by netlink is spoken of.
+const silentAfter = 2 * time.Minute
+
 func (n *Network) repairRoutes() error {
+	silent := time.AfterFunc(silentAfter, func() {
+		n.log.Error("the kernel does not answer by netlink: routes to other nodes' pods stay as they are", "since", silentAfter)
+	})
+	defer silent.Stop()
 	n.routes.Lock()
 	defer n.routes.Unlock()
 	if err := n.followUplinks(); err != nil {
