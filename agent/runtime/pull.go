@@ -15,6 +15,7 @@ import (
 	"time"
 
 	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/pkg/archive/compression"
 	"github.com/distribution/reference"
 	"golang.org/x/sys/unix"
@@ -251,18 +252,33 @@ func (r *Runtime) pull(ctx context.Context, name string, creds Credentials) erro
 	defer stop(nil)
 	go r.watchPull(ctx, from, stop)
 	defer r.images.clear()
-	if _, err := r.client.Pull(ctx, name,
-		containerd.WithResolver(from.resolver(ctx, r.cfg.HostsDir)),
-		containerd.WithImageHandler(sizes()),
-		containerd.WithPullUnpack,
-		containerd.WithPullSnapshotter(r.cfg.Snapshotter),
-	); err != nil {
+	resumed, err := r.fetch(ctx, name, from)
+	if resumed {
+		_, err = r.fetch(ctx, name, from)
+	}
+	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {
 			err = cause // what it led to says less
 		}
 		return fmt.Errorf("failed to pull and unpack image %q: %w", name, err)
 	}
 	return nil
+}
+
+// fetch pulls an image once. One that fails leaves nothing partial behind, unless it was given up; if it had gone on with
+// what an earlier one left, it says so: that may have been what was wrong.
+func (r *Runtime) fetch(ctx context.Context, name string, from *registry) (resumed bool, err error) {
+	f := &fetched{began: time.Now()}
+	_, err = r.client.Pull(ctx, name,
+		containerd.WithResolver(from.resolver(ctx, r.cfg.HostsDir)),
+		containerd.WithImageHandler(images.Handlers(sizes(), f.note())),
+		containerd.WithPullUnpack,
+		containerd.WithPullSnapshotter(r.cfg.Snapshotter),
+	)
+	if err != nil && ctx.Err() == nil {
+		resumed = r.discardPartial(ctx, f)
+	}
+	return resumed, err
 }
 
 // watchPull ends a pull whose registry has stopped, or that is about to fill

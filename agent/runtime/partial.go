@@ -1,0 +1,61 @@
+package runtime
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/remotes"
+	"github.com/containerd/errdefs"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// fetched are the parts of an image that a pull has asked for.
+type fetched struct {
+	began time.Time
+
+	mu    sync.Mutex
+	parts []ocispec.Descriptor
+}
+
+// note is a handler that sees each part before it is fetched.
+func (f *fetched) note() images.HandlerFunc {
+	return func(_ context.Context, desc ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.parts = append(f.parts, desc)
+		return nil, nil
+	}
+}
+
+// discardPartial removes what is there of parts that are not whole. The next pull goes on where one before it has ended, and if what came
+// until then was wrong, or the registry does not continue, it would fail for good. It says whether anything of it was there before
+// this pull. What another pull is fetching at the moment is left alone.
+func (r *Runtime) discardPartial(ctx context.Context, f *fetched) (resumed bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	store := r.client.ContentStore()
+	for _, part := range f.parts {
+		ref := remotes.MakeRefKey(ctx, part)
+		status, err := store.Status(ctx, ref)
+		if err != nil {
+			continue // it is whole, or nothing of it is there
+		}
+		writer, err := store.Writer(ctx, content.WithRef(ref), content.WithDescriptor(part)) // fails while another writes it
+		if err != nil {
+			continue
+		}
+		if err := writer.Close(); err != nil {
+			slog.Warn("a part of an image is not released", "ref", ref, "err", err)
+		}
+		if err := store.Abort(ctx, ref); err != nil && !errdefs.IsNotFound(err) {
+			slog.Warn("what is there of a part of an image is not removed", "ref", ref, "err", err)
+			continue
+		}
+		resumed = resumed || status.StartedAt.Before(f.began)
+	}
+	return resumed
+}
