@@ -22,6 +22,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/uuid"
 	"k8s.io/client-go/tools/leaderelection"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
+	"k8s.io/client-go/util/retry"
 
 	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
@@ -139,13 +140,17 @@ func run(parent context.Context, registry *resource.Registry, identity string, l
 func (l *lock) release(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
 	defer cancel()
-	record, _, err := l.Get(ctx)
-	if err == nil && record.HolderIdentity == l.identity {
+	// A renewal that was cancelled may still be written in between.
+	err := retry.RetryOnConflict(retry.DefaultRetry, func() error {
+		record, _, err := l.Get(ctx)
+		if err != nil || record.HolderIdentity != l.identity {
+			return err
+		}
 		now := metav1.Now()
-		err = l.Update(ctx, resourcelock.LeaderElectionRecord{
+		return l.Update(ctx, resourcelock.LeaderElectionRecord{
 			LeaderTransitions: record.LeaderTransitions, LeaseDurationSeconds: 1, RenewTime: now, AcquireTime: now,
 		})
-	}
+	})
 	if err != nil {
 		slog.Warn("The leader's lease could not be given up and runs out by itself", "lease", l.Describe(), "err", err)
 	}

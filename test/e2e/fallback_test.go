@@ -218,7 +218,7 @@ func (s *site) occupied(t *testing.T, names []string) {
 		t.Fatal(err)
 	}
 	tool := s.attachTool(node)
-	s.setMTU(node, 1450)
+	s.touchUplink(node, "taken")
 	said := s.awaitCondition(node, "skep.io/ServesOutside", corev1.ConditionFalse)
 	s.WantIn(said.Message, "eth0: another tool's XDP program is there", "node ports, external and load-balancer addresses")
 	s.WantIn(s.Skep("services"), "Warning: node node1 does not serve clients outside at its uplink eth0: another tool's XDP program")
@@ -245,7 +245,7 @@ func (s *site) occupied(t *testing.T, names []string) {
 	if err := tool.Close(); err != nil {
 		t.Fatal(err)
 	}
-	s.setMTU(node, 1500)
+	s.touchUplink(node, "free")
 	said = s.awaitCondition(node, "skep.io/ServesOutside", corev1.ConditionTrue)
 	s.WantIn(said.Message, "eth0: native XDP")
 	s.wantServed(s.node(node).Addr, true, names)
@@ -271,14 +271,14 @@ func (s *site) attachTool(node string) (attached link.Link) {
 	return attached
 }
 
-// setMTU is a change that the agent hears of.
-func (s *site) setMTU(node string, mtu int) {
+// touchUplink changes something of a host's eth0 that nothing depends on: the agent looks at its interfaces again.
+func (s *site) touchUplink(node, alias string) {
 	s.Helper()
 	s.on(node, func() error {
 		eth0, err := netlink.LinkByName("eth0")
 		if err != nil {
 			return err
 		}
-		return netlink.LinkSetMTU(eth0, mtu)
+		return netlink.LinkSetAlias(eth0, alias)
 	})
 }
