@@ -112,7 +112,7 @@ func (m *membership) learnNetwork(ctx context.Context) error {
 func (m *membership) keepNetwork(ctx context.Context) error {
 	now, err := m.tryNetwork(ctx)
 	if err != nil {
-		slog.Warn("the API server does not say what the cluster's network is: it is as it was", "err", err)
+		slog.Warn("the cluster's network is not confirmed by the API server: the known ranges stay in use", "err", err)
 		return nil
 	}
 	if sameNetwork(now, m.network) {

@@ -49,10 +49,10 @@ func (r *Runtime) discardPartial(ctx context.Context, f *fetched) (resumed bool)
 			continue
 		}
 		if err := writer.Close(); err != nil {
-			slog.Warn("a part of an image is not released", "ref", ref, "err", err)
+			slog.Warn("writer of a partly pulled image layer not closed", "ref", ref, "err", err)
 		}
 		if err := store.Abort(ctx, ref); err != nil && !errdefs.IsNotFound(err) {
-			slog.Warn("what is there of a part of an image is not removed", "ref", ref, "err", err)
+			slog.Warn("partly pulled image layer not removed: the next pull of it may fail", "ref", ref, "err", err)
 			continue
 		}
 		resumed = resumed || status.StartedAt.Before(f.began)

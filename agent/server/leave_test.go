@@ -15,15 +15,15 @@ import (
 	"github.com/skep-io/skep/connections/streamtest"
 )
 
-// deaf is a runtime whose commands read nothing and end when they are told, and whose pod is in the host's network.
-type deaf struct{ echo }
+// silentRuntime is one whose commands read nothing and end with their context, and whose pod is in the host's network.
+type silentRuntime struct{ echo }
 
-func (deaf) Exec(ctx context.Context, _ string, _ []string, _ runtime.ExecOptions) (int, error) {
+func (silentRuntime) Exec(ctx context.Context, _ string, _ []string, _ runtime.ExecOptions) (int, error) {
 	<-ctx.Done()
 	return 0, ctx.Err()
 }
 
-func (d deaf) Find(namespace, name, container string) (runtime.Container, *corev1.Pod, error) {
+func (d silentRuntime) Find(namespace, name, container string) (runtime.Container, *corev1.Pod, error) {
 	c, pod, err := d.echo.Find(namespace, name, container)
 	pod.Spec.HostNetwork = true
 	return c, pod, err
@@ -53,7 +53,7 @@ func TestClientsThatLeave(t *testing.T) {
 		"a pod that reads and answers nothing": {forwards, large, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s, address := echoServer(t, deaf{}, time.Second)
+			s, address := echoServer(t, silentRuntime{}, time.Second)
 			conn, _ := streamtest.Open(t, address, c.to)
 			wait(t, "the session begins", func() bool { return len(s.sessions) == 1 })
 			_, err := conn.Write(c.frames)

@@ -82,8 +82,8 @@ func TestHostPortsOfTheNodesOwnPrograms(t *testing.T) {
 func TestHostPortsMakeRoomForPrograms(t *testing.T) {
 	_, r, _ := start(t, fake.NewClientset(), nil)
 	w := &Watcher{cfg: Config{Node: "me", Plane: r, Listening: sockets.Listening}, hostPorts: map[string]*podPorts{}}
-	told := record.NewFakeRecorder(100)
-	w.reporter = newReporter(told, nil, nil)
+	events := record.NewFakeRecorder(100)
+	w.reporter = newReporter(events, nil, nil)
 	has := func(name string) bool {
 		r.mu.Lock()
 		defer r.mu.Unlock()
@@ -121,7 +121,7 @@ func TestHostPortsMakeRoomForPrograms(t *testing.T) {
 		}
 		for _, want := range []string{"Warning NotInstalled", "Normal Installed"} {
 			select {
-			case event := <-told.Events:
+			case event := <-events.Events:
 				if !strings.HasPrefix(event, want) || !strings.Contains(event, name) {
 					t.Errorf("event %q, want %s", event, want)
 				}
@@ -130,8 +130,8 @@ func TestHostPortsMakeRoomForPrograms(t *testing.T) {
 			}
 		}
 	}
-	if len(told.Events) > 0 {
-		t.Errorf("an event too many: %s", <-told.Events)
+	if len(events.Events) > 0 {
+		t.Errorf("an event too many: %s", <-events.Events)
 	}
 }
 

@@ -67,10 +67,10 @@ func FuzzStreamFrames(f *testing.F) {
 	})
 }
 
-// deafExecutor runs commands that read and write nothing until they are told to end.
-type deafExecutor struct{ begun, ended chan struct{} }
+// silentExecutor runs commands that read and write nothing until their context ends.
+type silentExecutor struct{ begun, ended chan struct{} }
 
-func (d deafExecutor) ExecInContainer(ctx context.Context, _, _, _ string, _ []string, _ io.Reader, _, _ io.WriteCloser, _ bool, _ <-chan streaming.TerminalSize, _ time.Duration) error {
+func (d silentExecutor) ExecInContainer(ctx context.Context, _, _, _ string, _ []string, _ io.Reader, _, _ io.WriteCloser, _ bool, _ <-chan streaming.TerminalSize, _ time.Duration) error {
 	d.begun <- struct{}{}
 	<-ctx.Done()
 	d.ended <- struct{}{}
@@ -92,7 +92,7 @@ func TestClientsThatLeaveEndTheirCommands(t *testing.T) {
 		"passed on, to a command that reads nothing of much": {"v4.channel.k8s.io", large, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			command := deafExecutor{make(chan struct{}, 1), make(chan struct{}, 1)}
+			command := silentExecutor{make(chan struct{}, 1), make(chan struct{}, 1)}
 			conn, _ := streamtest.Open(t, streamServer(t, command, time.Minute), streamtest.WebSocket("/exec", c.protocol))
 			within(t, "the command begins", command.begun)
 			_, err := conn.Write(c.frames)

@@ -289,7 +289,7 @@ func (n *Network) resizePod(id, path string) error {
 	}
 	pod, err := openPod(id, path)
 	if err != nil {
-		n.log.Info("a pod's namespace is gone; it is not told of a new packet size", "pod", id, "err", err)
+		n.log.Info("packet size of a pod's interface not changed: its namespace is gone", "pod", id, "err", err)
 		return nil
 	}
 	defer pod.close()
