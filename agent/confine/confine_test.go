@@ -261,7 +261,7 @@ func TestDeepTreesAreRemoved(t *testing.T) {
 
 // Two that remove one tree at the same time both succeed: an agent that leaves may be at it when the next one begins.
 func TestRemoveAllTwice(t *testing.T) {
-	for round := range 50 {
+	for round := range 300 {
 		path := filepath.Join(t.TempDir(), "pod")
 		for i := range 4 {
 			if err := os.MkdirAll(filepath.Join(path, fmt.Sprint("ns", i), "deep"), 0o755); err != nil {

@@ -112,6 +112,7 @@ func (r *removal) contents(dir *Dir, depth int) error {
 		r.top = dir
 		defer func() { r.top = nil }()
 	}
+	idle := 0 // passes in a row that found names and removed none, as somebody else had removed them first
 	for range maxPasses {
 		empty, before := true, r.gone
 		var failed error
@@ -131,8 +132,12 @@ func (r *removal) contents(dir *Dir, depth int) error {
 			return failed
 		case empty, !outermost: // an inner one's rmdir tells whether more has come
 			return nil
-		case r.gone == before:
+		case r.gone > before:
+			idle = 0
+		case idle == maxAttempts:
 			return dir.pathError("remove", ".", errors.New("its files stay"))
+		default:
+			idle++
 		}
 	}
 	return dir.pathError("remove", ".", errors.New("something else fills it all the time"))
