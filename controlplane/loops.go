@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
 	"time"
 
@@ -28,7 +27,6 @@ import (
 	"github.com/skep-io/skep/controlplane/controller/tokencleaner"
 	"github.com/skep-io/skep/controlplane/event"
 	"github.com/skep-io/skep/controlplane/identity"
-	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/pki"
 	"github.com/skep-io/skep/controlplane/resource"
 	"github.com/skep-io/skep/controlplane/scheduler"
@@ -133,16 +131,10 @@ func catchUp(ctx context.Context, registry *resource.Registry) bool {
 	return false
 }
 
-// undecided are the kinds whose objects no loop takes for absent because its
-// cache does not show them.
-var undecided = []*resource.Kind{
-	kinds.Events, kinds.ConfigMaps, kinds.Secrets, kinds.ServiceAccounts, kinds.Ingresses, kinds.NetworkPolicies,
-}
-
 // complete is an error while the caches lack an object that is stored.
 func complete(registry *resource.Registry) error {
 	for _, k := range registry.Kinds() {
-		if slices.Contains(undecided, k) {
+		if k.Absence == resource.AbsenceIgnored {
 			continue
 		}
 		for _, u := range registry.Unreadable(k) {

@@ -14,6 +14,7 @@ var ConfigMaps = &resource.Kind{
 	ShortNames: []string{"cm"}, Namespaced: true, Verbs: allVerbs,
 	New:     func() resource.Object { return &corev1.ConfigMap{} },
 	NewList: func() runtime.Object { return &corev1.ConfigMapList{} },
+	Absence: resource.AbsenceIgnored,
 
 	Default:        setDefaults,
 	ValidateCreate: validateCreate(validation.ValidateConfigMap),

@@ -24,6 +24,7 @@ var Deployments = workload[apps.Deployment]{
 	ShortNames: []string{"deploy"},
 	New:        func() resource.Object { return &appsv1.Deployment{} },
 	NewList:    func() runtime.Object { return &appsv1.DeploymentList{} },
+	Absence:    resource.AbsenceDecides,
 	// Annotations are handed on to the newest ReplicaSet, which makes them something to observe.
 	SpecChanged: func(obj, old resource.Object) bool {
 		return !apiequality.Semantic.DeepEqual(obj.(*appsv1.Deployment).Spec, old.(*appsv1.Deployment).Spec) ||

@@ -16,6 +16,7 @@ var Endpoints = &resource.Kind{
 	ShortNames: []string{"ep"}, Namespaced: true, Verbs: allVerbs,
 	New:     func() resource.Object { return &corev1.Endpoints{} },
 	NewList: func() runtime.Object { return &corev1.EndpointsList{} },
+	Absence: resource.AbsenceDecides,
 	Path:    "services/endpoints",
 
 	Default:        setDefaults,

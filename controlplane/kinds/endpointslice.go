@@ -21,6 +21,7 @@ var EndpointSlices = &resource.Kind{
 	Namespaced: true, Verbs: allVerbs,
 	New:     func() resource.Object { return &discoveryv1.EndpointSlice{} },
 	NewList: func() runtime.Object { return &discoveryv1.EndpointSliceList{} },
+	Absence: resource.AbsenceDecides,
 
 	Default:          setDefaults,
 	PrepareForCreate: prepareCreate(func(slice *discovery.EndpointSlice) { dropTopology(slice, nil) }),

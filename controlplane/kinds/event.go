@@ -19,6 +19,7 @@ var Events = &resource.Kind{
 	ShortNames: []string{"ev"}, Namespaced: true, Verbs: allVerbs,
 	New:     func() resource.Object { return &corev1.Event{} },
 	NewList: func() runtime.Object { return &corev1.EventList{} },
+	Absence: resource.AbsenceIgnored,
 	TTL:     time.Hour,
 
 	Default: setDefaults,

@@ -21,6 +21,7 @@ var Ingresses = &resource.Kind{
 	ShortNames: []string{"ing"}, Namespaced: true, Verbs: allVerbs,
 	New:     func() resource.Object { return &networkingv1.Ingress{} },
 	NewList: func() runtime.Object { return &networkingv1.IngressList{} },
+	Absence: resource.AbsenceIgnored,
 	Path:    "ingress",
 
 	Default: setDefaults,
@@ -52,6 +53,7 @@ var IngressClasses = &resource.Kind{
 	Verbs:   allVerbs,
 	New:     func() resource.Object { return &networkingv1.IngressClass{} },
 	NewList: func() runtime.Object { return &networkingv1.IngressClassList{} },
+	Absence: resource.AbsenceIgnored,
 
 	Default:        setDefaults,
 	ValidateCreate: validateCreate(validation.ValidateIngressClass),

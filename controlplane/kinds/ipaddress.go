@@ -17,6 +17,7 @@ var IPAddresses = &resource.Kind{
 	ShortNames: []string{"ip"}, Verbs: allVerbs,
 	New:     func() resource.Object { return &networkingv1.IPAddress{} },
 	NewList: func() runtime.Object { return &networkingv1.IPAddressList{} },
+	Absence: resource.AbsenceDecides,
 
 	Default:        setDefaults,
 	ValidateCreate: validateCreate(validation.ValidateIPAddress),

@@ -15,6 +15,7 @@ var Leases = &resource.Kind{
 	Namespaced: true, Verbs: allVerbs,
 	New:     func() resource.Object { return &coordinationv1.Lease{} },
 	NewList: func() runtime.Object { return &coordinationv1.LeaseList{} },
+	Absence: resource.AbsenceDecides,
 
 	Default: setDefaults,
 	PrepareForCreate: prepareCreate(func(lease *coordination.Lease) {

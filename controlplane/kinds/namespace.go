@@ -24,6 +24,7 @@ var Namespaces = &resource.Kind{
 	ShortNames: []string{"ns"}, Verbs: []string{"create", "delete", "get", "list", "patch", "update", "watch"},
 	New:     func() resource.Object { return &corev1.Namespace{} },
 	NewList: func() runtime.Object { return &corev1.NamespaceList{} },
+	Absence: resource.AbsenceDecides,
 
 	Default: setDefaults,
 	PrepareForCreate: prepareCreate(func(ns *core.Namespace) {

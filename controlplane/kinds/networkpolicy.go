@@ -18,6 +18,7 @@ var NetworkPolicies = &resource.Kind{
 	ShortNames: []string{"netpol"}, Namespaced: true, Verbs: allVerbs,
 	New:     func() resource.Object { return &networkingv1.NetworkPolicy{} },
 	NewList: func() runtime.Object { return &networkingv1.NetworkPolicyList{} },
+	Absence: resource.AbsenceIgnored,
 
 	Default: setDefaults,
 	ValidateCreate: validateCreate(func(policy *networking.NetworkPolicy) field.ErrorList {

@@ -20,6 +20,7 @@ var Nodes = &resource.Kind{
 	ShortNames: []string{"no"}, Verbs: allVerbs,
 	New:     func() resource.Object { return &corev1.Node{} },
 	NewList: func() runtime.Object { return &corev1.NodeList{} },
+	Absence: resource.AbsenceDecides,
 	Path:    "minions",
 
 	Default: setDefaults,

@@ -37,6 +37,7 @@ var Pods = &resource.Kind{
 	Namespaced: true, Verbs: allVerbs,
 	New:     func() resource.Object { return &corev1.Pod{} },
 	NewList: func() runtime.Object { return &corev1.PodList{} },
+	Absence: resource.AbsenceDecides,
 
 	Default:          setDefaults,
 	PrepareForCreate: prepareCreate(preparePodCreate),

@@ -21,6 +21,7 @@ var PodTemplates = &resource.Kind{
 	Namespaced: true, Verbs: allVerbs,
 	New:     func() resource.Object { return &corev1.PodTemplate{} },
 	NewList: func() runtime.Object { return &corev1.PodTemplateList{} },
+	Absence: resource.AbsenceIgnored,
 
 	Default:          setDefaults,
 	PrepareForCreate: prepareCreate(func(t *core.PodTemplate) { podapi.DropDisabledTemplateFields(&t.Template, nil) }),

@@ -24,6 +24,7 @@ var ReplicaSets = workload[apps.ReplicaSet]{
 	ShortNames: []string{"rs"},
 	New:        func() resource.Object { return &appsv1.ReplicaSet{} },
 	NewList:    func() runtime.Object { return &appsv1.ReplicaSetList{} },
+	Absence:    resource.AbsenceDecides,
 	SpecChanged: func(obj, old resource.Object) bool {
 		return !apiequality.Semantic.DeepEqual(obj.(*appsv1.ReplicaSet).Spec, old.(*appsv1.ReplicaSet).Spec)
 	},

@@ -27,6 +27,7 @@ var ReplicationControllers = &resource.Kind{
 	Namespaced: true, Verbs: allVerbs,
 	New:     func() resource.Object { return &corev1.ReplicationController{} },
 	NewList: func() runtime.Object { return &corev1.ReplicationControllerList{} },
+	Absence: resource.AbsenceDecides,
 	Path:    "controllers",
 
 	Default: setDefaults,

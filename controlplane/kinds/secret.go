@@ -19,6 +19,7 @@ var Secrets = &resource.Kind{
 	Namespaced: true, Verbs: allVerbs,
 	New:     func() resource.Object { return &corev1.Secret{} },
 	NewList: func() runtime.Object { return &corev1.SecretList{} },
+	Absence: resource.AbsenceIgnored,
 
 	Default:          setDefaults,
 	PrepareForCreate: prepareCreate(func(*core.Secret) {}),

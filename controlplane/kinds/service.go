@@ -25,6 +25,7 @@ var Services = &resource.Kind{
 	Namespaced: true, Verbs: allVerbs,
 	New:     func() resource.Object { return &corev1.Service{} },
 	NewList: func() runtime.Object { return &corev1.ServiceList{} },
+	Absence: resource.AbsenceDecides,
 	Path:    "services/specs",
 
 	Default: setDefaults,

@@ -17,6 +17,7 @@ var ServiceAccounts = &resource.Kind{
 	ShortNames: []string{"sa"}, Namespaced: true, Verbs: allVerbs,
 	New:     func() resource.Object { return &corev1.ServiceAccount{} },
 	NewList: func() runtime.Object { return &corev1.ServiceAccountList{} },
+	Absence: resource.AbsenceIgnored,
 
 	Default:          setDefaults,
 	PrepareForCreate: prepareCreate(keepSecretNames),

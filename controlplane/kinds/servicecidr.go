@@ -25,6 +25,7 @@ var ServiceCIDRs = &resource.Kind{
 	Verbs:   allVerbs,
 	New:     func() resource.Object { return &networkingv1.ServiceCIDR{} },
 	NewList: func() runtime.Object { return &networkingv1.ServiceCIDRList{} },
+	Absence: resource.AbsenceDecides,
 
 	Default: setDefaults,
 	PrepareForCreate: prepareCreate(func(cidr *networking.ServiceCIDR) {

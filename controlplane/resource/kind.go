@@ -42,6 +42,8 @@ type Kind struct {
 	Path string
 	// Codec is the form in which objects are stored; nil: that of the scheme.
 	Codec storage.Codec
+	// Absence is what it means to the control loops that their cache does not have an object.
+	Absence Absence
 	// TTL is after how long an object goes away by itself; 0: never.
 	TTL time.Duration
 
@@ -80,6 +82,19 @@ type Kind struct {
 	// ReturnsDeleted says that a deletion is answered with the object, not with a Status.
 	ReturnsDeleted bool
 }
+
+// Absence says whether control loops or the scheduler act on it that an object of a kind is absent.
+type Absence uint8
+
+const (
+	// AbsenceUndeclared counts as AbsenceDecides.
+	AbsenceUndeclared Absence = iota
+	// AbsenceDecides: they create, delete or change other objects because one of this kind is absent. They do not start while one is
+	// stored that cannot be decoded.
+	AbsenceDecides
+	// AbsenceIgnored: no loop decides by the objects of this kind.
+	AbsenceIgnored
+)
 
 // Tx collects what is written in one transaction.
 type Tx struct {
