@@ -32,7 +32,16 @@ func (p *nodeRestriction) Admit(ctx context.Context, a admission.Attributes, _ a
 	if a.GetOperation() == admission.Create {
 		return p.restrict(ctx, a)
 	}
+	node := identity.Node(a.GetUserInfo())
+	obj, isNode := a.GetObject().(*corev1.Node)
+	if before, ok := a.GetOldObject().(*corev1.Node); ok && isNode && node != "" && !hasPodRanges(before) && hasPodRanges(obj) {
+		return admission.NewForbidden(a, fmt.Errorf("node %q is not allowed to choose its pod ranges", node))
+	}
 	return nil
+}
+
+func hasPodRanges(node *corev1.Node) bool {
+	return node.Spec.PodCIDR != "" || len(node.Spec.PodCIDRs) > 0
 }
 
 func (p *nodeRestriction) Validate(ctx context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
@@ -78,12 +87,16 @@ func restrictNode(name string, node, old *corev1.Node) string {
 	created := old == nil
 	if created {
 		old = &corev1.Node{Spec: *node.Spec.DeepCopy()}
-		if node.Spec.PodCIDR != "" || len(node.Spec.PodCIDRs) > 0 {
+		if hasPodRanges(node) {
 			return fmt.Sprintf("node %q is not allowed to choose its pod ranges", name)
 		}
 		if node.Spec.ConfigSource != nil {
 			return fmt.Sprintf("node %q is not allowed to create pods with a non-nil configSource", name)
 		}
+	}
+	spec := node.Spec
+	if !hasPodRanges(old) { // those that are there were allocated: Admit lets a node ask for none
+		spec.PodCIDR, spec.PodCIDRs = "", nil
 	}
 	switch {
 	case !equality.Semantic.DeepEqual(node.Spec.Taints, old.Spec.Taints):
@@ -94,7 +107,7 @@ func restrictNode(name string, node, old *corev1.Node) string {
 		return fmt.Sprintf("node %q is not allowed to modify finalizers", name)
 	case !maps.Equal(node.Annotations, old.Annotations):
 		return fmt.Sprintf("node %q is not allowed to modify annotations", name)
-	case !equality.Semantic.DeepEqual(node.Spec, old.Spec):
+	case !equality.Semantic.DeepEqual(spec, old.Spec):
 		return fmt.Sprintf("node %q is not allowed to modify its spec", name)
 	}
 	var refused []string

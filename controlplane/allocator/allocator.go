@@ -10,7 +10,6 @@ import (
 	"net/netip"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/skep-io/skep/controlplane/resource"
 	"github.com/skep-io/skep/controlplane/storage"
@@ -90,7 +89,8 @@ type work struct {
 // service gives a service its addresses and node ports, and frees those
 // that it no longer has. A record of each lands in the service's own transaction,
 // guarded against another service that takes the same one: none is ever held
-// twice, and none is lost when a process dies in between.
+// twice, and none is lost when a process dies in between. The service is valid only
+// with what it gets here: validation comes after this, as in kube-apiserver.
 func (w *work) service(ctx context.Context, service, before *corev1.Service) error {
 	if service == nil {
 		if err := w.releaseIPs(ctx, before, nil); err != nil {
@@ -110,19 +110,7 @@ func (w *work) service(ctx context.Context, service, before *corev1.Service) err
 	if err := w.allocateNodePorts(ctx, service, before); err != nil {
 		return err
 	}
-	if err := w.releaseLoadBalancerIPs(ctx, service, before); err != nil {
-		return err
-	}
-	var errs field.ErrorList
-	if before == nil {
-		errs = w.Services.ValidateCreate(service)
-	} else {
-		errs = w.Services.ValidateUpdate(service, before)
-	}
-	if len(errs) > 0 {
-		return invalidService(service, errs)
-	}
-	return nil
+	return w.releaseLoadBalancerIPs(ctx, service, before)
 }
 
 // node gives a node its pod ranges; with a node go its ranges and its membership.

@@ -196,7 +196,7 @@ func TestFamilyPolicyChanges(t *testing.T) {
 			!slices.Equal(two.Spec.IPFamilies, []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol}) {
 			t.Fatalf("%s: %+v, %v", policy, two, err)
 		}
-		if _, err := change(func(s *corev1.ServiceSpec) { s.ClusterIPs = s.ClusterIPs[:1] }); !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), "must be set to 'SingleStack' when releasing the secondary clusterIP") {
+		if _, err := change(func(s *corev1.ServiceSpec) { s.ClusterIPs = s.ClusterIPs[:1] }); !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), "must be 'SingleStack' to release the secondary cluster IP") {
 			t.Errorf("%s, without its second address: %v", policy, err)
 		}
 		one, err := change(func(s *corev1.ServiceSpec) { s.IPFamilyPolicy = &single })

@@ -12,7 +12,6 @@ import (
 	"k8s.io/kubernetes/pkg/apis/core/validation"
 	"k8s.io/utils/ptr"
 
-	"github.com/skep-io/skep/controlplane/allocator"
 	"github.com/skep-io/skep/controlplane/resource"
 	"github.com/skep-io/skep/controlplane/scheme"
 	"github.com/skep-io/skep/controlplane/servicespec"
@@ -36,11 +35,11 @@ var Services = &resource.Kind{
 		}
 	}),
 	ValidateCreate: validateCreate(func(service *core.Service) field.ErrorList {
-		return append(validation.ValidateServiceCreate(asIfAllocated(service)), servicespec.ValidateAnnotations(service.Annotations, nil)...)
+		return append(validation.ValidateServiceCreate(service), servicespec.ValidateAnnotations(service.Annotations, nil)...)
 	}),
 	PrepareForUpdate: prepareUpdate(prepareServiceUpdate),
 	ValidateUpdate: validateUpdate(func(service, old *core.Service) field.ErrorList {
-		return append(validation.ValidateServiceUpdate(asIfAllocated(service), old), servicespec.ValidateAnnotations(service.Annotations, old.Annotations)...)
+		return append(validation.ValidateServiceUpdate(service, old), servicespec.ValidateAnnotations(service.Annotations, old.Annotations)...)
 	}),
 	Status: &resource.UpdateRules{
 		PrepareForUpdate: prepareUpdate(func(service, old *core.Service) { service.Spec = old.Spec }),
@@ -58,17 +57,6 @@ var Services = &resource.Kind{
 			"spec.type":      string(service.Spec.Type),
 		}
 	},
-}
-
-// asIfAllocated gives a service that is validated before its allocation the one
-// thing that validation does not let it be without.
-func asIfAllocated(service *core.Service) *core.Service {
-	if !serviceapi.NeedsHealthCheck(service) || service.Spec.HealthCheckNodePort != 0 {
-		return service
-	}
-	complete := *service
-	complete.Spec.HealthCheckNodePort = allocator.FirstNodePort
-	return &complete
 }
 
 // prepareServiceUpdate reads what the writer means by fields that hang together:

@@ -62,7 +62,7 @@ func (g *gate) admit(ctx context.Context, a admission.Attributes) error {
 	return nil
 }
 
-// validate has plugins refuse what is otherwise valid and complete but for its allocation.
+// validate has plugins refuse what is otherwise valid, and complete with what was allocated for it.
 func (g *gate) validate(ctx context.Context, a admission.Attributes) error {
 	for _, plugin := range g.validating {
 		if plugin.Handles(a.GetOperation()) {

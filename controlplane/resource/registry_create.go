@@ -46,18 +46,7 @@ func (r *Registry) Create(ctx context.Context, k *Kind, obj Object, o CreateOpti
 		if generated {
 			obj.SetName(generateName(obj.GetGenerateName()))
 		}
-		if k.ValidateCreate != nil {
-			if errs := k.ValidateCreate(obj); len(errs) > 0 {
-				return nil, k.invalid(obj.GetName(), errs)
-			}
-		}
-		if k.Canonicalize != nil {
-			k.Canonicalize(obj)
-		}
-		if err := r.gate.validate(ctx, change); err != nil {
-			return nil, err
-		}
-		created, err := r.insert(ctx, k, obj, o)
+		created, err := r.insert(ctx, k, obj, change.GetName(), o)
 		if !generated || attempt == maxGenerateAttempts || !apierrors.IsAlreadyExists(err) {
 			return created, err
 		}
@@ -88,21 +77,29 @@ func generateName(base string) string {
 	return base + rand.String(generatedSuffix)
 }
 
-// insert writes a complete object together with what is allocated for it.
-func (r *Registry) insert(ctx context.Context, k *Kind, obj Object, o CreateOptions) (Object, error) {
-	key := k.Key(obj.GetNamespace(), obj.GetName())
+// insert writes an object together with what is allocated for it, by which it is complete and can be judged. What is refused
+// leaves nothing allocated: both land in one transaction. Plugins hear the name that was asked for.
+func (r *Registry) insert(ctx context.Context, k *Kind, obj Object, asked string, o CreateOptions) (Object, error) {
 	for range maxAttempts {
 		var tx Tx
 		stored := obj
-		if allocate := r.config.Allocators[k]; allocate != nil {
+		if r.config.Allocators[k] != nil {
 			// An attempt that fails must not leave its allocation in the object.
 			stored = obj.DeepCopyObject().(Object)
-			if err := allocate(ctx, r, &tx, "", stored, nil); err != nil {
+			if err := r.allocate(ctx, k, &tx, "", stored, nil); err != nil {
 				return nil, err
 			}
 		}
+		if err := k.judgeCreate(stored); err != nil {
+			return nil, err
+		}
+		complete := attributes(ctx, k, "", admission.Create, stored.GetNamespace(), asked, stored, nil, o.DryRun)
+		if err := r.gate.validate(ctx, complete); err != nil {
+			return nil, err
+		}
+		key := k.Key(stored.GetNamespace(), stored.GetName())
 		if o.DryRun {
-			return stored, r.absent(ctx, k, key, obj.GetName())
+			return stored, r.absent(ctx, k, key, stored.GetName())
 		}
 		value, err := k.Encode(stored)
 		if err != nil {
@@ -119,13 +116,26 @@ func (r *Registry) insert(ctx context.Context, k *Kind, obj Object, o CreateOpti
 		case !errors.As(err, &conflict):
 			return nil, StoreError(ctx, err)
 		case slices.Contains(conflict.Keys, key):
-			return nil, r.alreadyExists(ctx, k, key, obj.GetName())
+			return nil, r.alreadyExists(ctx, k, key, stored.GetName())
 		}
 		if err := r.catchUp(ctx, conflict); err != nil {
 			return nil, err
 		}
 	}
 	return nil, k.conflict(obj.GetName(), errors.New("what is allocated with the object was taken again and again; please try again"))
+}
+
+// judgeCreate validates a complete object.
+func (k *Kind) judgeCreate(obj Object) error {
+	if k.ValidateCreate != nil {
+		if errs := k.ValidateCreate(obj); len(errs) > 0 {
+			return k.invalid(obj.GetName(), errs)
+		}
+	}
+	if k.Canonicalize != nil {
+		k.Canonicalize(obj)
+	}
+	return nil
 }
 
 func (r *Registry) absent(ctx context.Context, k *Kind, key, name string) error {

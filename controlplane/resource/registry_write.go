@@ -25,10 +25,10 @@ const maxAttempts = 32
 // without, whatever is there is replaced.
 func (r *Registry) Update(ctx context.Context, k *Kind, sub string, obj Object, o UpdateOptions) (Object, error) {
 	ns, name := obj.GetNamespace(), obj.GetName()
-	unconditional := obj.GetResourceVersion() == ""
+	// Each attempt fills the object in, so that one that may take several is given a copy.
+	retried := obj.GetResourceVersion() == "" || r.config.Allocators[k] != nil
 	return r.Modify(ctx, k, sub, ns, name, o, func(Object) (Object, error) {
-		if unconditional {
-			// It may take several attempts, and each fills the object in.
+		if retried {
 			return obj.DeepCopyObject().(Object), nil
 		}
 		return obj, nil
@@ -131,17 +131,21 @@ func (u *modification) try(ctx context.Context, current *watchcache.Object) (Obj
 	if err := u.r.gate.admit(ctx, admitted); err != nil {
 		return nil, err
 	}
-	if err := u.prepare(obj, old); err != nil {
+	u.prepare(obj, old)
+	finished := u.k.finished(obj, old)
+	if !finished {
+		if err := u.r.allocate(ctx, u.k, &tx, u.part, obj, old); err != nil {
+			return nil, err
+		}
+	}
+	if err := u.judge(obj, old); err != nil {
 		return nil, err
 	}
 	if err := u.r.gate.validate(ctx, admitted); err != nil {
 		return nil, err
 	}
-	if u.k.finished(obj, old) {
+	if finished {
 		return u.remove(ctx, current, obj)
-	}
-	if err := u.r.allocate(ctx, u.k, &tx, u.part, obj, old); err != nil {
-		return nil, err
 	}
 	return u.write(ctx, &tx, current, obj)
 }
@@ -157,8 +161,8 @@ func (k *Kind) sameObject(obj, old Object) error {
 	return nil
 }
 
-// prepare fills in what an update cannot change, and validates.
-func (u *modification) prepare(obj, old Object) error {
+// prepare fills in what an update cannot change.
+func (u *modification) prepare(obj, old Object) {
 	obj.SetResourceVersion(old.GetResourceVersion())
 	obj.SetGeneration(old.GetGeneration())
 	obj.SetSelfLink("")
@@ -180,6 +184,10 @@ func (u *modification) prepare(obj, old Object) error {
 			obj.SetGeneration(old.GetGeneration() + 1)
 		}
 	}
+}
+
+// judge validates what is complete with what was allocated for it.
+func (u *modification) judge(obj, old Object) error {
 	if u.rules.Validate != nil {
 		if errs := u.rules.Validate(obj, old); len(errs) > 0 {
 			return u.k.invalid(obj.GetName(), errs)
