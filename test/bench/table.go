@@ -44,6 +44,7 @@ const (
 	memory = "./test/bench/memory"
 	path   = "./test/bench/path"
 	pod    = "./test/bench/pod"
+	bind   = "./test/bench/scheduling"
 )
 
 func rows() (all []row) {
@@ -105,6 +106,11 @@ func rows() (all []row) {
 	for _, unit := range []string{"ratio-p50", "ratio-p99"} {
 		add("  "+strings.TrimPrefix(unit, "ratio-"), pod, "Start", unit, "")
 	}
+	add("pods created and bound with 5,000 nodes, data in memory", "", "", "", "")
+	add("  a second", bind, "Pods", "skepd-pods/s", "")
+	add("  / etcd alone, two writes a pod", bind, "Pods", "skepd/etcd", "")
+	add("  RSS of skepd without nodes", bind, "Pods", "skepd-idle-MB", "")
+	add("  RSS of skepd with the nodes", bind, "Pods", "skepd-nodes-MB", "")
 	return all
 }
 

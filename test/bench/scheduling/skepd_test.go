@@ -1,0 +1,124 @@
+package scheduling
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
+)
+
+// skepd is a running control plane, its data in memory.
+type skepd struct {
+	client kubernetes.Interface
+	pid    int
+}
+
+// start runs a skepd program until the benchmark ends. Nodes may be silent for as long as it runs.
+func start(b *testing.B, program string) *skepd {
+	b.Helper()
+	dir := memoryDir(b)
+	var log bytes.Buffer
+	cmd := exec.Command(program, "--data-dir", dir, "--listen", freePort(b), "--dns-etcd-listen", freePort(b),
+		"--pod-cidr", "172.16.0.0/12", "--node-cidr-mask-size", "26", "--node-monitor-grace", "10h")
+	cmd.Stderr = &log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		b.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	b.Cleanup(func() {
+		_ = cmd.Process.Signal(unix.SIGTERM)
+		if err := <-ended; err != nil {
+			b.Errorf("%s: %v\n%s", program, err, log.String())
+		}
+	})
+	s := &skepd{pid: cmd.Process.Pid}
+	deadline := time.Now().Add(time.Minute)
+	for {
+		err := s.connect(b.Context(), filepath.Join(dir, "admin.kubeconfig"))
+		if err == nil {
+			return s
+		}
+		select {
+		case err := <-ended:
+			ended <- err
+			b.Fatalf("%s ended while starting", program)
+		case <-time.After(50 * time.Millisecond):
+		}
+		if time.Now().After(deadline) {
+			b.Fatalf("%s does not serve: %v", program, err)
+		}
+	}
+}
+
+func (s *skepd) connect(ctx context.Context, kubeconfig string) error {
+	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+	if err != nil {
+		return err
+	}
+	config.QPS = -1
+	config.ContentType, config.AcceptContentTypes = "application/vnd.kubernetes.protobuf", "application/vnd.kubernetes.protobuf,application/json"
+	if s.client, err = kubernetes.NewForConfig(config); err != nil {
+		return err
+	}
+	return s.client.Discovery().RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
+}
+
+// residentMB is the memory that the process holds, in 10^6 bytes.
+func (s *skepd) residentMB(b *testing.B) float64 {
+	b.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.pid))
+	if err != nil {
+		b.Fatal(err)
+	}
+	for lines := bufio.NewScanner(bytes.NewReader(status)); lines.Scan(); {
+		if value, ok := strings.CutPrefix(lines.Text(), "VmRSS:"); ok {
+			kib, err := strconv.Atoi(strings.Fields(value)[0])
+			if err != nil {
+				b.Fatal(err)
+			}
+			return float64(kib) * 1024 / 1e6
+		}
+	}
+	b.Fatal("no VmRSS in the process's status")
+	return 0
+}
+
+// memoryDir is a folder on a memory disk, so that the disk's speed is no part of the figure.
+func memoryDir(b *testing.B) string {
+	b.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "skep-bench-")
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			b.Error(err)
+		}
+	})
+	return dir
+}
+
+func freePort(b *testing.B) string {
+	b.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
