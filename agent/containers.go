@@ -38,10 +38,15 @@ func (c *containers) start(ctx context.Context, group *errgroup.Group) (err erro
 		group.Go(func() error { <-daemon.Done(); return nil })
 		address = daemon.Address()
 	}
-	c.runtime, err = retry(ctx, "containerd", func() (*runtime.Runtime, error) {
-		return runtime.Connect(ctx, address, runtime.Config{
+	connect := backoff.Retry{
+		First: 200 * time.Millisecond, Last: 5 * time.Second, Attrs: []any{"address", address},
+		Failing: "containerd does not answer; trying again", Working: "connected to containerd",
+	}
+	err = connect.Do(ctx, func(ctx context.Context) (err error) {
+		c.runtime, err = runtime.Connect(ctx, address, runtime.Config{
 			CgroupParent: c.cfg.Cgroup, StateDir: c.cfg.StateDir, RunDir: c.cfg.RunDir, Logs: c.logs,
 		})
+		return err
 	})
 	if err != nil {
 		return err
@@ -62,20 +67,6 @@ func (c *containers) stop() {
 func containerdConfig(cfg Config) runtime.DaemonConfig {
 	return runtime.DaemonConfig{
 		Root: filepath.Join(cfg.StateDir, "containerd"), State: filepath.Join(cfg.RunDir, "containerd"),
-	}
-}
-
-// retry waits for something outside the agent that is not there yet.
-func retry[T any](ctx context.Context, what string, f func() (T, error)) (T, error) {
-	for wait := backoff.New(200*time.Millisecond, 5*time.Second); ; {
-		v, err := f()
-		if err == nil || ctx.Err() != nil {
-			return v, err
-		}
-		slog.Warn("waiting for "+what, "err", err)
-		if err := wait.Wait(ctx); err != nil {
-			return v, err
-		}
 	}
 }
 

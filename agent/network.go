@@ -64,17 +64,17 @@ func writeNetwork(cfg Config, n skepv1.Network) error {
 }
 
 // askNetwork asks the API server until it answers.
-func (m *membership) askNetwork(ctx context.Context) (skepv1.Network, error) {
-	for wait := backoff.New(200*time.Millisecond, 5*time.Second); ; {
-		n, err := m.tryNetwork(ctx)
-		if err == nil || apierrors.IsNotFound(err) || apierrors.IsForbidden(err) {
-			return n, err
-		}
-		slog.Warn("waiting for the API server to say what the cluster's network is", "server", m.cfg.Server, "err", err)
-		if err := wait.Wait(ctx); err != nil {
-			return n, err
-		}
+func (m *membership) askNetwork(ctx context.Context) (n skepv1.Network, err error) {
+	ask := backoff.Retry{
+		First: 200 * time.Millisecond, Last: 5 * time.Second, Attrs: []any{"server", m.cfg.Server},
+		Failing: "the API server does not say what the cluster's network is; trying again", Working: "the API server says what the cluster's network is",
+		Final: func(err error) bool { return apierrors.IsNotFound(err) || apierrors.IsForbidden(err) },
 	}
+	err = ask.Do(ctx, func(ctx context.Context) (err error) {
+		n, err = m.tryNetwork(ctx)
+		return err
+	})
+	return n, err
 }
 
 func (m *membership) tryNetwork(ctx context.Context) (n skepv1.Network, err error) {

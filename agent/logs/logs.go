@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/skep-io/skep/backoff"
 )
 
 // Config says where logs lie and how their writer is started.
@@ -71,6 +73,10 @@ func (l *Logs) Path(podUID, container string, attempt int) string {
 
 // Run keeps a writer process alive until ctx ends; it then leaves it to the next agent.
 func (l *Logs) Run(ctx context.Context) error {
+	start := backoff.Retry{
+		First: time.Second, Last: time.Second, Level: slog.LevelError,
+		Failing: "log writer does not start: containers' output waits", Working: "log writer started",
+	}
 	for ctx.Err() == nil {
 		if err := l.watch(ctx); err != nil && ctx.Err() == nil {
 			l.cfg.Logger.Warn("the log writer ended; starting it again", "err", err)
@@ -78,13 +84,7 @@ func (l *Logs) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		if err := l.ensure(ctx); err != nil && ctx.Err() == nil {
-			l.cfg.Logger.Error("log writer does not start: containers' output waits", "err", err)
-			select {
-			case <-ctx.Done():
-			case <-time.After(time.Second):
-			}
-		}
+		_ = start.Do(ctx, l.ensure) // the loop ends with ctx
 	}
 	return nil
 }

@@ -65,6 +65,11 @@ type RefusedError struct {
 
 func (e *RefusedError) Error() string { return e.Reason }
 
+func isRefused(err error) bool {
+	var refused *RefusedError
+	return errors.As(err, &refused)
+}
+
 const (
 	retryFirst = 200 * time.Millisecond
 	retryMax   = 5 * time.Second
@@ -95,17 +100,11 @@ func OpenIdentity(ctx context.Context, cfg IdentityConfig) (*Identity, error) {
 
 // JoinAnew joins the cluster with the token, whatever certificate there is. It tries for as long as the API server does not answer.
 func (i *Identity) JoinAnew(ctx context.Context) error {
-	for wait := backoff.New(retryFirst, retryMax); ; {
-		err := i.join(ctx)
-		var refused *RefusedError
-		if err == nil || errors.As(err, &refused) || ctx.Err() != nil {
-			return err
-		}
-		slog.Warn("the API server does not answer; trying again", "server", i.cfg.Server, "err", err)
-		if err := wait.Wait(ctx); err != nil {
-			return err
-		}
+	join := backoff.Retry{
+		First: retryFirst, Last: retryMax, Final: isRefused, Attrs: []any{"server", i.cfg.Server},
+		Failing: "the cluster is not joined: the API server does not answer; trying again", Working: "the cluster is joined",
 	}
+	return join.Do(ctx, i.join)
 }
 
 // CertFile, KeyFile and CAFile are where the identity lies. The key never changes; the certificate is replaced by rename.

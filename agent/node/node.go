@@ -3,7 +3,6 @@ package node
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -189,18 +188,16 @@ func (n *Node) clearOverruled() bool {
 
 // Register makes the Node object or takes over the one of this name, and returns the ranges that the cluster gave its pods. It
 // tries for as long as the API server does not answer.
-func (n *Node) Register(ctx context.Context) ([]netip.Prefix, error) {
-	for wait := backoff.New(retryFirst, retryMax); ; {
-		podCIDRs, err := n.register(ctx)
-		var refused *RefusedError
-		if err == nil || errors.As(err, &refused) || ctx.Err() != nil {
-			return podCIDRs, err
-		}
-		slog.Warn("node not registered; trying again", "node", n.cfg.Name, "err", err)
-		if err := wait.Wait(ctx); err != nil {
-			return nil, err
-		}
+func (n *Node) Register(ctx context.Context) (podCIDRs []netip.Prefix, err error) {
+	register := backoff.Retry{
+		First: retryFirst, Last: retryMax, Final: isRefused, Attrs: []any{"node", n.cfg.Name},
+		Failing: "node not registered; trying again", Working: "node registered",
 	}
+	err = register.Do(ctx, func(ctx context.Context) (err error) {
+		podCIDRs, err = n.register(ctx)
+		return err
+	})
+	return podCIDRs, err
 }
 
 func (n *Node) register(ctx context.Context) ([]netip.Prefix, error) {
@@ -359,11 +356,16 @@ func (n *Node) Run(ctx context.Context) error {
 			return nil
 		}
 		if err != nil && ctx.Err() == nil {
-			slog.Warn("node status not written; trying again", "node", n.cfg.Name, "err", err)
+			if !wait.Failing() {
+				slog.Warn("node status not written; trying again", "node", n.cfg.Name, "err", err)
+			}
 			if wait.Wait(ctx) != nil {
 				return nil
 			}
 			continue
+		}
+		if wait.Failing() {
+			slog.Info("node status written again", "node", n.cfg.Name)
 		}
 		wait.Reset()
 		select {

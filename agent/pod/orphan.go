@@ -1,6 +1,7 @@
 package pod
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"sync"
@@ -8,8 +9,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/skep-io/skep/agent/pod/life"
 	"github.com/skep-io/skep/agent/runtime"
+	"github.com/skep-io/skep/backoff"
 )
 
 // removeOrphans removes what belongs to pods that the API server no longer
@@ -43,36 +44,27 @@ const orphanGrace = 10 * time.Second
 
 // removeOrphan removes what there is of a pod, and tries until it has succeeded.
 func (p *Pods) removeOrphan(uid string) {
-	for again := (life.Retry{}); ; {
-		err := p.tryRemoveOrphan(uid)
-		if err == nil || p.ctx.Err() != nil {
-			return
-		}
-		if again.Failed(time.Now(), err) {
-			slog.Error("orphaned pod not removed; trying again", "uid", uid, "err", err)
-		}
-		select {
-		case <-p.ctx.Done():
-			return
-		case <-time.After(again.Wait):
-		}
+	remove := backoff.Retry{
+		First: time.Second, Last: 30 * time.Second, Level: slog.LevelError, Attrs: []any{"uid", uid},
+		Failing: "orphaned pod not removed; trying again", Working: "orphaned pod removed",
 	}
+	_ = remove.Do(p.ctx, func(ctx context.Context) error { return p.tryRemoveOrphan(ctx, uid) }) // that ctx ended: the next agent removes it
 }
 
-func (p *Pods) tryRemoveOrphan(uid string) error {
+func (p *Pods) tryRemoveOrphan(ctx context.Context, uid string) error {
 	var stops sync.WaitGroup
 	for _, c := range p.containersOf(uid) {
 		if c.State == runtime.Running {
 			stops.Go(func() {
-				if err := p.cfg.Runtime.Stop(p.ctx, c.ID, orphanGrace, nil); err != nil {
+				if err := p.cfg.Runtime.Stop(ctx, c.ID, orphanGrace, nil); err != nil {
 					slog.Error("orphaned container not stopped", "container", c.ID, "err", err)
 				}
 			})
 		}
 	}
 	stops.Wait()
-	if p.ctx.Err() != nil {
-		return p.ctx.Err()
+	if ctx.Err() != nil {
+		return ctx.Err()
 	}
-	return errors.Join(p.release(p.ctx, uid), p.forget(p.ctx, uid))
+	return errors.Join(p.release(ctx, uid), p.forget(ctx, uid))
 }

@@ -19,6 +19,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/skep-io/skep/agent/pod/life"
+	"github.com/skep-io/skep/backoff"
 )
 
 // statusWriter brings the newest status of one pod to the API server. States
@@ -26,6 +27,7 @@ import (
 // away, the newest one is kept and tried again.
 type statusWriter struct {
 	client kubernetes.Interface
+	name   string // of the pod, with its namespace
 
 	mu      sync.Mutex
 	pod     *corev1.Pod       // newest from the API
@@ -34,13 +36,11 @@ type statusWriter struct {
 	pending *corev1.PodStatus
 	sending bool
 	wake    chan struct{}
-	stopped chan struct{}
-	once    sync.Once
 	patch   sync.Mutex // one patch at a time, in order
 }
 
 func newStatusWriter(client kubernetes.Interface, pod *corev1.Pod) *statusWriter {
-	return &statusWriter{client: client, pod: pod, wake: make(chan struct{}, 1), stopped: make(chan struct{})}
+	return &statusWriter{client: client, name: pod.Namespace + "/" + pod.Name, pod: pod, wake: make(chan struct{}, 1)}
 }
 
 // setPod tells what the API has now, and returns whether that is not what was written: somebody else wrote over it, or a write
@@ -90,32 +90,18 @@ func (s *statusWriter) write(status *corev1.PodStatus) {
 	}
 }
 
-func (s *statusWriter) stop() { s.once.Do(func() { close(s.stopped) }) }
-
 func (s *statusWriter) run(ctx context.Context) {
-	delay := 50 * time.Millisecond
+	write := backoff.Retry{
+		First: 50 * time.Millisecond, Last: 5 * time.Second, Attrs: []any{"pod", s.pod.Namespace + "/" + s.pod.Name},
+		Failing: "pod status not written; trying again", Working: "pod status written again",
+	}
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-s.stopped:
-			return
 		case <-s.wake:
+			_ = write.Do(ctx, s.writePending) // that ctx ended
 		}
-		for !s.writePending(ctx) {
-			timer := time.NewTimer(delay)
-			delay = min(2*delay, 5*time.Second)
-			select {
-			case <-timer.C:
-			case <-s.stopped:
-				timer.Stop()
-				return
-			case <-ctx.Done():
-				timer.Stop()
-				return
-			}
-		}
-		delay = 50 * time.Millisecond
 	}
 }
 
@@ -124,11 +110,13 @@ func (s *statusWriter) flush(ctx context.Context, status *corev1.PodStatus) {
 	s.mu.Lock()
 	s.pending = status
 	s.mu.Unlock()
-	s.writePending(ctx)
+	if err := s.writePending(ctx); err != nil && ctx.Err() == nil {
+		slog.Warn("last pod status not written", "pod", s.name, "err", err)
+	}
 }
 
-// writePending says whether there is nothing more to write.
-func (s *statusWriter) writePending(ctx context.Context) bool {
+// writePending writes what there is to write. It returns an error if that is to be tried again.
+func (s *statusWriter) writePending(ctx context.Context) error {
 	s.patch.Lock()
 	defer s.patch.Unlock()
 	s.mu.Lock()
@@ -141,7 +129,7 @@ func (s *statusWriter) writePending(ctx context.Context) bool {
 	s.pending, s.sending = nil, status != nil
 	s.mu.Unlock()
 	if status == nil {
-		return true
+		return nil
 	}
 	err := s.send(ctx, pod, &base.Status, status)
 	s.mu.Lock()
@@ -149,18 +137,14 @@ func (s *statusWriter) writePending(ctx context.Context) bool {
 	s.mu.Unlock()
 	if err == nil || apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 		// Gone, or another pod of the same name: nobody waits for it.
-		return true
+		return nil
 	}
-	if ctx.Err() != nil {
-		return true
-	}
-	slog.Warn("pod status not written; trying again", "pod", pod.Namespace+"/"+pod.Name, "err", err)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.pending == nil {
 		s.pending = status
 	}
-	return false
+	return err
 }
 
 // errOverruled is of a write that the API took, and that did not make the status what it was to be.

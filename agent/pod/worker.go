@@ -84,7 +84,9 @@ func (w *worker) posted() []life.Event {
 func (w *worker) run(ctx context.Context) {
 	w.ctx = ctx
 	w.pods.objects.use(w.pod)
-	w.work.Go(func() { w.writer.run(ctx) })
+	writing, stopWriting := context.WithCancel(ctx)
+	defer stopWriting()
+	w.work.Go(func() { w.writer.run(writing) })
 	w.life = life.New(life.Config{
 		NodeIPs: w.pods.cfg.NodeIPs, QOSClass: qosClass(w.pod), MaxBackOff: w.pods.cfg.MaxBackOff,
 		RecursiveReadOnly: func() bool { return w.pods.cfg.Runtime.Features().RecursiveReadOnly },
@@ -110,7 +112,7 @@ func (w *worker) run(ctx context.Context) {
 		}
 	}
 	w.endTasks()
-	w.writer.stop()
+	stopWriting()
 	w.work.Wait()
 	w.address.restore()
 	if w.undrain != nil {

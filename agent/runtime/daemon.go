@@ -183,17 +183,11 @@ func (d *Daemon) keep(ctx context.Context) {
 			}
 		}
 		slog.Warn("containerd died; starting it again", "pid", d.pid)
-		for wait := backoff.New(50*time.Millisecond, 10*time.Second); ; {
-			err := d.ensure(ctx)
-			if err == nil {
-				slog.Info("containerd answers again", "pid", d.pid)
-				break
-			}
-			slog.Error("containerd does not start", "err", err)
-			if wait.Wait(ctx) != nil {
-				return
-			}
+		start := backoff.Retry{First: 50 * time.Millisecond, Last: 10 * time.Second, Failing: "containerd does not start", Level: slog.LevelError}
+		if start.Do(ctx, d.ensure) != nil {
+			return
 		}
+		slog.Info("containerd answers again", "pid", d.pid)
 	}
 }
 

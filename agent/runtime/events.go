@@ -123,20 +123,15 @@ func (r *Runtime) exited(id string, code int, at time.Time) {
 // more. While the disk is full containerd keeps the task: it knows the exit too.
 // It says false when the agent leaves first.
 func (r *Runtime) recordExit(e *entry) bool {
-	for wait := backoff.New(100*time.Millisecond, 10*time.Second); ; {
-		err := r.saveRecord(e.ID)
-		if err == nil {
-			return true
-		}
-		slog.Error("exit not recorded; trying again, and its task stays in containerd until then", "container", e.ID, "err", err)
-		select {
-		case <-time.After(wait.Next()):
-		case <-e.abandoned:
-			return true
-		case <-r.closing:
-			return false
-		}
+	ctx, cancel := context.WithCancel(e.kept)
+	defer cancel()
+	defer context.AfterFunc(r.open, cancel)()
+	save := backoff.Retry{
+		First: 100 * time.Millisecond, Last: 10 * time.Second, Level: slog.LevelError, Attrs: []any{"container", e.ID},
+		Failing: "exit not recorded; trying again, and its task stays in containerd until then", Working: "exit recorded",
 	}
+	err := save.Do(ctx, func(context.Context) error { return r.saveRecord(e.ID) })
+	return err == nil || r.open.Err() == nil
 }
 
 // reapDelay keeps an ended task a little while: if its container is started

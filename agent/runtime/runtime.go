@@ -66,7 +66,7 @@ type Runtime struct {
 	locks   sync.Map   // pod UID -> *sync.Mutex: the first task of a pod starts its shim, the last ends it
 	records sync.Mutex // one record is written at a time
 	work    sync.WaitGroup
-	closing chan struct{} // closed by Close
+	open    context.Context // ends with Close
 	close   func()
 
 	users        sync.Mutex // one range of IDs is given out at a time
@@ -82,14 +82,14 @@ type entry struct {
 	hurry   func()
 	reaped  chan struct{} // closed when containerd holds nothing of it any more
 
-	abandoned chan struct{} // closed by abandon, when its record will be removed anyway
-	abandon   func()
+	kept    context.Context // ends with abandon, when its record will be removed anyway
+	abandon func()
 }
 
 func newEntry(c Container) *entry {
-	e := &entry{Container: c, exited: make(chan struct{}), reapNow: make(chan struct{}), reaped: make(chan struct{}), abandoned: make(chan struct{})}
+	e := &entry{Container: c, exited: make(chan struct{}), reapNow: make(chan struct{}), reaped: make(chan struct{})}
 	e.hurry = sync.OnceFunc(func() { close(e.reapNow) })
-	e.abandon = sync.OnceFunc(func() { close(e.abandoned) })
+	e.kept, e.abandon = context.WithCancel(context.Background())
 	return e
 }
 
@@ -127,9 +127,9 @@ func Connect(ctx context.Context, address string, cfg Config) (*Runtime, error) 
 	}
 	r := &Runtime{
 		cfg: cfg, client: client, cgroups: cgroup.Open(cgroup.Root, cfg.CgroupParent),
-		containers: map[string]*entry{}, preparing: map[string]string{}, closing: make(chan struct{}),
+		containers: map[string]*entry{}, preparing: map[string]string{},
 	}
-	r.close = sync.OnceFunc(func() { close(r.closing) })
+	r.open, r.close = context.WithCancel(context.Background())
 	r.images.init()
 	r.pulls.init()
 	if err := r.dropOldLeases(r.ctx(wait)); err != nil {

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/skep-io/skep/backoff"
 	"github.com/skep-io/skep/bpf"
 )
 
@@ -24,7 +25,7 @@ type reconciler struct {
 	nodes   map[string]struct{} // nodes to write again after the delay
 	hosts   bool                // addresses to write again after the delay
 	rest    bool                // orphans or activation to try again
-	delay   time.Duration
+	retries *backoff.Backoff
 	retired chan *retired // to the grace loop
 	freed   chan *retired // back from it
 }
@@ -33,16 +34,16 @@ type reconciler struct {
 // after a failed write, during which other services still go on.
 func (r *reconciler) run(ctx context.Context) {
 	r.failed, r.nodes = map[string]struct{}{}, map[string]struct{}{}
+	r.retries = backoff.New(firstRetry, lastRetry)
 	retry := time.NewTimer(0)
 	defer retry.Stop()
 	for {
 		r.drain(ctx)
 		retry.Stop()
 		if r.failing() {
-			r.delay = min(max(2*r.delay, firstRetry), lastRetry)
-			retry.Reset(r.delay)
+			retry.Reset(r.retries.Next())
 		} else {
-			r.delay = 0
+			r.retries.Reset()
 		}
 		if !r.wait(ctx, retry.C) {
 			return

@@ -80,7 +80,7 @@ var allowed = map[string][]string{
 	"bpf":            {},
 	"connections":    {},
 	"durable":        {},
-	"dataplane":      {"bpf"},
+	"dataplane":      {"backoff", "bpf"},
 	"agent":          {"api", "backoff", "dataplane", "controlplane/servicespec", "connections", "durable"},
 	"controlplane":   {"api", "backoff", "connections", "durable"},
 	"coredns-plugin": {"backoff", "controlplane/storage"},
