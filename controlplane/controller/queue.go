@@ -1,6 +1,7 @@
 // Package controller holds what every control loop is built from: a queue of
-// keys with back-off, and typed observation of a kind's changes. The loops
-// themselves are its sub-packages. It never decides anything about objects.
+// keys with back-off, typed observation of a kind's changes, and calls in growing
+// batches. The loops themselves are its sub-packages, and dependents is what those
+// share whose objects control others. It never decides anything about objects.
 package controller
 
 import (

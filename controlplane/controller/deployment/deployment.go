@@ -9,7 +9,6 @@ import (
 	"context"
 	"errors"
 	"sync"
-	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -17,11 +16,12 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	deploymentutil "k8s.io/kubernetes/pkg/controller/deployment/util"
+	"k8s.io/utils/clock"
 
 	"github.com/skep-io/skep/controlplane/controller"
+	"github.com/skep-io/skep/controlplane/controller/dependents"
 	"github.com/skep-io/skep/controlplane/event"
 	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
@@ -37,7 +37,7 @@ type Controller struct {
 	registry *resource.Registry
 	recorder *event.Recorder
 	queue    *controller.Queue[controller.Key]
-	sets     *controller.View[*appsv1.ReplicaSet]
+	sets     *dependents.Dependents[*appsv1.ReplicaSet]
 }
 
 // New makes the loop. It runs once.
@@ -45,23 +45,16 @@ func New(registry *resource.Registry, recorder *event.Recorder) *Controller {
 	return &Controller{
 		registry: registry, recorder: recorder,
 		queue: controller.NewQueue[controller.Key]("deployments"),
-		sets:  controller.NewView(func(set *appsv1.ReplicaSet) []controller.Key { return []controller.Key{groupOf(set)} }),
+		sets: dependents.New[*appsv1.ReplicaSet](registry, dependents.Owners{
+			Kind: kinds.Deployments, Selector: func(obj resource.Object) labels.Selector { return selectorOf(obj.(*appsv1.Deployment)) },
+		}, kinds.ReplicaSets, clock.RealClock{}),
 	}
-}
-
-// groupOf is named by the UID of the set's controller, or empty for a set that nobody controls.
-func groupOf(set *appsv1.ReplicaSet) controller.Key {
-	group := controller.Key{Namespace: set.Namespace}
-	if ref := metav1.GetControllerOfNoCopy(set); ref != nil {
-		group.Name = string(ref.UID)
-	}
-	return group
 }
 
 // Run works until ctx ends.
 func (c *Controller) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
-	controller.Observe(ctx, &wg, c.registry, kinds.ReplicaSets, c.setChanged)
+	c.sets.Observe(ctx, &wg, c.queue.Add)
 	controller.Observe(ctx, &wg, c.registry, kinds.Pods, c.podChanged)
 	controller.Observe(ctx, &wg, c.registry, kinds.Deployments, func(_, cur *appsv1.Deployment, _ int64) {
 		if cur != nil {
@@ -73,46 +66,22 @@ func (c *Controller) Run(ctx context.Context) error {
 	return ctx.Err()
 }
 
-func (c *Controller) setChanged(old, cur *appsv1.ReplicaSet, revision int64) {
-	c.sets.Deliver(old, cur, cur == nil, revision)
-	for _, set := range []*appsv1.ReplicaSet{old, cur} {
-		if set == nil {
-			continue
-		}
-		if ref := metav1.GetControllerOfNoCopy(set); ref != nil {
-			if isOf(ref, kinds.Deployments.GVK) {
-				c.queue.Add(controller.Key{Namespace: set.Namespace, Name: ref.Name})
-			}
-			continue
-		}
-		for _, d := range resource.ListAs[*appsv1.Deployment](c.registry, kinds.Deployments, set.Namespace, labels.Everything()) {
-			if selectorOf(d).Matches(labels.Set(set.Labels)) {
-				c.queue.Add(controller.KeyOf(d))
-			}
-		}
-	}
-}
-
 // podChanged wakes deployments that wait for old pods to end before they make new ones.
 func (c *Controller) podChanged(old, cur *corev1.Pod, _ int64) {
 	if old == nil || cur != nil && !(controller.PodTerminal(cur) && !controller.PodTerminal(old)) {
 		return
 	}
-	ref := metav1.GetControllerOfNoCopy(old)
-	if ref == nil || !isOf(ref, kinds.ReplicaSets.GVK) {
+	ref := dependents.OwnerOf(old, kinds.ReplicaSets)
+	if ref == nil {
 		return
 	}
 	set, err := resource.Get[*appsv1.ReplicaSet](context.Background(), c.registry, kinds.ReplicaSets, old.Namespace, ref.Name)
 	if err != nil {
 		return // gone too, which its own event tells
 	}
-	if ref := metav1.GetControllerOfNoCopy(set); ref != nil && isOf(ref, kinds.Deployments.GVK) {
+	if ref := dependents.OwnerOf(set, kinds.Deployments); ref != nil {
 		c.queue.Add(controller.Key{Namespace: set.Namespace, Name: ref.Name})
 	}
-}
-
-func isOf(ref *metav1.OwnerReference, kind schema.GroupVersionKind) bool {
-	return ref.Kind == kind.Kind && ref.APIVersion == kind.GroupVersion().String()
 }
 
 // selectorOf returns what a deployment selects; one that validation would refuse today selects nothing.
@@ -135,7 +104,7 @@ func (c *Controller) sync(ctx context.Context, key controller.Key) error {
 	if selectorOf(d).String() == labels.Nothing().String() {
 		return nil // it would own every set there is
 	}
-	sets, err := c.claim(ctx, d)
+	sets, err := c.sets.Claim(ctx, d, selectorOf(d), nil)
 	if err != nil {
 		return err
 	}
@@ -181,6 +150,3 @@ func (c *Controller) writeStatus(ctx context.Context, d *appsv1.Deployment, p *p
 	}
 	return err
 }
-
-// writeTimeout bounds one write: begun, it is seen to its end though the loop ends.
-const writeTimeout = 10 * time.Second

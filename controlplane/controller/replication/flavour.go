@@ -1,8 +1,6 @@
 package replication
 
 import (
-	"fmt"
-
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -94,5 +92,3 @@ func (s *podSet) wanted() int {
 	}
 	return int(*s.Spec.Replicas)
 }
-
-func (s *podSet) describe() string { return fmt.Sprintf("%s %s/%s", s.kind.Kind, s.Namespace, s.Name) }

@@ -11,12 +11,11 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/utils/clock"
 
 	"github.com/skep-io/skep/controlplane/controller"
+	"github.com/skep-io/skep/controlplane/controller/dependents"
 	"github.com/skep-io/skep/controlplane/event"
 	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
@@ -34,8 +33,6 @@ const (
 	resync = 10 * time.Minute
 	// burst is the most pods that one sync creates or deletes for one controller.
 	burst = 500
-	// writeTimeout bounds the creation of one pod.
-	writeTimeout = 10 * time.Second
 )
 
 // Controller is the replication loop of one kind.
@@ -45,7 +42,7 @@ type Controller struct {
 	recorder *event.Recorder
 	clock    clock.WithTicker
 	queue    *controller.Queue[controller.Key]
-	pods     *podIndex
+	pods     *dependents.Dependents[*corev1.Pod]
 }
 
 // New makes the loop of ReplicationControllers. It runs once.
@@ -62,14 +59,16 @@ func newController(f *flavour, registry *resource.Registry, recorder *event.Reco
 	return &Controller{
 		flavour: f, registry: registry, recorder: recorder, clock: clock,
 		queue: controller.NewQueue[controller.Key](f.kind.Resource),
-		pods:  newPodIndex(f.kind.GVK),
+		pods: dependents.New[*corev1.Pod](registry, dependents.Owners{
+			Kind: f.kind, Selector: func(obj resource.Object) labels.Selector { return f.podSet(obj).selector },
+		}, kinds.Pods, clock),
 	}
 }
 
 // Run works until ctx ends.
 func (c *Controller) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
-	controller.Observe(ctx, &wg, c.registry, kinds.Pods, c.podChanged)
+	c.pods.Observe(ctx, &wg, c.queue.Add)
 	controller.Observe(ctx, &wg, c.registry, c.flavour.kind, func(_, cur resource.Object, _ int64) {
 		if cur != nil {
 			c.queue.Add(controller.KeyOf(cur))
@@ -96,32 +95,6 @@ func (c *Controller) resync(ctx context.Context) {
 	}
 }
 
-func (c *Controller) podChanged(old, cur *corev1.Pod, revision int64) {
-	c.pods.deliver(old, cur, revision)
-	var before, after *metav1.OwnerReference
-	if old != nil {
-		before = owner(old, c.flavour.kind.GVK)
-	}
-	if cur != nil {
-		after = owner(cur, c.flavour.kind.GVK)
-	}
-	if before != nil {
-		c.queue.Add(controller.Key{Namespace: old.Namespace, Name: before.Name})
-	}
-	if after != nil && (before == nil || after.UID != before.UID) {
-		c.queue.Add(controller.Key{Namespace: cur.Namespace, Name: after.Name})
-	}
-	if cur == nil || metav1.GetControllerOfNoCopy(cur) != nil {
-		return
-	}
-	// An orphan: whoever selects it now, or did before, has a say.
-	for _, obj := range resource.ListAs[resource.Object](c.registry, c.flavour.kind, cur.Namespace, labels.Everything()) {
-		if s := c.flavour.podSet(obj).selector; s.Matches(labels.Set(cur.Labels)) || old != nil && s.Matches(labels.Set(old.Labels)) {
-			c.queue.Add(controller.KeyOf(obj))
-		}
-	}
-}
-
 func (c *Controller) sync(ctx context.Context, key controller.Key) error {
 	obj, err := resource.Get[resource.Object](ctx, c.registry, c.flavour.kind, key.Namespace, key.Name)
 	if apierrors.IsNotFound(err) {
@@ -131,7 +104,7 @@ func (c *Controller) sync(ctx context.Context, key controller.Key) error {
 		return err
 	}
 	set := c.flavour.podSet(obj)
-	pods, err := c.claim(ctx, set)
+	pods, err := c.pods.Claim(ctx, set, set.selector, controller.PodActive)
 	if err != nil {
 		return err
 	}
@@ -147,13 +120,4 @@ func (c *Controller) sync(ctx context.Context, key controller.Key) error {
 		c.queue.AddAfter(key, lacks)
 	}
 	return scaleErr
-}
-
-// owner returns the reference to the ReplicationController that controls a pod, or nil.
-func owner(pod *corev1.Pod, kind schema.GroupVersionKind) *metav1.OwnerReference {
-	ref := metav1.GetControllerOfNoCopy(pod)
-	if ref == nil || ref.Kind != kind.Kind || ref.APIVersion != kind.GroupVersion().String() {
-		return nil
-	}
-	return ref
 }
