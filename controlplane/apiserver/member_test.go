@@ -40,10 +40,19 @@ func registered(t *testing.T, name, token string) (*rest.Config, *kubernetes.Cli
 	return config, client
 }
 
+// deleteNode waits until the server knows that the membership has ended: a node that is made anew joins with another number.
 func deleteNode(t *testing.T, name string) {
 	t.Helper()
 	if err := shared.client.CoreV1().Nodes().Delete(context.Background(), name, metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+		if _, member := shared.server.members.Number(name); !member {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("node %s is deleted, and its membership still counts after a minute", name)
+		}
 	}
 }
 
