@@ -166,7 +166,8 @@ func (m *Members) apply(key string, value []byte, revision int64, gone bool) {
 	case into[name].revision > revision:
 		return
 	case gone:
-		delete(into, name)
+		// The revision stays, so that what a join wrote before does not come back when the join hears of it late.
+		into[name] = known{revision: revision}
 	default:
 		into[name] = known{stored, revision}
 	}
@@ -184,8 +185,8 @@ func (m *Members) endRequests(name string) {
 
 // counts says whether a certificate of the node with that number counts. The caller holds mu.
 func (m *Members) counts(name, id string) bool {
-	k, ok := m.known[name]
-	return ok && k.Covers(id)
+	k := m.known[name]
+	return k.Covers(id)
 }
 
 // WaitForSync waits until the stored memberships are known.
@@ -204,7 +205,7 @@ func (m *Members) Enter(name, id string, cancel context.CancelFunc) (leave func(
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if !m.counts(name, id) {
-		if k, ok := m.ended[name]; ok && k.Covers(id) {
+		if k := m.ended[name]; k.Covers(id) {
 			return nil, Removed
 		}
 		return nil, Unknown
@@ -228,8 +229,8 @@ func (m *Members) Enter(name, id string, cancel context.CancelFunc) (leave func(
 func (m *Members) Number(name string) (id string, ok bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	k, ok := m.known[name]
-	return k.ID, ok
+	id = m.known[name].ID
+	return id, id != ""
 }
 
 // Join begins a membership and ends the one before. With replace it does so also where a Node of the name exists, and otherwise

@@ -214,3 +214,17 @@ func TestRestoredFromBeforeTheNodeJoined(t *testing.T) {
 	stands(t, m, "late", again, Counts)
 	stands(t, m, "late", late, Unknown)
 }
+
+// A join hears of its own write after the watch has seen the node's deletion: the certificate does not count again.
+func TestLateWordOfAJoin(t *testing.T) {
+	m := New(nil)
+	key, value := allocator.MemberKey("n"), []byte(`{"id":"1"}`)
+	m.apply(key, value, 10, false)
+	stands(t, m, "n", "1", Counts)
+	m.apply(key, nil, 11, true)
+	m.apply(key, value, 10, false)
+	stands(t, m, "n", "1", Unknown)
+	if id, ok := m.Number("n"); ok {
+		t.Errorf("number %q of a node that was removed", id)
+	}
+}
