@@ -13,7 +13,7 @@ func TestKeysAreThoseOfKubernetes(t *testing.T) {
 		ServiceAccounts: "serviceaccounts/ns/x", Services: "services/specs/ns/x", Deployments: "deployments/ns/x",
 		ReplicaSets: "replicasets/ns/x", Leases: "leases/ns/x", EndpointSlices: "endpointslices/ns/x",
 		IngressClasses: "ingressclasses/x", Ingresses: "ingress/ns/x", IPAddresses: "ipaddresses/x",
-		NetworkPolicies: "networkpolicies/ns/x", ServiceCIDRs: "servicecidrs/x",
+		NetworkPolicies: "networkpolicies/ns/x", ServiceCIDRs: "servicecidrs/x", PriorityClasses: "priorityclasses/x",
 	}
 	for _, k := range All() {
 		if got := k.Key("ns", "x"); got != "/registry/"+want[k] {

@@ -45,5 +45,6 @@ func All() []*resource.Kind {
 		IPAddresses,
 		NetworkPolicies,
 		ServiceCIDRs,
+		PriorityClasses,
 	}
 }

@@ -26,6 +26,8 @@ import (
 	discoveryv1 "k8s.io/kubernetes/pkg/apis/discovery/v1"
 	"k8s.io/kubernetes/pkg/apis/networking"
 	networkingv1 "k8s.io/kubernetes/pkg/apis/networking/v1"
+	"k8s.io/kubernetes/pkg/apis/scheduling"
+	schedulingv1 "k8s.io/kubernetes/pkg/apis/scheduling/v1"
 	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
 	"github.com/skep-io/skep/controlplane/storage"
@@ -46,6 +48,7 @@ func newScheme() *runtime.Scheme {
 		coordination.AddToScheme, coordinationv1.AddToScheme,
 		discovery.AddToScheme, discoveryv1.AddToScheme,
 		networking.AddToScheme, networkingv1.AddToScheme,
+		scheduling.AddToScheme, schedulingv1.AddToScheme,
 		autoscaling.AddToScheme, autoscalingv1.AddToScheme,
 		policyv1.AddToScheme, authenticationv1.AddToScheme, authorizationv1.AddToScheme,
 		metricsv1beta1.AddToScheme, apidiscoveryv2.AddToScheme, metav1.AddMetaToScheme,

@@ -1,0 +1,26 @@
+package kinds
+
+import (
+	schedulingv1 "k8s.io/api/scheduling/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/kubernetes/pkg/apis/scheduling/validation"
+
+	"github.com/skep-io/skep/controlplane/resource"
+)
+
+// PriorityClasses is the kind of scheduling.k8s.io/v1 PriorityClass: what a pod's priority is called. Pods get the number by
+// admission, when they are created.
+var PriorityClasses = &resource.Kind{
+	GVK:      schema.GroupVersionKind{Group: "scheduling.k8s.io", Version: "v1", Kind: "PriorityClass"},
+	Resource: "priorityclasses", Singular: "priorityclass",
+	ShortNames: []string{"pc"}, Verbs: allVerbs,
+	New:     func() resource.Object { return &schedulingv1.PriorityClass{} },
+	NewList: func() runtime.Object { return &schedulingv1.PriorityClassList{} },
+	Absence: resource.AbsenceIgnored,
+
+	Default:        setDefaults,
+	ValidateCreate: validateCreate(validation.ValidatePriorityClass),
+	ValidateUpdate: validateUpdate(validation.ValidatePriorityClassUpdate),
+	SpecChanged:    func(resource.Object, resource.Object) bool { return false }, // it has the generation 1 for good
+}
