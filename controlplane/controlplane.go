@@ -136,6 +136,9 @@ func furnish(ctx context.Context, s *settings, registry *resource.Registry, auth
 	if err := kinds.EnsureNamespaces(ctx, registry); err != nil {
 		return err
 	}
+	if err := kinds.EnsurePriorityClasses(ctx, registry); err != nil {
+		return err
+	}
 	if err := kinds.EnsureServiceCIDR(ctx, registry, s.services); err != nil {
 		return err
 	}

@@ -70,6 +70,9 @@ func StartWith(t testing.TB, cluster allocator.Cluster) *resource.Registry {
 	if err := kinds.EnsureNamespaces(ctx, registry); err != nil {
 		t.Fatal(err)
 	}
+	if err := kinds.EnsurePriorityClasses(ctx, registry); err != nil {
+		t.Fatal(err)
+	}
 	if err := kinds.EnsureServiceCIDR(ctx, registry, cluster.ServiceCIDRs); err != nil {
 		t.Fatal(err)
 	}

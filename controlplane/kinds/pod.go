@@ -145,9 +145,6 @@ func preparePodUpdate(pod, old *core.Pod) {
 		// Clients that do not know pod-level resources drop them without meaning to.
 		pod.Spec.Resources = old.Spec.Resources
 	}
-	if pod.Spec.Priority == nil {
-		pod.Spec.Priority = old.Spec.Priority // which the API server set
-	}
 	podapi.DropDisabledPodFields(pod, old)
 }
 

@@ -1,9 +1,14 @@
 package kinds
 
 import (
+	"context"
+	"fmt"
+
 	schedulingv1 "k8s.io/api/scheduling/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	system "k8s.io/kubernetes/pkg/apis/scheduling/v1"
 	"k8s.io/kubernetes/pkg/apis/scheduling/validation"
 
 	"github.com/skep-io/skep/controlplane/resource"
@@ -23,4 +28,14 @@ var PriorityClasses = &resource.Kind{
 	ValidateCreate: validateCreate(validation.ValidatePriorityClass),
 	ValidateUpdate: validateUpdate(validation.ValidatePriorityClassUpdate),
 	SpecChanged:    func(resource.Object, resource.Object) bool { return false }, // it has the generation 1 for good
+}
+
+// EnsurePriorityClasses makes the two classes that every cluster has.
+func EnsurePriorityClasses(ctx context.Context, r *resource.Registry) error {
+	for _, class := range system.SystemPriorityClasses() {
+		if _, err := r.Create(ctx, PriorityClasses, class, resource.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+			return fmt.Errorf("PriorityClass %q: %w", class.Name, err)
+		}
+	}
+	return nil
 }
