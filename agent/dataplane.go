@@ -84,8 +84,11 @@ func (p *dataPlane) start(ctx context.Context, group *errgroup.Group) (err error
 	group.Go(func() error { p.failures.Run(ctx); return nil })
 	group.Go(func() error { p.sweeper.Run(ctx); return nil })
 	group.Go(func() error { p.census.Run(ctx); return nil })
-	group.Go(func() error { return followHost(ctx, p.lookAtHost) })
-	group.Go(func() error { return p.network.Run(ctx) })
+	host := podnet.NewHostWatch()
+	addresses, routes := host.Follow(), host.Follow()
+	group.Go(func() error { followHost(ctx, addresses, p.lookAtHost); return nil })
+	group.Go(func() error { p.network.Run(ctx, routes); return nil })
+	group.Go(func() error { host.Run(ctx); return nil })
 	group.Go(func() error { return p.announcer.run(ctx) })
 	return nil
 }
@@ -147,8 +150,8 @@ func (p *dataPlane) openPaths() (err error) {
 }
 
 // lookAtHost brings what has changed on the host to the data plane.
-func (p *dataPlane) lookAtHost(changed hostChange) error {
-	if changed.addresses {
+func (p *dataPlane) lookAtHost(changed podnet.HostChange) error {
+	if changed.Addresses {
 		now, err := localAddresses()
 		if err != nil {
 			return err
@@ -158,7 +161,7 @@ func (p *dataPlane) lookAtHost(changed hostChange) error {
 			p.addresses = now
 		}
 	}
-	if changed.uplinks {
+	if changed.Uplinks {
 		return p.followUplinks()
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -17,7 +18,7 @@ import (
 
 // hostView is what the agent sees of a host.
 type hostView struct {
-	change    hostChange
+	change    podnet.HostChange
 	addresses []netip.Addr
 	uplinks   []string
 	mac       string // of eth0
@@ -44,17 +45,19 @@ func newWatchedHost(t *testing.T) *watchedHost {
 			setAddress("eth1", netip.MustParsePrefix("203.0.113.1/24"), netlink.AddrAdd))
 	})
 	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	look := func(c hostChange) error { return h.Try(func() error { return h.look(c) }) } // on whatever thread
-	go func() { ended <- h.Try(func() error { return followHost(ctx, look) }) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-ended; err != nil {
-			t.Errorf("followHost: %v", err)
+	var running sync.WaitGroup
+	look := func(c podnet.HostChange) error { return h.Try(func() error { return h.look(c) }) } // on whatever thread
+	watch := podnet.NewHostWatch()
+	changes := watch.Follow()
+	running.Go(func() { followHost(ctx, changes, look) })
+	running.Go(func() {
+		if err := h.Try(func() error { watch.Run(ctx); return nil }); err != nil {
+			t.Error(err)
 		}
 	})
+	t.Cleanup(func() { cancel(); running.Wait() })
 	h.await("what is there at first", func(v hostView) bool {
-		return v.change == hostChange{true, true} && len(v.addresses) == 2 && slices.Equal(v.uplinks, []string{"eth0"})
+		return v.change.Addresses && v.change.Uplinks && len(v.addresses) == 2 && slices.Equal(v.uplinks, []string{"eth0"})
 	})
 	h.Do(func() error { return setAddress("eth0", second, netlink.AddrAdd) })
 	h.await("both pairs at work", func(v hostView) bool { return v.up == 4 && len(v.addresses) == 3 })
@@ -63,7 +66,7 @@ func newWatchedHost(t *testing.T) *watchedHost {
 	return h
 }
 
-func (h *watchedHost) look(c hostChange) error {
+func (h *watchedHost) look(c podnet.HostChange) error {
 	v := hostView{change: c}
 	var failed [3]error
 	v.addresses, failed[0] = localAddresses()
@@ -129,12 +132,12 @@ func defaultRoute(name, gateway string, do func(*netlink.Route) error) error {
 func TestHostIsFollowed(t *testing.T) {
 	h := newWatchedHost(t)
 	has := func(v hostView, addr netip.Addr) bool {
-		return v.change.addresses && slices.Contains(v.addresses, addr)
+		return v.change.Addresses && slices.Contains(v.addresses, addr)
 	}
 	h.Do(func() error { return setAddress("eth0", second, netlink.AddrAdd) })
 	h.await("a new address", func(v hostView) bool { return has(v, second.Addr()) })
 	h.Do(func() error { return setAddress("eth0", second, netlink.AddrDel) })
-	h.await("an address that is gone", func(v hostView) bool { return v.change.addresses && !slices.Contains(v.addresses, second.Addr()) })
+	h.await("an address that is gone", func(v hostView) bool { return v.change.Addresses && !slices.Contains(v.addresses, second.Addr()) })
 	six := netip.MustParsePrefix("2001:db8::5/64")
 	h.Do(func() error { return setAddress("eth0", six, netlink.AddrAdd) })
 	h.await("a new IPv6 address", func(v hostView) bool { return has(v, six.Addr()) })
@@ -143,7 +146,7 @@ func TestHostIsFollowed(t *testing.T) {
 	h.Do(func() error {
 		return onLink("eth0", func(l netlink.Link) error { return netlink.LinkSetHardwareAddr(l, mac) })
 	})
-	h.await("another link address", func(v hostView) bool { return v.change.uplinks && v.mac == mac.String() })
+	h.await("another link address", func(v hostView) bool { return v.change.Uplinks && v.mac == mac.String() })
 
 	h.Do(func() error { return defaultRoute("eth1", "203.0.113.254", netlink.RouteAdd) })
 	h.await("a default route that appears", func(v hostView) bool { return slices.Equal(v.uplinks, []string{"eth0", "eth1"}) })

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -20,21 +21,18 @@ func TestRoutesComeBackWithTheLink(t *testing.T) {
 	n := f.network(t, 0)
 	host := f.hosts[0]
 	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	started := make(chan struct{})
-	go func() {
-		ended <- host.Try(func() error {
-			close(started)
-			return n.Run(ctx)
+	watch := NewHostWatch()
+	changes := watch.Follow()
+	var running sync.WaitGroup
+	for _, run := range []func(){func() { watch.Run(ctx) }, func() { n.Run(ctx, changes) }} {
+		running.Go(func() {
+			if err := host.Try(func() error { run(); return nil }); err != nil {
+				t.Error(err)
+			}
 		})
-	}()
-	defer func() {
-		cancel()
-		if err := <-ended; err != nil {
-			t.Errorf("Run: %v", err)
-		}
-	}()
-	<-started
+	}
+	defer running.Wait()
+	defer cancel()
 	host.Do(func() error { return n.SyncRoutes([]Peer{f.peer(1)}) })
 	updates, stop := make(chan netlink.RouteUpdate, 64), make(chan struct{})
 	defer close(stop)
@@ -88,8 +86,7 @@ func TestPodsComingAndGoingCauseNoWork(t *testing.T) {
 	awaitSettledAddresses(t, host)
 	var socket *nl.NetlinkSocket
 	host.Do(func() (err error) {
-		socket, err = nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE,
-			unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV6_ROUTE)
+		socket, err = subscribeHost()
 		return err
 	})
 	defer socket.Close()
@@ -101,7 +98,7 @@ func TestPodsComingAndGoingCauseNoWork(t *testing.T) {
 				return
 			}
 			for _, m := range messages {
-				if !isForeign(m) {
+				if !changeOf(m).Routes {
 					continue
 				}
 				if bytes.Contains(m.Data, mark.Dst.IP.To4()) {
