@@ -22,13 +22,8 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/skep-io/skep/agent/node"
+	"github.com/skep-io/skep/dataplane/kernelfloor"
 	"github.com/skep-io/skep/durable"
-)
-
-// The oldest kernel that has all that the data plane uses.
-const (
-	kernelMajor = 6
-	kernelMinor = 1
 )
 
 // Check says in one line what the host lacks and what to do about it.
@@ -36,15 +31,8 @@ func Check(cfg Config) error {
 	if os.Geteuid() != 0 {
 		return errors.New("must be root: run it with sudo, or as a systemd service")
 	}
-	var uts unix.Utsname
-	if err := unix.Uname(&uts); err != nil {
-		return fmt.Errorf("uname: %w", err)
-	}
-	if release := unix.ByteSliceToString(uts.Release[:]); tooOld(release) {
-		return fmt.Errorf("kernel %s is too old: %d.%d or newer is needed", release, kernelMajor, kernelMinor)
-	}
-	if _, err := os.Stat("/sys/kernel/btf/vmlinux"); err != nil {
-		return errors.New("the kernel has no BTF (/sys/kernel/btf/vmlinux): use one built with CONFIG_DEBUG_INFO_BTF=y, as distributions' are")
+	if err := kernelfloor.Check(); err != nil {
+		return err
 	}
 	if _, err := cgroup2Root(); err != nil {
 		return err
@@ -62,18 +50,6 @@ func Check(cfg Config) error {
 		}
 	}
 	return nil
-}
-
-func tooOld(release string) bool {
-	major, rest, _ := strings.Cut(release, ".")
-	minor, _, _ := strings.Cut(rest, ".")
-	minor, _, _ = strings.Cut(minor, "-")
-	a, err := strconv.Atoi(major)
-	b, err2 := strconv.Atoi(minor)
-	if err != nil || err2 != nil {
-		return false // a name that nobody can compare is no reason to refuse
-	}
-	return a < kernelMajor || a == kernelMajor && b < kernelMinor
 }
 
 // cgroup2Root is where the v2 tree is mounted, alone or beside v1's.

@@ -7,21 +7,16 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
-)
 
-// Kernel floor: 6.1 has every helper and link type that the programs need.
-const floorMajor, floorMinor = 6, 1
+	"github.com/skep-io/skep/dataplane/kernelfloor"
+)
 
 // probe says in one line what the host lacks, before anything is changed.
 func probe(o Options) error {
 	if os.Geteuid() != 0 {
 		return errors.New("loading eBPF programs needs root: run as root")
 	}
-	var uts unix.Utsname
-	if err := unix.Uname(&uts); err != nil {
-		return fmt.Errorf("read kernel version: %w", err)
-	}
-	if err := checkKernel(unix.ByteSliceToString(uts.Release[:]), "/sys/kernel/btf/vmlinux"); err != nil {
+	if err := kernelfloor.Check(); err != nil {
 		return err
 	}
 	if err := onFilesystem(o.CgroupPath, unix.CGROUP2_SUPER_MAGIC); err != nil {
@@ -29,22 +24,6 @@ func probe(o Options) error {
 	}
 	if err := onFilesystem(existingParent(o.PinDir), unix.BPF_FS_MAGIC); err != nil {
 		return fmt.Errorf("pin folder %s is not on a BPF filesystem: mount one with `mount -t bpf bpf /sys/fs/bpf` (%w)", o.PinDir, err)
-	}
-	return nil
-}
-
-// checkKernel is given the file that has the kernel's types if it was built with
-// them.
-func checkKernel(release, types string) error {
-	var major, minor int
-	if _, err := fmt.Sscanf(release, "%d.%d", &major, &minor); err != nil {
-		return fmt.Errorf("kernel version %q is not understood: %w", release, err)
-	}
-	if major < floorMajor || (major == floorMajor && minor < floorMinor) {
-		return fmt.Errorf("kernel %s is too old: %d.%d or later is needed", release, floorMajor, floorMinor)
-	}
-	if _, err := os.Stat(types); err != nil {
-		return fmt.Errorf("kernel %s has no BTF (%s is missing): use a kernel built with CONFIG_DEBUG_INFO_BTF", release, types)
 	}
 	return nil
 }

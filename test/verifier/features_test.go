@@ -9,10 +9,9 @@ import (
 	"testing"
 
 	"github.com/cilium/ebpf"
-)
 
-// floor is the oldest kernel that works without any fallback missing.
-var floor = [2]int{6, 1}
+	"github.com/skep-io/skep/dataplane/kernelfloor"
+)
 
 var row = regexp.MustCompile("(?m)^\\| (program|map|helper|kfunc) `([^`]+)` \\| (\\d+)\\.(\\d+) \\| ?(.*) ?\\|$")
 
@@ -28,9 +27,9 @@ func TestEveryFeatureHasAVersion(t *testing.T) {
 		fmt.Sscan(r[3], &since[0])
 		fmt.Sscan(r[4], &since[1])
 		listed[r[1]+" "+r[2]] = true
-		newer := since[0] > floor[0] || (since[0] == floor[0] && since[1] > floor[1])
+		newer := since[0] > kernelfloor.Major || (since[0] == kernelfloor.Major && since[1] > kernelfloor.Minor)
 		if newer && strings.TrimSpace(r[5]) == "" {
-			t.Errorf("%s %s is newer than %d.%d and has no fallback", r[1], r[2], floor[0], floor[1])
+			t.Errorf("%s %s is newer than %d.%d and has no fallback", r[1], r[2], kernelfloor.Major, kernelfloor.Minor)
 		}
 	}
 	used := features(t)

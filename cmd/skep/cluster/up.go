@@ -12,8 +12,7 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/skep-io/skep/dataplane/kernelfloor"
 	"github.com/skep-io/skep/dataplane/podnet"
 )
 
@@ -67,17 +66,8 @@ func CheckMachine() error {
 	if os.Geteuid() != 0 {
 		return errors.New("must be root to make network namespaces and cgroups: run it with sudo")
 	}
-	var uts unix.Utsname
-	if err := unix.Uname(&uts); err != nil {
+	if err := kernelfloor.Check(); err != nil {
 		return err
-	}
-	release := unix.ByteSliceToString(uts.Release[:])
-	var major, minor int
-	if _, err := fmt.Sscanf(release, "%d.%d", &major, &minor); err != nil || major < 6 || major == 6 && minor < 1 {
-		return fmt.Errorf("kernel %s is too old: 6.1 or newer is needed", release)
-	}
-	if _, err := os.Stat("/sys/kernel/btf/vmlinux"); err != nil {
-		return fmt.Errorf("kernel %s has no BTF (/sys/kernel/btf/vmlinux): boot one built with CONFIG_DEBUG_INFO_BTF, as distributions' are", release)
 	}
 	var missing []string
 	for _, program := range []string{"containerd", "containerd-shim-runc-v2", "runc"} {
