@@ -15,7 +15,7 @@ import (
 
 // Kinds are those that plugins look at.
 type Kinds struct {
-	Namespaces, Nodes, Pods, Services, Events, Ingresses, IngressClasses, PriorityClasses *resource.Kind
+	Namespaces, Nodes, Pods, Services, Events, Ingresses, IngressClasses, PriorityClasses, NetworkPolicies *resource.Kind
 }
 
 // Plugins are all plugins, in the order in which they run. They read from r.
@@ -27,6 +27,7 @@ func (k Kinds) Plugins(r *resource.Registry, cluster allocator.Cluster, allocate
 		&priority{Handler: admission.NewHandler(admission.Create, admission.Update, admission.Delete), kinds: k, registry: r},
 		&defaultIngressClass{Handler: admission.NewHandler(admission.Create), kinds: k, registry: r},
 		&externalIPs{Handler: admission.NewHandler(admission.Create, admission.Update), services: k.Services, registry: r, cluster: cluster, allocated: allocated},
+		&networkPolicyWarning{Handler: admission.NewHandler(admission.Create, admission.Update), policies: k.NetworkPolicies},
 	}
 }
 

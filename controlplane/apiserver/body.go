@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"reflect"
+	"slices"
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -227,6 +228,20 @@ func warnAll(w http.ResponseWriter, texts []string) {
 		if header, err := utilnet.NewWarningHeader(299, "-", text); err == nil {
 			w.Header().Add("Warning", header)
 		}
+	}
+}
+
+// warnings are what admission plugins warn of, each told once however often a change is tried.
+type warnings struct {
+	w     http.ResponseWriter
+	given []string
+}
+
+// AddWarning is for upstream's warning.AddWarning.
+func (r *warnings) AddWarning(_, text string) {
+	if !slices.Contains(r.given, text) {
+		r.given = append(r.given, text)
+		warn(r.w, text)
 	}
 }
 

@@ -5,13 +5,13 @@ import (
 	"strconv"
 	"testing"
 
-	"github.com/skep-io/skep/controlplane/kinds"
+	"github.com/skep-io/skep/controlplane/admission"
 )
 
 // Whoever creates or changes a network policy hears that it is not enforced.
 func TestNetworkPolicyWarning(t *testing.T) {
 	base := "/apis/networking.k8s.io/v1/namespaces/" + namespace(t) + "/networkpolicies"
-	want := "299 - " + strconv.Quote(kinds.NetworkPolicyWarning)
+	want := "299 - " + strconv.Quote(admission.NetworkPolicyWarning)
 	for _, c := range []struct{ method, path, media, body string }{
 		{"POST", base, mediaJSON, `{"metadata":{"name":"x"},"spec":{"podSelector":{}}}`},
 		{"PUT", base + "/x", mediaJSON, `{"metadata":{"name":"x"},"spec":{"podSelector":{"matchLabels":{"a":"b"}}}}`},

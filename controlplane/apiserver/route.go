@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
+	"k8s.io/apiserver/pkg/warning"
 
 	skepv1 "github.com/skep-io/skep/api/v1"
 	"github.com/skep-io/skep/connections"
@@ -92,7 +93,7 @@ func (s *Server) serve(w http.ResponseWriter, c *call) error {
 	if c.user, err = impersonate(c.user, c.Header); err != nil {
 		return err
 	}
-	c.Request = c.WithContext(identity.With(c.Context(), c.user))
+	c.Request = c.WithContext(warning.WithWarningRecorder(identity.With(c.Context(), c.user), &warnings{w: w}))
 	t, isResource := parseTarget(c.URL.Path)
 	c.target = t
 	c.verb = verbOf(c, isResource)

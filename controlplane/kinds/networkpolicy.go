@@ -33,12 +33,9 @@ var NetworkPolicies = &resource.Kind{
 	Warnings: networkPolicyWarnings,
 }
 
-// NetworkPolicyWarning is what everybody is told who relies on a policy.
-const NetworkPolicyWarning = "network policies are stored and not enforced: pods are reached, and reach others, as if there were none"
-
 func networkPolicyWarnings(obj resource.Object) []string {
 	spec := &obj.(*networkingv1.NetworkPolicy).Spec
-	warnings := []string{NetworkPolicyWarning}
+	var warnings []string
 	warn := func(path *field.Path, peers []networkingv1.NetworkPolicyPeer) {
 		for i := range peers {
 			block := peers[i].IPBlock

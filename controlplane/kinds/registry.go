@@ -15,7 +15,7 @@ var Allocated = allocator.Kinds{Nodes: Nodes, Services: Services, IPAddresses: I
 // Admitted are the kinds that admission plugins look at.
 var Admitted = admission.Kinds{
 	Namespaces: Namespaces, Nodes: Nodes, Pods: Pods, Services: Services, Events: Events, Ingresses: Ingresses, IngressClasses: IngressClasses,
-	PriorityClasses: PriorityClasses,
+	PriorityClasses: PriorityClasses, NetworkPolicies: NetworkPolicies,
 }
 
 // Options are those of a registry of all kinds.

@@ -13,6 +13,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/skep-io/skep/controlplane/admission"
 	"github.com/skep-io/skep/controlplane/controller"
 	"github.com/skep-io/skep/controlplane/event"
 	"github.com/skep-io/skep/controlplane/kinds"
@@ -80,7 +81,7 @@ func (c *Controller) policyChanged(old, cur *networkingv1.NetworkPolicy, _ int64
 	c.policies[cur.Namespace][cur.Name] = true
 	c.queue.Add(cur.Namespace)
 	if old == nil && c.began {
-		c.recorder.Eventf(cur, corev1.EventTypeWarning, Reason, "%s", kinds.NetworkPolicyWarning)
+		c.recorder.Eventf(cur, corev1.EventTypeWarning, Reason, "%s", admission.NetworkPolicyWarning)
 	}
 }
 
@@ -99,7 +100,7 @@ func (c *Controller) has(namespace string) bool {
 
 func says(n *corev1.Namespace) bool {
 	return slices.ContainsFunc(n.Status.Conditions, func(have corev1.NamespaceCondition) bool {
-		return have.Type == Enforced && have.Status == corev1.ConditionFalse && have.Message == kinds.NetworkPolicyWarning
+		return have.Type == Enforced && have.Status == corev1.ConditionFalse && have.Message == admission.NetworkPolicyWarning
 	})
 }
 
@@ -116,7 +117,7 @@ func (c *Controller) sync(ctx context.Context, namespace string) error {
 		n.Status.Conditions = slices.DeleteFunc(n.Status.Conditions, func(have corev1.NamespaceCondition) bool { return have.Type == Enforced })
 		if want {
 			n.Status.Conditions = append(n.Status.Conditions, corev1.NamespaceCondition{
-				Type: Enforced, Status: corev1.ConditionFalse, LastTransitionTime: metav1.Now(), Reason: Reason, Message: kinds.NetworkPolicyWarning,
+				Type: Enforced, Status: corev1.ConditionFalse, LastTransitionTime: metav1.Now(), Reason: Reason, Message: admission.NetworkPolicyWarning,
 			})
 		}
 		return n, nil

@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 
+	"github.com/skep-io/skep/controlplane/admission"
 	"github.com/skep-io/skep/controlplane/controller/networkpolicy"
 	"github.com/skep-io/skep/controlplane/controlplanetest"
 	"github.com/skep-io/skep/controlplane/event"
@@ -49,7 +50,7 @@ spec: {podSelector: {}}
 			said := false
 			for _, c := range ns.Status.Conditions {
 				if c.Type == networkpolicy.Enforced {
-					said = c.Status == corev1.ConditionFalse && c.Reason == networkpolicy.Reason && c.Message == kinds.NetworkPolicyWarning
+					said = c.Status == corev1.ConditionFalse && c.Reason == networkpolicy.Reason && c.Message == admission.NetworkPolicyWarning
 				}
 			}
 			if said != want {
