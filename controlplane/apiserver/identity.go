@@ -12,6 +12,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
+	"k8s.io/apiserver/pkg/authentication/request/union"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 
@@ -25,8 +26,13 @@ const memberKey = "skep.io/membership"
 // stranger is who shows no certificate that counts.
 var stranger user.Info = &user.DefaultInfo{}
 
-// byCertificate takes for who asks whom the client certificate names. TLS has verified it against the authority already if there
-// is one.
+// authenticators are the ways to show who one is, beside those that are handed in. The first that knows the client answers.
+func authenticators(others []authenticator.Request) authenticator.Request {
+	return union.New(append([]authenticator.Request{authenticator.RequestFunc(byCertificate)}, others...)...)
+}
+
+// byCertificate takes for who asks whom the client certificate names. TLS has verified it against the authority already, once for each
+// connection, which upstream's x509 authenticator would do again for each request.
 func byCertificate(r *http.Request) (*authenticator.Response, bool, error) {
 	if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 {
 		return nil, false, nil

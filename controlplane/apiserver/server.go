@@ -41,6 +41,9 @@ type Config struct {
 	PKI      *pki.PKI
 	// Version is Skep's own version, shown by /version behind Kubernetes' one.
 	Version string
+	// Authenticators are other ways to show who one is than a client certificate, in the order in which they are asked: upstream's
+	// bearertoken.New around a token authenticator, for example. Who shows something that none knows is refused.
+	Authenticators []authenticator.Request
 	// Seats bounds the requests worked on at once; 0 means the default of 600.
 	Seats int
 	// MaxConnections bounds the connections that are open; 0 means as many as the process's files allow, at most 10,000.
@@ -70,7 +73,7 @@ type Server struct {
 	members  *membership.Members
 	stats    *statistics
 	health   *http.ServeMux
-	// authenticator says who asks, authorizer whether they may. Another way to show who one is, is one more of a union.
+	// authenticator says who asks, by the first way that knows them; authorizer whether they may.
 	authenticator authenticator.Request
 	authorizer    authorizer.Authorizer
 	etcd          EtcdMaintenance
@@ -109,7 +112,7 @@ func New(config Config) (*Server, error) {
 	})
 	context.AfterFunc(s.stopping, unfollow)
 	s.members = membership.New(config.Registry.Store())
-	s.authenticator = authenticator.RequestFunc(byCertificate)
+	s.authenticator = authenticators(config.Authenticators)
 	s.authorizer = authorizer.AuthorizerFunc((&rules{registry: config.Registry}).authorize)
 	s.agents = newAgents(config.Registry, config.PKI)
 	s.stats = newStatistics(config.Registry, s.agents)
