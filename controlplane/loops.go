@@ -5,13 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"sync"
 	"time"
 
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/utils/clock"
 
+	"github.com/skep-io/skep/backoff"
 	"github.com/skep-io/skep/controlplane/controller"
 	"github.com/skep-io/skep/controlplane/controller/conflict"
 	"github.com/skep-io/skep/controlplane/controller/deployment"
@@ -32,11 +32,11 @@ import (
 	"github.com/skep-io/skep/controlplane/scheduler"
 )
 
-// catchUpRetry is how long to wait after the store did not answer a new leader.
-const catchUpRetry = 200 * time.Millisecond
-
-// unreadableRetry is how long a new leader waits for objects that cannot be decoded to be mended.
-const unreadableRetry = time.Second
+// How long a new leader waits before it asks again for what it has to know: at first, and at most.
+const (
+	catchUpRetry    = 200 * time.Millisecond
+	catchUpRetryMax = 2 * time.Second
+)
 
 // lead runs the scheduler and the controllers until ctx ends. It returns an
 // error if one of them ends before that: its work would not be done, and not be
@@ -110,25 +110,15 @@ var errLoopReturned = errors.New("it returned without an error")
 // nothing that loops decide by is stored and cannot be seen: a loop that begins
 // on less would do work again, or undo it.
 func catchUp(ctx context.Context, registry *resource.Registry) bool {
-	last := ""
-	for ctx.Err() == nil {
-		wait, err := catchUpRetry, caughtUp(ctx, registry)
-		if err == nil {
-			if err = complete(registry); err == nil {
-				return true
-			}
-			wait = unreadableRetry
+	return backoff.Retry{
+		First: catchUpRetry, Last: catchUpRetryMax,
+		Failing: "New leader waits for its caches", Working: "New leader has its caches",
+	}.Do(ctx, func(ctx context.Context) error {
+		if err := caughtUp(ctx, registry); err != nil {
+			return err
 		}
-		if message := err.Error(); message != last {
-			slog.Warn("new leader waits for its caches", "err", err)
-			last = message
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(wait):
-		}
-	}
-	return false
+		return complete(registry)
+	}) == nil
 }
 
 // complete is an error while the caches lack an object that is stored.

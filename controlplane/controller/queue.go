@@ -14,6 +14,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/utils/clock"
+
+	"github.com/skep-io/skep/backoff"
 )
 
 // Back-off of a key whose work failed.
@@ -46,11 +48,17 @@ func NewQueue[K comparable](name string) *Queue[K] {
 
 // NewQueueOn makes a queue whose delays go by a clock.
 func NewQueueOn[K comparable](name string, clock clock.WithTicker) *Queue[K] {
-	limiter := workqueue.NewTypedItemExponentialFailureRateLimiter[K](minBackoff, maxBackoff)
-	return &Queue[K]{name: name, q: workqueue.NewTypedRateLimitingQueueWithConfig(limiter, workqueue.TypedRateLimitingQueueConfig[K]{
+	return &Queue[K]{name: name, q: workqueue.NewTypedRateLimitingQueueWithConfig(limiter[K]{backoff.NewKeyed[K](minBackoff, maxBackoff)}, workqueue.TypedRateLimitingQueueConfig[K]{
 		Name: name, MetricsProvider: queueMetrics{}, Clock: clock,
 	})}
 }
+
+// limiter has keys come back after their back-off, with jitter: thousands that failed for one cause do not come back at once.
+type limiter[K comparable] struct{ *backoff.Keyed[K] }
+
+func (l limiter[K]) When(key K) time.Duration { return l.Next(key) }
+func (l limiter[K]) Forget(key K)             { l.Reset(key) }
+func (l limiter[K]) NumRequeues(key K) int    { return l.Failures(key) }
 
 // Add asks for work on a key at once.
 func (q *Queue[K]) Add(key K) { q.q.Add(key) }

@@ -8,6 +8,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
+
+	"github.com/skep-io/skep/backoff"
 )
 
 // Back-off of a pod whose binding failed, and of a pod that fits nowhere and
@@ -20,14 +22,13 @@ const (
 
 // waiting is a pod that is to be scheduled.
 type waiting struct {
-	request  *request
-	seq      int64 // order of arrival
-	attempts int
-	index    int       // in the heap; -1: parked, or being worked on
-	parked   bool      // out of the heap until something changes
-	backoff  bool      // parked because binding failed: only time, or a change of the pod, helps
-	retry    time.Time // when a parked pod comes again without a reason
-	changed  bool      // its spec changed while it was worked on
+	request *request
+	seq     int64     // order of arrival
+	index   int       // in the heap; -1: parked, or being worked on
+	parked  bool      // out of the heap until something changes
+	backoff bool      // parked because binding failed: only time, or a change of the pod, helps
+	retry   time.Time // when a parked pod comes again without a reason
+	changed bool      // its spec changed while it was worked on
 }
 
 // queue holds the pods to schedule: those whose turn comes, the most important
@@ -40,6 +41,8 @@ type queue struct {
 	parked map[types.NamespacedName]*waiting
 	seq    int64
 	ready  chan struct{} // holds a token if active may be non-empty
+	// failures are the back-offs of pods whose binding failed.
+	failures *backoff.Keyed[types.NamespacedName]
 }
 
 func newQueue(clock clock.Clock) *queue {
@@ -48,6 +51,8 @@ func newQueue(clock clock.Clock) *queue {
 		pods:   map[types.NamespacedName]*waiting{},
 		parked: map[types.NamespacedName]*waiting{},
 		ready:  make(chan struct{}, 1),
+
+		failures: backoff.NewKeyed[types.NamespacedName](minBackoff, maxBackoff),
 	}
 }
 
@@ -91,6 +96,7 @@ func (q *queue) remove(pod *corev1.Pod) {
 func (q *queue) drop(key types.NamespacedName, w *waiting) {
 	delete(q.pods, key)
 	delete(q.parked, key)
+	q.failures.Reset(key)
 	if w.index >= 0 {
 		heap.Remove(&q.active, w.index)
 	}
@@ -124,7 +130,6 @@ func (q *queue) pop() *waiting {
 	}
 	w := heap.Pop(&q.active).(*waiting)
 	q.count()
-	w.attempts++
 	w.changed = false
 	return w
 }
@@ -134,11 +139,7 @@ func (q *queue) park(w *waiting) { q.putBack(w, maxParked, false) }
 
 // fail puts a pod back whose binding failed, with a back-off.
 func (q *queue) fail(w *waiting) {
-	backoff := maxBackoff
-	if w.attempts < 5 {
-		backoff = min(minBackoff<<(w.attempts-1), maxBackoff)
-	}
-	q.putBack(w, backoff, true)
+	q.putBack(w, q.failures.Next(keyOf(w.request.pod)), true)
 }
 
 func (q *queue) putBack(w *waiting, after time.Duration, backoff bool) {

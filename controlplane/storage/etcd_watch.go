@@ -10,10 +10,15 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/metadata"
+
+	"github.com/skep-io/skep/backoff"
 )
 
-// watchRetry is how long a watch waits before it is made again after an error.
-const watchRetry = 200 * time.Millisecond
+// How long a watch waits before it is made again after an error: at first, and at most.
+const (
+	watchRetry    = 200 * time.Millisecond
+	watchRetryMax = 2 * time.Second
+)
 
 // Watch implements Interface.
 func (e *Etcd) Watch(ctx context.Context, prefix string, after int64) <-chan WatchResponse {
@@ -21,9 +26,10 @@ func (e *Etcd) Watch(ctx context.Context, prefix string, after int64) <-chan Wat
 	go func() {
 		defer close(out)
 		w := watch{client: e.client, prefix: prefix, revision: after, out: out}
+		wait := backoff.New(watchRetry, watchRetryMax)
 		broken := int64(-1) // revision at which it broke last
 		for ctx.Err() == nil {
-			err := w.run(ctx)
+			err := w.run(ctx, wait.Reset)
 			if ctx.Err() == nil && w.revision != broken && !errors.Is(err, ErrCompacted) {
 				slog.Warn("watch of etcd broke; making it again until etcd answers", "prefix", prefix, "revision", w.revision, "err", err)
 				broken = w.revision
@@ -32,10 +38,7 @@ func (e *Etcd) Watch(ctx context.Context, prefix string, after int64) <-chan Wat
 				w.send(ctx, WatchResponse{Revision: w.revision, Err: fmt.Errorf("watch %s in etcd after revision %d: %w", prefix, w.revision, err)})
 				return
 			}
-			select {
-			case <-ctx.Done():
-			case <-time.After(watchRetry):
-			}
+			_ = wait.Wait(ctx) // the loop ends with ctx
 		}
 	}()
 	return out
@@ -51,17 +54,21 @@ type watch struct {
 	out      chan<- WatchResponse
 }
 
-// run forwards one etcd watch until that ends.
-func (w *watch) run(ctx context.Context) error {
+// run forwards one etcd watch until that ends, and calls answered when etcd has made it.
+func (w *watch) run(ctx context.Context, answered func()) error {
 	ctx, cancel := context.WithCancel(watchContext(ctx, w.prefix))
 	defer cancel()
-	etcdWatch := w.client.Watch(ctx, w.prefix, clientv3.WithPrefix(), clientv3.WithRev(w.revision+1), clientv3.WithProgressNotify())
+	etcdWatch := w.client.Watch(ctx, w.prefix, clientv3.WithPrefix(), clientv3.WithRev(w.revision+1), clientv3.WithProgressNotify(), clientv3.WithCreatedNotify())
 	for resp := range etcdWatch {
 		if resp.CompactRevision != 0 || errors.Is(resp.Err(), rpctypes.ErrCompacted) {
 			return ErrCompacted
 		}
 		if err := resp.Err(); err != nil {
 			return err
+		}
+		answered()
+		if resp.Created {
+			continue
 		}
 		if !w.send(ctx, w.convert(resp)) {
 			return ctx.Err()

@@ -3,10 +3,15 @@ package watchcache
 import (
 	"context"
 	"time"
+
+	"github.com/skep-io/skep/backoff"
 )
 
-// freshRetry is how long to wait after the store could not be asked its revision.
-const freshRetry = 200 * time.Millisecond
+// How long to wait after the store could not be asked its revision: at first, and at most.
+const (
+	freshRetry    = 200 * time.Millisecond
+	freshRetryMax = 2 * time.Second
+)
 
 // Follow calls h as Subscribe does, from the caller's goroutine, until ctx or
 // the cache ends. Between the initial state and what comes after it h gets a
@@ -34,15 +39,16 @@ func (c *Cache) Follow(ctx context.Context, h func(Event)) error {
 
 // waitFresh waits until the cache has what the store has now.
 func (c *Cache) waitFresh(ctx context.Context) error {
-	for {
-		revision, err := c.store.Revision(ctx)
-		if err == nil {
-			return c.WaitUntil(ctx, revision)
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(freshRetry):
-		}
+	var revision int64
+	err := backoff.Retry{
+		First: freshRetry, Last: freshRetryMax, Attrs: []any{"prefix", c.prefix},
+		Failing: "A control loop waits for the revision of etcd", Working: "A control loop has the revision of etcd",
+	}.Do(ctx, func(ctx context.Context) (err error) {
+		revision, err = c.store.Revision(ctx)
+		return err
+	})
+	if err != nil {
+		return err
 	}
+	return c.WaitUntil(ctx, revision)
 }
