@@ -12,6 +12,7 @@ import (
 	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/version"
 
 	"github.com/skep-io/skep/controlplane/resource"
 )
@@ -40,7 +41,9 @@ var aggregatedVersions = []string{"v2", "v2beta1"}
 func newCatalog(kinds []*resource.Kind) *catalog {
 	c := &catalog{resources: map[schema.GroupVersion]*metav1.APIResourceList{}}
 	for _, kind := range kinds {
-		c.add(kind.GVK.GroupVersion(), resourcesOf(kind))
+		for _, served := range kind.AllVersions() {
+			c.add(served.GVK.GroupVersion(), resourcesOf(served))
+		}
 	}
 	c.add(schema.GroupVersion{Version: "v1"}, []metav1.APIResource{
 		{Name: "bindings", SingularName: "binding", Namespaced: true, Kind: "Binding", Verbs: []string{"create"}},
@@ -52,6 +55,13 @@ func newCatalog(kinds []*resource.Kind) *catalog {
 	for i := range selfReviews {
 		r := &selfReviews[i]
 		c.add(r.group, []metav1.APIResource{{Name: r.resource(), SingularName: r.singular, Kind: r.kind, Verbs: []string{"create"}}})
+	}
+	for i := range c.groups {
+		group := &c.groups[i]
+		slices.SortFunc(group.Versions, func(a, b metav1.GroupVersionForDiscovery) int {
+			return version.CompareKubeAwareVersionStrings(b.Version, a.Version)
+		})
+		group.PreferredVersion = group.Versions[0]
 	}
 	slices.SortStableFunc(c.groups, func(a, b metav1.APIGroup) int { return strings.Compare(a.Name, b.Name) })
 	c.core, c.named = c.aggregate(true), c.aggregate(false)

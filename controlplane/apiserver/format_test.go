@@ -16,6 +16,7 @@ import (
 	clientscheme "k8s.io/client-go/kubernetes/scheme"
 	restwatch "k8s.io/client-go/rest/watch"
 
+	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/watchcache"
 )
 
@@ -39,7 +40,7 @@ func TestJoinedListsReadAsTypedOnes(t *testing.T) {
 		for _, f := range []*format{jsonFormat, protobufFormat} {
 			objects := podObjects(n)
 			listMeta := metav1.ListMeta{ResourceVersion: "99", Continue: "next", RemainingItemCount: &remaining}
-			chunks, err := f.joinList(corev1.SchemeGroupVersion.WithKind("Pod"), listMeta, objects)
+			chunks, err := f.joinList(kinds.Pods, listMeta, objects)
 			if err != nil {
 				t.Fatal(err)
 			}

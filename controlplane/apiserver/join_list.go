@@ -6,19 +6,21 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/skep-io/skep/controlplane/resource"
 	"github.com/skep-io/skep/controlplane/watchcache"
 )
 
 // joinList returns the chunks of a list document made of its items' cached bytes. Every list type of Kubernetes has its
 // metadata in field 1 and its items in field 2.
-func (f *format) joinList(kind schema.GroupVersionKind, listMeta metav1.ListMeta, objects []*watchcache.Object) ([][]byte, error) {
+func (f *format) joinList(k *resource.Kind, listMeta metav1.ListMeta, objects []*watchcache.Object) ([][]byte, error) {
 	items := make([][]byte, len(objects))
 	for i, obj := range objects {
 		var err error
-		if items[i], err = obj.Encoded(f.mediaType, f.encodeItem); err != nil {
+		if items[i], err = k.Encoded(obj, f.mediaType, f.encodeItem); err != nil {
 			return nil, err
 		}
 	}
+	kind := k.GVK
 	kind.Kind += "List"
 	if f == protobufFormat {
 		return joinProtobuf(kind, listMeta, items)

@@ -81,12 +81,8 @@ func selectable(kind *resource.Kind, selector fields.Selector) error {
 	if selector == nil || selector.Empty() {
 		return nil
 	}
-	known := fields.Set{}
-	if kind.Fields != nil {
-		known = kind.Fields(kind.New())
-	}
 	for _, requirement := range selector.Requirements() {
-		if field := requirement.Field; field != "metadata.name" && field != "metadata.namespace" && !known.Has(field) {
+		if field := requirement.Field; field != "metadata.namespace" && !kind.Selectable(field) {
 			return apierrors.NewBadRequest("field label not supported: " + field)
 		}
 	}
@@ -163,7 +159,7 @@ func (s *Server) respondList(w http.ResponseWriter, c *call, o output, list *res
 		}
 		writeObject(w, c.Request, o, http.StatusOK, typed)
 	default:
-		chunks, err := o.format.joinList(c.kind.GVK, listMeta, list.Objects)
+		chunks, err := o.format.joinList(c.kind, listMeta, list.Objects)
 		if err != nil {
 			return err
 		}
@@ -177,7 +173,11 @@ func typedList(kind *resource.Kind, objects []*watchcache.Object, listMeta metav
 	list := kind.NewList()
 	items := make([]runtime.Object, len(objects))
 	for i, obj := range objects {
-		items[i] = obj.Value()
+		item, err := kind.In(obj.Value())
+		if err != nil {
+			return nil, err
+		}
+		items[i] = item
 	}
 	if err := meta.SetList(list, items); err != nil {
 		return nil, err

@@ -34,7 +34,7 @@ func (s *Server) getScale(w http.ResponseWriter, c *call) error {
 	if err != nil {
 		return err
 	}
-	obj, err := s.registry.Get(c.Context(), c.kind, c.namespace, c.name, c.query.Get("resourceVersion"))
+	obj, err := s.registry.Get(c.Context(), c.kind.Stored(), c.namespace, c.name, c.query.Get("resourceVersion"))
 	if err != nil {
 		return err
 	}
@@ -82,7 +82,7 @@ func (s *Server) changeScale(w http.ResponseWriter, c *call, options resource.Up
 	if err != nil {
 		return err
 	}
-	changed, err := s.registry.Modify(c.Context(), c.kind, "", c.namespace, c.name, options,
+	changed, err := s.registry.Modify(c.Context(), c.kind.Stored(), "", c.namespace, c.name, options,
 		func(current resource.Object) (resource.Object, error) {
 			scale, err := change(scaleOf(c.kind, current))
 			if err != nil {

@@ -154,7 +154,7 @@ func (e *eventStream) flush() error {
 
 func (e *eventStream) append(event *watchcache.Event) error {
 	if event.Type != watch.Bookmark && e.output.shape == shapePlain {
-		data, err := event.Object.Encoded(e.output.format.mediaType, e.output.format.encodeItem)
+		data, err := e.call.kind.Encoded(event.Object, e.output.format.mediaType, e.output.format.encodeItem)
 		if err != nil {
 			return err
 		}

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -30,6 +31,18 @@ var Events = &resource.Kind{
 		return validation.ValidateEventUpdate(event, old, coreV1)
 	}),
 	Fields: eventFields,
+	// The same objects by another name, validated strictly when they come by it.
+	Versions: []resource.Version{{
+		GVK:     eventsv1.SchemeGroupVersion.WithKind("Event"),
+		New:     func() resource.Object { return &eventsv1.Event{} },
+		NewList: func() runtime.Object { return &eventsv1.EventList{} },
+		ValidateCreate: validateCreate(func(event *core.Event) field.ErrorList {
+			return validation.ValidateEventCreate(event, eventsv1.SchemeGroupVersion)
+		}),
+		ValidateUpdate: validateUpdate(func(event, old *core.Event) field.ErrorList {
+			return validation.ValidateEventUpdate(event, old, eventsv1.SchemeGroupVersion)
+		}),
+	}},
 }
 
 func eventFields(obj resource.Object) fields.Set {

@@ -68,7 +68,11 @@ type Documents struct {
 }
 
 // New describes kinds.
-func New(kinds []*resource.Kind) *Documents {
+func New(served []*resource.Kind) *Documents {
+	var kinds []*resource.Kind
+	for _, k := range served {
+		kinds = append(kinds, k.AllVersions()...)
+	}
 	d := &Documents{v3: map[schema.GroupVersion]*versionDocuments{}}
 	d.v2 = &document{build: func() ([]byte, error) { return json.Marshal(swagger(kinds, newDefinitions())) }}
 	d.v2Proto = &document{build: func() ([]byte, error) {

@@ -23,10 +23,19 @@ import (
 	"k8s.io/kubectl/pkg/validation"
 
 	"github.com/skep-io/skep/controlplane/kinds"
+	"github.com/skep-io/skep/controlplane/resource"
 )
 
 // documents are those of all kinds.
 var documents = New(kinds.All())
+
+func allVersions() []*resource.Kind {
+	var all []*resource.Kind
+	for _, k := range kinds.All() {
+		all = append(all, k.AllVersions()...)
+	}
+	return all
+}
 
 // serve answers as the API server does, on loopback.
 func serve(t *testing.T) *rest.Config {
@@ -75,7 +84,7 @@ func serve(t *testing.T) *rest.Config {
 // TestExplain runs kubectl's explain on every kind.
 func TestExplain(t *testing.T) {
 	client := discovery.NewDiscoveryClientForConfigOrDie(serve(t)).OpenAPIV3()
-	for _, kind := range kinds.All() {
+	for _, kind := range allVersions() {
 		var out bytes.Buffer
 		if err := explain.PrintModelDescription(nil, &out, client, kind.GroupVersionResource(), false, 0, "plaintext"); err != nil {
 			t.Errorf("explain %s: %v", kind.Resource, err)
@@ -113,7 +122,7 @@ func TestQueryParameters(t *testing.T) {
 	for _, param := range []cliresource.VerifiableQueryParam{cliresource.QueryParamFieldValidation, "dryRun"} {
 		verifier := cliresource.NewQueryParamVerifierV3(dynamic.NewForConfigOrDie(config), client.OpenAPIV3(), param)
 		old := cliresource.NewQueryParamVerifier(dynamic.NewForConfigOrDie(config), openapiclient.NewOpenAPIGetter(client), param)
-		for _, kind := range kinds.All() {
+		for _, kind := range allVersions() {
 			if err := verifier.HasSupport(kind.GVK); err != nil {
 				t.Errorf("v3: %s: %v", kind.GVK, err)
 			}
@@ -170,7 +179,7 @@ func TestApplyMergesByKey(t *testing.T) {
 	if string(patch) != want {
 		t.Errorf("patch is\n  %s\nwant\n  %s", patch, want)
 	}
-	for _, kind := range kinds.All() {
+	for _, kind := range allVersions() {
 		gvSpec, err := root.GVSpec(kind.GVK.GroupVersion())
 		if err != nil {
 			t.Fatal(err)
@@ -233,7 +242,7 @@ func TestReferencesResolve(t *testing.T) {
 // TestOperationsFollowVerbs ties the document to the table of kinds.
 func TestOperationsFollowVerbs(t *testing.T) {
 	actions := map[string][]string{}
-	s := swagger(kinds.All(), newDefinitions())
+	s := swagger(allVersions(), newDefinitions())
 	ids := map[string]string{}
 	for path, item := range s.Paths.Paths {
 		for _, op := range []struct {
@@ -276,7 +285,7 @@ func TestOperationsFollowVerbs(t *testing.T) {
 
 // TestDefinitionsMatchKubernetes holds single facts that tools rely on.
 func TestDefinitionsMatchKubernetes(t *testing.T) {
-	doc := openAPIv3(kinds.All())
+	doc := openAPIv3(allVersions())
 	port := doc.Components.Schemas["io.k8s.apimachinery.pkg.util.intstr.IntOrString"]
 	if port == nil || len(port.OneOf) != 2 || port.Format != "int-or-string" {
 		t.Errorf("IntOrString is %+v", port)

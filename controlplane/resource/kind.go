@@ -38,6 +38,13 @@ type Kind struct {
 
 	New     func() Object
 	NewList func() runtime.Object
+	// Versions are further groups and versions of the same objects.
+	Versions []Version
+
+	// base is the kind of which this one is the stored version of a further one, or a further version itself; nil: itself.
+	base *Kind
+	// stored is set for a further version: the kind in the stored version, with what is different for this one.
+	stored *Kind
 	// Path is where objects are stored, below storage.Root; empty: the resource's name, as nearly all of Kubernetes' own have it.
 	Path string
 	// Codec is the form in which objects are stored; nil: that of the scheme.
@@ -117,10 +124,14 @@ func (k *Kind) path() string { return cmp.Or(k.Path, k.Resource) }
 
 // codec is the form in which objects are stored.
 func (k *Kind) codec() storage.Codec {
-	if k.Codec != nil {
-		return k.Codec
+	codec := k.Codec
+	if codec == nil {
+		codec = scheme.Codec
 	}
-	return scheme.Codec
+	if len(k.Versions) > 0 {
+		return convertingCodec{codec, k}
+	}
+	return codec
 }
 
 // Encode is the stored form of an object.

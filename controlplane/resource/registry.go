@@ -103,7 +103,7 @@ func (r *Registry) WaitForSync(ctx context.Context) error {
 
 // allocate has the kind's allocator, if it has one, add to tx.
 func (r *Registry) allocate(ctx context.Context, k *Kind, tx *Tx, part string, obj, old Object) error {
-	if allocator := r.config.Allocators[k]; allocator != nil {
+	if allocator := r.config.Allocators[k.Stored()]; allocator != nil {
 		return allocator(ctx, r, tx, part, obj, old)
 	}
 	return nil

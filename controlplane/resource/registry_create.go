@@ -24,6 +24,9 @@ const (
 
 // Create makes an object, which is taken over and returned as it was stored.
 func (r *Registry) Create(ctx context.Context, k *Kind, obj Object, o CreateOptions) (Object, error) {
+	if k.stored != nil {
+		return r.createIn(ctx, k, obj, o)
+	}
 	if v := obj.GetResourceVersion(); v != "" && v != "0" {
 		return nil, versionOnCreate()
 	}
@@ -83,7 +86,7 @@ func (r *Registry) insert(ctx context.Context, k *Kind, obj Object, asked string
 	for range maxAttempts {
 		var tx Tx
 		stored := obj
-		if r.config.Allocators[k] != nil {
+		if r.config.Allocators[k.Stored()] != nil {
 			// An attempt that fails must not leave its allocation in the object.
 			stored = obj.DeepCopyObject().(Object)
 			if err := r.allocate(ctx, k, &tx, "", stored, nil); err != nil {

@@ -25,6 +25,9 @@ import (
 // a finalizer asks for that. It returns the last state, and whether it is gone;
 // there is no state of one that was deleted because it cannot be read.
 func (r *Registry) Delete(ctx context.Context, k *Kind, ns, name string, o *metav1.DeleteOptions) (Object, bool, error) {
+	if k.stored != nil {
+		return r.deleteIn(ctx, k, ns, name, o)
+	}
 	if o == nil {
 		o = &metav1.DeleteOptions{}
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -46,7 +47,9 @@ func newKindSet(store storage.Interface, kinds []*Kind) *kindSet {
 
 func (s *served) add(k *Kind, store storage.Interface) {
 	s.kinds = append(s.kinds, k)
-	s.byName[k.GroupVersionResource()] = k
+	for _, version := range k.AllVersions() {
+		s.byName[version.GroupVersionResource()] = version
+	}
 	s.caches[k] = watchcache.New(watchcache.Config{Store: store, Prefix: k.Prefix(), Codec: k.codec(), Indexes: k.Indexes})
 }
 
@@ -94,8 +97,13 @@ func (r *Registry) Serve(k *Kind) error {
 	defer s.mu.Unlock()
 	next := s.now.Load().clone()
 	for _, other := range next.kinds {
-		if other.GroupVersionResource() == k.GroupVersionResource() || other.Prefix() == k.Prefix() {
-			return fmt.Errorf("serve %s: %s has the same name, or its objects are stored in the same place", k.GroupVersionResource(), other.GroupVersionResource())
+		if strings.HasPrefix(other.Prefix(), k.Prefix()) || strings.HasPrefix(k.Prefix(), other.Prefix()) {
+			return fmt.Errorf("serve %s: objects of %s are stored in the same place, below %s", k.GroupVersionResource(), other.GroupVersionResource(), other.Prefix())
+		}
+	}
+	for _, version := range k.AllVersions() {
+		if next.byName[version.GroupVersionResource()] != nil {
+			return fmt.Errorf("serve %s: the name is taken", version.GroupVersionResource())
 		}
 	}
 	next.add(k, s.store)
@@ -115,7 +123,9 @@ func (r *Registry) Withdraw(k *Kind) {
 		return
 	}
 	next.kinds = slices.DeleteFunc(next.kinds, func(other *Kind) bool { return other == k })
-	delete(next.byName, k.GroupVersionResource())
+	for _, version := range k.AllVersions() {
+		delete(next.byName, version.GroupVersionResource())
+	}
 	delete(next.caches, k)
 	s.change(next)
 	if stop := s.stops[k]; stop != nil {
@@ -144,7 +154,7 @@ func (r *Registry) Follow(f func([]*Kind)) (stop func()) {
 func (r *Registry) Kinds() []*Kind { return r.set.now.Load().kinds }
 
 // Serves says whether a kind is served now.
-func (r *Registry) Serves(k *Kind) bool { return r.set.now.Load().caches[k] != nil }
+func (r *Registry) Serves(k *Kind) bool { return r.set.now.Load().caches[k.Stored()] != nil }
 
 // Kind finds a kind by the name that request paths have.
 func (r *Registry) Kind(gvr schema.GroupVersionResource) (*Kind, bool) {
@@ -161,7 +171,7 @@ var withdrawn = func() *watchcache.Cache {
 
 // Cache is the cache of a kind, a closed one if the kind is not served.
 func (r *Registry) Cache(k *Kind) *watchcache.Cache {
-	if c := r.set.now.Load().caches[k]; c != nil {
+	if c := r.set.now.Load().caches[k.Stored()]; c != nil {
 		return c
 	}
 	return withdrawn

@@ -21,6 +21,9 @@ const freshWait = 3 * time.Second
 // Get reads one object. It is as fresh as minRevision says: "" is linearizable,
 // "0" takes what the cache has, and a revision waits until the cache has it.
 func (r *Registry) Get(ctx context.Context, k *Kind, ns, name string, minRevision string) (Object, error) {
+	if k.stored != nil {
+		return k.converted(r.Get(ctx, k.stored, ns, name, minRevision))
+	}
 	key := k.Key(ns, name)
 	if minRevision == "" {
 		o, err := r.Fresh(ctx, k, key, name)

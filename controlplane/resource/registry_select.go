@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/selection"
 
+	"github.com/skep-io/skep/controlplane/scheme"
 	"github.com/skep-io/skep/controlplane/watchcache"
 )
 
@@ -29,6 +30,13 @@ type selector struct {
 
 // selectorFor checks the field selector's names and compiles both selectors.
 func (k *Kind) selectorFor(ns string, byLabel labels.Selector, byField fields.Selector) (*selector, error) {
+	byField, err := k.storedFields(byField)
+	if err != nil {
+		return nil, err
+	}
+	if k.stored != nil {
+		k = k.stored
+	}
 	s := &selector{namespace: ns}
 	if !k.Namespaced {
 		s.namespace = ""
@@ -52,7 +60,7 @@ func (k *Kind) selectorFor(ns string, byLabel labels.Selector, byField fields.Se
 func (k *Kind) addFields(s *selector, requirements fields.Requirements) error {
 	var rest fields.Requirements
 	for _, req := range requirements {
-		if !k.selectable(req.Field) {
+		if !k.Selectable(req.Field) {
 			return k.unknownField(req.Field)
 		}
 		equal := req.Operator == selection.Equals || req.Operator == selection.DoubleEquals
@@ -96,7 +104,12 @@ func (k *Kind) matches(requirements fields.Requirements, obj Object) bool {
 	return true
 }
 
-func (k *Kind) selectable(name string) bool {
+// Selectable says whether objects can be selected by a field.
+func (k *Kind) Selectable(name string) bool {
+	if k.stored != nil {
+		_, _, err := scheme.Scheme.ConvertFieldLabel(k.GVK, name, "")
+		return err == nil
+	}
 	if name == fieldName || name == fieldNamespace && k.Namespaced {
 		return true
 	}

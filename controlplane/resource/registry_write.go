@@ -26,7 +26,7 @@ const maxAttempts = 32
 func (r *Registry) Update(ctx context.Context, k *Kind, sub string, obj Object, o UpdateOptions) (Object, error) {
 	ns, name := obj.GetNamespace(), obj.GetName()
 	// Each attempt fills the object in, so that one that may take several is given a copy.
-	retried := obj.GetResourceVersion() == "" || r.config.Allocators[k] != nil
+	retried := obj.GetResourceVersion() == "" || r.config.Allocators[k.Stored()] != nil
 	return r.Modify(ctx, k, sub, ns, name, o, func(Object) (Object, error) {
 		if retried {
 			return obj.DeepCopyObject().(Object), nil
@@ -49,6 +49,9 @@ func (r *Registry) Modify(ctx context.Context, k *Kind, sub, ns, name string, o 
 // change adds to tx is guarded and written with the object, or not at all. A
 // guard that does not hold has change called again, with a new tx.
 func (r *Registry) ModifyWith(ctx context.Context, k *Kind, sub, ns, name string, o UpdateOptions, change func(current Object, tx *Tx) (Object, error)) (Object, error) {
+	if k.stored != nil {
+		return r.modifyIn(ctx, k, sub, ns, name, o, change)
+	}
 	rules, ok := k.updateRules(sub)
 	if !ok {
 		return nil, k.notFound(name)

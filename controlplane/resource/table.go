@@ -8,8 +8,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/kubernetes/pkg/printers"
 	printersinternal "k8s.io/kubernetes/pkg/printers/internalversion"
-
-	"github.com/skep-io/skep/controlplane/scheme"
 )
 
 // tables prints objects with Kubernetes' own columns.
@@ -49,14 +47,9 @@ func (k *Kind) Table(objs []Object, opts metav1.TableOptions) (*metav1.Table, er
 }
 
 func (k *Kind) rows(obj Object) (*metav1.Table, error) {
-	gvk := k.GVK
-	gvk.Version = runtime.APIVersionInternal
-	in, err := scheme.Scheme.New(gvk)
-	if err == nil {
-		err = scheme.Scheme.Convert(obj, in, nil)
-	}
+	in, err := k.internal(obj)
 	if err != nil {
-		return nil, fmt.Errorf("print %s %q: %w", k.GVK.Kind, obj.GetName(), err)
+		return nil, fmt.Errorf("print: %w", err)
 	}
 	printed, err := tables.GenerateTable(in, printers.GenerateOptions{Wide: true})
 	if err != nil {
@@ -75,6 +68,10 @@ func include(row *metav1.TableRow, obj Object, k *Kind, policy metav1.IncludeObj
 		partial.SetGroupVersionKind(metav1.SchemeGroupVersion.WithKind("PartialObjectMetadata"))
 		row.Object = runtime.RawExtension{Object: partial}
 	case metav1.IncludeObject:
+		obj, err := k.In(obj)
+		if err != nil {
+			return err
+		}
 		if obj.GetObjectKind().GroupVersionKind().Empty() {
 			obj = obj.DeepCopyObject().(Object) // objects from caches are shared
 			obj.GetObjectKind().SetGroupVersionKind(k.GVK)

@@ -24,6 +24,8 @@ import (
 	corev1 "k8s.io/kubernetes/pkg/apis/core/v1"
 	"k8s.io/kubernetes/pkg/apis/discovery"
 	discoveryv1 "k8s.io/kubernetes/pkg/apis/discovery/v1"
+	"k8s.io/kubernetes/pkg/apis/events"
+	eventsv1 "k8s.io/kubernetes/pkg/apis/events/v1"
 	"k8s.io/kubernetes/pkg/apis/networking"
 	networkingv1 "k8s.io/kubernetes/pkg/apis/networking/v1"
 	"k8s.io/kubernetes/pkg/apis/scheduling"
@@ -47,6 +49,7 @@ func newScheme() *runtime.Scheme {
 		apps.AddToScheme, appsv1.AddToScheme,
 		coordination.AddToScheme, coordinationv1.AddToScheme,
 		discovery.AddToScheme, discoveryv1.AddToScheme,
+		events.AddToScheme, eventsv1.AddToScheme,
 		networking.AddToScheme, networkingv1.AddToScheme,
 		scheduling.AddToScheme, schedulingv1.AddToScheme,
 		autoscaling.AddToScheme, autoscalingv1.AddToScheme,

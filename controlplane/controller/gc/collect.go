@@ -109,7 +109,7 @@ func (c *Controller) kindOf(apiVersion, kind string) (*resource.Kind, bool) {
 	}
 	for _, k := range c.registry.Kinds() {
 		// An owner may be named in another version of its group.
-		if k.GVK.Group == gv.Group && k.GVK.Kind == kind {
+		if k.Has(schema.GroupKind{Group: gv.Group, Kind: kind}) {
 			return k, true
 		}
 	}
