@@ -21,6 +21,7 @@ import (
 	"github.com/skep-io/skep/controlplane/controller/namespace"
 	"github.com/skep-io/skep/controlplane/controller/networkpolicy"
 	"github.com/skep-io/skep/controlplane/controller/node"
+	"github.com/skep-io/skep/controlplane/controller/podgc"
 	"github.com/skep-io/skep/controlplane/controller/replication"
 	"github.com/skep-io/skep/controlplane/controller/serviceaccount"
 	"github.com/skep-io/skep/controlplane/controller/servicecidr"
@@ -68,6 +69,7 @@ func lead(ctx context.Context, s *settings, registry *resource.Registry, authori
 		"node":           node.New(registry, recorder(node.Component), realClock, s.NodeMonitorGrace),
 		"namespace":      namespace.New(registry),
 		"gc":             gc.New(registry),
+		"podgc":          podgc.New(registry, podgc.DefaultThreshold),
 		"conflicts":      conflict.New(registry, s.cluster(), recorder(conflict.Component)),
 		"networkpolicy":  networkpolicy.New(registry, recorder(networkpolicy.Component)),
 		"servicecidr":    servicecidr.New(registry, s.services, recorder(servicecidr.Component), recorder(servicecidr.RepairComponent)),
