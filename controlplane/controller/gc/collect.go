@@ -5,7 +5,6 @@ import (
 	"errors"
 	"slices"
 
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -13,7 +12,6 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/skep-io/skep/controlplane/controller"
-	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
@@ -241,31 +239,4 @@ func (c *Controller) removeFinalizer(ctx context.Context, it item, finalizer str
 	return c.modify(ctx, it, func(obj resource.Object) {
 		obj.SetFinalizers(slices.DeleteFunc(obj.GetFinalizers(), func(f string) bool { return f == finalizer }))
 	})
-}
-
-func nodeKey(name string) string {
-	return kinds.Nodes.Key("", name)
-}
-
-// syncPod removes a pod whose node does not exist. Nobody is left to stop it or to confirm that it stopped.
-func (c *Controller) syncPod(ctx context.Context, key controller.Key) error {
-	pod, err := resource.Get[*corev1.Pod](ctx, c.registry, kinds.Pods, key.Namespace, key.Name)
-	if apierrors.IsNotFound(err) || err == nil && pod.Spec.NodeName == "" {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	_, err = c.registry.Get(ctx, kinds.Nodes, "", pod.Spec.NodeName, "")
-	if !apierrors.IsNotFound(err) {
-		return err
-	}
-	_, _, err = c.registry.Delete(ctx, kinds.Pods, key.Namespace, key.Name, &metav1.DeleteOptions{
-		GracePeriodSeconds: ptr.To[int64](0),
-		Preconditions:      &metav1.Preconditions{UID: &pod.UID},
-	})
-	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
-		return nil
-	}
-	return err
 }

@@ -1,29 +1,21 @@
-// Package gc deletes what belongs to owners that are gone, lets the orphans of
-// an orphaning deletion go, finishes foreground deletions, and removes pods that
-// are bound to nodes which no longer exist. It owns the finalizers "orphan" and
-// "foregroundDeletion". It never deletes an object whose owner it cannot prove
-// to be absent: absence is asked of the store, not of a cache.
+// Package gc deletes what belongs to owners that do not exist any more, releases
+// the dependents of an orphaning deletion, and finishes foreground deletions. It
+// owns the finalizers "orphan" and "foregroundDeletion". It never deletes an object
+// whose owner it cannot prove to be absent: absence is asked of the store, not of a
+// cache.
 package gc
 
 import (
 	"context"
 	"sync"
-	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/skep-io/skep/controlplane/controller"
-	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
-const (
-	workers = 8
-	// quarantine is how long pods of a node that was deleted are left: a node may
-	// be made again under its name.
-	quarantine = 5 * time.Second
-)
+const workers = 8
 
 // item names one object of any kind.
 type item struct {
@@ -36,10 +28,9 @@ type item struct {
 type Controller struct {
 	registry *resource.Registry
 	// dependents have owners to be looked at; owners are being deleted and wait for
-	// their dependents; pods may be bound to a node that is gone.
+	// their dependents.
 	dependents *controller.Queue[item]
 	owners     *controller.Queue[item]
-	pods       *controller.Queue[controller.Key]
 
 	mu    sync.Mutex
 	owned map[types.UID]map[item]struct{} // by the owner's UID
@@ -51,7 +42,6 @@ func New(registry *resource.Registry) *Controller {
 		registry:   registry,
 		dependents: controller.NewQueue[item]("garbage collection"),
 		owners:     controller.NewQueue[item]("dependents' deletion"),
-		pods:       controller.NewQueue[controller.Key]("pods without node"),
 		owned:      map[types.UID]map[item]struct{}{},
 	}
 }
@@ -65,11 +55,8 @@ func (c *Controller) Run(ctx context.Context) error {
 			controller.Observe(ctx, &wg, c.registry, k, func(old, cur resource.Object, _ int64) { c.changed(k, old, cur) })
 		}
 	})
-	controller.Observe(ctx, &wg, c.registry, kinds.Pods, c.podChanged)
-	controller.Observe(ctx, &wg, c.registry, kinds.Nodes, c.nodeChanged)
 	wg.Go(func() { c.dependents.Run(ctx, workers, c.syncDependent) })
 	wg.Go(func() { c.owners.Run(ctx, workers, c.syncOwner) })
-	wg.Go(func() { c.pods.Run(ctx, workers, c.syncPod) })
 	wg.Wait()
 	return ctx.Err()
 }
@@ -157,23 +144,5 @@ func (c *Controller) addOwners(obj resource.Object) {
 			}
 			c.owners.Add(item{kind: k, key: key, uid: ref.UID})
 		}
-	}
-}
-
-func (c *Controller) podChanged(_, cur *corev1.Pod, _ int64) {
-	if cur == nil || cur.Spec.NodeName == "" {
-		return
-	}
-	if _, known := c.registry.Cache(kinds.Nodes).Get(nodeKey(cur.Spec.NodeName)); !known {
-		c.pods.AddAfter(controller.KeyOf(cur), quarantine)
-	}
-}
-
-func (c *Controller) nodeChanged(old, cur *corev1.Node, _ int64) {
-	if cur != nil {
-		return
-	}
-	for _, pod := range resource.ByIndex[*corev1.Pod](c.registry, kinds.Pods, kinds.PodsByNode, old.Name) {
-		c.pods.AddAfter(controller.KeyOf(pod), quarantine)
 	}
 }

@@ -6,9 +6,7 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/utils/ptr"
 
 	"github.com/skep-io/skep/controlplane/controller/gc"
 	"github.com/skep-io/skep/controlplane/controlplanetest"
@@ -95,30 +93,4 @@ func TestDanglingAndUnknownOwners(t *testing.T) {
 		}
 		return ""
 	})
-}
-
-func TestPodsOfDeletedNode(t *testing.T) {
-	r := controlplanetest.Start(t)
-	controlplanetest.Go(t, func(ctx context.Context) { _ = gc.New(r).Run(ctx) })
-	controlplanetest.Create(t, r, controlplanetest.Parse(t, `
-{apiVersion: v1, kind: Node, metadata: {name: gone}}
----
-{apiVersion: v1, kind: Node, metadata: {name: stays}}
----
-{apiVersion: v1, kind: Pod, metadata: {name: a}, spec: {nodeName: gone, containers: [{name: c, image: i}]}}
----
-{apiVersion: v1, kind: Pod, metadata: {name: b}, spec: {nodeName: stays, containers: [{name: c, image: i}]}}
-`)...)
-	if _, _, err := r.Delete(t.Context(), kinds.Nodes, "", "gone", &metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)}); err != nil {
-		t.Fatal(err)
-	}
-	controlplanetest.Await(t, r, []*resource.Kind{kinds.Pods}, func() string {
-		if _, err := resource.Get[*corev1.Pod](t.Context(), r, kinds.Pods, "default", "a"); !apierrors.IsNotFound(err) {
-			return fmt.Sprint("pod a is still there: ", err)
-		}
-		return ""
-	})
-	if p, err := resource.Get[*corev1.Pod](t.Context(), r, kinds.Pods, "default", "b"); err != nil || p.DeletionTimestamp != nil {
-		t.Errorf("pod b suffered: %v", err)
-	}
 }
