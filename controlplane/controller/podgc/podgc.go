@@ -225,6 +225,10 @@ func (c *Controller) remove(ctx context.Context, pod *corev1.Pod, why reason) er
 	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 		return nil
 	}
+	removedTotal.WithLabelValues(pod.Namespace, string(why)).Inc()
+	if err != nil {
+		errorsTotal.WithLabelValues(pod.Namespace, string(why)).Inc()
+	}
 	return err
 }
 

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
@@ -143,4 +144,26 @@ func TestTerminatedPodsAboveThreshold(t *testing.T) {
 	p.Status.Phase = corev1.PodFailed
 	controlplanetest.Create(t, r, p)
 	awaitPods(t, r, nil, "p2", "p3", "p5", "p6")
+	// The first two removals had to be counted before the third began.
+	removed, failed := counted(t, "pod_gc_collector_force_delete_pods_total"), counted(t, "pod_gc_collector_force_delete_pod_errors_total")
+	if removed < 2 || failed != 0 {
+		t.Errorf("%v removals and %v failures are counted, want 2 or 3 and none", removed, failed)
+	}
+}
+
+// counted is what a metric says of terminated pods of the namespace default.
+func counted(t *testing.T, name string) float64 {
+	t.Helper()
+	families, err := prometheus.DefaultGatherer.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, family := range families {
+		for _, m := range family.GetMetric() {
+			if labels := m.GetLabel(); family.GetName() == name && labels[0].GetValue() == "default" && labels[1].GetValue() == string(terminated) {
+				return m.GetCounter().GetValue()
+			}
+		}
+	}
+	return 0
 }
