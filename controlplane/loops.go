@@ -69,7 +69,7 @@ func lead(ctx context.Context, s *settings, registry *resource.Registry, authori
 		"node":           node.New(registry, recorder(node.Component), realClock, s.NodeMonitorGrace),
 		"namespace":      namespace.New(registry),
 		"gc":             gc.New(registry),
-		"podgc":          podgc.New(registry, podgc.DefaultThreshold),
+		"podgc":          podgc.New(registry, s.TerminatedPodGCThreshold),
 		"conflicts":      conflict.New(registry, s.cluster(), recorder(conflict.Component)),
 		"networkpolicy":  networkpolicy.New(registry, recorder(networkpolicy.Component)),
 		"servicecidr":    servicecidr.New(registry, s.services, recorder(servicecidr.Component), recorder(servicecidr.RepairComponent)),

@@ -50,6 +50,8 @@ type Options struct {
 	DNSEtcdListen string
 	// NodeMonitorGrace is how long a node may be silent.
 	NodeMonitorGrace time.Duration
+	// TerminatedPodGCThreshold is how many terminated pods stay; 0 or less: all.
+	TerminatedPodGCThreshold int
 	// Version is Skep's own.
 	Version string
 	// Serving is called once, when the API answers; it may be nil.

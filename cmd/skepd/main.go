@@ -18,6 +18,7 @@ import (
 	"github.com/skep-io/skep/cmd/privilege"
 	"github.com/skep-io/skep/controlplane"
 	"github.com/skep-io/skep/controlplane/controller/node"
+	"github.com/skep-io/skep/controlplane/controller/podgc"
 )
 
 // version is stamped by the Makefile from git.
@@ -91,6 +92,7 @@ and the token by which the first agents join (join-token).`,
 	f.StringSliceVar(&options.TLSSANs, "tls-san", nil, "Further names and addresses that clients reach the API by")
 	f.StringVar(&options.DNSEtcdListen, "dns-etcd-listen", "", "ADDR:PORT at which cluster DNS reads etcd; port 2379 at --listen's address if empty")
 	f.DurationVar(&options.NodeMonitorGrace, "node-monitor-grace", node.DefaultGrace, "How long a node may be silent before its pods are replaced")
+	f.IntVar(&options.TerminatedPodGCThreshold, "terminated-pod-gc-threshold", podgc.DefaultThreshold, "How many terminated pods stay before the oldest are deleted; 0 or less: all")
 	f.StringVar(&options.EncryptionConfig, "encryption-provider-config", "", "Kubernetes EncryptionConfiguration file that says how objects are encrypted in etcd; none are if empty")
 	f.BoolVar(&options.EncryptionReload, "encryption-provider-config-automatic-reload", false, "Read --encryption-provider-config again when it changes")
 	f.StringVar(&logLevel, "log-level", "info", "debug, info, warn or error")

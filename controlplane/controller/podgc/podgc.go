@@ -59,7 +59,7 @@ type Controller struct {
 	terminated map[types.UID]struct{}
 }
 
-// New makes the loop, which keeps threshold terminated pods; 0: all. It runs once.
+// New makes the loop, which keeps threshold terminated pods; 0 or less: all. It runs once.
 func New(registry *resource.Registry, threshold int) *Controller {
 	return &Controller{
 		registry: registry, threshold: threshold,
