@@ -16,7 +16,6 @@ import (
 	"slices"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
@@ -90,34 +89,44 @@ func serve(ctx context.Context, s *settings, store *store, authority *pki.PKI, i
 		return err
 	}
 	base, stopBase := context.WithCancel(context.WithoutCancel(ctx))
-	caches := make(chan struct{})
+	caches := make(chan error, 1)
+	cachesEnded := make(chan struct{})
 	go func() {
-		defer close(caches)
-		_ = registry.Run(base) // returns when base ends, with its error
+		defer close(cachesEnded)
+		caches <- registry.Run(base)
 	}()
 	defer func() {
 		stopBase()
-		<-caches
+		<-cachesEnded
 	}()
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return store.watch(ctx) })
-	group.Go(func() error { return authority.Run(ctx) })
-	group.Go(func() error { return maintainer.Run(ctx) })
+	p := newParts(ctx)
+	ctx = p.ctx
+	p.run("caches", func(ctx context.Context) error {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case err := <-caches:
+			return err
+		}
+	})
+	p.run("etcd", store.watch)
+	p.run("certificates", authority.Run)
+	p.run("maintenance of etcd", maintainer.Run)
 	if provider != nil {
-		group.Go(func() error { return provider.Run(ctx, registry.Reread) })
+		p.run("encryption", func(ctx context.Context) error { return provider.Run(ctx, registry.Reread) })
 	}
-	group.Go(func() error {
+	p.group.Go(func() error {
 		if err := furnish(ctx, s, registry, authority); err != nil {
 			return err
 		}
-		group.Go(func() error { return server.Run(ctx, api) })
-		group.Go(func() error {
+		p.run("API server", func(ctx context.Context) error { return server.Run(ctx, api) })
+		p.run("etcd for cluster DNS", func(ctx context.Context) error {
 			return etcd.ServeReadOnly(ctx, dns, store.reader, etcd.ReadOnlyConfig{
 				TLS: authority.ServerTLS(), ClientName: pki.DNSName, Prefixes: dnsViews,
 			})
 		})
-		group.Go(func() error { return newSystem(registry, s, authority).Run(ctx) })
-		group.Go(func() error {
+		p.run("system objects", newSystem(registry, s, authority).Run)
+		p.run("leader election", func(ctx context.Context) error {
 			return leader.Run(ctx, registry, identity, func(ctx context.Context) error { return lead(ctx, s, registry, authority) })
 		})
 		if s.Serving != nil {
@@ -125,7 +134,7 @@ func serve(ctx context.Context, s *settings, store *store, authority *pki.PKI, i
 		}
 		return nil
 	})
-	return group.Wait()
+	return p.group.Wait()
 }
 
 // furnish makes what every cluster has before anyone can ask for it.

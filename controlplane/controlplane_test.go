@@ -193,10 +193,34 @@ func wantMetrics(t *testing.T, client kubernetes.Interface) {
 		`workqueue_depth{name="endpointslices"} `, `workqueue_retries_total{name="garbage collection"} `,
 		`leader_election_master_status{name="skep-controllers"} 1`, `scheduler_pending_pods{queue="active"} 0`,
 		`scheduler_scheduling_attempt_duration_seconds_count{profile="default-scheduler",result="scheduled"} `,
-		`skep_watchcache_objects{group="",resource="nodes"} 3`, `etcd_request_duration_seconds_count{operation="commit"} `,
+		`skep_watchcache_objects{group="",resource="nodes"} 3`, `skep_watchcache_revision{group="",resource="pods"} `,
+		`skep_watchcache_window_events{group="apps",resource="deployments"} `, `skep_watchcache_window_bytes{group="",resource="nodes"} `,
+		`skep_watchcache_wait_seconds_count{prefix="/registry/pods/"} `,
+		`etcd_request_duration_seconds_count{operation="commit"} `, `etcd_request_duration_seconds_count{operation="list"} `,
+		`apiserver_admission_controller_admission_duration_seconds_count{name="NamespaceLifecycle",operation="CREATE",rejected="false",type="admit"} `,
+		`apiserver_admission_controller_admission_duration_seconds_count{name="Priority",operation="CREATE",rejected="false",type="admit"} `,
+		`skep_event_queue_depth{component="replication-controller"} 0`, `skep_events_total{component="default-scheduler",result="written"} `,
 	} {
 		if !bytes.Contains(data, []byte("\n"+line)) {
 			t.Errorf("metrics have no line %s", line)
+		}
+	}
+	for _, loop := range []string{
+		"scheduler", "replication", "replicasets", "deployments", "endpoints", "load balancers", "node", "namespace", "gc", "podgc", "conflicts",
+		"networkpolicy", "servicecidr", "serviceaccount", "tokencleaner",
+	} {
+		if line := fmt.Sprintf("\nskep_control_loop_running{loop=%q} 1\n", loop); !bytes.Contains(data, []byte(line)) {
+			t.Errorf("metrics have no line %s", line)
+		}
+	}
+	for _, queue := range []string{
+		"replicationcontrollers", "replicasets", "deployments", "scheduler", "endpointslices", "garbage collection", "podgc", "podgc_terminated",
+		"namespace", "system objects",
+	} {
+		for _, metric := range []string{"depth", "adds_total", "retries_total", "unfinished_work_seconds", "queue_duration_seconds_count", "work_duration_seconds_count"} {
+			if line := fmt.Sprintf("\nworkqueue_%s{name=%q} ", metric, queue); !bytes.Contains(data, []byte(line)) {
+				t.Errorf("metrics have no line %s", line)
+			}
 		}
 	}
 }

@@ -99,6 +99,9 @@ func (a acting) Run(ctx context.Context) error { return a.loop.Run(identity.With
 func runLoops(ctx context.Context, wg *sync.WaitGroup, loops map[string]loop) {
 	for name, l := range loops {
 		controller.Go(ctx, wg, name, func() {
+			running := loopRunning.WithLabelValues(name)
+			running.Set(1)
+			defer running.Set(0)
 			if err := l.Run(ctx); ctx.Err() == nil {
 				controller.Fail(ctx, fmt.Errorf("control loop %q ended: %w", name, cmp.Or(err, errLoopReturned)))
 			}

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -22,6 +23,7 @@ import (
 	"k8s.io/client-go/tools/record"
 	"k8s.io/client-go/tools/reference"
 
+	"github.com/skep-io/skep/controlplane/controller"
 	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 )
@@ -39,11 +41,12 @@ type Recorder struct {
 	component string
 	queues    [shards]chan *corev1.Event
 	now       func() time.Time
+	waiting   prometheus.Gauge
 }
 
 // NewRecorder makes a recorder. Events are written while Run runs.
 func NewRecorder(registry *resource.Registry, component string) *Recorder {
-	r := &Recorder{registry: registry, component: component, now: time.Now}
+	r := &Recorder{registry: registry, component: component, now: time.Now, waiting: queueDepth.WithLabelValues(component)}
 	for i := range r.queues {
 		r.queues[i] = make(chan *corev1.Event, backlog)
 	}
@@ -92,7 +95,9 @@ func (r *Recorder) EventfRef(ref corev1.ObjectReference, eventType, reason, form
 	h.Write([]byte(ref.Name))
 	select {
 	case r.queues[h.Sum32()%shards] <- e:
+		r.waiting.Inc()
 	default:
+		r.count("dropped")
 		slog.Warn("event dropped, too many wait to be written", "object", ref.Namespace+"/"+ref.Name, "reason", reason, "message", message)
 	}
 }
@@ -101,13 +106,14 @@ func (r *Recorder) EventfRef(ref corev1.ObjectReference, eventType, reason, form
 func (r *Recorder) Run(ctx context.Context) {
 	var wg sync.WaitGroup
 	for _, queue := range r.queues {
-		wg.Go(func() {
+		controller.Go(ctx, &wg, "events of "+r.component, func() {
 			correlator := record.NewEventCorrelatorWithOptions(record.CorrelatorOptions{})
 			for {
 				select {
 				case <-ctx.Done():
 					return
 				case e := <-queue:
+					r.waiting.Dec()
 					r.write(ctx, correlator, e)
 				}
 			}
@@ -128,10 +134,12 @@ func (r *Recorder) write(ctx context.Context, correlator *record.EventCorrelator
 	written, err := r.store(ctx, result.Event, result.Patch)
 	switch {
 	case err == nil:
+		r.count("written")
 		correlator.UpdateState(written)
 	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause), apierrors.IsNotFound(err), ctx.Err() != nil:
 		// The namespace goes, and its events with it.
 	default:
+		r.count("failed")
 		slog.Error("event not written", "event", e.Namespace+"/"+e.Name, "reason", e.Reason, "message", e.Message, "err", err)
 	}
 }

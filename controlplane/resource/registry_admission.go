@@ -2,6 +2,7 @@ package resource
 
 import (
 	"context"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -54,7 +55,10 @@ func untyped(obj Object) runtime.Object {
 func (g *gate) admit(ctx context.Context, a admission.Attributes) error {
 	for _, plugin := range g.mutating {
 		if plugin.Handles(a.GetOperation()) {
-			if err := plugin.Admit(ctx, a, nil); err != nil {
+			began := time.Now()
+			err := plugin.Admit(ctx, a, nil)
+			observeAdmission(plugin, "admit", a, began, err)
+			if err != nil {
 				return err
 			}
 		}
@@ -66,7 +70,10 @@ func (g *gate) admit(ctx context.Context, a admission.Attributes) error {
 func (g *gate) validate(ctx context.Context, a admission.Attributes) error {
 	for _, plugin := range g.validating {
 		if plugin.Handles(a.GetOperation()) {
-			if err := plugin.Validate(ctx, a, nil); err != nil {
+			began := time.Now()
+			err := plugin.Validate(ctx, a, nil)
+			observeAdmission(plugin, "validate", a, began, err)
+			if err != nil {
 				return err
 			}
 		}

@@ -33,10 +33,13 @@ type kindSet struct {
 	caches    sync.WaitGroup
 	stops     map[*Kind]context.CancelFunc
 	followers map[*func([]*Kind)]struct{}
+	failed    chan error // has the error of a cache that ended by itself
 }
 
 func newKindSet(store storage.Interface, kinds []*Kind) *kindSet {
-	s := &kindSet{store: store, stops: map[*Kind]context.CancelFunc{}, followers: map[*func([]*Kind)]struct{}{}}
+	s := &kindSet{
+		store: store, stops: map[*Kind]context.CancelFunc{}, followers: map[*func([]*Kind)]struct{}{}, failed: make(chan error, 1),
+	}
 	first := &served{byName: map[schema.GroupVersionResource]*Kind{}, caches: map[*Kind]*watchcache.Cache{}}
 	for _, k := range kinds {
 		first.add(k, store)
@@ -57,19 +60,27 @@ func (s *served) clone() *served {
 	return &served{kinds: slices.Clone(s.kinds), byName: maps.Clone(s.byName), caches: maps.Clone(s.caches)}
 }
 
-// run keeps the caches of all kinds current until ctx ends.
+// run keeps the caches of all kinds current until ctx ends, or returns an error when one of them ends before that.
 func (s *kindSet) run(ctx context.Context) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
 	s.mu.Lock()
 	s.running = ctx
 	for k, c := range s.now.Load().caches {
 		s.start(k, c)
 	}
 	s.mu.Unlock()
-	<-ctx.Done()
+	var err error
+	select {
+	case <-ctx.Done():
+		err = ctx.Err()
+	case err = <-s.failed:
+		stop()
+	}
 	s.mu.Lock() // no cache starts after this
 	defer s.mu.Unlock()
 	s.caches.Wait()
-	return ctx.Err()
+	return err
 }
 
 // start runs a cache, if the registry runs. The caller holds mu.
@@ -79,7 +90,14 @@ func (s *kindSet) start(k *Kind, c *watchcache.Cache) {
 	}
 	ctx, stop := context.WithCancel(s.running)
 	s.stops[k] = stop
-	s.caches.Go(func() { _ = c.Run(ctx) }) // returns when ctx ends, with its error
+	s.caches.Go(func() {
+		if err := c.Run(ctx); ctx.Err() == nil {
+			select {
+			case s.failed <- fmt.Errorf("the cache of %s ended: %w", k.Resource, err):
+			default: // another failed before
+			}
+		}
+	})
 }
 
 // change replaces the set and tells followers. The caller holds mu.

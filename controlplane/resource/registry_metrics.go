@@ -1,6 +1,28 @@
 package resource
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"reflect"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+	"k8s.io/apiserver/pkg/admission"
+)
+
+// admissionSeconds has kube-apiserver's name, labels and buckets.
+var admissionSeconds = promauto.NewHistogramVec(prometheus.HistogramOpts{
+	Name: "apiserver_admission_controller_admission_duration_seconds", Help: "Time that an admission plugin took, by its name and the operation, and whether it refused.",
+	Buckets: []float64{.005, .025, .1, .5, 1, 2.5},
+}, []string{"name", "operation", "rejected", "type"})
+
+// observeAdmission counts a plugin by the name of its type, which is Kubernetes' name of the plugin.
+func observeAdmission(plugin admission.Interface, step string, a admission.Attributes, began time.Time, err error) {
+	name := reflect.Indirect(reflect.ValueOf(plugin)).Type().Name()
+	name = strings.ToUpper(name[:1]) + name[1:]
+	admissionSeconds.WithLabelValues(name, string(a.GetOperation()), strconv.FormatBool(err != nil), step).Observe(time.Since(began).Seconds())
+}
 
 var (
 	cacheLabels      = []string{"group", "resource"}

@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	"github.com/skep-io/skep/controlplane/controller"
 	"github.com/skep-io/skep/controlplane/kinds"
 )
 
@@ -48,7 +49,7 @@ func (b *binder) add(ctx context.Context, what binding) {
 func (b *binder) run(ctx context.Context) {
 	var wg sync.WaitGroup
 	for range binders {
-		wg.Go(func() {
+		controller.Go(ctx, &wg, "scheduler", func() {
 			for {
 				select {
 				case <-ctx.Done():
