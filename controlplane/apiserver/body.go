@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
 // maxBody is the largest request body: Kubernetes' limit, above the 1.5 MiB that etcd takes by default.
@@ -169,6 +170,9 @@ func decodeBody(w http.ResponseWriter, contentType string, body []byte, want sch
 	if gvk.GroupVersion() != want.GroupVersion() {
 		return apierrors.NewBadRequest(fmt.Sprintf("the API version in the data (%s) does not match the expected API version (%s)",
 			gvk.GroupVersion(), want.GroupVersion()))
+	}
+	if _, unstructured := obj.(runtime.Unstructured); unstructured && gvk.Kind != want.Kind {
+		return apierrors.NewInvalid(want.GroupKind(), "", field.ErrorList{field.Invalid(field.NewPath("kind"), gvk.Kind, "must be "+want.Kind)})
 	}
 	if reflect.TypeOf(obj) != reflect.TypeOf(into) {
 		return apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s", gvk.Kind, gvk.Version, want.Kind))

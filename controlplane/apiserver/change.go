@@ -26,7 +26,7 @@ func createOptions(c *call) (options metav1.CreateOptions, err error) {
 
 // create answers POST on a collection.
 func (s *Server) create(w http.ResponseWriter, c *call) error {
-	o, err := negotiate(c.Request, c.query, true, false)
+	o, err := c.negotiate(false)
 	if err != nil {
 		return err
 	}
@@ -50,7 +50,7 @@ func (s *Server) create(w http.ResponseWriter, c *call) error {
 
 // update answers PUT on an object and on its status.
 func (s *Server) update(w http.ResponseWriter, c *call) error {
-	o, err := negotiate(c.Request, c.query, true, false)
+	o, err := c.negotiate(false)
 	if err != nil {
 		return err
 	}
@@ -85,6 +85,9 @@ func (s *Server) readObject(w http.ResponseWriter, c *call, validation string) (
 		return nil, err
 	}
 	obj := c.kind.New()
+	if f, err := inputFormat(c.Header.Get("Content-Type")); err == nil && f == protobufFormat && c.kind.Unstructured {
+		return nil, unsupportedMediaType([]string{mediaJSON, mediaYAML})
+	}
 	if err := decodeBody(w, c.Header.Get("Content-Type"), body, c.kind.GVK, obj, fieldValidation(validation)); err != nil {
 		return nil, err
 	}

@@ -15,7 +15,7 @@ import (
 // delete answers DELETE on an object: with the object while it still ends, and with a Status once it has gone, save for
 // the kinds that Kubernetes gives back even then.
 func (s *Server) delete(w http.ResponseWriter, c *call) error {
-	o, err := negotiate(c.Request, c.query, true, false)
+	o, err := c.negotiate(false)
 	if err != nil {
 		return err
 	}
@@ -64,7 +64,7 @@ func (c *call) mayDeleteUnreadable(options *metav1.DeleteOptions) error {
 
 // deleteCollection answers DELETE on a collection.
 func (s *Server) deleteCollection(w http.ResponseWriter, c *call) error {
-	o, err := negotiate(c.Request, c.query, true, false)
+	o, err := c.negotiate(false)
 	if err != nil {
 		return err
 	}

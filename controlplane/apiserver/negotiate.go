@@ -64,9 +64,25 @@ func (c acceptClause) matches(mediaType string) bool {
 	return c.mediaType == mediaType || c.mediaType == "*/*" || c.mediaType == "application/*"
 }
 
+// textFormats are those of unstructured objects; what is made of them has all formats.
+var textFormats = formats[:2]
+
+// negotiate picks the form of the answer of objects of the request's kind. stream says whether it is a watch.
+func (c *call) negotiate(stream bool) (output, error) {
+	if c.kind.Unstructured {
+		return negotiateAmong(textFormats, c.Request, c.query, true, stream)
+	}
+	return negotiate(c.Request, c.query, true, stream)
+}
+
 // negotiate picks the form of the answer. shaped says whether tables and bare metadata exist here, stream whether the
 // answer is a watch.
 func negotiate(r *http.Request, query url.Values, shaped, stream bool) (output, error) {
+	return negotiateAmong(formats, r, query, shaped, stream)
+}
+
+// negotiateAmong is negotiate where an object in its own shape has only the formats plain.
+func negotiateAmong(plain []*format, r *http.Request, query url.Values, shaped, stream bool) (output, error) {
 	pretty, _ := strconv.ParseBool(query.Get("pretty"))
 	header := strings.Join(r.Header.Values("Accept"), ",")
 	if header == "" {
@@ -82,7 +98,10 @@ func negotiate(r *http.Request, query url.Values, shaped, stream bool) (output, 
 			}
 			o := output{format: f, pretty: pretty || clause.params["pretty"] == "1", params: clause.params}
 			if clause.params["as"] == "" {
-				return o, nil
+				if slices.Contains(plain, f) {
+					return o, nil
+				}
+				continue
 			}
 			if o.transform(clause.params, shaped) {
 				return o, nil
@@ -90,7 +109,7 @@ func negotiate(r *http.Request, query url.Values, shaped, stream bool) (output, 
 		}
 	}
 	var accepted []string
-	for _, f := range formats {
+	for _, f := range plain {
 		if stream && f.streams {
 			accepted = append(accepted, f.mediaType+";stream=watch")
 		} else if !stream {

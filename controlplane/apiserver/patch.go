@@ -65,6 +65,9 @@ func readPatch(w http.ResponseWriter, c *call) (*objectPatch, error) {
 	if err != nil {
 		return nil, unsupportedMediaType(patchTypes)
 	}
+	if p.kind == types.StrategicMergePatchType && c.kind != nil && c.kind.Unstructured {
+		return nil, unsupportedMediaType(patchTypes[:2]) // they have no Go type whose tags say how to merge
+	}
 	if err := decodeOptions(c.query, &p.options); err != nil {
 		return nil, err
 	}
@@ -82,7 +85,7 @@ func (p *objectPatch) updateOptions(c *call) resource.UpdateOptions {
 
 // patch answers PATCH on an object and on its status.
 func (s *Server) patch(w http.ResponseWriter, c *call) error {
-	o, err := negotiate(c.Request, c.query, true, false)
+	o, err := c.negotiate(false)
 	if err != nil {
 		return err
 	}

@@ -19,7 +19,7 @@ import (
 
 // get answers with one object, or with its status subresource, which shows the whole object too.
 func (s *Server) get(w http.ResponseWriter, c *call) error {
-	o, err := negotiate(c.Request, c.query, true, false)
+	o, err := c.negotiate(false)
 	if err != nil {
 		return err
 	}
@@ -36,7 +36,7 @@ func (s *Server) get(w http.ResponseWriter, c *call) error {
 
 // list answers with the objects of a kind that the selectors pick.
 func (s *Server) list(w http.ResponseWriter, c *call) error {
-	o, err := negotiate(c.Request, c.query, true, false)
+	o, err := c.negotiate(false)
 	if err != nil {
 		return err
 	}

@@ -28,7 +28,7 @@ const minWatch = 30 * time.Minute
 
 // watchList answers with events until the client leaves, the time is up or the server ends.
 func (s *Server) watchList(w http.ResponseWriter, c *call) error {
-	o, err := negotiate(c.Request, c.query, true, true)
+	o, err := c.negotiate(true)
 	if err != nil {
 		return err
 	}

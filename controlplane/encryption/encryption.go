@@ -133,6 +133,11 @@ func (p *Provider) transformer(key string) value.Transformer {
 			return p.configured.Load().transformers.TransformerForResource(gr)
 		}
 	}
+	// What is served at run time has GROUP/RESOURCE, and no resource of Kubernetes' own has a dot in its name.
+	parts := strings.SplitN(rest, "/", 3)
+	if len(parts) == 3 && strings.Contains(parts[0], ".") {
+		return p.configured.Load().transformers.TransformerForResource(schema.GroupResource{Group: parts[0], Resource: parts[1]})
+	}
 	return nil
 }
 

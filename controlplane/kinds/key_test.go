@@ -1,6 +1,7 @@
 package kinds
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/skep-io/skep/controlplane/resource"
@@ -18,6 +19,11 @@ func TestKeysAreThoseOfKubernetes(t *testing.T) {
 	for _, k := range All() {
 		if got := k.Key("ns", "x"); got != "/registry/"+want[k] {
 			t.Errorf("key of %s: %s, want /registry/%s", k.Resource, got, want[k])
+		}
+		for _, other := range All() {
+			if other != k && strings.HasPrefix(other.Prefix(), k.Prefix()) {
+				t.Errorf("objects of %s are stored among those of %s", other.Resource, k.Resource)
+			}
 		}
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"reflect"
 	"sync"
 
 	openapi_v2 "github.com/google/gnostic-models/openapiv2"
@@ -199,7 +198,7 @@ func swagger(kinds []*resource.Kind, defs *definitions) *spec.Swagger {
 	}
 	kindsOf, marked := map[string][]any{}, map[kindMark]bool{}
 	mark := func(obj any, gvk schema.GroupVersionKind) {
-		name, _ := modelName(reflect.TypeOf(obj).Elem())
+		name, _ := nameOf(obj, gvk)
 		if !marked[kindMark{name, gvk}] {
 			marked[kindMark{name, gvk}] = true
 			kindsOf[name] = append(kindsOf[name], gvkMap(gvk))
@@ -208,7 +207,9 @@ func swagger(kinds []*resource.Kind, defs *definitions) *spec.Swagger {
 	for _, kind := range kinds {
 		b.addKind(kind)
 		mark(kind.New(), kind.GVK)
-		mark(kind.NewList(), kind.GVK.GroupVersion().WithKind(kind.GVK.Kind+"List"))
+		if !kind.Unstructured {
+			mark(kind.NewList(), kind.GVK.GroupVersion().WithKind(kind.GVK.Kind+"List"))
+		}
 		mark(&metav1.DeleteOptions{}, kind.GVK.GroupVersion().WithKind("DeleteOptions"))
 		for _, sub := range kind.AllSubresources() {
 			if sub.GVK != kind.GVK && sub.Options == nil {

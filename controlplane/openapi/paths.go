@@ -3,11 +3,11 @@ package openapi
 import (
 	"fmt"
 	"net/http"
-	"reflect"
 	"slices"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/kube-openapi/pkg/validation/spec"
@@ -44,6 +44,9 @@ type pathBuilder struct {
 
 // addKind adds every path of a kind.
 func (b *pathBuilder) addKind(k *resource.Kind) {
+	if k.Unstructured {
+		b.defs.defineUnstructured(k)
+	}
 	gv := "/api/" + k.GVK.Version
 	if k.GVK.Group != "" {
 		gv = "/apis/" + k.GVK.Group + "/" + k.GVK.Version
@@ -140,9 +143,17 @@ func partOperations(verbs []string, gvk schema.GroupVersionKind, form any, what 
 	if slices.Contains(verbs, "patch") {
 		ops = append(ops, operation{method: http.MethodPatch, action: "patch", gvk: gvk, summary: "partially update " + what,
 			parameters: append(writeParameters(), queryParameter("force", "boolean", "Force applies a patch even where another manager owns a field.")),
-			body:       &metav1.Patch{}, answer: form, consumes: patchContent, produces: objectForms, created: true})
+			body:       &metav1.Patch{}, answer: form, consumes: patchesOf(form), produces: objectForms, created: true})
 	}
 	return ops
+}
+
+// patchesOf are the patches that a form can have: strategic ones go by a Go type's tags.
+func patchesOf(form any) []string {
+	if _, ok := form.(runtime.Unstructured); ok {
+		return patchContent[:2]
+	}
+	return patchContent
 }
 
 func (b *pathBuilder) add(path string, scope []spec.Parameter, ops ...operation) {
@@ -178,14 +189,14 @@ func (b *pathBuilder) describe(path string, op operation) *spec.Operation {
 		Responses:   &spec.Responses{ResponsesProps: spec.ResponsesProps{StatusCodeResponses: map[int]spec.Response{}}},
 	}}
 	if op.body != nil {
-		form := b.defs.of(reflect.TypeOf(op.body))
+		form := b.form(op.body, op.gvk)
 		body := spec.Parameter{ParamProps: spec.ParamProps{Name: "body", In: "body", Schema: &form,
 			Required: op.method != http.MethodDelete}}
 		out.Parameters = append([]spec.Parameter{body}, out.Parameters...)
 	}
 	answer := spec.Response{ResponseProps: spec.ResponseProps{Description: "OK"}}
 	if op.answer != nil {
-		form := b.defs.of(reflect.TypeOf(op.answer))
+		form := b.form(op.answer, op.gvk)
 		answer.Schema = &form
 	} else {
 		text := scalar("string", "")

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/kube-openapi/pkg/validation/spec"
 
 	"github.com/skep-io/skep/controlplane/scheme"
 	"github.com/skep-io/skep/controlplane/storage"
@@ -45,10 +46,14 @@ type Kind struct {
 	base *Kind
 	// stored is set for a further version: the kind in the stored version, with what is different for this one.
 	stored *Kind
-	// Path is where objects are stored, below storage.Root; empty: the resource's name, as nearly all of Kubernetes' own have it.
+	// Path is where objects are stored, below storage.Root; empty: the resource's name, as nearly all of Kubernetes' own have it,
+	// while custom resources have GROUP/RESOURCE.
 	Path string
 	// Codec is the form in which objects are stored; nil: that of the scheme.
 	Codec storage.Codec
+	// Unstructured says that objects are of no Go type, but unstructured JSON, which Schema explains; see NewUnstructured.
+	Unstructured bool
+	Schema       *spec.Schema
 	// Absence is what it means to the control loops that their cache does not have an object.
 	Absence Absence
 	// TTL is after how long an object goes away by itself; 0: never.

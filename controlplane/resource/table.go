@@ -47,6 +47,9 @@ func (k *Kind) Table(objs []Object, opts metav1.TableOptions) (*metav1.Table, er
 }
 
 func (k *Kind) rows(obj Object) (*metav1.Table, error) {
+	if k.Unstructured {
+		return unstructuredRows(obj), nil
+	}
 	in, err := k.internal(obj)
 	if err != nil {
 		return nil, fmt.Errorf("print: %w", err)

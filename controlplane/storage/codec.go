@@ -61,11 +61,8 @@ func (c *protobufCodec) Encode(obj runtime.Object) ([]byte, error) {
 
 func (c *protobufCodec) Decode(data []byte, modRevision int64) (runtime.Object, error) {
 	obj, _, err := c.serializer.Decode(data, nil, nil)
-	if err != nil && bytes.HasPrefix(data, encryptedPrefix) {
-		return nil, fmt.Errorf("object not decodable revision=%d: it is encrypted: give the --encryption-provider-config that it was written with", modRevision)
-	}
 	if err != nil {
-		return nil, fmt.Errorf("object not decodable revision=%d: %w", modRevision, err)
+		return nil, notDecodable(data, modRevision, err)
 	}
 	stored, ok := obj.(metav1.Object)
 	if !ok {
@@ -73,4 +70,11 @@ func (c *protobufCodec) Decode(data []byte, modRevision int64) (runtime.Object, 
 	}
 	stored.SetResourceVersion(strconv.FormatInt(modRevision, 10))
 	return obj, nil
+}
+
+func notDecodable(data []byte, modRevision int64, err error) error {
+	if bytes.HasPrefix(data, encryptedPrefix) {
+		return fmt.Errorf("object not decodable revision=%d: it is encrypted: give the --encryption-provider-config that it was written with", modRevision)
+	}
+	return fmt.Errorf("object not decodable revision=%d: %w", modRevision, err)
 }

@@ -68,6 +68,11 @@ func (o *Object) Encoded(contentType string, encode func(runtime.Object) ([]byte
 
 // at is the same state under another revision, as a deletion shows it.
 func (o *Object) at(revision int64) *Object {
+	if _, ok := o.value.(runtime.Unstructured); ok {
+		value := o.value.DeepCopyObject().(Resource)
+		value.SetResourceVersion(strconv.FormatInt(revision, 10))
+		return NewObject(o.Key, revision, value)
+	}
 	// Metadata is part of the struct, so a shallow copy keeps the shared value as it is.
 	v := reflect.New(reflect.TypeOf(o.value).Elem())
 	v.Elem().Set(reflect.ValueOf(o.value).Elem())
