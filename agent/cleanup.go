@@ -117,7 +117,7 @@ func removePods(ctx context.Context, cfg Config) error {
 			continue
 		}
 		stops.Go(func() {
-			if err := r.Stop(ctx, c.ID, 0, nil); err != nil {
+			if err := r.Stop(ctx, c.ID, 0); err != nil {
 				mu.Lock()
 				defer mu.Unlock()
 				failed = append(failed, err)

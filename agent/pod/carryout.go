@@ -3,7 +3,6 @@ package pod
 import (
 	"context"
 	"io"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -21,7 +20,8 @@ type containers interface {
 	Create(ctx context.Context, p *runtime.Prepared, cfg runtime.ContainerConfig) (runtime.Container, error)
 	Start(ctx context.Context, id string) (runtime.Container, error)
 	Exec(ctx context.Context, id string, command []string, o runtime.ExecOptions) (int, error)
-	Stop(ctx context.Context, id string, grace time.Duration, hurry <-chan struct{}) error
+	Terminate(ctx context.Context, id string) error
+	Kill(ctx context.Context, id string) error
 	Container(id string) (runtime.Container, bool)
 	Remove(ctx context.Context, id string) error
 	Forget(id string)
@@ -30,7 +30,7 @@ type containers interface {
 // What tasks are called beside probes, which have their kind's name.
 const (
 	pullTask      = "pull"
-	stopTask      = "stop"
+	preStopTask   = "preStop"
 	postStartTask = "postStart"
 )
 
@@ -57,10 +57,20 @@ func (w *worker) carryOut(action life.Action) {
 		w.beside(func(ctx context.Context) life.Event { w.discardCreated(ctx, a.Container, a.ID); return nil })
 	case life.ForgetContainer:
 		w.runtime.Forget(a.ID)
-	case life.StopContainer:
-		w.stop(a)
-	case life.ShortenStop:
-		time.AfterFunc(a.Grace, w.tasks[task{stopTask, a.Container}])
+	case life.RunPreStop:
+		w.runPreStop(a)
+	case life.EndPreStop:
+		w.end(preStopTask, a.Container)
+	case life.SignalContainer:
+		w.beside(func(ctx context.Context) life.Event {
+			err := w.runtime.Terminate(ctx, a.ID)
+			return w.exitOr(a.Container, a.ID, err, life.SignalFailed{Container: a.Container, ID: a.ID, Err: err})
+		})
+	case life.KillContainer:
+		w.beside(func(ctx context.Context) life.Event {
+			err := w.runtime.Kill(ctx, a.ID)
+			return w.exitOr(a.Container, a.ID, err, life.KillFailed{Container: a.Container, ID: a.ID, Err: err})
+		})
 	case life.RunPostStart:
 		w.runPostStart(a)
 	case life.EndPostStart:

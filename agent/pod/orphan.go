@@ -56,7 +56,7 @@ func (p *Pods) tryRemoveOrphan(ctx context.Context, uid string) error {
 	for _, c := range p.containersOf(uid) {
 		if c.State == runtime.Running {
 			stops.Go(func() {
-				if err := p.cfg.Runtime.Stop(ctx, c.ID, orphanGrace, nil); err != nil {
+				if err := p.cfg.Runtime.Stop(ctx, c.ID, orphanGrace); err != nil {
 					slog.Error("orphaned container not stopped", "container", c.ID, "err", err)
 				}
 			})

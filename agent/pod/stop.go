@@ -31,43 +31,37 @@ func (w *worker) drain(limit time.Duration) {
 	})
 }
 
-// leastAfterHook is what a preStop hook that used up the grace period leaves to
-// the signal, as the kubelet grants.
-const leastAfterHook = 2 * time.Second
-
-// stop stops one container: hook, signal, grace, kill.
-func (w *worker) stop(a life.StopContainer) {
-	hurry, spec, began := w.begin(stopTask, a.Container), w.spec(a.Container), time.Now()
-	w.beside(func(context.Context) life.Event {
-		if spec.Lifecycle != nil && spec.Lifecycle.PreStop != nil {
-			ctx, done := context.WithDeadline(hurry, began.Add(a.Grace))
-			defer done()
-			if err := w.runHook(ctx, spec, a.ID, spec.Lifecycle.PreStop); err != nil {
-				w.containerEvent(spec.Name, corev1.EventTypeWarning, "FailedPreStopHook", "PreStopHook failed")
-				w.log().Warn("preStop hook failed", "container", spec.Name, "err", err)
-			}
-		}
-		if w.ctx.Err() != nil {
+// runPreStop runs the hook of a container that is about to be stopped.
+func (w *worker) runPreStop(a life.RunPreStop) {
+	hook, spec := w.begin(preStopTask, a.Container), w.spec(a.Container)
+	w.beside(func(ctx context.Context) life.Event {
+		err := w.runHook(hook, spec, a.ID, spec.Lifecycle.PreStop)
+		if ctx.Err() != nil {
 			return nil // the agent leaves; its successor finds the pod as it is
 		}
-		rest := max(a.Grace-time.Since(began), leastAfterHook)
-		err := w.runtime.Stop(w.ctx, a.ID, rest, hurry.Done())
-		return life.ContainerStopped{Container: a.Container, ID: a.ID, Exit: w.exitAfterStop(a.ID, err), Err: err}
+		if err != nil {
+			w.containerEvent(spec.Name, corev1.EventTypeWarning, "FailedPreStopHook", "PreStopHook failed")
+			w.log().Warn("preStop hook failed", "container", spec.Name, "err", err)
+		}
+		return life.PreStopEnded(a)
 	})
 }
 
-// exitAfterStop is how a stopped container ended; nil if it runs on.
-func (w *worker) exitAfterStop(id string, err error) *life.Exit {
+// exitOr says how a container that was signalled or killed has ended, that it could not be, or nothing: its exit comes.
+func (w *worker) exitOr(container, id string, err error, failed life.Event) life.Event {
 	c, known := w.runtime.Container(id)
 	switch {
 	case known && c.State == runtime.Exited:
-		exit := exitOf(c)
-		return &exit
-	case !known && err == nil:
-		return &life.Exit{
+		return life.ContainerExited{Container: container, ID: id, Exit: exitOf(c)}
+	case w.ctx.Err() != nil:
+		return nil // the agent leaves
+	case err != nil:
+		return failed
+	case !known:
+		return life.ContainerExited{Container: container, ID: id, Exit: life.Exit{
 			Code: 137, Reason: "ContainerStatusUnknown", FinishedAt: time.Now(),
 			Message: "The container could not be located when the pod was terminated",
-		}
+		}}
 	}
 	return nil
 }

@@ -44,7 +44,7 @@ func BenchmarkContainer(b *testing.B) {
 		check()
 		timed("start", func() { c, err = n.Runtime.Start(ctx, c.ID) })
 		check()
-		timed("kill", func() { err = n.Stop(ctx, c.ID, 0, nil) })
+		timed("kill", func() { err = n.Stop(ctx, c.ID, 0) })
 		check()
 		timed("remove", func() { err = n.RemoveSandbox(uid) })
 		check()

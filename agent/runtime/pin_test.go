@@ -35,7 +35,7 @@ func TestPinnedPIDNamespace(t *testing.T) {
 	waitExit(t, n, second.ID)
 	runtimetest.Eventually(t, "the first container's command line", func() bool { return n.Logs.Text(second.ID) == "sleep\x001000\x00\n" })
 
-	if err := n.Stop(context.Background(), first.ID, 0, nil); err != nil {
+	if err := n.Stop(context.Background(), first.ID, 0); err != nil {
 		t.Fatal(err)
 	}
 	if got := inode(); got != pinned {

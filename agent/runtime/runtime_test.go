@@ -102,7 +102,7 @@ func TestExec(t *testing.T) {
 	if _, err := n.Exec(ctx, c.ID, []string{"sleep", "1000"}, runtime.ExecOptions{}); err == nil {
 		t.Error("a command that outlives its context did not fail")
 	}
-	if err := n.Stop(context.Background(), c.ID, 0, nil); err != nil {
+	if err := n.Stop(context.Background(), c.ID, 0); err != nil {
 		t.Fatal(err)
 	}
 	if got := waitExit(t, n, c.ID); got.ExitCode != 137 {

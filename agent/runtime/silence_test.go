@@ -102,7 +102,7 @@ func TestShimThatHangs(t *testing.T) {
 	if code, err := n.Exec(long, other.ID, []string{"true"}, runtime.ExecOptions{}); err != nil || code != 0 {
 		t.Errorf("another pod's command: %d, %v", code, err)
 	}
-	if err := n.Stop(long, other.ID, 0, nil); err != nil {
+	if err := n.Stop(long, other.ID, 0); err != nil {
 		t.Errorf("another pod's end: %v", err)
 	}
 	resume()

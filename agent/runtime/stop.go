@@ -11,55 +11,67 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Stop asks the container to end with its stop signal and kills it when the
-// grace period is over or hurry closes, whichever is first. It returns when
-// the container has exited. When ctx ends it returns too, and kills nothing.
-func (r *Runtime) Stop(ctx context.Context, id string, grace time.Duration, hurry <-chan struct{}) error {
+// Stop sends the container its stop signal and kills it when the grace period is over; without one it kills at once. It returns
+// when the container has exited. When ctx ends it returns too, and kills nothing.
+func (r *Runtime) Stop(ctx context.Context, id string, grace time.Duration) error {
 	e, ok := r.lookup(id)
 	if !ok {
 		return nil
 	}
-	background := r.ctx(context.WithoutCancel(ctx))
 	if grace > 0 {
-		signal := unix.SIGTERM
-		if e.StopSignal != "" {
-			signal = parseSignal(e.StopSignal)
-		}
-		if err := r.Signal(background, id, signal); err != nil {
+		if err := r.Terminate(ctx, id); err != nil {
 			return err
 		}
-		timer := time.NewTimer(grace)
-		defer timer.Stop()
-		select {
-		case <-e.exited:
-			return nil
-		case <-timer.C:
-		case <-hurry:
-		case <-ctx.Done():
+		if exited, err := e.exitsWithin(ctx, grace); exited || err != nil {
+			return err
 		}
 	}
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	return r.kill(background, e)
+	return r.Kill(ctx, id)
 }
 
-// kill repeats itself: a kill that raced a paused or starting process is not
-// the end of it.
-func (r *Runtime) kill(ctx context.Context, e *entry) error {
-	for attempt := 0; attempt < 5; attempt++ {
-		if err := r.Signal(ctx, e.ID, unix.SIGKILL); err != nil {
+// Terminate sends the container its stop signal.
+func (r *Runtime) Terminate(ctx context.Context, id string) error {
+	e, ok := r.lookup(id)
+	if !ok {
+		return nil
+	}
+	signal := unix.SIGTERM
+	if e.StopSignal != "" {
+		signal = parseSignal(e.StopSignal)
+	}
+	return r.Signal(ctx, id, signal)
+}
+
+// Kill kills the container, and returns when it has exited or ctx ends. It repeats itself: a kill that raced a paused or starting
+// process is not the end of it.
+func (r *Runtime) Kill(ctx context.Context, id string) error {
+	e, ok := r.lookup(id)
+	if !ok {
+		return nil
+	}
+	for range 5 {
+		if err := r.Signal(ctx, id, unix.SIGKILL); err != nil {
 			return err
 		}
-		timer := time.NewTimer(2 * time.Second)
-		select {
-		case <-e.exited:
-			timer.Stop()
-			return nil
-		case <-timer.C:
+		if exited, err := e.exitsWithin(ctx, 2*time.Second); exited || err != nil {
+			return err
 		}
 	}
-	return fmt.Errorf("container %s does not die of SIGKILL; is a process of it stuck in the kernel?", e.ID)
+	return fmt.Errorf("container %s does not die of SIGKILL; is a process of it stuck in the kernel?", id)
+}
+
+// exitsWithin waits for the container's exit, and returns ctx's error if that ends first.
+func (e *entry) exitsWithin(ctx context.Context, limit time.Duration) (exited bool, err error) {
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case <-e.exited:
+		return true, nil
+	case <-timer.C:
+		return false, nil
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
 }
 
 // Signal sends a signal to the container's first process; SIGKILL reaches

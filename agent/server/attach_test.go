@@ -220,7 +220,7 @@ func TestInputThatNobodyReads(t *testing.T) {
 			}
 		}
 	}()
-	if err := f.node.Stop(context.Background(), c.ID, 0, nil); err != nil {
+	if err := f.node.Stop(context.Background(), c.ID, 0); err != nil {
 		t.Fatal(err)
 	}
 	if err := <-full.done; err != nil {
@@ -240,7 +240,7 @@ func TestTypingWhereNobodyListens(t *testing.T) {
 	c := f.run(0, false, "sleep 1000")
 	watcher := f.attach(false)
 	watcher.sees("This container has no standard input (stdin: true in its specification): what you type goes nowhere.\r\n")
-	if err := f.node.Stop(context.Background(), c.ID, 0, nil); err != nil {
+	if err := f.node.Stop(context.Background(), c.ID, 0); err != nil {
 		t.Fatal(err)
 	}
 	if rest := watcher.ends(); rest != "" {

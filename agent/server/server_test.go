@@ -157,7 +157,7 @@ func TestExecOverBothProtocols(t *testing.T) {
 	if err != nil || out.String() != "all of it" {
 		t.Errorf("cat: %v, %q", err, out.String())
 	}
-	if err := f.node.Stop(context.Background(), c.ID, 0, nil); err != nil {
+	if err := f.node.Stop(context.Background(), c.ID, 0); err != nil {
 		t.Fatal(err)
 	}
 	for _, action := range []string{"exec", "attach"} {

@@ -36,17 +36,15 @@ type (
 	// ForgetContainer drops the record of an attempt that nobody will ask for.
 	ForgetContainer struct{ ID string }
 
-	// StopContainer runs the preStop hook, sends the stop signal and, when the
-	// grace period is over, kills. Answer: ContainerStopped.
-	StopContainer struct {
-		Container, ID string
-		Grace         time.Duration
-	}
-	// ShortenStop kills after the grace period, counted from now, at the latest.
-	ShortenStop struct {
-		Container string
-		Grace     time.Duration
-	}
+	// RunPreStop runs the hook before its container is stopped. Answer: PreStopEnded.
+	RunPreStop struct{ Container, ID string }
+	// EndPreStop gives the hook up; the answer changes nothing then.
+	EndPreStop struct{ Container string }
+	// SignalContainer sends the container's stop signal. Answer: ContainerExited,
+	// whenever that happens, or SignalFailed.
+	SignalContainer struct{ Container, ID string }
+	// KillContainer kills it. Answer: ContainerExited or KillFailed.
+	KillContainer struct{ Container, ID string }
 
 	// RunPostStart runs the hook beside its container. Answer: PostStartEnded.
 	RunPostStart struct{ Container, ID string }
@@ -105,8 +103,10 @@ func (CreateContainer) action()  {}
 func (StartContainer) action()   {}
 func (DiscardContainer) action() {}
 func (ForgetContainer) action()  {}
-func (StopContainer) action()    {}
-func (ShortenStop) action()      {}
+func (RunPreStop) action()       {}
+func (EndPreStop) action()       {}
+func (SignalContainer) action()  {}
+func (KillContainer) action()    {}
 func (RunPostStart) action()     {}
 func (EndPostStart) action()     {}
 func (WatchProbe) action()       {}

@@ -45,18 +45,18 @@ func (b *backoff) clear() { b.wait = 0 }
 // retryMax bounds the wait before what failed at the end of a pod is tried again.
 const retryMax = 30 * time.Second
 
-// Retry is the wait between attempts of what must succeed in the end: a second,
+// retry is the wait between attempts of what must succeed in the end: a second,
 // doubling up to thirty. The zero value has no failure behind it.
-type Retry struct {
-	Wait time.Duration
+type retry struct {
+	wait time.Duration
 	at   time.Time // when the next attempt is due
 	last string    // the error of the last failure
 }
 
-// Failed counts a failure and says whether its error is another than the last one's.
-func (r *Retry) Failed(now time.Time, err error) (news bool) {
-	r.Wait = min(max(2*r.Wait, time.Second), retryMax)
-	r.at = now.Add(r.Wait)
+// failed counts a failure and says whether its error is another than the last one's.
+func (r *retry) failed(now time.Time, err error) (news bool) {
+	r.wait = min(max(2*r.wait, time.Second), retryMax)
+	r.at = now.Add(r.wait)
 	news, r.last = r.last != err.Error(), err.Error()
 	return news
 }

@@ -44,17 +44,22 @@ const (
 	Starting
 
 	Running
-	// Stopping: it is being stopped. It stays in this state until that is over, even if
-	// its process has exited before (the preStop hook may still run).
-	Stopping
-	// StopBackOff: it runs, was to be stopped and could not be. That is tried again.
+
+	// PreStopping: it is being stopped, and its preStop hook runs. It stays in this state
+	// until the hook is over or the grace period, even if its process exits before.
+	PreStopping
+	// Terminating: the stop signal is sent. It has the rest of the grace period to exit.
+	Terminating
+	// Killing: it is killed, since the grace period is over.
+	Killing
+	// StopBackOff: it runs, and could not be signalled or killed. That is tried again.
 	StopBackOff
 	states // their number
 )
 
 func (s State) String() string {
 	return [...]string{"Waiting", "Exited", "RestartBackOff", "PullFailed", "PullBackOff", "StartFailed", "StartBackOff",
-		"Pulling", "Creating", "Starting", "Running", "Stopping", "StopBackOff"}[s]
+		"Pulling", "Creating", "Starting", "Running", "PreStopping", "Terminating", "Killing", "StopBackOff"}[s]
 }
 
 // Attempt is one run of a container.
@@ -92,9 +97,8 @@ type Container struct {
 	state State
 
 	// attempt is the newest that was started; nil before the first.
-	// In Running and StopBackOff it runs, in Stopping it runs or has just
-	// exited; in Exited and RestartBackOff it has exited; in all others it is
-	// nil or has exited.
+	// From Running on it runs, but in PreStopping it may have just exited; in Exited
+	// and RestartBackOff it has exited; in all others it is nil or has exited.
 	attempt *Attempt
 	// previous is the attempt before it, which has exited; nil if there is none.
 	previous *Attempt
@@ -127,14 +131,14 @@ type Container struct {
 	// hook says that the postStart hook is under way. False unless Running.
 	hook bool
 
-	// grace is the shortest period asked for, and why is said when it begins.
-	// Valid in Stopping and StopBackOff.
-	grace time.Duration
-	why   string
-	// deadline is when the grace period is over. Valid in Stopping.
+	// deadline is when the grace period is over, the shortest that was asked for. It only
+	// gets nearer. Valid from PreStopping on.
 	deadline time.Time
-	// stop is the wait between stops of the attempt that failed.
-	stop Retry
+	// signalledAt is when the stop signal was sent last. Valid in Terminating, Killing and
+	// StopBackOff.
+	signalledAt time.Time
+	// stop is the wait after signals and kills of the attempt that failed.
+	stop retry
 }
 
 // State is what is being done about the container.
@@ -171,6 +175,21 @@ type Failure struct {
 // running says whether the newest attempt runs, being stopped or not.
 func (c *Container) running() bool { return c.attempt != nil && c.attempt.Exit == nil }
 
+// stopping says whether its stop has begun and is not over.
+func (c *Container) stopping() bool { return c.state >= PreStopping }
+
+// killAt is when it is killed. A preStop hook that uses up the grace period leaves the
+// process time after the signal, as do grace periods that are shorter.
+func (c *Container) killAt() time.Time {
+	if least := c.signalledAt.Add(leastAfterSignal); least.After(c.deadline) {
+		return least
+	}
+	return c.deadline
+}
+
+// leastAfterSignal is kubelet's minimum between signal and kill.
+const leastAfterSignal = 2 * time.Second
+
 // exited says whether the newest attempt has exited, whatever was begun since.
 func (c *Container) exited() bool { return c.attempt != nil && c.attempt.Exit != nil }
 
@@ -202,7 +221,7 @@ func (c *Container) becomeRunning(a Attempt) {
 		a.Exit = c.exit
 	}
 	c.previous, c.attempt, c.next = c.attempt, &a, a.Number+1
-	c.state, c.exit, c.stop = Running, nil, Retry{}
+	c.state, c.exit, c.stop = Running, nil, retry{}
 	c.pull.clear()
 	if a.Exit != nil {
 		c.state = Exited
@@ -237,25 +256,22 @@ func (c *Container) becomeStartBackOff() { c.state, c.shownWait = StartBackOff, 
 
 func (c *Container) becomeRestartBackOff() { c.state, c.shownWait = RestartBackOff, c.restart.wait }
 
-func (c *Container) becomeStopping(grace time.Duration, why string, now time.Time) {
-	c.state, c.grace, c.why, c.deadline = Stopping, grace, why, now.Add(grace)
-}
+func (c *Container) becomePreStopping() { c.state = PreStopping }
 
-func (c *Container) becomeStopBackOff(grace time.Duration, why string) {
-	c.state, c.grace, c.why = StopBackOff, grace, why
-}
+func (c *Container) becomeTerminating(now time.Time) { c.state, c.signalledAt = Terminating, now }
 
-// becomeExited notes the end of the newest attempt. One that is being stopped
-// remains so until the stop is over.
+func (c *Container) becomeKilling() { c.state = Killing }
+
+func (c *Container) becomeStopBackOff() { c.state = StopBackOff }
+
+// becomeExited notes the end of the newest attempt. While the preStop hook runs, the
+// state remains.
 func (c *Container) becomeExited(exit Exit) {
 	a := *c.attempt
 	a.Exit = &exit
 	c.attempt = &a
 	c.started, c.ready = false, false
-	if c.state != Stopping {
+	if c.state != PreStopping {
 		c.state = Exited
 	}
 }
-
-// becomeStopped ends Stopping: the attempt has exited.
-func (c *Container) becomeStopped() { c.state = Exited }

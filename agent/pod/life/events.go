@@ -61,12 +61,11 @@ type (
 		Container, ID string
 		Exit          Exit
 	}
-	// ContainerStopped answers StopContainer. Exit is nil if the container runs on.
-	ContainerStopped struct {
-		Container, ID string
-		Exit          *Exit
-		Err           error
-	}
+	// PreStopEnded answers RunPreStop, however the hook ended.
+	PreStopEnded struct{ Container, ID string }
+	// SignalFailed and KillFailed answer SignalContainer and KillContainer, if they fail.
+	SignalFailed stopFailure
+	KillFailed   stopFailure
 
 	// PostStartEnded answers RunPostStart.
 	PostStartEnded struct {
@@ -241,23 +240,30 @@ func (e ContainerExited) apply(p *Pod) {
 	}
 }
 
-func (e ContainerStopped) apply(p *Pod) {
+func (e PreStopEnded) apply(p *Pod) {
+	if c := p.Container(e.Container); c.state == PreStopping && c.attempt.ID == e.ID {
+		p.preStopEnded(c)
+	}
+}
+
+type stopFailure struct {
+	Container, ID string
+	Err           error
+}
+
+func (e SignalFailed) apply(p *Pod) { p.stopFailed(Terminating, stopFailure(e)) }
+func (e KillFailed) apply(p *Pod)   { p.stopFailed(Killing, stopFailure(e)) }
+
+func (p *Pod) stopFailed(in State, e stopFailure) {
 	c := p.Container(e.Container)
-	if c.state != Stopping || c.attempt.ID != e.ID {
+	if c.state != in || c.attempt.ID != e.ID {
 		return
 	}
-	if e.Exit != nil && c.running() {
-		ContainerExited{Container: e.Container, ID: e.ID, Exit: *e.Exit}.apply(p)
-	}
-	if e.Err != nil && c.stop.Failed(p.now, e.Err) {
+	if c.stop.failed(p.now, e.Err) {
 		p.report("", corev1.EventTypeWarning, "FailedKillPod", "error killing pod: %v", e.Err)
 		p.do(LogError{Message: "container not stopped; trying again", Container: c.Name, Err: e.Err})
 	}
-	if c.exited() {
-		c.becomeStopped()
-	} else {
-		c.becomeStopBackOff(c.grace, c.why)
-	}
+	c.becomeStopBackOff()
 }
 
 func (e PostStartEnded) apply(p *Pod) {
@@ -283,7 +289,7 @@ func (e Released) apply(p *Pod) {
 	case e.Err == nil:
 		p.becomeEnded()
 	default:
-		if p.clean.Failed(p.now, e.Err) {
+		if p.clean.failed(p.now, e.Err) {
 			p.report("", corev1.EventTypeWarning, "FailedKillPod", "error killing pod: %v", e.Err)
 			p.do(LogError{Message: "what the pod holds is not given back; trying again", Err: e.Err})
 		}
@@ -297,7 +303,7 @@ func (e ObjectRemoved) apply(p *Pod) {
 	case e.Err == nil:
 		p.becomeRemoved()
 	default:
-		if p.clean.Failed(p.now, e.Err) {
+		if p.clean.failed(p.now, e.Err) {
 			p.do(LogError{Message: "pod not removed yet; trying again", Err: e.Err})
 		}
 		p.becomeRemoveBackOff()

@@ -95,7 +95,7 @@ type Pod struct {
 	// first reason stays.
 	failed *failure
 	// clean is the wait between failures of Release, or of Remove.
-	clean Retry
+	clean retry
 	// refresh of volumes.
 	refresh refreshState
 	// serving is what was last asked for the pod's address.
@@ -173,6 +173,9 @@ func (p *Pod) Step(now time.Time, events ...Event) []Action {
 	p.checkDeadline()
 	for before := podStates; before != p.state; {
 		before = p.state
+		for _, c := range p.containers {
+			p.continueStop(c)
+		}
 		p.advance()
 	}
 	p.updateServing()
@@ -297,7 +300,7 @@ func (p *Pod) becomeReleasing() {
 
 func (p *Pod) becomeReleaseBackOff() { p.state = ReleaseBackOff }
 
-func (p *Pod) becomeEnded() { p.state, p.setup, p.clean = Ended, SetupNone, Retry{} }
+func (p *Pod) becomeEnded() { p.state, p.setup, p.clean = Ended, SetupNone, retry{} }
 
 func (p *Pod) becomeRemoving() {
 	p.state = Removing

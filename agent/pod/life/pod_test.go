@@ -38,7 +38,9 @@ func madePod(words string) *corev1.Pod {
 			case "readiness":
 				c.ReadinessProbe = &corev1.Probe{}
 			case "poststart":
-				c.Lifecycle = &corev1.Lifecycle{PostStart: &corev1.LifecycleHandler{}}
+				hooks(&c).PostStart = &corev1.LifecycleHandler{}
+			case "prestop":
+				hooks(&c).PreStop = &corev1.LifecycleHandler{}
 			}
 		}
 		if role == Main {
@@ -48,6 +50,13 @@ func madePod(words string) *corev1.Pod {
 		}
 	}
 	return pod
+}
+
+func hooks(c *corev1.Container) *corev1.Lifecycle {
+	if c.Lifecycle == nil {
+		c.Lifecycle = &corev1.Lifecycle{}
+	}
+	return c.Lifecycle
 }
 
 func describe(pod *corev1.Pod) string { return pod.Annotations["is"] }

@@ -42,9 +42,9 @@ func (w *world) options() []string {
 				add(6, "exit "+b.name+" 0")
 			}
 		}
-		if b.stopping {
-			add(5, "stop "+b.name+" ok")
-			add(2, "stop "+b.name+" fails")
+		if b.stopping != "" {
+			add(4, b.stopping+" "+b.name+" ok")
+			add(2, b.stopping+" "+b.name+" fails", "wait 2s")
 		}
 		if b.hook {
 			add(2, "hook "+b.name+" ok", "hook "+b.name+" fails")
@@ -88,7 +88,7 @@ func randomPod(r *rand.Rand) *corev1.Pod {
 }
 
 func randomParts(r *rand.Rand) (parts string) {
-	for _, part := range []string{",startup", ",liveness", ",readiness", ",poststart"} {
+	for _, part := range []string{",startup", ",liveness", ",readiness", ",poststart", ",prestop"} {
 		if r.IntN(3) == 0 {
 			parts += part
 		}
@@ -130,7 +130,7 @@ func (w *world) finish() {
 // randomLife is what might happen to a pod, from its begin to its end.
 func randomLife(r *rand.Rand, shape *corev1.Pod) (w *world, script []string) {
 	w = newWorld(shape)
-	bad := []string{"", "", "", "pull ", "create ", "start ", "stop ", "exit "}[r.IntN(8)] // what goes wrong in it, mostly
+	bad := []string{"", "", "", "pull ", "create ", "start ", "signal ", "kill ", "exit "}[r.IntN(9)] // what goes wrong in it, mostly
 	for range 10 + r.IntN(40) {
 		if len(w.faults) > 0 || w.removed {
 			return w, script

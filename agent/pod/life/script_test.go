@@ -113,7 +113,7 @@ func (w *world) happen(text string) {
 		default:
 			r := &run{Attempt: Attempt{ID: b.created, Number: len(b.runs), StartedAt: w.now}}
 			b.runs, b.created, b.results, b.stopped = append(b.runs, r), "", map[ProbeKind]bool{}, false
-			b.unstopped = nil
+			b.noStop()
 			started := r.Attempt
 			b.begins[len(b.begins)-1].started = true
 			if words[3] == "exited" {
@@ -128,20 +128,25 @@ func (w *world) happen(text string) {
 		code := 0
 		fmt.Sscan(words[2], &code)
 		w.end(b, code, true)
-	case "stop":
-		if b == nil || !b.stopping {
+	case "prestop", "signal", "kill":
+		if b == nil || b.stopping != what || what != "prestop" && b.ended() {
 			return
 		}
-		b.stopping = false
-		b.unstopped = append(b.unstopped, w.now)
-		stopped := ContainerStopped{Container: b.name, ID: b.newest().ID, Err: errWorld}
-		if ok || b.ended() {
-			if b.alive() {
-				w.end(b, 143, false)
+		switch id := b.newest().ID; {
+		case what == "prestop":
+			b.stopping = ""
+			w.step(PreStopEnded{Container: b.name, ID: id})
+		case ok: // it dies
+			w.end(b, map[string]int{"signal": 143, "kill": 137}[what], true)
+		default:
+			b.stopping, b.unstopped = "", append(b.unstopped, w.now)
+			failed := stopFailure{b.name, id, errWorld}
+			if what == "signal" {
+				w.step(SignalFailed(failed))
+			} else {
+				w.step(KillFailed(failed))
 			}
-			stopped.Exit, stopped.Err = b.newest().Exit, nil
 		}
-		w.step(stopped)
 	case "hook":
 		if b == nil || !b.hook {
 			return
@@ -229,12 +234,22 @@ func (w *world) end(b *box, code int, tell bool) {
 	if r.ended = w.now; code == 0 {
 		r.Exit.Reason = "Completed"
 	}
+	if b.stopping != "prestop" { // the hook may run on
+		b.stopping = ""
+	}
 	if tell {
 		if b.role != Init {
 			w.address = "out"
 		}
 		w.step(ContainerExited{Container: b.name, ID: r.ID, Exit: *r.Exit})
 	}
+}
+
+func minTime(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
 }
 
 func maxTime(a, b time.Time) time.Time {

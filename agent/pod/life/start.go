@@ -41,10 +41,7 @@ const errorShown = time.Second
 // ensureStarted begins the next attempt when it is due.
 func (p *Pod) ensureStarted(c *Container) {
 	switch {
-	case c.state == StopBackOff:
-		p.stop(c, c.grace, c.why)
-		return
-	case c.beginning() || c.running() || c.state == Stopping:
+	case c.beginning() || c.running() || c.stopping():
 		return
 	case c.Role == Init && (c.succeeded() || p.mainsBegun()):
 		return

@@ -19,24 +19,19 @@ func (p *Pod) stopAll() (allEnded bool) {
 	grace := p.gracePeriod()
 	for _, c := range p.containers {
 		switch {
-		case !c.running():
-		case c.Role == Sidecar && !mainsEnded && c.state != StopBackOff: // one of that state was to be stopped before
-		case c.state == Stopping:
+		case c.stopping():
 			p.shortenStop(c, grace)
-		default:
+		case c.Role != Sidecar || mainsEnded:
 			p.stop(c, grace, "Stopping container "+c.Name)
 		}
 	}
 	return allEnded
 }
 
-// stop stops one container that runs: hook, signal, grace, kill.
+// stop begins to stop one container that runs: its preStop hook, the stop signal and,
+// when the grace period is over, the kill.
 func (p *Pod) stop(c *Container, grace time.Duration, why string) {
-	if c.state == Stopping || !c.running() {
-		return
-	}
-	if !p.due(c.stop.at) { // it failed before, as it does at once while containerd is away
-		c.becomeStopBackOff(grace, why)
+	if c.stopping() || !c.running() {
 		return
 	}
 	if p.state != Ending || !p.deletionAsked() {
@@ -49,24 +44,52 @@ func (p *Pod) stop(c *Container, grace time.Duration, why string) {
 	}
 	p.endPostStart(c)
 	p.report(c.Name, corev1.EventTypeNormal, "Killing", "%s", why)
-	c.becomeStopping(grace, why, p.now)
-	p.do(StopContainer{Container: c.Name, ID: c.attempt.ID, Grace: grace})
+	c.deadline = p.now.Add(grace)
+	if spec := p.spec(c); spec.Lifecycle != nil && spec.Lifecycle.PreStop != nil {
+		c.becomePreStopping()
+		p.do(RunPreStop{Container: c.Name, ID: c.attempt.ID})
+		p.continueStop(c)
+		return
+	}
+	p.signal(c)
+}
+
+// continueStop goes on with a stop as time passes.
+func (p *Pod) continueStop(c *Container) {
+	switch {
+	case c.state == PreStopping && p.due(c.deadline):
+		p.do(EndPreStop{c.Name})
+		p.preStopEnded(c)
+	case c.state == StopBackOff && p.due(c.stop.at) && p.now.Before(c.killAt()):
+		p.signal(c)
+	case c.state == StopBackOff && p.due(c.stop.at), c.state == Terminating && p.due(c.killAt()):
+		c.becomeKilling()
+		p.do(KillContainer{Container: c.Name, ID: c.attempt.ID})
+	}
+}
+
+func (p *Pod) preStopEnded(c *Container) {
+	if c.exited() {
+		c.state = Exited
+		return
+	}
+	p.signal(c)
+}
+
+func (p *Pod) signal(c *Container) {
+	c.becomeTerminating(p.now)
+	p.do(SignalContainer{Container: c.Name, ID: c.attempt.ID})
+	p.due(c.killAt())
 }
 
 // shortenStop ends a grace period that a later deletion made shorter. It counts
 // from now, as the kubelet does: the deletion's timestamp has no fractions of a
 // second, and counting to it would take up to one away from the container.
 func (p *Pod) shortenStop(c *Container, grace time.Duration) {
-	if grace >= c.grace {
-		return
+	if until := p.now.Add(grace); until.Before(c.deadline) {
+		c.deadline = until
+		p.continueStop(c)
 	}
-	c.grace = grace
-	until := p.now.Add(grace)
-	if !until.Before(c.deadline) {
-		return
-	}
-	c.deadline = until
-	p.do(ShortenStop{Container: c.Name, Grace: grace})
 }
 
 // gracePeriod is what the deletion says, else the pod; an eviction bounds both.

@@ -25,8 +25,10 @@ var toState = map[State]string{
 	Creating:       "setup ok; pull app ok",
 	Starting:       "setup ok; pull app ok; create app ok",
 	Running:        "setup ok; pull app ok; create app ok; start app ok; Startup app ok",
-	Stopping:       "setup ok; pull app ok; create app ok; start app ok; Startup app ok; Liveness app fails",
-	StopBackOff:    "setup ok; pull app ok; create app ok; start app ok; Startup app ok; Liveness app fails; stop app fails",
+	PreStopping:    "setup ok; pull app ok; create app ok; start app ok; Startup app ok; Liveness app fails",
+	Terminating:    "setup ok; pull app ok; create app ok; start app ok; Startup app ok; Liveness app fails; prestop app ok",
+	Killing:        "setup ok; pull app ok; create app ok; start app ok; Startup app ok; Liveness app fails; prestop app ok; wait 30s",
+	StopBackOff:    "setup ok; pull app ok; create app ok; start app ok; Startup app ok; Liveness app fails; prestop app ok; signal app fails",
 }
 
 // Every event of a container in every of its states: what state it is in then,
@@ -37,8 +39,8 @@ func TestContainerTable(t *testing.T) {
 		ImagePresent{"app"}, AttemptFailed{"app", Failure{ImagePull, "no"}}, AttemptFailed{"app", Failure{ConfigInvalid, "no"}},
 		AttemptFailed{"app", Failure{RunFailed, "no"}}, AttemptAbandoned{"app"}, ContainerCreated{"app", "app-0"},
 		ContainerStarted{"app", attempt}, ContainerExited{"app", "app-0", Exit{Code: 0, FinishedAt: start}}, ContainerExited{"app", "app-0", Exit{Code: 1, FinishedAt: start}},
-		ContainerExited{"app", "another", Exit{}}, ContainerStopped{Container: "app", ID: "app-0", Exit: &Exit{Code: 143, FinishedAt: start}},
-		ContainerStopped{Container: "app", ID: "app-0", Err: errWorld}, PostStartEnded{"app", "app-0", false}, PostStartEnded{"app", "app-0", true},
+		ContainerExited{"app", "another", Exit{}}, PreStopEnded{"app", "app-0"},
+		SignalFailed{"app", "app-0", errWorld}, KillFailed{"app", "app-0", errWorld}, PostStartEnded{"app", "app-0", false}, PostStartEnded{"app", "app-0", true},
 		Probed{"app", "app-0", Startup, true}, Probed{"app", "app-0", Startup, false}, Probed{"app", "app-0", Liveness, false},
 		Probed{"app", "app-0", Readiness, true}, Probed{"app", "app-0", Readiness, false}, Probed{"app", "another", Liveness, false},
 		ObjectsChanged{},
@@ -49,6 +51,7 @@ func TestContainerTable(t *testing.T) {
 		table.row("10s pass", func() *world { return reach(t, s) }, func(w *world) { w.happen("wait 10s") }, containerState)
 		table.row("deleted", func() *world { return reach(t, s) }, func(w *world) { w.happen("delete 5") }, containerState)
 		table.row("evicted", func() *world { return reach(t, s) }, func(w *world) { w.happen("evict") }, containerState)
+		table.row("agent restarted", func() *world { return reach(t, s) }, func(w *world) { w.happen("agent") }, containerState)
 		for _, e := range events {
 			table.row(word(e), func() *world { return reach(t, s) }, func(w *world) { w.step(e) }, containerState)
 		}
@@ -61,7 +64,7 @@ func containerState(w *world) string { return w.p.Container("app").state.String(
 // reach leads the container app to a state.
 func reach(t *testing.T, s State) *world {
 	t.Helper()
-	w := newWorld(madePod("app=main,startup,liveness,readiness,poststart Always"))
+	w := newWorld(madePod("app=main,startup,liveness,readiness,poststart,prestop Always"))
 	w.script(t, toState[s])
 	if c := w.p.Container("app"); c.state != s {
 		t.Fatalf("%s: the script leads to %s", s, c.state)
@@ -80,6 +83,42 @@ func (w *world) script(t *testing.T, text string) {
 }
 
 const running = "setup ok; pull app ok; create app ok; start app ok; "
+
+// How a container is stopped, a script line each: what it is asked for, and the state then.
+func TestStopTable(t *testing.T) {
+	const run = "setup ok; pull app ok; create app ok; start app ok; "
+	var table strings.Builder
+	for _, c := range []struct{ name, pod, script string }{
+		{"no preStop hook", "app=main", "delete 5; drain ok; wait 4s; wait 1s; kill app ok"},
+		{"it exits of the signal", "app=main", "delete 5; drain ok; signal app ok"},
+		{"a preStop hook within the grace period", "app=main,prestop", "delete 5; drain ok; wait 2s; prestop app ok; wait 2s; wait 1s"},
+		{"a preStop hook that outlasts it: 2 s more", "app=main,prestop", "delete 5; drain ok; wait 4s; wait 1s; wait 1s; wait 1s"},
+		{"a shorter grace period than 2 s", "app=main", "delete 1; drain ok; wait 1s; wait 1s"},
+		{"a shorter deletion while the hook runs", "app=main,prestop", "delete 30; drain ok; wait 1s; delete 3; wait 2s; wait 1s; wait 2s"},
+		{"a shorter deletion in the grace period", "app=main", "delete 30; drain ok; wait 10s; delete 3; wait 2s; wait 1s"},
+		{"a later deletion that is not shorter", "app=main", "delete 5; drain ok; wait 3s; delete 4; wait 1s; wait 1s"},
+		{"the process exits while the hook runs", "app=main,prestop", "delete 5; drain ok; exit app 0; prestop app ok"},
+		{"and is restarted after the hook", "app=main,prestop,liveness", "Liveness app fails; exit app 1; wait 1s; prestop app ok"},
+		{"the signal fails", "app=main", "delete 30; drain ok; signal app fails; wait 1s; signal app fails; wait 1s; wait 1s; signal app ok"},
+		{"the signal fails, and the grace period is over", "app=main", "delete 2; drain ok; signal app fails; wait 1s; signal app fails; wait 2s; kill app ok"},
+		{"the kill fails", "app=main", "delete 2; drain ok; wait 2s; kill app fails; wait 1s; kill app fails; wait 1s; wait 1s; kill app ok"},
+		{"another agent while the hook runs", "app=main,prestop", "delete 5; drain ok; wait 2s; agent; drain ok; wait 5s; wait 2s"},
+		{"another agent in the grace period", "app=main", "delete 5; drain ok; wait 3s; agent; drain ok; wait 5s"},
+		{"another agent while it is killed", "app=main", "delete 5; drain ok; wait 5s; agent; drain ok; wait 5s; kill app ok"},
+	} {
+		w := newWorld(madePod(c.pod + " Always"))
+		w.script(t, run+"wait 1s")
+		fmt.Fprintf(&table, "%s (%s)\n", c.name, c.pod)
+		for _, line := range strings.Split(c.script, "; ") {
+			w.line(line)
+			fmt.Fprintf(&table, "\t%s -> %s: %s\n", line, containerState(w), strings.Join(w.actions, ", "))
+		}
+		if len(w.faults) > 0 {
+			t.Errorf("%s: %s", c.name, strings.Join(w.faults, "; "))
+		}
+	}
+	golden(t, "stop.txt", table.String())
+}
 
 // What leads a pod to each of its states.
 var toPodState = map[PodState]string{
@@ -110,7 +149,7 @@ func TestPodTable(t *testing.T) {
 		PodGone{}, ObjectsChanged{}, Evicted{Message: "short of memory", Grace: time.Second}, Rejected{"NodeAffinity", "no"},
 		SetupReady{}, SetupFailed{}, Drained{}, VolumesRefreshed{}, Released{}, Released{errWorld}, ObjectRemoved{}, ObjectRemoved{errWorld},
 		ContainerExited{"app", "app-0", Exit{Code: 0, FinishedAt: start}}, ContainerExited{"app", "app-0", Exit{Code: 1, FinishedAt: start}},
-		ContainerStopped{Container: "app", ID: "app-0", Err: errWorld},
+		SignalFailed{"app", "app-0", errWorld},
 	}
 	state := func(w *world) string { return w.p.state.String() }
 	var table table
@@ -167,8 +206,6 @@ func word(e Event) string {
 		return text + " " + e.Failure.Kind.Reason()
 	case ContainerExited:
 		return fmt.Sprintf("%s %s %d", text, e.ID, e.Exit.Code)
-	case ContainerStopped:
-		return fmt.Sprintf("%s exited=%t", text, e.Exit != nil)
 	case PostStartEnded:
 		return fmt.Sprintf("%s failed=%t", text, e.Failed)
 	case Probed:

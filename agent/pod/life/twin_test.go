@@ -54,7 +54,7 @@ func (w *world) expired() bool {
 
 // twinWanted says whether an attempt must be on its way now.
 func (w *world) twinWanted(b *box) bool {
-	if w.deleted || w.gone || w.finished || w.twinFinished() || b.alive() || b.stopping || w.now.Before(w.twinDue(b)) {
+	if w.deleted || w.gone || w.finished || w.twinFinished() || b.alive() || b.stopping != "" || w.now.Before(w.twinDue(b)) {
 		return false
 	}
 	if b.ended() && !w.twinMayRestart(b) || !w.setUp && (!w.pending["setup"] || w.setupFailing) {
@@ -131,7 +131,27 @@ func (w *world) twinDue(b *box) time.Time {
 	return due
 }
 
-// twinStopDue is when the wait after stops that failed is over.
+// twinGrace is the grace period that is asked for now.
+func (w *world) twinGrace() time.Duration {
+	grace := 30 * time.Second
+	if w.deleted {
+		grace = time.Duration(max(*w.pod.DeletionGracePeriodSeconds, 1)) * time.Second
+	}
+	if w.evicted {
+		grace = min(grace, time.Second)
+	}
+	return grace
+}
+
+// twinKillDue is when a container that is being stopped is to be killed.
+func (b *box) twinKillDue() time.Time {
+	if b.signalledAt.IsZero() {
+		return maxTime(b.graceEnd, b.newest().StartedAt.Add(time.Hour)) // not before the signal
+	}
+	return maxTime(b.graceEnd, b.signalledAt.Add(2*time.Second))
+}
+
+// twinStopDue is when the wait after a signal or kill that failed is over.
 func (b *box) twinStopDue() time.Time {
 	n := len(b.unstopped)
 	if n == 0 {
@@ -204,8 +224,14 @@ func (w *world) check() {
 		}
 		toStop := b.alive() && (b.results[Liveness] == false && hasKey(b.results, Liveness) || b.stopped ||
 			w.leaving() && (b.role != Sidecar || !w.mainsBusy()))
-		if draining := w.deleted && !w.leaving(); toStop && !draining && !b.stopping && !w.now.Before(b.twinStopDue()) {
+		if toStop && b.stopping == "" && !w.now.Before(b.twinStopDue()) {
 			w.fault("%s should be stopping and is %s", b.name, c.state)
+		}
+		if !b.graceEnd.IsZero() && (w.leaving() || w.finished) { // a later deletion may leave less time
+			b.graceEnd = minTime(b.graceEnd, w.now.Add(w.twinGrace()))
+		}
+		if b.stopping == "prestop" && !w.now.Before(b.graceEnd) || b.stopping == "signal" && !w.now.Before(b.twinKillDue()) {
+			w.fault("%s: %s goes on though the time is over", b.name, b.stopping)
 		}
 		if b.pending == "pull" && !b.givenUp && (w.deleted || w.gone || w.finished) {
 			w.fault("%s waits for an image that nobody needs", b.name)
@@ -263,7 +289,7 @@ func (w *world) checkStatus(b *box, s *corev1.ContainerStatus) {
 // broken says which invariant of its fields a container breaks.
 func (c *Container) broken() string {
 	switch s := c.state; {
-	case (s == Running || s == StopBackOff) && !c.running(), s == Stopping && c.attempt == nil,
+	case s >= Running && s != PreStopping && !c.running(), s == PreStopping && c.attempt == nil,
 		(s == Exited || s == RestartBackOff) && !c.exited(), s < Running && c.running():
 		return "attempt does not fit the state"
 	case c.previous != nil && c.previous.Exit == nil:

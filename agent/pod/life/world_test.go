@@ -44,13 +44,14 @@ type box struct {
 	runs    []*run
 	begins  []begin // since the agent started
 
-	stopping  bool
-	grace     time.Duration
-	unstopped []time.Time // stops of the newest run that failed
-	hook      bool
-	probes    map[ProbeKind]bool
-	results   map[ProbeKind]bool // the last of the newest run, as far as there is one
-	stopped   bool               // or being so, for another reason than the pod's deletion
+	stopping    string      // what of the newest run's stop is under way: prestop, signal, kill
+	graceEnd    time.Time   // the earliest end of the grace periods asked for; zero until its stop begins
+	signalledAt time.Time   // zero before
+	unstopped   []time.Time // its signals and kills that failed
+	hook        bool
+	probes      map[ProbeKind]bool
+	results     map[ProbeKind]bool // the last of the newest run, as far as there is one
+	stopped     bool               // or being so, for another reason than the pod's deletion
 }
 
 type run struct {
@@ -79,6 +80,13 @@ func (b *box) alive() bool { return b.newest() != nil && b.newest().ended.IsZero
 func (b *box) ended() bool { return b.newest() != nil && !b.newest().ended.IsZero() }
 func (b *box) succeeded() bool {
 	return b.ended() && b.newest().Exit.Code == 0
+}
+
+func (b *box) preStops() bool { return b.spec.Lifecycle != nil && b.spec.Lifecycle.PreStop != nil }
+
+// noStop forgets the stop of an attempt that is over, or that an agent before began.
+func (b *box) noStop() {
+	b.stopping, b.graceEnd, b.signalledAt, b.unstopped = "", time.Time{}, time.Time{}, nil
 }
 
 var start = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
@@ -113,8 +121,9 @@ func (w *world) startAgent() {
 	w.pending, w.setUp, w.setupFailing, w.drained, w.released = map[string]bool{}, false, false, false, false
 	adopted := Adopted{Attempts: map[string][]Attempt{}}
 	for _, b := range w.containers {
-		b.pending, b.created, b.stopping, b.hook, b.stopped = "", "", false, false, false
-		b.probes, b.begins, b.unstopped = map[ProbeKind]bool{}, nil, nil
+		b.pending, b.created, b.hook, b.stopped = "", "", false, false
+		b.probes, b.begins = map[ProbeKind]bool{}, nil
+		b.noStop()
 		delete(b.results, Liveness)
 		for _, r := range b.runs[max(0, len(b.runs)-2):] {
 			adopted.Attempts[b.name] = append(adopted.Attempts[b.name], r.Attempt)
@@ -132,6 +141,36 @@ func (w *world) startAgent() {
 func (w *world) step(events ...Event) {
 	for _, a := range w.p.Step(w.now, events...) {
 		w.begin(a)
+	}
+}
+
+// goOnStopping begins a step of a container's stop.
+func (w *world) goOnStopping(b *box, id, step string) {
+	switch {
+	case !b.alive() || b.newest().ID != id:
+		w.fault("%s for %s, which does not run", step, b.name)
+	case b.graceEnd.IsZero():
+		asked := strings.HasPrefix(w.text, "hook") || strings.HasPrefix(w.text, "Startup") || strings.HasPrefix(w.text, "Liveness")
+		if b.role == Sidecar && w.leaving() && w.mainsBusy() && !asked {
+			w.fault("sidecar %s is stopped before the main containers have ended", b.name)
+		}
+		if first := "signal"; step != first && (step != "prestop" || !b.preStops()) || step == first && b.preStops() {
+			w.fault("%s: the stop begins with %s", b.name, step)
+		}
+		b.graceEnd = w.now.Add(w.twinGrace())
+		if !w.leaving() {
+			b.stopped, b.results[Readiness] = true, false
+		}
+	case b.stopping != "" && !(b.stopping == "signal" && step == "kill"):
+		w.fault("%s: %s while %s is under way", b.name, step, b.stopping)
+	case step == "kill" != !w.now.Before(b.twinKillDue()):
+		w.fault("%s: %s, and a kill is due %s", b.name, step, b.twinKillDue().Sub(w.now))
+	}
+	if w.now.Before(b.twinStopDue()) {
+		w.fault("%s is stopped again too early", b.name)
+	}
+	if b.stopping = step; step == "signal" {
+		b.signalledAt = w.now
 	}
 }
 
@@ -182,28 +221,18 @@ func (w *world) begin(action Action) {
 	case DiscardContainer:
 		named(a.Container).created = ""
 	case ForgetContainer:
-	case StopContainer:
-		b := named(a.Container, a.Grace)
-		if b.stopping || !b.alive() || b.newest().ID != a.ID {
-			w.fault("%s is stopped twice, or does not run", b.name)
+	case RunPreStop:
+		w.goOnStopping(named(a.Container), a.ID, "prestop")
+	case EndPreStop:
+		b := named(a.Container)
+		if b.stopping != "prestop" || w.now.Before(b.graceEnd) {
+			w.fault("%s: the preStop hook is ended too early, or does not run", b.name)
 		}
-		b.stopping, b.grace = true, a.Grace
-		asked := strings.HasPrefix(w.text, "hook") || strings.HasPrefix(w.text, "Startup") || strings.HasPrefix(w.text, "Liveness")
-		if b.role == Sidecar && w.leaving() && w.mainsBusy() && !asked && len(b.unstopped) == 0 {
-			w.fault("sidecar %s is stopped before the main containers have ended", b.name)
-		}
-		if w.now.Before(b.twinStopDue()) {
-			w.fault("%s is stopped again too early", b.name)
-		}
-		if !w.leaving() {
-			b.stopped, b.results[Readiness] = true, false
-		}
-	case ShortenStop:
-		if b := named(a.Container, a.Grace); a.Grace >= b.grace {
-			w.fault("%s: grace period grows from %s to %s", b.name, b.grace, a.Grace)
-		} else {
-			b.grace = a.Grace
-		}
+		b.stopping = ""
+	case SignalContainer:
+		w.goOnStopping(named(a.Container), a.ID, "signal")
+	case KillContainer:
+		w.goOnStopping(named(a.Container), a.ID, "kill")
 	case RunPostStart:
 		named(a.Container).hook = true
 	case EndPostStart:

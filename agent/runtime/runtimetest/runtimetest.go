@@ -106,7 +106,7 @@ func (n *Node) removeAll() {
 	n.Connect()
 	defer n.Disconnect()
 	for _, c := range n.Containers() {
-		if err := n.Stop(context.Background(), c.ID, 0, nil); err != nil {
+		if err := n.Stop(context.Background(), c.ID, 0); err != nil {
 			n.t.Errorf("stop %s: %v", c.ID, err)
 		}
 	}
