@@ -106,7 +106,7 @@ func removePods(ctx context.Context, cfg Config) error {
 	var running sync.WaitGroup
 	running.Go(func() {
 		if err := r.Run(ctx); err != nil {
-			slog.Error("containerd's events", "err", err)
+			slog.Error("containerd's events are not followed any more", "err", err)
 		}
 	})
 	var mu sync.Mutex

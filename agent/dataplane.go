@@ -111,7 +111,7 @@ func (p *dataPlane) stop() {
 			continue
 		}
 		if err := part.close(); err != nil {
-			slog.Error("not closed", "part", part.name, "err", err)
+			slog.Error("part of the data plane not closed", "part", part.name, "err", err)
 		}
 	}
 	if p.network != nil {

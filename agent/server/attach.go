@@ -19,12 +19,12 @@ import (
 func (s *Server) attach(w http.ResponseWriter, r *http.Request) {
 	options, err := streamOptions(r)
 	if err != nil {
-		failStream(w, err)
+		failStream(w, r, err)
 		return
 	}
 	c, err := s.findRunning(r)
 	if err != nil {
-		failStream(w, err)
+		failStream(w, r, err)
 		return
 	}
 	s.streams.Serve(w, r, func(w http.ResponseWriter, r *http.Request) {

@@ -18,7 +18,7 @@ const connectTimeout = 10 * time.Second
 func (s *Server) connect(w http.ResponseWriter, r *http.Request) {
 	address, err := netip.ParseAddrPort(r.PathValue("address"))
 	if err != nil {
-		fail(w, &requestError{fmt.Sprintf("%q is not ADDRESS:PORT", r.PathValue("address"))})
+		fail(w, r, &requestError{fmt.Sprintf("%q is not ADDRESS:PORT", r.PathValue("address"))})
 		return
 	}
 	if !s.hasPodAt(address.Addr().Unmap()) {

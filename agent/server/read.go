@@ -21,52 +21,52 @@ import (
 	skepv1 "github.com/skep-io/skep/api/v1"
 )
 
-func (s *Server) pods(w http.ResponseWriter, _ *http.Request) {
+func (s *Server) pods(w http.ResponseWriter, r *http.Request) {
 	list := corev1.PodList{TypeMeta: metav1.TypeMeta{Kind: "PodList", APIVersion: "v1"}, Items: []corev1.Pod{}}
 	for _, p := range s.cfg.Pods.List() {
 		item := *p.Pod // a shallow copy: only the status is another
 		item.Status = p.Status
 		list.Items = append(list.Items, item)
 	}
-	writeJSON(w, list)
+	writeJSON(w, r, list)
 }
 
 func (s *Server) summary(w http.ResponseWriter, r *http.Request) {
 	summary, err := s.cfg.Stats.Summary(r.Context())
 	if err != nil {
-		fail(w, err)
+		fail(w, r, err)
 		return
 	}
-	writeJSON(w, summary)
+	writeJSON(w, r, summary)
 }
 
 // services answers what this node has counted by service and backend.
-func (s *Server) services(w http.ResponseWriter, _ *http.Request) {
+func (s *Server) services(w http.ResponseWriter, r *http.Request) {
 	report, err := s.cfg.Traffic.Read()
 	if err != nil {
-		fail(w, err)
+		fail(w, r, err)
 		return
 	}
-	writeJSON(w, report)
+	writeJSON(w, r, report)
 }
 
 // dataplane answers what this node's service maps hold.
-func (s *Server) dataplane(w http.ResponseWriter, _ *http.Request) {
+func (s *Server) dataplane(w http.ResponseWriter, r *http.Request) {
 	tables, err := s.cfg.Traffic.Dump()
 	if err != nil {
-		fail(w, err)
+		fail(w, r, err)
 		return
 	}
-	writeJSON(w, tables)
+	writeJSON(w, r, tables)
 }
 
 func (s *Server) verify(w http.ResponseWriter, r *http.Request) {
 	found, err := s.cfg.Verify(r.Context())
 	if err != nil {
-		fail(w, err)
+		fail(w, r, err)
 		return
 	}
-	writeJSON(w, found)
+	writeJSON(w, r, found)
 }
 
 // events answers a line of JSON for each connection that came to nothing lately; with ?follow=true it goes on.
@@ -75,7 +75,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	if v := r.URL.Query().Get("follow"); v != "" {
 		var err error
 		if follow, err = strconv.ParseBool(v); err != nil {
-			fail(w, &requestError{fmt.Sprintf("follow: %q is not true or false", v)})
+			fail(w, r, &requestError{fmt.Sprintf("follow: %q is not true or false", v)})
 			return
 		}
 	}
@@ -87,10 +87,10 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	_ = s.cfg.Traffic.Events(r.Context(), follow, func(e skepv1.Event) error { return encoder.Encode(e) })
 }
 
-func writeJSON(w http.ResponseWriter, v any) {
+func writeJSON(w http.ResponseWriter, r *http.Request, v any) {
 	data, err := json.Marshal(v)
 	if err != nil {
-		fail(w, fmt.Errorf("encode answer: %w", err))
+		fail(w, r, fmt.Errorf("encode answer: %w", err))
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
@@ -103,12 +103,12 @@ const sealedWithin = 5 * time.Second
 func (s *Server) containerLogs(w http.ResponseWriter, r *http.Request) {
 	opts, err := logOptions(r.URL.Query())
 	if err != nil {
-		fail(w, err)
+		fail(w, r, err)
 		return
 	}
 	c, err := s.find(r)
 	if err != nil {
-		fail(w, err)
+		fail(w, r, err)
 		return
 	}
 	path := c.LogPath
@@ -128,11 +128,11 @@ func (s *Server) containerLogs(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case err == nil || out.wrote:
 	case errors.Is(err, fs.ErrNotExist) && opts.Previous:
-		fail(w, &requestError{fmt.Sprintf("previous terminated container %q in pod %q not found", c.Name, c.PodName)})
+		fail(w, r, &requestError{fmt.Sprintf("previous terminated container %q in pod %q not found", c.Name, c.PodName)})
 	case errors.Is(err, fs.ErrNotExist):
-		fail(w, &requestError{fmt.Sprintf("the log of container %q in pod %q is gone", c.Name, c.PodName)})
+		fail(w, r, &requestError{fmt.Sprintf("the log of container %q in pod %q is gone", c.Name, c.PodName)})
 	default:
-		fail(w, err)
+		fail(w, r, err)
 	}
 }
 
@@ -235,10 +235,10 @@ func (s *Server) loadImages(w http.ResponseWriter, r *http.Request) {
 	archive := &patientReader{http.MaxBytesReader(w, r.Body, maxArchive), http.NewResponseController(w), archiveWait}
 	names, err := s.cfg.Runtime.Import(r.Context(), archive)
 	if err != nil {
-		fail(w, &requestError{fmt.Sprintf("load images: %v", err)})
+		fail(w, r, &requestError{fmt.Sprintf("load images: %v", err)})
 		return
 	}
-	writeJSON(w, map[string][]string{"images": names})
+	writeJSON(w, r, map[string][]string{"images": names})
 }
 
 // archiveWait is how long a client has for each part of an archive.

@@ -174,7 +174,7 @@ func (s *Server) session(next http.HandlerFunc) http.HandlerFunc {
 			next(w, r)
 		default:
 			w.Header().Set("Retry-After", "1")
-			failStream(w, errTooMany)
+			failStream(w, r, errTooMany)
 		}
 	}
 }
@@ -210,11 +210,13 @@ func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) {
 }
 
 // fail answers an error as text, which the API server passes on.
-func fail(w http.ResponseWriter, err error) { http.Error(w, err.Error(), statusCode(err)) }
+func fail(w http.ResponseWriter, r *http.Request, err error) {
+	http.Error(w, err.Error(), statusCode(r, err))
+}
 
 // failStream answers an error before a connection is taken over: clients of streams look for a Status.
-func failStream(w http.ResponseWriter, err error) {
-	code := statusCode(err)
+func failStream(w http.ResponseWriter, r *http.Request, err error) {
+	code := statusCode(r, err)
 	reason := map[int]metav1.StatusReason{
 		http.StatusBadRequest: metav1.StatusReasonBadRequest, http.StatusNotFound: metav1.StatusReasonNotFound,
 		http.StatusInternalServerError: metav1.StatusReasonInternalError, http.StatusTooManyRequests: metav1.StatusReasonTooManyRequests,
@@ -224,7 +226,7 @@ func failStream(w http.ResponseWriter, err error) {
 		Status:   metav1.StatusFailure, Message: err.Error(), Reason: reason, Code: int32(code),
 	})
 	if encodeErr != nil {
-		fail(w, err)
+		fail(w, r, err)
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
@@ -232,7 +234,9 @@ func failStream(w http.ResponseWriter, err error) {
 	_, _ = w.Write(status) // a client that is gone needs no answer
 }
 
-func statusCode(err error) int {
+// statusCode is the answer to a request that failed. What is nobody's fault but this node's is logged, without the query: it has
+// commands, and what they are given.
+func statusCode(r *http.Request, err error) int {
 	var bad *requestError
 	switch {
 	case errors.As(err, &bad), errors.Is(err, runtime.ErrNotRunning):
@@ -242,7 +246,9 @@ func statusCode(err error) int {
 	case errors.Is(err, errTooMany):
 		return http.StatusTooManyRequests
 	}
-	slog.Error("request failed", "err", err)
+	if r.Context().Err() == nil { // else the client is gone, and that may be all there is to it
+		slog.Error("request to this node failed", "method", r.Method, "path", r.URL.Path, "client", r.RemoteAddr, "err", err)
+	}
 	return http.StatusInternalServerError
 }
 

@@ -49,17 +49,17 @@ func streamOptions(r *http.Request) (*remotecommand.Options, error) {
 func (s *Server) exec(w http.ResponseWriter, r *http.Request) {
 	options, err := streamOptions(r)
 	if err != nil {
-		failStream(w, err)
+		failStream(w, r, err)
 		return
 	}
 	command := r.URL.Query()["command"]
 	if len(command) == 0 {
-		failStream(w, &requestError{"you must specify at least one command for the container"})
+		failStream(w, r, &requestError{"you must specify at least one command for the container"})
 		return
 	}
 	c, err := s.findRunning(r)
 	if err != nil {
-		failStream(w, err)
+		failStream(w, r, err)
 		return
 	}
 	s.streams.Serve(w, r, func(w http.ResponseWriter, r *http.Request) {
@@ -142,12 +142,12 @@ func sizes(ctx context.Context, from <-chan remotecommand.TerminalSize) <-chan r
 func (s *Server) portForward(w http.ResponseWriter, r *http.Request) {
 	options, err := portforward.NewV4Options(r)
 	if err != nil {
-		failStream(w, &requestError{err.Error()})
+		failStream(w, r, &requestError{err.Error()})
 		return
 	}
 	netns, uid, err := s.networkOf(r.PathValue("namespace"), r.PathValue("pod"))
 	if err != nil {
-		failStream(w, err)
+		failStream(w, r, err)
 		return
 	}
 	s.streams.Serve(w, r, func(w http.ResponseWriter, r *http.Request) {
