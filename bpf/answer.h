@@ -150,7 +150,7 @@ static __always_inline bool set_frame_length(struct xdp_md *ctx, __u32 length)
 }
 
 /* An ICMP error about the packet, which is unchanged so far and no longer
- * encapsulated. mtu: what ANSWER_TOO_BIG tells. */
+ * encapsulated. mtu: what ANSWER_TOO_BIG reports. */
 __noinline int answer_icmp(struct xdp_md *ctx, struct arrival *arrival,
 			   enum answer answer, __u32 mtu)
 {
@@ -206,7 +206,7 @@ static __always_inline int answer_too_big(struct xdp_md *ctx,
 	__u32 mtu = arrival->mtu;
 
 	if (arrival->packet.outer.family == FAMILY_IPV6 && mtu < IPV6_MTU_MIN)
-		mtu = IPV6_MTU_MIN; /* RFC 8200: less is never told */
+		mtu = IPV6_MTU_MIN; /* RFC 8200: never less */
 	return answer_icmp(ctx, arrival, ANSWER_TOO_BIG, mtu);
 }
 

@@ -101,9 +101,9 @@ static __always_inline void shift_header(struct header *header, __u32 by)
 	header->end -= by;
 }
 
-/* Takes size bytes between the Ethernet header and a packet of that family off.
+/* Removes size bytes between the Ethernet header and a packet of that family.
  * Every later access starts from ctx again. */
-static __always_inline bool take_off(struct xdp_md *ctx, __u32 size, __u8 family)
+static __always_inline bool remove_header(struct xdp_md *ctx, __u32 size, __u8 family)
 {
 	void *data = begin_of(ctx), *data_end = end_of(ctx);
 	struct ethhdr ethernet, *at;
@@ -124,14 +124,14 @@ static __always_inline bool take_off(struct xdp_md *ctx, __u32 size, __u8 family
 	return true;
 }
 
-/* Takes the encapsulation off, if any. */
-static __always_inline bool peel(struct xdp_md *ctx, struct arrival *arrival)
+/* Removes the encapsulation, if any. */
+static __always_inline bool decapsulate(struct xdp_md *ctx, struct arrival *arrival)
 {
 	__u32 size = arrival->tunnel;
 
 	if (!size)
 		return true;
-	if (!take_off(ctx, size, arrival->packet.outer.family))
+	if (!remove_header(ctx, size, arrival->packet.outer.family))
 		return false;
 	shift_header(&arrival->packet.outer, size);
 	shift_header(&arrival->packet.inner, size);

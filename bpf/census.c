@@ -4,7 +4,7 @@
 /* What is connected to each backend now, found when somebody asks, so that no
  * connection pays for it: one walk over the open files of all processes adds up
  * sockets, one over skep_flows what packets made. And connections that fail,
- * which the kernel tells of where it reports the error to a socket. */
+ * counted where the kernel reports the error to a socket. */
 #include <stdbool.h>
 #include <stddef.h>
 #include <linux/bpf.h>
@@ -160,7 +160,7 @@ int skep_count_sockets(struct bpf_iter__task_file *ctx)
 	return 0;
 }
 
-/* Whether the backend has ended the flow that the forward entry tells of. */
+/* Whether the backend has ended the flow of this forward entry. */
 static __always_inline bool answered_end(const struct flow_key *key,
 					 const struct flow *flow)
 {
@@ -174,9 +174,9 @@ static __always_inline bool answered_end(const struct flow_key *key,
 	return reverse && reverse->flags & FLOW_CLOSING;
 }
 
-/* A flow to a backend elsewhere is told of by that node, unless it looks there
+/* A flow to a backend elsewhere is counted by that node, unless it looks there
  * like one from this node. */
-static __always_inline bool told_here(const struct flow_key *key,
+static __always_inline bool counted_here(const struct flow_key *key,
 				      const struct flow *flow)
 {
 	return key->destination.scope == SCOPE_CLUSTER ||
@@ -198,7 +198,7 @@ static long count_flow(void *map, struct flow_key *key,
 	backend = backend_of(flow);
 	if (!backend)
 		return 0;
-	here = told_here(key, flow);
+	here = counted_here(key, flow);
 	if (here && answered_end(key, flow))
 		return 0;
 	connected = connected_to(&backend->key, flow->service);
@@ -233,7 +233,7 @@ int skep_socket_failed(__u64 *ctx)
 	struct tcp_sock *tcp;
 
 	if (!sk->sk_err || sk->sk_err == ECONNABORTED ||
-	    sk->sk_protocol == PROTOCOL_MPTCP) /* its subflow is told, too */
+	    sk->sk_protocol == PROTOCOL_MPTCP) /* its subflow is reported, too */
 		return 0;
 	backend = peer_backend(sk);
 	if (!backend)

@@ -122,14 +122,14 @@ type CensusEvent struct {
 type CensusEventKind uint32
 
 const (
-	CensusEventKindTOLD_NO_BACKEND       CensusEventKind = 0
-	CensusEventKindTOLD_BACKENDS_DOWN    CensusEventKind = 1
-	CensusEventKindTOLD_NO_LOCAL_BACKEND CensusEventKind = 2
-	CensusEventKindTOLD_SOURCE_REFUSED   CensusEventKind = 3
-	CensusEventKindTOLD_COLLISION        CensusEventKind = 4
-	CensusEventKindTOLD_FLOWS_FULL       CensusEventKind = 5
-	CensusEventKindTOLD_BACKEND_FAILED   CensusEventKind = 6
-	CensusEventKindTOLD_COUNT            CensusEventKind = 7
+	CensusEventKindFAILURE_NO_BACKEND       CensusEventKind = 0
+	CensusEventKindFAILURE_BACKENDS_DOWN    CensusEventKind = 1
+	CensusEventKindFAILURE_NO_LOCAL_BACKEND CensusEventKind = 2
+	CensusEventKindFAILURE_SOURCE_REFUSED   CensusEventKind = 3
+	CensusEventKindFAILURE_COLLISION        CensusEventKind = 4
+	CensusEventKindFAILURE_FLOWS_FULL       CensusEventKind = 5
+	CensusEventKindFAILURE_BACKEND_FAILED   CensusEventKind = 6
+	CensusEventKindFAILURE_COUNT            CensusEventKind = 7
 )
 
 type CensusFlow struct {
@@ -220,7 +220,7 @@ type CensusService struct {
 	Flags           uint32
 	AffinitySeconds uint32
 	Failed          uint32
-	Told            uint32
+	EventStamp      uint32
 }
 
 type CensusSlotLine struct {

@@ -2,9 +2,9 @@
 #ifndef SKEP_EVENTS_H
 #define SKEP_EVENTS_H
 
-/* What counters cannot say: who was refused, and when. Only what ends a
- * connection's hope is told, so nothing is paid by one that goes well, and no
- * more than EVENTS_EACH_SECOND of a service on all CPUs together, or a few more.
+/* What counters cannot say: who was refused, and when. Only connections that
+ * fail are reported, so one that succeeds pays nothing, and no more than
+ * EVENTS_EACH_SECOND of a service on all CPUs together, or a few more.
  *
  * Includes before this: maps.h, selection.h. */
 
@@ -17,14 +17,14 @@ enum {
 
 /* Go's labels follow this order. */
 enum event_kind {
-	TOLD_NO_BACKEND,       /* the service has none */
-	TOLD_BACKENDS_DOWN,    /* all are on nodes that are down */
-	TOLD_NO_LOCAL_BACKEND, /* traffic policy Local, none here */
-	TOLD_SOURCE_REFUSED,   /* client outside the source ranges */
-	TOLD_COLLISION,        /* the client's port leads to the backend already */
-	TOLD_FLOWS_FULL,       /* the kernel had no room for a flow */
-	TOLD_BACKEND_FAILED,   /* the backend refused, or did not answer */
-	TOLD_COUNT,
+	FAILURE_NO_BACKEND,       /* the service has none */
+	FAILURE_BACKENDS_DOWN,    /* all are on nodes that are down */
+	FAILURE_NO_LOCAL_BACKEND, /* traffic policy Local, none here */
+	FAILURE_SOURCE_REFUSED,   /* client outside the source ranges */
+	FAILURE_COLLISION,        /* the client's port leads to the backend already */
+	FAILURE_FLOWS_FULL,       /* the kernel had no room for a flow */
+	FAILURE_BACKEND_FAILED,   /* the backend refused, or did not answer */
+	FAILURE_COUNT,
 };
 
 struct event {
@@ -48,17 +48,17 @@ static __always_inline struct event *begin_event(enum event_kind kind,
 {
 	struct service *record = bpf_map_lookup_elem(&skep_services, &service);
 	struct event *event;
-	__u32 second, told;
+	__u32 second, stamp;
 
 	if (!record)
 		return NULL;
 	second = (__u32)(bpf_ktime_get_ns() / NANOSECONDS) << EVENTS_SHIFT;
-	told = *(volatile __u32 *)&record->told;
-	if (told - second >= 1 << EVENTS_SHIFT)
-		told = second;
-	if (told - second >= EVENTS_EACH_SECOND)
+	stamp = *(volatile __u32 *)&record->event_stamp;
+	if (stamp - second >= 1 << EVENTS_SHIFT)
+		stamp = second;
+	if (stamp - second >= EVENTS_EACH_SECOND)
 		return NULL;
-	*(volatile __u32 *)&record->told = told + 1;
+	*(volatile __u32 *)&record->event_stamp = stamp + 1;
 	event = bpf_ringbuf_reserve(&skep_events, sizeof(*event), 0);
 	if (!event)
 		return NULL;
@@ -68,20 +68,20 @@ static __always_inline struct event *begin_event(enum event_kind kind,
 	return event;
 }
 
-/* The kind of a reason for which no backend was selected; TOLD_COUNT: none. */
+/* The kind of a reason for which no backend was selected; FAILURE_COUNT: none. */
 static __always_inline enum event_kind kind_of(enum counter reason)
 {
 	switch (reason) {
 	case REASON_NO_BACKEND:
-		return TOLD_NO_BACKEND;
+		return FAILURE_NO_BACKEND;
 	case REASON_BACKENDS_DOWN:
-		return TOLD_BACKENDS_DOWN;
+		return FAILURE_BACKENDS_DOWN;
 	case REASON_NO_LOCAL_BACKEND:
-		return TOLD_NO_LOCAL_BACKEND;
+		return FAILURE_NO_LOCAL_BACKEND;
 	case REASON_SOURCE_REFUSED:
-		return TOLD_SOURCE_REFUSED;
+		return FAILURE_SOURCE_REFUSED;
 	default:
-		return TOLD_COUNT;
+		return FAILURE_COUNT;
 	}
 }
 

@@ -22,7 +22,7 @@ static __noinline void count_failed(const struct socket_state *origin,
 		return;
 	frontend.service = service;
 	__sync_fetch_and_add(&frontend.record->failed, 1);
-	event = begin_event(TOLD_BACKEND_FAILED, service);
+	event = begin_event(FAILURE_BACKEND_FAILED, service);
 	if (event) {
 		event->backend = named->key;
 		bpf_ringbuf_submit(event, 0);

@@ -278,7 +278,7 @@ enum remembered {
 	REMEMBER_COLLISION, /* another frontend, or with FLOW_SNAT another client,
 			     * leads to this backend under the same source:
 			     * answers could not be told apart */
-	REMEMBER_FULL,      /* the map took no entry */
+	REMEMBER_FULL,      /* the map has no room */
 };
 
 /* Whether the entry of another flow must not be replaced. The same client may

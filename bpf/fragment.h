@@ -7,7 +7,7 @@
 
 enum {
 	CAPACITY_FRAGMENTS = 8192,
-	FRAGMENT_SECONDS = 30, /* as long as the kernel waits to put one together */
+	FRAGMENT_SECONDS = 30, /* as long as the kernel waits to reassemble one */
 };
 
 struct fragment_key {

@@ -74,7 +74,7 @@ static __always_inline void touch_home(__u32 service)
 }
 
 /* The entry of exactly this endpoint, or 0. A cell that was never used ends the
- * search: what is put into the table takes the first place that it may. */
+ * search: an entry is stored in the first place that is free for it. */
 static __always_inline __u64 find_entry(const struct endpoint *asked, __u64 hash,
 					__u32 line_mask)
 {
@@ -139,8 +139,8 @@ static __always_inline bool is_unspecified(const struct address *addr)
 
 static __always_inline __u32 address_flags(const struct address *addr)
 {
-	/* A copy, as of all keys that may be arguments of a global function: as
-	 * such the kernel takes them since 6.2 only. */
+	/* A copy, as of all keys that may be arguments of a global function: the
+	 * kernel accepts such arguments as keys since 6.2 only. */
 	struct address key = *addr;
 	enum address_flags *flags = bpf_map_lookup_elem(&skep_addresses, &key);
 

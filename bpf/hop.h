@@ -99,7 +99,7 @@ __noinline int refresh_hop(struct xdp_md *ctx, struct hop *hop,
 	hop->from = is_mapped(to) ? uplink->ip4 : uplink->ip6;
 	fib_addresses(&fib, &hop->from, to);
 	fib.ifindex = ifindex;
-	fib.tot_len = 1; /* so that the kernel tells the MTU */
+	fib.tot_len = 1; /* so that the kernel reports the MTU */
 	outcome = bpf_fib_lookup(ctx, &fib, sizeof(fib), 0);
 	if (outcome == BPF_FIB_LKUP_RET_BLACKHOLE ||
 	    outcome == BPF_FIB_LKUP_RET_UNREACHABLE ||

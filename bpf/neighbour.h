@@ -108,7 +108,7 @@ static __always_inline void write_advertisement(struct ndp_answer *answer,
 	__builtin_memcpy(answer->mac, uplink->mac, ETH_ALEN);
 }
 
-/* A probe (duplicate address detection) has no source: all nodes are told. */
+/* A probe (duplicate address detection) has no source: all nodes are answered. */
 static __always_inline void all_nodes(struct ethhdr *ethernet,
 				      struct address *destination)
 {

@@ -37,7 +37,7 @@ enum path_counter {
 	PATH_STACK,         /* the stack: no fast path leads there */
 	PATH_HOPS_SPENT,    /* the stack, which answers "time exceeded" */
 	PATH_TOO_BIG,       /* the stack, which answers "too big" */
-	PATH_NO_ROUTE,      /* the stack: no route, or one that only it can take */
+	PATH_NO_ROUTE,      /* the stack: no route, or one that only it can use */
 	PATH_PEER,          /* into a pod here */
 	PATH_QUEUE,         /* into a pod here, through its interface's queue */
 	PATH_NEIGHBOUR_NODE, /* towards a pod elsewhere */
@@ -90,7 +90,7 @@ struct path_config {
 	enum path_version version;
 	enum path_hook hooks; /* how many count */
 	__u32 uplink; /* where answers to this host itself are handed in; 0: none */
-	__u8 uplink_mac[6]; /* of that interface: its stack takes no other's frames */
+	__u8 uplink_mac[6]; /* of that interface: its stack accepts no other's frames */
 	__u8 nodes_known; /* skep_node_ranges has been written */
 	__u8 pad[5];
 	__u64 netns; /* cookie of the network namespace that ifindexes belong to */

@@ -11,7 +11,7 @@ enum {
 	LEAST_MTU = 1280, /* fits every link that carries IPv6 */
 };
 
-/* Where a packet goes that a fast path cannot take. One whose source was
+/* Where a packet goes that the fast path cannot deliver. One whose source was
  * translated would be refused by the stack or, worse, remembered by it: that
  * one's sender has to try again. */
 static __always_inline int fall_back(const struct passage *passage,
@@ -88,7 +88,7 @@ static __always_inline int out(struct passage *passage, enum path_counter reason
 	struct path_config *config;
 	long found;
 
-	/* Connection tracking puts fragments together, so all of a datagram go
+	/* Connection tracking reassembles fragments, so all of a datagram go
 	 * by the stack or none does; and one that does not fit has to. */
 	if (passage->packet.outer.fragment && !reversed)
 		return to_stack(passage, PATH_STACK);

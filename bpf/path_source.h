@@ -121,7 +121,7 @@ static __always_inline bool is_wrapped(const struct header *header)
 	       is_overlay_port(header);
 }
 
-/* Two VLAN tags of which the outer one is 0: the kernel takes both off without
+/* Two VLAN tags of which the outer one is 0: the kernel removes both without
  * showing programs what is inside. */
 static __always_inline bool is_hidden_by_tags(const struct __sk_buff *skb)
 {

@@ -228,8 +228,8 @@ static __always_inline enum step begin_flow(struct passage *passage,
 	if (selection->reason != REASON_TRANSLATED || !backend) {
 		enum event_kind kind = kind_of(selection->reason);
 
-		if (kind != TOLD_COUNT)
-			tell_packet(kind, selection->service, &header->source,
+		if (kind != FAILURE_COUNT)
+			report_packet(kind, selection->service, &header->source,
 				    &selection->asked, NULL);
 		*verdict = refuse_packet(passage);
 		return STEP_ENDED;
@@ -320,9 +320,9 @@ static __always_inline enum step to_service(struct passage *passage, int *verdic
 		int remembered = skep_remember_flow(header);
 
 		if (made && remembered != REMEMBERED)
-			tell_packet(remembered == REMEMBER_FULL ?
-					    TOLD_FLOWS_FULL :
-					    TOLD_COLLISION,
+			report_packet(remembered == REMEMBER_FULL ?
+					    FAILURE_FLOWS_FULL :
+					    FAILURE_COLLISION,
 				    space->flow.service, &header->source,
 				    &header->destination, &space->flow.peer);
 		if (remembered == REMEMBER_COLLISION)

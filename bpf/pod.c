@@ -214,7 +214,7 @@ static __always_inline bool is_strange(struct passage *passage)
 	       !is_flow_known(passage);
 }
 
-/* Of an uplink, what cannot be parsed is the stack's to drop. It takes IPv6
+/* Of an uplink, what cannot be parsed is the stack's to drop. It accepts IPv6
  * packets with more headers than are looked through here, so none of those may
  * reach the host itself. */
 static __always_inline int leave_malformed(const struct passage *passage)

@@ -3,7 +3,7 @@
 #define SKEP_RECENT_H
 
 /* What became of the flows that this CPU saw a moment ago, a cache line each:
- * asking it takes a fraction of what the hash of skep_flows takes. shortcut.h
+ * a lookup costs a fraction of one in the hash of skep_flows. shortcut.h
  * reads it, the way through skep_flows writes it. A packet that may change its
  * flow (TCP's SYN, FIN, RST) always asks skep_flows and empties the flow's
  * place; the others do so every RECENT_JIFFIES, which keeps the flow alive. A

@@ -166,7 +166,7 @@ static __always_inline int shortcut_here(struct xdp_md *ctx,
 	if (!backend || node_down(backend->node))
 		return NO_SHORTCUT;
 	if (tunnel) {
-		if (!take_off(ctx, tunnel, header->family))
+		if (!remove_header(ctx, tunnel, header->family))
 			return leave(UPLINK_NO_ROOM, XDP_DROP);
 		shift_header(header, tunnel);
 	}

@@ -27,7 +27,7 @@ enum {
 	SOCKET_IPV6 = 10,
 };
 
-/* Loopback, and "any address", which a connect takes for loopback. */
+/* Loopback, and "any address", which connect treats as loopback. */
 static __always_inline bool is_loopback(const struct address *addr)
 {
 	if (is_unspecified(addr))
@@ -101,7 +101,7 @@ static __always_inline int refused(void)
 	return DENY;
 }
 
-/* A socket that asks for a backend itself must not be told later that it
+/* A socket that asks for a backend itself must not see later that it
  * asked for the service. */
 static __always_inline void note_direct(struct bpf_sock_addr *ctx,
 					const struct endpoint *asked,
@@ -167,13 +167,13 @@ static __always_inline void name_client(struct bpf_sock_addr *ctx,
 	client->word[1] = cookie >> 32;
 }
 
-static __always_inline void tell_process(struct event *event)
+static __always_inline void record_process(struct event *event)
 {
 	event->process = bpf_get_current_pid_tgid() >> 32;
 	bpf_get_current_comm(event->command, sizeof(event->command));
 }
 
-static __noinline void tell_refused(enum event_kind kind, __u32 service,
+static __noinline void report_refused(enum event_kind kind, __u32 service,
 				    const struct endpoint *asked)
 {
 	struct event *event = begin_event(kind, service);
@@ -181,7 +181,7 @@ static __noinline void tell_refused(enum event_kind kind, __u32 service,
 	if (!event)
 		return;
 	event->asked = *asked;
-	tell_process(event);
+	record_process(event);
 	bpf_ringbuf_submit(event, 0);
 }
 
@@ -221,8 +221,8 @@ static __always_inline int forward(struct bpf_sock_addr *ctx, bool ip6,
 	if (selection.reason != REASON_TRANSLATED) {
 		enum event_kind kind = kind_of(selection.reason);
 
-		if (kind != TOLD_COUNT)
-			tell_refused(kind, selection.service, &selection.asked);
+		if (kind != FAILURE_COUNT)
+			report_refused(kind, selection.service, &selection.asked);
 		return refused();
 	}
 	note_translated(ctx, &frontend, &selection, connects);

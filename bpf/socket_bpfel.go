@@ -215,7 +215,7 @@ type SocketService struct {
 	Flags           SocketServiceFlags
 	AffinitySeconds uint32
 	Failed          uint32
-	Told            uint32
+	EventStamp      uint32
 }
 
 type SocketServiceFlags uint32

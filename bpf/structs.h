@@ -61,7 +61,8 @@ struct service {
 	enum service_flags flags;
 	__u32 affinity_seconds; /* 0: none */
 	__u32 failed; /* connections that a backend refused or left unanswered */
-	__u32 told;   /* second since boot of its last event in skep_events */
+	__u32 event_stamp; /* second since boot of its last event in skep_events,
+			    * and how many there were in it */
 };
 
 /* The same of a backend. Immutable but for flags while anything refers to it;

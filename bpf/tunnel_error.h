@@ -3,8 +3,8 @@
 #define SKEP_TUNNEL_ERROR_H
 
 /* ICMP errors about the tunnels that we make. A router between two nodes that
- * says what fits is believed for a while, as by the kernel: clients are then told
- * of packets that do not fit. Anyone can send such a message; so it has to quote
+ * says what fits is believed for a while, as by the kernel: clients then get
+ * errors for packets that do not fit. Anyone can send such a message; so it has to quote
  * a tunnel from this node to another of ours, and may not make the path narrower
  * than what IP demands of every link or all hosts can receive. All of them go on
  * to the stack.
@@ -31,8 +31,8 @@ static __always_inline bool is_our_tunnel_error(const struct packet *packet)
 	       address_flags(&quoted->destination.addr) & ADDRESS_PEER;
 }
 
-/* The MTU that the error tells of; 0: none, or none that a link can have. */
-static __always_inline __u32 told_mtu(struct xdp_md *ctx,
+/* The MTU that the error reports; 0: none, or none that a link can have. */
+static __always_inline __u32 reported_mtu(struct xdp_md *ctx,
 				      const struct header *header)
 {
 	struct icmp_header *icmp;
@@ -80,7 +80,7 @@ __noinline int take_tunnel_error(struct xdp_md *ctx, struct arrival *arrival)
 
 	if (!arrival)
 		return XDP_ABORTED;
-	mtu = told_mtu(ctx, &arrival->packet.outer);
+	mtu = reported_mtu(ctx, &arrival->packet.outer);
 	if (!mtu)
 		return leave(UPLINK_TUNNEL_ERROR, XDP_PASS);
 	note_path_mtu(&arrival->packet.inner.destination.addr, mtu,

@@ -55,7 +55,7 @@ static __always_inline int finish(struct xdp_md *ctx, struct arrival *arrival,
 		step = translate(ctx, arrival, UPLINK_TRANSLATED_BACK);
 	if (step >= 0)
 		return step;
-	if (!peel(ctx, arrival))
+	if (!decapsulate(ctx, arrival))
 		return leave(UPLINK_NO_ROOM, XDP_DROP);
 	switch (step) {
 	case STEP_RESET:
@@ -79,7 +79,7 @@ __noinline int parse(struct xdp_md *ctx, struct arrival *arrival, __u32 l3,
 			    l3, family, &arrival->packet);
 }
 
-/* Looks into a tunnel that another node of ours may have made. It is taken off
+/* Looks into a tunnel that another node of ours may have made. It is removed
  * only once the packet inside proves to be for a frontend. */
 static __always_inline int parse_tunnel(struct xdp_md *ctx,
 					struct arrival *arrival)

@@ -309,7 +309,7 @@ type UplinkService struct {
 	Flags           uint32
 	AffinitySeconds uint32
 	Failed          uint32
-	Told            uint32
+	EventStamp      uint32
 }
 
 type UplinkSlotLine struct {

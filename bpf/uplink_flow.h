@@ -40,7 +40,7 @@ __noinline int follow(struct xdp_md *ctx, struct arrival *arrival,
 	if (!arrival || !flow)
 		return XDP_ABORTED;
 	header = &arrival->packet.outer;
-	if (!peel(ctx, arrival))
+	if (!decapsulate(ctx, arrival))
 		return leave(UPLINK_NO_ROOM, XDP_DROP);
 	if (header->hops <= 1)
 		return STEP_TIME_EXCEEDED;
@@ -132,8 +132,8 @@ static __always_inline int not_selected(struct arrival *arrival)
 {
 	enum event_kind kind = kind_of(arrival->selection.reason);
 
-	if (kind != TOLD_COUNT)
-		tell_packet(kind, arrival->selection.service,
+	if (kind != FAILURE_COUNT)
+		report_packet(kind, arrival->selection.service,
 			    &subject_of(arrival)->source,
 			    &arrival->selection.asked, NULL);
 	switch (arrival->selection.reason) {
@@ -242,8 +242,8 @@ static __always_inline int begin_flow(struct xdp_md *ctx, struct arrival *arriva
 			break;
 	}
 	if (remembered != REMEMBERED)
-		tell_packet(remembered == REMEMBER_FULL ? TOLD_FLOWS_FULL :
-							  TOLD_COLLISION,
+		report_packet(remembered == REMEMBER_FULL ? FAILURE_FLOWS_FULL :
+							  FAILURE_COLLISION,
 			    arrival->selection.service,
 			    &subject_of(arrival)->source,
 			    &arrival->selection.asked, &arrival->selection.peer);
@@ -322,7 +322,7 @@ __noinline int new_flow(struct xdp_md *ctx, struct arrival *arrival)
 }
 
 /* The flow's backend is gone, or no longer reached in the flow's way. What cannot
- * begin anew is told so at once. */
+ * begin anew is answered with an error at once. */
 static __always_inline int gone_flow(const struct arrival *arrival)
 {
 	const struct header *header = &arrival->packet.outer;

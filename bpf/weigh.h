@@ -7,8 +7,8 @@
  *
  * Includes before this: flow.h, events.h. */
 
-/* Tells of a packet that ends here. backend: may be NULL. */
-static __noinline void tell_packet(enum event_kind kind, __u32 service,
+/* Reports a packet that goes no further. backend: may be NULL. */
+static __noinline void report_packet(enum event_kind kind, __u32 service,
 				   const struct endpoint *client,
 				   const struct endpoint *asked,
 				   const struct endpoint *backend)
@@ -69,7 +69,7 @@ static __noinline void end_flow(struct flow *entry, __u8 tcp_flags, bool answer)
 	service = bpf_map_lookup_elem(&skep_services, &id);
 	if (service)
 		__sync_fetch_and_add(&service->failed, 1);
-	tell_packet(TOLD_BACKEND_FAILED, id, &entry->source, &entry->peer,
+	report_packet(FAILURE_BACKEND_FAILED, id, &entry->source, &entry->peer,
 		    &flow->peer);
 }
 

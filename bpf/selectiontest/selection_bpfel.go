@@ -163,7 +163,7 @@ type SelectionService struct {
 	Flags           uint32
 	AffinitySeconds uint32
 	Failed          uint32
-	Told            uint32
+	EventStamp      uint32
 }
 
 type SelectionSlotLine struct {

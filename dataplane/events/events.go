@@ -30,15 +30,15 @@ import (
 // kept is how many events are remembered.
 const kept = 512
 
-// kinds names what is told, and says it; the index is enum event_kind.
-var kinds = [bpf.CensusEventKindTOLD_COUNT]struct{ name, text string }{
-	bpf.CensusEventKindTOLD_NO_BACKEND:       {"no_backend", "no backend"},
-	bpf.CensusEventKindTOLD_BACKENDS_DOWN:    {"backends_down", "all backends are on nodes that are down"},
-	bpf.CensusEventKindTOLD_NO_LOCAL_BACKEND: {"no_local_backend", "no backend on this node (traffic policy Local)"},
-	bpf.CensusEventKindTOLD_SOURCE_REFUSED:   {"source_refused", "client is outside loadBalancerSourceRanges"},
-	bpf.CensusEventKindTOLD_COLLISION:        {"collision", "client's port is connected to the backend already, by way of another address"},
-	bpf.CensusEventKindTOLD_FLOWS_FULL:       {"flows_full", "no room for the connection in the kernel"},
-	bpf.CensusEventKindTOLD_BACKEND_FAILED:   {"backend_failed", "backend refused or did not answer"},
+// kinds are names and texts of failures; the index is enum event_kind.
+var kinds = [bpf.CensusEventKindFAILURE_COUNT]struct{ name, text string }{
+	bpf.CensusEventKindFAILURE_NO_BACKEND:       {"no_backend", "no backend"},
+	bpf.CensusEventKindFAILURE_BACKENDS_DOWN:    {"backends_down", "all backends are on nodes that are down"},
+	bpf.CensusEventKindFAILURE_NO_LOCAL_BACKEND: {"no_local_backend", "no backend on this node (traffic policy Local)"},
+	bpf.CensusEventKindFAILURE_SOURCE_REFUSED:   {"source_refused", "client is outside loadBalancerSourceRanges"},
+	bpf.CensusEventKindFAILURE_COLLISION:        {"collision", "client's port is connected to the backend already, by way of another address"},
+	bpf.CensusEventKindFAILURE_FLOWS_FULL:       {"flows_full", "no room for the connection in the kernel"},
+	bpf.CensusEventKindFAILURE_BACKEND_FAILED:   {"backend_failed", "backend refused or did not answer"},
 }
 
 // Event is one connection that came to nothing. What is not known is zero.
