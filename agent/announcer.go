@@ -12,7 +12,7 @@ import (
 // neighbourhood is what answers for addresses, and asks who else does: *flow.Flows.
 type neighbourhood interface {
 	Announce(until map[netip.Addr]time.Time) error
-	Taken(addrs []netip.Addr) (map[netip.Addr]bool, error)
+	InUse(addrs []netip.Addr) (map[netip.Addr]bool, error)
 }
 
 // announcer answers for the load-balancer addresses that this node owns. While the node's lease holds nobody else can own them.
@@ -109,7 +109,7 @@ func (a *announcer) look(now time.Time) {
 	if flows == nil || len(asked) == 0 {
 		return
 	}
-	taken, err := flows.Taken(asked)
+	taken, err := flows.InUse(asked)
 	if err != nil {
 		slog.Error("neighbours not asked who has load-balancer addresses: this node falls silent about them when its lease ends", "addresses", asked, "err", err)
 		return

@@ -18,7 +18,7 @@ func (l *link) Announce(until map[netip.Addr]time.Time) error {
 	return nil
 }
 
-func (l *link) Taken(addrs []netip.Addr) (map[netip.Addr]bool, error) {
+func (l *link) InUse(addrs []netip.Addr) (map[netip.Addr]bool, error) {
 	taken := map[netip.Addr]bool{}
 	for _, addr := range addrs {
 		if l.others[addr] {

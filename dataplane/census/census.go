@@ -182,7 +182,7 @@ func (c *Census) count() (map[Key]Connected, error) {
 	return counted, nil
 }
 
-// Run sets right what least connections weighs until ctx ends: flows whose end
+// Run corrects what least connections weighs until ctx ends: flows whose end
 // nobody saw, or which the kernel evicted. It walks only while a service selects
 // that way.
 func (c *Census) Run(ctx context.Context) {

@@ -162,7 +162,7 @@ func TestCountsSockets(t *testing.T) {
 	r.want("all closed", nil)
 }
 
-// The mean of what TCP itself tells of its connections.
+// The mean of what TCP itself reports of its connections.
 func TestRoundTrips(t *testing.T) {
 	r := newRoom(t)
 	r.host.Serve(t, service.TCP, first)

@@ -58,7 +58,7 @@ func (c *Census) drainCounts() (map[Key]Connected, error) {
 	return counted, err
 }
 
-// drain takes every entry out of a hash map.
+// drain removes and returns every entry of a hash map.
 func drain[K, V any](m *ebpf.Map, each func(K, V)) error {
 	keys, values := make([]K, batch), make([]V, batch)
 	var cursor ebpf.MapBatchCursor

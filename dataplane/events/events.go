@@ -1,9 +1,9 @@
-// Package events reads what the data plane's programs tell of connections that
-// came to nothing: which service, who asked, what was wrong. Counters say how
+// Package events reads what the data plane's programs report of connections that
+// failed: which service, who asked, what was wrong. Counters say how
 // often; this says who and when.
 //
 // It owns the reading end of the map skep_events and remembers the latest
-// events in memory. It never writes maps, and decides nothing: programs tell no
+// events in memory. It never writes maps, and decides nothing: programs report no
 // more than a few events of one service in a second, and what nobody reads in
 // time is lost.
 package events
@@ -41,7 +41,7 @@ var kinds = [bpf.CensusEventKindFAILURE_COUNT]struct{ name, text string }{
 	bpf.CensusEventKindFAILURE_BACKEND_FAILED:   {"backend_failed", "backend refused or did not answer"},
 }
 
-// Event is one connection that came to nothing. What is not known is zero.
+// Event is one connection that failed. What is not known is zero.
 type Event struct {
 	Time     time.Time      `json:"time"`
 	Kind     string         `json:"kind"`

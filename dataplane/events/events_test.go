@@ -24,22 +24,22 @@ func TestMain(m *testing.M) { os.Exit(sandbox.Main(m, nil)) }
 // errEnough ends a Follow.
 var errEnough = errors.New("enough")
 
-// next returns the first events that are told, which must be as many as are wanted.
+// next returns the first events, which must be as many as are wanted.
 func next(t *testing.T, l *events.Log, want int) []events.Event {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), lab.Deadline)
 	defer cancel()
-	var told []events.Event
+	var got []events.Event
 	err := l.Follow(ctx, func(e events.Event) error {
-		if told = append(told, e); len(told) == want {
+		if got = append(got, e); len(got) == want {
 			return errEnough
 		}
 		return nil
 	})
 	if !errors.Is(err, errEnough) {
-		t.Fatalf("%d events, %v, want %d", len(told), err, want)
+		t.Fatalf("%d events, %v, want %d", len(got), err, want)
 	}
-	return told
+	return got
 }
 
 func open(t *testing.T) (*service.Plane, *events.Log) {
@@ -82,7 +82,7 @@ func TestTellsOfRefusedSockets(t *testing.T) {
 	plane.SetNodeDown("node1", false)
 	lab.Flush(t, plane)
 	refused(t, "tcp4", "10.96.0.3:80")
-	told := next(t, l, 3)
+	failed := next(t, l, 3)
 	want := []events.Event{
 		{Kind: "no_backend", Service: "t/none:tcp", Protocol: "TCP", Asked: netip.MustParseAddrPort("10.96.0.1:80")},
 		{Kind: "backends_down", Service: "t/down:udp", Protocol: "UDP", Asked: netip.MustParseAddrPort("[fd00:96::1]:53")},
@@ -92,19 +92,19 @@ func TestTellsOfRefusedSockets(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i, got := range told {
+	for i, got := range failed {
 		if got.Time.Before(began) || got.Time.After(time.Now()) {
-			t.Errorf("%v was told at %s, between %s and now", got, got.Time, began)
+			t.Errorf("%v has the time %s, between %s and now", got, got.Time, began)
 		}
 		if i < 2 {
 			want[i].Process, want[i].Command = uint32(os.Getpid()), strings.TrimSpace(string(command))
 		}
 		got.Time = time.Time{}
 		if got != want[i] {
-			t.Errorf("told %+v, want %+v", got, want[i])
+			t.Errorf("got %+v, want %+v", got, want[i])
 		}
 	}
-	if text := told[2].String(); text != "t/closed:tcp: backend refused or did not answer: backend 127.0.1.1:80/TCP" {
+	if text := failed[2].String(); text != "t/closed:tcp: backend refused or did not answer: backend 127.0.1.1:80/TCP" {
 		t.Errorf("%q", text)
 	}
 }
@@ -138,6 +138,6 @@ func TestTellsFewOfMany(t *testing.T) {
 		t.Errorf("the quiet service: %+v, %v", last, err)
 	}
 	if loud < 8 || loud > 8*seconds {
-		t.Errorf("%d of 300 connections in %d seconds were told of, want 8 a second", loud, seconds)
+		t.Errorf("%d of 300 connections in %d seconds were reported, want 8 a second", loud, seconds)
 	}
 }

@@ -16,13 +16,13 @@ import (
 	"github.com/skep-io/skep/dataplane/pinned"
 )
 
-// Neighbours are told of a new owner at once, and again, since nobody acknowledges it.
+// A new owner is announced to neighbours at once, and again, since nobody acknowledges it.
 const (
 	notifications     = 4
 	notificationPause = time.Second
 )
 
-// announcer keeps skep_announced equal to what is asked for and tells the neighbours of an address that is new here.
+// announcer keeps skep_announced equal to what is asked for and announces to neighbours an address that is new here.
 type announcer struct {
 	log       *slog.Logger
 	announced pinned.Table[bpf.UplinkAddress, uint64]
@@ -48,7 +48,7 @@ func newAnnouncer(log *slog.Logger, announced pinned.Table[bpf.UplinkAddress, ui
 }
 
 // Announce makes this node the one that answers ARP and NDP for the given addresses, each until its time, and for no others.
-// Neighbours are told of those that are new. Call it again before the times to go on; a node that cannot falls silent by
+// Those that are new are announced to neighbours. Call it again before the times to go on; a node that cannot falls silent by
 // itself, so that another may take over.
 func (f *Flows) Announce(until map[netip.Addr]time.Time) error {
 	return f.announcer.set(until)
@@ -74,7 +74,7 @@ func (a *announcer) set(until map[netip.Addr]time.Time) error {
 		}
 		before, known := present[key]
 		delete(present, key)
-		if err := a.put(addr, uint64(boot+int64(left))); err != nil {
+		if err := a.announce(addr, uint64(boot+int64(left))); err != nil {
 			failed = append(failed, err)
 			continue
 		}
@@ -88,8 +88,8 @@ func (a *announcer) set(until map[netip.Addr]time.Time) error {
 	return errors.Join(failed...)
 }
 
-// follow makes the addresses heard of at these uplinks. Neighbours are told again where an uplink is new, has another link
-// address or has come up: they may have forgotten, or not heard.
+// follow makes the addresses heard of at these uplinks. They are announced again where an uplink is new, has another link
+// address or has come up: neighbours may have forgotten them, or not received it.
 func (a *announcer) follow(uplinks []uplink) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -130,7 +130,7 @@ func (a *announcer) follow(uplinks []uplink) error {
 	return errors.Join(failed...)
 }
 
-func (a *announcer) put(addr netip.Addr, deadline uint64) error {
+func (a *announcer) announce(addr netip.Addr, deadline uint64) error {
 	for _, u := range a.uplinks {
 		if err := a.socket.listen(u, addr, true); err != nil {
 			return fmt.Errorf("announce %s on uplink %s: %w", addr, u.name, err)

@@ -27,7 +27,7 @@ func TestTakeover(t *testing.T) {
 		for _, addr := range []netip.Addr{link4, link6} {
 			s.Frontends = append(s.Frontends, service.Frontend{Addr: addr, Port: 80, Protocol: service.TCP, Scope: service.ScopeExternal, Local: true})
 		}
-		h.Plane.SetService(s) // only the node's own pod: who answers tells where the packet went
+		h.Plane.SetService(s) // only the node's own pod: the answer shows where the packet went
 		w.flush(i)
 	}
 	until := map[netip.Addr]time.Time{link4: time.Now().Add(time.Hour), link6: time.Now().Add(time.Hour)}
@@ -61,7 +61,7 @@ func (w *world) awaitNeighbours(mac [6]byte) {
 		select {
 		case <-tick.C:
 		case <-late:
-			w.t.Fatalf("the router was not told that the addresses are at %x", mac)
+			w.t.Fatalf("the router got no announcement of the addresses at %x", mac)
 		}
 		found = 0
 		w.Router.Do(func() error {
@@ -83,8 +83,8 @@ func (w *world) flush(host int) {
 	}
 }
 
-// Everyone on the link is told: frames as in RFC 5227 and RFC 4861, and again a second later.
-func TestNeighboursAreTold(t *testing.T) {
+// Everyone on the link gets the announcement: frames as in RFC 5227 and RFC 4861, and again a second later.
+func TestAddressesAreAnnouncedToNeighbours(t *testing.T) {
 	s := newStage(t)
 	frames := s.framesAt(t, "far")
 	if err := s.flows.Announce(map[netip.Addr]time.Time{vip4.Addr(): time.Now().Add(time.Hour), vip6.Addr(): time.Now().Add(time.Hour)}); err != nil {

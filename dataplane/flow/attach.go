@@ -94,7 +94,7 @@ func occupied(err error) error {
 	return fmt.Errorf("attach XDP: %w", err)
 }
 
-// detachFrom takes the program off the interfaces that wanted says.
+// detachFrom detaches the program from the interfaces for which wanted is true.
 func (f *Flows) detachFrom(wanted func(index int) bool) error {
 	pins, err := pinned.LinksByInterface(f.options.PinDir)
 	if err != nil {

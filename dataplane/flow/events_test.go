@@ -15,7 +15,7 @@ import (
 	"github.com/skep-io/skep/dataplane/service"
 )
 
-// Who was refused from outside is told with the client's address, and a backend's refusals are counted.
+// An event about a client outside that was refused has its address, and a backend's refusals are counted.
 func TestTellsWhoWasRefused(t *testing.T) {
 	w := newWorld(t, 1)
 	l, err := events.Open(w.Hosts[0].Plane, nil)
@@ -75,11 +75,11 @@ func TestTellsWhoWasRefused(t *testing.T) {
 		}
 		return nil
 	}); !errors.Is(err, enough) {
-		t.Fatalf("told %v, want %v", got, want)
+		t.Fatalf("got %v, want %v", got, want)
 	}
 	for i := range want {
 		if got[i] != want[i] {
-			t.Errorf("told %+v, want %+v", got[i], want[i])
+			t.Errorf("got %+v, want %+v", got[i], want[i])
 		}
 	}
 	dump, err := w.Hosts[0].Plane.Dump()

@@ -52,7 +52,7 @@ func TestFromOutside(t *testing.T) {
 	}
 }
 
-// What does not fit the tunnel: the client is told, and sends smaller packets from then on.
+// What does not fit the tunnel: the client gets an error, and sends smaller packets from then on.
 func TestPathMTU(t *testing.T) {
 	w := newWorld(t, 2)
 	pod := w.Hosts[1].NewPod("elsewhere")

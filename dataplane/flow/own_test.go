@@ -97,7 +97,7 @@ func (w *world) askHost(t *testing.T, h *fabrictest.Host, to netip.AddrPort, ask
 	}
 }
 
-// Where nobody listens in the host's network, the host's own refusal tells the client about what it sent.
+// Where nobody listens in the host's network, the host's own refusal quotes what the client sent.
 func TestRefusedByTheHost(t *testing.T) {
 	bothWays(t, func(t *testing.T, w *world) {
 		for i, h := range w.Hosts {
@@ -133,7 +133,7 @@ func narrow(name string, mtu int) error {
 	return netlink.LinkSetMTU(link, mtu)
 }
 
-// The host tells the client what fits a pod's interface, and about a packet that the client knows.
+// The host's error has what fits a pod's interface, and quotes a packet that the client knows.
 func TestHostTellsWhatFits(t *testing.T) {
 	w := newWorld(t, 2)
 	for i, h := range w.Hosts {

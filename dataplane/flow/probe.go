@@ -13,10 +13,10 @@ import (
 // probeWait is how long neighbours have to say that an address is theirs.
 const probeWait = 300 * time.Millisecond
 
-// Taken asks the neighbours at all uplinks who has these addresses (RFC 5227's probe, RFC 4862's solicitation without a source),
+// InUse asks the neighbours at all uplinks who has these addresses (RFC 5227's probe, RFC 4862's solicitation without a source),
 // and returns those of which another host has said within a moment that they are its, asked or not. It must run in the network
 // namespace of the uplinks.
-func (f *Flows) Taken(addrs []netip.Addr) (map[netip.Addr]bool, error) {
+func (f *Flows) InUse(addrs []netip.Addr) (map[netip.Addr]bool, error) {
 	f.mu.Lock()
 	uplinks := append([]uplink{}, f.uplinks...)
 	f.mu.Unlock()

@@ -7,7 +7,7 @@ import (
 )
 
 // A node hears whether another on its link answers for an address: by what the other's program answers to the question, and by
-// what the other tells everybody when it takes over.
+// what the other announces when it becomes the owner.
 func TestNeighboursSayWhatIsTaken(t *testing.T) {
 	w := newWorld(t, 2)
 	link4, link6 := netip.MustParseAddr("192.0.2.99"), netip.MustParseAddr("2001:db8:2::99")
@@ -16,7 +16,7 @@ func TestNeighboursSayWhatIsTaken(t *testing.T) {
 	taken := func() (got map[netip.Addr]bool) {
 		t.Helper()
 		w.Hosts[0].Do(func() (err error) {
-			got, err = asking.Taken(addrs)
+			got, err = asking.InUse(addrs)
 			return err
 		})
 		return got

@@ -45,12 +45,12 @@ func TestTranslateOutAndBack(t *testing.T) {
 			trouble := icmp(a.far.Addr(), a.node, k.unreachable, k.port, 0, routed.ip())
 			seen := question
 			seen.hops = 63
-			told := icmp(a.vip.Addr(), a.client.Addr(), k.unreachable, k.port, 0, seen.ip())
-			told.hops = 63
+			refusal := icmp(a.vip.Addr(), a.client.Addr(), k.unreachable, k.port, 0, seen.ip())
+			refusal.hops = 63
 			s.check(t,
 				step{name + " again", question.arriving(), xdpTX, sent(routed, peerMAC), []string{"translated_out"}},
 				step{name + " answer", answer.arriving(), xdpTX, sent(back, routerMAC), []string{"translated_back"}},
-				step{name + " error", trouble.arriving(), xdpTX, sent(told, routerMAC), []string{"translated_back"}},
+				step{name + " error", trouble.arriving(), xdpTX, sent(refusal, routerMAC), []string{"translated_back"}},
 			)
 			stranger := answer
 			stranger.from = port(a.far, 9)

@@ -21,7 +21,7 @@ func (s *stage) expireHops(t *testing.T) {
 	s.changeHops(t, func(hop *bpf.UplinkHop) { hop.Expires = 0 })
 }
 
-// A router between two nodes says what fits: clients are told, but only if the router speaks of a tunnel of this node to
+// A router between two nodes says what fits: clients get that, but only if the error quotes a tunnel of this node to
 // another, and of an MTU that there can be.
 func TestWhatFitsOnTheWayToANode(t *testing.T) {
 	for _, outer := range []struct {
@@ -112,7 +112,7 @@ func (w *world) narrow(from, to, mtu int) {
 			return netlink.RouteAdd(&netlink.Route{Dst: there, LinkIndex: bridge.Attrs().Index, MTU: mtu})
 		})
 	}
-	w.Router.Do(func() error { // it would tell of the shorter way
+	w.Router.Do(func() error { // it would redirect to the shorter way
 		return errors.Join(os.WriteFile("/proc/sys/net/ipv4/conf/all/send_redirects", []byte("0"), 0),
 			os.WriteFile("/proc/sys/net/ipv4/conf/br0/send_redirects", []byte("0"), 0))
 	})

@@ -149,7 +149,7 @@ func (f *Flows) logChanges(states []Uplink) {
 	}
 }
 
-// describe tells the program about the uplink.
+// describe writes the record of the uplink that the program reads.
 func (f *Flows) describe(u uplink) error {
 	record := f.record
 	record.Mac = u.mac

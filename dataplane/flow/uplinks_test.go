@@ -132,8 +132,8 @@ func TestUplinkWithoutXDP(t *testing.T) {
 	}
 }
 
-// Overlays are told of with this node's addresses on them, across uplinks that change, until they are not named any more.
-func TestOverlaysAreToldOf(t *testing.T) {
+// Overlays are recorded with this node's addresses on them, across uplinks that change, until they are not named any more.
+func TestOverlaysAreRecorded(t *testing.T) {
 	s := newStage(t)
 	s.add(&netlink.Bridge{LinkAttrs: named("overlay")})
 	s.change(func(l netlink.Link) error {
@@ -191,23 +191,23 @@ func (s *stage) attachTool(t *testing.T, name string) (attached link.Link) {
 func TestUplinkChangesItsAddress(t *testing.T) {
 	s := newStage(t)
 	frames := s.framesAt(t, "far")
-	told := func(want []byte) {
+	announced := func(want []byte) {
 		t.Helper()
 		for frame := ""; frame != string(want); {
 			var err error
 			if frame, err = frames(); err != nil {
-				t.Fatalf("neighbours were not told by %x: %v", want, err)
+				t.Fatalf("%x was not announced to neighbours: %v", want, err)
 			}
 		}
 	}
 	s.Do(func() error {
 		return s.flows.Announce(map[netip.Addr]time.Time{vip4.Addr(): time.Now().Add(time.Hour)})
 	})
-	told(gratuitousARP(nodeMAC, vip4.Addr(), 1))
+	announced(gratuitousARP(nodeMAC, vip4.Addr(), 1))
 	mac := [6]byte{2, 0, 0, 0, 0, 0x77}
 	s.change(func(l netlink.Link) error { return netlink.LinkSetHardwareAddr(l, net.HardwareAddr(mac[:])) }, "eth0")
 	s.uplinksNow("eth0")
-	told(gratuitousARP(mac, vip4.Addr(), 1))
+	announced(gratuitousARP(mac, vip4.Addr(), 1))
 	described, err := s.flows.maps.uplinks.All()
 	if err != nil || described[uint32(s.index)].Mac != mac {
 		t.Errorf("the program goes by %v, %v, want the link address %x", described, err, mac)
@@ -216,5 +216,5 @@ func TestUplinkChangesItsAddress(t *testing.T) {
 	s.uplinksNow("eth0")
 	s.change(netlink.LinkSetUp, "eth0")
 	s.uplinksNow("eth0")
-	told(gratuitousARP(mac, vip4.Addr(), 1))
+	announced(gratuitousARP(mac, vip4.Addr(), 1))
 }

@@ -31,7 +31,7 @@ func Lock(dir string) (*os.File, error) {
 	return folder, nil
 }
 
-// Replace puts a pin where another one may be.
+// Replace pins at a path that another pin may have.
 func Replace(path string, pin func(string) error) error {
 	unfinished := path + "_next"
 	if err := os.Remove(unfinished); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -116,7 +116,7 @@ func Runs(id ebpf.ProgramID, program *ebpf.Program) (bool, error) {
 	return a.Tag == b.Tag && slices.Equal(mapsA, mapsB), nil
 }
 
-// Detach takes a pinned link and its program away. It succeeds if there is none.
+// Detach removes a pinned link, and with it its program. It succeeds if there is none.
 func Detach(pin string) error {
 	l, err := openLink(pin)
 	if errors.Is(err, fs.ErrNotExist) {

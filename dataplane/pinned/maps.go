@@ -58,7 +58,7 @@ type Maps struct {
 
 const mapFolder = "maps"
 
-// OpenMaps takes every map of spec from its owner, or from the folder, or makes it. A pinned map of another version or layout
+// OpenMaps opens every map of spec at its owner's or in the folder, or makes it. A pinned map of another version or layout
 // is of no use: running programs keep it until they are replaced.
 func OpenMaps(dir string, version int, spec *ebpf.CollectionSpec, log *slog.Logger, owners ...Owner) (*Maps, error) {
 	m := &Maps{ByName: map[string]*ebpf.Map{}, dir: dir, pinned: map[string]bool{}}

@@ -49,7 +49,7 @@ func (n *Network) adopt() error {
 	return nil
 }
 
-// adoptable takes the addresses that a link's alias records. Those of a family that this host has no more are left out; a pod
+// adoptable returns the addresses that a link's alias records. Those of a family that this host has no more are left out; a pod
 // that had no other is not reachable any more.
 func (n *Network) adoptable(link netlink.Link) (podID string, addrs []netip.Addr, err error) {
 	podID, recorded, err := parseAlias(link.Attrs().Alias)

@@ -21,7 +21,7 @@ const (
 	queueDivisor = 10
 )
 
-// limit puts the two queues in place, or takes away those that should not be there. A kernel without token buckets leaves
+// limit makes the two queues, or removes those that should not be there. A kernel without token buckets leaves
 // the pod unlimited, which is reported and no reason to keep the pod from running.
 func (n *Network) limit(host netlink.Link, pod *podEnd, want Bandwidth) (shaped bool, unlimited error) {
 	if want == (Bandwidth{}) && host.Attrs().Alias == "" {

@@ -28,7 +28,7 @@ func (f *family) inCluster(cidr netip.Prefix) string {
 }
 
 // settle refuses ranges that several peers claim. Where one of them is reached there now, that one keeps it: a claim that comes
-// later takes nothing away.
+// later removes nothing.
 func settle(claims []*claim) {
 	slices.SortStableFunc(claims, func(a, b *claim) int {
 		if c := a.cidr.Addr().Compare(b.cidr.Addr()); c != 0 {

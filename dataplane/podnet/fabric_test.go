@@ -25,7 +25,7 @@ func newNamespace(t *testing.T) *namespace {
 	return &namespace{sandbox.NewNamespace(t)}
 }
 
-// greet listens in the namespace and tells every caller the address that it sees it at.
+// greet listens in the namespace and sends every caller the address that it sees it at.
 func (ns *namespace) greet(t *testing.T, addr string) (port uint16) {
 	t.Helper()
 	var listener net.Listener
@@ -249,7 +249,7 @@ func (f *fabric) attachLimited(t *testing.T, n *Network, host int, podID string,
 	return a
 }
 
-// join tells every network of all the others.
+// join makes every network known to all the others.
 func (f *fabric) join(t *testing.T, networks ...*Network) {
 	t.Helper()
 	for host, n := range networks {

@@ -13,7 +13,7 @@ import (
 )
 
 // DroppedForwarding names the packet filter chains of this network namespace whose policy is to drop what is forwarded, which
-// Docker, among others, sets up. A rule of theirs may still let pods' packets pass; which, nobody can tell from outside. Where
+// Docker, among others, sets up. A rule of theirs may still let pods' packets pass; which, cannot be seen from outside. Where
 // bridged packets go through these chains too (see BridgedFiltering), they also drop what passes a bridge.
 func DroppedForwarding() []string {
 	var found []string
@@ -59,7 +59,7 @@ func legacyForwarding() (found []string) {
 	return found
 }
 
-// BridgedFiltering tells whether packets that pass a bridge of this network namespace go through the packet filter chains as
+// BridgedFiltering says whether packets that pass a bridge of this network namespace go through the packet filter chains as
 // if they were routed: net.bridge.bridge-nf-call-iptables or -ip6tables is 1.
 func BridgedFiltering() bool {
 	for _, setting := range []string{"bridge-nf-call-iptables", "bridge-nf-call-ip6tables"} {

@@ -57,10 +57,10 @@ func TestForwardingKeepsTheRouterThatAdvertisesItself(t *testing.T) {
 	defer close(stop)
 	again := time.NewTicker(100 * time.Millisecond) // a link that has just come up may lose the first
 	defer again.Stop()
-	for heard := false; !heard; {
+	for learnt := false; !learnt; {
 		select {
 		case u := <-updates:
-			heard = u.Protocol == unix.RTPROT_RA && isDefault(u.Route)
+			learnt = u.Protocol == unix.RTPROT_RA && isDefault(u.Route)
 		case <-again.C:
 			f.advertise(t)
 		}

@@ -116,7 +116,7 @@ const (
 
 // Run follows the host until ctx ends, in the network namespace of the calling thread. When messages were lost, since the kernel
 // had no room for them (ENOBUFS), or the socket fails, it subscribes again, and then anything may have changed. So it may while
-// the kernel takes no subscription: readers look at the host each time that it is tried.
+// the kernel refuses the subscription: readers look at the host each time that it is tried.
 func (w *HostWatch) Run(ctx context.Context) {
 	wait := backoff.New(subscribeFirst, subscribeMax)
 	for ctx.Err() == nil {

@@ -225,7 +225,7 @@ func (n *Network) configureHost(host netlink.Link, podID string, addrs []netip.A
 	return nil
 }
 
-// prepareHostEnd comes before the interface is up. It takes no router advertisements, with which a pod could become the
+// prepareHostEnd comes before the interface is up. It accepts no router advertisements, with which a pod could become the
 // host's router, and no link-local address of its own, which nothing would use.
 func (f *family) prepareHostEnd(name string) error {
 	if f.is4() {

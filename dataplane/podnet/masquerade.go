@@ -38,7 +38,7 @@ func (h header) nodes() *nftables.Set {
 	return &nftables.Set{Table: h.ownTable(), Name: nodesName, KeyType: h.keys}
 }
 
-// syncMasquerade replaces the family's table "skep" in one transaction: pods' packets that leave the cluster take the host's
+// syncMasquerade replaces the family's table "skep" in one transaction: pods' packets that leave the cluster get the host's
 // address. Hosts that share a link are of the cluster as well, since their answers find the pod. Connections under way keep
 // their translation, which is in conntrack.
 func (n *Network) syncMasquerade(f *family) error {

@@ -48,7 +48,7 @@ type Attachment struct {
 	Unlimited error
 }
 
-// Equal tells whether two attachments are the same place.
+// Equal says whether two attachments are the same place.
 func (a Attachment) Equal(b Attachment) bool {
 	return a.HostInterface == b.HostInterface && a.Index == b.Index && a.Shaped == b.Shaped &&
 		slices.Equal(a.Addrs, b.Addrs) && slices.Equal(a.PodMAC, b.PodMAC)
@@ -78,11 +78,11 @@ type Network struct {
 	overhead int
 
 	routes   sync.Mutex          // one change of routes at a time; taken before mu, guards what follows
-	peers    []Peer              // as last told; nil before
+	peers    []Peer              // as last given to SyncRoutes; nil before
 	inSet    []Peer              // those whose addresses the nftables set of peers has
 	nodes    map[netip.Addr]bool // hosts on a shared link: not masqueraded towards
 	overlays map[int]*overlay    // by family of the addresses between hosts
-	refused  map[string]bool     // claims of peers that were told to be ignored
+	refused  map[string]bool     // claims of peers that are ignored, and were logged
 }
 
 // New takes over what an earlier process left, removes interfaces that it left half made, and prepares forwarding,
@@ -254,7 +254,7 @@ func (n *Network) Overlays() []string {
 // reportUplinks is called with routes held.
 func (n *Network) reportUplinks() {
 	var names []string
-	var indexes []int // tell a link that was made anew
+	var indexes []int // show that a link was made anew
 	for _, link := range n.uplinks {
 		names, indexes = append(names, link.Attrs().Name), append(indexes, link.Attrs().Index)
 	}

@@ -145,7 +145,7 @@ func TestForgedPacketsWithoutEthernetHeaders(t *testing.T) {
 			}
 		}
 	}
-	// The next process keeps the nodes that are known, until it has heard of others.
+	// The next process keeps the nodes that are known, until it gets others.
 	f.hosts[0].Do(func() error {
 		next, err := New(n.cfg)
 		if err != nil {

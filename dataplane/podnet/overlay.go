@@ -96,7 +96,7 @@ func (n *Network) overlayOf(link int) (underlay int, ok bool) {
 	return 0, false
 }
 
-// ensureOverlay makes the link, or puts right what differs.
+// ensureOverlay makes the link, or corrects what differs.
 func (n *Network) ensureOverlay(underlay int) error {
 	node := addrIn(n.cfg.NodeIPs, underlay)
 	want := n.overlayLink(underlay, node)
@@ -254,7 +254,7 @@ func (n *Network) syncNeighbours(link, family int, wanted map[netip.Addr]net.Har
 	return errors.Join(failed...)
 }
 
-// resize tells the pods' routes to the cluster what the overlays in use add to a packet, if that has changed. Pods of which
+// resize sets on the pods' routes to the cluster what the overlays in use add to a packet, if that has changed. Pods of which
 // only an earlier process knows the namespace learn it from this host's "packet too big", at the first packet that is.
 func (n *Network) resize() error {
 	overhead := 0

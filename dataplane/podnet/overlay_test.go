@@ -167,9 +167,9 @@ func TestHostsThatShareNoLinkAreReachedThroughVXLAN(t *testing.T) {
 
 func TestPeerMovesBetweenRouteAndVXLANInPlace(t *testing.T) {
 	f := newRoutedFabric(t, 2, 1)
-	var told [][]string
+	var reported [][]string
 	cfg := f.config(0)
-	cfg.UplinksChanged = func(interfaces []string) { told = append(told, interfaces) }
+	cfg.UplinksChanged = func(interfaces []string) { reported = append(reported, interfaces) }
 	n := f.start(t, 0, cfg)
 	pod := newNamespace(t)
 	f.attach(t, n, 0, "pod", pod)
@@ -215,8 +215,8 @@ func TestPeerMovesBetweenRouteAndVXLANInPlace(t *testing.T) {
 		f.hosts[0].Do(func() error { return n.SyncRoutes(step.peers) })
 		check(step.name, step.device, step.cluster, default4, default6)
 	}
-	if want := [][]string{{"eth0"}, {"eth0", "skep-vxlan4"}, {"eth0"}}; !slices.EqualFunc(told, want, slices.Equal) || !slices.Equal(n.Uplinks(), want[2]) {
-		t.Errorf("told of uplinks %v and left with %v, want %v", told, n.Uplinks(), want)
+	if want := [][]string{{"eth0"}, {"eth0", "skep-vxlan4"}, {"eth0"}}; !slices.EqualFunc(reported, want, slices.Equal) || !slices.Equal(n.Uplinks(), want[2]) {
+		t.Errorf("reported uplinks %v and has %v now, want %v", reported, n.Uplinks(), want)
 	}
 	f.hosts[0].Do(func() error {
 		if _, err := netlink.LinkByName("skep-vxlan4"); !isLinkNotFound(err) {
@@ -255,9 +255,9 @@ func TestRestartTakesOverTheOverlay(t *testing.T) {
 	if len(before) != 1+1+2 {
 		t.Fatalf("link, forwarding entry and two neighbours expected: %v", before)
 	}
-	told := 0
+	reports := 0
 	cfg := f.config(0)
-	cfg.UplinksChanged = func([]string) { told++ }
+	cfg.UplinksChanged = func([]string) { reports++ }
 	again := f.start(t, 0, cfg)
 	f.hosts[0].Do(func() error { return again.SyncRoutes([]Peer{f.peer(1)}) })
 	if after := overlayState(t, f.hosts[0]); !slices.Equal(before, after) {
@@ -281,8 +281,8 @@ func TestRestartTakesOverTheOverlay(t *testing.T) {
 	if got := pods[1].mustCall(t, target); !strings.HasPrefix(got, "fd00:10:244:2:") {
 		t.Errorf("the pod was seen at %s", got)
 	}
-	if told != 1 {
-		t.Errorf("told of uplinks %d times, want once: at the start", told)
+	if reports != 1 {
+		t.Errorf("reported uplinks %d times, want once: at the start", reports)
 	}
 	f.hosts[0].Do(func() error {
 		link, err := netlink.LinkByName("skep-vxlan4")
@@ -291,8 +291,8 @@ func TestRestartTakesOverTheOverlay(t *testing.T) {
 		}
 		return errors.Join(netlink.LinkDel(link), again.SyncRoutes([]Peer{f.peer(1)}))
 	})
-	if told != 2 {
-		t.Errorf("told of uplinks %d times, want twice: the overlay was made anew", told)
+	if reports != 2 {
+		t.Errorf("reported uplinks %d times, want twice: the overlay was made anew", reports)
 	}
 	if got := pods[1].mustCall(t, target); !strings.HasPrefix(got, "fd00:10:244:2:") {
 		t.Errorf("through the new overlay the pod was seen at %s", got)

@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Remove takes everything off this host that the package ever made: pods' and VXLAN interfaces, routes, and the nftables tables.
+// Remove removes everything from this host that the package ever made: pods' and VXLAN interfaces, routes, and the nftables tables.
 // Forwarding stays on for the interfaces that leave the host, since others may rely on it.
 func Remove() error {
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)

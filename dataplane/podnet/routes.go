@@ -21,7 +21,7 @@ type Peer struct {
 	PodCIDRs []netip.Prefix
 }
 
-// Equal tells whether two peers are reached alike.
+// Equal says whether two peers are reached alike.
 func (p Peer) Equal(q Peer) bool {
 	return p.Name == q.Name && slices.Equal(p.NodeIPs, q.NodeIPs) && slices.Equal(p.PodCIDRs, q.PodCIDRs)
 }

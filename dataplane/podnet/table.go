@@ -106,7 +106,7 @@ func (t *table) reaches(addr netip.Addr) bool {
 	return ok
 }
 
-// hasNeighbours tells links on which a packet can be given to one of several hosts from tunnels and point-to-point links,
+// hasNeighbours distinguishes links on which a packet can be given to one of several hosts from tunnels and point-to-point links,
 // which deliver by destination only.
 func (n *Network) hasNeighbours(index int, known map[int]bool) bool {
 	if has, ok := known[index]; ok {

@@ -47,7 +47,7 @@ type attacher interface {
 	// attach makes the place run its program. One that does already is left alone; one that runs another gets this
 	// one in a single step.
 	attach(place) error
-	// detach takes our programs off an interface, if there are any; the interface may be gone.
+	// detach detaches our programs from an interface, if there are any; the interface may be gone.
 	detach(index int) error
 	// interfaces lists those that have programs of ours.
 	interfaces() ([]int, error)

@@ -14,7 +14,7 @@ import (
 	"github.com/skep-io/skep/dataplane/pinned"
 )
 
-// Priority and handle of our filters: what somebody else puts at the hook has others and is left alone.
+// Priority and handle of our filters: what somebody else attaches to the hook has others and is not touched.
 const (
 	filterPriority = 83
 	filterHandle   = 1
@@ -120,7 +120,7 @@ func (clsact) detach(index int) error {
 	return removeUnused(index)
 }
 
-// removeUnused takes the qdisc away with our last filter, unless somebody else's filters use it.
+// removeUnused removes the qdisc with our last filter, unless somebody else's filters use it.
 func removeUnused(index int) error {
 	link, err := netlink.LinkByIndex(index)
 	if isLinkNotFound(err) {

@@ -17,7 +17,7 @@ type Node struct {
 
 // SetNodes says which nodes there are, this one included. Until it is called for the first time, packets between nodes are
 // taken from anybody; from then on pods' addresses are those of the node that has their range, whichever way packets come.
-// What an earlier process was told holds until this one is.
+// What an earlier process was given holds until this one gets it.
 func (p *Path) SetNodes(nodes []Node) error {
 	wanted := map[bpf.PodRangeKey]bpf.PodRangeOwner{}
 	for _, n := range nodes {

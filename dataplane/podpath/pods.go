@@ -238,7 +238,7 @@ func (p *Path) guard(names []string, wanted map[int]bool) error {
 	return errors.Join(failed...)
 }
 
-// setOverlays tells the programs which uplinks are overlays.
+// setOverlays records for the programs which uplinks are overlays.
 func (p *Path) setOverlays(overlays map[uint32]bool) error {
 	present, err := p.maps.overlays.All()
 	if err != nil {
@@ -258,7 +258,7 @@ func (p *Path) setOverlays(overlays map[uint32]bool) error {
 	return errors.Join(failed...)
 }
 
-// sweep takes programs off interfaces that are neither a pod's nor an uplink, and those that were attached the other way.
+// sweep detaches programs from interfaces that are neither a pod's nor an uplink, and those that were attached the other way.
 func (p *Path) sweep(uplinks map[int]bool) error {
 	attached, err := p.hook.interfaces()
 	if err != nil {
@@ -288,7 +288,7 @@ func (p *Path) otherWay() attacher {
 	return tcx{dir: p.options.PinDir}
 }
 
-// namespaceCookie tells network namespaces apart for as long as the kernel runs.
+// namespaceCookie distinguishes network namespaces for as long as the kernel runs.
 func namespaceCookie() (uint64, error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

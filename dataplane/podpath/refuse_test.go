@@ -70,7 +70,7 @@ func sendFrom(source string, to []netip.Addr) error {
 	return nil
 }
 
-// kubernetes 48719: a client of a service without endpoints is told so at once and not left to wait.
+// kubernetes 48719: a client of a service without endpoints gets an error at once and does not wait.
 func TestServiceWithoutBackendsEndsTheWait(t *testing.T) {
 	f := fabrictest.New(t, 1)
 	f.OpenPaths()

@@ -6,7 +6,7 @@ import (
 	"github.com/skep-io/skep/dataplane/pinned"
 )
 
-// Remove takes every program of this package off the interfaces of this network namespace, and every pin below a pin folder
+// Remove removes every program of this package from the interfaces of this network namespace, and every pin below a pin folder
 // away. It succeeds if there is nothing.
 func Remove(pinDir string) error {
 	attached, err := clsact{}.interfaces()

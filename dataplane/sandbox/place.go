@@ -45,7 +45,7 @@ func makePlace(root string) (*place, error) {
 	}
 }
 
-// own takes the lock. False if another process has it, or the cgroup is gone.
+// own locks the place. False if another process has it, or the cgroup is gone.
 func (p *place) own() (bool, error) {
 	folder, err := os.Open(p.cgroup)
 	if errors.Is(err, os.ErrNotExist) {
@@ -69,7 +69,7 @@ func (p *place) own() (bool, error) {
 	return true, nil
 }
 
-// remove ends what runs in the place and takes it away.
+// remove ends what runs in the place and removes it.
 func (p *place) remove() error {
 	defer p.lock.Close()
 	kill := filepath.Join(p.cgroup, "cgroup.kill")

@@ -2,7 +2,7 @@
 // that end with the test process, however it ends.
 //
 // It owns cgroups whose names begin with "skep-test-". Whatever else tests make lives in namespaces that no file outside
-// names, so that the kernel takes it away with the last process; cgroups that a killed process left are removed by the next
+// names, so that the kernel removes it with the last process; cgroups that a killed process left are removed by the next
 // one. It knows nothing of services, and is never part of a program.
 package sandbox
 

@@ -30,7 +30,7 @@ func newIDs(what string, size uint32) *ids {
 	return a
 }
 
-// allocate takes the lowest free number from wanted on, else the lowest of all.
+// allocate allocates the lowest free number from wanted on, else the lowest of all.
 func (a *ids) allocate(wanted uint32) (uint32, error) {
 	for _, from := range []uint32{wanted, 0} {
 		if id, ok := a.next(from); ok {
@@ -69,7 +69,7 @@ func (a *ids) mark(id uint32) {
 	}
 }
 
-// reserve takes one number; false if it is taken or out of range.
+// reserve allocates one number; false if it is in use or out of range.
 func (a *ids) reserve(id uint32) bool {
 	if id >= a.size || a.used[id/64]&(1<<(id%64)) != 0 {
 		return false
@@ -123,7 +123,7 @@ func (r *runs) allocate(count uint32) (run, error) {
 	return run{}, fmt.Errorf("%w: no room for %d slots among %d: give more slots with --table-sizes of skep-agent", errFull, count, uint32(1)<<r.order)
 }
 
-// reserve takes one run where it is; false if it is not aligned as allocate
+// reserve allocates one run where it is; false if it is not aligned as allocate
 // would have done, or if a part of it is taken.
 func (r *runs) reserve(taken run) bool {
 	if taken.count == 0 {

@@ -19,7 +19,7 @@ func (w twin) set(r run, used bool) {
 	}
 }
 
-// room tells whether an aligned block for count slots is free.
+// room says whether an aligned block for count slots is free.
 func (w twin) room(count uint32) bool {
 	size := uint32(1) << orderOf(count)
 	for base := uint32(0); base+size <= uint32(len(w)); base += size {

@@ -20,7 +20,7 @@ type desiredService struct {
 }
 
 // apply makes the maps hold one service. It returns the names of services that
-// have to be applied again because it took a frontend from them. After an error
+// have to be applied again because it got a frontend of theirs. After an error
 // nothing is inconsistent to programs, and applying again finishes the work. If
 // the error is errFull, all that there was room for is installed.
 func (in *installed) apply(d *desiredService) (again []string, err error) {
@@ -111,7 +111,7 @@ func (in *installed) fill(d *desiredService, want *desiredPool) (again []string,
 }
 
 // empty removes a pool that is no longer wanted. It keeps a frontend that
-// another service is about to take, and with it all that the frontend leads to,
+// another service is about to get, and with it all that the frontend leads to,
 // so that no connection meets a gap.
 func (in *installed) empty(d *desiredService, p *pool) error {
 	if err := in.dropFrontends(p, nil, d.claimed); err != nil {

@@ -31,7 +31,7 @@ type hook struct {
 
 func hooks(p *bpf.SocketPrograms) []hook {
 	return []hook{
-		// Answers first: no socket is translated that could not be told so.
+		// Answers first: no socket is translated whose peer could not be translated back.
 		{bpf.SocketProgSkepGetpeername4, ebpf.AttachCgroupInet4GetPeername, p.SkepGetpeername4},
 		{bpf.SocketProgSkepGetpeername6, ebpf.AttachCgroupInet6GetPeername, p.SkepGetpeername6},
 		{bpf.SocketProgSkepRecvmsg4, ebpf.AttachCGroupUDP4Recvmsg, p.SkepRecvmsg4},

@@ -38,7 +38,7 @@ func (in *installed) fillBackends(d *desiredService, p *pool, want *desiredPool)
 	return runs, full
 }
 
-// settleFlags takes the flags away that backends no longer have, after the runs
+// settleFlags clears the flags that backends no longer have, after the runs
 // were replaced: from then on a client's affinity does not lead there either.
 func (in *installed) settleFlags(d *desiredService, p *pool, want *desiredPool) error {
 	for _, w := range want.backends {
@@ -159,9 +159,9 @@ func (in *installed) list(b *poolBackend) error {
 	return nil
 }
 
-// unlist takes a backend out again and passes its place on, but for what is
+// unlist removes a backend again and passes its place on, but for what is
 // derived: sockets without memory asked for the service that leaves, and would
-// be told that they had asked for the next.
+// see that they had asked for the next.
 func (in *installed) unlist(b *poolBackend) error {
 	if !b.listed {
 		return nil

@@ -6,7 +6,7 @@ import (
 	"sync/atomic"
 )
 
-// Departure says that a backend takes no new connections through a service any
+// Departure says that a backend gets no new connections through a service any
 // more. Sockets may still be connected to it.
 type Departure struct {
 	Service  string
@@ -14,7 +14,7 @@ type Departure struct {
 	Port     uint16
 	Protocol Protocol
 	// Draining: the service still lists it, without slots (it is terminating
-	// or unready). Told for UDP only, whose sockets never learn of it.
+	// or unready). Reported for UDP only, whose sockets never learn of it.
 	Draining bool
 	// Withdrawn: the address itself is gone, by WithdrawAddress.
 	Withdrawn bool
@@ -22,7 +22,7 @@ type Departure struct {
 	Last bool
 }
 
-// Gone tells every departure from the first call on, once each and in order.
+// Gone reports every departure from the first call on, once each and in order.
 // Whoever calls it has to read until Close, which closes the channel: what is
 // not read is kept in memory.
 func (p *Plane) Gone() <-chan Departure {

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Every way in which a backend may stop being one is told, once.
+// Every way in which a backend may stop being one is reported, once.
 func TestDepartures(t *testing.T) {
 	p := newStage(t).open(t)
 	gone := p.Gone()
@@ -48,13 +48,13 @@ func TestDepartures(t *testing.T) {
 	last := departure("default/c:http", three[0], TCP)
 	last.Last = true
 	expect(last)
-	// Terminating: told for UDP, whose sockets learn it from nobody else.
+	// Terminating: reported for UDP, whose sockets learn it from nobody else.
 	tcp.Backends[0].State, udp.Backends[0].State = Terminating, Terminating
 	set(tcp, udp)
 	draining := departure("default/b:dns", three[0], UDP)
 	draining.Draining = true
 	expect(draining)
-	// All are terminating: the one that takes connections again, and is told again later.
+	// All are terminating: the one that takes connections again, and is reported again later.
 	udp.Backends[1].State, udp.Backends[2].State = Terminating, Terminating
 	set(udp)
 	udp.Backends[1].State, udp.Backends[2].State = Active, Active
@@ -75,7 +75,7 @@ func TestDepartures(t *testing.T) {
 	}
 }
 
-// kubernetes 122740: what left while no agent ran is told by the next one.
+// kubernetes 122740: what left while no agent ran is reported by the next one.
 func TestDeparturesWhileAway(t *testing.T) {
 	s := newStage(t)
 	p := s.open(t)
@@ -94,10 +94,10 @@ func TestDeparturesWhileAway(t *testing.T) {
 		case d := <-gone:
 			seen[netip.AddrPortFrom(d.Addr, d.Port).String()] = d.Last
 		case <-time.After(deadline):
-			t.Fatalf("told of %v only", seen)
+			t.Fatalf("reported %v only", seen)
 		}
 	}
 	if !seen[three[2]] || !seen["127.0.5.5:53"] {
-		t.Errorf("told of %v", seen)
+		t.Errorf("reported %v", seen)
 	}
 }

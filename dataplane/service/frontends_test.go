@@ -136,7 +136,7 @@ func TestOnlyExceptionsAreRemembered(t *testing.T) {
 			t.Errorf("%s: %d origins stored, want %d", c.address, n, c.stores)
 		}
 	}
-	// When the service that is derived leaves, those without memory are not told
+	// When the service that is derived leaves, those without memory do not see
 	// another's address, and so the other's go on being remembered.
 	old, err := net.Dial("tcp4", "10.96.0.1:80")
 	if err != nil {
@@ -159,7 +159,7 @@ func TestOnlyExceptionsAreRemembered(t *testing.T) {
 	}
 }
 
-// peerName asks the kernel again: Go remembers what it was told.
+// peerName asks the kernel again: Go keeps the first answer.
 func peerName(t *testing.T, conn net.Conn) string {
 	t.Helper()
 	raw, err := conn.(*net.TCPConn).SyscallConn()
@@ -173,7 +173,7 @@ func peerName(t *testing.T, conn net.Conn) string {
 	return addressOf(peer)
 }
 
-// However many sockets come after it, a socket is told what it asked for.
+// However many sockets come after it, a socket sees what it asked for.
 func TestOriginsAreNeverOverwritten(t *testing.T) {
 	s := inside(t)
 	if s == nil {
@@ -209,7 +209,7 @@ func TestOriginsAreNeverOverwritten(t *testing.T) {
 	}
 }
 
-// A socket may change its mind: what it asked for last is what it is told.
+// A socket may change its mind: what it asked for last is what it sees.
 func TestReconnectedSocketForgets(t *testing.T) {
 	s := inside(t)
 	if s == nil {

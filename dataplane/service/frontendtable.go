@@ -122,7 +122,7 @@ func (t *frontendTable) find(key bpf.SocketEndpoint) (cell uint32, e entry, ok b
 	return 0, entry{}, false
 }
 
-// put leads a frontend to a service, in one store.
+// put stores the service of a frontend, in one write.
 func (t *frontendTable) put(key bpf.SocketEndpoint, e entry) error {
 	check, free, found := t.check(key), uint32(0), false
 	for cell, word := range t.search(key) {

@@ -64,7 +64,7 @@ func (t *tables) atHome(s Service) (frontends []Frontend, foreign []Problem) {
 }
 
 // SetNodeAddresses says which addresses, at most one a family, another node has:
-// it takes encapsulated packets for its backends there, and sends them from
+// it accepts encapsulated packets for its backends there, and sends them from
 // there. None: it is forgotten.
 func (p *Plane) SetNodeAddresses(node string, addrs []netip.Addr) {
 	p.mu.Lock()
@@ -83,7 +83,7 @@ func (p *Plane) SetNodeAddresses(node string, addrs []netip.Addr) {
 	p.touch()
 }
 
-// SetNodeUnwraps says whether another node takes encapsulated packets at all, as
+// SetNodeUnwraps says whether another node accepts encapsulated packets at all, as
 // one does that nothing is said of. Connections from outside to backends on one
 // that does not are forwarded from this node's address. What it sends is
 // unwrapped here all the same: it may have begun before this node hears of it.

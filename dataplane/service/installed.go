@@ -22,7 +22,7 @@ type Limits struct {
 
 // installed mirrors what the maps hold. Only the reconciler's goroutine touches
 // it. It is changed after the write that it mirrors, so that after a failed
-// write it still tells what is in the kernel.
+// write it still says what is in the kernel.
 type installed struct {
 	write  writer
 	limits Limits

@@ -103,7 +103,7 @@ func createPinned(dir string, spec *ebpf.CollectionSpec) (*kernelMaps, error) {
 	return m, nil
 }
 
-// detach takes the maps out of a collection, which no longer closes them.
+// detach removes the maps from a collection, which no longer closes them.
 func detach(collection *ebpf.Collection) map[string]*ebpf.Map {
 	byName := maps.Clone(collection.Maps)
 	clear(collection.Maps)

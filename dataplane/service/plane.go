@@ -61,7 +61,7 @@ func Open(o Options) (*Plane, error) {
 	return open(o, func(m *kernelMaps) writer { return m })
 }
 
-// open lets tests put faults between the reconciler and the maps.
+// open lets tests inject faults between the reconciler and the maps.
 func open(o Options, writerOf func(*kernelMaps) writer) (*Plane, error) {
 	if err := probe(o); err != nil {
 		return nil, err
@@ -220,9 +220,9 @@ func (p *Plane) Synced() {
 	p.touch()
 }
 
-// WithdrawAddress takes all backends at an address out of every service before
+// WithdrawAddress removes all backends at an address from every service before
 // their services are set without them, and returns when the maps say so or a
-// write failed, in which case it is retried. restored takes the withdrawal back.
+// write failed, in which case it is retried. restored undoes the withdrawal.
 func (p *Plane) WithdrawAddress(addr netip.Addr) (restored func()) {
 	addr = addr.Unmap()
 	p.mu.Lock()

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// AwaitProblems tells of what changed, all of it and nothing else, and Problems lists what holds.
-func TestProblemsAreToldAsTheyChange(t *testing.T) {
+// AwaitProblems returns what changed, all of it and nothing else, and Problems lists what holds.
+func TestProblemsAreReportedAsTheyChange(t *testing.T) {
 	p, _ := newStage(t).recording(t, Limits{})
 	defer p.Close()
 	await := func(want string) {
@@ -20,7 +20,7 @@ func TestProblemsAreToldAsTheyChange(t *testing.T) {
 			got[name] = len(problems)
 		}
 		if fmt.Sprint(got) != want {
-			t.Errorf("told of %v, want %s; problems %v", got, want, p.Problems())
+			t.Errorf("got %v, want %s; problems %v", got, want, p.Problems())
 		}
 	}
 	set := func(words ...string) { p.SetService(parseService(t, words)) }
@@ -45,7 +45,7 @@ func TestProblemsAreToldAsTheyChange(t *testing.T) {
 	}
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
-	if told := p.AwaitProblems(ended); told != nil {
-		t.Errorf("told of %v after the end", told)
+	if got := p.AwaitProblems(ended); got != nil {
+		t.Errorf("got %v after the end", got)
 	}
 }

@@ -109,7 +109,7 @@ func (r *reconciler) drain(ctx context.Context) {
 	}
 }
 
-// next takes a piece of work, or settles if there is none: under the same lock,
+// next returns a piece of work, or settles if there is none: under the same lock,
 // so that no change can slip in between.
 func (r *reconciler) next() (next work, more bool) {
 	p := r.plane
@@ -231,7 +231,7 @@ func (r *reconciler) fail(what string, err error) {
 	r.plane.broadcast()
 }
 
-// desiredService takes from the tables what applying one service needs.
+// desiredService copies from the tables what applying one service needs.
 func (p *Plane) desiredService(name string) *desiredService {
 	d := &desiredService{name: name, pools: p.tables.desired(name), nodes: map[string]bpf.SocketNode{}}
 	for _, pool := range d.pools {

@@ -10,7 +10,7 @@ import (
 
 var errInjected = errors.New("injected: map is full")
 
-// recorder is a writer that counts what reaches the maps and fails when told.
+// recorder is a writer that counts what reaches the maps and fails on demand.
 type recorder struct {
 	writer
 	mu    sync.Mutex

@@ -80,14 +80,14 @@ func (s State) String() string {
 type Selection uint8
 
 const (
-	// RoundRobin takes them in turn, exactly.
+	// RoundRobin selects them in turn, exactly.
 	RoundRobin = Selection(bpf.SocketServiceFlagsSELECT_ROUND_ROBIN)
-	// LeastConnections takes the one that this node's sockets have the fewest
+	// LeastConnections selects the one that this node's sockets have the fewest
 	// open connections to.
 	LeastConnections = Selection(bpf.SocketServiceFlagsSELECT_LEAST_CONNECTIONS)
-	// Random takes any.
+	// Random selects any.
 	Random = Selection(bpf.SocketServiceFlagsSELECT_RANDOM)
-	// Maglev takes the same one for the same flow on every node.
+	// Maglev selects the same one for the same flow on every node.
 	Maglev = Selection(bpf.SocketServiceFlagsSELECT_MAGLEV)
 )
 
@@ -116,7 +116,7 @@ type Frontend struct {
 	Scope      Scope
 	Local      bool // leads to this node's backends only (traffic policy)
 	Restricted bool // only for clients in SourceRanges; for packets, not sockets
-	Given      bool // the cluster gave the service this address: who only asks for it does not get it
+	Given      bool // the cluster gave the service this address: a service that only asks for it does not get it
 	Here       bool // only while the address is one of this node's; else it is as if nobody had asked for it
 }
 
@@ -124,7 +124,7 @@ func (f Frontend) String() string {
 	return fmt.Sprintf("%s/%s", netip.AddrPortFrom(f.Addr, f.Port), f.Protocol)
 }
 
-// identity is what tells frontends apart.
+// identity is what distinguishes frontends.
 func (f Frontend) identity() Frontend {
 	f.Local, f.Restricted, f.Given, f.Here = false, false, false, false
 	return f
@@ -148,7 +148,7 @@ type Service struct {
 	Name            string     // "namespace/name:port"
 	Frontends       []Frontend // the first of a family is what getpeername derives
 	Backends        []Backend
-	AffinityTimeout time.Duration // 0: each connection takes the next backend
+	AffinityTimeout time.Duration // 0: each connection gets the next backend
 	Selection       Selection
 	SNAT            bool           // packets reach backends elsewhere from this node's address
 	SourceRanges    []netip.Prefix // who may use Restricted frontends; none: nobody

@@ -110,7 +110,7 @@ func (t *tables) delete(name string) []string {
 	return touched
 }
 
-// withdraw counts one withdrawal of an address, or takes one back, and returns
+// withdraw counts one withdrawal of an address, or undoes one, and returns
 // the services that have a backend there.
 func (t *tables) withdraw(addr netip.Addr, by int) []string {
 	t.withdrawn[addr] += by
@@ -139,8 +139,8 @@ type claim struct {
 	name  string
 }
 
-// compare puts first whose claim holds: of one that was given the address before
-// one that only asks for it, then the older, so that nobody takes a frontend from
+// compare sorts first whose claim holds: of one that was given the address before
+// one that only asks for it, then the older, so that nobody gets a frontend of
 // one that serves, and by name those that are equally old.
 func (c claim) compare(other claim) int {
 	return cmp.Or(compareBools(other.given, c.given), cmp.Compare(c.since, other.since), cmp.Compare(c.name, other.name))
@@ -299,7 +299,7 @@ func (t *tables) desiredBackends(s Service, key poolKey) []desiredBackend {
 	return backends
 }
 
-// usable tells which backends get new connections: the active ones of the first
+// usable says which backends get new connections: the active ones of the first
 // circle that has any, else the terminating ones of the first that has any
 // (KEP-1669).
 func (t *tables) usable(s Service, key poolKey, circles ...func(Backend) bool) func(Backend) bool {

@@ -17,7 +17,7 @@ type Endpoint struct {
 }
 
 // CorrectFlows sets right how many flows least connections weighs: each backend
-// of a run gets what count, called once, tells of it. Flows that programs make
+// of a run gets what count, called once, returns for it. Flows that programs make
 // and end meanwhile stay counted. If no service selects by least connections,
 // count is not called.
 func (p *Plane) CorrectFlows(count func() (func(Endpoint) uint32, error)) error {

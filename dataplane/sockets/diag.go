@@ -129,7 +129,7 @@ type found struct {
 	family uint8
 	state  uint8
 	id     diagID
-	cgroup uint64 // 0: not told
+	cgroup uint64 // 0: not known
 }
 
 func (d *diag) close(ctx context.Context, targets []Target) (result Result, err error) {

@@ -1,7 +1,7 @@
 // Package sockets closes the sockets that are left on backends that are gone.
 //
 // A connection through a service is a plain connection to a backend, so nothing
-// on its way can tell the client that the backend has left: a connected UDP
+// on its way can report to the client that the backend is gone: a connected UDP
 // socket would send into the void for good, a TCP socket until its
 // retransmissions end. This package finds those sockets, in the host's network
 // namespace and in every pod's, and closes them, so that the client's next call

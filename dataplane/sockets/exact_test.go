@@ -40,7 +40,7 @@ func TestLeavesTheSocketsOfAnotherService(t *testing.T) {
 	}
 }
 
-// One service with two addresses: a socket is told by the one that it asked for.
+// One service with two addresses: a socket is found by the one that it asked for.
 func TestClosesBySeveralAddressesOfOneService(t *testing.T) {
 	eachMethod(t, func(t *testing.T, r *room) {
 		s := lab.Service("default/one:udp", service.UDP, "10.96.0.1:7", "127.0.1.1:7", "127.0.1.2:7")
@@ -57,7 +57,7 @@ func TestClosesBySeveralAddressesOfOneService(t *testing.T) {
 }
 
 // A new pod got the address before anyone looked: its clients stay, and so do
-// the old ones, which cannot be told from them and are served.
+// the old ones, which look the same and are served.
 func TestLeavesAnAddressThatIsUsedAgain(t *testing.T) {
 	eachMethod(t, func(t *testing.T, r *room) {
 		old := lab.Service("default/old:udp", service.UDP, "10.96.0.1:7", "127.0.1.1:7")
@@ -128,7 +128,7 @@ func TestClosesMappedSockets(t *testing.T) {
 		s.Backends = nil
 		r.set(t, s)
 		r.sweep(t, sockets.Result{Closed: 1}, target(service.UDP, "127.0.1.1:7"))
-		// Who sends is told that there is no peer any more, who receives why.
+		// A sender gets the error that there is no peer any more, a receiver why.
 		if _, err := unix.Write(fd, []byte("?")); !errors.Is(err, unix.EDESTADDRREQ) {
 			t.Errorf("send: %v, want EDESTADDRREQ", err)
 		}

@@ -45,11 +45,11 @@ func underFire(t *testing.T, method sockets.Method) {
 	go func() { defer close(done); r.sweeper.Run(ctx) }()
 	defer func() { cancel(); <-done }()
 
-	// Departures of each backend: those that the Plane may have been told of, and those that it has acknowledged. A
+	// Departures of each backend: those that the Plane may have been given, and those that it has acknowledged. A
 	// socket that connects after the second count is closed because of one above it.
-	told, acknowledged := map[string]*atomic.Int64{}, map[string]*atomic.Int64{}
+	given, acknowledged := map[string]*atomic.Int64{}, map[string]*atomic.Int64{}
 	for i := range fireBackends {
-		told[fireBackend(i)], acknowledged[fireBackend(i)] = &atomic.Int64{}, &atomic.Int64{}
+		given[fireBackend(i)], acknowledged[fireBackend(i)] = &atomic.Int64{}, &atomic.Int64{}
 	}
 	var ending atomic.Bool
 	var opened, closed atomic.Int64
@@ -83,7 +83,7 @@ func underFire(t *testing.T, method sockets.Method) {
 					_, err := conn.Read(make([]byte, 1))
 					if !errors.Is(err, unix.ECONNABORTED) {
 						t.Errorf("left on %s: %v", name, err)
-					} else if told[name].Load() == before[name] {
+					} else if given[name].Load() == before[name] {
 						t.Errorf("closed although %s had not left", name)
 					}
 					closed.Add(1)
@@ -92,7 +92,7 @@ func underFire(t *testing.T, method sockets.Method) {
 		})
 	}
 	for change := 1; change <= fireChanges; change++ {
-		told[fireBackend(change-1)].Add(1)
+		given[fireBackend(change-1)].Add(1)
 		r.set(t, lab.Service("default/echo:udp", service.UDP, echo,
 			fireBackend(change), fireBackend(change+1), fireBackend(change+2)))
 		acknowledged[fireBackend(change-1)].Add(1)
@@ -102,7 +102,7 @@ func underFire(t *testing.T, method sockets.Method) {
 	}
 	ending.Store(true)
 	connecting.Wait()
-	for _, count := range told {
+	for _, count := range given {
 		count.Add(1)
 	}
 	r.set(t, lab.Service("default/echo:udp", service.UDP, echo))

@@ -18,7 +18,7 @@ type marked struct {
 	Find     *ebpf.Program `ebpf:"skep_find_sockets"`
 }
 
-// marks tell the programs what a sweep looks for.
+// marks are what the programs look for in a sweep.
 type marks struct {
 	departed *ebpf.Map
 	find     *link.Iter

@@ -17,7 +17,7 @@ const (
 	settle = 2 * time.Second
 )
 
-// NodeDown says that the Plane was told of a node that went down: Run closes the
+// NodeDown says that the Plane knows of a node that went down: Run closes the
 // sockets that are connected to its backends.
 func (s *Sweeper) NodeDown() {
 	select {

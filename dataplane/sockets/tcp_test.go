@@ -59,7 +59,7 @@ func errorOf(t *testing.T, fd int) unix.Errno {
 	return unix.Errno(errno)
 }
 
-// A host dies without a word: whoever waits for it is told at once.
+// A host dies without a packet: whoever waits for it gets an error at once.
 func TestClosesConnectionsToADownNode(t *testing.T) {
 	eachMethod(t, func(t *testing.T, r *room) {
 		pod, cut := r.far(t)
@@ -139,7 +139,7 @@ func TestRunFollowsThePlane(t *testing.T) {
 	if err := read(first); !errors.Is(err, unix.ECONNABORTED) {
 		t.Fatalf("read from the backend that left: %v, want ECONNABORTED", err)
 	}
-	t.Logf("told after %v", time.Since(began))
+	t.Logf("error after %v", time.Since(began))
 	conn := pod.Dial(t, "tcp4", web)
 	if _, err := lab.ReadName(conn); err != nil {
 		t.Fatal(err)
@@ -151,7 +151,7 @@ func TestRunFollowsThePlane(t *testing.T) {
 	if err := read(conn); !errors.Is(err, unix.ECONNABORTED) {
 		t.Errorf("read from the node that died: %v, want ECONNABORTED", err)
 	}
-	t.Logf("told after %v", time.Since(began))
+	t.Logf("error after %v", time.Since(began))
 	if err := read(second); !errors.Is(err, unix.ECONNABORTED) { // the same node's
 		t.Errorf("read: %v, want ECONNABORTED", err)
 	}
@@ -180,6 +180,6 @@ func TestRunEndsConnectsThatNobodyAnswers(t *testing.T) {
 	if errno := errorOf(t, waits); errno != unix.ECONNABORTED {
 		t.Errorf("connect: %v, want ECONNABORTED", errno)
 	}
-	t.Logf("told after %v", time.Since(began))
+	t.Logf("error after %v", time.Since(began))
 	wantOpen(t, "connected", conn)
 }

@@ -171,7 +171,7 @@ func (h *Host) startPlane() {
 	h.Plane.SetAddresses(NodeIPs(h.Index))
 }
 
-// introduce tells the host of all others.
+// introduce makes all others known to the host.
 func (h *Host) introduce() {
 	h.fabric.tb.Helper()
 	var peers []podnet.Peer
@@ -228,7 +228,7 @@ func (h *Host) OpenPath(change func(*podpath.Options)) {
 	}
 }
 
-// Nodes are the hosts as the path of one of them is told.
+// Nodes are the hosts as the path of one of them gets them.
 func (f *Fabric) Nodes(at *Host) (nodes []podpath.Node) {
 	for i, h := range f.Hosts {
 		nodes = append(nodes, podpath.Node{Addrs: NodeIPs(i), PodCIDRs: podRanges(i), Own: h == at})

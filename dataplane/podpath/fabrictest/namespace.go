@@ -1,7 +1,7 @@
 // Package fabrictest makes hosts, pods and the world outside on one machine, as network namespaces with the real pod network,
 // service maps and pod path, for tests and benchmarks of the data plane.
 //
-// It owns what it makes and takes it away when the test ends. It is never part of a program.
+// It owns what it makes and removes it when the test ends. It is never part of a program.
 package fabrictest
 
 import (
