@@ -1,8 +1,8 @@
-// Package agent is a node of the cluster: it puts together the parts that run pods, connect them, route services to them,
+// Package agent is a node of the cluster: it assembles the parts that run pods, connect them, route services to them,
 // measure them and report about them, and keeps them running in the order in which they need each other.
 //
 // It owns the order of start and the lock that keeps a second agent off the host. Stopping it stops no pod: containers,
-// their logs, the network and the service tables live on without it, and the next agent takes them over.
+// their logs, the network and the service tables live on without it, and the next agent adopts them.
 package agent
 
 import (
@@ -54,12 +54,12 @@ type Config struct {
 	Pressure   Pressure
 	Version    string
 	LogCommand []string // starts the process that writes containers' logs
-	Ready      func()   // called when the node takes pods
+	Ready      func()   // called when the node accepts pods
 }
 
 // A component is one part of the agent. Its fields name the components that it needs, which are before it in the order of start.
 type component interface {
-	// start brings the component up and puts what has to run until ctx ends into the group.
+	// start brings the component up and adds what has to run until ctx ends to the group.
 	start(ctx context.Context, group *errgroup.Group) error
 	// stop gives back what the process holds, after everything in the group has ended; also of a start that failed or never was.
 	// Pods notice nothing.
@@ -81,7 +81,7 @@ func newComponents(cfg Config, started <-chan struct{}) []component {
 	return []component{containers, membership, plane, watch, pods, statistics, door, pressure, &report{membership}}
 }
 
-// Run is the agent until ctx ends. It returns early only for what starting again, or the administrator, must put right.
+// Run is the agent until ctx ends. It returns early only for what starting again, or the administrator, must correct.
 func Run(ctx context.Context, cfg Config) error {
 	if err := Check(cfg); err != nil {
 		return err

@@ -18,15 +18,15 @@ type neighbourhood interface {
 // announcer answers for the load-balancer addresses that this node owns. While the node's lease holds nobody else can own them.
 // Past it somebody may: the control plane names another node for an address, but only while it runs, and only to nodes that it
 // reaches. So from then on this node asks its neighbours every second who has the address, and goes on for as long as no other
-// says that it does; whoever takes over tells all neighbours at once and answers those who ask. An address that another has is
+// says that it does; the new owner announces it to all neighbours at once and answers those that ask. An address that another has is
 // left to it until it falls silent and this node's lease holds again. So with no control plane addresses stay where they are, and
-// two nodes that hear each other do not both answer for longer than that takes.
+// two nodes that reach each other do not both answer for longer than that takes.
 type announcer struct {
 	mu        sync.Mutex
 	flows     neighbourhood // nil until there are any
 	addrs     []netip.Addr
 	until     time.Time           // the end of the lease, as last renewed by this process
-	held      time.Time           // until when nobody else can have been heard of
+	held      time.Time           // until when nobody else can have become known
 	lapsed    time.Time           // when the lease was last about to end
 	yielded   map[netip.Addr]bool // another node has them
 	announced bool                // something has been announced that may have to be taken back

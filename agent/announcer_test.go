@@ -31,7 +31,7 @@ func (l *link) InUse(addrs []netip.Addr) (map[netip.Addr]bool, error) {
 func (l *link) answers(addr netip.Addr, at time.Time) bool { return at.Before(l.announced[addr]) }
 
 // The control plane is gone for half a minute: addresses are answered for throughout, as nobody can have been given them. Then
-// another node has one: this one leaves it, and takes it again only when the other is silent and its own lease holds.
+// another node has one: this one gives it up, and announces it again only when the other is silent and its own lease holds.
 func TestAddressesAreHeldUntilAnotherNodeHasThem(t *testing.T) {
 	first, second := netip.MustParseAddr("203.0.113.7"), netip.MustParseAddr("203.0.113.8")
 	l := &link{others: map[netip.Addr]bool{}}
@@ -60,7 +60,7 @@ func TestAddressesAreHeldUntilAnotherNodeHasThem(t *testing.T) {
 	if l.answers(first, now) || !l.answers(second, now) {
 		t.Errorf("%v, want the address that another node has to be left to it, and the other held", l.announced)
 	}
-	// The lease holds again, and what this node was told of its addresses is still old.
+	// The lease holds again, and what this node knows of its addresses is still old.
 	a.renewed(now.Add(5 * time.Second))
 	if l.answers(first, now) || !l.answers(second, now) {
 		t.Errorf("%v after the lease was renewed, want the other node left alone", l.announced)
@@ -79,7 +79,7 @@ func TestAddressesAreHeldUntilAnotherNodeHasThem(t *testing.T) {
 	}
 }
 
-// A node that comes back after a cut still believes that it owns what another was given meanwhile, and has heard nothing of it.
+// A node that comes back after a cut still believes that it owns what another was given meanwhile, and does not know of it.
 func TestAddressesAreLeftWhenTheLinkHeals(t *testing.T) {
 	addr := netip.MustParseAddr("2001:db8::7")
 	l := &link{others: map[netip.Addr]bool{}}

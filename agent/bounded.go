@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// apiTimeout bounds a request to the API server that is no watch: a server that takes requests and never answers must not hold
+// apiTimeout bounds a request to the API server that is no watch: a server that accepts requests and never answers must not hold
 // whoever asks. Reading a long list counts too.
 const apiTimeout = time.Minute
 

@@ -45,9 +45,9 @@ func Cleanup(ctx context.Context, cfg Config) error {
 		removeCgroups(filepath.Join(cfg.Cgroup, "pods")), removeCgroups(filepath.Join(cfg.Cgroup, "kubepods")), removeEmptyCgroups(cfg.Cgroup),
 	}
 	if err := errors.Join(failed...); err != nil {
-		return err // the folders tell the next attempt what is left
+		return err // the folders show the next attempt what remains
 	}
-	// Shims and runc use these whatever folders a containerd is told to use. Only empty ones go.
+	// Shims and runc use these whatever folders a containerd is configured with. Only empty ones go.
 	for _, dir := range []string{"runc/skep", "runc", "s", ""} {
 		_ = os.Remove(filepath.Join("/run/containerd", dir))
 	}

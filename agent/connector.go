@@ -24,7 +24,7 @@ func (c *connector) Attach(podID, netns string, limits podnet.Bandwidth) (podnet
 	return a, c.path.Attach(a.Index, slices.Clone(a.Addrs), a.PodMAC)
 }
 
-// Detach takes a pod off the network.
+// Detach removes a pod from the network.
 func (c *connector) Detach(podID string) error {
 	var err error
 	if a, ok := c.network.Attachments()[podID]; ok {
@@ -36,7 +36,7 @@ func (c *connector) Detach(podID string) error {
 // Attachments are the pods that are connected.
 func (c *connector) Attachments() map[string]podnet.Attachment { return c.network.Attachments() }
 
-// adopt puts programs at the interfaces of pods that were here before and have none: an earlier agent had no such programs.
+// adopt attaches programs to the interfaces of pods that were here before and have none: an earlier agent had no such programs.
 func (c *connector) adopt() {
 	for pod, a := range c.network.Attachments() {
 		if err := c.path.Attach(a.Index, slices.Clone(a.Addrs), a.PodMAC); err != nil {

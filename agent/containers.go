@@ -70,7 +70,7 @@ func containerdConfig(cfg Config) runtime.DaemonConfig {
 	}
 }
 
-// handlers tell the API what this node's one way of running containers can do.
+// handlers are, for the API, what this node's one way of running containers can do.
 func (c *containers) handlers() []corev1.NodeRuntimeHandler {
 	features := c.runtime.Features()
 	return []corev1.NodeRuntimeHandler{{Features: &corev1.NodeRuntimeHandlerFeatures{
@@ -79,7 +79,7 @@ func (c *containers) handlers() []corev1.NodeRuntimeHandler {
 	}}}
 }
 
-// answerWithin bounds what the node's status and health ask of containerd: that it is silent is what they are to tell.
+// answerWithin bounds what the node's status and health ask of containerd: they are to report that it does not answer.
 const answerWithin = 10 * time.Second
 
 func (c *containers) version(ctx context.Context) (string, error) {
@@ -88,7 +88,7 @@ func (c *containers) version(ctx context.Context) (string, error) {
 	return c.runtime.Version(ctx)
 }
 
-// images tells the node's status what is stored here.
+// images are, for the node's status, those that are stored here.
 func (c *containers) images(ctx context.Context) ([]corev1.ContainerImage, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()

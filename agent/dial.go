@@ -24,7 +24,7 @@ const (
 )
 
 // dialer connects to the API server, however long it is away. Its callers would otherwise back off, watches up to a minute, and
-// hear that much later that it is back.
+// notice that much later that it is back.
 type dialer struct {
 	resolver *net.Resolver
 

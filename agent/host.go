@@ -171,7 +171,7 @@ func newClient(cfg Config, identity *node.Identity) (kubernetes.Interface, error
 	dialer := newDialer()
 	client, err := kubernetes.NewForConfig(&rest.Config{
 		Host: cfg.Server,
-		// Files rather than their contents: client-go takes a renewed certificate from them.
+		// Files rather than their contents: client-go reads a renewed certificate from them.
 		TLSClientConfig: rest.TLSClientConfig{CAFile: identity.CAFile(), CertFile: identity.CertFile(), KeyFile: identity.KeyFile()},
 		UserAgent:       "skep-agent/" + cfg.Version,
 		ContentConfig: rest.ContentConfig{

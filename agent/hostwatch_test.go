@@ -178,7 +178,7 @@ func TestPodsAndPeersCauseNoWork(t *testing.T) {
 		failed = append(failed, onLink(podnet.OwnPrefix+"pod", netlink.LinkDel), setAddress("eth0", second, netlink.AddrAdd))
 		return errors.Join(failed...)
 	})
-	// The kernel tells in order: what came before the address would be seen before it.
+	// The kernel reports in order: what came before the address would be seen before it.
 	first := <-h.views
 	if !slices.Contains(first.addresses, second.Addr()) {
 		t.Errorf("a pod's interface and routes had the host looked at: %+v", first)

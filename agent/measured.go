@@ -43,7 +43,7 @@ func (s *statistics) stop() {
 	}
 }
 
-// measured tells the statistics what runs here.
+// measured is, for the statistics, what runs here.
 type measured struct {
 	runtime *runtime.Runtime
 	network *podnet.Network

@@ -92,7 +92,7 @@ const (
 	someFailed    = "SomeUplinksFailed"
 )
 
-// outsideCondition tells what became of the uplinks. One that works is enough for True.
+// outsideCondition says what became of the uplinks. One that works is enough for True.
 func outsideCondition(uplinks []flow.Uplink) corev1.NodeCondition {
 	const outside = "services are not served to clients outside (node ports, external and load-balancer addresses) "
 	var works, fails []string
@@ -126,7 +126,7 @@ func onEthernet(names []string) []string {
 }
 
 // pathInterfaces are those of the uplinks, and of the host's other interfaces, that packets of pods can be recognised at. What a
-// bridge or a bond takes from its members arrives at the bridge or bond.
+// bridge or a bond gets from its members arrives at the bridge or bond.
 func pathInterfaces(uplinks []string) (fit, others []string) {
 	links, err := netlink.LinkList()
 	if err != nil {

@@ -148,7 +148,7 @@ func (t *Tree) Pods() []string {
 }
 
 // RemovePod removes the pod's empty folders. runc removes only the container's own. A folder that is still busy stays: the next
-// removal of the pod or the orphan clean-up takes it.
+// removal of the pod or the orphan clean-up removes it.
 func (t *Tree) RemovePod(uid string) {
 	for _, root := range t.hierarchies() {
 		for _, path := range t.candidates(uid) {

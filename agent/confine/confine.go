@@ -55,7 +55,7 @@ func openat2(dir int, name string, flags int, resolve uint64) (int, error) {
 	}
 }
 
-// single refuses what is more than one name: the calls that take names other than by openat2 would follow links in it.
+// single refuses what is more than one name: the calls with names other than openat2 would follow links in it.
 func single(name string) error {
 	if name == "" || name == "." || name == ".." || strings.Contains(name, "/") {
 		return &fs.PathError{Op: "use", Path: name, Err: errors.New("not a single name")}

@@ -130,7 +130,7 @@ func (r *removal) contents(dir *Dir, depth int) error {
 			return err
 		case failed != nil:
 			return failed
-		case empty, !outermost: // an inner one's rmdir tells whether more has come
+		case empty, !outermost: // an inner one's rmdir shows whether more has come
 			return nil
 		case r.gone > before:
 			idle = 0
@@ -160,7 +160,7 @@ func (r *removal) moveUp(dir *Dir, name string) bool {
 	return false
 }
 
-// detach takes away what is mounted at a name, without looking into it.
+// detach unmounts what is mounted at a name, without looking into it.
 func detach(dir *Dir, name string) error {
 	fd, err := openat2(dir.fd(), name, unix.O_PATH|unix.O_NOFOLLOW, below&^unix.RESOLVE_NO_XDEV)
 	if err == unix.ENOENT {

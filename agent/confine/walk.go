@@ -114,7 +114,7 @@ func (w *Walk) Next() (Found, error) {
 	return Found{}, io.EOF
 }
 
-// look tells what a name is. It asks nothing of a file system that is mounted there: what is in memory of it does.
+// look says what a name is. It asks nothing of a file system that is mounted there: what is in memory of it does.
 func look(dir int, name string) (found Found, mounted bool, err error) {
 	var st unix.Statx_t
 	flags := unix.AT_SYMLINK_NOFOLLOW | unix.AT_NO_AUTOMOUNT | unix.AT_STATX_DONT_SYNC

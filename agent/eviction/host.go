@@ -31,7 +31,7 @@ type HostConfig struct {
 	// Pods are those that have not ended, and Usages what they use.
 	Pods   func() []*corev1.Pod
 	Usages func(context.Context) []stats.Sampled
-	// Disk is what a pod takes of the disks; ok is false if nobody knows.
+	// Disk is what a pod uses of the disks; ok is false if nobody knows.
 	Disk func(uid string) (disk usage.Pod, ok bool)
 }
 
@@ -199,7 +199,7 @@ func (h *Host) Pods(ctx context.Context) []Pod {
 	return list
 }
 
-// diskOf tells what lies with the images, which is the containers' writable layers, from the rest.
+// diskOf separates what lies with the images, which is the containers' writable layers, from the rest.
 func diskOf(used usage.Pod) (disk Disk) {
 	for key, amount := range used.Trees {
 		of := &disk.State

@@ -36,7 +36,7 @@ type Config struct {
 	Node             Node
 	Pods             Pods
 	Reclaim          func(ctx context.Context, s Signal) error // frees disk that no pod needs
-	SetPressure      func([]corev1.NodeConditionType)          // what new pods and the cluster hear
+	SetPressure      func([]corev1.NodeConditionType)          // for new pods and the cluster
 	Event            func(kind, reason, message string)        // about the node
 	NodeName         string
 	Metrics          *Metrics
@@ -75,7 +75,7 @@ func New(cfg Config) *Monitor {
 	return &Monitor{cfg: cfg, pressure: NewPressure(cfg.Thresholds, cfg.Transition), retryAt: map[corev1.ResourceName]time.Time{}}
 }
 
-// Measure looks once, and tells what the node is short of without doing anything about it: an agent that starts on a node under
+// Measure looks once, and reports what the node is short of without doing anything about it: an agent that starts on a node under
 // pressure does not say first that there is none.
 func (m *Monitor) Measure(ctx context.Context) { m.measure(ctx) }
 
@@ -200,7 +200,7 @@ func (m *Monitor) awaitRelease(ctx context.Context, evicted *corev1.Pod) {
 	}
 }
 
-// show tells what changed of the node's conditions.
+// show reports what changed of the node's conditions.
 func (m *Monitor) show(conditions []corev1.NodeConditionType) {
 	if slices.Equal(conditions, m.shown) {
 		return

@@ -9,10 +9,10 @@ import (
 	corev1helpers "k8s.io/component-helpers/scheduling/corev1"
 )
 
-// Amount is what something takes of a disk.
+// Amount is what something uses of a disk.
 type Amount struct{ Bytes, Inodes int64 }
 
-// Disk is what a pod takes of the node's disks: writable layers lie with the images, the rest (volumes, logs, the pod's own
+// Disk is what a pod uses of the node's disks: writable layers lie with the images, the rest (volumes, logs, the pod's own
 // files) with the agent's state. Both may be one file system.
 type Disk struct{ State, Images Amount }
 
@@ -87,7 +87,7 @@ func requested(pod *corev1.Pod, name corev1.ResourceName) int64 {
 	return sum.Value()
 }
 
-// Rank puts those first that have to go first, in kubelet's order: pods that use more than they request, then by priority, then
+// Rank sorts those first that have to go first, in kubelet's order: pods that use more than they request, then by priority, then
 // by how much more they use. What cannot be requested is ranked by priority first. Of pods of which nothing is known it is
 // assumed that they are to blame.
 func Rank(s Signal, ownImages bool, pods []Pod) {

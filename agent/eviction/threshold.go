@@ -61,7 +61,7 @@ type Settings struct {
 // DefaultHard is kubelet's and, for processes, which kubelet by default does not watch, a twentieth.
 const DefaultHard = "memory.available<100Mi,nodefs.available<10%,nodefs.inodesFree<5%,imagefs.available<15%,imagefs.inodesFree<5%,pid.available<5%"
 
-// Parse checks the settings and puts them together. As under kubelet, the thresholds given replace the default ones all.
+// Parse checks the settings and combines them. As under kubelet, the thresholds given replace the default ones all.
 func Parse(s Settings) ([]Threshold, error) {
 	hard, err := parseThresholds("--eviction-hard", s.Hard, true)
 	if err != nil {

@@ -30,7 +30,7 @@ type Config struct {
 	MaximumAge    time.Duration // that an image may be unused for; 0: any
 
 	Runtime Runtime
-	// Event tells of the node.
+	// Event is an event about the node.
 	Event func(kind, reason, message string)
 }
 

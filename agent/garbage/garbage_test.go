@@ -173,7 +173,7 @@ func TestImagesAreCollectedBetweenThresholds(t *testing.T) {
 	testReclaim(t, n)
 }
 
-// A disk that others fill is told of, in the kubelet's words, at the second time as a failure.
+// A disk that others fill is reported in the kubelet's words, at the second time as a failure.
 func testFullOfOtherThings(t *testing.T, n *node, c *garbage.Collector) {
 	filler := filepath.Join(n.disk, "more")
 	if err := os.WriteFile(filler, make([]byte, diskSize*97/100-n.used(t)), 0o600); err != nil {

@@ -156,7 +156,7 @@ func (l *Logs) retire(ctx context.Context, pid int) error {
 
 // spawn starts a writer in a session of its own, so that what ends the agent does not end it, and waits until it is ready.
 func (l *Logs) spawn(ctx context.Context) error {
-	ready, tell, err := os.Pipe()
+	ready, report, err := os.Pipe()
 	if err != nil {
 		return err
 	}
@@ -164,10 +164,10 @@ func (l *Logs) spawn(ctx context.Context) error {
 	cmd := exec.Command(l.cfg.Command[0], l.cfg.Command[1:]...)
 	cmd.Dir = "/"
 	cmd.Stderr = os.Stderr
-	cmd.ExtraFiles = []*os.File{tell}
+	cmd.ExtraFiles = []*os.File{report}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	err = cmd.Start()
-	tell.Close()
+	report.Close()
 	if err != nil {
 		return fmt.Errorf("start the log writer: %w", err)
 	}
@@ -187,7 +187,7 @@ func (l *Logs) spawn(ctx context.Context) error {
 	return nil
 }
 
-// Ready tells the process that started this one that Serve answers commands. It does nothing in a process started by hand.
+// Ready reports to the process that started this one that Serve answers commands. It does nothing in a process started by hand.
 func Ready() {
 	const readyFD = 3 // the first of exec.Cmd.ExtraFiles
 	var st unix.Stat_t

@@ -225,7 +225,7 @@ func (r *reader) selects(rec record) bool {
 	return err != nil || !at.Before(r.since)
 }
 
-// position tells whether the open file is the newest, and if so whether anything will be added to it.
+// position says whether the open file is the newest, and if so whether anything will be added to it.
 func (r *reader) position() (newest, sealed bool, err error) {
 	now, err := r.f.Stat()
 	if err != nil {

@@ -246,7 +246,7 @@ func (w *Writer) read(s *stream) (more bool) {
 	return true
 }
 
-// write puts the gathered records into the container's file. Output that cannot be stored is dropped: a full disk must not
+// write appends the gathered records to the container's file. Output that cannot be stored is dropped: a full disk must not
 // stop the containers.
 func (w *Writer) write(c *container) {
 	err := c.file.write(w.out)
@@ -293,7 +293,7 @@ func (w *Writer) flushStream(s *stream) {
 func (w *Writer) forget(s *stream) {
 	if s.fd >= 0 {
 		delete(w.streams, int32(s.fd))
-		unix.Close(s.fd) // also takes it out of the epoll set
+		unix.Close(s.fd) // also removes it from the epoll set
 		s.fd = -1
 	}
 }

@@ -207,7 +207,7 @@ func (i *Identity) loadKey() error {
 	return writeFile(i.KeyFile(), pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}))
 }
 
-// load takes the identity of an earlier run if it still is this node's: same name and key, not expired, and of the
+// load reads the identity of an earlier run if it still is this node's: same name and key, not expired, and of the
 // cluster that the token names.
 func (i *Identity) load() error {
 	certPEM, err := os.ReadFile(i.CertFile())
@@ -357,21 +357,21 @@ func statusMessage(body []byte) string {
 	return strings.TrimSpace(string(body[:min(len(body), 300)]))
 }
 
-// parseToken takes the hash of the cluster's authority out of "skep2.HASH.ID.SECRET".
+// parseToken reads the hash of the cluster's authority from "skep2.HASH.ID.SECRET".
 func parseToken(token string) (hash string, err error) {
 	parts := strings.Split(strings.TrimSpace(token), ".")
 	switch {
 	case len(parts) == 4 && parts[0] == "skep2" && len(parts[1]) == hashDigits && parts[2] != "" && parts[3] != "":
 		return parts[1], nil
 	case len(parts) == 3 && parts[0] == "skep1" && len(parts[1]) == hashDigits:
-		return parts[1], errOldToken // it still tells the cluster
+		return parts[1], errOldToken // it still names the cluster
 	}
 	return "", errors.New("--token is not a join token: it looks like skep2.HASH.ID.SECRET, and `skep token create` makes one")
 }
 
 var errOldToken = errors.New("--token is of an earlier version, whose tokens no longer count: make another with `skep token create`")
 
-// hashDigits are told of the sum of the authority's certificate.
+// hashDigits are named of the sum of the authority's certificate.
 const hashDigits = 32
 
 func matchesHash(caPEM []byte, hash string) bool {

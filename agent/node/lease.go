@@ -25,7 +25,7 @@ func (n *Node) RenewLease(ctx context.Context) {
 	failing := false
 	for {
 		began := time.Now()
-		err := n.putLease(ctx)
+		err := n.writeLease(ctx)
 		if ctx.Err() != nil || n.noteRemoval(err) {
 			return
 		}
@@ -50,7 +50,7 @@ func (n *Node) RenewLease(ctx context.Context) {
 	}
 }
 
-func (n *Node) putLease(ctx context.Context) error {
+func (n *Node) writeLease(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*leaseInterval)
 	defer cancel()
 	n.mu.Lock()

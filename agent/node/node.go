@@ -39,7 +39,7 @@ type Config struct {
 	Removed func()
 	// Unknown is called when the cluster begins to refuse the node's certificate because it knows nothing of it; optional.
 	Unknown func()
-	// Renewed hears until when the cluster takes this host for alive, whenever that is put off; optional.
+	// Renewed is called with the time until when the cluster considers this host alive, whenever that is put off; optional.
 	Renewed func(until time.Time)
 }
 
@@ -58,7 +58,7 @@ type Node struct {
 	changed   chan struct{}
 
 	removal sync.Once // of the node from the cluster
-	unknown bool      // to the cluster, as last heard
+	unknown bool      // to the cluster, as it last said
 }
 
 // statusInterval is how often the status is looked at, statusHeartbeat how often it is written though nothing changed.
@@ -117,7 +117,7 @@ func (n *Node) wakeUp() {
 	}
 }
 
-// Observe takes the node as the API has it. Conditions that the control plane set to Unknown while it did not hear from this
+// Observe records the node as the API has it. Conditions that the control plane set to Unknown while it got nothing from this
 // host are written again at once, not at the next heartbeat.
 func (n *Node) Observe(obj *corev1.Node) {
 	if obj.Name != n.cfg.Name {
@@ -301,7 +301,7 @@ func labelValue(s string) string {
 	return string(b[:min(len(b), 63)])
 }
 
-// syncLabels sets the labels that are the agent's and leaves all others. A node that is registered may change those that tell facts
+// syncLabels sets the labels that are the agent's and leaves all others. A node that is registered may change those that state facts
 // of its host; the others are the administrator's.
 func (n *Node) syncLabels(ctx context.Context, obj *corev1.Node) error {
 	missing := map[string]string{}

@@ -34,13 +34,13 @@ func TestRemovedNodeStaysQuiet(t *testing.T) {
 		return true, nil, removedError()
 	})
 	var removed atomic.Int32
-	heard := make(chan struct{})
+	reached := make(chan struct{})
 	n, err := New(Config{
 		Client: client, Name: "n1", IPs: []netip.Addr{netip.MustParseAddr("192.0.2.11")}, StateDir: t.TempDir(), Version: "test",
 		RuntimeVersion: func(context.Context) (string, error) { return "1", nil },
 		Removed: func() {
 			if removed.Add(1) == 1 {
-				close(heard)
+				close(reached)
 			}
 		},
 	})
@@ -59,7 +59,7 @@ func TestRemovedNodeStaysQuiet(t *testing.T) {
 	}
 	gone.Store(1)
 	select {
-	case <-heard:
+	case <-reached:
 	case <-ctx.Done():
 		t.Fatal("the removal is not noticed")
 	}
@@ -70,7 +70,7 @@ func TestRemovedNodeStaysQuiet(t *testing.T) {
 	}
 	cancel()
 	if err := <-done; err != nil || removed.Load() != 1 {
-		t.Errorf("Run: %v; told %d times", err, removed.Load())
+		t.Errorf("Run: %v; called %d times", err, removed.Load())
 	}
 	if _, err := n.Register(t.Context()); err == nil || !err.(*RefusedError).Removed {
 		t.Errorf("registering: %v", err)

@@ -15,7 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// maxImages of a node are told in its status.
+// maxImages of a node are listed in its status.
 const maxImages = 50
 
 // status describes the host now. Conditions keep the time of their last change from the status before.

@@ -39,7 +39,7 @@ func (a *address) restore() {
 	a.withdrawn = nil
 }
 
-// withdrawFor takes the pod out of the service maps for one of its containers,
+// withdrawFor removes the pod from the service maps for one of its containers,
 // if that is one which stays.
 func (w *worker) withdrawFor(container string) {
 	for i := range w.ref.Spec.InitContainers {

@@ -186,7 +186,7 @@ func TestAgainstControlPlane(t *testing.T) {
 	t.Run("pull with a secret", func(t *testing.T) { pullWithSecret(t, c) })
 }
 
-// statusOverruled writes what the node controller writes while it does not hear from a host, and what a write that was given up
+// statusOverruled writes what the node controller writes while it gets nothing from a host, and what a write that was given up
 // would that arrives late: the agent says again how the pod is.
 func statusOverruled(t *testing.T, c *cluster) {
 	c.create(bound("overruled", nil))

@@ -8,7 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// specHash tells one definition of a container from another.
+// specHash distinguishes definitions of a container.
 func specHash(spec *corev1.Container) string {
 	data, err := json.Marshal(spec)
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 	"github.com/skep-io/skep/agent/runtime/runtimetest"
 )
 
-// mountDead mounts a file system that takes questions and never answers.
+// mountDead mounts a file system that accepts requests and never answers.
 func mountDead(t *testing.T, path string) (revive func()) {
 	t.Helper()
 	device, err := syscall.Open("/dev/fuse", syscall.O_RDWR|syscall.O_CLOEXEC, 0)

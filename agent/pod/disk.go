@@ -23,7 +23,7 @@ type layers struct {
 	paths map[string]string
 }
 
-// Disk is what a pod takes of the node's disks, as measured last; ok is false before the first measurement.
+// Disk is what a pod uses of the node's disks, as measured last; ok is false before the first measurement.
 func (p *Pods) Disk(uid string) (disk usage.Pod, ok bool) { return p.disk.Pod(uid) }
 
 func (p *Pods) newDiskMeter() *usage.Meter {
@@ -41,7 +41,7 @@ func (p *Pods) uids() (list []string) {
 	return list
 }
 
-// trees are the folders that take room for a pod.
+// trees are the folders that use room for a pod.
 func (p *Pods) trees(ctx context.Context, uid string) []usage.Tree {
 	w := p.worker(uid)
 	if w == nil {

@@ -40,7 +40,7 @@ func parseUptime(t testing.TB, text string) time.Duration {
 	return d
 }
 
-// endpointOf puts a ready pod into a service, as the control plane would.
+// endpointOf adds a ready pod to a service, as the control plane would.
 func (c *cluster) endpointOf(p *corev1.Pod) *discoveryv1.EndpointSlice {
 	c.t.Helper()
 	s := &discoveryv1.EndpointSlice{
@@ -74,7 +74,7 @@ func (c *cluster) signalledAt(id string) (at time.Duration) {
 	return at
 }
 
-// kubernetes 43576 and 85643: a deleted pod answers on until other nodes have heard that it goes, and no longer.
+// kubernetes 43576 and 85643: a deleted pod answers on until other nodes know that it goes, and no longer.
 func TestDeletionWaitsForEndpoints(t *testing.T) {
 	c := newCluster(t, nil)
 	begin := func(name string) (*corev1.Pod, string) {
@@ -98,7 +98,7 @@ func TestDeletionWaitsForEndpoints(t *testing.T) {
 		}
 		updated := uptime(t)
 		if after := c.signalledAt(id) - updated; after < 30*time.Millisecond {
-			t.Errorf("signalled %v after its endpoint was withdrawn: other nodes had no time to hear of it", after)
+			t.Errorf("signalled %v after its endpoint was withdrawn: other nodes had no time to learn of it", after)
 		}
 	})
 	t.Run("not announced", func(t *testing.T) {

@@ -82,7 +82,7 @@ func TestEvict(t *testing.T) {
 	c.expectEvents(t, "Warning Evicted The node was low on resource: memory.  map[starved_resource:memory]")
 }
 
-// An agent that is killed after it has decided, before anybody has heard of it, does not forget: its successor ends the pod,
+// An agent that is killed after it has decided, before anybody knows of it, does not forget: its successor ends the pod,
 // which otherwise would be started again.
 func TestEvictOutlivesTheAgent(t *testing.T) {
 	client := fake.NewClientset()
@@ -117,7 +117,7 @@ func TestEvictOutlivesTheAgent(t *testing.T) {
 	}
 }
 
-// A node that is short of something takes no pods, but for those that it has to, and what runs there already runs on when the
+// A node that is short of something accepts no pods, but for those that it has to, and what runs there already runs on when the
 // agent starts anew.
 func TestPressedNodeRefusesPods(t *testing.T) {
 	c := newCluster(t, nil)

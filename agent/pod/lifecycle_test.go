@@ -98,7 +98,7 @@ func TestHooksAndProbesThatLeaveAChild(t *testing.T) {
 	}
 }
 
-// A postStart hook whose target takes the connection and never answers ends with its container, and the pod with both.
+// A postStart hook whose target accepts the connection and never answers ends with its container, and the pod with both.
 func TestHookThatNeverEnds(t *testing.T) {
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -126,7 +126,7 @@ func TestHookThatNeverEnds(t *testing.T) {
 	})
 }
 
-// A registry that takes connections and says nothing must not hold up a deletion: with it, a drain would hang.
+// A registry that accepts connections and says nothing must not hold up a deletion: with it, a drain would hang.
 func TestDeletionWhilePulling(t *testing.T) {
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

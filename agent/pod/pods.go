@@ -36,7 +36,7 @@ type Network interface {
 	Attachments() map[string]podnet.Attachment
 }
 
-// Plane is the part of the service data plane that must hear of a failure
+// Plane is the part of the service data plane that must learn of a failure
 // before the API server does.
 type Plane interface {
 	WithdrawAddress(addr netip.Addr) (restored func())
@@ -325,7 +325,7 @@ func (p *Pods) List() []PodState {
 	return list
 }
 
-// objectChanged tells the pods that use a ConfigMap or Secret.
+// objectChanged notifies the pods that use a ConfigMap or Secret.
 func (p *Pods) objectChanged(uids []string) {
 	for _, uid := range uids {
 		if w := p.worker(uid); w != nil {

@@ -109,8 +109,8 @@ func (c *cluster) watchPressure(memory int64, thresholds string) {
 
 func failed(p *corev1.Pod) bool { return p.Status.Phase == corev1.PodFailed }
 
-// The pod that takes the node's memory without having asked for any goes, whatever the others use of what they asked for; the
-// node takes no more of its kind for a while.
+// The pod that uses up the node's memory without having asked for any goes, whatever the others use of what they asked for; the
+// node accepts no more of its kind for a while.
 func TestMemoryHogIsEvicted(t *testing.T) {
 	c := newCluster(t, nil)
 	c.watchPressure(200<<20, "memory.available<100Mi")

@@ -115,7 +115,7 @@ func (w *worker) runHook(ctx context.Context, spec *corev1.Container, id string,
 	return errors.New("the hook has no handler that is supported: exec, httpGet or sleep")
 }
 
-// sharedWriter takes a command's two outputs, which are copied at once, into one.
+// sharedWriter combines a command's two outputs, which are copied at once, into one.
 type sharedWriter struct {
 	mu sync.Mutex
 	to io.Writer

@@ -43,7 +43,7 @@ func newStatusWriter(client kubernetes.Interface, pod *corev1.Pod) *statusWriter
 	return &statusWriter{client: client, name: pod.Namespace + "/" + pod.Name, pod: pod, wake: make(chan struct{}, 1)}
 }
 
-// setPod tells what the API has now, and returns whether that is not what was written: somebody else wrote over it, or a write
+// setPod records what the API has now, and returns whether that is not what was written: somebody else wrote over it, or a write
 // that was given up arrived late.
 func (s *statusWriter) setPod(pod *corev1.Pod) (overruled bool) {
 	s.mu.Lock()
@@ -147,7 +147,7 @@ func (s *statusWriter) writePending(ctx context.Context) error {
 	return err
 }
 
-// errOverruled is of a write that the API took, and that did not make the status what it was to be.
+// errOverruled is of a write that the API accepted, and that did not make the status what it was to be.
 var errOverruled = errors.New("another write came in between")
 
 func (s *statusWriter) send(ctx context.Context, pod *corev1.Pod, base, status *corev1.PodStatus) error {

@@ -16,7 +16,7 @@ import (
 // Endpoints knows what the API says about a pod of this node.
 type Endpoints interface {
 	// Drain makes the pod the last choice of this node's clients, and returns
-	// when the API says so to all other nodes, or ctx ends. restored takes back
+	// when the API says so to all other nodes, or ctx ends. restored undoes
 	// what it asked of this node.
 	Drain(ctx context.Context, pod types.UID) (restored func())
 }

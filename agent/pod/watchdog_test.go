@@ -41,7 +41,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// Each thing that the node depends on is cut in its turn, as the thing itself goes silent: it takes what it is asked and never
+// Each thing that the node depends on is cut in its turn, as the thing itself goes silent: it accepts what it is asked and never
 // answers. Other pods are started, stopped and probed meanwhile, what waits says for what in bounded time, all is well once the
 // thing is back, and nothing is left over.
 func TestWatchdog(t *testing.T) {
@@ -188,7 +188,7 @@ func (w *watchdog) netlink(t *testing.T) {
 	w.remove("host")
 }
 
-// registry takes connections and never answers.
+// registry accepts connections and never answers.
 func (w *watchdog) registry(t *testing.T) {
 	var cut atomic.Bool
 	good := registry.New()
@@ -218,7 +218,7 @@ func (w *watchdog) registry(t *testing.T) {
 	w.remove("pulls")
 }
 
-// dns takes questions and never answers.
+// dns accepts questions and never answers.
 func (w *watchdog) dns(t *testing.T) {
 	silent, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {

@@ -71,7 +71,7 @@ func (w *worker) post(e life.Event) {
 	}
 }
 
-// posted takes the events that have come, in order.
+// posted returns the events that have come, in order.
 func (w *worker) posted() []life.Event {
 	w.eventsMu.Lock()
 	defer w.eventsMu.Unlock()

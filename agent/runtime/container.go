@@ -51,7 +51,7 @@ type Container struct {
 	Stdin        bool // has a standard input
 	StdinOnce    bool // which ends with the first client
 	HostPID      bool
-	User         *User // whom its first process runs as; nil where an agent that did not tell made it
+	User         *User // whom its first process runs as; nil where an agent that did not record it made it
 
 	State      State
 	Pid        int
@@ -65,7 +65,7 @@ type Container struct {
 	TerminationMessagePolicy string
 }
 
-// Interactive tells that somebody may be typing: what the container writes is
+// Interactive says that somebody may be typing: what the container writes is
 // to be seen at once, and so is its end.
 func (c *Container) Interactive() bool { return c.Stdin || c.Terminal }
 

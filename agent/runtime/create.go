@@ -63,7 +63,7 @@ func (r *Runtime) Prepare(ctx context.Context, podUID, image string) (*Prepared,
 	}
 	p := &Prepared{ID: NewID(), image: img}
 	r.setPreparing(p.ID, img)
-	// The label tells the stray clean-up of the next agent that this is ours.
+	// By the label the stray clean-up of the next agent knows that this is ours.
 	p.mounts, err = r.snapshotter().Prepare(ctx, p.ID, img.chainID, snapshots.WithLabels(map[string]string{
 		gcRoot:             time.Now().UTC().Format(time.RFC3339),
 		labelSnapshotOwner: podUID,
@@ -305,7 +305,7 @@ func mountsToProto(mounts []mount.Mount) []*types.Mount {
 	return list
 }
 
-// Remove takes back a container that was created but not started.
+// Remove removes a container that was created but not started.
 func (r *Runtime) Remove(ctx context.Context, id string) error {
 	r.mu.Lock()
 	e, ok := r.containers[id]

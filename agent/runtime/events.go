@@ -83,7 +83,7 @@ func (r *Runtime) handle(e *events.Envelope) {
 
 // exited turns a running container into an exited one, once. The subscriber
 // hears of it first; the record is on disk before the task is deleted, so
-// the exit can be told again after a crash at any point.
+// the exit can be reported again after a crash at any point.
 func (r *Runtime) exited(id string, code int, at time.Time) {
 	r.mu.Lock()
 	e, ok := r.containers[id]
@@ -135,7 +135,7 @@ func (r *Runtime) recordExit(e *entry) bool {
 }
 
 // reapDelay keeps an ended task a little while: if its container is started
-// again at once, the pod's shim is still there to take the new task, and the
+// again at once, the pod's shim is still there for the new task, and the
 // restart saves bringing up another.
 const reapDelay = 300 * time.Millisecond
 

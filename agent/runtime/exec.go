@@ -144,7 +144,7 @@ func (r *Runtime) startExec(ctx context.Context, container containerd.Container,
 	return created, closer, nil
 }
 
-// stdinCloser tells the shim when input ends; otherwise the command would
+// stdinCloser closes the shim's input when input ends; otherwise the command would
 // wait for more for ever, since the shim keeps the FIFO open itself.
 type stdinCloser struct {
 	io.Reader

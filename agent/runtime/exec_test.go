@@ -105,7 +105,7 @@ func testExecTimeoutKillsTheProcessGroup(t *testing.T, n *runtimetest.Node, c ru
 	})
 }
 
-// signalWriter tells that something was written.
+// signalWriter signals that something was written.
 type signalWriter struct{ on func() }
 
 func (s *signalWriter) Write(p []byte) (int, error) {

@@ -56,7 +56,7 @@ func (o *execOutput) finish() {
 	}
 }
 
-// to is w, counted; a nil one takes everything and keeps nothing.
+// to is w, counted; a nil one discards everything.
 func (o *execOutput) to(w io.Writer) io.Writer {
 	if w == nil {
 		w = io.Discard

@@ -47,7 +47,7 @@ func ociMountOptions() []string {
 		err = json.Unmarshal(output, &features)
 	}
 	if err != nil {
-		slog.Warn("runc does not tell its features; recursive read-only mounts are refused", "err", err)
+		slog.Warn("runc does not report its features; recursive read-only mounts are refused", "err", err)
 	}
 	return features.MountOptions
 }

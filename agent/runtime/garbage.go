@@ -93,7 +93,7 @@ func (r *Runtime) StoredImages(ctx context.Context) ([]StoredImage, error) {
 		if img == nil {
 			img = &StoredImage{Digest: digest}
 			if img.Size, err = s.Size(ctx, r.client.ContentStore(), platforms.Default()); err != nil {
-				img.Size = 0 // incomplete: what is missing takes no room
+				img.Size = 0 // incomplete: what is missing uses no room
 			}
 			byDigest[digest] = img
 			list = append(list, img)

@@ -75,8 +75,8 @@ func (c *imageCache) get(name string) (Image, int, bool) {
 	return img, c.generation, ok
 }
 
-// put keeps what was read in a generation, unless a change came in between.
-func (c *imageCache) put(name string, img Image, generation int) {
+// store keeps what was read in a generation, unless a change came in between.
+func (c *imageCache) store(name string, img Image, generation int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.generation == generation {
@@ -107,7 +107,7 @@ func (r *Runtime) Image(ctx context.Context, image string) (Image, error) {
 	if err != nil {
 		return Image{}, err
 	}
-	r.images.put(name, img, generation)
+	r.images.store(name, img, generation)
 	return img, nil
 }
 
@@ -205,7 +205,7 @@ func (r *Runtime) Images(ctx context.Context) ([]Image, error) {
 // Import reads a docker archive or an OCI layout as a tar stream (gzip too),
 // unpacks its images and returns their normalised names. They are pinned: no
 // registry may have them, so what is collected would be lost. A pull of the
-// same name takes the pin away.
+// same name removes the pin.
 func (r *Runtime) Import(ctx context.Context, archive io.Reader) ([]string, error) {
 	ctx = r.ctx(ctx)
 	ctx, done, err := r.lease(ctx, "import")

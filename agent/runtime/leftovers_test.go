@@ -26,7 +26,7 @@ func TestContainerThatNobodyKnowsIsEnded(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.Disconnect()
-	// This one has never heard of the container; it follows the events as after containerd's return.
+	// This one does not know the container; it follows the events as after containerd's return.
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- fresh.Run(ctx) }()
@@ -59,7 +59,7 @@ func TestPodsAreFoundByTheirCgroups(t *testing.T) {
 	if n.Cgroups().Unified() {
 		root = "/sys/fs/cgroup"
 	}
-	// The first is where agents put pods before there were classes of service.
+	// The first is where agents had pods before there were classes of service.
 	for _, path := range []string{"pods/uid9", "kubepods/poduid9", "kubepods/burstable/poduid9", "kubepods/besteffort/poduid9"} {
 		if err := os.MkdirAll(filepath.Join(root, n.Config.CgroupParent, path, "id"), 0o755); err != nil {
 			t.Fatal(err)

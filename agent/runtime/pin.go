@@ -46,7 +46,7 @@ const pidPin = "pid-"
 
 // openOfProcess opens a file of /proc/PID of the container's first process. The number alone proves nothing: it is free for
 // another process as soon as the shim has waited for this one. The descriptor of the process is taken first; what is read while
-// that process exists is its own; and its cgroup tells whose it is.
+// that process exists is its own; and its cgroup shows whose it is.
 func openOfProcess(c *Container, name string) (*os.File, error) {
 	pidfd, err := unix.PidfdOpen(c.Pid, 0)
 	if err != nil {

@@ -58,7 +58,7 @@ func TestMessageFilesAreNotWaitedFor(t *testing.T) {
 	}
 	waitExit(t, n, c.ID)
 	if took := time.Since(killed); took > 30*time.Second { // the kernel breaks a lease after 45
-		t.Errorf("the end was told %v after it", took)
+		t.Errorf("the end was reported %v after it", took)
 	}
 	again := run(t, n, "uid1", "main", func(c *runtime.ContainerConfig) { c.Command = []string{"true"} })
 	waitExit(t, n, again.ID)

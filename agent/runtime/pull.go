@@ -75,7 +75,7 @@ func ParseDockerConfig(data []byte, legacy bool) (Credentials, error) {
 	return list, nil
 }
 
-// registryScope strips what people put around a registry's name: the scheme
+// registryScope strips what people write around a registry's name: the scheme
 // and the version path.
 func registryScope(s string) string {
 	s = strings.TrimPrefix(strings.TrimPrefix(s, "https://"), "http://")
@@ -136,7 +136,7 @@ func (g *pullGroup) init() {
 	g.running, g.slots, g.registry = map[string]*pullCall{}, make(chan struct{}, maxPulls), map[string]*places{}
 }
 
-// enter takes a place of the registry, and then one of all.
+// enter waits for a place of the registry, and then for one of all.
 func (g *pullGroup) enter(ctx context.Context, host string) (leave func(), err error) {
 	g.mu.Lock()
 	p := g.registry[host]
@@ -317,7 +317,7 @@ func (r *Runtime) stall() time.Duration {
 // ErrDiskFull means that an image does not fit.
 var ErrDiskFull = errors.New("no space left on the disk of images")
 
-// diskFull tells of a disk of images that has next to no room: below a
+// diskFull is the error of a disk of images that has next to no room: below a
 // twentieth, or a gigabyte where that is less.
 func diskFull(folder string) error {
 	var st unix.Statfs_t

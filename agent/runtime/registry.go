@@ -109,7 +109,7 @@ func (r *registry) updateClient(client *http.Client) error {
 
 // checkRedirect lets a registry lead elsewhere, as those do that keep layers in
 // an object store, but with nothing that is meant for the registry alone: Go
-// itself compares names without ports and takes other headers along.
+// itself compares names without ports and passes other headers on.
 func checkRedirect(next *http.Request, via []*http.Request) error {
 	if len(via) >= 10 {
 		return errors.New("stopped after 10 redirects")
@@ -165,7 +165,7 @@ func (t *watchedTransport) RoundTrip(request *http.Request) (*http.Response, err
 // ErrTooLarge means that a registry offers more than an image may be.
 var ErrTooLarge = errors.New("too large")
 
-// isBlob tells requests for layers and configurations, also where a redirect
+// isBlob recognises requests for layers and configurations, also where a redirect
 // has led them elsewhere.
 func isBlob(request *http.Request) bool {
 	for request.Response != nil && request.Response.Request != nil {

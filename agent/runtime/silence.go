@@ -27,7 +27,7 @@ var bounds = map[string]time.Duration{
 
 // boundCall gives every call to containerd a bound, and an error that says
 // what was waited for: containerd that is stopped, or whose shim or disk hangs,
-// takes calls and never answers.
+// accepts calls and never answers.
 func boundCall(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	bound, special := bounds[method]
 	switch {

@@ -14,7 +14,7 @@ import (
 	"github.com/skep-io/skep/agent/runtime/runtimetest"
 )
 
-// containerd that is stopped takes calls and never answers. Who asks hears which call was not answered, containers run on, and
+// containerd that is stopped accepts calls and never answers. The caller gets an error with the call that was not answered, containers run on, and
 // before long containerd is started anew and all goes on.
 func TestContainerdThatNeverAnswers(t *testing.T) {
 	n := runtimetest.StartWith(t, func(n *runtimetest.Node) { n.Daemon.Patience = 10 * time.Second })

@@ -53,7 +53,7 @@ func (d *Daemon) tend(ctx context.Context, fd int) {
 }
 
 // rotateDaemonLog moves a log that has grown aside. The daemon has it open and
-// cannot be told, so its content is copied and the file emptied; on a full disk
+// cannot be asked to, so its content is copied and the file emptied; on a full disk
 // it is emptied all the same.
 func rotateDaemonLog(path string, limit int64) error {
 	info, err := os.Stat(path)

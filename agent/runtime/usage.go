@@ -63,7 +63,7 @@ func (r *Runtime) LogDir(podUID, container string) string {
 	return filepath.Dir(r.LogPath(podUID, container, 0))
 }
 
-// ImageUsage is what unpacked images take of their disk, in bytes and inodes.
+// ImageUsage is what unpacked images use of their disk, in bytes and inodes.
 func (r *Runtime) ImageUsage(ctx context.Context) (bytes, inodes uint64, err error) {
 	ctx = r.ctx(ctx)
 	var layers []string

@@ -46,7 +46,7 @@ func TestUsersAreFound(t *testing.T) {
 		fmt.Fprintf(&many, "g%d:x:%d:app\n", i, i)
 	}
 	if _, err := parseUser(testPasswd, many.String(), "app"); err == nil {
-		t.Error("more groups than the kernel takes are accepted")
+		t.Error("more groups than the kernel accepts are accepted")
 	}
 }
 

@@ -81,7 +81,7 @@ func (a *attacher) AttachContainer(ctx context.Context, _, _, _ string, in io.Re
 	return nil
 }
 
-// openStdin connects to the container's input. A client that wants to type where that is not possible is told and may watch.
+// openStdin connects to the container's input. A client that wants to type where that is not possible gets a message and may watch.
 func (a *attacher) openStdin(out, errOut io.Writer) (*os.File, error) {
 	notice := ""
 	if !a.container.Stdin {
@@ -102,7 +102,7 @@ func (a *attacher) openStdin(out, errOut io.Writer) (*os.File, error) {
 	return nil, nil
 }
 
-// endsInput tells whether the container's input ends with the client's. A terminal stays open, so that another client can
+// endsInput says whether the container's input ends with the client's. A terminal stays open, so that another client can
 // resume the session.
 func (a *attacher) endsInput() bool { return a.container.StdinOnce && !a.container.Terminal }
 

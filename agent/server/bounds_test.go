@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// What is open on a node is bounded: one session more is told 429 in a Status, which clients of streams look for.
+// What is open on a node is bounded: one session more gets 429 in a Status, which clients of streams look for.
 func TestSessionsAreBounded(t *testing.T) {
 	s := &Server{sessions: make(chan struct{}, 2)}
 	entered, leave := make(chan struct{}), make(chan struct{})

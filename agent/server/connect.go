@@ -66,7 +66,7 @@ func splice(client net.Conn, from io.Reader, pod net.Conn) {
 	<-answered
 }
 
-// closeWrite tells the other side that no more comes. An error means that the connection has ended already.
+// closeWrite signals the other side that no more comes. An error means that the connection has ended already.
 func closeWrite(conn net.Conn) {
 	if half, ok := conn.(interface{ CloseWrite() error }); ok {
 		_ = half.CloseWrite()

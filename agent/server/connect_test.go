@@ -92,8 +92,8 @@ func TestConnectCarriesBothWays(t *testing.T) {
 			return
 		}
 		defer conn.Close()
-		heard, err := io.ReadAll(conn)
-		fmt.Fprintf(conn, "heard %d bytes, %v", len(heard), err)
+		got, err := io.ReadAll(conn)
+		fmt.Fprintf(conn, "got %d bytes, %v", len(got), err)
 	}()
 	response, reader, conn := connectServer(t, "127.0.0.1")(listener.Addr().String())
 	if response.StatusCode != http.StatusSwitchingProtocols {
@@ -105,7 +105,7 @@ func TestConnectCarriesBothWays(t *testing.T) {
 	if err := conn.(*tls.Conn).CloseWrite(); err != nil {
 		t.Fatal(err)
 	}
-	if answer, err := io.ReadAll(reader); err != nil || string(answer) != "heard 1048576 bytes, <nil>" {
+	if answer, err := io.ReadAll(reader); err != nil || string(answer) != "got 1048576 bytes, <nil>" {
 		t.Errorf("the pod answers %q, %v", answer, err)
 	}
 }

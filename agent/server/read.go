@@ -69,7 +69,7 @@ func (s *Server) verify(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, r, found)
 }
 
-// events answers a line of JSON for each connection that came to nothing lately; with ?follow=true it goes on.
+// events answers a line of JSON for each connection that failed lately; with ?follow=true it goes on.
 func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	follow := false
 	if v := r.URL.Query().Get("follow"); v != "" {
@@ -189,7 +189,7 @@ func (f *flusher) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// find returns the container that a path names. One that has not started is the asker's error, told in kubelet's words.
+// find returns the container that a path names. One that has not started is the client's error, in kubelet's words.
 func (s *Server) find(r *http.Request) (runtime.Container, error) {
 	namespace, name, container := r.PathValue("namespace"), r.PathValue("pod"), r.PathValue("container")
 	c, p, err := s.cfg.Pods.Find(namespace, name, container)
@@ -229,7 +229,7 @@ func (s *Server) adopted(namespace, name, container string, missing error) (newe
 	return newest, nil
 }
 
-// loadImages takes a tar of images: a docker archive or an OCI layout.
+// loadImages reads a tar of images: a docker archive or an OCI layout.
 func (s *Server) loadImages(w http.ResponseWriter, r *http.Request) {
 	const maxArchive = 64 << 30
 	archive := &patientReader{http.MaxBytesReader(w, r.Body, maxArchive), http.NewResponseController(w), archiveWait}

@@ -44,7 +44,7 @@ type Pods interface {
 	List() []pod.PodState
 }
 
-// Runtime runs commands, connects to what containers read, and takes images.
+// Runtime runs commands, connects to what containers read, and loads images.
 type Runtime interface {
 	Containers() []runtime.Container
 	OpenStdin(id string) (*os.File, error)
@@ -60,7 +60,7 @@ type Stats interface {
 	Summary(ctx context.Context) (*statsapi.Summary, error)
 }
 
-// Traffic tells what the data plane counts and holds.
+// Traffic reads what the data plane counts and holds.
 type Traffic interface {
 	Read() (*skepv1.Report, error)
 	Dump() (*traffic.Tables, error)
@@ -254,7 +254,7 @@ func statusCode(r *http.Request, err error) int {
 
 var errTooMany = errors.New("too many logs, commands and forwarded ports are open on this node, please try again later")
 
-// requestError is the asker's fault.
+// requestError is the client's fault.
 type requestError struct{ reason string }
 
 func (e *requestError) Error() string { return e.reason }

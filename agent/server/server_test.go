@@ -150,7 +150,7 @@ func TestExecOverBothProtocols(t *testing.T) {
 			close(window)
 		})
 	}
-	// Only SPDY can tell a command that its input has ended.
+	// Only SPDY can signal a command that its input has ended.
 	var out bytes.Buffer
 	err := f.stream("spdy", "/exec/default/pod/main", url.Values{"command": {"cat"}, "input": {"1"}, "output": {"1"}},
 		remotecommand.StreamOptions{Stdin: strings.NewReader("all of it"), Stdout: &out})

@@ -15,7 +15,7 @@ type drain struct {
 	changed chan struct{} // one place: a slice with the pod has changed
 }
 
-// drainMargin is what other nodes are given, after this one has seen the change of a slice, to put it into their maps.
+// drainMargin is what other nodes are given, after this one has seen the change of a slice, to write it to their maps.
 const drainMargin = 50 * time.Millisecond
 
 // podsOf lists the pods of a node that a slice has as endpoints.
@@ -30,7 +30,7 @@ func podsOf(s *discoveryv1.EndpointSlice, node string) (uids []string) {
 
 // Drain makes a pod of this node the last choice of clients here, at once, and waits until its endpoints say that it is not
 // ready and other nodes have had time to read that, or until ctx ends. It does not wait for a pod that is no endpoint.
-// restored takes back what it asked for here.
+// restored undoes what it asked for here.
 func (w *Watcher) Drain(ctx context.Context, pod types.UID) (restored func()) {
 	uid := string(pod)
 	d := &drain{changed: make(chan struct{}, 1)}

@@ -26,7 +26,7 @@ type readSlice struct {
 	endpoints []endpoint
 }
 
-// read takes from slices the endpoints that can be used.
+// read returns the endpoints of slices that can be used.
 func (v *view) read(slices []any, publishNotReady bool, t *translation) []readSlice {
 	out := make([]readSlice, 0, len(slices))
 	for _, obj := range slices {
@@ -91,7 +91,7 @@ func (v *view) backends(slices []readSlice, port *corev1.ServicePort, t *transla
 		for j := range slices[i].endpoints {
 			e := &slices[i].endpoints[j]
 			if servicespec.Unwraps(port.Protocol, number) && v.host(e.addr) != "" {
-				t.warn("endpoint %s of port %d is ignored: node %s takes what other nodes wrap there", netip.AddrPortFrom(e.addr, number), port.Port, v.host(e.addr))
+				t.warn("endpoint %s of port %d is ignored: node %s decapsulates what arrives there, as from other nodes", netip.AddrPortFrom(e.addr, number), port.Port, v.host(e.addr))
 				continue
 			}
 			key, f := netip.AddrPortFrom(e.addr, number), familyIndex(e.addr)

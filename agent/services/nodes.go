@@ -39,7 +39,7 @@ func (w *Watcher) nodeChanged(obj any) {
 		w.selfChanged(n)
 		return
 	}
-	w.cfg.Plane.SetNodeUnwraps(n.Name, unwraps(n)) // first: nothing is to be sent there that it cannot take
+	w.cfg.Plane.SetNodeUnwraps(n.Name, unwraps(n)) // first: nothing is to be sent there that it cannot handle
 	w.cfg.Plane.SetNodeAddresses(n.Name, nodeAddresses(n))
 	peer, err := peerOf(n)
 	w.mu.Lock()

@@ -73,7 +73,7 @@ func renew(all map[string][]string, key string, now []string) (fresh []string) {
 	return fresh
 }
 
-// run tells what the plane could not install, as it changes.
+// run reports what the plane could not install, as it changes.
 func (r *reporter) run(ctx context.Context) {
 	for {
 		changed := r.problems(ctx)

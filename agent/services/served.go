@@ -17,7 +17,7 @@ import (
 var anyAddr = []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
 
 // HostPortTaken names the first host port of a pod that the node's own programs serve, "" if there is none: leading it to the
-// pod would take their clients, the API server or the node's own agent among them.
+// pod would get their clients, the API server or the node's own agent among them.
 func (w *Watcher) HostPortTaken(pod *corev1.Pod) string {
 	if pod.Spec.HostNetwork {
 		return "" // its own programs will serve there

@@ -27,7 +27,7 @@ func podAt(protocol corev1.Protocol, host string, port uint16) *corev1.Pod {
 	}
 }
 
-// CVE-2020-8554, by way of a host port: a pod takes the connections to the node's own agent, to the API server or to whatever else
+// CVE-2020-8554, by way of a host port: a pod gets the connections to the node's own agent, to the API server or to whatever else
 // listens on the node.
 func TestHostPortsOfTheNodesOwnPrograms(t *testing.T) {
 	_, r, _ := start(t, fake.NewClientset(), nil)
@@ -174,7 +174,7 @@ ports: [{port: 8472, protocol: `+string(protocol)+`, name: ""}]`)
 		if strings.Join(backends, " ") != want {
 			t.Errorf("%s: endpoints %q, want %s", protocol, backends, want)
 		}
-		if warned := strings.Join(got.warnings, "; "); protocol == "UDP" != strings.Contains(warned, "endpoint 192.0.2.12:8472 of port 53 is ignored: node n2 takes what other nodes wrap there") {
+		if warned := strings.Join(got.warnings, "; "); protocol == "UDP" != strings.Contains(warned, "endpoint 192.0.2.12:8472 of port 53 is ignored: node n2 decapsulates what arrives there, as from other nodes") {
 			t.Errorf("%s: warnings %q", protocol, warned)
 		}
 	}

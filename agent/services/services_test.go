@@ -25,14 +25,14 @@ import (
 	"github.com/skep-io/skep/dataplane/service"
 )
 
-// recorder keeps what it is told, and how often.
+// recorder keeps what it is called with, and how often.
 type recorder struct {
 	mu        sync.Mutex
 	services  map[string]service.Service
 	down      map[string]bool
 	peers     []string
 	addresses map[string]string
-	deaf      map[string]bool
+	noTunnels map[string]bool
 	problems  chan map[string][]service.Problem
 	owned     string
 	sets      int
@@ -58,7 +58,7 @@ func (r *recorder) SetNodeAddresses(node string, addrs []netip.Addr) {
 	r.do(func() { r.addresses[node] = fmt.Sprint(addrs) })
 }
 func (r *recorder) SetNodeUnwraps(node string, does bool) {
-	r.do(func() { r.deaf[node] = !does })
+	r.do(func() { r.noTunnels[node] = !does })
 }
 func (r *recorder) AwaitProblems(ctx context.Context) map[string][]service.Problem {
 	select {
@@ -135,7 +135,7 @@ var httpPort = corev1.ServicePort{Name: "http", Port: 80, Protocol: corev1.Proto
 func start(t *testing.T, client kubernetes.Interface, adopted <-chan struct{}) (*Watcher, *recorder, *events) {
 	t.Helper()
 	r := &recorder{
-		services: map[string]service.Service{}, down: map[string]bool{}, addresses: map[string]string{}, deaf: map[string]bool{},
+		services: map[string]service.Service{}, down: map[string]bool{}, addresses: map[string]string{}, noTunnels: map[string]bool{},
 		synced: -1, changed: make(chan struct{}, 1), problems: make(chan map[string][]service.Problem),
 	}
 	e := &events{changed: make(chan struct{}, 1)}

@@ -24,7 +24,7 @@ type translation struct {
 	health   *health  // nil: no load balancer asks about it
 }
 
-// health is what load balancers are told about a service with externalTrafficPolicy Local.
+// health is the answer to load balancers about a service with externalTrafficPolicy Local.
 type health struct {
 	port  uint16
 	local int // ready endpoints on this node, whatever their port

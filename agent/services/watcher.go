@@ -50,7 +50,7 @@ type Announcer interface {
 	Own(addrs []netip.Addr)
 }
 
-// Config is where a watcher looks and what it tells.
+// Config is where a watcher looks and what it reports to.
 type Config struct {
 	Factory      informers.SharedInformerFactory
 	Node         string // this one
@@ -146,7 +146,7 @@ func (w *Watcher) Lister() corelisters.ServiceLister {
 func (w *Watcher) HasSynced() bool { return w.services.HasSynced() }
 
 // Run translates until ctx ends; the factory's informers must be running. What the plane held before stays in force until
-// every list is complete and installed, so that a restart takes nothing away.
+// every list is complete and installed, so that a restart removes nothing.
 func (w *Watcher) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var beside sync.WaitGroup

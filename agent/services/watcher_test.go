@@ -80,8 +80,8 @@ func TestHealthCheckPort(t *testing.T) {
 	}
 }
 
-// What this node alone cannot do is told once, as long as it holds; what the control plane tells is not told by every node.
-func TestProblemsAreToldOnce(t *testing.T) {
+// What this node alone cannot do is reported once, as long as it holds; what the control plane reports is not reported by every node.
+func TestProblemsAreReportedOnce(t *testing.T) {
 	client := fake.NewClientset(svc("web", "10.96.0.5", httpPort))
 	_, r, events := start(t, client, nil)
 	full := service.Problem{Service: "ns/web:http", Reason: "all 64 backends are in use: raise the limit"}
@@ -93,10 +93,10 @@ func TestProblemsAreToldOnce(t *testing.T) {
 	r.problems <- map[string][]service.Problem{"ns/web:http": {last}}
 	events.await(t, "Service web "+servicespec.ReasonNotInstalled+": ns/web:http: the last")
 	if n := events.count("Service web " + servicespec.ReasonNotInstalled + ": ns/web:http: " + full.Reason); n != 2 {
-		t.Errorf("told %d times of what began twice", n)
+		t.Errorf("reported %d times what began twice", n)
 	}
 	if n := events.count(lost.Reason); n != 0 {
-		t.Errorf("told %d times of what the control plane tells", n)
+		t.Errorf("reported %d times what the control plane reports", n)
 	}
 }
 
@@ -168,7 +168,7 @@ func TestDrainEndsWithTheEndpoint(t *testing.T) {
 	r.await(t, "what the API says", state(service.Terminating))
 }
 
-// A node whose uplinks serve nobody takes no tunnels; it is as others in all else, and again when it says so, or is another.
+// A node whose uplinks serve nobody accepts no tunnels; it is as others in all else, and again when it says so, or is another.
 func TestNodesThatTakeNoTunnels(t *testing.T) {
 	says := func(status corev1.ConditionStatus) *corev1.Node {
 		n := node("n1", "10.244.1.0/24", "192.0.2.11", corev1.ConditionTrue)
@@ -180,19 +180,19 @@ func TestNodesThatTakeNoTunnels(t *testing.T) {
 	r.await(t, "both nodes at their addresses", func() bool {
 		return r.addresses["n1"] == "[192.0.2.11]" && r.addresses["n2"] == "[192.0.2.12]" && len(r.peers) == 2
 	})
-	is := func(deaf bool) func() bool {
-		return func() bool { now, told := r.deaf["n1"]; return told && now == deaf }
+	is := func(noTunnels bool) func() bool {
+		return func() bool { now, known := r.noTunnels["n1"]; return known && now == noTunnels }
 	}
-	r.await(t, "one that takes no tunnels", is(true))
-	r.await(t, "one that says nothing and does", func() bool { now, told := r.deaf["n2"]; return told && !now })
+	r.await(t, "one that accepts no tunnels", is(true))
+	r.await(t, "one that says nothing and does", func() bool { now, known := r.noTunnels["n2"]; return known && !now })
 	for _, c := range []struct {
-		status corev1.ConditionStatus
-		deaf   bool
+		status    corev1.ConditionStatus
+		noTunnels bool
 	}{{corev1.ConditionTrue, false}, {corev1.ConditionFalse, true}, {corev1.ConditionUnknown, false}, {corev1.ConditionFalse, true}} {
 		if _, err := client.CoreV1().Nodes().Update(t.Context(), says(c.status), metav1.UpdateOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		r.await(t, "what follows from "+string(c.status), is(c.deaf))
+		r.await(t, "what follows from "+string(c.status), is(c.noTunnels))
 	}
 	if err := client.CoreV1().Nodes().Delete(t.Context(), "n1", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)

@@ -1,6 +1,6 @@
-// Package silence tells when a process that lives has stopped to answer, so
+// Package silence notices when a process that lives has stopped to answer, so
 // that whoever started it can kill it and start it again. Nothing else would
-// end that: its socket still takes connections. It kills nothing itself.
+// end that: its socket still accepts connections. It kills nothing itself.
 package silence
 
 import (

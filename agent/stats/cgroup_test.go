@@ -170,7 +170,7 @@ func TestParseEveryFormat(t *testing.T) {
 	}
 }
 
-// One container's sample, as a summary takes it and with I/O; the goal is 30 microseconds of CPU.
+// One container's sample, as for a summary and with I/O; the goal is 30 microseconds of CPU.
 func BenchmarkSample(b *testing.B) {
 	_, container := realCgroup(b)
 	runIn(b, container, "exec sleep 600")

@@ -1,4 +1,4 @@
-// Package stats tells what containers, pods and the node use, when asked: from cgroups (v1, v2, and hosts with both), from the pods'
+// Package stats reports what containers, pods and the node use, when asked: from cgroups (v1, v2, and hosts with both), from the pods'
 // interfaces, and what agent/usage has found on the disks.
 //
 // It owns open files and the last samples, which rates need; it runs nothing in the background, and changes nothing.

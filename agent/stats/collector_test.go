@@ -8,7 +8,7 @@ import (
 	"github.com/skep-io/skep/agent/usage"
 )
 
-// fixed is a source that says what it is told.
+// fixed is a source of given figures.
 type fixed struct {
 	pods   []Pod
 	disk   map[string]usage.Pod

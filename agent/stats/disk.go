@@ -102,7 +102,7 @@ var (
 		[]string{"uid", "namespace", "pod", "container"}, nil)
 )
 
-// LogMetrics tells how large containers' logs are, as kubelet among its own metrics.
+// LogMetrics are how large containers' logs are, as kubelet among its own metrics.
 func (c *Collector) LogMetrics() prometheus.Collector { return logMetrics{c} }
 
 type logMetrics struct{ c *Collector }

@@ -12,7 +12,7 @@ import (
 	"github.com/skep-io/skep/agent/usage"
 )
 
-func TestDiskUseIsTold(t *testing.T) {
+func TestDiskUseIsReported(t *testing.T) {
 	pod, container := realCgroup(t)
 	measured := time.Now().Add(-7 * time.Second)
 	source := &fixed{

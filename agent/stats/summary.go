@@ -48,16 +48,16 @@ func (c *Collector) Usages(ctx context.Context) []Sampled {
 		t.seen = false
 	}
 	var all []Sampled
-	take := func(p Pod, container, path string, started time.Time) {
+	add := func(p Pod, container, path string, started time.Time) {
 		c.measure(path, started, true)
 		if t := c.tracked[path]; t != nil {
 			all = append(all, Sampled{p, container, t.now})
 		}
 	}
 	for _, p := range pods {
-		take(p, "", p.CgroupPath, p.StartedAt)
+		add(p, "", p.CgroupPath, p.StartedAt)
 		for _, ctr := range p.Containers {
-			take(p, ctr.Name, ctr.CgroupPath, ctr.StartedAt)
+			add(p, ctr.Name, ctr.CgroupPath, ctr.StartedAt)
 		}
 	}
 	return all

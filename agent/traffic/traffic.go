@@ -1,4 +1,4 @@
-// Package traffic tells what the data plane counts: connections, failures, what is open, round-trip times, packets and bytes by
+// Package traffic reports what the data plane counts: connections, failures, what is open, round-trip times, packets and bytes by
 // service and backend, and packets by the reason for which a program let go of them; as JSON for the command line and as
 // Prometheus metrics.
 //
@@ -52,7 +52,7 @@ type Sources struct {
 	Plane  Plane
 	Path   Path
 	Census Census
-	Log    *events.Log // of connections that came to nothing
+	Log    *events.Log // of connections that failed
 	Flows  Flows       // nil where nothing is attached to uplinks
 }
 
@@ -208,7 +208,7 @@ func (s *Sources) Dump() (*Tables, error) {
 	return &Tables{Node: s.Node, Dump: dump}, nil
 }
 
-// Events calls each with the connections that came to nothing lately; with follow also with new ones, until ctx ends.
+// Events calls each with the connections that failed lately; with follow also with new ones, until ctx ends.
 func (s *Sources) Events(ctx context.Context, follow bool, each func(skepv1.Event) error) error {
 	if follow {
 		return s.Log.Follow(ctx, func(e events.Event) error { return each(eventOf(e)) })

@@ -112,7 +112,7 @@ func (m *Meter) Run(ctx context.Context) error {
 	}
 }
 
-// list takes up pods that are new and forgets those that are gone.
+// list adds pods that are new and forgets those that are gone.
 func (m *Meter) list(here map[string]*measurement, now time.Time) {
 	present := map[string]bool{}
 	for _, uid := range m.cfg.Pods() {

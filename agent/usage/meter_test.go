@@ -120,7 +120,7 @@ func TestEachTreeIsMeasured(t *testing.T) {
 		must(t, os.WriteFile(filepath.Join(root, dir, "file"), make([]byte, 40000), 0o600))
 	}
 	must(t, os.Link(filepath.Join(root, "v/file"), filepath.Join(root, "v/again")))
-	must(t, os.Truncate(filepath.Join(root, "v/file"), 1<<30)) // a hole takes nothing
+	must(t, os.Truncate(filepath.Join(root, "v/file"), 1<<30)) // a hole uses nothing
 	must(t, unix.Mount("tmpfs", memory, "tmpfs", 0, "size=1m"))
 	t.Cleanup(func() { _ = unix.Unmount(memory, unix.MNT_DETACH) })
 	must(t, os.WriteFile(filepath.Join(memory, "file"), make([]byte, 40000), 0o600))
@@ -139,14 +139,14 @@ func TestEachTreeIsMeasured(t *testing.T) {
 		{Memory, "m"}: {40960, 2}, {Memory, "not mounted"}: {}, {Volume, "absent"}: {},
 	} {
 		if got := pod.Trees[key]; got != want {
-			t.Errorf("%v takes %+v, want %+v", key, got, want)
+			t.Errorf("%v uses %+v, want %+v", key, got, want)
 		}
 	}
 	if got, want := pod.Total(), (Amount{4 * one.Bytes, 8}); got != want {
-		t.Errorf("the pod takes %+v, want %+v", got, want)
+		t.Errorf("the pod uses %+v, want %+v", got, want)
 	}
 	if got, want := pod.Container("c"), (Amount{2 * one.Bytes, 4}); got != want {
-		t.Errorf("the container takes %+v, want %+v", got, want)
+		t.Errorf("the container uses %+v, want %+v", got, want)
 	}
 	p.drop("a")
 	eventually(t, "the pod to be forgotten", func() bool { _, ok := m.Pod("a"); return !ok })

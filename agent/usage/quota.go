@@ -23,7 +23,7 @@ var ErrNoQuotas = errors.New("the file system does not count by project: it is e
 // The owner of a file may change its project, except from a user namespace: folders of pods without one cannot be counted so.
 type Quotas struct{ assigning sync.Mutex }
 
-// Project IDs are taken at random from those above what administrators write in /etc/projid, where kubelet takes its own too.
+// Project IDs are taken at random from those above what administrators write in /etc/projid, where kubelet's are too.
 const (
 	firstProject = 1 << 20
 	projects     = 1 << 30

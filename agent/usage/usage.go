@@ -4,7 +4,7 @@ import (
 	"time"
 )
 
-// Amount is what something takes of its disk.
+// Amount is what something uses of its disk.
 type Amount struct{ Bytes, Inodes uint64 }
 
 // Add sums two.
@@ -18,7 +18,7 @@ func (a Amount) atLeast(b Amount) Amount {
 // Kind is what a tree is to its pod.
 type Kind int
 
-// The kinds. Memory is a volume in memory, which takes none of the disk.
+// The kinds. Memory is a volume in memory, which uses none of the disk.
 const (
 	Volume Kind = iota
 	Memory
@@ -33,7 +33,7 @@ type Key struct {
 	Name string
 }
 
-// Tree is a folder that takes room for a pod.
+// Tree is a folder that uses room for a pod.
 type Tree struct {
 	Key
 	Path string
@@ -49,7 +49,7 @@ type Pod struct {
 	Rooms map[Key]Amount // how much there is room for, in volumes in memory
 }
 
-// Total is all that the pod takes of the node's disks, as kubelet counts: without volumes in memory.
+// Total is all that the pod uses of the node's disks, as kubelet counts: without volumes in memory.
 func (p Pod) Total() (sum Amount) {
 	for key, amount := range p.Trees {
 		if key.Kind != Memory {

@@ -125,7 +125,7 @@ func (c content) fill(d *confine.Dir, version string, group *int64) error {
 	return nil
 }
 
-// digest tells one content from another, modes and group included.
+// digest distinguishes contents, modes and group included.
 func (c content) digest(group *int64) string {
 	sum := sha256.New()
 	number := func(n int64) { _ = binary.Write(sum, binary.LittleEndian, n) } // a hash takes all

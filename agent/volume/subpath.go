@@ -22,7 +22,7 @@ import (
 // it that a container planted cannot lead out, and what it named then is what
 // gets mounted, whatever happens to the names afterwards (CVE-2017-1002101,
 // CVE-2021-25741). It is not opened: it may be a FIFO or a device. Errors do
-// not say what was found, which would tell of the node's files.
+// not say what was found, which would reveal the node's files.
 func (v *Volumes) SubPath(ctx context.Context, podUID, volume, container string, index int, root, sub string) (string, error) {
 	if filepath.IsAbs(sub) {
 		return "", fmt.Errorf("error SubPath `%s` must not be an absolute path", sub)

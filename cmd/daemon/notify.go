@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// Notify tells systemd about a state, as sd_notify(3) does, if systemd asked for it.
+// Notify sends systemd a state, as sd_notify(3) does, if systemd asked for it.
 func Notify(state string) {
 	path := os.Getenv("NOTIFY_SOCKET")
 	if path == "" {

@@ -88,7 +88,7 @@ agent first. The Node object is not touched: kubectl delete node NAME.`,
 				return err
 			}
 			if err := agent.Cleanup(command.Context(), cfg); err != nil {
-				return fmt.Errorf("not everything was removed; run it again when that is put right: %w", err)
+				return fmt.Errorf("not everything was removed; run it again when that is corrected: %w", err)
 			}
 			fmt.Fprintln(os.Stderr, "skep-agent: this host is clean")
 			return nil

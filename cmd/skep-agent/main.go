@@ -42,7 +42,7 @@ func newCommand() *cobra.Command {
 afterwards its certificate is enough), runs the pods that are scheduled here on
 containerd, connects them, and keeps the kernel's service tables.
 
-Stopping it stops no pod, and the next start takes everything over. To take a host
+Stopping it stops no pod, and the next start adopts everything. To take a host
 out of the cluster, delete its node, stop the agent and run skep-agent cleanup.`,
 		Example: `  skep-agent --server https://192.168.1.10:6443 --token skep2.…
   skep-agent dataplane dump | jq '.services[]'`,

@@ -31,7 +31,7 @@ func newCertificatesCommand(config genericclioptions.RESTClientGetter, streams g
 			administrator's kubeconfig, cluster DNS' and each node's, with the time at which
 			they are renewed and that at which they would end. skepd and the agents renew
 			their own. The first row is the certificate of the kubeconfig in use, which
-			nobody renews if it is a copy: take a new one from skepd's data folder.`),
+			nobody renews if it is a copy: copy a new one from skepd's data folder.`),
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
 			if output != "" && output != "json" {

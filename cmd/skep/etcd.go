@@ -90,7 +90,7 @@ func newEtcdCommand(config genericclioptions.RESTClientGetter, streams genericio
 			},
 		},
 		&cobra.Command{
-			Use: "restore FILE", Short: "Say how to put a snapshot back", Args: one("file"),
+			Use: "restore FILE", Short: "Say how to restore a snapshot", Args: one("file"),
 			RunE: func(_ *cobra.Command, args []string) error {
 				return fmt.Errorf("a restore is done on skepd's host, since the API server stands on what is restored: stop skepd, move the folder etcd out of its data directory, and run `skepd restore %s`", args[0])
 			},

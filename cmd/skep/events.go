@@ -26,11 +26,11 @@ func newEventsCommand(config genericclioptions.RESTClientGetter, streams generic
 	var follow bool
 	command := &cobra.Command{
 		Use:   "events [NODE...]",
-		Short: "Tell which connections through services came to nothing lately: whose, when and why",
+		Short: "Print which connections through services failed lately: whose, when and why",
 		Long: templates.LongDesc(`
-			Print a line for each connection to a service that came to nothing: it found no
+			Print a line for each connection to a service that failed: it found no
 			backend, its client was refused, or its backend refused or did not answer. Nodes
-			remember the last 512, and tell no more than about eight a second of one service;
+			remember the last 512, and report no more than about eight a second of one service;
 			how many there were in all is counted (skep services).`),
 		Example: templates.Examples(`
 			skep dataplane events
@@ -94,7 +94,7 @@ func eachEvent(document io.Reader, each func(skepv1.Event) error) error {
 	return lines.Err()
 }
 
-// followEvents prints what nodes tell until ctx ends or none tells any more.
+// followEvents prints what nodes report until ctx ends or none reports any more.
 func followEvents(ctx context.Context, client kubernetes.Interface, nodes []string, out io.Writer) error {
 	if len(nodes) == 0 {
 		list, err := client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
@@ -118,7 +118,7 @@ func followEvents(ctx context.Context, client kubernetes.Interface, nodes []stri
 			if err != nil && ctx.Err() == nil {
 				mu.Lock()
 				defer mu.Unlock()
-				failed = append(failed, fmt.Errorf("node %s does not tell: %w", node, err))
+				failed = append(failed, fmt.Errorf("node %s does not answer: %w", node, err))
 			}
 		})
 	}

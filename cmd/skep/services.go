@@ -135,7 +135,7 @@ func askNodes(ctx context.Context, client kubernetes.Interface, path string, onl
 				err = answered(node, document)
 			}
 			if err != nil {
-				failed = append(failed, fmt.Errorf("node %s does not tell: %w", node, err))
+				failed = append(failed, fmt.Errorf("node %s does not answer: %w", node, err))
 			}
 		})
 	}

@@ -126,10 +126,10 @@ func makeToken(ctx context.Context, client kubernetes.Interface, config *rest.Co
 	return text, err
 }
 
-// clusterCA is the authority's certificate as the kubeconfig has it, or as the API server tells it over the verified connection.
+// clusterCA is the authority's certificate as the kubeconfig has it, or as the API server gives it over the verified connection.
 func clusterCA(ctx context.Context, client kubernetes.Interface, config *rest.Config) ([]byte, error) {
 	if config.Insecure {
-		return nil, errors.New("a join token tells hosts by which authority to know the API server: it cannot be made over a connection that is not verified")
+		return nil, errors.New("a join token has the hash of the authority by which hosts know the API server: it cannot be made over a connection that is not verified")
 	}
 	return client.Discovery().RESTClient().Get().AbsPath(skepv1.PathCA).DoRaw(ctx)
 }
@@ -220,7 +220,7 @@ func (t *tokenCommand) delete() *cobra.Command {
 	}
 }
 
-// tokenID finds the ID in a token, in kubeadm's ID.SECRET, or takes it as it is.
+// tokenID finds the ID in a token, in kubeadm's ID.SECRET, or returns it as it is.
 func tokenID(text string) string {
 	if token, err := jointoken.Parse(text); err == nil {
 		return token.ID

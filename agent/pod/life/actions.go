@@ -63,7 +63,7 @@ type (
 		Kind      ProbeKind
 	}
 
-	// WithdrawAddress takes the pod out of this node's service maps, and
+	// WithdrawAddress removes the pod from this node's service maps, and
 	// RestoreAddress lets it in again. Repeating either changes nothing.
 	WithdrawAddress struct{}
 	RestoreAddress  struct{}

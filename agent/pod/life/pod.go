@@ -164,7 +164,7 @@ func (p *Pod) add(name string, role Role) {
 	})
 }
 
-// Step takes in what has happened, in order, and returns what is to be done now.
+// Step applies what has happened, in order, and returns what is to be done now.
 func (p *Pod) Step(now time.Time, events ...Event) []Action {
 	p.now, p.wake, p.actions = now, time.Time{}, nil
 	for _, e := range events {
@@ -256,7 +256,7 @@ func (p *Pod) report(container, kind, reason, format string, args ...any) {
 }
 
 // becomeDraining begins the way of a deletion. A signal sent before clients have
-// turned away would end programs to which nodes that have not heard of the
+// turned away would end programs to which nodes that do not know of the
 // deletion still send connections. The pod stays in the service maps as what
 // serves if nothing else does, so its readiness is still asked for; what would
 // end its containers for their health is not.

@@ -228,7 +228,7 @@ func (w *world) happen(text string) {
 	}
 }
 
-func (w *world) end(b *box, code int, tell bool) {
+func (w *world) end(b *box, code int, report bool) {
 	r := b.newest()
 	r.Exit = &Exit{Code: code, Reason: "Error", FinishedAt: w.now}
 	if r.ended = w.now; code == 0 {
@@ -237,7 +237,7 @@ func (w *world) end(b *box, code int, tell bool) {
 	if b.stopping != "prestop" { // the hook may run on
 		b.stopping = ""
 	}
-	if tell {
+	if report {
 		if b.role != Init {
 			w.address = "out"
 		}

@@ -84,7 +84,7 @@ func (p *Pod) signal(c *Container) {
 
 // shortenStop ends a grace period that a later deletion made shorter. It counts
 // from now, as the kubelet does: the deletion's timestamp has no fractions of a
-// second, and counting to it would take up to one away from the container.
+// second, and counting to it would leave the container up to one less.
 func (p *Pod) shortenStop(c *Container, grace time.Duration) {
 	if until := p.now.Add(grace); until.Before(c.deadline) {
 		c.deadline = until

@@ -36,8 +36,8 @@ func TestAddressesOfBothFamiliesReadAlike(t *testing.T) {
 	}
 }
 
-func TestAgentsAreToldOfBothFamilies(t *testing.T) {
-	c := &Cluster{Name: "told", Dir: t.TempDir()}
+func TestAgentsGetBothFamilies(t *testing.T) {
+	c := &Cluster{Name: "families", Dir: t.TempDir()}
 	if err := os.MkdirAll(c.skepdDir(), 0o700); err != nil {
 		t.Fatal(err)
 	}

@@ -57,7 +57,7 @@ func isolateBare(config *hostConfig) (bool, error) {
 	return true, leaveCgroupRoot(roots)
 }
 
-// joinV1Cgroup moves this process. A cpuset folder takes none before it has CPUs and memory nodes.
+// joinV1Cgroup moves this process. A cpuset folder accepts none before it has CPUs and memory nodes.
 func joinV1Cgroup(root, cgroup string) error {
 	folder := root
 	for _, part := range strings.Split(strings.Trim(cgroup, "/"), "/") {

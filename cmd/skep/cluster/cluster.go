@@ -65,7 +65,7 @@ type Options struct {
 	// Routed names new hosts to be placed behind a router, where they share no
 	// link with any other but each other.
 	Routed []string
-	// NoDriverXDP names new hosts whose network card's driver takes no XDP
+	// NoDriverXDP names new hosts whose network card's driver supports no XDP
 	// programs, as many do not.
 	NoDriverXDP []string
 	// NoDNS leaves cluster DNS out.

@@ -227,9 +227,9 @@ func plugPort(cluster string, index int, noXDP bool, inner netns.NsHandle) error
 	return preparePort(port)
 }
 
-// hostRoutes are a host's ways off its segment. The default one leads to this
-// machine, for IPv4 only: it routes nothing for the hosts in IPv6, so pods hear at
-// once that there is no way out.
+// hostRoutes are a host's routes off its segment. The default one leads to this
+// machine, for IPv4 only: it routes nothing for the hosts in IPv6, so pods get at
+// once the error that there is no route.
 func hostRoutes(st *state, g segment) []netlink.Route {
 	routes := []netlink.Route{{Gw: g.addr(st.Subnet, gatewayHost).AsSlice()}}
 	if g == onBridge {

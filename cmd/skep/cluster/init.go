@@ -18,7 +18,7 @@ import (
 	"github.com/skep-io/skep/backoff"
 )
 
-// hostConfig is what a host's first process is told, in nodeK/host.json.
+// hostConfig is the configuration of a host's first process, in nodeK/host.json.
 type hostConfig struct {
 	Hostname string   `json:"hostname"`
 	Agent    []string `json:"agent"`
@@ -90,8 +90,8 @@ func readHostConfig(path string) (*hostConfig, error) {
 	return config, nil
 }
 
-// joinV1Cgroups puts the daemons' use of resources below the host's folder on
-// machines whose controllers are on v1. A cpuset folder takes no process before
+// joinV1Cgroups counts the daemons' use of resources below the host's folder on
+// machines whose controllers are on v1. A cpuset folder accepts no process before
 // its CPUs are set, and adds nothing here.
 func joinV1Cgroups(cgroup string) error {
 	roots, err := findCgroups()

@@ -45,7 +45,7 @@ func loadImage(ctx context.Context, client kubernetes.Interface, node string, op
 	return agentsWords(result.Error())
 }
 
-// agentsWords takes what an agent said out of an error: it answers in plain text, in place of which client-go tells what
+// agentsWords returns what an agent said from an error: it answers in plain text, in place of which client-go says what
 // the status code means.
 func agentsWords(err error) error {
 	var answer apierrors.APIStatus

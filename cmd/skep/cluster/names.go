@@ -29,7 +29,7 @@ func ValidateName(name string) error {
 	return nil
 }
 
-// linkID is the part of link names that tells clusters apart: interface names
+// linkID is the part of link names that distinguishes clusters: interface names
 // end at 15 characters, so longer cluster names are hashed.
 func linkID(name string) string {
 	if len(name) <= 8 {

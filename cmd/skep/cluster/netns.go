@@ -75,7 +75,7 @@ func listNetns(pattern *regexp.Regexp) ([]string, error) {
 
 // The main thread stays with the main goroutine. It is the one that cannot end
 // with a goroutine, and what /proc/self shows is the main thread's: if a
-// goroutine took it to another namespace, the program would from then on see
+// goroutine moved it to another namespace, the program would from then on see
 // that namespace's mounts as its own.
 func init() { runtime.LockOSThread() }
 

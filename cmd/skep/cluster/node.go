@@ -107,7 +107,7 @@ func (n *Node) change(f func(st *state, ns *nodeState) error) error {
 }
 
 // Kill pulls the plug: the cable falls silent first, so that the kernel cannot
-// say goodbye to the host's peers, then every process dies. Nothing is cleaned
+// close connections to the host's peers, then every process dies. Nothing is cleaned
 // up. Killing a dead host is no error.
 func (n *Node) Kill(ctx context.Context) error {
 	return n.change(func(_ *state, ns *nodeState) error {
@@ -148,7 +148,7 @@ func (n *Node) freeze(ctx context.Context, frozen bool) error {
 	})
 }
 
-// Cut takes the host off the network; it stays so over a reboot, until Heal.
+// Cut disconnects the host from the network; it stays so over a reboot, until Heal.
 func (n *Node) Cut() error { return n.setCut(true) }
 
 // Heal plugs the cable in again.

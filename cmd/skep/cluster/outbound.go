@@ -82,7 +82,7 @@ func masquerade(name string, subnet int) error {
 	return nil
 }
 
-// undoOutbound puts the machine back as it was. Forwarding stays on if another
+// undoOutbound restores the machine as it was. Forwarding stays on if another
 // cluster of ours masquerades, since it may need it.
 func (c *Cluster) undoOutbound(out outboundState) error {
 	var errs []error

@@ -32,7 +32,7 @@ type state struct {
 	Outbound outboundState         `json:"outbound"`
 	IPv6     bool                  `json:"ipv6,omitempty"`   // hosts, pods and services have it beside IPv4
 	LBCIDR   string                `json:"lbCIDR,omitempty"` // what the user chose instead of the bridge's
-	// What `up` was last told to run; hosts that boot later run the same.
+	// What `up` was last asked to run; hosts that boot later run the same.
 	Bin       Binaries `json:"bin"`
 	SkepdArgs []string `json:"skepdArgs,omitempty"`
 	AgentArgs []string `json:"agentArgs,omitempty"`
@@ -46,7 +46,7 @@ type nodeState struct {
 	Routed bool              `json:"routed,omitempty"` // behind the router, on no link with the others
 	NoXDP  bool              `json:"noXDP,omitempty"`  // in its card's driver
 	Labels map[string]string `json:"labels,omitempty"`
-	Args   []string          `json:"args,omitempty"` // of its agent, as `up` was last told
+	Args   []string          `json:"args,omitempty"` // of its agent, as `up` was last given
 }
 
 func (s *state) nodeNames() []string {

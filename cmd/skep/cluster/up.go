@@ -145,7 +145,7 @@ func (c *Cluster) prepare(o Options) error {
 	return errors.Join(c.ensureOutbound(st, o.Outbound), st.save(c.Dir))
 }
 
-// warnOfFilters tells what the hosts' traffic, which only crosses the bridge,
+// warnOfFilters reports what the hosts' traffic, which only crosses the bridge,
 // may still fall victim to: packet filters meant for what the machine routes.
 func (c *Cluster) warnOfFilters() {
 	if !podnet.BridgedFiltering() {

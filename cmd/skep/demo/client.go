@@ -74,7 +74,7 @@ func (d *demo) startTraffic(ctx context.Context) (*traffic, error) {
 	}
 }
 
-// Write takes the client's output, line by line.
+// Write parses the client's output, line by line.
 func (t *traffic) Write(p []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -85,12 +85,12 @@ func (t *traffic) Write(p []byte) (int, error) {
 			return len(p), nil
 		}
 		t.rest = rest
-		t.take(line)
+		t.read(line)
 	}
 }
 
-// take reads a line of the client: a time, a word that says what it is, and the rest.
-func (t *traffic) take(line string) {
+// read parses a line of the client: a time, a word that says what it is, and the rest.
+func (t *traffic) read(line string) {
 	t.lines = append(t.lines, line)
 	_, event, _ := strings.Cut(line, " ")
 	kind, rest, _ := strings.Cut(event, ": ")
@@ -112,7 +112,7 @@ func (t *traffic) take(line string) {
 	}
 }
 
-// onDayOf puts a time of day next to now: they are at most hours apart.
+// onDayOf moves a time of day next to now: they are at most hours apart.
 func onDayOf(clock, now time.Time) time.Time {
 	t := time.Date(now.Year(), now.Month(), now.Day(), clock.Hour(), clock.Minute(), clock.Second(), clock.Nanosecond(), time.UTC)
 	if t.Sub(now) > 12*time.Hour {

@@ -51,7 +51,7 @@ func watchCluster(ctx context.Context, client kubernetes.Interface) (*view, erro
 }
 
 // await returns when the condition holds. It is asked again at each change that
-// the watches bring; what it says last is told if time runs out.
+// the watches bring; what it says last is printed if time runs out.
 func (v *view) await(ctx context.Context, limit time.Duration, what string, condition func() (bool, string)) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// client makes connections to a service and tells who answered.
+// client makes connections to a service and prints who answered.
 type client struct {
 	protocol string
 	address  string
