@@ -29,7 +29,7 @@ const maxPatchOperations = 10000
 func init() { jsonpatch.AccumulatedCopySizeLimit = maxBody }
 
 // patchTypes are the patches that are understood, in the order in which a 415 lists them.
-var patchTypes = []string{string(types.JSONPatchType), string(types.MergePatchType), string(types.StrategicMergePatchType)}
+var patchTypes = []string{string(types.JSONPatchType), string(types.MergePatchType), string(types.StrategicMergePatchType), string(types.ApplyYAMLPatchType)}
 
 // objectPatch is a patch as a client sent it.
 type objectPatch struct {
@@ -55,10 +55,7 @@ func readPatch(w http.ResponseWriter, c *call) (*objectPatch, error) {
 	mediaType, _, err := mime.ParseMediaType(c.Header.Get("Content-Type"))
 	p := &objectPatch{kind: types.PatchType(mediaType), w: w}
 	switch p.kind {
-	case types.JSONPatchType, types.MergePatchType, types.StrategicMergePatchType:
-	case types.ApplyYAMLPatchType:
-		return nil, statusError(http.StatusUnsupportedMediaType, metav1.StatusReasonUnsupportedMediaType,
-			"server-side apply is not offered by this server: apply on the client side (kubectl apply without --server-side)")
+	case types.JSONPatchType, types.MergePatchType, types.StrategicMergePatchType, types.ApplyYAMLPatchType:
 	default:
 		err = errors.New("unknown")
 	}
@@ -92,6 +89,9 @@ func (s *Server) patch(w http.ResponseWriter, c *call) error {
 	p, err := readPatch(w, c)
 	if err != nil {
 		return err
+	}
+	if p.kind == types.ApplyYAMLPatchType {
+		return s.apply(w, c, o, p)
 	}
 	changes := p.updateOptions(c)
 	patched, err := s.registry.Modify(c.Context(), c.kind, c.subresource, c.namespace, c.name, changes,

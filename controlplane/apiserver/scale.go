@@ -8,6 +8,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/skep-io/skep/controlplane/resource"
@@ -68,23 +69,46 @@ func (s *Server) patchScale(w http.ResponseWriter, c *call) error {
 	if err != nil {
 		return err
 	}
+	if p.kind == types.ApplyYAMLPatchType {
+		return s.applyScale(w, c, p)
+	}
 	return s.changeScale(w, c, p.updateOptions(c), func(current *autoscalingv1.Scale) (*autoscalingv1.Scale, error) {
 		scale := &autoscalingv1.Scale{}
 		return scale, p.apply(current, scale)
 	})
 }
 
-// changeScale sets the replicas to what change makes of the current scale. A resource version or a UID in the scale must
-// be the object's.
+// scaleChange makes a new scale of the current one, and the record of who set which fields of the object.
+type scaleChange func(*autoscalingv1.Scale, *resource.ScaleFields) (*autoscalingv1.Scale, []metav1.ManagedFieldsEntry, error)
+
+// changeScale writes what change makes of the current scale, in the name of the manager in options.
 func (s *Server) changeScale(w http.ResponseWriter, c *call, options resource.UpdateOptions,
 	change func(*autoscalingv1.Scale) (*autoscalingv1.Scale, error)) error {
+	return s.writeScale(w, c, options, func(current *autoscalingv1.Scale, fields *resource.ScaleFields) (*autoscalingv1.Scale, []metav1.ManagedFieldsEntry, error) {
+		scale, err := change(current)
+		if err != nil {
+			return nil, nil, err
+		}
+		entries, err := fields.Update(current, scale, options.FieldManager)
+		return scale, entries, err
+	})
+}
+
+// writeScale sets the replicas to what change makes of the current scale. A resource version or a UID in the scale must
+// be the object's.
+func (s *Server) writeScale(w http.ResponseWriter, c *call, options resource.UpdateOptions, change scaleChange) error {
 	o, err := negotiate(c.Request, c.query, false, false)
 	if err != nil {
 		return err
 	}
+	options.FieldsTracked = true
 	changed, err := s.registry.Modify(c.Context(), c.kind.Stored(), "", c.namespace, c.name, options,
 		func(current resource.Object) (resource.Object, error) {
-			scale, err := change(scaleOf(c.kind, current))
+			fields, err := c.kind.Stored().ScaleFields(current)
+			if err != nil {
+				return nil, err
+			}
+			scale, entries, err := change(scaleOf(c.kind, current), fields)
 			if err != nil {
 				return nil, err
 			}
@@ -104,6 +128,7 @@ func (s *Server) changeScale(w http.ResponseWriter, c *call, options resource.Up
 			}
 			obj := current.DeepCopyObject().(resource.Object)
 			c.kind.Scale.SetReplicas(obj, scale.Spec.Replicas)
+			obj.SetManagedFields(entries)
 			if scale.ResourceVersion != "" {
 				obj.SetResourceVersion(scale.ResourceVersion)
 			}

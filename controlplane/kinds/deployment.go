@@ -8,6 +8,7 @@ import (
 	"k8s.io/kubernetes/pkg/apis/apps"
 	"k8s.io/kubernetes/pkg/apis/apps/validation"
 	"k8s.io/kubernetes/pkg/apis/core"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"github.com/skep-io/skep/controlplane/resource"
 )
@@ -35,7 +36,8 @@ var Deployments = workload[apps.Deployment]{
 			deployment.Spec = old.Spec
 			deployment.Labels = old.Labels
 		}),
-		Validate: validateUpdate(validation.ValidateDeploymentStatusUpdate, "status"),
+		Validate:    validateUpdate(validation.ValidateDeploymentStatusUpdate, "status"),
+		ResetFields: []fieldpath.Path{fieldpath.MakePathOrDie("metadata", "labels")},
 	},
 	Scale: &resource.ScaleAccess{
 		Replicas:    func(obj resource.Object) int32 { return atLeastOne(obj.(*appsv1.Deployment).Spec.Replicas) },

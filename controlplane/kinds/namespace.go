@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/kubernetes/pkg/apis/core"
 	"k8s.io/kubernetes/pkg/apis/core/validation"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"github.com/skep-io/skep/controlplane/resource"
 )
@@ -50,6 +51,7 @@ var Namespaces = &resource.Kind{
 		Update: &resource.UpdateRules{
 			PrepareForUpdate: prepareUpdate(func(ns, old *core.Namespace) { ns.Status = old.Status }),
 			Validate:         validateUpdate(validation.ValidateNamespaceFinalizeUpdate, "finalize"),
+			ResetFields:      []fieldpath.Path{fieldpath.MakePathOrDie("status")},
 		},
 	}},
 	Canonicalize: labelWithName,

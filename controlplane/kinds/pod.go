@@ -17,6 +17,7 @@ import (
 	"k8s.io/kubernetes/pkg/apis/core"
 	"k8s.io/kubernetes/pkg/apis/core/helper/qos"
 	"k8s.io/kubernetes/pkg/apis/core/validation"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"github.com/skep-io/skep/controlplane/resource"
 	"github.com/skep-io/skep/controlplane/scheme"
@@ -50,6 +51,7 @@ var Pods = &resource.Kind{
 	Status: &resource.UpdateRules{
 		PrepareForUpdate: prepareUpdate(preparePodStatusUpdate),
 		Validate:         validateUpdate(validatePodStatusUpdate, "status"),
+		ResetFields:      []fieldpath.Path{fieldpath.MakePathOrDie("metadata", "deletionTimestamp"), fieldpath.MakePathOrDie("metadata", "ownerReferences")},
 	},
 	Subresources: []resource.Subresource{
 		action("binding", coreV1.WithKind("Binding"), func() runtime.Object { return &corev1.Binding{} }),

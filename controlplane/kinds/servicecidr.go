@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/kubernetes/pkg/apis/networking"
 	"k8s.io/kubernetes/pkg/apis/networking/validation"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"github.com/skep-io/skep/controlplane/allocator"
 	"github.com/skep-io/skep/controlplane/resource"
@@ -41,7 +42,8 @@ var ServiceCIDRs = &resource.Kind{
 			cidr.Spec = old.Spec
 			metav1.ResetObjectMetaForStatus(&cidr.ObjectMeta, &old.ObjectMeta)
 		}),
-		Validate: validateUpdate(validation.ValidateServiceCIDRStatusUpdate, "status"),
+		Validate:    validateUpdate(validation.ValidateServiceCIDRStatusUpdate, "status"),
+		ResetFields: []fieldpath.Path{fieldpath.MakePathOrDie("metadata")},
 	},
 }
 

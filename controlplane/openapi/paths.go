@@ -21,7 +21,7 @@ var (
 	anyContent   = []string{"*/*"}
 	objectForms  = []string{"application/json", "application/yaml", protobuf}
 	listForms    = append(slices.Clone(objectForms), "application/json;stream=watch", protobuf+";stream=watch")
-	patchContent = []string{string(types.JSONPatchType), string(types.MergePatchType), string(types.StrategicMergePatchType)}
+	patchContent = []string{string(types.JSONPatchType), string(types.MergePatchType), string(types.StrategicMergePatchType), string(types.ApplyYAMLPatchType)}
 )
 
 // operation is one thing that can be done at one path.

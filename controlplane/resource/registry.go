@@ -57,14 +57,19 @@ type WatchOptions struct {
 
 // CreateOptions are those of a create.
 type CreateOptions struct {
-	DryRun       bool
+	DryRun bool
+	// FieldManager is who the fields are recorded for; empty: who acts.
 	FieldManager string
+	// FieldsTracked says that the object carries the record of who set its fields as it is to be.
+	FieldsTracked bool
 }
 
 // UpdateOptions are those of an update and of a patch.
 type UpdateOptions struct {
-	DryRun       bool
-	FieldManager string
+	DryRun bool
+	// FieldManager and FieldsTracked are as in CreateOptions.
+	FieldManager  string
+	FieldsTracked bool
 	// Preconditions that the object must meet, nil for none.
 	Preconditions *metav1.Preconditions
 }

@@ -31,6 +31,9 @@ func (r *Registry) Create(ctx context.Context, k *Kind, obj Object, o CreateOpti
 		return nil, versionOnCreate()
 	}
 	obj.SetResourceVersion("")
+	obj.SetSelfLink("")
+	obj.SetDeletionTimestamp(nil)
+	obj.SetDeletionGracePeriodSeconds(nil)
 	if !k.Namespaced {
 		obj.SetNamespace("")
 	} else if obj.GetNamespace() == "" {
@@ -38,6 +41,11 @@ func (r *Registry) Create(ctx context.Context, k *Kind, obj Object, o CreateOpti
 	}
 	if k.Default != nil {
 		k.Default(obj)
+	}
+	if !o.FieldsTracked {
+		if err := k.track(ctx, "", obj, nil, o.FieldManager); err != nil {
+			return nil, err
+		}
 	}
 	change := attributes(ctx, k, "", admission.Create, obj.GetNamespace(), obj.GetName(), obj, nil, o.DryRun)
 	if err := r.gate.admit(ctx, change); err != nil {
@@ -58,10 +66,6 @@ func (r *Registry) Create(ctx context.Context, k *Kind, obj Object, o CreateOpti
 
 // prepareCreate fills in what is the server's to say.
 func (k *Kind) prepareCreate(obj Object) {
-	obj.SetSelfLink("")
-	obj.SetManagedFields(nil)
-	obj.SetDeletionTimestamp(nil)
-	obj.SetDeletionGracePeriodSeconds(nil)
 	if k.PrepareForCreate != nil {
 		k.PrepareForCreate(obj)
 	}

@@ -130,6 +130,11 @@ func (u *modification) try(ctx context.Context, current *watchcache.Object) (Obj
 	if u.k.Default != nil {
 		u.k.Default(obj)
 	}
+	if !u.options.FieldsTracked {
+		if err := u.k.track(ctx, u.part, obj, old, u.options.FieldManager); err != nil {
+			return nil, err
+		}
+	}
 	admitted := attributes(ctx, u.k, u.part, admission.Update, old.GetNamespace(), old.GetName(), obj, old, u.options.DryRun)
 	if err := u.r.gate.admit(ctx, admitted); err != nil {
 		return nil, err
@@ -169,7 +174,6 @@ func (u *modification) prepare(obj, old Object) {
 	obj.SetResourceVersion(old.GetResourceVersion())
 	obj.SetGeneration(old.GetGeneration())
 	obj.SetSelfLink("")
-	obj.SetManagedFields(nil)
 	if u.rules.PrepareForUpdate != nil {
 		u.rules.PrepareForUpdate(obj, old)
 	}
@@ -211,7 +215,7 @@ func (u *modification) write(ctx context.Context, tx *Tx, current *watchcache.Ob
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}
-	if bytes.Equal(value, before) && !u.rewrites(ctx) {
+	if unchanged := bytes.Equal(value, before) || u.onlyTimes(obj, current.Value(), before); unchanged && !u.rewrites(ctx) {
 		if len(tx.Ops) == 0 || u.options.DryRun {
 			return current.Value(), nil
 		}
@@ -225,6 +229,21 @@ func (u *modification) write(ctx context.Context, tx *Tx, current *watchcache.Ob
 	tx.Guards = append(tx.Guards, storage.Guard{Key: u.key, ModRevision: current.Revision})
 	tx.Ops = append(tx.Ops, storage.Op{Key: u.key, Value: value, TTL: u.k.TTL})
 	return obj, u.commit(ctx, tx, obj)
+}
+
+// onlyTimes says whether an update changes nothing but when its manager last wrote, which is not worth a write.
+func (u *modification) onlyTimes(obj, old Object, before []byte) bool {
+	entries := obj.GetManagedFields()
+	if !tracked(obj) || !sameManagers(entries, old.GetManagedFields()) {
+		return false
+	}
+	obj.SetManagedFields(old.GetManagedFields())
+	value, err := u.k.Encode(obj)
+	if err == nil && bytes.Equal(value, before) {
+		return true
+	}
+	obj.SetManagedFields(entries)
+	return false
 }
 
 // rewrites says whether a write without a change is one for the store.

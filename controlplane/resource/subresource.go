@@ -7,6 +7,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 )
 
 // Subresource is what is served below an object's own path: a part of the object, the object in another form, an action, or a
@@ -37,6 +38,8 @@ type UpdateRules struct {
 	// PrepareForUpdate puts back what the update may not change.
 	PrepareForUpdate func(obj, old Object)
 	Validate         func(obj, old Object) field.ErrorList
+	// ResetFields are what PrepareForUpdate puts back, beside status in an update of an object, and spec in one of its status.
+	ResetFields []fieldpath.Path
 }
 
 // ScaleAccess reads and sets what the scale subresource shows.
