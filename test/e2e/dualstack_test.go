@@ -43,14 +43,14 @@ func TestNodesAndPodsHaveBothFamilies(t *testing.T) {
 	pod := s.Await("the pod", clustertest.AllReady(1))[0]
 	podIPs := addressesOf(pod)
 	wantFamilies(t, "addresses of the pod", podIPs)
-	var told []string
+	var addresses []string
 	for _, ip := range pod.Status.HostIPs {
-		told = append(told, ip.IP)
+		addresses = append(told, ip.IP)
 	}
-	if !slices.Equal(told, hostIPs[pod.Spec.NodeName]) {
-		t.Errorf("the pod's host has %v, the pod says %v", hostIPs[pod.Spec.NodeName], told)
+	if !slices.Equal(addresses, hostIPs[pod.Spec.NodeName]) {
+		t.Errorf("the pod's host has %v, the pod says %v", hostIPs[pod.Spec.NodeName], addresses)
 	}
-	s.WantIn(s.Skep("exec", "self", "--", "/echo", "env"), "POD_IPS="+strings.Join(podIPs, ",")+"\n", "HOST_IPS="+strings.Join(told, ",")+"\n")
+	s.WantIn(s.Skep("exec", "self", "--", "/echo", "env"), "POD_IPS="+strings.Join(podIPs, ",")+"\n", "HOST_IPS="+strings.Join(addresses, ",")+"\n")
 	s.WantIn(s.Skep("exec", "self", "--", "/echo", "cat", "/etc/hosts"), podIPs[0]+"\tself\n", podIPs[1]+"\tself\n")
 }
 

@@ -20,7 +20,7 @@ import (
 	"github.com/skep-io/skep/test/clustertest"
 )
 
-// Who was refused is told once, by the node where it happened, of connections from inside and from outside; and as it happens
+// Who was refused is reported once, by the node where it happened, of connections from inside and from outside; and as it happens
 // to whom follows.
 func TestEventsOfRefusedConnections(t *testing.T) {
 	s := newSpace(t)
@@ -42,13 +42,13 @@ func TestEventsOfRefusedConnections(t *testing.T) {
 	byClient := said + "client " + from.String() + ", asked " + to.String() + "/TCP\n"
 	out := s.Skep("dataplane", "events")
 	if n := len(byProcess.FindAllString(out, -1)); n != 1 {
-		t.Errorf("the pod's connection is told %d times, want once:\n%s", n, out)
+		t.Errorf("the pod's connection is reported %d times, want once:\n%s", n, out)
 	}
 	if n := strings.Count(out, byClient); n != 1 {
-		t.Errorf("the connection from outside is told %d times, want once, as %q:\n%s", n, byClient, out)
+		t.Errorf("the connection from outside is reported %d times, want once, as %q:\n%s", n, byClient, out)
 	}
 	if n := strings.Count(out, "asked "+address+":7000/") + strings.Count(out, "asked "+to.String()+"/"); n != 2 {
-		t.Errorf("two connections are told %d times:\n%s", n, out)
+		t.Errorf("two connections are reported %d times:\n%s", n, out)
 	}
 	s.wantEvent(node, from, to)
 
@@ -110,11 +110,11 @@ func (s *space) wantEvent(node string, from, to netip.AddrPort) {
 			continue
 		}
 		if age := time.Since(e.Time); e.Kind != "no_backend" || e.Service != s.Name+"/empty:tcp" || e.Protocol != "TCP" || e.Asked != to || age < 0 || age > 2*patience {
-			s.Errorf("the connection from %s to %s is told of as %s", from, to, line)
+			s.Errorf("the connection from %s to %s is reported as %s", from, to, line)
 		}
 		return
 	}
-	s.Errorf("nothing is told of the connection from %s:\n%s", from, out)
+	s.Errorf("nothing is reported of the connection from %s:\n%s", from, out)
 }
 
 // follow has events printed as they happen. end interrupts the command, which then ends well.

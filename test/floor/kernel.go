@@ -26,7 +26,7 @@ type kernel struct {
 var images = []string{"linux-image-cloud-amd64", "linux-image-virtual"}
 
 // fetchKernel unpacks the distribution's kernel into a folder below cache,
-// unless it is there. progress is told what takes time.
+// unless it is there. progress gets what takes time.
 func fetchKernel(cache string, progress func(format string, args ...any)) (*kernel, error) {
 	packages, err := kernelPackages()
 	if err != nil {

@@ -31,7 +31,7 @@ type results struct {
 	broken  string
 	done    bool
 	current *test
-	// ended is told of each binary.
+	// ended is called for each binary.
 	ended func(*result)
 }
 

@@ -138,7 +138,7 @@ func TestNoConntrackEntries(t *testing.T) {
 	if count := tracked(t, pod); count != 0 {
 		t.Errorf("2,000 connections through services left %d entries", count)
 	}
-	track(t, pod) // the same with a firewall: the count would have told
+	track(t, pod) // the same with a firewall: the count would have shown it
 	connect(5)
 	if count := tracked(t, pod); count < 10 {
 		t.Errorf("conntrack counts %d of 10 connections: the test proves nothing", count)

@@ -110,7 +110,7 @@ func askBy(t *testing.T, pod *fabrictest.Pod, protocol service.Protocol, to neti
 		}
 		defer conn.Close()
 		if got := conn.RemoteAddr().String(); got != to.String() {
-			return fmt.Errorf("asked for %s, told %s", to, got)
+			return fmt.Errorf("asked for %s, got %s", to, got)
 		}
 		conn.SetDeadline(time.Now().Add(lab.Deadline))
 		if protocol == service.UDP {

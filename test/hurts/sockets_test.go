@@ -46,7 +46,7 @@ func TestSocketsPinnedToDeadBackends(t *testing.T) {
 	for name, conn := range map[string]net.Conn{"TCP": tcp, "UDP": udp} {
 		conn.SetDeadline(time.Now().Add(lab.Deadline))
 		if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNABORTED) {
-			t.Errorf("%s: the client was told %v, want ECONNABORTED", name, err)
+			t.Errorf("%s: the client got %v, want ECONNABORTED", name, err)
 		}
 	}
 }
@@ -134,7 +134,7 @@ func TestAffinityLeavesTerminatingBackends(t *testing.T) {
 	}
 }
 
-// Programs that compare the peer with whom they asked for (Ceph's messenger) gave up when they were told a pod's address.
+// Programs that compare the peer with whom they asked for (Ceph's messenger) gave up when they got a pod's address.
 // cilium 9974.
 func TestGetpeername(t *testing.T) {
 	p := lab.Open(t, lab.Pins(t))
@@ -154,10 +154,10 @@ func TestGetpeername(t *testing.T) {
 		}
 		host.Serve(t, protocol, c.backend)
 		if got := host.Dial(t, c.network, c.address).RemoteAddr().String(); got != c.address {
-			t.Errorf("%s: asked for %s, told %s", c.network, c.address, got)
+			t.Errorf("%s: asked for %s, got %s", c.network, c.address, got)
 		}
 		if got := host.Dial(t, c.network, c.backend).RemoteAddr().String(); got != c.backend {
-			t.Errorf("%s: asked for %s itself, told %s", c.network, c.backend, got)
+			t.Errorf("%s: asked for %s itself, got %s", c.network, c.backend, got)
 		}
 	}
 }
@@ -187,16 +187,16 @@ func TestOneBackendBehindSeveralAddresses(t *testing.T) {
 	}
 	for i, conn := range conns { // all of them at once
 		if got := conn.RemoteAddr().String(); got != asked[i] {
-			t.Errorf("asked for %s, told %s", asked[i], got)
+			t.Errorf("asked for %s, got %s", asked[i], got)
 		}
 	}
-	// One of the services goes, and its clients are not told that they had asked for the other.
+	// One of the services goes, and its clients do not see that they had asked for the other.
 	p.DeleteService("default/a:TCP")
 	lab.Flush(t, p)
 	for i, conn := range conns {
 		got, err := lab.PeerName(conn)
 		if err != nil || got != asked[i] && (asked[i] != addresses[0] || got != one) {
-			t.Errorf("after a service is gone: asked for %s, told %s, %v", asked[i], got, err)
+			t.Errorf("after a service is gone: asked for %s, got %s, %v", asked[i], got, err)
 		}
 	}
 	unconnected := lab.Unconnected(t, host)

@@ -114,7 +114,7 @@ func TestBodiesThatUnfold(t *testing.T) {
 }
 
 // A client announces bodies that never come, more than there are places for requests. Others write as ever, nodes renew their leases,
-// and each of those requests is told that it took too long, or that there are too many.
+// and each of those requests gets the answer that it took too long, or that there are too many.
 func TestBodiesThatNeverCome(t *testing.T) {
 	t.Parallel()
 	s := newSpace(t)

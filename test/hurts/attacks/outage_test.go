@@ -130,7 +130,7 @@ func TestFullDatabaseComesBack(t *testing.T) {
 	for err := error(nil); ; last++ {
 		if err = change(last); err != nil {
 			if !strings.Contains(err.Error(), "database space exceeded") {
-				t.Errorf("a full database is told as %v", err)
+				t.Errorf("a full database is reported as %v", err)
 			}
 			break
 		}

@@ -274,7 +274,7 @@ func TestUnreadableObjectsAreNotGone(t *testing.T) {
 	create("after")
 	for event := range w.ResultChan() {
 		if event.Type == watch.Deleted {
-			t.Fatal("watchers are told that the pod is deleted")
+			t.Fatal("watchers get an event that the pod is deleted")
 		}
 		if p, ok := event.Object.(*corev1.Pod); ok && p.Name == "after" {
 			break

@@ -34,7 +34,7 @@ func Open(tb testing.TB, pins string) *service.Plane {
 	return p
 }
 
-// Flush waits until the maps hold all that the Plane was told.
+// Flush waits until the maps hold all that the Plane was given.
 func Flush(tb testing.TB, p *service.Plane) {
 	tb.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), Deadline)
