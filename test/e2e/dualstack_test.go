@@ -45,7 +45,7 @@ func TestNodesAndPodsHaveBothFamilies(t *testing.T) {
 	wantFamilies(t, "addresses of the pod", podIPs)
 	var addresses []string
 	for _, ip := range pod.Status.HostIPs {
-		addresses = append(told, ip.IP)
+		addresses = append(addresses, ip.IP)
 	}
 	if !slices.Equal(addresses, hostIPs[pod.Spec.NodeName]) {
 		t.Errorf("the pod's host has %v, the pod says %v", hostIPs[pod.Spec.NodeName], addresses)

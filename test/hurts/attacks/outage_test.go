@@ -295,7 +295,7 @@ func TestPIDsThatAreUsedAgain(t *testing.T) {
 	if ended, err := n.WaitExit(ctx, beside.ID); err != nil || ended.Message != "sleep\x001000\x00" {
 		t.Errorf("beside a container that runs, process 1 is %q (%v)", ended.Message, err)
 	}
-	if err := n.Stop(ctx, first.ID, 0, nil); err != nil {
+	if err := n.Stop(ctx, first.ID, 0); err != nil {
 		t.Fatal(err)
 	}
 	takePID(t, first.Pid)
