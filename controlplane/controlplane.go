@@ -116,7 +116,7 @@ func serve(ctx context.Context, s *settings, store *store, authority *pki.PKI, i
 		p.run("encryption", func(ctx context.Context) error { return provider.Run(ctx, registry.Reread) })
 	}
 	p.group.Go(func() error {
-		if err := furnish(ctx, s, registry, authority); err != nil {
+		if err := ensureObjects(ctx, s, registry, authority); err != nil {
 			return err
 		}
 		p.run("API server", func(ctx context.Context) error { return server.Run(ctx, api) })
@@ -137,8 +137,8 @@ func serve(ctx context.Context, s *settings, store *store, authority *pki.PKI, i
 	return p.group.Wait()
 }
 
-// furnish makes what every cluster has before anyone can ask for it.
-func furnish(ctx context.Context, s *settings, registry *resource.Registry, authority *pki.PKI) error {
+// ensureObjects creates what every cluster has, before the API is served.
+func ensureObjects(ctx context.Context, s *settings, registry *resource.Registry, authority *pki.PKI) error {
 	if err := registry.WaitForSync(ctx); err != nil {
 		return err
 	}
@@ -230,7 +230,7 @@ func (s *store) close() {
 		return
 	}
 	if err := s.client.Close(); err != nil {
-		slog.Debug("connection to etcd did not close cleanly", "err", err)
+		slog.Debug("Connection to etcd did not close cleanly", "err", err)
 	}
 }
 
@@ -271,7 +271,7 @@ func listen(flag, address string) (net.Listener, error) {
 		return l, nil
 	case errors.Is(err, unix.EADDRINUSE):
 		_, port, _ := net.SplitHostPort(address)
-		return nil, fmt.Errorf("%s %s: the port is taken, see by whom with `ss -ltnp 'sport = :%s'`: stop that, or give another port", flag, address, port)
+		return nil, fmt.Errorf("%s %s: the port is in use, see by which process with `ss -ltnp 'sport = :%s'`: stop it, or give another port", flag, address, port)
 	case errors.Is(err, unix.EADDRNOTAVAIL):
 		return nil, fmt.Errorf("%s %s: no interface of this host has that address", flag, address)
 	case errors.Is(err, unix.EACCES):

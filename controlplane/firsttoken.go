@@ -52,7 +52,7 @@ func ensureFirstToken(ctx context.Context, registry *resource.Registry, authorit
 func keepFirstToken(authority *pki.PKI) {
 	authority.OnRenewal(func() {
 		if err := refreshFirstToken(authority); err != nil {
-			slog.Error("the first join token still names the authority's certificate of before: make another with skep token create", "path", authority.TokenPath(), "err", err)
+			slog.Error("The first join token names the previous certificate of the authority: create another with skep token create", "path", authority.TokenPath(), "err", err)
 		}
 	})
 }

@@ -134,7 +134,7 @@ func complete(registry *resource.Registry) error {
 		}
 		for _, u := range registry.Unreadable(k) {
 			if !u.Kept {
-				return fmt.Errorf("%s cannot be decoded, so that the scheduler and the controllers would take it for deleted: delete it with ignoreStoreReadErrorWithClusterBreakingPotential, or put it back from a snapshot: %w", u.Key, u.Err)
+				return fmt.Errorf("%s cannot be decoded, so that the scheduler and the controllers would treat it as deleted: delete it with ignoreStoreReadErrorWithClusterBreakingPotential, or restore it from a snapshot: %w", u.Key, u.Err)
 			}
 		}
 	}

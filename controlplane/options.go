@@ -139,13 +139,13 @@ func (s *settings) advertised() (netip.Addr, error) {
 	if text != "" {
 		addr, err := netip.ParseAddr(text)
 		if err != nil {
-			return addr, fmt.Errorf("%q is not an IP address: --listen and --advertise-address take no names", text)
+			return addr, fmt.Errorf("%q is not an IP address: --listen and --advertise-address accept no names", text)
 		}
 		if !addr.IsUnspecified() {
 			return addr, nil
 		}
 		if s.AdvertiseAddress != "" {
-			return addr, fmt.Errorf("--advertise-address %s is no address that anyone can reach", text)
+			return addr, fmt.Errorf("--advertise-address %s is not an address that others can reach", text)
 		}
 	}
 	return hostAddress()

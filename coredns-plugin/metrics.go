@@ -14,11 +14,11 @@ var (
 
 	undecodableTotal = promauto.NewCounterVec(prometheus.CounterOpts{
 		Namespace: plugin.Namespace, Subsystem: pluginName, Name: "etcd_undecodable_total",
-		Help: "Values in etcd that are not an object of their resource and were left out.",
+		Help: "Values in etcd that are not an object of their resource and were skipped.",
 	}, []string{"resource"})
 
 	retriesTotal = promauto.NewCounterVec(prometheus.CounterOpts{
 		Namespace: plugin.Namespace, Subsystem: pluginName, Name: "etcd_retries_total",
-		Help: "Times that a list or a watch of etcd failed and was begun again.",
+		Help: "Times that a list or a watch of etcd failed and was started again.",
 	}, []string{"resource"})
 )

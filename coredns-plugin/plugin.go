@@ -18,7 +18,7 @@ import (
 
 const (
 	pluginName = "skep"
-	// dnsVersion is the specification that the answers follow, as told by the TXT
+	// dnsVersion is the specification that the answers follow, as in the TXT
 	// record dns-version.ZONE.
 	dnsVersion = "1.1.0"
 	defaultTTL = 5

@@ -172,7 +172,7 @@ func TestErrors(t *testing.T) {
 		args []string
 		want []string
 	}{
-		{"port taken", []string{"--data-dir", t.TempDir(), "--listen", taken}, []string{"--listen " + taken, "the port is taken", "ss -ltnp"}},
+		{"port taken", []string{"--data-dir", t.TempDir(), "--listen", taken}, []string{"--listen " + taken, "the port is in use", "ss -ltnp"}},
 		{"data directory in use", []string{"--data-dir", dir, "--listen", freePort(t)}, []string{dir, "another skepd", "--data-dir"}},
 		{"data directory is a file", []string{"--data-dir", file, "--listen", freePort(t)}, []string{"data directory " + file, "not a directory"}},
 		{"join", []string{"--data-dir", t.TempDir(), "--join", "10.0.0.1:6443"}, []string{"--join 10.0.0.1:6443", "not available yet"}},

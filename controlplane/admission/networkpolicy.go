@@ -9,10 +9,10 @@ import (
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
-// NetworkPolicyWarning is what everybody is told who relies on a policy.
+// NetworkPolicyWarning is the message for everybody who relies on a policy.
 const NetworkPolicyWarning = "network policies are stored and not enforced: pods are reached, and reach others, as if there were none"
 
-// networkPolicyWarning tells whoever writes a network policy that nothing enforces it. It refuses nothing.
+// networkPolicyWarning warns whoever writes a network policy that nothing enforces it. It refuses nothing.
 type networkPolicyWarning struct {
 	*admission.Handler
 	policies *resource.Kind

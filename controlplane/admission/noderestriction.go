@@ -126,7 +126,7 @@ func restrictNode(name string, node, old *corev1.Node) string {
 }
 
 // nodeMayLabel says whether a node may set a label of its own: when it registers, those that kubelets may. Later only those that
-// tell facts of the host, so that a node which is broken into cannot draw pods by its place or by labels of the administrator's.
+// state facts of the host, so that a compromised node cannot attract pods by its zone or by labels of the administrator's.
 func nodeMayLabel(key string, registering bool) bool {
 	domain, _, ok := strings.Cut(key, "/")
 	if !ok {

@@ -48,7 +48,7 @@ func (m *Member) Covers(id string) bool {
 }
 
 // EndMember adds to tx what records that the node's present membership has ended, if it has one. A certificate that the store says
-// nothing about is not one that was taken back: it may be younger than the snapshot that the store was restored from.
+// nothing about is not one that was revoked: it may be younger than the snapshot that the store was restored from.
 func EndMember(ctx context.Context, store storage.Interface, tx *resource.Tx, node string) error {
 	var present, before Member
 	revision, err := getMember(ctx, store, MemberKey(node), &present)

@@ -77,20 +77,20 @@ func needsHealthCheckPort(service *corev1.Service) bool {
 // guarded together: a transaction takes no more guards than storage.MaxOps.
 const manyPorts = 40
 
-// nodePortAllocation is the work of one transaction. taken holds what the
+// nodePortAllocation is the work of one transaction. held has what the
 // service has, or gets in it.
 type nodePortAllocation struct {
 	store   storage.Interface
 	tx      *resource.Tx
 	service *corev1.Service
-	taken   []nodePort
+	held    []nodePort
 	// snapshot holds all records at one revision, if there are many ports to look at.
 	snapshot map[string]storage.KeyValue
 }
 
 func (w *work) allocateNodePorts(ctx context.Context, service, before *corev1.Service) error {
-	a := nodePortAllocation{store: w.r.Store(), tx: w.tx, service: service, taken: heldNodePorts(before)}
-	if err := a.begin(ctx, len(service.Spec.Ports)+len(a.taken)); err != nil {
+	a := nodePortAllocation{store: w.r.Store(), tx: w.tx, service: service, held: heldNodePorts(before)}
+	if err := a.begin(ctx, len(service.Spec.Ports)+len(a.held)); err != nil {
 		return err
 	}
 	if mayHaveNodePorts(service) {
@@ -98,18 +98,18 @@ func (w *work) allocateNodePorts(ctx context.Context, service, before *corev1.Se
 		for i, port := range service.Spec.Ports {
 			if port.NodePort != 0 {
 				path := field.NewPath("spec", "ports").Index(i).Child("nodePort")
-				if err := a.take(ctx, path, nodePort{port.Protocol, port.NodePort}); err != nil {
+				if err := a.allocate(ctx, path, nodePort{port.Protocol, port.NodePort}); err != nil {
 					return err
 				}
 			}
 		}
 		if wantsNodePorts(service) {
-			if err := a.takeAny(ctx); err != nil {
+			if err := a.allocateAny(ctx); err != nil {
 				return err
 			}
 		}
 		if needsHealthCheckPort(service) {
-			if err := a.takeHealthCheck(ctx); err != nil {
+			if err := a.allocateHealthCheck(ctx); err != nil {
 				return err
 			}
 		}
@@ -128,7 +128,7 @@ func (w *work) releaseNodePorts(ctx context.Context, service *corev1.Service) er
 
 // begin reads all records and guards them together, if many ports are in play.
 func (a *nodePortAllocation) begin(ctx context.Context, ports int) error {
-	if ports < manyPorts || !mayHaveNodePorts(a.service) && len(a.taken) == 0 {
+	if ports < manyPorts || !mayHaveNodePorts(a.service) && len(a.held) == 0 {
 		return nil
 	}
 	kvs, revision, err := a.store.List(ctx, nodePortPrefix)
@@ -166,8 +166,8 @@ func (a *nodePortAllocation) record(ctx context.Context, port nodePort) (storage
 }
 
 // take claims a port that was asked for.
-func (a *nodePortAllocation) take(ctx context.Context, path *field.Path, port nodePort) error {
-	if slices.Contains(a.taken, port) {
+func (a *nodePortAllocation) allocate(ctx context.Context, path *field.Path, port nodePort) error {
+	if slices.Contains(a.held, port) {
 		return nil
 	}
 	refuse := func(reason string) error {
@@ -187,9 +187,9 @@ func (a *nodePortAllocation) take(ctx context.Context, path *field.Path, port no
 	return nil
 }
 
-// takeAny gives every port without a node port one, the same for TCP and UDP of
+// allocateAny gives every port without a node port one, the same for TCP and UDP of
 // one port number, as a DNS service wants it.
-func (a *nodePortAllocation) takeAny(ctx context.Context) error {
+func (a *nodePortAllocation) allocateAny(ctx context.Context) error {
 	byNumber := map[int32]int32{}
 	for _, port := range a.service.Spec.Ports {
 		if port.NodePort != 0 {
@@ -201,7 +201,7 @@ func (a *nodePortAllocation) takeAny(ctx context.Context) error {
 		if port.NodePort != 0 {
 			continue
 		}
-		if number := byNumber[port.Port]; number != 0 && !slices.Contains(a.taken, nodePort{port.Protocol, number}) {
+		if number := byNumber[port.Port]; number != 0 && !slices.Contains(a.held, nodePort{port.Protocol, number}) {
 			free, err := a.free(ctx, nodePort{port.Protocol, number})
 			if err != nil {
 				return err
@@ -222,9 +222,9 @@ func (a *nodePortAllocation) takeAny(ctx context.Context) error {
 	return nil
 }
 
-func (a *nodePortAllocation) takeHealthCheck(ctx context.Context) error {
+func (a *nodePortAllocation) allocateHealthCheck(ctx context.Context) error {
 	if number := a.service.Spec.HealthCheckNodePort; number != 0 {
-		return a.take(ctx, field.NewPath("spec", "healthCheckNodePort"), nodePort{corev1.ProtocolTCP, number})
+		return a.allocate(ctx, field.NewPath("spec", "healthCheckNodePort"), nodePort{corev1.ProtocolTCP, number})
 	}
 	number, err := a.next(ctx, corev1.ProtocolTCP)
 	a.service.Spec.HealthCheckNodePort = number
@@ -242,7 +242,7 @@ func (a *nodePortAllocation) next(ctx context.Context, protocol corev1.Protocol)
 		start := rand.Int32N(count)
 		for i := range count {
 			port := nodePort{protocol, band[0] + (start+i)%count}
-			if !held[port.key()] && !slices.Contains(a.taken, port) {
+			if !held[port.key()] && !slices.Contains(a.held, port) {
 				a.claim(port)
 				return port.number, nil
 			}
@@ -275,7 +275,7 @@ func (a *nodePortAllocation) free(ctx context.Context, port nodePort) (bool, err
 }
 
 func (a *nodePortAllocation) claim(port nodePort) {
-	a.taken = append(a.taken, port)
+	a.held = append(a.held, port)
 	a.guard(port.key(), 0)
 	a.tx.Ops = append(a.tx.Ops, storage.Op{Key: port.key(), Value: []byte(a.service.Namespace + "/" + a.service.Name)})
 }

@@ -51,10 +51,10 @@ func (w *work) allocatePodCIDRs(ctx context.Context, node, before *corev1.Node) 
 	}
 	a := podCIDRAllocation{work: w, node: node}
 	if asked := podCIDRsOf(node); len(asked) > 0 {
-		if err := a.takeAsked(ctx, asked); err != nil {
+		if err := a.allocateRequested(ctx, asked); err != nil {
 			return err
 		}
-	} else if err := a.takeFree(ctx); err != nil {
+	} else if err := a.allocateFree(ctx); err != nil {
 		return err
 	}
 	if len(a.ranges) == 0 {
@@ -89,8 +89,8 @@ type podCIDRAllocation struct {
 	ops    []storage.Op
 }
 
-// takeFree takes a range of each family. Another node may take one first, which its guard notices.
-func (a *podCIDRAllocation) takeFree(ctx context.Context) error {
+// allocateFree takes a range of each family. Another node may take one first, which its guard notices.
+func (a *podCIDRAllocation) allocateFree(ctx context.Context) error {
 	if len(a.cluster.PodCIDRs) == 0 {
 		return nil
 	}
@@ -127,9 +127,9 @@ func (a *podCIDRAllocation) odd(ctx context.Context) (storage.Guard, error) {
 }
 
 func (a *podCIDRAllocation) free(ctx context.Context, within PodRange) (netip.Prefix, error) {
-	taken := a.holders()
+	holders := a.holders()
 	for waited := false; ; {
-		prefix, ok := freeSubnet(within.Prefix, within.NodeMask, taken)
+		prefix, ok := freeSubnet(within.Prefix, within.NodeMask, holders)
 		switch {
 		case ok:
 			// The cache may not know of this one's holder yet.
@@ -137,17 +137,17 @@ func (a *podCIDRAllocation) free(ctx context.Context, within PodRange) (netip.Pr
 			if err != nil || holder.Key == "" {
 				return prefix, err
 			}
-			taken[prefix] = string(holder.Value)
+			holders[prefix] = string(holder.Value)
 		case waited:
 			return netip.Prefix{}, apierrors.NewInternalError(fmt.Errorf(
-				"no pod range of /%d is left in %s for node %q: delete nodes that are gone, or use a larger pod range",
+				"no pod range of /%d is left in %s for node %q: delete nodes that no longer exist, or use a larger pod range",
 				within.NodeMask, within.Prefix, a.node.Name))
 		default:
 			// Nor of those that were freed.
 			if err := a.r.WaitForStore(ctx, a.Nodes); err != nil {
 				return netip.Prefix{}, err
 			}
-			waited, taken = true, a.holders()
+			waited, holders = true, a.holders()
 		}
 	}
 }
@@ -180,9 +180,9 @@ func podCIDRHolder(ctx context.Context, store storage.Interface, prefix netip.Pr
 	return kv, nil
 }
 
-// takeAsked takes what the node asks for, unless it overlaps what another holds.
+// allocateRequested takes what the node asks for, unless it overlaps what another holds.
 // It takes the records from etcd, and guards that no other came since.
-func (a *podCIDRAllocation) takeAsked(ctx context.Context, asked []string) error {
+func (a *podCIDRAllocation) allocateRequested(ctx context.Context, asked []string) error {
 	odd, err := a.odd(ctx)
 	if err != nil {
 		return err
@@ -230,23 +230,23 @@ func describeRanges(ranges []PodRange) string {
 	return strings.Join(parts, ", ")
 }
 
-// freeSubnet picks a subnet of the given mask that overlaps no taken one,
+// freeSubnet picks a subnet of the given mask that overlaps none in use,
 // starting at a random place so that nodes which join at once seldom collide.
-func freeSubnet[V any](within netip.Prefix, mask int, taken map[netip.Prefix]V) (netip.Prefix, bool) {
+func freeSubnet[V any](within netip.Prefix, mask int, inUse map[netip.Prefix]V) (netip.Prefix, bool) {
 	if mask < within.Bits() || mask > within.Addr().BitLen() {
 		return netip.Prefix{}, false
 	}
 	count := uint64(1) << min(mask-within.Bits(), 32)
 	start := rand.Uint64N(count)
-	odd := make([]netip.Prefix, 0) // taken ranges of other sizes, which single nodes asked for
-	for prefix := range taken {
+	odd := make([]netip.Prefix, 0) // ranges in use of other sizes, which single nodes asked for
+	for prefix := range inUse {
 		if prefix.Bits() != mask {
 			odd = append(odd, prefix)
 		}
 	}
 	for i := range count {
 		subnet := subnetAt(within, mask, (start+i)%count)
-		if _, ok := taken[subnet]; !ok && !overlapsAny(subnet, odd) {
+		if _, ok := inUse[subnet]; !ok && !overlapsAny(subnet, odd) {
 			return subnet, true
 		}
 	}

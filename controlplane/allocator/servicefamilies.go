@@ -102,7 +102,7 @@ func trimFamilies(service, old *corev1.Service) field.ErrorList {
 	return errs
 }
 
-// inferFamilies takes families that are not told from the addresses that are.
+// inferFamilies derives families that a service does not name from the addresses that it does.
 func inferFamilies(service *corev1.Service, configured []corev1.IPFamily) field.ErrorList {
 	var errs field.ErrorList
 	for i, ip := range service.Spec.ClusterIPs {

@@ -102,7 +102,7 @@ func (w *work) allocateIP(ctx context.Context, service *corev1.Service, family c
 	return addr.String(), nil
 }
 
-// serviceIPRecord is the object with which kube-apiserver marks an address as taken.
+// serviceIPRecord is the object with which kube-apiserver marks an address as allocated.
 func (k Kinds) serviceIPRecord(service *corev1.Service, addr netip.Addr, family corev1.IPFamily) *networkingv1.IPAddress {
 	record := &networkingv1.IPAddress{
 		ObjectMeta: metav1.ObjectMeta{
@@ -211,13 +211,13 @@ func (w *work) serviceRangeOf(family corev1.IPFamily, addr netip.Addr) (serviceR
 // says that there is none, it waits until the caches have seen what was freed,
 // and which ranges were made.
 func (w *work) freeServiceIP(ctx context.Context, family corev1.IPFamily) (addr netip.Addr, guard storage.Guard, ok bool, err error) {
-	taken := func(addr netip.Addr) bool {
+	inUse := func(addr netip.Addr) bool {
 		_, held := w.r.Cache(w.IPAddresses).Get(w.IPAddresses.Key("", addr.String()))
 		return held
 	}
 	search := func() (netip.Addr, storage.Guard, bool) {
 		for _, within := range w.serviceRanges(family) {
-			if addr, ok := newAddressBand(within.Prefix).free(taken); ok {
+			if addr, ok := newAddressBand(within.Prefix).free(inUse); ok {
 				return addr, within.guard, true
 			}
 		}
@@ -259,15 +259,15 @@ func newAddressBand(prefix netip.Prefix) addressBand {
 	return band
 }
 
-// free returns an address that is not taken, from a random place on.
-func (b addressBand) free(taken func(netip.Addr) bool) (netip.Addr, bool) {
+// free returns an address that is not in use, from a random place on.
+func (b addressBand) free(inUse func(netip.Addr) bool) (netip.Addr, bool) {
 	scan := func(from, count uint64) (netip.Addr, bool) {
 		if count == 0 {
 			return netip.Addr{}, false
 		}
 		start := rand.Uint64N(count)
 		for i := range count {
-			if addr := addrAt(b.first, from+(start+i)%count); !taken(addr) {
+			if addr := addrAt(b.first, from+(start+i)%count); !inUse(addr) {
 				return addr, true
 			}
 		}

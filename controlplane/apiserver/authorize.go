@@ -166,7 +166,7 @@ func forbidden(a authorizer.AttributesRecord, reason string) error {
 	return apierrors.NewForbidden(schema.GroupResource{Group: a.APIGroup, Resource: a.Resource}, a.Name, fmt.Errorf("%s", message))
 }
 
-// discoveryRules are the paths that only tell what the API is, which every authenticated client may read.
+// discoveryRules are the paths that only describe the API, which every authenticated client may read.
 var discoveryRules = []string{
 	"/", "/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/livez/*", "/openapi/*", "/readyz", "/readyz/*", "/version", "/version/*",
 }

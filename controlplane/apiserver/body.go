@@ -70,10 +70,10 @@ func (s *Server) receive(c *call, class class) (body []byte, release func(), err
 // readWhole reads from up to its end, asks hold for the memory before it takes it, and takes it as bytes come: a length that
 // was announced is not believed.
 func readWhole(from io.Reader, length int, hold func(int) bool) ([]byte, error) {
-	const first, most = 512, 64 << 10
+	const first, longest = 512, 64 << 10
 	size := first
 	if length >= 0 {
-		size = min(length+1, most) // one more than the bytes, to see the end
+		size = min(length+1, longest) // one more than the bytes, to see the end
 	}
 	if !hold(bodyOverhead + size) {
 		return nil, tooManyRequests()
@@ -235,7 +235,7 @@ func warnAll(w http.ResponseWriter, texts []string) {
 	}
 }
 
-// warnings are what admission plugins warn of, each told once however often a change is tried.
+// warnings are those of admission plugins, each returned once however often a change is tried.
 type warnings struct {
 	w     http.ResponseWriter
 	given []string

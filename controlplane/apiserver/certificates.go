@@ -116,7 +116,7 @@ func (s *Server) nodeCertificate(ctx context.Context, node string) (*x509.Certif
 	return response.TLS.PeerCertificates[0], nil
 }
 
-// warnOfEnd tells a client that its certificate ends soon. Agents and skepd's own parts renew theirs; the copies that people
+// warnOfEnd warns a client that its certificate ends soon. Agents and skepd's own parts renew theirs; the copies that people
 // made of the administrator's kubeconfig nobody can.
 func (s *Server) warnOfEnd(w http.ResponseWriter, c *call) {
 	if identity.Node(c.user) != "" || c.TLS == nil || len(c.TLS.PeerCertificates) == 0 {

@@ -118,7 +118,7 @@ func (s *Server) admit(c *call) (leave func(), err error) {
 		s.metrics.terminated(c, err)
 		return nil, err
 	}
-	exit, err := s.takeSeats(c.Context(), class, 1+len(body)/bytesOfWidth)
+	exit, err := s.acquireSeats(c.Context(), class, 1+len(body)/bytesOfWidth)
 	if err != nil {
 		release()
 		s.metrics.terminated(c, err)
@@ -133,8 +133,8 @@ func (s *Server) admit(c *call) (leave func(), err error) {
 	}, nil
 }
 
-// takeSeats waits for a request's turn.
-func (s *Server) takeSeats(ctx context.Context, class class, width int) (leave func(), err error) {
+// acquireSeats waits for a request's turn.
+func (s *Server) acquireSeats(ctx context.Context, class class, width int) (leave func(), err error) {
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, queueWait)
 	defer cancel()

@@ -36,14 +36,14 @@ func newServerMetrics(others ...prometheus.Collector) *serverMetrics {
 		}, []string{"group", "version", "resource"}),
 	}
 	inFlight := prometheus.NewGaugeVec(prometheus.GaugeOpts{
-		Name: "apiserver_current_inflight_requests", Help: "Requests worked on now, without watches and streams.",
+		Name: "apiserver_current_inflight_requests", Help: "Requests in progress, without watches and streams.",
 	}, []string{"request_kind"})
 	m.reads, m.changes = inFlight.WithLabelValues("readOnly"), inFlight.WithLabelValues("mutating")
 	m.terminations = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "apiserver_request_terminations_total", Help: "Requests that the server ended to protect itself.",
 	}, []string{"verb", "code"})
 	m.waits = prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Name: "apiserver_flowcontrol_request_wait_duration_seconds", Help: "Time that requests waited for their turn.",
+		Name: "apiserver_flowcontrol_request_wait_duration_seconds", Help: "Time that requests waited in the queue.",
 		Buckets: []float64{0, .005, .02, .05, .1, .2, .5, 1, 2, 5, 10, 15, 30},
 	}, []string{"priority_level", "execute"})
 	registry := prometheus.NewRegistry()
@@ -102,11 +102,11 @@ func (m *serverMetrics) terminated(c *call, err error) {
 var (
 	levelLabels  = []string{"priority_level", "flow_schema"}
 	seatsDesc    = prometheus.NewDesc("apiserver_flowcontrol_nominal_limit_seats", "Seats of a priority level.", levelLabels, nil)
-	usedDesc     = prometheus.NewDesc("apiserver_flowcontrol_current_executing_seats", "Seats taken now.", levelLabels, nil)
-	queuedDesc   = prometheus.NewDesc("apiserver_flowcontrol_current_inqueue_requests", "Requests that wait for their turn.", levelLabels, nil)
+	usedDesc     = prometheus.NewDesc("apiserver_flowcontrol_current_executing_seats", "Seats in use.", levelLabels, nil)
+	queuedDesc   = prometheus.NewDesc("apiserver_flowcontrol_current_inqueue_requests", "Requests that wait in the queue.", levelLabels, nil)
 	servedDesc   = prometheus.NewDesc("apiserver_flowcontrol_dispatched_requests_total", "Requests whose turn came.", levelLabels, nil)
-	rejectedDesc = prometheus.NewDesc("apiserver_flowcontrol_rejected_requests_total", "Requests that got no seat.", append(levelLabels, "reason"), nil)
-	bodiesDesc   = prometheus.NewDesc("skep_apiserver_body_bytes", "Memory that the bodies of requests take.", levelLabels, nil)
+	rejectedDesc = prometheus.NewDesc("apiserver_flowcontrol_rejected_requests_total", "Requests that were rejected.", append(levelLabels, "reason"), nil)
+	bodiesDesc   = prometheus.NewDesc("skep_apiserver_body_bytes", "Memory in use by the bodies of requests.", levelLabels, nil)
 )
 
 // Describe implements prometheus.Collector.

@@ -38,7 +38,7 @@ type objectPatch struct {
 	options    metav1.PatchOptions
 	validation string
 	w          http.ResponseWriter
-	// warned is set after the first application: a patch is applied again after a conflict, but its flaws are told once.
+	// warned is set after the first application: a patch is applied again after a conflict, but its warnings are returned once.
 	warned bool
 }
 
@@ -204,7 +204,7 @@ func (p *objectPatch) applyStrategic(current, into runtime.Object) error {
 	return p.judge(flaws, string(p.body))
 }
 
-// judge refuses, tells or ignores fields that are unknown or given twice.
+// judge refuses, warns of or ignores fields that are unknown or given twice.
 func (p *objectPatch) judge(flaws []error, value string) error {
 	switch {
 	case len(flaws) == 0 || p.validation == metav1.FieldValidationIgnore:

@@ -180,7 +180,7 @@ func (s *Server) proxyTo(w http.ResponseWriter, c *call, location *url.URL, tran
 	})
 }
 
-// anyCertificate is for servers in pods and on nodes: nobody has told by which authority they are known.
+// anyCertificate is for servers in pods and on nodes, whose authority is unknown.
 func anyCertificate() *tls.Config {
 	return &tls.Config{InsecureSkipVerify: true} //nolint:gosec // as Kubernetes does, and documents
 }

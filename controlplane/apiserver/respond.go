@@ -148,7 +148,7 @@ func statusOf(err error) *metav1.Status {
 	return &status
 }
 
-// How much an error tells: bytes of its message, and how many causes.
+// Bounds of an error: bytes of its message, and how many causes.
 const (
 	maxMessage = 16 << 10
 	maxCauses  = 50

@@ -171,7 +171,7 @@ func reviewRules(u user.Info, read func(runtime.Object) error) (runtime.Object, 
 		review.Status.NonResourceRules = append(review.Status.NonResourceRules, authorizationv1.NonResourceRule{Verbs: all, NonResourceURLs: all})
 	case identity.Node(u) != "":
 		review.Status.Incomplete = true
-		review.Status.EvaluationError = fmt.Sprintf("what node '%s' may do depends on the pods bound to it, which rules cannot tell", identity.Node(u))
+		review.Status.EvaluationError = fmt.Sprintf("what node '%s' may do depends on the pods bound to it, which rules cannot express", identity.Node(u))
 	}
 	return review, nil
 }

@@ -61,7 +61,7 @@ func fieldRequirements(selector string) (fields.Requirements, error) {
 	return parsed.Requirements(), nil
 }
 
-// groupResource is the name that errors tell.
+// groupResource is the name in errors.
 func (c *call) groupResource() schema.GroupResource { return c.resourceVersion().GroupResource() }
 
 // serve answers a request, or returns the error to answer it with.

@@ -204,7 +204,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if v := recover(); v != nil && v != http.ErrAbortHandler {
 			slog.Error("Request handler panicked", "method", r.Method, "path", r.URL.Path, "panic", v, "stack", string(debug.Stack()))
 			if tracked.code == 0 {
-				writeError(tracked, r, apierrors.NewInternalError(fmt.Errorf("the request failed in the server; its log tells more")))
+				writeError(tracked, r, apierrors.NewInternalError(fmt.Errorf("the request failed in the server; its log has the details")))
 			}
 		}
 		s.metrics.observe(call, tracked.code, time.Since(start))

@@ -84,7 +84,7 @@ func (s *statistics) sample(ctx context.Context, node *corev1.Node) *statsv1alph
 		if summary, err := s.ask(ctx, node); err == nil {
 			sample.summary, sample.taken = summary, time.Now()
 		} else {
-			slog.Debug("Node gives no statistics", "node", node.Name, "err", err)
+			slog.Debug("Node returned no statistics", "node", node.Name, "err", err)
 		}
 	}
 	if time.Since(sample.taken) > statsKept {

@@ -43,7 +43,7 @@ func (s *Server) watchList(w http.ResponseWriter, c *call) error {
 	ctx, cancel := context.WithTimeout(c.Context(), timeout)
 	defer cancel()
 	// What is there at the beginning is as much work as a list, and takes a place as a list does.
-	leave, err := s.takeSeats(ctx, s.limits.classify(c), 1)
+	leave, err := s.acquireSeats(ctx, s.limits.classify(c), 1)
 	if err != nil {
 		s.metrics.terminated(c, err)
 		return err
@@ -95,7 +95,7 @@ type eventStream struct {
 	w       http.ResponseWriter
 	control *http.ResponseController
 	buf     []byte
-	// headed is set once the columns of a table have been told.
+	// headed is set once the columns of a table have been sent.
 	headed bool
 }
 

@@ -17,19 +17,19 @@ var (
 		Name: "workqueue_adds_total", Help: "Keys added to a control loop's queue.",
 	}, byName)
 	queueWait = promauto.NewHistogramVec(prometheus.HistogramOpts{
-		Name: "workqueue_queue_duration_seconds", Help: "Time that a key waited for its turn.", Buckets: prometheus.ExponentialBuckets(1e-8, 10, 10),
+		Name: "workqueue_queue_duration_seconds", Help: "Time that a key waited in the queue.", Buckets: prometheus.ExponentialBuckets(1e-8, 10, 10),
 	}, byName)
 	queueWork = promauto.NewHistogramVec(prometheus.HistogramOpts{
 		Name: "workqueue_work_duration_seconds", Help: "Time that the work on a key took.", Buckets: prometheus.ExponentialBuckets(1e-8, 10, 10),
 	}, byName)
 	queueUnfinished = promauto.NewGaugeVec(prometheus.GaugeOpts{
-		Name: "workqueue_unfinished_work_seconds", Help: "Time that work under way has taken so far, of all keys together: one that grows without end hangs.",
+		Name: "workqueue_unfinished_work_seconds", Help: "Time that the work in progress has taken so far, of all keys together: it grows while work hangs.",
 	}, byName)
 	queueLongest = promauto.NewGaugeVec(prometheus.GaugeOpts{
-		Name: "workqueue_longest_running_processor_seconds", Help: "Time that the longest work under way has taken so far.",
+		Name: "workqueue_longest_running_processor_seconds", Help: "Time that the longest work in progress has taken so far.",
 	}, byName)
 	queueRetries = promauto.NewCounterVec(prometheus.CounterOpts{
-		Name: "workqueue_retries_total", Help: "Keys added again because their work failed.",
+		Name: "workqueue_retries_total", Help: "Retries of keys whose work failed.",
 	}, byName)
 )
 

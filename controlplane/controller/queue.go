@@ -96,7 +96,7 @@ func (q *Queue[K]) next(ctx context.Context, work func(context.Context, K) error
 	default:
 		// A conflict is another writer being faster, which the next round sees.
 		if !apierrors.IsConflict(err) {
-			slog.Warn("control loop will try again", "loop", q.name, "key", key, "err", err)
+			slog.Warn("Control loop failed on a key and tries again", "loop", q.name, "key", key, "err", err)
 		}
 		q.q.AddRateLimited(key)
 	}

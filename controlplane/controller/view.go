@@ -35,7 +35,7 @@ func (v *View[T]) Deliver(old, cur T, gone bool, revision int64) (news bool) {
 		return true
 	}
 	known, ok := v.known[KeyOf(cur)]
-	v.put(cur)
+	v.set(cur)
 	return !ok || Revision(known) < Revision(cur)
 }
 
@@ -53,7 +53,7 @@ func (v *View[T]) Wrote(obj T) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if Revision(obj) > v.delivered {
-		v.put(obj)
+		v.set(obj)
 	}
 }
 
@@ -88,8 +88,8 @@ func (v *View[T]) Smallest(groups []Key) []T {
 	return v.Group(least)
 }
 
-// put replaces what is known of an object, unless that is newer.
-func (v *View[T]) put(obj T) {
+// set replaces what is known of an object, unless that is newer.
+func (v *View[T]) set(obj T) {
 	key, revision := KeyOf(obj), Revision(obj)
 	if known, ok := v.known[key]; ok && Revision(known) > revision {
 		return

@@ -28,7 +28,7 @@ const reloadEvery = 10 * time.Second
 
 var reloads = promauto.NewCounterVec(prometheus.CounterOpts{
 	Name: "skep_encryption_config_reloads_total",
-	Help: "Times that a changed encryption configuration was read: success, or failure, which leaves the one before in use.",
+	Help: "Times that a changed encryption configuration was read, by status; after a failure the previous one stays in use.",
 }, []string{"result"})
 
 // Provider holds the configuration in use.
@@ -91,7 +91,7 @@ func (p *Provider) Run(ctx context.Context, changed func()) error {
 	}
 }
 
-// Refresh takes a changed file into use; one that cannot be used is told of and leaves everything as it was.
+// Refresh applies a changed file; one that cannot be used is logged and changes nothing.
 func (p *Provider) Refresh(ctx context.Context, changed func()) {
 	old := p.configured.Load()
 	hash, err := encryptionconfig.GetEncryptionConfigHash(p.path)
@@ -104,7 +104,7 @@ func (p *Provider) Refresh(ctx context.Context, changed func()) {
 	}
 	if err != nil {
 		reloads.WithLabelValues("failure").Inc()
-		slog.Error("Encryption configuration cannot be read again; the one before stays in use", "path", p.path, "err", err)
+		slog.Error("Encryption configuration cannot be read again; the previous one stays in use", "path", p.path, "err", err)
 		return
 	}
 	p.configured.Store(next)

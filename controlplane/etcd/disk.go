@@ -13,7 +13,7 @@ import (
 // acknowledged nothing that is not on the disk, and the next start takes up there.
 // There is nothing to clean up, and waiting would keep the address and the lease.
 func exitOnFatal(err error) {
-	slog.Error("etcd cannot go on; skepd ends, and takes up where it was when it is started again", "err", err)
+	slog.Error("etcd failed; skepd exits and continues from the data on disk when it is started again", "err", err)
 	fmt.Fprintln(os.Stderr, "skepd:", err)
 	os.Exit(1)
 }

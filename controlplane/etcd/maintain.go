@@ -46,10 +46,10 @@ var (
 		Name: "skep_etcd_database_bytes", Help: "Size of etcd's database file, by member.",
 	}, []string{"member"})
 	inUseBytes = promauto.NewGaugeVec(prometheus.GaugeOpts{
-		Name: "skep_etcd_database_in_use_bytes", Help: "Bytes of etcd's database file that hold something, by member.",
+		Name: "skep_etcd_database_in_use_bytes", Help: "Bytes of etcd's database file that are in use, by member.",
 	}, []string{"member"})
 	quotaGauge = promauto.NewGauge(prometheus.GaugeOpts{
-		Name: "skep_etcd_quota_bytes", Help: "Size of the database file from which on etcd takes deletions only; 0: not known.",
+		Name: "skep_etcd_quota_bytes", Help: "Size of the database file above which etcd accepts deletions only; 0: unknown.",
 	})
 	alarmed = promauto.NewGauge(prometheus.GaugeOpts{
 		Name: "skep_etcd_alarms", Help: "Alarms that etcd has raised: no space, or a corrupt member.",
@@ -99,7 +99,7 @@ func (m *Maintainer) Run(ctx context.Context) error {
 	for {
 		wait := maintainEvery
 		if err := m.Maintain(ctx); err != nil && ctx.Err() == nil {
-			slog.Warn("etcd could not be maintained; trying again", "err", err)
+			slog.Warn("Maintenance of etcd failed; it is tried again", "err", err)
 		}
 		if m.Problem() != nil {
 			wait = alarmedEvery
@@ -123,10 +123,10 @@ func (m *Maintainer) setProblem(err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err != nil && (m.problem == nil || m.problem.Error() != err.Error()) {
-		slog.Error("etcd takes no writes", "err", err)
+		slog.Error("etcd accepts no writes", "err", err)
 	}
 	if err == nil && m.problem != nil {
-		slog.Info("etcd takes writes again")
+		slog.Info("etcd accepts writes again")
 	}
 	m.problem = err
 }
@@ -155,7 +155,7 @@ func (m *Maintainer) Maintain(ctx context.Context) error {
 			}
 		}
 		if m.quota > 0 && float64(s.InUse) > nearlyFull*float64(m.quota) {
-			slog.Warn("etcd's database is nearly full: delete objects that are not needed", "member", s.Member, "inUse", s.InUse, "quota", m.quota)
+			slog.Warn("The etcd database is nearly full: delete objects that are not needed", "member", s.Member, "inUse", s.InUse, "quota", m.quota)
 		}
 	}
 	return nil
@@ -297,7 +297,7 @@ func (m *Maintainer) defragment(ctx context.Context, member string) error {
 		return fmt.Errorf("defragment etcd's database of %s: %w", member, err)
 	}
 	defragmentations.WithLabelValues("success").Inc()
-	slog.Info("etcd's database is defragmented", "member", member, "took", time.Since(begin).Round(time.Millisecond))
+	slog.Info("The etcd database was defragmented", "member", member, "took", time.Since(begin).Round(time.Millisecond))
 	return nil
 }
 

@@ -64,7 +64,7 @@ type View func(value []byte) []byte
 func ServeReadOnly(ctx context.Context, l net.Listener, r Reader, cfg ReadOnlyConfig) error {
 	tlsConfig := cfg.TLS.Clone()
 	tlsConfig.ClientAuth = tls.RequireAndVerifyClientCert
-	door := &readOnly{reader: r, clientName: cfg.ClientName, prefixes: cfg.Prefixes}
+	service := &readOnly{reader: r, clientName: cfg.ClientName, prefixes: cfg.Prefixes}
 	server := grpc.NewServer(
 		grpc.Creds(credentials.NewTLS(tlsConfig)),
 		grpc.MaxSendMsgSize(maxResponseBytes),
@@ -74,12 +74,12 @@ func ServeReadOnly(ctx context.Context, l net.Listener, r Reader, cfg ReadOnlyCo
 		grpc.ConnectionTimeout(10*time.Second),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 2 * time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 15 * time.Second}),
-		grpc.UnaryInterceptor(door.unary),
-		grpc.StreamInterceptor(door.stream),
+		grpc.UnaryInterceptor(service.unary),
+		grpc.StreamInterceptor(service.stream),
 		grpc.UnknownServiceHandler(func(any, grpc.ServerStream) error { return errForbidden }),
 	)
-	pb.RegisterKVServer(server, door)
-	pb.RegisterWatchServer(server, door)
+	pb.RegisterKVServer(server, service)
+	pb.RegisterWatchServer(server, service)
 	stop := context.AfterFunc(ctx, server.Stop)
 	defer stop()
 	err := server.Serve(netutil.LimitListener(l, maxConnections))
@@ -103,7 +103,7 @@ var (
 	errStranger  = status.Error(codes.PermissionDenied, "this certificate may not read here")
 )
 
-// readOnly is the door. What it does not implement of etcd's services is refused.
+// readOnly implements the read-only endpoint; methods of etcd's services that it does not implement are refused.
 type readOnly struct {
 	pb.UnimplementedKVServer
 	pb.UnimplementedWatchServer
@@ -146,7 +146,7 @@ func (d *readOnly) known(ctx context.Context) error {
 	return nil
 }
 
-// allowed tells whether all keys from key up to end, or only key if end is empty, are below one prefix, and how they are seen.
+// allowed says whether all keys from key up to end, or only key if end is empty, are below one prefix, and how they are seen.
 func (d *readOnly) allowed(key, end []byte) (View, bool) {
 	for prefix, view := range d.prefixes {
 		if !strings.HasPrefix(string(key), prefix) {
@@ -185,7 +185,7 @@ func (d *readOnly) Range(ctx context.Context, req *pb.RangeRequest) (*pb.RangeRe
 		return nil, errForbidden
 	}
 	if view != nil && req.SortTarget == pb.RangeRequest_VALUE && req.SortOrder != pb.RangeRequest_NONE {
-		return nil, errForbidden // the order would tell of what is not shown
+		return nil, errForbidden // the order would reveal values that are not shown
 	}
 	resp, err := d.reader.KV.Range(ctx, req)
 	if err != nil || view == nil {
@@ -224,7 +224,7 @@ func (d *readOnly) Watch(client pb.Watch_WatchServer) error {
 		select {
 		case err := <-received:
 			// Returning it ends the other half, after it: ended before, that half's
-			// Canceled could be what the client is told.
+			// Canceled could be what the client receives.
 			return err
 		case <-ctx.Done():
 			return ctx.Err()

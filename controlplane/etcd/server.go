@@ -1,4 +1,4 @@
-// Package etcd runs the etcd server that skepd carries, and the read-only door
+// Package etcd runs the etcd server that skepd embeds, and the read-only endpoint
 // to a store through which cluster DNS follows it. It owns the server's data
 // directory. It knows nothing of API objects; those who store go through
 // package storage.

@@ -57,7 +57,7 @@ func NewRecorder(registry *resource.Registry, component string) *Recorder {
 func (r *Recorder) Eventf(object runtime.Object, eventType, reason, format string, args ...any) {
 	ref, err := reference.GetReference(scheme.Scheme, object)
 	if err != nil {
-		slog.Error("event for an object that has no reference", "reason", reason, "err", err)
+		slog.Error("Event is for an object that has no reference", "reason", reason, "err", err)
 		return
 	}
 	r.EventfRef(*ref, eventType, reason, format, args...)
@@ -98,7 +98,7 @@ func (r *Recorder) EventfRef(ref corev1.ObjectReference, eventType, reason, form
 		r.waiting.Inc()
 	default:
 		r.count("dropped")
-		slog.Warn("event dropped, too many wait to be written", "object", ref.Namespace+"/"+ref.Name, "reason", reason, "message", message)
+		slog.Warn("Event dropped: too many wait to be written", "object", ref.Namespace+"/"+ref.Name, "reason", reason, "message", message)
 	}
 }
 
@@ -125,7 +125,7 @@ func (r *Recorder) Run(ctx context.Context) {
 func (r *Recorder) write(ctx context.Context, correlator *record.EventCorrelator, e *corev1.Event) {
 	result, err := correlator.EventCorrelate(e)
 	if err != nil {
-		slog.Error("event not correlated", "event", e.Name, "err", err)
+		slog.Error("Event not correlated", "event", e.Name, "err", err)
 		return
 	}
 	if result.Skip {
@@ -140,7 +140,7 @@ func (r *Recorder) write(ctx context.Context, correlator *record.EventCorrelator
 		// The namespace goes, and its events with it.
 	default:
 		r.count("failed")
-		slog.Error("event not written", "event", e.Namespace+"/"+e.Name, "reason", e.Reason, "message", e.Message, "err", err)
+		slog.Error("Event not written", "event", e.Namespace+"/"+e.Name, "reason", e.Reason, "message", e.Message, "err", err)
 	}
 }
 

@@ -50,7 +50,7 @@ type flow struct {
 	queue      []*waiter
 }
 
-// waiter is a request without a place yet. ready has room for the one value that it is told: nil with its place, or why it
+// waiter is a request without a place yet. ready has room for the one value that it receives: nil with its place, or why it
 // gets none.
 type waiter struct {
 	width int
@@ -73,7 +73,7 @@ func (l *Level) Enter(ctx context.Context, user string, width int) (leave func()
 	f := l.flow(user)
 	leave = func() { l.leave(user, f, width) }
 	if len(l.queued) == 0 && l.fits(f, width) && l.used+width <= l.Seats {
-		l.take(f, width)
+		l.occupy(f, width)
 		l.mu.Unlock()
 		return leave, nil
 	}
@@ -164,7 +164,7 @@ func (l *Level) dispatch() {
 			i := slices.Index(l.queued, next)
 			l.queued = append(slices.Delete(l.queued, i, i+1), next)
 		}
-		l.take(next, w.width)
+		l.occupy(next, w.width)
 		w.ready <- nil
 	}
 }
@@ -172,7 +172,7 @@ func (l *Level) dispatch() {
 // fits says whether a user may have width places more.
 func (l *Level) fits(f *flow, width int) bool { return f.used+width <= share(l.Seats) }
 
-func (l *Level) take(f *flow, width int) {
+func (l *Level) occupy(f *flow, width int) {
 	l.used += width
 	f.used += width
 	l.served++

@@ -25,7 +25,7 @@ var Endpoints = &resource.Kind{
 	Warnings:       endpointsWarnings,
 }
 
-// endpointsWarnings tells addresses in unusual forms. The endpoints controller
+// endpointsWarnings warns of addresses in unusual forms. The endpoints controller
 // writes none, so its objects, which are most, are not searched.
 func endpointsWarnings(obj resource.Object) []string {
 	const managedBy, controller = "endpoints.kubernetes.io/managed-by", "endpoint-controller"

@@ -21,7 +21,7 @@ var (
 // allVerbs are the verbs of every kind here: none is read-only.
 var allVerbs = []string{"create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"}
 
-// All lists every kind that is served, in the order in which discovery tells
+// All lists every kind that is served, in the order in which discovery lists
 // them: by group, then by resource.
 func All() []*resource.Kind {
 	return []*resource.Kind{

@@ -123,7 +123,7 @@ func alignClusterIPs(service, old *core.Service) {
 	}
 }
 
-// keepFamilies keeps the families of a manifest that does not tell them.
+// keepFamilies keeps the families of a manifest that does not name them.
 func keepFamilies(service, old *core.Service) {
 	if !needsClusterIP(service) || !needsClusterIP(old) {
 		return

@@ -117,7 +117,7 @@ func run(parent context.Context, registry *resource.Registry, identity string, l
 			},
 			OnStoppedLeading: func() {},
 			OnNewLeader: func(name string) {
-				slog.Info("scheduler and controllers have a leader", "leader", name, "self", name == identity)
+				slog.Info("Leader elected", "leader", name, "self", name == identity)
 			},
 		},
 	})
@@ -126,7 +126,7 @@ func run(parent context.Context, registry *resource.Registry, identity string, l
 	}
 	elector.Run(ctx)
 	// A lease that was written makes the elector call lead, be it after Run has returned.
-	if !held.taken {
+	if !held.written {
 		return nil
 	}
 	<-done
@@ -161,7 +161,7 @@ type lock struct {
 	registry *resource.Registry
 	identity string
 	lease    *coordinationv1.Lease
-	taken    bool // it has been written by this identity
+	written  bool // it has been written by this identity
 }
 
 // Get implements resourcelock.Interface.
@@ -185,7 +185,7 @@ func (l *lock) Create(ctx context.Context, record resourcelock.LeaderElectionRec
 	if err != nil {
 		return err
 	}
-	l.lease, l.taken = obj.(*coordinationv1.Lease).DeepCopy(), true
+	l.lease, l.written = obj.(*coordinationv1.Lease).DeepCopy(), true
 	return nil
 }
 
@@ -200,7 +200,7 @@ func (l *lock) Update(ctx context.Context, record resourcelock.LeaderElectionRec
 	if err != nil {
 		return err
 	}
-	l.lease, l.taken = obj.(*coordinationv1.Lease).DeepCopy(), true
+	l.lease, l.written = obj.(*coordinationv1.Lease).DeepCopy(), true
 	return nil
 }
 

@@ -1,6 +1,6 @@
 // Package membership knows which node certificates count. A host that joins gets a membership, whose number its certificates carry;
 // deleting the Node object ends the membership in the same transaction, and with it every certificate that was issued for it. That
-// it ended is recorded, so that a node which was removed is told apart from one that the store has never heard of.
+// it ended is recorded, which distinguishes a node that was removed from one that the store has never had.
 //
 // It owns the keys below allocator.MemberPrefix and keeps a copy of them in memory, which is what requests are compared with. It
 // never signs anything and does not decide who may join.
@@ -81,7 +81,7 @@ func (m *Members) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		err := m.follow(ctx, func() {
 			if wait.Failing() {
-				slog.Info("Memberships of nodes are followed again")
+				slog.Info("Memberships of nodes are watched again")
 			}
 			wait.Reset()
 		})
@@ -89,7 +89,7 @@ func (m *Members) Run(ctx context.Context) error {
 			break
 		}
 		if !wait.Failing() {
-			slog.Warn("Memberships of nodes are not followed: the last known ones hold; trying again until the store answers", "err", err)
+			slog.Warn("Memberships of nodes cannot be watched; the last known ones stay valid; trying again", "err", err)
 		}
 		_ = wait.Wait(ctx) // the loop ends with ctx
 	}
@@ -274,7 +274,7 @@ func (m *Members) tryJoin(ctx context.Context, name string, replace bool) (id st
 		return "", fmt.Errorf("store the membership of node %s: %w", name, err)
 	}
 	for _, op := range ops {
-		m.apply(op.Key, op.Value, revision, false) // the node asks for more before the watch tells of it
+		m.apply(op.Key, op.Value, revision, false) // the node's next request may come before the watch's event
 	}
 	return fresh.ID, nil
 }

@@ -100,7 +100,7 @@ func (p *PKI) Run(ctx context.Context) error {
 			return nil
 		case <-ticker.C:
 			if err := p.Renew(); err != nil {
-				slog.Error("Certificates could not be renewed; the ones in use stay", "dir", p.dir, "err", err)
+				slog.Error("Certificates could not be renewed; the current ones stay in use", "dir", p.dir, "err", err)
 			}
 		}
 	}

@@ -69,7 +69,7 @@ func (p *PKI) Renew() error {
 	if before == p.generation() {
 		return nil
 	}
-	slog.Info("Certificates renewed", "dir", p.dir, "authority until", p.ca.Load().leaf.NotAfter.UTC(), "others until", p.serving.Load().leaf.NotAfter.UTC())
+	slog.Info("Certificates renewed", "dir", p.dir, "authorityUntil", p.ca.Load().leaf.NotAfter.UTC(), "othersUntil", p.serving.Load().leaf.NotAfter.UTC())
 	p.mu.Lock()
 	listeners := p.renewed
 	p.mu.Unlock()
@@ -79,7 +79,7 @@ func (p *PKI) Renew() error {
 	return nil
 }
 
-// generation tells one set of certificates from another.
+// generation distinguishes one set of certificates from another.
 func (p *PKI) generation() [5]string {
 	var g [5]string
 	for i, pair := range []*pair{p.ca.Load(), p.serving.Load(), p.client.Load(), p.admin.Load(), p.dns.Load()} {

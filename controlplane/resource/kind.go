@@ -1,7 +1,7 @@
 // Package resource is what the API server and the control loops read and write
 // through: it owns the ways in which objects are listed, watched, created,
 // changed and deleted, with Kubernetes' semantics and error texts. What differs
-// between kinds it is told by Kind values; it knows none itself. It never speaks
+// between kinds is in Kind values; it has no kind of its own. It never speaks
 // HTTP, and it reaches etcd through storage only.
 package resource
 
@@ -34,7 +34,7 @@ type Kind struct {
 	ShortNames []string
 	Categories []string
 	Namespaced bool
-	// Verbs are those that discovery tells.
+	// Verbs are those that discovery lists.
 	Verbs []string
 
 	New     func() Object

@@ -24,7 +24,7 @@ type Config struct {
 }
 
 // Allocator adds to tx what must land, or be freed, together with an object; it may set fields of obj, and refuse what only the
-// store tells to be wrong. old is nil on create, obj is nil on delete. part is empty, or the subresource that is updated.
+// store shows to be wrong. old is nil on create, obj is nil on delete. part is empty, or the subresource that is updated.
 type Allocator func(ctx context.Context, r *Registry, tx *Tx, part string, obj, old Object) error
 
 // ListOptions says what to list, and how fresh it must be.

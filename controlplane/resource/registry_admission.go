@@ -29,7 +29,7 @@ func newGate(plugins []admission.Interface) (g gate) {
 	return g
 }
 
-// attributes tell plugins of a change. obj and old may be nil.
+// attributes describe a change to plugins. obj and old may be nil.
 func attributes(ctx context.Context, k *Kind, sub string, op admission.Operation, ns, name string, obj, old Object, dryRun bool) admission.Attributes {
 	var options runtime.Object
 	switch op {

@@ -155,7 +155,7 @@ func (r *Registry) absent(ctx context.Context, k *Kind, key, name string) error 
 	return r.alreadyExists(ctx, k, key, name)
 }
 
-// alreadyExists also tells whether the object in the way is about to go.
+// alreadyExists also says whether the existing object is being deleted.
 func (r *Registry) alreadyExists(ctx context.Context, k *Kind, key, name string) error {
 	err := apierrors.NewAlreadyExists(k.GroupResource(), name)
 	if o, getErr := r.Fresh(ctx, k, key, name); getErr == nil && o.Value().GetDeletionTimestamp() != nil {

@@ -72,7 +72,7 @@ func tooNew(want, have int64) error {
 	return err
 }
 
-// check tells whether an object meets the preconditions of a change.
+// check says whether an object meets the preconditions of a change.
 func (k *Kind) check(p *metav1.Preconditions, obj Object) error {
 	if p == nil {
 		return nil

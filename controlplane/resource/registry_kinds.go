@@ -100,7 +100,7 @@ func (s *kindSet) start(k *Kind, c *watchcache.Cache) {
 	})
 }
 
-// change replaces the set and tells followers. The caller holds mu.
+// change replaces the set and notifies followers. The caller holds mu.
 func (s *kindSet) change(next *served) {
 	s.now.Store(next)
 	for f := range s.followers {

@@ -116,7 +116,7 @@ func (k *Kind) page(snapshot *watchcache.Snapshot, s *selector, from string, lim
 			last = o.Key
 		default:
 			remaining++
-			// How many remain is told only where counting them is all there is to it.
+			// How many remain is returned only where counting them needs no filter.
 			return s.everything()
 		}
 		return true

@@ -123,7 +123,7 @@ func (k *Kind) unknownField(name string) error {
 	return apierrors.NewBadRequest(fmt.Sprintf("field label not supported: %s", name))
 }
 
-// matches tells whether an object of the right namespace is one that is looked for.
+// matches says whether an object of the right namespace is one that is looked for.
 func (s *selector) matches(o *watchcache.Object) bool {
 	for _, test := range s.tests {
 		if !test(o) {
@@ -133,5 +133,5 @@ func (s *selector) matches(o *watchcache.Object) bool {
 	return true
 }
 
-// everything tells that nothing but the namespace is asked for.
+// everything says that only the namespace is selected.
 func (s *selector) everything() bool { return len(s.tests) == 0 }

@@ -131,6 +131,6 @@ func (r *Registry) deleteUnreadable(ctx context.Context, k *Kind, key, name stri
 	case err != nil:
 		return StoreError(ctx, err)
 	}
-	slog.Warn("Stored object that cannot be decoded is deleted as asked, without its finalizers", "key", key, "revision", kv.ModRevision)
+	slog.Warn("Stored object that cannot be decoded is deleted on request, without regard to its finalizers", "key", key, "revision", kv.ModRevision)
 	return nil
 }

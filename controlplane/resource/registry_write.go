@@ -266,7 +266,7 @@ func (u *modification) remove(ctx context.Context, current *watchcache.Object, o
 	return obj, u.commit(ctx, &tx, obj)
 }
 
-// commit writes, and tells obj its revision; nil: the object itself is not written.
+// commit writes, and sets the revision of obj; nil: the object itself is not written.
 func (u *modification) commit(ctx context.Context, tx *Tx, obj Object) error {
 	revision, err := u.r.store.Commit(ctx, tx.Guards, tx.Ops)
 	var conflict *storage.ConflictError
@@ -288,7 +288,7 @@ func (u *modification) commit(ctx context.Context, tx *Tx, obj Object) error {
 	return nil
 }
 
-// finished tells that an update leaves nothing for an object that is being
+// finished says that an update leaves nothing for an object that is being
 // deleted to wait for.
 func (k *Kind) finished(obj, old Object) bool {
 	if old.GetDeletionTimestamp() == nil || k.awaited(obj) {

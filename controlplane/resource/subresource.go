@@ -14,7 +14,7 @@ import (
 // connection. Discovery, OpenAPI and the API server's routes are made of it.
 type Subresource struct {
 	Name string
-	// Verbs are those that discovery tells, and that are served; a connection with a path takes every method.
+	// Verbs are those that discovery lists, and that are served; a connection with a path accepts every method.
 	Verbs []string
 	// GVK is of what is read and sent, or of the options of a connection. Empty: the kind's own.
 	GVK schema.GroupVersionKind

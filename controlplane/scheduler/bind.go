@@ -107,7 +107,7 @@ func (b *binder) done(ctx context.Context, what binding, err error) {
 	b.s.cluster.forget(what.request)
 	defer b.s.roomOn(what.node)
 	if !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
-		slog.Warn("pod not bound", "pod", pod.Namespace+"/"+pod.Name, "node", what.node, "err", err)
+		slog.Warn("Pod not bound", "pod", pod.Namespace+"/"+pod.Name, "node", what.node, "err", err)
 		b.s.recorder.Eventf(pod, corev1.EventTypeWarning, "FailedScheduling", "binding rejected: %v", err)
 	}
 	b.s.queue.fail(what.waiting)

@@ -131,13 +131,13 @@ func (c *cluster) place(req *request) {
 		}
 		c.remove(key, p)
 	}
-	c.put(key, req, c.host(req.pod.Spec.NodeName), false)
+	c.record(key, req, c.host(req.pod.Spec.NodeName), false)
 }
 
 // assume records a pod that is about to be bound. c.mu is held.
-func (c *cluster) assume(req *request, h *host) { c.put(keyOf(req.pod), req, h, true) }
+func (c *cluster) assume(req *request, h *host) { c.record(keyOf(req.pod), req, h, true) }
 
-// forget takes back an assumption that did not come true.
+// forget removes an assumed pod whose binding failed.
 func (c *cluster) forget(req *request) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -147,7 +147,7 @@ func (c *cluster) forget(req *request) {
 	}
 }
 
-// free takes a pod that is gone, or has ended, off its host, and returns the host's name; "" if it was on none.
+// free removes a pod that was deleted, or has ended, from its host, and returns the host's name; "" if it was on none.
 func (c *cluster) free(pod *corev1.Pod) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -160,7 +160,7 @@ func (c *cluster) free(pod *corev1.Pod) string {
 	return p.host.name
 }
 
-func (c *cluster) put(key types.NamespacedName, req *request, h *host, assumed bool) {
+func (c *cluster) record(key types.NamespacedName, req *request, h *host, assumed bool) {
 	p := &placement{request: req, host: h, zone: h.zone, assumed: assumed}
 	c.placed[key] = p
 	h.requested.add(&req.needs, +1)

@@ -23,7 +23,7 @@ const (
 	reasonTooManyPods   = "Too many pods"
 )
 
-// noNodes is what a pod is told where there is no node at all.
+// noNodes is the message for a pod when there is no node at all.
 const noNodes = "no nodes available to schedule pods"
 
 // misfit counts the reasons why nodes were left out.

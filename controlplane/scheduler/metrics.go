@@ -8,7 +8,7 @@ import (
 // The names and labels are kube-scheduler's.
 var (
 	pendingPods = promauto.NewGaugeVec(prometheus.GaugeOpts{
-		Name: "scheduler_pending_pods", Help: "Pods that wait for a node: for their turn (active), or for room (unschedulable).",
+		Name: "scheduler_pending_pods", Help: "Pods that wait for a node: in the queue (active), or for resources (unschedulable).",
 	}, []string{"queue"})
 	pendingActive, pendingParked = pendingPods.WithLabelValues("active"), pendingPods.WithLabelValues("unschedulable")
 
@@ -20,7 +20,7 @@ var (
 	unschedulableSeconds = attempts.WithLabelValues("unschedulable", profile)
 
 	bindErrors = promauto.NewCounter(prometheus.CounterOpts{
-		Name: "skep_scheduler_bind_errors_total", Help: "Placements that could not be written, and are made again.",
+		Name: "skep_scheduler_bind_errors_total", Help: "Bindings that could not be written and are tried again.",
 	})
 )
 

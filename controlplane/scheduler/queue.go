@@ -135,14 +135,14 @@ func (q *queue) pop() *waiting {
 }
 
 // park puts a pod back that fits nowhere.
-func (q *queue) park(w *waiting) { q.putBack(w, maxParked, false) }
+func (q *queue) park(w *waiting) { q.requeue(w, maxParked, false) }
 
 // fail puts a pod back whose binding failed, with a back-off.
 func (q *queue) fail(w *waiting) {
-	q.putBack(w, q.failures.Next(keyOf(w.request.pod)), true)
+	q.requeue(w, q.failures.Next(keyOf(w.request.pod)), true)
 }
 
-func (q *queue) putBack(w *waiting, after time.Duration, backoff bool) {
+func (q *queue) requeue(w *waiting, after time.Duration, backoff bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	key := keyOf(w.request.pod)

@@ -13,7 +13,7 @@ import (
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
-// report is what a pod that fits nowhere is to be told.
+// report is the message for a pod that fits nowhere.
 type report struct {
 	pod     controller.Key
 	uid     types.UID

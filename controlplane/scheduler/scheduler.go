@@ -23,7 +23,7 @@ import (
 const Component = "default-scheduler"
 
 const (
-	// reporters is how many pods are told at a time that they fit nowhere.
+	// reporters is how many conditions of pods that fit nowhere are written at a time.
 	reporters = 4
 	// sweep is how often parked pods are looked at whose time has come.
 	sweep = time.Second

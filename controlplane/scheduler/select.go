@@ -85,7 +85,7 @@ func rate(req *request, h *host, g *group) (r rating) {
 	return r
 }
 
-// free is the share that is left, in per cent.
+// free is the share that is free, in per cent.
 func free(have, used int64) int64 {
 	if have <= 0 || used >= have {
 		return 0

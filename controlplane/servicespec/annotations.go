@@ -53,7 +53,7 @@ func ValidateAnnotations(annotations, before map[string]string) (errs field.Erro
 	return errs
 }
 
-// AnnotationWarnings tell of annotations under Skep's name that a service does not have.
+// AnnotationWarnings warn of annotations under Skep's name that a service does not have.
 func AnnotationWarnings(annotations map[string]string) (warnings []string) {
 	for name := range annotations {
 		if !strings.HasPrefix(name, prefix) || name == AnnouncedByAnnotation || values[name] != nil {

@@ -59,7 +59,7 @@ func (c *fileCredentials) current() *tls.Config {
 	defer c.mu.Unlock()
 	cfg, err := c.files.load()
 	if err != nil {
-		slog.Warn("Certificate files for etcd cannot be read; the ones read before stay in use", "err", err)
+		slog.Warn("Certificate files for etcd cannot be read; the previous ones stay in use", "err", err)
 		return c.last
 	}
 	c.last = cfg

@@ -31,7 +31,7 @@ func (e *Etcd) Watch(ctx context.Context, prefix string, after int64) <-chan Wat
 		for ctx.Err() == nil {
 			err := w.run(ctx, wait.Reset)
 			if ctx.Err() == nil && w.revision != broken && !errors.Is(err, ErrCompacted) {
-				slog.Warn("watch of etcd broke; making it again until etcd answers", "prefix", prefix, "revision", w.revision, "err", err)
+				slog.Warn("Watch of etcd failed; creating it again", "prefix", prefix, "revision", w.revision, "err", err)
 				broken = w.revision
 			}
 			if errors.Is(err, ErrCompacted) {

@@ -63,7 +63,7 @@ func (e *ConflictError) Error() string {
 	return fmt.Sprintf("changed since they were read: %s", strings.Join(e.Keys, ", "))
 }
 
-// EventType tells a put from a delete.
+// EventType distinguishes a put from a delete.
 type EventType uint8
 
 // The two things that can happen to a key.
@@ -72,7 +72,7 @@ const (
 	Delete
 )
 
-// Event is one change to one key. Value is nil for a Delete; Created tells a
+// Event is one change to one key. Value is nil for a Delete; Created distinguishes a
 // put that made the key from one that replaced its value.
 type Event struct {
 	Key         string

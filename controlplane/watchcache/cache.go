@@ -30,7 +30,7 @@ type Config struct {
 	Prefix string
 	Codec  storage.Codec
 	// Indexes give the values under which ByIndex finds an object, and by which
-	// watches can be told apart without looking at each.
+	// watches can be selected without looking at each.
 	Indexes map[string]func(Resource) []string
 	// Window is how many past events are kept at most; 0: DefaultWindow.
 	Window int
@@ -130,7 +130,7 @@ func (c *Cache) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		err := c.follow(ctx, func() {
 			if wait.Failing() {
-				slog.Info("cache lists from etcd again", "prefix", c.prefix)
+				slog.Info("Cache lists from etcd again", "prefix", c.prefix)
 			}
 			wait.Reset()
 		})
@@ -138,14 +138,14 @@ func (c *Cache) Run(ctx context.Context) error {
 			break
 		}
 		if errors.Is(err, storage.ErrCompacted) {
-			slog.Info("cache fell behind etcd's history and lists again", "prefix", c.prefix)
+			slog.Info("Cache fell behind the history of etcd and lists again", "prefix", c.prefix)
 			continue
 		}
 		if errors.Is(err, errReread) {
 			continue
 		}
 		if !wait.Failing() {
-			slog.Warn("cache cannot list from etcd: it keeps what it has, and tries until etcd answers", "prefix", c.prefix, "err", err)
+			slog.Warn("Cache cannot list from etcd; it keeps its objects and tries again", "prefix", c.prefix, "err", err)
 		}
 		_ = wait.Wait(ctx) // the loop ends with ctx
 	}

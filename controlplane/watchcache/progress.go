@@ -30,7 +30,7 @@ func (c *Cache) askOnce(ctx context.Context) {
 	default:
 	}
 	if err := c.store.RequestProgress(ctx, c.prefix); err != nil && ctx.Err() == nil {
-		slog.Debug("cache cannot ask etcd for progress", "prefix", c.prefix, "err", err)
+		slog.Debug("Cache cannot request progress from etcd", "prefix", c.prefix, "err", err)
 	}
 	retry := time.NewTimer(progressRetry)
 	defer retry.Stop()
@@ -41,7 +41,7 @@ func (c *Cache) askOnce(ctx context.Context) {
 	}
 }
 
-// awaited tells whether a reader waits for a revision.
+// awaited says whether a reader waits for a revision.
 func (c *Cache) awaited() bool {
 	c.mu.RLock()
 	defer c.mu.RUnlock()

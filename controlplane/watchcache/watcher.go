@@ -131,7 +131,7 @@ func (c *Cache) initial(w *Watcher, o WatchOptions) {
 	})
 }
 
-// push queues an event, or tells that the watch is over.
+// push queues an event, or says that the watch has ended.
 func (w *Watcher) push(ev Event) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -71,7 +71,7 @@ func (x *Index) Service(namespace, name string) *Service {
 	return v.(*Service)
 }
 
-// Namespace tells whether a namespace exists.
+// Namespace says whether a namespace exists.
 func (x *Index) Namespace(name string) bool {
 	_, ok := x.namespaces.Load(name)
 	return ok
@@ -86,7 +86,7 @@ func (x *Index) Owner(addr netip.Addr) []Owner {
 	return v.([]Owner)
 }
 
-// HasPod tells whether a pod of the namespace has the address.
+// HasPod says whether a pod of the namespace has the address.
 func (x *Index) HasPod(namespace string, addr netip.Addr) bool {
 	_, ok := x.pods.Load(podKey{namespace, addr})
 	return ok

@@ -41,7 +41,7 @@ type Feed struct {
 	Delete   func(namespace, name string)
 }
 
-// Observer is told what the source does; every field may be nil.
+// Observer is called with what the source does; every field may be nil.
 type Observer struct {
 	// Event is called once for each object that etcd reported.
 	Event func(resource string)
@@ -67,7 +67,7 @@ const (
 )
 
 // New returns a source over an etcd client. prefix is the root of the keys,
-// "/registry" unless the API server was told another.
+// "/registry" unless the API server was configured with another.
 func New(client *clientv3.Client, prefix string, feeds []Feed, observer Observer) *Source {
 	s := &Source{client: client, prefix: strings.TrimSuffix(prefix, "/"), feeds: feeds, observer: observer}
 	s.pending.Store(int64(len(feeds)))
@@ -96,7 +96,7 @@ type follower struct {
 	*Source
 	feed *Feed
 	// known holds the key of every object that was put and not deleted, so that a
-	// new list can tell what has gone meanwhile.
+	// new list shows what was deleted meanwhile.
 	known  map[string]struct{}
 	listed bool
 }

@@ -1,7 +1,7 @@
 // Package conflict says on a Service, once for all nodes, what of it the data plane
 // cannot do because of what others are: addresses and ports that belong to another
 // service or to a pod's host port, external addresses that are the cluster's own, and
-// endpoints at addresses where no endpoint can be. It owns three conditions, which are there as long as what they tell of, and the
+// endpoints at addresses where no endpoint can be. It owns three conditions, which are there as long as what they describe, and the
 // events that go with them; for a pod whose host port another has there is the event
 // alone. It decides nothing: who has an address that several ask for is servicespec's
 // rule, which every node goes by, and what is not in conflict works.

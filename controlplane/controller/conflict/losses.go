@@ -18,7 +18,7 @@ type loss struct {
 	at       netip.Addr // only there, as the other asks for that very address; zero: everywhere
 }
 
-// losses lists what a holder does not get. hasPort tells whether a service answers
+// losses lists what a holder does not get. hasPort says whether a service answers
 // at a frontend's port of its cluster addresses.
 func (c *claims) losses(h holder, hasPort func(controller.Key, servicespec.Frontend) bool) (out []loss) {
 	c.mu.Lock()
@@ -74,10 +74,10 @@ func (c *claims) reaches(mine claim, addr netip.Addr) bool {
 	return mine.node == "" || addr.IsLoopback() || slices.Contains(c.nodes[mine.node], addr)
 }
 
-// mostNamed is how many conflicts one message tells of.
-const mostNamed = 5
+// maxNamed is how many conflicts one message names.
+const maxNamed = 5
 
-// lossText tells of losses in the words of their subject; "" if there are none.
+// lossText describes losses in the words of their subject; "" if there are none.
 func lossText(h holder, losses []loss) string {
 	var lines []string
 	for _, l := range losses {
@@ -93,8 +93,8 @@ func enumerate(lines []string, end string) string {
 	}
 	slices.Sort(lines)
 	lines = slices.Compact(lines)
-	if len(lines) > mostNamed {
-		lines = append(lines[:mostNamed], "and more") // not how many: it would be another message each time
+	if len(lines) > maxNamed {
+		lines = append(lines[:maxNamed], "and more") // not how many: it would be another message each time
 	}
 	return strings.Join(lines, "; ") + end
 }

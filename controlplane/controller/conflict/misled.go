@@ -54,7 +54,7 @@ func ownerOf(slice *discoveryv1.EndpointSlice) controller.Key {
 	return controller.Key{Namespace: slice.Namespace, Name: slice.Labels[discoveryv1.LabelServiceName]}
 }
 
-// badEndpoints are as many as a message can tell of, and one more.
+// badEndpoints are as many as a message can name, and one more.
 func badEndpoints(slice *discoveryv1.EndpointSlice, reserved func(netip.Addr) string) (bad []netip.Addr) {
 	for i := range slice.Endpoints {
 		if len(slice.Endpoints[i].Addresses) == 0 {
@@ -64,14 +64,14 @@ func badEndpoints(slice *discoveryv1.EndpointSlice, reserved func(netip.Addr) st
 		if err != nil {
 			continue
 		}
-		if addr = addr.Unmap().WithZone(""); reserved(addr) != "" && len(bad) <= mostNamed {
+		if addr = addr.Unmap().WithZone(""); reserved(addr) != "" && len(bad) <= maxNamed {
 			bad = append(bad, addr)
 		}
 	}
 	return bad
 }
 
-// text tells of a service's bad endpoints; "" if it has none.
+// text describes a service's bad endpoints; "" if it has none.
 func (m *misled) text(service controller.Key, reserved func(netip.Addr) string) string {
 	m.mu.Lock()
 	defer m.mu.Unlock()

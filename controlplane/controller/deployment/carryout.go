@@ -52,8 +52,8 @@ func (c *Controller) create(ctx context.Context, d *appsv1.Deployment, p *plan) 
 	return err
 }
 
-// collided tells a set that was made before and is not seen yet from one of another template with the same hash: for that
-// one the deployment counts a collision, which changes the hash of the next attempt.
+// collided distinguishes a set that was created before and is not in the cache yet from one of another template with the same
+// hash: for the latter the deployment counts a collision, which changes the hash of the next attempt.
 func (c *Controller) collided(ctx context.Context, d *appsv1.Deployment, p *plan, name string, err error) error {
 	obj, getErr := c.registry.Get(ctx, kinds.ReplicaSets, d.Namespace, name, "")
 	if getErr != nil {

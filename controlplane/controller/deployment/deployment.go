@@ -77,7 +77,7 @@ func (c *Controller) podChanged(old, cur *corev1.Pod, _ int64) {
 	}
 	set, err := resource.Get[*appsv1.ReplicaSet](context.Background(), c.registry, kinds.ReplicaSets, old.Namespace, ref.Name)
 	if err != nil {
-		return // gone too, which its own event tells
+		return // deleted too: its own event comes
 	}
 	if ref := dependents.OwnerOf(set, kinds.Deployments); ref != nil {
 		c.queue.Add(controller.Key{Namespace: set.Namespace, Name: ref.Name})
@@ -122,7 +122,7 @@ func (c *Controller) sync(ctx context.Context, key controller.Key) error {
 	return workErr
 }
 
-// podsOf returns whatever is left of a set's pods, those that are ending included.
+// podsOf returns the pods that a set still has, terminating ones included.
 func (c *Controller) podsOf(set types.UID) []*corev1.Pod {
 	return resource.ByIndex[*corev1.Pod](c.registry, kinds.Pods, kinds.PodsByController, string(set))
 }

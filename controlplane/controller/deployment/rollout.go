@@ -52,7 +52,7 @@ type look struct {
 	plan  *plan
 }
 
-// decide makes a plan. It owns d; sets are shared. podsOf tells of pods that are left of a set.
+// decide makes a plan. It owns d; sets are shared. podsOf returns the pods that a set still has.
 func decide(d *appsv1.Deployment, sets []*appsv1.ReplicaSet, podsOf func(types.UID) []*corev1.Pod) (*plan, error) {
 	l := &look{d: d, given: map[types.UID]*appsv1.ReplicaSet{}, plan: &plan{}}
 	var copies []*appsv1.ReplicaSet
@@ -111,7 +111,7 @@ func active(sets []*appsv1.ReplicaSet) []*appsv1.ReplicaSet {
 	return slices.DeleteFunc(slices.Clone(sets), func(set *appsv1.ReplicaSet) bool { return size(set) == 0 })
 }
 
-// scaledFromOutside tells whether the deployment has another size than the one that its sets were last sized for.
+// scaledFromOutside says whether the deployment has another size than the one that its sets were last sized for.
 func (l *look) scaledFromOutside() bool {
 	for _, set := range active(l.all()) {
 		if sizedFor, ok := deploymentutil.GetDesiredReplicasAnnotation(klog.Logger{}, set); ok && sizedFor != l.replicas() {

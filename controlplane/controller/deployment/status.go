@@ -10,7 +10,7 @@ import (
 	deploymentutil "k8s.io/kubernetes/pkg/controller/deployment/util"
 )
 
-// status counts what the sets tell of their pods.
+// status adds up the statuses of the sets.
 func (l *look) status() appsv1.DeploymentStatus {
 	all := l.all()
 	available := deploymentutil.GetAvailableReplicaCountForReplicaSets(all)

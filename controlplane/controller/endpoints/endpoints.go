@@ -26,7 +26,7 @@ const Component = "endpoint-slice-controller"
 // MirrorComponent is that of events about mirrored Endpoints.
 const MirrorComponent = "endpoint-slice-mirroring-controller"
 
-// The values of the label managed-by, which tell whose a slice or an Endpoints object is.
+// The values of the label managed-by, which say whose a slice or an Endpoints object is.
 const (
 	managedSlice     = "endpointslice-controller.k8s.io"
 	managedMirror    = "endpointslicemirroring-controller.k8s.io"

@@ -59,7 +59,7 @@ func (c *Controller) syncMirror(ctx context.Context, key controller.Key) error {
 	return nil
 }
 
-// reportSkipped tells once for each state of the source what of it is not mirrored.
+// reportSkipped reports once for each state of the source what of it is not mirrored.
 func (c *Controller) reportSkipped(source *corev1.Endpoints, s skipped) {
 	if !c.firstLook(source) {
 		return

@@ -217,7 +217,7 @@ func keep(f frame, old *discoveryv1.EndpointSlice, left map[string]discoveryv1.E
 	return &slice, changed
 }
 
-// sameEndpoint says whether two states of an endpoint tell the same.
+// sameEndpoint says whether two states of an endpoint are equal.
 func sameEndpoint(a, b *discoveryv1.Endpoint) bool {
 	return slices.Equal(a.Addresses, b.Addresses) &&
 		ptr.Equal(a.Conditions.Ready, b.Conditions.Ready) && ptr.Equal(a.Conditions.Serving, b.Conditions.Serving) &&

@@ -10,7 +10,7 @@ import (
 )
 
 // trigger notes since when a service's endpoints have been out of date: the
-// annotation last-change-trigger-time tells it to those who measure how long
+// annotation last-change-trigger-time is for those who measure how long
 // changes take.
 func (c *Controller) trigger(key controller.Key, old, cur *corev1.Pod) {
 	when := triggerTime(old, cur)

@@ -7,7 +7,7 @@ import (
 	"github.com/skep-io/skep/controlplane/controller"
 )
 
-// ledger knows who uses which address, as far as the cache tells: services show
+// ledger records who uses which address, as far as the cache shows: services have
 // them in their status or claim them as external addresses, nodes have them. It
 // says where to look for a free one; that it is free the store decides.
 type ledger struct {

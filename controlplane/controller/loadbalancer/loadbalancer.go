@@ -16,7 +16,7 @@
 // cloud's proxy). Who announces such an address is the cloud's business.
 //
 // Without a pool (no --lb-cidr) services without a class are left to whoever
-// serves them; one that nobody has given an address yet is told so in an event
+// serves them; one that has no address yet gets an event that says so
 // and a condition.
 //
 // # Addresses
@@ -25,7 +25,7 @@
 // or spec.loadBalancerIP if it names one of the pool. It keeps them until it is
 // deleted or changes its type, or until skepd starts with a pool that has them
 // not. Addresses that nodes have, or that services claim as external addresses,
-// are not given out. What cannot be given is told by an event and by the
+// are not given out. What cannot be given is reported by an event and by the
 // condition skep.io/LoadBalancerAddress, which goes when the lack does.
 //
 // # Announcers
@@ -197,7 +197,7 @@ func (c *Controller) satisfied(key controller.Key) {
 	delete(c.waiting, key)
 }
 
-// outcome is what a sync has done to a service, for those who are told.
+// outcome is what a sync has done to a service, for its events.
 type outcome struct {
 	before   []netip.Addr
 	why      *lack

@@ -148,7 +148,7 @@ func (c *Controller) delete(ctx context.Context, k *resource.Kind, obj resource.
 	return gone, err
 }
 
-// finalize takes the finalizer away, after which the store drops the namespace.
+// finalize removes the finalizer, after which the namespace is deleted.
 func (c *Controller) finalize(ctx context.Context, ns *corev1.Namespace) error {
 	_, err := c.registry.Modify(ctx, kinds.Namespaces, "finalize", "", ns.Name, resource.UpdateOptions{}, func(current resource.Object) (resource.Object, error) {
 		n := current.(*corev1.Namespace)

@@ -144,7 +144,7 @@ func (c *Controller) finish(ctx context.Context, pod *corev1.Pod, node *corev1.N
 	return err
 }
 
-// markNotReady takes a pod of a silent node out of its services.
+// markNotReady removes a pod of a silent node from its services.
 func (c *Controller) markNotReady(ctx context.Context, pod *corev1.Pod) error {
 	if !controller.PodReady(pod) {
 		return nil

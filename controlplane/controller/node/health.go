@@ -12,7 +12,7 @@ type health struct {
 	grace time.Duration
 
 	mu     sync.Mutex
-	nodes  map[string]*pulse
+	nodes  map[string]*nodeState
 	ticked time.Time // the last look; zero: none yet
 }
 
@@ -24,8 +24,8 @@ const (
 	fromStatus
 )
 
-// pulse is one node's.
-type pulse struct {
+// nodeState is one node's.
+type nodeState struct {
 	seen   time.Time
 	silent bool
 	// signs is what was last seen of the node, per source: it is alive when one changes.
@@ -33,7 +33,7 @@ type pulse struct {
 }
 
 func newHealth(grace time.Duration) *health {
-	return &health{grace: grace, nodes: map[string]*pulse{}}
+	return &health{grace: grace, nodes: map[string]*nodeState{}}
 }
 
 // watchNode begins to expect signs of a node. Its time runs from now.
@@ -41,7 +41,7 @@ func (h *health) watchNode(name string, now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.nodes[name] == nil {
-		h.nodes[name] = &pulse{seen: now, signs: map[source]string{}}
+		h.nodes[name] = &nodeState{seen: now, signs: map[source]string{}}
 	}
 }
 
@@ -135,22 +135,22 @@ func (h *health) declare(name string) {
 type disruption int
 
 const (
-	// some nodes are: their pods are to run elsewhere.
-	some disruption = iota
-	// most nodes are: a part of the network may have gone, wait and see.
-	most
-	// all are: it is this process that is cut off, or there is nowhere to go.
-	all
+	// noDisruption: few nodes are silent. Their pods are evicted.
+	noDisruption disruption = iota
+	// partialDisruption: most nodes are silent, maybe because of the network between. Evictions wait.
+	partialDisruption
+	// fullDisruption: all nodes are silent. This process is cut off, or there is no node for the pods.
+	fullDisruption
 )
 
-// From which share of at least so many silent nodes on it is most of them.
+// A disruption is partial from this percentage and this number of silent nodes on.
 const (
-	mostShare   = 55
-	mostAtLeast = 3
+	partialShare   = 55
+	partialAtLeast = 3
 )
 
-// disrupted counts as silent also who has missed half of the grace: nodes that
-// are lost together are noticed one after the other.
+// disrupted counts nodes as silent that have missed half of the grace too: nodes
+// that are lost together are noticed one after the other.
 func (h *health) disrupted(now time.Time) disruption {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -162,9 +162,9 @@ func (h *health) disrupted(now time.Time) disruption {
 	}
 	switch {
 	case silent == len(h.nodes):
-		return all
-	case silent >= mostAtLeast && silent*100 > mostShare*len(h.nodes):
-		return most
+		return fullDisruption
+	case silent >= partialAtLeast && silent*100 > partialShare*len(h.nodes):
+		return partialDisruption
 	}
-	return some
+	return noDisruption
 }

@@ -41,8 +41,8 @@ func TestHealth(t *testing.T) {
 		if got := run(h, 10.5, 11, "a", "b"); !slices.Equal(got, []string{"c"}) {
 			t.Errorf("overdue are %v, want c", got)
 		}
-		if d := h.disrupted(at(11)); d != some {
-			t.Errorf("disruption %v, want some", d)
+		if d := h.disrupted(at(11)); d != noDisruption {
+			t.Errorf("disruption %v, want none", d)
 		}
 		if !h.observe("c", fromLease, "new", at(12)) || h.isSilent("c") {
 			t.Error("a sign of life does not end the silence")
@@ -77,7 +77,7 @@ func TestHealth(t *testing.T) {
 		for _, tt := range []struct {
 			nodes, alive int
 			want         disruption
-		}{{1, 1, some}, {1, 0, all}, {2, 1, some}, {3, 1, some}, {3, 0, all}, {5, 3, some}, {5, 2, most}, {5, 0, all}} {
+		}{{1, 1, noDisruption}, {1, 0, fullDisruption}, {2, 1, noDisruption}, {3, 1, noDisruption}, {3, 0, fullDisruption}, {5, 3, noDisruption}, {5, 2, partialDisruption}, {5, 0, fullDisruption}} {
 			h := newOne(names[:tt.nodes]...)
 			run(h, 0.5, 12, names[:tt.alive]...)
 			if got := h.disrupted(at(12)); got != tt.want {
@@ -91,8 +91,8 @@ func TestHealth(t *testing.T) {
 		run(h, 19.5, 20, "b")
 		run(h, 20.5, 21, "c")
 		overdue := run(h, 21.5, 24.5)
-		if !slices.Equal(overdue, []string{"a"}) || h.disrupted(at(24.5)) != all {
-			t.Errorf("overdue are %v and disruption %v, want a and all", overdue, h.disrupted(at(24.5)))
+		if !slices.Equal(overdue, []string{"a"}) || h.disrupted(at(24.5)) != fullDisruption {
+			t.Errorf("overdue are %v and disruption %v, want a and fullDisruption", overdue, h.disrupted(at(24.5)))
 		}
 	})
 }

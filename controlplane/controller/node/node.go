@@ -102,7 +102,7 @@ func (c *Controller) leaseChanged(_, cur *coordinationv1.Lease, _ int64) {
 		return
 	}
 	if c.health.observe(cur.Name, fromLease, leaseSign(cur), c.clock.Now()) {
-		slog.Info("node is back", "node", cur.Name)
+		slog.Info("Node is ready again", "node", cur.Name)
 		c.nodes.Add(cur.Name)
 	}
 }
@@ -178,7 +178,7 @@ func (c *Controller) syncNode(ctx context.Context, name string) error {
 			return err
 		}
 		if wait := c.holdFor(); wait > 0 {
-			slog.Warn("too many nodes are silent at once, evictions wait", "node", name, "for", wait)
+			slog.Warn("Too many nodes are silent at once; evictions wait", "node", name, "for", wait)
 			c.nodes.AddAfter(name, wait)
 			return nil
 		}
@@ -194,8 +194,8 @@ func (c *Controller) syncNode(ctx context.Context, name string) error {
 }
 
 // holdFor is how long to wait before pods of silent nodes are moved. While all
-// nodes are silent there is no end to it, and when the first is back the others
-// get time to return as well: it is looked at again every now and then.
+// nodes are silent it has no end, and when the first is back the others get time
+// to return as well: the caller asks again.
 func (c *Controller) holdFor() time.Duration {
 	now := c.clock.Now()
 	state := c.health.disrupted(now)
@@ -204,10 +204,10 @@ func (c *Controller) holdFor() time.Duration {
 	defer c.heldMu.Unlock()
 	var left time.Duration
 	switch state {
-	case all:
+	case fullDisruption:
 		c.all = now
 		return grace
-	case most:
+	case partialDisruption:
 		if c.held.IsZero() {
 			c.held = now
 		}

@@ -67,7 +67,7 @@ func (c *Controller) sync(ctx context.Context, name string) error {
 		return nil
 	}
 	if err == nil {
-		slog.Info("Join token deleted: its time is over", "id", token.ID, "expired", token.Expires)
+		slog.Info("Join token deleted: it has expired", "id", token.ID, "expired", token.Expires)
 	}
 	return err
 }
