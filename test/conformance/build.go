@@ -43,12 +43,16 @@ func build(ctx context.Context, dir string, out io.Writer) (*suite, error) {
 		tests: filepath.Join(dir, "e2e.test"), ginkgo: filepath.Join(dir, "ginkgo"),
 		kubectl: filepath.Join(dir, "kubectl"), agnhost: filepath.Join(dir, "agnhost"),
 	}
+	version, err := goCommand(ctx, "list", "-m", "-f", "{{.Version}}", "k8s.io/kubernetes")
+	if err != nil {
+		return nil, err
+	}
 	for _, step := range []struct {
 		file string
 		args []string
 	}{
 		{s.ginkgo, []string{"build", ginkgoPackage}},
-		{s.kubectl, []string{"build", "-ldflags", "-s -w", kubectlPackage}},
+		{s.kubectl, []string{"build", "-ldflags", "-s -w -X k8s.io/component-base/version.gitVersion=" + version, kubectlPackage}},
 		{s.agnhost, []string{"build", "-ldflags", "-s -w", agnhostPackage}},
 		{s.tests, []string{"test", "-c", "-ldflags", "-s -w", suitePackage}},
 	} {

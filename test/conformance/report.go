@@ -109,7 +109,7 @@ func readReport(file string) (map[string]result, error) {
 // printTable prints what became of each area, ends with the line that counts, and returns how many failed.
 func printTable(out io.Writer, scope scope, tests []conformanceTest, results map[string]result, took time.Duration) int {
 	type count struct{ passed, failed, out int }
-	counts := make([]count, len(scope))
+	counts := make([]count, len(scope.areas))
 	seen := map[string]bool{}
 	passed, failed := 0, 0
 	for _, test := range tests {
@@ -120,7 +120,7 @@ func printTable(out io.Writer, scope scope, tests []conformanceTest, results map
 		seen[test.Name] = true
 		r, ran := results[test.Name]
 		switch {
-		case !scope[i].run:
+		case !scope.runs(test):
 			counts[i].out++
 		case !ran: // -focus left it out
 		case r.passed:
@@ -141,7 +141,7 @@ func printTable(out io.Writer, scope scope, tests []conformanceTest, results map
 	fmt.Fprintln(out)
 	table := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(table, "AREA\tPASSED\tFAILED\tOUT OF SCOPE\tREASON")
-	for i, a := range scope {
+	for i, a := range scope.areas {
 		fmt.Fprintf(table, "%s\t%d\t%d\t%d\t%s\n", a.name, counts[i].passed, counts[i].failed, counts[i].out, a.reason)
 	}
 	if err := table.Flush(); err != nil {

@@ -4,6 +4,7 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 
 	"k8s.io/kubernetes/test/conformance/testdata"
@@ -21,8 +22,11 @@ type area struct {
 	reason string // why it is not run
 }
 
-// scope says for each conformance test whether it is run. The first area that fits counts.
-type scope []area
+// scope says for each conformance test whether it is run. The first area that fits counts, and not the tests that are named.
+type scope struct {
+	areas []area
+	not   map[string]string // test of an area that is run -> why it is not
+}
 
 // conformanceTest is a test as Kubernetes' list of them names it.
 type conformanceTest struct {
@@ -31,7 +35,7 @@ type conformanceTest struct {
 }
 
 func readScope() (scope, error) {
-	var s scope
+	s := scope{not: map[string]string{}}
 	for number, line := range strings.Split(scopeText, "\n") {
 		if line = strings.TrimSpace(line); line == "" || strings.HasPrefix(line, "#") {
 			continue
@@ -40,16 +44,16 @@ func readScope() (scope, error) {
 		for i := range fields {
 			fields[i] = strings.TrimSpace(fields[i])
 		}
-		a := area{run: fields[0] == "run"}
-		switch {
-		case a.run && len(fields) == 3:
-		case fields[0] == "out" && len(fields) == 4 && fields[3] != "":
-			a.reason = fields[3]
+		switch kind := fields[0]; {
+		case kind == "run" && len(fields) == 3:
+			s.areas = append(s.areas, area{run: true, path: fields[1], name: fields[2]})
+		case kind == "out" && len(fields) == 4 && fields[3] != "":
+			s.areas = append(s.areas, area{path: fields[1], name: fields[2], reason: fields[3]})
+		case kind == "not" && len(fields) == 3 && fields[2] != "":
+			s.not[fields[1]] = fields[2]
 		default:
-			return nil, fmt.Errorf("scope.txt line %d: want 'run | FILE | AREA' or 'out | FILE | AREA | REASON', have %q", number+1, line)
+			return scope{}, fmt.Errorf("scope.txt line %d: want 'run | FILE | AREA', 'out | FILE | AREA | REASON' or 'not | TEST | REASON', have %q", number+1, line)
 		}
-		a.path, a.name = fields[1], fields[2]
-		s = append(s, a)
 	}
 	return s, nil
 }
@@ -71,7 +75,7 @@ func conformanceTests() ([]conformanceTest, error) {
 // of returns the index of the area that a test belongs to.
 func (s scope) of(test conformanceTest) (int, bool) {
 	file := strings.TrimPrefix(test.File, "test/e2e/")
-	for i, a := range s {
+	for i, a := range s.areas {
 		if file == a.path || strings.HasSuffix(a.path, "/") && strings.HasPrefix(file, a.path) {
 			return i, true
 		}
@@ -79,11 +83,12 @@ func (s scope) of(test conformanceTest) (int, bool) {
 	return 0, false
 }
 
-// covers refuses a scope that leaves a test without a verdict, or has an area without tests: a new version of the suite has
+// covers refuses a scope that leaves a test without a verdict, or has a verdict without tests: a new version of the suite has
 // to be looked at.
 func (s scope) covers(tests []conformanceTest) error {
 	var problems []error
-	used := make([]bool, len(s))
+	used := make([]bool, len(s.areas))
+	named := maps.Clone(s.not)
 	for _, test := range tests {
 		i, ok := s.of(test)
 		if !ok {
@@ -91,19 +96,32 @@ func (s scope) covers(tests []conformanceTest) error {
 			continue
 		}
 		used[i] = true
+		if s.areas[i].run {
+			delete(named, strings.TrimSpace(test.Name))
+		}
 	}
-	for i, a := range s {
+	for i, a := range s.areas {
 		if !used[i] {
 			problems = append(problems, fmt.Errorf("scope.txt: no conformance test lies in %s", a.path))
 		}
 	}
+	for name := range named {
+		problems = append(problems, fmt.Errorf("scope.txt: no area that is run has a conformance test %q", name))
+	}
 	return errors.Join(problems...)
+}
+
+// runs says whether a test is run.
+func (s scope) runs(test conformanceTest) bool {
+	i, ok := s.of(test)
+	_, not := s.not[strings.TrimSpace(test.Name)]
+	return ok && s.areas[i].run && !not
 }
 
 // selected are the tests that are to be run.
 func (s scope) selected(tests []conformanceTest) (selected []conformanceTest) {
 	for _, test := range tests {
-		if i, ok := s.of(test); ok && s[i].run {
+		if s.runs(test) {
 			selected = append(selected, test)
 		}
 	}

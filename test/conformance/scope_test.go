@@ -24,9 +24,12 @@ func TestScopeCoversTheSuite(t *testing.T) {
 }
 
 func TestScopeNamesWhatItMisses(t *testing.T) {
-	s := scope{{run: true, path: "network/service.go", name: "Services"}, {path: "storage/", name: "Storage", reason: "none"}}
+	s := scope{
+		areas: []area{{run: true, path: "network/service.go", name: "Services"}, {path: "storage/", name: "Storage", reason: "none"}},
+		not:   map[string]string{"gone": "no longer in the suite"},
+	}
 	err := s.covers([]conformanceTest{{Name: "a", File: "test/e2e/network/service.go"}, {Name: "b", File: "test/e2e/apps/rc.go"}})
-	for _, want := range []string{"says nothing about test/e2e/apps/rc.go", "no conformance test lies in storage/"} {
+	for _, want := range []string{"says nothing about test/e2e/apps/rc.go", "no conformance test lies in storage/", `has a conformance test "gone"`} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v does not tell: %s", err, want)
 		}
@@ -34,8 +37,11 @@ func TestScopeNamesWhatItMisses(t *testing.T) {
 }
 
 func TestTableCountsWhatDidNotPass(t *testing.T) {
-	s := scope{{run: true, path: "a/", name: "A"}, {path: "b/", name: "B", reason: "there is no B"}}
-	tests := []conformanceTest{{"one", "test/e2e/a/x.go"}, {"two", "test/e2e/a/y.go"}, {"three", "test/e2e/b/z.go"}}
+	s := scope{
+		areas: []area{{run: true, path: "a/", name: "A"}, {path: "b/", name: "B", reason: "there is no B"}},
+		not:   map[string]string{"four": "fails"},
+	}
+	tests := []conformanceTest{{"one", "test/e2e/a/x.go"}, {"two", "test/e2e/a/y.go"}, {"three", "test/e2e/b/z.go"}, {"four", "test/e2e/a/x.go"}}
 	results := map[string]result{"one": {passed: true}, "two": {message: "boom"}, "BeforeSuite": {message: "no nodes"}}
 	var out strings.Builder
 	if failed := printTable(&out, s, tests, results, 0); failed != 2 {
