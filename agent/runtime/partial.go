@@ -48,10 +48,13 @@ func (r *Runtime) discardPartial(ctx context.Context, f *fetched) (resumed bool)
 		if err != nil {
 			continue
 		}
+		// The writer keeps others out, and is closed last: containerd closes it some time after the call, and writes beside the
+		// content then.
+		err = store.Abort(ctx, ref)
 		if err := writer.Close(); err != nil {
 			slog.Warn("writer of a partly pulled image layer not closed", "ref", ref, "err", err)
 		}
-		if err := store.Abort(ctx, ref); err != nil && !errdefs.IsNotFound(err) {
+		if err != nil && !errdefs.IsNotFound(err) {
 			slog.Warn("partly pulled image layer not removed: the next pull of it may fail", "ref", ref, "err", err)
 			continue
 		}
