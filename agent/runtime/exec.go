@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"time"
 
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/cio"
@@ -44,7 +45,7 @@ func (r *Runtime) Exec(ctx context.Context, id string, command []string, o ExecO
 	if err != nil {
 		return -1, fmt.Errorf("exec: %w", err)
 	}
-	out := &execOutput{}
+	out := &execOutput{started: make(chan struct{})}
 	process, stdin, err := r.startExec(ctx, container, task, command, o, out)
 	if err != nil {
 		return -1, r.unlessEnded(id, err)
@@ -54,10 +55,16 @@ func (r *Runtime) Exec(ctx context.Context, id string, command []string, o ExecO
 	defer cancel()
 	exited, err := process.Wait(waiting)
 	if err != nil {
+		close(out.started)
 		return -1, fmt.Errorf("exec: %w", err)
 	}
-	if err := process.Start(ctx); err != nil {
-		return -1, r.unlessEnded(id, fmt.Errorf("exec: %w", err))
+	select {
+	case err := <-r.start(ctx, process, out):
+		if err != nil {
+			return -1, r.unlessEnded(id, fmt.Errorf("exec: %w", err))
+		}
+	case <-ctx.Done():
+		return -1, ctx.Err()
 	}
 	if stdin != nil {
 		stdin.process <- process
@@ -83,6 +90,22 @@ func (r *Runtime) Exec(ctx context.Context, id string, command []string, o ExecO
 			return -1, ctx.Err()
 		}
 	}
+}
+
+// start starts a command. It goes on for a while after ctx has ended: a shim whose caller closes the command's streams while it
+// still opens them loses the process, and nobody could kill it.
+func (r *Runtime) start(ctx context.Context, process containerd.Process, out *execOutput) <-chan error {
+	starting, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	givenUp := context.AfterFunc(ctx, func() { time.AfterFunc(startTimeout, cancel) })
+	result := make(chan error, 1)
+	r.work.Go(func() {
+		defer cancel()
+		err := process.Start(starting)
+		givenUp()
+		close(out.started)
+		result <- err
+	})
+	return result
 }
 
 // running returns an error that says why there is no process to join.

@@ -30,14 +30,18 @@ const (
 	// killTimeout bounds the kill: a process stuck in the kernel does not die,
 	// and the end of the agent waits for it.
 	killTimeout = 20 * time.Second
+	// startTimeout is how long a command may still start after its caller has given up.
+	startTimeout = 20 * time.Second
 )
 
 // execOutput watches how a command's output moves to its receiver.
 type execOutput struct {
 	moved      atomic.Int64
 	delivering atomic.Int32
+	started    chan struct{} // closed when the shim has started the command, or could not
 	copied     chan struct{} // closed when nothing more is copied; nil before the start
 	exited     bool
+	finished   atomic.Bool // what still comes is discarded
 
 	over     chan struct{} // closed by finish
 	overOnce sync.Once
@@ -51,6 +55,7 @@ func (o *execOutput) ended() <-chan struct{} {
 }
 
 func (o *execOutput) finish() {
+	o.finished.Store(true)
 	if o.over != nil {
 		o.overOnce.Do(func() { close(o.over) })
 	}
@@ -70,6 +75,9 @@ type countedWriter struct {
 }
 
 func (c *countedWriter) Write(p []byte) (int, error) {
+	if c.o.finished.Load() {
+		return len(p), nil
+	}
 	c.o.delivering.Add(1)
 	defer c.o.delivering.Add(-1)
 	n, err := c.w.Write(p)
@@ -111,17 +119,23 @@ func (o *execOutput) drain(ctx context.Context) {
 // write that waits for its receiver.
 func (r *Runtime) endExec(ctx context.Context, id string, process containerd.Process, out *execOutput) {
 	out.finish()
-	process.IO().Cancel()
-	if out.copied != nil {
-		select {
-		case <-out.copied:
-		case <-time.After(drainQuiet):
+	select {
+	case <-out.started:
+		process.IO().Cancel()
+		if out.copied != nil {
+			select {
+			case <-out.copied:
+			case <-time.After(drainQuiet):
+			}
 		}
+	default: // the shim still opens the streams
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
+	ctx = context.WithoutCancel(ctx)
 	killed := make(chan struct{})
 	r.work.Go(func() {
 		defer close(killed)
+		<-out.started
+		process.IO().Cancel()
 		if !out.exited {
 			r.killExec(ctx, id, process)
 		}
@@ -129,8 +143,9 @@ func (r *Runtime) endExec(ctx context.Context, id string, process containerd.Pro
 	// Close does not wait for this: the shim takes its time, and what it does
 	// not remove goes with the container.
 	go func() {
-		defer cancel()
 		<-killed
+		ctx, cancel := context.WithTimeout(ctx, endTimeout)
+		defer cancel()
 		request := &tasks.DeleteProcessRequest{ContainerID: id, ExecID: process.ID()}
 		_, err := r.client.TaskService().DeleteProcess(ctx, request)
 		if err = errgrpc.ToNative(err); err != nil && !errdefs.IsNotFound(err) && !errdefs.IsCanceled(err) {
