@@ -11,7 +11,8 @@ import (
 	"github.com/skep-io/skep/dataplane/podnet"
 )
 
-// localAddresses are those that clients may ask for: neither pods' ends nor such that mean another host on every link.
+// localAddresses are this host's addresses that clients may use, without those of pods' interfaces and link-local
+// ones.
 func localAddresses() ([]netip.Addr, error) {
 	all, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil {

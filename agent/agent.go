@@ -23,11 +23,11 @@ import (
 // Port is where the API server reaches agents.
 const Port = 10250
 
-// Config is all that an agent is given.
+// Config configures an agent.
 type Config struct {
 	Server, Token string
 	NodeName      string
-	NodeIPs       []netip.Addr // of each family at most one, the primary first; those on the way to Server, if none is given
+	NodeIPs       []netip.Addr // at most one of each family, the primary first; if none is given, those on the route to Server
 	Labels        map[string]string
 
 	ContainerdAddress string // empty: a private containerd
@@ -36,16 +36,16 @@ type Config struct {
 	HookCgroup        string // path of the v2 cgroup whose sockets are translated; "/" for all of the host
 	BPFDir            string // for pins
 
-	Uplinks    []string // interfaces that packets from outside arrive at; those of NodeIPs and default routes, if none is given
-	GenericXDP bool     // at uplinks, not the driver's own
-	Clsact     bool     // at pods' interfaces, not tcx
+	Uplinks    []string // interfaces that packets from outside arrive at; if none is given, those of NodeIPs and default routes
+	GenericXDP bool     // at uplinks, instead of the driver's own
+	Clsact     bool     // at pods' interfaces, instead of tcx
 
 	ClusterDNS                 []netip.Addr   // as the API server says, if none is given
 	ClusterDomain              string         // as the API server says, if none is given
 	ServiceCIDRs, ClusterCIDRs []netip.Prefix // if given, they must be the cluster's
 
 	Tables  service.Limits // sizes of the service tables; 0: the default
-	Flows   uint32         // connections by packets that a node remembers; 0: the default
+	Flows   uint32         // size of the table of connections that packet programs translate; 0: the default
 	Garbage garbage.Config // when images are collected
 	// AllowedUnsafeSysctls are names and prefixes of kernel parameters that pods may set beside the safe ones.
 	AllowedUnsafeSysctls []string
@@ -57,12 +57,12 @@ type Config struct {
 	Ready      func()   // called when the node accepts pods
 }
 
-// A component is one part of the agent. Its fields name the components that it needs, which are before it in the order of start.
+// A component is one part of the agent. Its fields name the components that it needs, which start before it.
 type component interface {
 	// start brings the component up and adds what has to run until ctx ends to the group.
 	start(ctx context.Context, group *errgroup.Group) error
-	// stop gives back what the process holds, after everything in the group has ended; also of a start that failed or never was.
-	// Pods notice nothing.
+	// stop releases what the process holds, after everything in the group has ended. It is also called if start failed or was
+	// never called. Pods are not affected.
 	stop()
 }
 
@@ -81,7 +81,7 @@ func newComponents(cfg Config, started <-chan struct{}) []component {
 	return []component{containers, membership, plane, watch, pods, statistics, door, pressure, &report{membership}}
 }
 
-// Run is the agent until ctx ends. It returns early only for what starting again, or the administrator, must correct.
+// Run runs the agent until ctx ends. It returns early only for an error that a restart, or the administrator, must correct.
 func Run(ctx context.Context, cfg Config) error {
 	if err := Check(cfg); err != nil {
 		return err

@@ -11,25 +11,27 @@ import (
 	"github.com/skep-io/skep/agent/node"
 )
 
-// Reserves are what pods may not have of the node.
+// Reserves are the node's resources that pods may not use.
 type Reserves struct {
 	Kube, System corev1.ResourceList
 	Thresholds   []eviction.Threshold // hard ones keep memory and disk back
-	PodPids      int64                // processes and threads of one pod at most; negative for as many as all pods may have
+	PodPids      int64                // limit of processes and threads of one pod; negative: as many as all pods may have
 }
 
-// size is what the node has, and what of it pods may request and use.
+// size is the node's capacity, and how much of it pods may request and use.
 type size struct {
 	capacity    corev1.ResourceList
 	allocatable corev1.ResourceList // what the scheduler may give out
-	pods        cgroup.Limits       // what pods may use together: they can come to use more than they request
-	podPids     int64               // 0: no limit of its own
+	pods        cgroup.Limits       // what all pods together may use: that can be more than they request
+	podPids     int64               // 0: no limit per pod
 }
 
-// keptPids is the part of the host's processes that pods leave to it where no reserve says how many.
+// keptPids is the part of the host's process IDs that is reserved for the host if no reserve says how
+// many.
 const keptPids = 10 // a tenth
 
-// measure says how large the node is. A host that shares its machine is as large as its cgroup lets it be.
+// measure returns the node's size. On a node that is only a cgroup of its machine, the cgroup's limits
+// count.
 func measure(cfg Config, tree *cgroup.Tree) (s size, err error) {
 	bounds := node.Bounds{Memory: -1, Pids: -1}
 	if !wholeHost(cfg) {
@@ -54,17 +56,17 @@ func measure(cfg Config, tree *cgroup.Tree) (s size, err error) {
 		return s, err
 	}
 	s.allocatable = node.Subtract(s.capacity, kube, r.System, kept)
-	most := node.Subtract(s.capacity, kube, r.System)
-	memory, pids := most[corev1.ResourceMemory], most[node.ResourcePIDs]
+	limit := node.Subtract(s.capacity, kube, r.System)
+	memory, pids := limit[corev1.ResourceMemory], limit[node.ResourcePIDs]
 	s.pods = cgroup.Limits{
-		CPUShares: cgroup.Shares(most.Cpu().MilliValue()), Memory: max(memory.Value(), 1), Pids: max(pids.Value(), 1),
+		CPUShares: cgroup.Shares(limit.Cpu().MilliValue()), Memory: max(memory.Value(), 1), Pids: max(pids.Value(), 1),
 	}
 	if r.PodPids > 0 {
-		// One pod cannot take those of all.
+		// One pod must not use up the IDs of all pods.
 		s.podPids = max(min(r.PodPids, s.pods.Pids/2), 1)
 	}
 	return s, nil
 }
 
-// wholeHost says whether the node is all of its machine.
+// wholeHost says whether the node is its whole machine, not only a cgroup of it.
 func wholeHost(cfg Config) bool { return strings.Trim(cfg.HookCgroup, "/") == "" }

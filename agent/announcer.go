@@ -9,38 +9,39 @@ import (
 	"time"
 )
 
-// neighbourhood is what answers for addresses, and asks who else does: *flow.Flows.
+// neighbourhood answers ARP and neighbour solicitations for addresses, and asks who else does: *flow.Flows.
 type neighbourhood interface {
 	Announce(until map[netip.Addr]time.Time) error
 	InUse(addrs []netip.Addr) (map[netip.Addr]bool, error)
 }
 
-// announcer answers for the load-balancer addresses that this node owns. While the node's lease holds nobody else can own them.
-// Past it somebody may: the control plane names another node for an address, but only while it runs, and only to nodes that it
-// reaches. So from then on this node asks its neighbours every second who has the address, and goes on for as long as no other
-// says that it does; the new owner announces it to all neighbours at once and answers those that ask. An address that another has is
-// left to it until it falls silent and this node's lease holds again. So with no control plane addresses stay where they are, and
-// two nodes that reach each other do not both answer for longer than that takes.
+// announcer answers for the load-balancer addresses that this node owns. While the node's lease holds, no other node can own them.
+// After that another may: the control plane assigns an address to another node, but only while it runs, and only nodes that it
+// reaches learn of it. So from then on this node asks its neighbours every second who has the address, and keeps answering until
+// another node says that it has it; the new owner announces it to all neighbours at once and answers those that ask. This node does
+// not answer for an address that another has until that node stops answering and this node's lease holds again. So without a control
+// plane addresses stay where they are, and two nodes that reach each other both answer only until the next query.
 type announcer struct {
 	mu        sync.Mutex
 	flows     neighbourhood // nil until there are any
 	addrs     []netip.Addr
 	until     time.Time           // the end of the lease, as last renewed by this process
-	held      time.Time           // until when nobody else can have become known
-	lapsed    time.Time           // when the lease was last about to end
-	yielded   map[netip.Addr]bool // another node has them
-	announced bool                // something has been announced that may have to be taken back
+	held      time.Time           // until when the last query to neighbours allows answering
+	lapsed    time.Time           // when the lease was last about to end or over
+	yielded   map[netip.Addr]bool // addresses that another node has
+	announced bool                // something is announced that may have to be withdrawn
 }
 
 const (
-	// askEvery is the time between two questions to neighbours.
+	// askEvery is the time between two queries to neighbours.
 	askEvery = time.Second
-	// lapsing is how long before the lease's end neighbours are asked first, so that answering does not pause.
+	// lapsing is how long before the lease's end neighbours are first asked, so that answering does not pause.
 	lapsing = 2 * time.Second
-	// holding is how long an address is answered for after no neighbour had it. A node whose agent ends falls silent by itself.
+	// holding is how long this node answers for an address after a query that no neighbour answered. If the agent ends, answering
+	// stops by itself.
 	holding = 5 * time.Second
-	// doubting is how long neighbours are still asked after a lease was renewed again: what this node knows of its addresses may
-	// be older than what the control plane has decided meanwhile.
+	// doubting is how long neighbours are still asked after the lease is renewed again: the control plane may have assigned this
+	// node's addresses to others meanwhile, which this node has not received yet.
 	doubting = 15 * time.Second
 )
 
@@ -80,7 +81,7 @@ func (a *announcer) renewed(until time.Time) {
 	}
 }
 
-// run asks neighbours while it has to, until ctx ends.
+// run asks neighbours while that is needed, until ctx ends.
 func (a *announcer) run(ctx context.Context) error {
 	ticker := time.NewTicker(askEvery)
 	defer ticker.Stop()
@@ -94,12 +95,12 @@ func (a *announcer) run(ctx context.Context) error {
 	}
 }
 
-// look asks who has the addresses if it is not certain that this node does.
+// look asks neighbours who has the addresses if another node may have been given them.
 func (a *announcer) look(now time.Time) {
 	a.mu.Lock()
 	flows, asked := a.flows, slices.Clone(a.addrs)
 	if a.until.IsZero() {
-		asked = nil // what a predecessor announced holds for as long as it said
+		asked = nil // what an earlier agent announced stays valid as long as it set
 	} else if a.until.Sub(now) < lapsing {
 		a.lapsed = now
 	} else if now.Sub(a.lapsed) > doubting {
@@ -135,8 +136,8 @@ func (a *announcer) look(now time.Time) {
 	a.announce()
 }
 
-// announce is called with mu held. Until this process has renewed the lease, what its predecessor announced holds for as long
-// as it was announced.
+// announce is called with mu held. Until this process has renewed the lease, what an earlier agent announced stays valid as long as
+// that agent set.
 func (a *announcer) announce() {
 	deadline := a.until
 	if a.held.After(deadline) && !a.until.IsZero() {

@@ -9,16 +9,16 @@ import (
 	"time"
 )
 
-// apiTimeout bounds a request to the API server that is no watch: a server that accepts requests and never answers must not hold
-// whoever asks. Reading a long list counts too.
+// apiTimeout bounds a request to the API server that is no watch: a server that accepts requests and never answers must not
+// block the caller. The time to read a long list counts too.
 const apiTimeout = time.Minute
 
-// boundedTransport gives every request that is no watch a bound, whatever its caller thought of. Watches end when their
-// connection does: HTTP/2 pings one over which nothing comes.
+// boundedTransport gives every request that is no watch a time limit, whether or not its caller set one. Watches end when
+// their connection does: HTTP/2 pings an idle one.
 type boundedTransport struct {
 	http.RoundTripper
 	bound time.Duration
-	// reason is added to the error of a request that is given up; optional.
+	// reason is added to the error of a request that timed out; optional.
 	reason func() string
 }
 
@@ -44,7 +44,7 @@ func (t *boundedTransport) RoundTrip(request *http.Request) (*http.Response, err
 	return response, nil
 }
 
-// boundedBody frees its bound when it is closed.
+// boundedBody releases the timeout's timer when it is closed.
 type boundedBody struct {
 	io.ReadCloser
 	cancel context.CancelFunc

@@ -23,8 +23,8 @@ import (
 	"github.com/skep-io/skep/dataplane/service"
 )
 
-// Cleanup removes everything that agents made on this host: pods, containerd and log processes of theirs, interfaces, routes,
-// the nftables table, pins, cgroups and folders. It goes on past what fails, and may be called again.
+// Cleanup removes everything that agents made on this host: pods, their containerd and log processes, interfaces, routes, the
+// nftables table, pins, cgroups and folders. It continues after a failure, and may be called again.
 func Cleanup(ctx context.Context, cfg Config) error {
 	if os.Geteuid() != 0 {
 		return errors.New("must be root: run it with sudo")
@@ -47,15 +47,15 @@ func Cleanup(ctx context.Context, cfg Config) error {
 	if err := errors.Join(failed...); err != nil {
 		return err // the folders show the next attempt what remains
 	}
-	// Shims and runc use these whatever folders a containerd is configured with. Only empty ones go.
+	// Shims and runc use these whatever folders a containerd is configured with. Only empty ones are removed.
 	for _, dir := range []string{"runc/skep", "runc", "s", ""} {
 		_ = os.Remove(filepath.Join("/run/containerd", dir))
 	}
 	return errors.Join(removeDir(cfg.StateDir), removeDir(cfg.RunDir))
 }
 
-// removeDir removes a folder with all that agents and pods left in it; mounts in it are detached and not entered. The folder
-// itself may be a disk's mount point: then it stays.
+// removeDir removes a folder with all that agents and pods left in it; mounts in it are detached and not entered. If the
+// folder itself is a disk's mount point, it stays.
 func removeDir(dir string) error {
 	if err := confine.Empty(dir); err != nil {
 		return err
@@ -66,7 +66,7 @@ func removeDir(dir string) error {
 	return nil
 }
 
-// noLogs are for a runtime that only removes.
+// noLogs is for a runtime that only removes containers.
 type noLogs struct{}
 
 func (noLogs) Open(string, string, int, string, bool) (string, string, error) {
@@ -75,8 +75,8 @@ func (noLogs) Open(string, string, int, string, bool) (string, string, error) {
 func (noLogs) Close(string)             {}
 func (noLogs) Retain(func(string) bool) {}
 
-// removePods ends every container through containerd, so that its shims end too. A private containerd is started for it if it
-// does not run, and then stopped.
+// removePods ends every container through containerd, so that its shims end too. A private containerd that does not run is
+// started for this, and stopped afterwards.
 func removePods(ctx context.Context, cfg Config) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -133,7 +133,7 @@ func removePods(ctx context.Context, cfg Config) error {
 	return errors.Join(append(failed, r.Close())...)
 }
 
-// cgroupRoots are the places where hierarchies may be mounted.
+// cgroupRoots are the folders where hierarchies may be mounted.
 func cgroupRoots() ([]string, error) {
 	const root = "/sys/fs/cgroup"
 	roots := []string{root}
@@ -149,7 +149,7 @@ func cgroupRoots() ([]string, error) {
 	return roots, nil
 }
 
-// removeEmptyCgroups removes a folder in every hierarchy unless others have folders or processes in it.
+// removeEmptyCgroups removes a folder in every hierarchy unless it has folders or processes of others.
 func removeEmptyCgroups(path string) error {
 	roots, err := cgroupRoots()
 	if err != nil {
@@ -165,7 +165,7 @@ func removeEmptyCgroups(path string) error {
 	return errors.Join(failed...)
 }
 
-// removeCgroups removes a folder in every hierarchy. What still runs in it is killed where the kernel can do that at once.
+// removeCgroups removes a folder in every hierarchy. Processes in it are killed if the kernel has cgroup.kill.
 func removeCgroups(path string) error {
 	roots, err := cgroupRoots()
 	if err != nil {
@@ -190,14 +190,14 @@ func fileExists(path string) bool {
 	return err == nil
 }
 
-// removeTree removes cgroup folders from the leaves up, for as long as killed processes need to leave them.
+// removeTree removes cgroup folders from the leaves up, and waits until killed processes have ended.
 func removeTree(dir string) error {
 	var dirs []string
 	if err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err == nil && d.IsDir() {
 			dirs = append(dirs, path)
 		}
-		return nil // what is gone needs no removal
+		return nil // a folder that is missing needs no removal
 	}); err != nil {
 		return err
 	}

@@ -9,13 +9,13 @@ import (
 	"github.com/skep-io/skep/dataplane/podpath"
 )
 
-// connector gives pods their interface and the programs at it.
+// connector gives pods their interface and its programs.
 type connector struct {
 	network *podnet.Network
 	path    *podpath.Path
 }
 
-// Attach connects a pod. Programs come last: they hold it to the addresses that it has by then.
+// Attach connects a pod. Programs come last: they only let through packets of the addresses that the pod has by then.
 func (c *connector) Attach(podID, netns string, limits podnet.Bandwidth) (podnet.Attachment, error) {
 	a, err := c.network.Attach(podID, netns, limits)
 	if err != nil {
@@ -36,7 +36,7 @@ func (c *connector) Detach(podID string) error {
 // Attachments are the pods that are connected.
 func (c *connector) Attachments() map[string]podnet.Attachment { return c.network.Attachments() }
 
-// adopt attaches programs to the interfaces of pods that were here before and have none: an earlier agent had no such programs.
+// adopt attaches programs to interfaces of adopted pods that have none, because an earlier agent had no such programs.
 func (c *connector) adopt() {
 	for pod, a := range c.network.Attachments() {
 		if err := c.path.Attach(a.Index, slices.Clone(a.Addrs), a.PodMAC); err != nil {

@@ -14,7 +14,7 @@ import (
 	"github.com/skep-io/skep/backoff"
 )
 
-// containers are what containerd runs here, and the process that writes their logs.
+// containers are the connection to containerd, and to the process that writes containers' logs.
 type containers struct {
 	cfg     Config
 	logs    *logs.Logs
@@ -70,7 +70,7 @@ func containerdConfig(cfg Config) runtime.DaemonConfig {
 	}
 }
 
-// handlers are, for the API, what this node's one way of running containers can do.
+// handlers describe the features of this node's only runtime handler, for the node's status.
 func (c *containers) handlers() []corev1.NodeRuntimeHandler {
 	features := c.runtime.Features()
 	return []corev1.NodeRuntimeHandler{{Features: &corev1.NodeRuntimeHandlerFeatures{
@@ -79,7 +79,8 @@ func (c *containers) handlers() []corev1.NodeRuntimeHandler {
 	}}}
 }
 
-// answerWithin bounds what the node's status and health ask of containerd: they are to report that it does not answer.
+// answerWithin bounds the node's status and health requests to containerd: they have to report that it does not
+// answer.
 const answerWithin = 10 * time.Second
 
 func (c *containers) version(ctx context.Context) (string, error) {
@@ -88,7 +89,7 @@ func (c *containers) version(ctx context.Context) (string, error) {
 	return c.runtime.Version(ctx)
 }
 
-// images are, for the node's status, those that are stored here.
+// images are the images stored on this node, for the node's status.
 func (c *containers) images(ctx context.Context) ([]corev1.ContainerImage, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()

@@ -34,19 +34,19 @@ type dataPlane struct {
 	sweeper   *sockets.Sweeper
 	census    *census.Census
 	failures  *events.Log  // of connections
-	addresses []netip.Addr // of this host, as the service tables have them
+	addresses []netip.Addr // of this host, as last set in the service tables
 
 	mu      sync.Mutex
 	path    *podpath.Path
 	uplinks []string // that packets from outside arrive at
 }
 
-// Folders of pins below the one for services.
+// Folders of pins, in the one of the services' pins.
 func flowPins(cfg Config) string { return filepath.Join(cfg.BPFDir, "flow") }
 func pathPins(cfg Config) string { return filepath.Join(cfg.BPFDir, "path") }
 
-// start attaches programs from the inside out: services, what arrives at uplinks, what passes pods' interfaces. Each
-// adopts what an earlier agent pinned, so that connections notice nothing.
+// start attaches programs in this order: services, uplinks, pods' interfaces. Each adopts what an earlier agent
+// pinned, so that connections are not interrupted.
 func (p *dataPlane) start(ctx context.Context, group *errgroup.Group) (err error) {
 	if err := mountBPF(p.cfg.BPFDir); err != nil {
 		return err
@@ -93,7 +93,7 @@ func (p *dataPlane) start(ctx context.Context, group *errgroup.Group) (err error
 	return nil
 }
 
-// stop gives back handles from the outside in. Programs and maps stay.
+// stop closes handles in the reverse order. Programs and maps stay.
 func (p *dataPlane) stop() {
 	for _, part := range []struct {
 		name  string
@@ -149,7 +149,7 @@ func (p *dataPlane) openPaths() (err error) {
 	return nil
 }
 
-// lookAtHost brings what has changed on the host to the data plane.
+// lookAtHost updates the data plane after a change of the host's addresses or interfaces.
 func (p *dataPlane) lookAtHost(changed podnet.HostChange) error {
 	if changed.Addresses {
 		now, err := localAddresses()

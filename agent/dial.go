@@ -12,19 +12,19 @@ import (
 )
 
 const (
-	// A connection over which nothing was acknowledged for so long is given up: after a cut, TCP would wait much longer before
-	// it tries again.
+	// A connection on which sent data stays unacknowledged for so long is closed: after a network failure, TCP would wait much
+	// longer before it sends again.
 	acknowledgedWithin = 5 * time.Second
 	dialWithin         = time.Second
 	dialAgain          = 100 * time.Millisecond
-	// resolveWithin leaves the resolver the time to go on to another server after one that does not answer, for which it waits 5 s.
+	// resolveWithin gives the resolver time to try another server after one that does not answer, for which it waits 5 s.
 	resolveWithin = 15 * time.Second
-	// resolveAgainWithin is for a name whose addresses are known from before: they are tried rather than waited for.
+	// resolveAgainWithin is for a name that was resolved before: if DNS is slower, the earlier addresses are used.
 	resolveAgainWithin = time.Second
 )
 
-// dialer connects to the API server, however long it is away. Its callers would otherwise back off, watches up to a minute, and
-// notice that much later that it is back.
+// dialer connects to the API server, and keeps trying while that is down. Callers would otherwise back off, watches up to a
+// minute, and reconnect that much later.
 type dialer struct {
 	resolver *net.Resolver
 
@@ -73,7 +73,7 @@ func (d *dialer) try(ctx context.Context, network, host, port string) (conn net.
 	return nil, err
 }
 
-// resolve asks DNS. While that does not answer, the addresses hold that it said last.
+// resolve asks DNS. While that does not answer, the last resolved addresses are used.
 func (d *dialer) resolve(ctx context.Context, host string) ([]string, error) {
 	d.mu.Lock()
 	before := d.known[host]
@@ -97,7 +97,7 @@ func (d *dialer) resolve(ctx context.Context, host string) ([]string, error) {
 	return addresses, nil
 }
 
-// reason is why there is no connection, as an addition to an error.
+// reason says why there is no connection, to be appended to an error.
 func (d *dialer) reason() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()

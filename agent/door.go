@@ -13,7 +13,7 @@ import (
 	skepv1 "github.com/skep-io/skep/api/v1"
 )
 
-// door is where the API server asks this node.
+// door is this node's HTTPS server, for requests of the API server.
 type door struct {
 	cfg        Config
 	containers *containers

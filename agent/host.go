@@ -26,7 +26,7 @@ import (
 	"github.com/skep-io/skep/durable"
 )
 
-// Check says in one line what the host lacks and what to do about it.
+// Check returns an error that says in one line what the host lacks and what to do about it.
 func Check(cfg Config) error {
 	if os.Geteuid() != 0 {
 		return errors.New("must be root: run it with sudo, or as a systemd service")
@@ -63,7 +63,7 @@ func cgroup2Root() (string, error) {
 	return "", errors.New("no cgroup v2 at /sys/fs/cgroup or /sys/fs/cgroup/unified: mount it with mount -t cgroup2 none /sys/fs/cgroup/unified")
 }
 
-// mountBPF sees to it that the folder for pins is on a BPF file system.
+// mountBPF mounts a BPF file system for the folder of pins, unless that is on one.
 func mountBPF(dir string) error {
 	const usual = "/sys/fs/bpf"
 	mountPoint := filepath.Dir(dir)
@@ -92,7 +92,7 @@ func mountBPF(dir string) error {
 	return nil
 }
 
-// ownAddresses are this host's address on the way to the API server and, where the cluster has a second family, one of that
+// ownAddresses are this host's address on the route to the API server and, if the cluster has a second family, one of that
 // family on the same interface.
 func ownAddresses(server string, podCIDRs []netip.Prefix) ([]netip.Addr, error) {
 	primary, err := addressTowards(server)
@@ -111,7 +111,7 @@ func ownAddresses(server string, podCIDRs []netip.Prefix) ([]netip.Addr, error) 
 	return addrs, nil
 }
 
-// addressBeside is a lasting address of the other family on the interface that has primary.
+// addressBeside is a permanent address of the other family on the interface that has primary.
 func addressBeside(primary netip.Addr, is4 bool) (netip.Addr, bool) {
 	all, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil {
@@ -129,7 +129,7 @@ func addressBeside(primary netip.Addr, is4 bool) (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
-// addressTowards is this host's address on the way to the API server.
+// addressTowards is this host's address on the route to the API server.
 func addressTowards(server string) (netip.Addr, error) {
 	u, err := url.Parse(server)
 	if err != nil || u.Hostname() == "" {
@@ -152,7 +152,7 @@ func addressTowards(server string) (netip.Addr, error) {
 	return addr, nil
 }
 
-// ownPorts are those of the agent and, on a host that the API server runs on, of that.
+// ownPorts are the agent's port and, on the API server's host, the API server's.
 func ownPorts(apiServer string, nodeIPs []netip.Addr) []uint16 {
 	ports := []uint16{Port}
 	u, err := url.Parse(apiServer)
@@ -190,7 +190,7 @@ func newClient(cfg Config, identity *node.Identity) (kubernetes.Interface, error
 	return client, nil
 }
 
-// podCIDRFile keeps the ranges between starts: pods of these ranges may be running.
+// podCIDRFile keeps the pod ranges across restarts: pods with addresses of them may be running.
 func podCIDRFile(cfg Config) string { return filepath.Join(cfg.StateDir, "pod-cidr") }
 
 func readPodCIDRs(cfg Config) ([]netip.Prefix, bool) {
@@ -226,7 +226,7 @@ func writePodCIDRs(cfg Config, ranges []netip.Prefix) error {
 	return nil
 }
 
-// lockHost keeps a second agent off the folder; one that is just ending is waited for.
+// lockHost keeps a second agent from using the folder; it waits for one that is just ending.
 func lockHost(runDir string) (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(runDir, "agent.lock"), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
 	if err != nil {

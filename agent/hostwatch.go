@@ -9,10 +9,10 @@ import (
 	"github.com/skep-io/skep/dataplane/podnet"
 )
 
-// hostSettle is how long changes are gathered before the host is looked at.
+// hostSettle is how long changes are gathered before look is called.
 const hostSettle = 10 * time.Millisecond
 
-// followHost calls look whenever this host's addresses or uplinks may have changed, until ctx ends. What look fails at is looked at
+// followHost calls look whenever this host's addresses or uplinks may have changed, until ctx ends. If look fails, it is called
 // again a second later.
 func followHost(ctx context.Context, changes *podnet.HostChanges, look func(podnet.HostChange) error) {
 	var asked kernel

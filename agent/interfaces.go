@@ -10,7 +10,8 @@ import (
 	"github.com/skep-io/skep/dataplane/podnet"
 )
 
-// checkInterfaces refuses uplinks and node addresses that this host does not have, or that cannot be any.
+// checkInterfaces refuses node addresses and uplinks that this host does not have, and interfaces that
+// cannot be an uplink.
 func checkInterfaces(cfg Config) error {
 	all, err := net.Interfaces()
 	if err != nil {

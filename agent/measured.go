@@ -43,7 +43,7 @@ func (s *statistics) stop() {
 	}
 }
 
-// measured is, for the statistics, what runs here.
+// measured is the source of the statistics: pods, networks and images of this node.
 type measured struct {
 	runtime *runtime.Runtime
 	network *podnet.Network
@@ -81,7 +81,7 @@ func (m *measured) Pods() []stats.Pod {
 func (m *measured) PodNetwork(uid string) (stats.Network, bool) {
 	c, err := m.network.Counters(uid)
 	if err != nil {
-		return stats.Network{}, false // in the host's network, or just gone
+		return stats.Network{}, false // in the host's network, or just removed
 	}
 	return stats.Network{
 		Interface: "eth0",
@@ -114,16 +114,16 @@ func (m *measured) NodeNetwork() []stats.Network {
 	return nil
 }
 
-// Disk is what was measured last of a pod.
+// Disk is a pod's disk use as measured last.
 func (m *measured) Disk(uid string) (usage.Pod, bool) { return m.pods.Disk(uid) }
 
-// What containerd is asked about images is remembered for a while: it is one question a layer.
+// containerd's answers about images are cached: they need one request per layer.
 const (
 	imagesFresh   = 30 * time.Second
 	imagesTimeout = 5 * time.Second
 )
 
-// Images asks containerd where images are and how large. When it does not answer, what it last said stays.
+// Images asks containerd where images are and how large. If it does not answer, the last answer is used.
 func (m *measured) Images(ctx context.Context) stats.Images {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -31,7 +31,7 @@ type membership struct {
 	identity *node.Identity
 	client   kubernetes.Interface
 	network  skepv1.Network
-	nodeIPs  []netip.Addr // of this host that the others reach, the primary first
+	nodeIPs  []netip.Addr // of this host, as other nodes reach it, the primary first
 	size     size
 	node     *node.Node
 	podCIDRs []netip.Prefix
@@ -39,8 +39,8 @@ type membership struct {
 	recorder record.EventRecorder
 
 	removed      chan struct{} // closed when the cluster has removed the node
-	unknown      chan struct{} // has one when the cluster began not to know the node
-	tokenRefused atomic.Bool   // joining anew with --token is of no use
+	unknown      chan struct{} // receives when the API server begins to refuse the node as unknown
+	tokenRefused atomic.Bool   // joining again with --token was refused
 }
 
 func newMembership(cfg Config, containers *containers, announcer *announcer, started <-chan struct{}) *membership {
@@ -50,8 +50,8 @@ func newMembership(cfg Config, containers *containers, announcer *announcer, sta
 	}
 }
 
-// start makes the host a node. A host that was one before starts with the pod range that it had, and hears from the API
-// server when that answers.
+// start makes the host a node. A host that was one before starts with the pod range that it had, and registers when the API server
+// answers.
 func (m *membership) start(ctx context.Context, group *errgroup.Group) (err error) {
 	m.identity, err = node.OpenIdentity(ctx, node.IdentityConfig{
 		Server: m.cfg.Server, Token: m.cfg.Token, NodeName: m.cfg.NodeName, StateDir: m.cfg.StateDir,
@@ -83,7 +83,7 @@ func (m *membership) start(ctx context.Context, group *errgroup.Group) (err erro
 		Unknown: func() {
 			select {
 			case m.unknown <- struct{}{}:
-			default: // it is being asked for
+			default: // that is pending already
 			}
 		},
 	})
@@ -118,16 +118,16 @@ func (m *membership) stop() {
 	}
 }
 
-// event writes one about the Node.
+// event writes an event about the Node.
 func (m *membership) event(kind, reason, message string) {
 	m.recorder.Event(m.node.Reference(), kind, reason, message)
 }
 
-// unknownRetry is how often a node that the cluster does not know asks whether it is known again.
+// unknownRetry is how often a node that the API server refuses as unknown tries to register again.
 const unknownRetry = 30 * time.Second
 
-// follow confirms the membership of a node that was one before, now if it has only been read from the disk, and whenever the cluster
-// says that it does not know the node.
+// follow confirms the node's membership: first if now is set, since it was only read from the disk, and whenever the API server
+// refuses the node as unknown.
 func (m *membership) follow(ctx context.Context, now bool) error {
 	for {
 		if !now {
@@ -144,8 +144,8 @@ func (m *membership) follow(ctx context.Context, now bool) error {
 	}
 }
 
-// confirm registers a node that was one before. One that was removed meanwhile, and has no token to join with, stays up to end its
-// pods in order; one that the cluster does not know stays up with its pods as they are.
+// confirm registers a node that was one before. If it was removed meanwhile, and has no token to join with, the agent keeps running
+// to end its pods in order; if the API server refuses it as unknown, the agent keeps running and leaves its pods as they are.
 func (m *membership) confirm(ctx context.Context) error {
 	for {
 		now, err := m.register(ctx)
@@ -170,7 +170,7 @@ func (m *membership) confirm(ctx context.Context) error {
 	}
 }
 
-// register registers the node. A host whose node was removed, or is not known, joins anew if it has been given a token that counts.
+// register registers the node. A host whose node was removed, or is unknown, joins again if it has a valid token.
 func (m *membership) register(ctx context.Context) ([]netip.Prefix, error) {
 	ranges, err := m.node.Register(ctx)
 	var refused *node.RefusedError
@@ -188,8 +188,8 @@ func (m *membership) register(ctx context.Context) ([]netip.Prefix, error) {
 	return nil, fmt.Errorf("node %s has joined anew: starting again with its new certificate", m.cfg.NodeName)
 }
 
-// keepRanges compares the pod ranges that the node has been given with those that it works with. If they are others (the node
-// has joined anew meanwhile), its pods are of no use any more: the agent starts again with the new ones.
+// keepRanges compares the pod ranges that the node has now with those that the agent uses. If they differ (the node has joined
+// again meanwhile), its pods' addresses are invalid: the agent restarts with the new ranges.
 func (m *membership) keepRanges(now []netip.Prefix) error {
 	if slices.Equal(now, m.podCIDRs) {
 		return nil
@@ -200,7 +200,7 @@ func (m *membership) keepRanges(now []netip.Prefix) error {
 	return fmt.Errorf("this node's pod ranges are %s now, were %s: starting again", now, m.podCIDRs)
 }
 
-// report writes the Node's status and Lease from when all components are up.
+// report writes the Node's status and Lease once all components are up.
 type report struct{ membership *membership }
 
 func (r *report) start(ctx context.Context, group *errgroup.Group) error {

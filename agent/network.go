@@ -18,10 +18,11 @@ import (
 	"github.com/skep-io/skep/durable"
 )
 
-// networkFile keeps what the API server said of the cluster's network between starts: pods are adopted whether or not it answers.
+// networkFile keeps the API server's answer about the cluster's network across restarts: pods are adopted whether or not it
+// answers.
 func networkFile(cfg Config) string { return filepath.Join(cfg.StateDir, "network") }
 
-// readNetwork returns what was kept, and nil where nothing was, or nothing that can be read.
+// readNetwork returns what networkFile has, nil if that is missing or cannot be read.
 func readNetwork(cfg Config) *skepv1.Network {
 	data, err := os.ReadFile(networkFile(cfg))
 	if err != nil {
@@ -91,7 +92,7 @@ func (m *membership) tryNetwork(ctx context.Context) (n skepv1.Network, err erro
 	return n, checkNetwork(n)
 }
 
-// learnNetwork sets what the components need to know of the cluster's network: as it was kept, or as the API server says.
+// learnNetwork sets the cluster's network for the components: from the file or, without one, from the API server.
 func (m *membership) learnNetwork(ctx context.Context) error {
 	known := readNetwork(m.cfg)
 	if known == nil {
@@ -108,7 +109,7 @@ func (m *membership) learnNetwork(ctx context.Context) error {
 	return m.cfg.checkRanges(m.network)
 }
 
-// keepNetwork compares what the API server says with what the components work with. If it is something else the agent starts again.
+// keepNetwork compares the API server's answer with what the components use. If they differ, the agent restarts.
 func (m *membership) keepNetwork(ctx context.Context) error {
 	now, err := m.tryNetwork(ctx)
 	if err != nil {
@@ -141,7 +142,7 @@ func (cfg Config) checkRanges(n skepv1.Network) error {
 	return nil
 }
 
-// dns is where pods ask for names, and domain what they append.
+// dns returns the name servers of pods and their cluster domain.
 func (m *membership) dns() (servers []netip.Addr, domain string) {
 	servers, domain = m.network.DNS, m.network.Domain
 	if len(m.cfg.ClusterDNS) > 0 {

@@ -15,14 +15,14 @@ import (
 	"github.com/skep-io/skep/agent/sysctl"
 )
 
-// pods are the workers of this node's pods, and the collector of what they leave behind.
+// pods are the workers of this node's pods, and the garbage collector.
 type pods struct {
 	cfg        Config
 	containers *containers
 	membership *membership
 	plane      *dataPlane
 	watch      *clusterWatch
-	adopted    chan<- struct{} // closed when the pods that were here have their host ports again
+	adopted    chan<- struct{} // closed when adopted pods have their host ports again
 
 	workers *pod.Pods
 	garbage *garbage.Collector
@@ -64,8 +64,7 @@ func (p *pods) start(ctx context.Context, group *errgroup.Group) error {
 
 func (p *pods) stop() {}
 
-// limit bounds what all pods use together. What pods of before use beyond it is tried again until they are gone or have
-// shrunk.
+// limit bounds what all pods use together. If adopted pods use more, it tries again until they use less or have ended.
 func (p *pods) limit(ctx context.Context, group *errgroup.Group) {
 	try := func() error {
 		err := p.containers.runtime.Cgroups().LimitPods(p.membership.size.pods)
@@ -94,7 +93,7 @@ func (p *pods) limit(ctx context.Context, group *errgroup.Group) {
 	})
 }
 
-// active are those that have not ended.
+// active are the pods that have not ended.
 func (p *pods) active() (list []*corev1.Pod) {
 	for _, state := range p.workers.List() {
 		if phase := state.Status.Phase; phase != corev1.PodSucceeded && phase != corev1.PodFailed {

@@ -11,13 +11,13 @@ import (
 	"github.com/skep-io/skep/agent/node"
 )
 
-// Pressure is how the node answers that it is short of something, beside the thresholds of its Reserves.
+// Pressure is how the node reacts when it is short of a resource, beside the thresholds of its Reserves.
 type Pressure struct {
 	Transition  time.Duration // how long a condition is kept after its thresholds were last met
-	MaxPodGrace time.Duration // of pods that go for a soft threshold
+	MaxPodGrace time.Duration // limit of the grace period of pods evicted for a soft threshold
 }
 
-// nodeCgroup is the one in which all that counts as the node's lives.
+// nodeCgroup is the cgroup of everything that counts as the node's.
 func nodeCgroup(cfg Config) string {
 	if wholeHost(cfg) {
 		return "/" // the node is the whole host
@@ -25,7 +25,7 @@ func nodeCgroup(cfg Config) string {
 	return cfg.Cgroup
 }
 
-// pressure evicts pods when the node runs short of something.
+// pressure evicts pods when the node runs short of a resource.
 type pressure struct {
 	cfg        Config
 	containers *containers

@@ -9,7 +9,7 @@ import (
 	"github.com/skep-io/skep/dataplane/podpath"
 )
 
-// router brings what is known of other nodes to those who send there and to those who look at what comes from there.
+// router sets the routes to other nodes' pods, and the nodes whose packets the programs accept.
 type router struct {
 	self    podpath.Node // this node
 	network *podnet.Network
@@ -17,8 +17,8 @@ type router struct {
 	asked   kernel
 }
 
-// SyncRoutes makes the peers' pods reachable, and believes each about its own pods. That comes first: a peer that has learnt
-// of this node may send before it is sent to.
+// SyncRoutes makes the peers' pods reachable, and accepts packets from each peer with its own pods' addresses. The latter
+// comes first: a peer that has learnt of this node may send before this node has a route to it.
 func (r *router) SyncRoutes(peers []podnet.Peer) error {
 	nodes := []podpath.Node{r.self}
 	for _, p := range peers {

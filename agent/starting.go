@@ -13,12 +13,13 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// startLimit is how long a host counts as alive while its agent starts, however many starts that takes.
+// startLimit is how long a host's lease is renewed while its agent starts, over all attempts together.
 const startLimit = 30 * time.Second
 
-// renewWhileStarting keeps a host that was a node before from being silent while its agent starts: its pods and its programs in
-// the kernel work on, and on a busy host loading the new ones can take longer than the lease holds. An agent that does not come
-// up within startLimit, because it hangs or fails again and again, stops renewing, so that the cluster does without the host.
+// renewWhileStarting renews the lease of a host that was a node before while its agent starts: its pods and its programs in the
+// kernel keep working, and on a busy host loading new programs can take longer than the lease holds. An agent that does not
+// come up within startLimit, because it hangs or fails again and again, stops renewing, so that the cluster counts the host as
+// down.
 func (m *membership) renewWhileStarting(ctx context.Context, group *errgroup.Group) error {
 	mark := filepath.Join(m.cfg.RunDir, "starting")
 	left, err := startTime(mark)
@@ -48,8 +49,7 @@ func (m *membership) renewWhileStarting(ctx context.Context, group *errgroup.Gro
 	return nil
 }
 
-// startTime is how much of startLimit is left of the starts since the agent was up last. The file at path says when the first
-// of them began.
+// startTime is how much of startLimit remains. The file at path says when the first start since the agent was last up began.
 func startTime(path string) (left time.Duration, err error) {
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -16,8 +16,8 @@ import (
 	"github.com/skep-io/skep/dataplane/podnet"
 )
 
-// uplinkNames are the interfaces that packets from outside arrive at. One that was found stays for as long as it exists: routes
-// come and go with every lease that is renewed.
+// uplinkNames are the interfaces that packets from outside arrive at. An interface that was found stays in the list while it
+// exists: routes disappear and return with every DHCP renewal.
 func (p *dataPlane) uplinkNames() ([]string, error) {
 	if len(p.cfg.Uplinks) > 0 {
 		return p.cfg.Uplinks, nil
@@ -28,15 +28,15 @@ func (p *dataPlane) uplinkNames() ([]string, error) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return union(found, slices.DeleteFunc(slices.Clone(p.uplinks), isGone)), nil
+	return union(found, slices.DeleteFunc(slices.Clone(p.uplinks), isMissing)), nil
 }
 
-func isGone(name string) bool {
+func isMissing(name string) bool {
 	_, err := netlink.LinkByName(name)
 	return err != nil
 }
 
-// followUplinks looks at the interfaces again.
+// followUplinks finds the uplinks again and attaches programs to new ones.
 func (p *dataPlane) followUplinks() error {
 	names, err := p.uplinkNames()
 	if err != nil {
@@ -53,19 +53,19 @@ func (p *dataPlane) followUplinks() error {
 	return nil
 }
 
-// uplinksChanged follows overlays that come and go.
+// uplinksChanged attaches programs to overlays as these are added and removed.
 func (p *dataPlane) uplinksChanged(names []string) {
 	p.mu.Lock()
 	path, uplinks := p.path, p.uplinks
 	p.mu.Unlock()
 	if path == nil {
-		return // it is opened with what there is then
+		return // it is opened with the uplinks of then
 	}
 	if err := path.SetUplinks(pathInterfaces(union(uplinks, names))); err != nil {
 		slog.Error("programs for pods' packets are not attached to all interfaces", "uplinks", names, "err", err)
 		return
 	}
-	if err := p.flows.SetOverlays(p.network.Overlays()); err != nil { // once answers through them are translated back
+	if err := p.flows.SetOverlays(p.network.Overlays()); err != nil { // only once replies through them are translated back
 		slog.Error("SNAT to pods behind an overlay does not work", "uplinks", names, "err", err)
 	}
 }
@@ -92,7 +92,7 @@ const (
 	someFailed    = "SomeUplinksFailed"
 )
 
-// outsideCondition says what became of the uplinks. One that works is enough for True.
+// outsideCondition reports the state of the uplinks. One that works is enough for True.
 func outsideCondition(uplinks []flow.Uplink) corev1.NodeCondition {
 	const outside = "services are not served to clients outside (node ports, external and load-balancer addresses) "
 	var works, fails []string
@@ -117,7 +117,7 @@ func outsideCondition(uplinks []flow.Uplink) corev1.NodeCondition {
 	return c
 }
 
-// onEthernet leaves out what is gone, and what has no Ethernet headers: programs would not understand its packets.
+// onEthernet omits interfaces that are missing, and those without Ethernet headers: programs could not parse their packets.
 func onEthernet(names []string) []string {
 	return slices.DeleteFunc(slices.Clone(names), func(name string) bool {
 		link, err := netlink.LinkByName(name)
@@ -125,8 +125,8 @@ func onEthernet(names []string) []string {
 	})
 }
 
-// pathInterfaces are those of the uplinks, and of the host's other interfaces, that packets of pods can be recognised at. What a
-// bridge or a bond gets from its members arrives at the bridge or bond.
+// pathInterfaces are the uplinks, and the host's other interfaces, at which pods' packets can be recognised. Members of a bridge
+// or bond are left out: their packets arrive at the bridge or bond.
 func pathInterfaces(uplinks []string) (fit, others []string) {
 	links, err := netlink.LinkList()
 	if err != nil {
@@ -153,7 +153,7 @@ func findUplinks(nodeIPs []netip.Addr) (names []string, err error) {
 	return names, nil
 }
 
-// union keeps the order of the first list.
+// union is a and what only b has, in their order.
 func union(a, b []string) []string {
 	all := slices.Clone(a)
 	for _, s := range b {

@@ -14,7 +14,7 @@ import (
 	"github.com/skep-io/skep/dataplane/sockets"
 )
 
-// clusterWatch brings what the cluster says of services and nodes to the data plane.
+// clusterWatch watches services and nodes, and updates the data plane.
 type clusterWatch struct {
 	cfg        Config
 	membership *membership
@@ -51,7 +51,7 @@ func (w *clusterWatch) start(ctx context.Context, group *errgroup.Group) (err er
 
 func (w *clusterWatch) stop() {}
 
-// observeSelf lets the node know what the cluster thinks of it.
+// observeSelf passes changes of the Node object to the node.
 func (w *clusterWatch) observeSelf() error {
 	observe := func(obj any) {
 		if n, ok := obj.(*corev1.Node); ok {
@@ -64,7 +64,7 @@ func (w *clusterWatch) observeSelf() error {
 	return err
 }
 
-// sweptPlane has sockets closed that a node which went down leaves behind.
+// sweptPlane has sockets closed whose backend is on a node that went down.
 type sweptPlane struct {
 	*service.Plane
 	sweeper *sockets.Sweeper
