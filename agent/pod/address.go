@@ -7,9 +7,8 @@ import (
 	"github.com/skep-io/skep/agent/pod/life"
 )
 
-// address is the pod's place in the node's service maps. Its methods are called
-// from any goroutine: an exit withdraws the address before anything else is done
-// about it.
+// address is the pod's place in the node's service maps. Its methods are called from any goroutine:
+// an exit withdraws the address before anything else happens.
 type address struct {
 	mu sync.Mutex
 	// addrs are the pod's own; none on the node's network, or before it has one.
@@ -29,7 +28,8 @@ func (a *address) withdraw(plane Plane) {
 	}
 }
 
-// restore lets the address back in, when the pod is ready again or no more.
+// restore puts the address back when the pod is ready again, or drops the withdrawal when the pod
+// has ended.
 func (a *address) restore() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -39,8 +39,8 @@ func (a *address) restore() {
 	a.withdrawn = nil
 }
 
-// withdrawFor removes the pod from the service maps for one of its containers,
-// if that is one which stays.
+// withdrawFor removes the pod from the service maps because of one of its containers, unless that
+// is an init container.
 func (w *worker) withdrawFor(container string) {
 	for i := range w.ref.Spec.InitContainers {
 		if c := &w.ref.Spec.InitContainers[i]; c.Name == container && !isSidecar(w.ref, c) {
@@ -50,7 +50,7 @@ func (w *worker) withdrawFor(container string) {
 	w.address.withdraw(w.pods.cfg.Plane)
 }
 
-// setAddrs names the pod's own addresses.
+// setAddrs sets the pod's own addresses.
 func (w *worker) setAddrs(addrs []netip.Addr) {
 	w.address.mu.Lock()
 	w.address.addrs = addrs

@@ -12,7 +12,7 @@ import (
 // rejection is why this node does not run a pod, in kubelet's words.
 type rejection struct{ reason, message string }
 
-// admission judges the pod before anything of it is made, and returns the first reason to reject it, or nil.
+// admission checks the pod before anything is created for it, and returns the first reason to reject it, or nil.
 func (p *Pods) admission(pod *corev1.Pod) *rejection {
 	for _, judge := range []func(*corev1.Pod) *rejection{p.admitPressed, admitSystem, p.admitSysctls, p.admitAppArmor, p.admitHostPorts} {
 		if r := judge(pod); r != nil {
@@ -47,8 +47,8 @@ func (p *Pods) admitSysctls(pod *corev1.Pod) *rejection {
 	return nil
 }
 
-// admitHostPorts keeps new pods from the ports of the node's own programs. One that runs has its ports already, as far as they are
-// free.
+// admitHostPorts rejects new pods that want a port of the node's own programs. A pod that runs has its ports already, as far as
+// they are free.
 func (p *Pods) admitHostPorts(pod *corev1.Pod) *rejection {
 	if len(pod.Status.ContainerStatuses) > 0 {
 		return nil

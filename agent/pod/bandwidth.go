@@ -9,20 +9,20 @@ import (
 	"github.com/skep-io/skep/dataplane/podnet"
 )
 
-// What Kubernetes calls them; values are bits per second.
+// The annotations of Kubernetes; values are bits per second.
 const (
 	ingressBandwidth = "kubernetes.io/ingress-bandwidth"
 	egressBandwidth  = "kubernetes.io/egress-bandwidth"
 )
 
-// What makes sense, as Kubernetes has it.
+// The range that Kubernetes accepts.
 var (
 	minBandwidth = resource.MustParse("1k")
 	maxBandwidth = resource.MustParse("1P")
 )
 
-// bandwidth reads a pod's limits from its annotations. One that makes no sense is
-// an error, as in Kubernetes: a pod that was to be limited does not run unlimited.
+// bandwidth reads a pod's limits from its annotations. An invalid one is an error, as in
+// Kubernetes: a pod that should be limited does not run unlimited.
 func bandwidth(annotations map[string]string) (podnet.Bandwidth, error) {
 	ingress, err := bitsPerSecond(annotations, ingressBandwidth)
 	egress, err2 := bitsPerSecond(annotations, egressBandwidth)

@@ -10,13 +10,13 @@ import (
 	"github.com/skep-io/skep/dataplane/podnet"
 )
 
-// defaultPatience is how long a step of a pod's start or end may take before it
-// is given up, said, and tried again: as the kubelet's --runtime-request-timeout.
+// defaultPatience is how long a step of a pod's start or end may take before it is given up,
+// reported, and tried again: as the kubelet's --runtime-request-timeout.
 const defaultPatience = 2 * time.Minute
 
-// What the node's kernel does for a pod may hang with it: netlink behind a lock,
-// a mount whose server is gone. Steps of one kind and pod come one after the
-// other, so that what is given up is undone only when it has come back.
+// Calls into the kernel for a pod may hang: netlink behind a lock, a mount whose server does not
+// answer. Steps of one kind and pod run one after the other, so that a step that was given up is
+// undone only after it has returned.
 
 func (p *Pods) attach(ctx context.Context, uid, netns string, limits podnet.Bandwidth) (podnet.Attachment, error) {
 	return bounded.Do(ctx, &p.calls, "network of "+uid, "the pod's network (netlink)", p.cfg.Patience, func() (podnet.Attachment, error) {
@@ -46,7 +46,7 @@ func (p *Pods) setSysctls(ctx context.Context, s runtime.Sandbox, list []runtime
 	})
 }
 
-// release gives back a pod's network, namespaces and volumes, each in its turn.
+// release releases a pod's network, namespaces and volumes, one after the other.
 func (p *Pods) release(ctx context.Context, uid string) error {
 	return errors.Join(
 		bounded.Run(ctx, &p.calls, "network of "+uid, "the end of the pod's network (netlink)", p.cfg.Patience, func() error {
@@ -61,7 +61,7 @@ func (p *Pods) release(ctx context.Context, uid string) error {
 	)
 }
 
-// forget removes what is remembered of a pod.
+// forget removes a pod's records.
 func (p *Pods) forget(ctx context.Context, uid string) error {
 	return bounded.Run(ctx, &p.calls, "volumes of "+uid, "the pod's folder to be removed", p.cfg.Patience, func() error {
 		return p.cfg.Runtime.ForgetPod(uid)

@@ -10,7 +10,7 @@ import (
 	"github.com/skep-io/skep/agent/runtime"
 )
 
-// containers is what a worker asks of package runtime for its containers.
+// containers are the functions of package runtime that a worker uses for its containers.
 type containers interface {
 	ImageExists(ctx context.Context, image string) (bool, error)
 	Image(ctx context.Context, image string) (runtime.Image, error)
@@ -27,15 +27,15 @@ type containers interface {
 	Forget(id string)
 }
 
-// What tasks are called beside probes, which have their kind's name.
+// Names of tasks. A probe's task has the name of its kind.
 const (
 	pullTask      = "pull"
 	preStopTask   = "preStop"
 	postStartTask = "postStart"
 )
 
-// carryOut does what the machine asks for. What takes time is done beside the
-// goroutine, and what it came to posted.
+// carryOut carries out an action of the state machine. What takes time runs in another goroutine,
+// which posts its result.
 func (w *worker) carryOut(action life.Action) {
 	switch a := action.(type) {
 	case life.SetUp:
@@ -101,7 +101,7 @@ func (w *worker) carryOut(action life.Action) {
 	}
 }
 
-// attemptOf is a container as the machine knows it; false of one that was never started.
+// attemptOf converts a container to the state machine's form; false for one that was never started.
 func attemptOf(c runtime.Container) (life.Attempt, bool) {
 	a := life.Attempt{ID: c.ID, Number: c.Attempt, Image: c.Image, ImageID: c.ImageID, User: userStatus(c.User), StartedAt: c.StartedAt}
 	if c.State == runtime.Exited {

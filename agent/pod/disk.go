@@ -14,7 +14,7 @@ import (
 	"github.com/skep-io/skep/agent/usage"
 )
 
-// layerTimeout bounds the question where a container's writable layer is: while it waits, no pod's disk use is measured.
+// layerTimeout bounds the request for the path of a container's writable layer: during it, no pod's disk use is measured.
 const layerTimeout = 10 * time.Second
 
 // layers remembers where containers' writable layers are, by container ID: a layer does not move.
@@ -41,7 +41,7 @@ func (p *Pods) uids() (list []string) {
 	return list
 }
 
-// trees are the folders that use room for a pod.
+// trees are the folders that count as a pod's disk use.
 func (p *Pods) trees(ctx context.Context, uid string) []usage.Tree {
 	w := p.worker(uid)
 	if w == nil {
@@ -69,7 +69,7 @@ func (p *Pods) trees(ctx context.Context, uid string) []usage.Tree {
 	}
 	for _, c := range p.containersOf(uid) { // by attempt: the newest of a name counts
 		if c.State == runtime.Exited {
-			continue // its layer goes within a moment
+			continue // its layer is removed within a moment
 		}
 		path, err := p.layers.of(ctx, rt, c.ID)
 		if err != nil {
@@ -85,8 +85,8 @@ func (p *Pods) trees(ctx context.Context, uid string) []usage.Tree {
 	return list
 }
 
-// countVolume has a new emptyDir counted by the kernel where that can be believed: from a user namespace nobody changes what a file
-// counts for, the owner of a file outside of one does.
+// countVolume has the kernel count a new emptyDir's use if that count is reliable: a process in a user namespace cannot change a
+// file's project, a file's owner outside of one can.
 func (p *Pods) countVolume(pod *corev1.Pod, dir string) {
 	if hostUsers(pod) {
 		return
@@ -118,7 +118,7 @@ func (l *layers) of(ctx context.Context, rt *runtime.Runtime, id string) (string
 	return path, nil
 }
 
-// forget drops what is known of containers that are gone.
+// forget drops the entries of containers that were removed.
 func (l *layers) forget(present []runtime.Container) {
 	here := map[string]bool{}
 	for _, c := range present {

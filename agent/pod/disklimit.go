@@ -11,7 +11,7 @@ import (
 	"github.com/skep-io/skep/agent/usage"
 )
 
-// limitDisk ends a pod that was found to have more on the node's disk than it may.
+// limitDisk evicts a pod that uses more of the node's disk than it may.
 func (p *Pods) limitDisk(uid string, disk usage.Pod) {
 	w := p.worker(uid)
 	if w == nil {
@@ -23,7 +23,7 @@ func (p *Pods) limitDisk(uid string, disk usage.Pod) {
 }
 
 // diskExcess says, in kubelet's words, which of its limits on local storage a pod exceeds; "" if none. Volumes in memory are not
-// looked at: the kernel holds their limits.
+// checked: the kernel enforces their limits.
 func diskExcess(pod *corev1.Pod, disk usage.Pod) string {
 	exceeds := func(used usage.Amount, limit *resource.Quantity) bool {
 		return resource.NewQuantity(int64(used.Bytes), resource.BinarySI).Cmp(*limit) > 0

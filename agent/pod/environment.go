@@ -35,8 +35,8 @@ func (e *environment) set(name, value string) {
 	e.values[name] = value
 }
 
-// expand replaces $(NAME) by a variable's value; $$ stands for $, and a name
-// that is not set stays as it is written.
+// expand replaces $(NAME) by a variable's value; $$ stands for $, and $(NAME) stays as written if
+// the variable is not set.
 func (e *environment) expand(s string) string {
 	if !strings.Contains(s, "$") {
 		return s
@@ -201,14 +201,13 @@ func needsAddress(pod *corev1.Pod, spec *corev1.Container) bool {
 
 type envVar struct{ name, value string }
 
-// masterServices are shown in every namespace.
+// masterServices get variables in every namespace.
 const (
 	masterNamespace = "default"
 	masterService   = "kubernetes"
 )
 
-// serviceVariables describe the services that the pod may use, in the form
-// that containers have known since links.
+// serviceVariables describe the services that the pod may use, in the form of Docker links.
 func (w *worker) serviceVariables(ctx context.Context, pod *corev1.Pod) ([]envVar, error) {
 	if w.pods.cfg.ServicesSynced != nil && !w.pods.cfg.ServicesSynced() {
 		if !cache.WaitForCacheSync(ctx.Done(), w.pods.cfg.ServicesSynced) {
@@ -299,7 +298,7 @@ func withAddresses(pod *corev1.Pod, s *setup, nodeIPs []netip.Addr) *corev1.Pod 
 				placed.Status.PodIPs = append(placed.Status.PodIPs, corev1.PodIP(ip))
 			}
 		}
-	default: // nobody asked for it (needsAddress)
+	default: // no variable needs it (needsAddress)
 	}
 	if len(placed.Status.PodIPs) > 0 {
 		placed.Status.PodIP = placed.Status.PodIPs[0].IP

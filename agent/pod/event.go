@@ -8,17 +8,17 @@ import (
 	"github.com/skep-io/skep/agent/pod/life"
 )
 
-// event is about the pod as a whole.
+// event writes an event about the pod as a whole.
 func (w *worker) event(kind, reason, format string, args ...any) {
 	w.containerEvent("", kind, reason, format, args...)
 }
 
-// containerEvent names the container by its field in the specification.
+// containerEvent writes an event about a container, named by its field in the specification.
 func (w *worker) containerEvent(name, kind, reason, format string, args ...any) {
 	w.pods.cfg.Recorder.Eventf(w.reference(name), kind, reason, format, args...)
 }
 
-// report is an event that the machine asks for.
+// report writes an event that the state machine asks for.
 func (w *worker) report(r life.Report) {
 	if r.Annotations == nil {
 		w.containerEvent(r.Container, r.Type, r.Reason, "%s", r.Message)

@@ -19,7 +19,7 @@ import (
 	"github.com/skep-io/skep/durable"
 )
 
-// ReasonEvicted is the reason of pods that the node ended, or rejected, for want of something.
+// ReasonEvicted is the reason of pods that the node ended, or rejected, because it was short of a resource.
 const ReasonEvicted = "Evicted"
 
 // Eviction is why and how the node ends a pod by itself.
@@ -29,17 +29,17 @@ type Eviction struct {
 	Annotations map[string]string `json:"annotations,omitempty"`
 	// GracePeriod replaces the pod's, in seconds.
 	GracePeriod int64 `json:"gracePeriod"`
-	// Disrupted gives the pod the condition DisruptionTarget: it goes for the node's sake, not for what it did itself.
+	// Disrupted gives the pod the condition DisruptionTarget: it is ended for the node's sake, not for what it did itself.
 	Disrupted bool `json:"disrupted,omitempty"`
 }
 
-// ImmediateGracePeriod is how long kubelet gives pods that have to go at once, in seconds.
+// ImmediateGracePeriod is kubelet's grace period of pods that it evicts at once, in seconds.
 const ImmediateGracePeriod = 1
 
-// Evict ends a pod, which has failed from then on: its containers end within the grace period, and what it holds of the node is
-// given back. It returns before that (see Released), and as soon as the decision will outlive the agent, or at least has been
-// made. It says false of pods that are not here, that have ended or are evicted already, and of those that the cluster itself
-// depends on.
+// Evict ends a pod, which counts as failed from then on: its containers end within the grace period, and its resources are
+// released. It returns before that (see Released), as soon as the decision is recorded on disk, or recording has failed. It
+// returns false for pods that are not on this node, that have ended or are evicted already, and for those that the cluster
+// itself depends on.
 func (p *Pods) Evict(uid types.UID, e Eviction) bool {
 	w := p.worker(string(uid))
 	if w == nil || isCritical(w.ref) {
@@ -59,13 +59,13 @@ func (p *Pods) Evict(uid types.UID, e Eviction) bool {
 	return true
 }
 
-// Released says whether nothing of a pod runs on this node any more and what it held has been given back.
+// Released says whether a pod has ended on this node and its resources are released.
 func (p *Pods) Released(uid types.UID) bool {
 	w := p.worker(string(uid))
 	return w == nil || w.released.Load()
 }
 
-// eviction is the decision, made now or by an agent before this one.
+// eviction is the event of the decision, made now or by an earlier agent.
 func (w *worker) eviction(e Eviction) life.Event {
 	grace := time.Duration(max(e.GracePeriod, 1)) * time.Second
 	w.log().Warn("pod evicted", "message", e.Message, "grace", grace)
@@ -112,7 +112,7 @@ func readEviction(path string) (e Eviction, err error) {
 	return e, nil
 }
 
-// admitPressed rejects pods that a node short of something must not run. One that has begun stays: it ran before.
+// admitPressed rejects new pods that a node short of a resource must not run. A pod that has begun stays.
 func (p *Pods) admitPressed(pod *corev1.Pod) *rejection {
 	if p.cfg.Pressure == nil {
 		return nil

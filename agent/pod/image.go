@@ -71,8 +71,8 @@ func (w *worker) pull(ctx context.Context, pod *corev1.Pod, spec *corev1.Contain
 	return life.ImagePresent{Container: spec.Name}
 }
 
-// pullCredentials reads the pod's image pull secrets. One that cannot be had
-// is reported and left out: the registry may not ask for it.
+// pullCredentials reads the pod's image pull secrets. A secret that cannot be read is reported and
+// omitted: the registry may not need it.
 func (w *worker) pullCredentials(ctx context.Context, pod *corev1.Pod) runtime.Credentials {
 	var list runtime.Credentials
 	var missing []string

@@ -8,7 +8,7 @@ import (
 	"github.com/skep-io/skep/agent/runtime"
 )
 
-// users are the IDs that the pod has for itself; 0 for one in the node's user namespace.
+// users are the pod's own IDs; 0 for a pod in the node's user namespace.
 func (w *worker) users(pod *corev1.Pod) (runtime.Users, error) {
 	if err := w.usersRefused(pod); err != nil || hostUsers(pod) {
 		return 0, err
@@ -16,7 +16,8 @@ func (w *worker) users(pod *corev1.Pod) (runtime.Users, error) {
 	return w.pods.cfg.Runtime.AllocateUsers(w.uid)
 }
 
-// usersRefused says why the pod cannot have the IDs of its own that it asks for. It never runs with the node's instead.
+// usersRefused says why the pod cannot have the IDs of its own that it asks for. The pod never runs with the node's IDs
+// instead.
 func (w *worker) usersRefused(pod *corev1.Pod) error {
 	switch {
 	case hostUsers(pod):

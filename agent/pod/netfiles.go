@@ -13,7 +13,7 @@ import (
 	"github.com/skep-io/skep/agent/pod/life"
 )
 
-// networkFile is where one of the pod's files in /etc lies on the node.
+// networkFile is the path on the node of one of the pod's files in /etc.
 func (w *worker) networkFile(name string) string {
 	return filepath.Join(w.pods.cfg.Runtime.EtcDir(w.uid), name)
 }
@@ -38,8 +38,8 @@ func (w *worker) writeNetworkFiles(pod *corev1.Pod) error {
 			return err
 		}
 	}
-	// The address is known a little later than the container is made; the
-	// file must exist for its mount, and is filled in before the start.
+	// The pod's address is assigned after the container is created; the file must exist for its
+	// mount, and is filled in before the start.
 	return writeOnce(w.networkFile("hosts"), "")
 }
 
@@ -117,7 +117,7 @@ type resolver struct {
 	options           []corev1.PodDNSConfigOption
 }
 
-// What resolvers accept; more would be cut off silently.
+// Limits of resolvers, which silently ignore more.
 const (
 	maxServers  = 3
 	maxSearches = 32
@@ -198,7 +198,7 @@ func nodeResolver(path string) (resolver, error) {
 	return r, nil
 }
 
-// merge adds the pod's own wishes; its options replace those of the same name.
+// merge adds the pod's own settings; its options replace those of the same name.
 func (r *resolver) merge(d *corev1.PodDNSConfig) {
 	r.servers = appendNew(r.servers, d.Nameservers)
 	r.searches = appendNew(r.searches, d.Searches)

@@ -14,8 +14,8 @@ import (
 	"k8s.io/client-go/tools/cache"
 )
 
-// objects watches exactly the ConfigMaps and Secrets that pods of this node
-// use, one watch an object however many pods share it.
+// objects watches exactly the ConfigMaps and Secrets that pods of this node use, with one watch per
+// object, however many pods share it.
 type objects struct {
 	client  kubernetes.Interface
 	changed func(podUIDs []string)
@@ -51,7 +51,7 @@ func (o *objects) run(ctx context.Context) {
 
 func (o *objects) wait() { o.done.Wait() }
 
-// use watches what the pod names, and nothing that it named before only.
+// use watches the objects that the pod names, and ends watches of those that it no longer names.
 func (o *objects) use(pod *corev1.Pod) {
 	want := references(pod)
 	uid := string(pod.UID)
@@ -166,8 +166,7 @@ func (o *objects) get(key objectKey) (obj any, watched bool, err error) {
 	o.mu.Lock()
 	w := o.watched[key]
 	o.mu.Unlock()
-	// A watch that has just begun knows nothing yet; asking is quicker than
-	// waiting for it.
+	// A watch that has just begun has no object yet; a request is quicker than waiting for it.
 	if w == nil || !w.informer.HasSynced() {
 		return nil, false, nil
 	}

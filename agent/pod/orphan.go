@@ -13,8 +13,8 @@ import (
 	"github.com/skep-io/skep/backoff"
 )
 
-// removeOrphans removes what belongs to pods that the API server no longer
-// knows: deleted while the agent was away, or before it crashed.
+// removeOrphans removes the containers and folders of pods that the API server no longer has:
+// deleted while the agent was not running, or before it crashed.
 func (p *Pods) removeOrphans() {
 	known := map[string]bool{}
 	for _, obj := range p.informer.GetStore().List() {
@@ -39,10 +39,11 @@ func (p *Pods) removeOrphans() {
 	}
 }
 
-// orphanGrace is for containers whose pod, and so its grace period, is gone.
+// orphanGrace is the grace period of containers whose pod object, with its own grace period, was
+// deleted.
 const orphanGrace = 10 * time.Second
 
-// removeOrphan removes what there is of a pod, and tries until it has succeeded.
+// removeOrphan removes everything of a pod, and retries until that has succeeded.
 func (p *Pods) removeOrphan(uid string) {
 	remove := backoff.Retry{
 		First: time.Second, Last: 30 * time.Second, Level: slog.LevelError, Attrs: []any{"uid", uid},

@@ -36,21 +36,20 @@ type Network interface {
 	Attachments() map[string]podnet.Attachment
 }
 
-// Plane is the part of the service data plane that must learn of a failure
-// before the API server does.
+// Plane is the part of the service data plane that is updated on a failure before the API server is.
 type Plane interface {
 	WithdrawAddress(addr netip.Addr) (restored func())
 }
 
-// HostPorts leads ports of the host to pods.
+// HostPorts forwards ports of the host to pods.
 type HostPorts interface {
 	SetHostPorts(pod *corev1.Pod, addrs []netip.Addr)
 	DeleteHostPorts(pod *corev1.Pod)
-	// HostPortTaken names a port of the pod's that the node's own programs serve; "" if there is none.
+	// HostPortTaken names a host port of the pod that the node's own programs serve; "" if there is none.
 	HostPortTaken(pod *corev1.Pod) string
 }
 
-// Config is all that pods need of their node.
+// Config is what pods need of their node.
 type Config struct {
 	Client    kubernetes.Interface
 	NodeName  string
@@ -60,12 +59,11 @@ type Config struct {
 	Plane     Plane
 	Endpoints Endpoints
 	HostPorts HostPorts
-	// Adopted is called when the pods that were here before have their host ports again.
+	// Adopted is called when adopted pods have their host ports again.
 	Adopted  func()
 	Recorder record.EventRecorder
 
-	// Services of the cluster, for environment variables. Pods start once
-	// ServicesSynced says that they are known.
+	// Services of the cluster, for environment variables. Pods start once ServicesSynced is true.
 	Services       corelisters.ServiceLister
 	ServicesSynced cache.InformerSynced
 
@@ -73,7 +71,7 @@ type Config struct {
 	ClusterDomain string
 	// Allocatable is what unset limits show as in the downward API.
 	Allocatable func() corev1.ResourceList
-	// MemoryCapacity is the node's, in bytes; 0 if nobody knows.
+	// MemoryCapacity is the node's, in bytes; 0 if unknown.
 	MemoryCapacity int64
 	// Pressure is what the node is short of, as conditions of its Node object; optional.
 	Pressure     func() []corev1.NodeConditionType
@@ -82,14 +80,13 @@ type Config struct {
 	// MaxBackOff bounds the wait between restarts and between pulls; five
 	// minutes when 0.
 	MaxBackOff time.Duration
-	// DiskInterval is the least time between measurements of a pod's disk use; 5 s when 0.
+	// DiskInterval is the minimum time between measurements of a pod's disk use; 5 s when 0.
 	DiskInterval time.Duration
-	// Patience is how long a step of a pod's start or end that hangs is waited
-	// for; two minutes when 0.
+	// Patience is the time limit of a step of a pod's start or end; two minutes when 0.
 	Patience time.Duration
 }
 
-// Pods is every pod of the node.
+// Pods are all pods of the node.
 type Pods struct {
 	cfg      Config
 	objects  *objects
@@ -103,11 +100,11 @@ type Pods struct {
 	mu      sync.Mutex
 	workers map[string]*worker // by pod UID
 	ctx     context.Context    // of Run
-	begun   chan struct{}      // closed when there is ctx
+	begun   chan struct{}      // closed when ctx is set
 	done    sync.WaitGroup
 }
 
-// New prepares the pods of a node; nothing happens before Run.
+// New returns the pods of a node; nothing runs before Run.
 func New(cfg Config) *Pods {
 	if cfg.MaxBackOff == 0 {
 		cfg.MaxBackOff = 5 * time.Minute
@@ -142,7 +139,7 @@ func podsOf(client kubernetes.Interface, node string) cache.ListerWatcher {
 	}, client)
 }
 
-// Run follows the API server until ctx ends. Pods run on without it.
+// Run follows the API server until ctx ends. Pods keep running after it.
 func (p *Pods) Run(ctx context.Context) error {
 	p.mu.Lock()
 	p.ctx = ctx
@@ -174,8 +171,8 @@ func (p *Pods) Run(ctx context.Context) error {
 	return nil
 }
 
-// Leave ends every pod in order, as if the API server had deleted it: the node was removed from the cluster, whose word about pods it
-// no longer hears. It returns at once, or when Run has begun.
+// Leave ends every pod in order, as if the API server had deleted it: the node was removed from the cluster, and receives no changes
+// of pods any more. It returns at once, or when Run has begun.
 func (p *Pods) Leave() {
 	<-p.begun
 	p.mu.Lock()
@@ -187,7 +184,7 @@ func (p *Pods) Leave() {
 	p.removeOrphans()
 }
 
-// HasSynced says whether the API server's pods are known.
+// HasSynced says whether the list of the API server's pods is complete.
 func (p *Pods) HasSynced() bool { return p.informer.HasSynced() }
 
 func (p *Pods) podChanged(pod *corev1.Pod) {
@@ -197,7 +194,7 @@ func (p *Pods) podChanged(pod *corev1.Pod) {
 	w, ok := p.workers[uid]
 	if !ok {
 		if isTerminal(pod) && pod.DeletionTimestamp == nil && len(p.containersOf(uid)) == 0 {
-			return // finished long ago; nothing of it is here
+			return // finished earlier; nothing of it is on this node
 		}
 		p.shareBurstable()
 		w = newWorker(p, pod)
@@ -258,8 +255,7 @@ func (p *Pods) containersOf(uid string) []runtime.Container {
 	return list
 }
 
-// containerExited runs before anything else is done about an exit: first the
-// address leaves the service maps, then the worker hears of it.
+// containerExited is the first reaction to an exit: it removes the address from the service maps, then notifies the worker.
 func (p *Pods) containerExited(c runtime.Container) {
 	w := p.worker(c.PodUID)
 	if w == nil {
@@ -298,7 +294,7 @@ func (p *Pods) Find(namespace, name, container string) (runtime.Container, *core
 	return newest, pod, nil
 }
 
-// PodState is a pod with what runs of it.
+// PodState is a pod with its containers on this node.
 type PodState struct {
 	Pod        *corev1.Pod // shared: do not change
 	Status     corev1.PodStatus

@@ -30,7 +30,7 @@ func (w *worker) watchProbe(a life.WatchProbe) {
 				return
 			}
 			if kind == probe.Readiness && !r.OK {
-				w.withdrawFor(spec.Name) // before anyone else hears of it
+				w.withdrawFor(spec.Name) // before the worker and the API server are notified
 			}
 			w.post(life.Probed{Container: spec.Name, ID: id, Kind: a.Kind, OK: r.OK})
 		})
@@ -115,7 +115,7 @@ func (w *worker) runHook(ctx context.Context, spec *corev1.Container, id string,
 	return errors.New("the hook has no handler that is supported: exec, httpGet or sleep")
 }
 
-// sharedWriter combines a command's two outputs, which are copied at once, into one.
+// sharedWriter combines a command's two outputs, which are copied concurrently, into one.
 type sharedWriter struct {
 	mu sync.Mutex
 	to io.Writer

@@ -16,7 +16,7 @@ const (
 	minQuota    = 1000
 )
 
-// quotaOf is 0, which is none, for no CPU.
+// quotaOf returns 0, which means no limit, for no CPU.
 func quotaOf(milliCPU int64) int64 {
 	if milliCPU <= 0 {
 		return 0
@@ -40,8 +40,8 @@ func (w *worker) resources(pod *corev1.Pod, spec *corev1.Container) runtime.Reso
 	return res
 }
 
-// podLimits are what the containers of a pod may use together: the sum of what each may use, if each has a limit, or what the pod
-// itself says (kubelet's ResourceConfigForPod). pids is the node's limit of processes of a pod.
+// podLimits are what the containers of a pod may use together: the sum of their limits, if each has one, or the pod's own limits
+// (kubelet's ResourceConfigForPod). pids is the node's limit of processes per pod.
 func podLimits(pod *corev1.Pod, pids int64) cgroup.Limits {
 	limits := cgroup.Limits{CPUShares: cgroup.MinShares, Pids: pids}
 	class := qosClass(pod)
@@ -59,13 +59,13 @@ func podLimits(pod *corev1.Pod, pids int64) cgroup.Limits {
 	return limits
 }
 
-// requestedCPU is all that the pod requests, in thousandths.
+// requestedCPU is the pod's CPU request, in thousandths.
 func requestedCPU(pod *corev1.Pod) int64 {
 	requests := resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{})
 	return requests.Cpu().MilliValue()
 }
 
-// allLimited says whether nothing in the pod may use a resource without a limit.
+// allLimited says whether every container of the pod has a limit of the resource.
 func allLimited(pod *corev1.Pod, name corev1.ResourceName) bool {
 	if pod.Spec.Resources != nil {
 		if limit := pod.Spec.Resources.Limits[name]; !limit.IsZero() {
@@ -82,7 +82,7 @@ func allLimited(pod *corev1.Pod, name corev1.ResourceName) bool {
 	return true
 }
 
-// shareBurstable gives the burstable pods together the CPU time that they request.
+// shareBurstable sets the CPU shares of all burstable pods together to the sum of their requests.
 func (p *Pods) shareBurstable() {
 	var milli int64
 	for _, obj := range p.informer.GetStore().List() {
@@ -95,7 +95,7 @@ func (p *Pods) shareBurstable() {
 	}
 }
 
-// What kubelet gives the ends of the scale; the agent, containerd and shims stand above it (-999, -998).
+// kubelet's scores at the ends of the scale; the agent, containerd and shims have lower ones (-999, -998), and are killed later.
 const (
 	oomGuaranteed = -997
 	oomBestEffort = 1000
@@ -116,7 +116,7 @@ func oomScore(pod *corev1.Pod, spec *corev1.Container, capacity int64) int {
 	if capacity <= 0 {
 		return oomBestEffort - 1
 	}
-	// What the pod requests beyond its containers is shared by them evenly.
+	// What the pod requests beyond its containers' requests is divided evenly among them.
 	var extra int64
 	if resourcehelper.IsPodLevelRequestsSet(pod) {
 		sum := resourcehelper.AggregateContainerRequests(pod, resourcehelper.PodResourcesOptions{})
@@ -158,7 +158,7 @@ func isSidecar(pod *corev1.Pod, spec *corev1.Container) bool {
 	return false
 }
 
-// qosClass is what the API server found, which is final, or follows from requests and limits.
+// qosClass is the class that the API server set, which is final, or follows from requests and limits.
 func qosClass(pod *corev1.Pod) corev1.PodQOSClass {
 	if pod.Status.QOSClass != "" {
 		return pod.Status.QOSClass

@@ -13,8 +13,8 @@ import (
 // Reasons of events about a pod's security.
 const reasonSELinux = "SELinuxNotEnforced"
 
-// security merges the pod's and the container's security contexts; the
-// container's wins. What this node cannot give is an error: nothing of it is left out.
+// security merges the pod's and the container's security contexts; the container's wins. A setting that this node does not
+// support is an error: none is ignored.
 func security(pod *corev1.Pod, spec *corev1.Container) (runtime.Security, error) {
 	s := runtime.Security{AllowPrivilegeEscalation: true, AppArmor: appArmor(pod, spec)}
 	p, c := pod.Spec.SecurityContext, spec.SecurityContext
@@ -59,7 +59,7 @@ func security(pod *corev1.Pod, spec *corev1.Container) (runtime.Security, error)
 	return s, err
 }
 
-// confinement is the container's security, if this node can give it.
+// confinement is the container's security, or an error if this node does not support it.
 func (w *worker) confinement(pod *corev1.Pod, spec *corev1.Container) (runtime.Security, error) {
 	s, err := security(pod, spec)
 	if err == nil {
@@ -68,7 +68,7 @@ func (w *worker) confinement(pod *corev1.Pod, spec *corev1.Container) (runtime.S
 	return s, err
 }
 
-// firstSet is the container's value, else the pod's.
+// firstSet is the container's value if set, else the pod's.
 func firstSet[T any](container, pod *T) *T {
 	if container != nil {
 		return container
@@ -92,7 +92,8 @@ func seccomp(p *corev1.SeccompProfile) (runtime.Profile, error) {
 	return runtime.Profile{Kind: runtime.Localhost, Name: *p.LocalhostProfile}, nil
 }
 
-// unmasked says whether the container sees all of /proc. Only in a user namespace of the pod's own is that no way out of it.
+// unmasked says whether the container sees all of /proc. A container could escape through it unless the pod has its own user
+// namespace.
 func unmasked(pod *corev1.Pod, mount *corev1.ProcMountType) (bool, error) {
 	switch {
 	case mount == nil || *mount == corev1.DefaultProcMount:
@@ -105,7 +106,7 @@ func unmasked(pod *corev1.Pod, mount *corev1.ProcMountType) (bool, error) {
 	return true, nil
 }
 
-// appArmorProfile is the container's, from its field, the pod's annotation of old, or the pod's field; nil if none is asked for.
+// appArmorProfile is the container's, from its field, the pod's old annotation, or the pod's field; nil if none is set.
 func appArmorProfile(pod *corev1.Pod, spec *corev1.Container) *corev1.AppArmorProfile {
 	if spec.SecurityContext != nil && spec.SecurityContext.AppArmorProfile != nil {
 		return spec.SecurityContext.AppArmorProfile
@@ -139,7 +140,8 @@ func appArmor(pod *corev1.Pod, spec *corev1.Container) runtime.Profile {
 	return runtime.Profile{Kind: runtime.Localhost} // a name that no profile has
 }
 
-// appArmorRejection judges, in kubelet's words, a pod that asks for AppArmor on a host that has it or, as absent says, has not.
+// appArmorRejection rejects, in kubelet's words, a pod whose AppArmor profile this host cannot enforce; absent says why the
+// host has no AppArmor, nil if it has.
 func appArmorRejection(pod *corev1.Pod, absent error) *rejection {
 	if pod.Status.Phase != corev1.PodPending && pod.Status.Phase != "" {
 		return nil // it runs, or is over
@@ -160,8 +162,8 @@ func appArmorRejection(pod *corev1.Pod, absent error) *rejection {
 	return nil
 }
 
-// checkSELinux says that the labels of a container have no effect on a host without SELinux, where they have none with kubelet
-// and containerd either, and refuses them on one that has it: the agent sets no labels.
+// checkSELinux reports that a container's labels have no effect on a host without SELinux, as with kubelet and containerd, and
+// refuses them on a host with SELinux: the agent sets no labels.
 func (w *worker) checkSELinux(pod *corev1.Pod, spec *corev1.Container) error {
 	var options *corev1.SELinuxOptions
 	if spec.SecurityContext != nil {

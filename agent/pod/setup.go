@@ -13,24 +13,24 @@ import (
 	"github.com/skep-io/skep/agent/runtime"
 )
 
-// Reasons of events about what a pod stands on.
+// Reasons of events about a pod's setup.
 const (
 	reasonFailedSandbox = "FailedCreatePodSandBox"
 	reasonFailedMount   = "FailedMount"
 )
 
-// setup is the ground that a pod's containers stand on. Its parts are made
-// side by side and waited for one by one: a container is created as soon as
-// the namespaces and volumes are there, and started when the network is.
+// setup is what a pod's containers need: namespaces, network and volumes. These are made in
+// parallel and waited for one by one: a container is created as soon as the namespaces and volumes
+// are there, and started when the network is.
 type setup struct {
 	namespaces stage
 	volumes    stage
 	network    stage
 
-	ctx     context.Context    // of what makes it
-	giveUp  context.CancelFunc // ends that: the pod is to go
+	ctx     context.Context    // of the goroutines that make it
+	giveUp  context.CancelFunc // ends ctx: the pod is to be removed
 	sandbox runtime.Sandbox
-	paths   map[string]string // volume name -> where it lies
+	paths   map[string]string // volume name -> path on the node
 	addrs   []netip.Addr      // none on the node's network
 }
 
@@ -55,8 +55,7 @@ func (s *stage) wait(ctx context.Context) error {
 	}
 }
 
-// setUp begins the setup. Everything in it finds what an earlier one, or an
-// earlier agent, made.
+// setUp begins the setup. Each part reuses what an earlier setup, or an earlier agent, made.
 func (w *worker) setUp() {
 	if w.setup != nil {
 		w.setup.giveUp()
@@ -87,7 +86,7 @@ func (w *worker) setUpNamespaces(s *setup, pod *corev1.Pod) {
 		QOS: qosClass(pod), Limits: podLimits(pod, w.pods.cfg.PodPidsLimit),
 	})
 	if sandbox.fresh {
-		// After a reboot the address may be another; the files are made anew.
+		// After a reboot the address may be another; the files are written again.
 		_ = os.RemoveAll(w.pods.cfg.Runtime.PodDir(w.uid) + "/etc")
 	}
 	s.sandbox = sandbox.Sandbox
@@ -100,14 +99,14 @@ func (w *worker) setUpNamespaces(s *setup, pod *corev1.Pod) {
 		err = w.attach(s, pod, sandbox.NetNS)
 	}
 	if err == nil {
-		// Only now: some are of the pod's interface. No process of the pod has begun yet.
+		// Not earlier: some need the pod's interface. No process of the pod has started yet.
 		err = w.pods.setSysctls(s.ctx, s.sandbox, sysctls(spec))
 	}
 	s.network.finish(err)
 }
 
-// attach connects the pod. A bandwidth that the kernel cannot limit is reported and
-// no reason to keep the pod from running; one that makes no sense is.
+// attach connects the pod. A bandwidth limit that the kernel cannot enforce is only reported; an
+// invalid one keeps the pod from running.
 func (w *worker) attach(s *setup, pod *corev1.Pod, netns string) error {
 	limits, err := bandwidth(pod.Annotations)
 	if err != nil {
@@ -134,8 +133,8 @@ func (w *worker) setUpVolumes(s *setup, pod *corev1.Pod) {
 	s.volumes.finish(err)
 }
 
-// setupResult says what the finished setup came to. Containers that waited for a
-// failed one give up by themselves.
+// setupResult is the result of the finished setup. Containers that wait for a part that failed give
+// up by themselves.
 func (w *worker) setupResult(s *setup) life.Event {
 	if s.network.err == nil && s.volumes.err == nil {
 		return life.SetupReady{}

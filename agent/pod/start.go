@@ -13,8 +13,8 @@ import (
 	"github.com/skep-io/skep/agent/volume"
 )
 
-// create makes a container of an image that is there: its root file system, then,
-// as soon as the pod's namespaces and volumes exist, the container.
+// create creates a container whose image is present: its root file system, then, as soon as the
+// pod's namespaces and volumes exist, the container.
 func (w *worker) create(ctx context.Context, pod *corev1.Pod, spec *corev1.Container, s *setup, attempt int) life.Event {
 	prepared, err := w.runtime.Prepare(ctx, w.uid, spec.Image)
 	if err != nil {
@@ -36,8 +36,8 @@ func (w *worker) create(ctx context.Context, pod *corev1.Pod, spec *corev1.Conta
 	case errors.As(err, &invalid):
 		return w.attemptFailed(ctx, spec.Name, life.ConfigInvalid, err)
 	case err != nil:
-		// containerd makes the process here; kubelet's users know what goes
-		// wrong in it (no such command) as a failure to run.
+		// containerd creates the process here; kubelet reports errors of that (no such command) as
+		// a failure to run.
 		return w.attemptFailed(ctx, spec.Name, life.RunFailed, err)
 	}
 	w.containerEvent(spec.Name, corev1.EventTypeNormal, "Created", "Container created")
@@ -77,8 +77,9 @@ func (w *worker) discardCreated(ctx context.Context, name, id string) {
 	}
 }
 
-// containerConfig turns the pod's wish into what the runtime makes. It waits
-// for what the container stands on. The event, if any, says why there is no configuration.
+// containerConfig turns the pod's specification into the runtime's configuration. It waits for the
+// parts of the setup that the container needs. The event, if any, says why there is no
+// configuration.
 func (w *worker) containerConfig(ctx context.Context, pod *corev1.Pod, spec *corev1.Container, s *setup, attempt int) (runtime.ContainerConfig, life.Event) {
 	var cfg runtime.ContainerConfig
 	abandoned := life.AttemptAbandoned{Container: spec.Name}

@@ -22,17 +22,16 @@ import (
 	"github.com/skep-io/skep/backoff"
 )
 
-// statusWriter brings the newest status of one pod to the API server. States
-// in between are skipped when the server is slower than the pod; while it is
-// away, the newest one is kept and tried again.
+// statusWriter writes the newest status of one pod to the API server. States in between are skipped if the server is slower than
+// the pod; while it does not answer, the newest one is kept and tried again.
 type statusWriter struct {
 	client kubernetes.Interface
 	name   string // of the pod, with its namespace
 
 	mu      sync.Mutex
 	pod     *corev1.Pod       // newest from the API
-	written *corev1.Pod       // as the API had it after our last write, newer than pod maybe
-	sent    *corev1.PodStatus // what that write was to make of it
+	written *corev1.Pod       // as the API had it after our last write; may be newer than pod
+	sent    *corev1.PodStatus // the status of that write
 	pending *corev1.PodStatus
 	sending bool
 	wake    chan struct{}
@@ -43,7 +42,7 @@ func newStatusWriter(client kubernetes.Interface, pod *corev1.Pod) *statusWriter
 	return &statusWriter{client: client, name: pod.Namespace + "/" + pod.Name, pod: pod, wake: make(chan struct{}, 1)}
 }
 
-// setPod records what the API has now, and returns whether that is not what was written: somebody else wrote over it, or a write
+// setPod records the API's pod, and returns whether its status is not what was written: another client overwrote it, or a write
 // that was given up arrived late.
 func (s *statusWriter) setPod(pod *corev1.Pod) (overruled bool) {
 	s.mu.Lock()
@@ -58,7 +57,7 @@ func newer(a, b *corev1.Pod) bool {
 	return err == nil && after > 0
 }
 
-// differs compares what is a node's to say of a pod.
+// differs compares the parts of a status that the node writes.
 func differs(a, b *corev1.PodStatus) bool {
 	own := func(s *corev1.PodStatus) map[corev1.PodConditionType]corev1.ConditionStatus {
 		all := map[corev1.PodConditionType]corev1.ConditionStatus{}
@@ -105,7 +104,7 @@ func (s *statusWriter) run(ctx context.Context) {
 	}
 }
 
-// flush writes a last status, once: the pod is about to go.
+// flush writes the last status, once: the pod is about to be removed.
 func (s *statusWriter) flush(ctx context.Context, status *corev1.PodStatus) {
 	s.mu.Lock()
 	s.pending = status
@@ -115,15 +114,15 @@ func (s *statusWriter) flush(ctx context.Context, status *corev1.PodStatus) {
 	}
 }
 
-// writePending writes what there is to write. It returns an error if that is to be tried again.
+// writePending writes the pending status, if any. It returns an error if that must be tried again.
 func (s *statusWriter) writePending(ctx context.Context) error {
 	s.patch.Lock()
 	defer s.patch.Unlock()
 	s.mu.Lock()
 	status, pod, base := s.pending, s.pod, s.pod
 	if s.written != nil && !newer(s.pod, s.written) {
-		// The cache may lag behind our own writes; a field that we set and
-		// now clear must be in the base, or the patch would leave it.
+		// The cache may lag behind our own writes; a field that we set and now clear must be in the base, or the patch would
+		// keep it.
 		base = s.written
 	}
 	s.pending, s.sending = nil, status != nil
@@ -136,7 +135,7 @@ func (s *statusWriter) writePending(ctx context.Context) error {
 	s.sending = false
 	s.mu.Unlock()
 	if err == nil || apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
-		// Gone, or another pod of the same name: nobody waits for it.
+		// The pod was deleted, or is another of the same name: the status is of no use.
 		return nil
 	}
 	s.mu.Lock()
@@ -147,7 +146,7 @@ func (s *statusWriter) writePending(ctx context.Context) error {
 	return err
 }
 
-// errOverruled is of a write that the API accepted, and that did not make the status what it was to be.
+// errOverruled reports a write that the API accepted, but after which the status is not the one written.
 var errOverruled = errors.New("another write came in between")
 
 func (s *statusWriter) send(ctx context.Context, pod *corev1.Pod, base, status *corev1.PodStatus) error {

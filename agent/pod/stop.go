@@ -13,15 +13,14 @@ import (
 	"github.com/skep-io/skep/agent/runtime"
 )
 
-// Endpoints knows what the API says about a pod of this node.
+// Endpoints follows the endpoints of pods of this node in the API.
 type Endpoints interface {
-	// Drain makes the pod the last choice of this node's clients, and returns
-	// when the API says so to all other nodes, or ctx ends. restored undoes
-	// what it asked of this node.
+	// Drain makes the pod the last choice of this node's clients, and returns when the API's endpoints say so to all
+	// other nodes, or ctx ends. restored undoes the change on this node.
 	Drain(ctx context.Context, pod types.UID) (restored func())
 }
 
-// drain lets the pod's services turn away from it while it still answers.
+// drain makes clients of the pod's services use other pods while this one still answers.
 func (w *worker) drain(limit time.Duration) {
 	w.beside(func(ctx context.Context) life.Event {
 		ctx, cancel := context.WithTimeout(ctx, limit)
@@ -37,7 +36,7 @@ func (w *worker) runPreStop(a life.RunPreStop) {
 	w.beside(func(ctx context.Context) life.Event {
 		err := w.runHook(hook, spec, a.ID, spec.Lifecycle.PreStop)
 		if ctx.Err() != nil {
-			return nil // the agent leaves; its successor finds the pod as it is
+			return nil // the agent ends; the next one continues the stop
 		}
 		if err != nil {
 			w.containerEvent(spec.Name, corev1.EventTypeWarning, "FailedPreStopHook", "PreStopHook failed")
@@ -47,14 +46,15 @@ func (w *worker) runPreStop(a life.RunPreStop) {
 	})
 }
 
-// exitOr says how a container that was signalled or killed has ended, that it could not be, or nothing: its exit comes.
+// exitOr returns the exit of a container that was signalled or killed, the failure to do so, or nil if its exit will be
+// reported.
 func (w *worker) exitOr(container, id string, err error, failed life.Event) life.Event {
 	c, known := w.runtime.Container(id)
 	switch {
 	case known && c.State == runtime.Exited:
 		return life.ContainerExited{Container: container, ID: id, Exit: exitOf(c)}
 	case w.ctx.Err() != nil:
-		return nil // the agent leaves
+		return nil // the agent ends
 	case err != nil:
 		return failed
 	case !known:
@@ -66,11 +66,11 @@ func (w *worker) exitOr(container, id string, err error, failed life.Event) life
 	return nil
 }
 
-// release gives back network, namespaces and volumes.
+// release releases network, namespaces and volumes.
 func (w *worker) release() {
 	s, pod := w.setup, w.ref
 	w.beside(func(ctx context.Context) life.Event {
-		if s != nil { // given up: what of it hangs, the release waits for
+		if s != nil { // given up: the release waits for parts that hang
 			<-s.network.done
 			<-s.volumes.done
 		}
@@ -84,8 +84,8 @@ func (w *worker) release() {
 	})
 }
 
-// remove ends the pod's time on this node. Its API object goes before its
-// records: while it exists, a new agent would find it and clean up again.
+// remove deletes the pod's API object, then its records on this node: while the object exists, a new agent would find
+// it and clean up again.
 func (w *worker) remove(a life.Remove) {
 	pod := w.pod
 	w.beside(func(ctx context.Context) life.Event {
@@ -107,7 +107,7 @@ func (w *worker) deleteObject(ctx context.Context, pod *corev1.Pod) error {
 		Preconditions:      metav1.NewUIDPreconditions(w.uid),
 	})
 	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
-		return nil // gone, or another pod of the same name
+		return nil // deleted, or another pod of the same name
 	}
 	return err
 }

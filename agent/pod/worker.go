@@ -13,9 +13,8 @@ import (
 	"github.com/skep-io/skep/agent/pod/life"
 )
 
-// worker carries out one pod's life: it hands events to the state machine that
-// decides, and does what that asks for. Fields below the line belong to its
-// goroutine; the others have their own protection.
+// worker runs one pod: it passes events to the state machine, which decides, and carries out its
+// actions. Fields below the line belong to its goroutine; the others have their own protection.
 type worker struct {
 	pods    *Pods
 	runtime containers
@@ -34,18 +33,18 @@ type worker struct {
 	latest  atomic.Pointer[corev1.PodStatus]
 	writer  *statusWriter
 	evicted atomic.Bool // the node has decided to end it
-	// released says that nothing runs and what the pod held was given back.
+	// released says that nothing runs and the pod's resources were released.
 	released atomic.Bool
 
 	// ---- the goroutine's own ----
 
 	ctx     context.Context
-	work    sync.WaitGroup // operations beside the goroutine
+	work    sync.WaitGroup // operations in other goroutines
 	pod     *corev1.Pod    // shared with the cache: never changed
 	life    *life.Pod
 	setup   *setup // namespaces, network, volumes; nil until begun
 	tasks   map[task]context.CancelFunc
-	undrain func() // ends what draining asked of this node; nil before. Read when work has ended.
+	undrain func() // undoes draining on this node; nil before. Read when work has ended.
 }
 
 // task is an operation that can be given up: at most one of a kind and container is under way.
@@ -121,7 +120,7 @@ func (w *worker) run(ctx context.Context) {
 	w.pods.objects.release(w.uid)
 }
 
-// step has the machine judge what happened, and does what it asks for.
+// step passes events to the state machine, and carries out its actions.
 func (w *worker) step(events []life.Event) {
 	for i, e := range events {
 		if changed, ok := e.(life.PodChanged); ok {
@@ -136,7 +135,8 @@ func (w *worker) step(events []life.Event) {
 	}
 }
 
-// found is what the node has of the pod from before, and whether it runs it.
+// found returns the events of a new worker: the pod's adopted containers, an eviction or a
+// rejection.
 func (w *worker) found() []life.Event {
 	attempts := map[string][]life.Attempt{}
 	for _, c := range w.pods.containersOf(w.uid) {
@@ -156,7 +156,7 @@ func (w *worker) found() []life.Event {
 	return events
 }
 
-// beside runs what takes time outside the goroutine and posts what it came to, if anything.
+// beside runs a slow operation in another goroutine and posts its result, if any.
 func (w *worker) beside(f func(ctx context.Context) life.Event) {
 	w.work.Go(func() {
 		if result := f(w.ctx); result != nil {
@@ -165,7 +165,7 @@ func (w *worker) beside(f func(ctx context.Context) life.Event) {
 	})
 }
 
-// begin returns the context of a task that end gives up.
+// begin returns the context of a task, which end cancels.
 func (w *worker) begin(kind, container string) context.Context {
 	w.end(kind, container)
 	ctx, cancel := context.WithCancel(w.ctx)

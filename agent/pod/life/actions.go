@@ -6,21 +6,21 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// Action is something to do for the pod. Those with an answer say which; it
-// comes as an event, once. None is waited for.
+// Action is something to do for the pod. If an action has an answer, its comment names it; it comes
+// as an event, once. The state machine does not block for it.
 type Action interface{ action() }
 
 type (
 	// SetUp makes the pod's namespaces, network and volumes, or finds those that
 	// are there. Answer: SetupReady or SetupFailed; AddressesAssigned may come before.
 	SetUp struct{}
-	// AbandonSetup ends what waits for the setup, or for what containers need of it.
+	// AbandonSetup cancels the wait for the setup, also that of containers for a part of it.
 	AbandonSetup struct{}
 
 	// PullImage makes a container's image present, as its pull policy says.
 	// Answer: ImagePresent, AttemptFailed or AttemptAbandoned.
 	PullImage struct{ Container string }
-	// AbandonPull ends the wait for an image; the answer comes the sooner.
+	// AbandonPull cancels the wait for an image, so that the answer comes at once.
 	AbandonPull struct{ Container string }
 	// CreateContainer makes a container as soon as namespaces and volumes exist.
 	// Answer: ContainerCreated, AttemptFailed or AttemptAbandoned.
@@ -33,12 +33,12 @@ type (
 	StartContainer struct{ Container, ID string }
 	// DiscardContainer removes a created container that is not to run.
 	DiscardContainer struct{ Container, ID string }
-	// ForgetContainer drops the record of an attempt that nobody will ask for.
+	// ForgetContainer removes the record of an attempt that is not needed any more.
 	ForgetContainer struct{ ID string }
 
 	// RunPreStop runs the hook before its container is stopped. Answer: PreStopEnded.
 	RunPreStop struct{ Container, ID string }
-	// EndPreStop gives the hook up; the answer changes nothing then.
+	// EndPreStop cancels the hook; its answer then changes nothing.
 	EndPreStop struct{ Container string }
 	// SignalContainer sends the container's stop signal. Answer: ContainerExited,
 	// whenever that happens, or SignalFailed.
@@ -48,7 +48,7 @@ type (
 
 	// RunPostStart runs the hook beside its container. Answer: PostStartEnded.
 	RunPostStart struct{ Container, ID string }
-	// EndPostStart gives the hook up; there is no answer then.
+	// EndPostStart cancels the hook; there is no answer then.
 	EndPostStart struct{ Container string }
 	// WatchProbe begins to probe. Answers: Probed, whenever the result changes.
 	WatchProbe struct {
@@ -67,21 +67,21 @@ type (
 	// RestoreAddress lets it in again. Repeating either changes nothing.
 	WithdrawAddress struct{}
 	RestoreAddress  struct{}
-	// Drain has clients everywhere look elsewhere. Answer: Drained.
+	// Drain makes clients on all nodes use other pods. Answer: Drained.
 	Drain struct{ Limit time.Duration }
 	// RefreshVolumes brings configuration volumes up to date. Answer: VolumesRefreshed.
 	RefreshVolumes struct{}
 
-	// Release gives network, namespaces and volumes back. Answer: Released.
+	// Release releases network, namespaces and volumes. Answer: Released.
 	Release struct{}
-	// Remove writes the last status, deletes the API object unless it is gone, and
-	// then the pod's records. Answer: ObjectRemoved.
+	// Remove writes the last status, deletes the API object unless it was deleted, and then the
+	// pod's records. Answer: ObjectRemoved.
 	Remove struct {
 		ObjectGone bool
 		Status     *corev1.PodStatus
 	}
 
-	// WriteStatus brings the status to the API server.
+	// WriteStatus writes the status to the API server.
 	WriteStatus struct{ Status *corev1.PodStatus }
 	// Report is an event for the API's users, about a container or the whole pod.
 	Report struct {

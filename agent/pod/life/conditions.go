@@ -8,7 +8,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// conditions are those that belong to the node, and untouched all others.
+// conditions are the conditions that the node writes, and all others unchanged.
 func (p *Pod) conditions(status *corev1.PodStatus) []corev1.PodCondition {
 	network := corev1.PodCondition{Type: corev1.PodReadyToStartContainers, Status: corev1.ConditionFalse}
 	if (p.setup == SetupDone || p.started()) && p.state < Ended && !terminalPhase(status.Phase) {
@@ -24,7 +24,7 @@ func (p *Pod) conditions(status *corev1.PodStatus) []corev1.PodCondition {
 		network, p.initialized(status), ready, containersReady,
 		{Type: corev1.PodScheduled, Status: corev1.ConditionTrue},
 	}
-	disrupted := p.hasFailed() && p.failed.disrupted // it went for the node's sake
+	disrupted := p.hasFailed() && p.failed.disrupted // it was ended for the node's sake
 	if disrupted {
 		own = append(own, corev1.PodCondition{
 			Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue,
@@ -43,7 +43,7 @@ func (p *Pod) conditions(status *corev1.PodStatus) []corev1.PodCondition {
 	return own
 }
 
-// OwnCondition says whether a condition is always the node's to write.
+// OwnCondition says whether only the node writes a condition.
 func OwnCondition(t corev1.PodConditionType) bool {
 	switch t {
 	case corev1.PodReadyToStartContainers, corev1.PodInitialized, corev1.PodReady, corev1.ContainersReady, corev1.PodScheduled:

@@ -16,19 +16,18 @@ const (
 	Main
 )
 
-// State of a container: what is being done about it.
+// State of a container.
 type State int
 
 // The states of a container. Between attempts it is in one of the first seven.
 const (
-	// Waiting: for its turn, or for the setup. Nothing has gone wrong.
+	// Waiting: for its turn, or for the setup. Nothing has failed.
 	Waiting State = iota
-	// Exited: an attempt has run. What follows is judged at once: the next
-	// attempt, RestartBackOff, or nothing, as the restart policy says.
+	// Exited: an attempt has run. The restart policy decides at once what follows: the next attempt, RestartBackOff, or nothing.
 	Exited
-	// RestartBackOff: the next attempt waits, since there were several.
+	// RestartBackOff: the next attempt waits, since several have exited.
 	RestartBackOff
-	// PullFailed: there is no image. The error is shown, the next attempt waits.
+	// PullFailed: the image could not be pulled. The error is shown, the next attempt waits.
 	PullFailed
 	// PullBackOff: the same, and the wait is shown.
 	PullBackOff
@@ -38,15 +37,15 @@ const (
 	// StartBackOff: the same, and the wait is shown.
 	StartBackOff
 
-	// Pulling, Creating, Starting: an attempt is on its way.
+	// Pulling, Creating, Starting: an attempt has begun and does not run yet.
 	Pulling
 	Creating
 	Starting
 
 	Running
 
-	// PreStopping: it is being stopped, and its preStop hook runs. It stays in this state
-	// until the hook is over or the grace period, even if its process exits before.
+	// PreStopping: it is being stopped, and its preStop hook runs. It stays in this state until the hook or the grace period
+	// ends, even if its process exits before.
 	PreStopping
 	// Terminating: the stop signal is sent. It has the rest of the grace period to exit.
 	Terminating
@@ -100,17 +99,17 @@ type Container struct {
 	// From Running on it runs, but in PreStopping it may have just exited; in Exited
 	// and RestartBackOff it has exited; in all others it is nil or has exited.
 	attempt *Attempt
-	// previous is the attempt before it, which has exited; nil if there is none.
+	// previous is the attempt before that, which has exited; nil if there is none.
 	previous *Attempt
-	// next is the number of the next attempt, above that of all before.
+	// next is the number of the next attempt, above those of all before.
 	next int
 
-	// resumed is the state in which the attempt under way began, which is
-	// shown until that has come to something. Valid in Pulling, Creating, Starting.
+	// resumed is the state in which the attempt under way began, which is shown until the attempt runs or has failed. Valid in
+	// Pulling, Creating, Starting.
 	resumed State
 	// created is the container that was made for the attempt. Valid in Starting.
 	created string
-	// exit is that of created, if it is known before the start is. Nil but in Starting.
+	// exit is that of created, if it is reported before the start is. Nil except in Starting.
 	exit *Exit
 	// failure is why the last attempt was not started. Valid in PullFailed,
 	// PullBackOff, StartFailed, StartBackOff, and while one of these is resumed.
@@ -118,33 +117,29 @@ type Container struct {
 	// shownWait is the back-off that was shown last. Valid in RestartBackOff and StartBackOff, and while one of these is resumed.
 	shownWait time.Duration
 
-	// restart is between attempts that exited or could not be started, pull
-	// between those without an image.
+	// restart is the back-off after attempts that exited or could not be started, pull that after failed pulls.
 	restart, pull backoff
 
-	// started and ready are what startup and readiness probes found, or true
-	// without such a probe. False unless the newest attempt runs; ready implies no
-	// particular started: both are needed to be shown as ready.
+	// started and ready are the results of startup and readiness probes, or true without such a probe. False unless the newest
+	// attempt runs; ready does not imply started: the status shows ready if both are true.
 	started, ready bool
-	// probes are under way. None unless the newest attempt runs.
+	// probes are the kinds that are being probed. None unless the newest attempt runs.
 	probes map[ProbeKind]bool
 	// hook says that the postStart hook is under way. False unless Running.
 	hook bool
 
-	// deadline is when the grace period is over, the shortest that was asked for. It only
-	// gets nearer. Valid from PreStopping on.
+	// deadline is when the grace period ends, the shortest that was requested. It never moves later. Valid from PreStopping on.
 	deadline time.Time
-	// signalledAt is when the stop signal was sent last. Valid in Terminating, Killing and
-	// StopBackOff.
+	// signalledAt is when the stop signal was last sent. Valid in Terminating, Killing and StopBackOff.
 	signalledAt time.Time
-	// stop is the wait after signals and kills of the attempt that failed.
+	// stop is the wait after failed signals and kills of the attempt.
 	stop retry
 }
 
-// State is what is being done about the container.
+// State is the container's state.
 func (c *Container) State() State { return c.state }
 
-// FailureKind is what went wrong in an attempt before its process ran.
+// FailureKind is what failed in an attempt before its process ran.
 type FailureKind int
 
 // The kinds; the first four are of the image.
@@ -160,7 +155,7 @@ const (
 
 func (k FailureKind) image() bool { return k <= ImagePull }
 
-// Reason is the kind as the API's users know it.
+// Reason is the kind as the API shows it.
 func (k FailureKind) Reason() string {
 	return [...]string{"InvalidImageName", "ImageInspectError", "ErrImageNeverPull", "ErrImagePull",
 		"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}[k]
@@ -175,11 +170,11 @@ type Failure struct {
 // running says whether the newest attempt runs, being stopped or not.
 func (c *Container) running() bool { return c.attempt != nil && c.attempt.Exit == nil }
 
-// stopping says whether its stop has begun and is not over.
+// stopping says whether the container is being stopped.
 func (c *Container) stopping() bool { return c.state >= PreStopping }
 
-// killAt is when it is killed. A preStop hook that uses up the grace period leaves the
-// process time after the signal, as do grace periods that are shorter.
+// killAt is when the container is killed: at the end of the grace period, but not earlier than leastAfterSignal after the stop
+// signal, also if the preStop hook used up the grace period.
 func (c *Container) killAt() time.Time {
 	if least := c.signalledAt.Add(leastAfterSignal); least.After(c.deadline) {
 		return least
@@ -190,18 +185,17 @@ func (c *Container) killAt() time.Time {
 // leastAfterSignal is kubelet's minimum between signal and kill.
 const leastAfterSignal = 2 * time.Second
 
-// exited says whether the newest attempt has exited, whatever was begun since.
+// exited says whether the newest attempt that ran has exited, also if another has begun since.
 func (c *Container) exited() bool { return c.attempt != nil && c.attempt.Exit != nil }
 
 func (c *Container) succeeded() bool { return c.exited() && c.attempt.Exit.Code == 0 }
 
-// beginning says whether an attempt is on its way.
+// beginning says whether an attempt has begun and does not run yet.
 func (c *Container) beginning() bool {
 	return c.state == Pulling || c.state == Creating || c.state == Starting
 }
 
-// shownState is what the container is shown as: while an attempt is on its way,
-// what came before.
+// shownState is the state for the status: while an attempt begins, the state before it.
 func (c *Container) shownState() State {
 	if c.beginning() {
 		return c.resumed
@@ -228,7 +222,7 @@ func (c *Container) becomeRunning(a Attempt) {
 	}
 }
 
-// becomeIdle ends an attempt that was given up: nothing went wrong.
+// becomeIdle ends an attempt that was given up without a failure.
 func (c *Container) becomeIdle() {
 	c.state, c.exit = Waiting, nil
 	if c.exited() {
@@ -264,8 +258,7 @@ func (c *Container) becomeKilling() { c.state = Killing }
 
 func (c *Container) becomeStopBackOff() { c.state = StopBackOff }
 
-// becomeExited notes the end of the newest attempt. While the preStop hook runs, the
-// state remains.
+// becomeExited records the exit of the newest attempt. While the preStop hook runs, the state stays.
 func (c *Container) becomeExited(exit Exit) {
 	a := *c.attempt
 	a.Exit = &exit

@@ -1,14 +1,11 @@
-// Package life is the life of one pod as a state machine: events in, actions
-// out.
+// Package life is the life cycle of one pod as a state machine: events in, actions out.
 //
-// It owns every decision about a pod on its node: what starts next and when
-// again, what stops in which order and how long it may take, what probes
-// decide, when the pod's things are given back, and what its status is. It
-// does nothing itself: no I/O, no goroutines, no clock of its own. Package pod
-// carries its actions out and reports what became of them as events.
+// It makes every decision about a pod on its node: what starts next and what is restarted when,
+// what stops in which order and how long that may take, what follows from probes, when the pod's
+// resources are released, and what its status is. It does nothing itself: no I/O, no goroutines, no
+// clock. Package pod carries out its actions and reports their results as events.
 //
-// States are named (Pod.state, Container.state) and change in methods called
-// become... only. Reasons that users see (ContainerCreating, CrashLoopBackOff)
-// are computed from states for the status and are read by no decision. README.md
-// in package pod draws the states.
+// States are named (Pod.state, Container.state) and change in methods called become... only.
+// Reasons that users see (ContainerCreating, CrashLoopBackOff) are computed from states for the
+// status; no decision reads them. README.md in package pod has a diagram of the states.
 package life

@@ -7,21 +7,22 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// Event is something that has happened. Late ones, about an attempt or a state
-// that is over, change nothing.
+// Event is something that has happened. Late events, about an attempt or a state that has ended, change
+// nothing.
 type Event interface{ apply(p *Pod) }
 
 type (
-	// PodChanged: the API's object is another. Overwritten says that its status is not what was written last.
+	// PodChanged: the API's object has changed. Overwritten says that its status is not the one last written.
 	PodChanged struct {
 		Pod         *corev1.Pod
 		Overwritten bool
 	}
 	// PodGone: the API's object no longer exists.
 	PodGone struct{}
-	// ObjectsChanged: a ConfigMap or Secret that the pod uses is another.
+	// ObjectsChanged: a ConfigMap or Secret that the pod uses has changed.
 	ObjectsChanged struct{}
-	// Adopted: attempts of the pod that are on the node from before, the older of a container before the newer.
+	// Adopted: attempts of the pod that an earlier agent left on the node, the older of a container before the
+	// newer.
 	Adopted struct{ Attempts map[string][]Attempt }
 	// Evicted: the node ends the pod.
 	Evicted struct {
@@ -53,8 +54,8 @@ type (
 		Container string
 		Failure   Failure
 	}
-	// AttemptAbandoned answers the same: nothing went wrong with this container, but
-	// the attempt was given up, or what it stands on failed.
+	// AttemptAbandoned answers the same: this container did not fail, but the attempt was given up, or the
+	// setup failed.
 	AttemptAbandoned struct{ Container string }
 	// ContainerExited: an attempt has ended.
 	ContainerExited struct {
@@ -63,7 +64,7 @@ type (
 	}
 	// PreStopEnded answers RunPreStop, however the hook ended.
 	PreStopEnded struct{ Container, ID string }
-	// SignalFailed and KillFailed answer SignalContainer and KillContainer, if they fail.
+	// SignalFailed and KillFailed answer SignalContainer and KillContainer if these fail.
 	SignalFailed stopFailure
 	KillFailed   stopFailure
 
@@ -72,7 +73,7 @@ type (
 		Container, ID string
 		Failed        bool
 	}
-	// Probed: a probe has another result.
+	// Probed: a probe's result has changed.
 	Probed struct {
 		Container, ID string
 		Kind          ProbeKind
@@ -100,7 +101,7 @@ func (PodGone) apply(p *Pod) { p.gone = true }
 func (ObjectsChanged) apply(p *Pod) {
 	p.refreshVolumes()
 	for _, c := range p.containers {
-		// What waited for its configuration need not wait longer.
+		// A container that waits because its configuration was invalid is tried at once.
 		if c.shownState() == StartFailed && c.failure.Kind == ConfigInvalid {
 			c.restart.clear()
 		}
@@ -222,7 +223,7 @@ func (e AttemptAbandoned) apply(p *Pod) {
 		return
 	}
 	if c.state != Pulling && p.setup == SettingUp {
-		p.setup = SetupFailing // else this would begin again at once, and again
+		p.setup = SetupFailing // else the setup would begin again at once, repeatedly
 	}
 	c.becomeIdle()
 }

@@ -8,25 +8,24 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// PodState is what is being done about the pod as a whole.
+// PodState is the state of the pod as a whole.
 type PodState int
 
-// The states of a pod, in the order in which it goes through them. It never goes
-// back but from a ...BackOff.
+// The states of a pod, in the order in which it goes through them. It never goes back, except from
+// a ...BackOff.
 const (
 	// Active: its containers are started, and restarted.
 	Active PodState = iota
-	// Draining: it is to be deleted. Its containers run on while clients look
-	// elsewhere; nothing is started any more, here or later.
+	// Draining: it is to be deleted. Its containers keep running while clients turn to other pods;
+	// from here on, nothing is started any more.
 	Draining
 	// Ending: what still runs is stopped.
 	Ending
-	// Releasing: nothing runs. Network, namespaces and volumes are given back.
+	// Releasing: nothing runs. Network, namespaces and volumes are released.
 	Releasing
 	// ReleaseBackOff: that failed, and is tried again.
 	ReleaseBackOff
-	// Ended: it has finished and holds nothing but its records, which stay until
-	// its object is deleted.
+	// Ended: it has finished. Only its records remain, until its object is deleted.
 	Ended
 	// Removing: its object is deleted, then its records.
 	Removing
@@ -41,7 +40,7 @@ func (s PodState) String() string {
 	return [...]string{"Active", "Draining", "Ending", "Releasing", "ReleaseBackOff", "Ended", "Removing", "RemoveBackOff", "Removed"}[s]
 }
 
-// SetupState is how far that is which containers stand on.
+// SetupState is the progress of the pod's setup: namespaces, network and volumes.
 type SetupState int
 
 // The states of the setup.
@@ -57,17 +56,17 @@ func (s SetupState) String() string {
 	return [...]string{"SetupNone", "SettingUp", "SetupFailing", "SetupDone", "SetupBackOff"}[s]
 }
 
-// Config is what a life depends on beside the pod.
+// Config is what the state machine depends on beside the pod.
 type Config struct {
 	NodeIPs    []netip.Addr
 	QOSClass   corev1.PodQOSClass
 	MaxBackOff time.Duration // bounds the waits between attempts
-	// RecursiveReadOnly says whether the runtime makes mounts read-only with all
-	// below them. It is asked when a container has run; its answer never changes.
+	// RecursiveReadOnly says whether the runtime makes mounts read-only with all below them. It is
+	// called when a container has run; its result never changes.
 	RecursiveReadOnly func() bool
 }
 
-// Pod is the life of one pod.
+// Pod is the state machine of one pod.
 type Pod struct {
 	cfg Config
 
@@ -85,8 +84,7 @@ type Pod struct {
 	// addrs are the pod's own; none on the node's network, or before it has one.
 	addrs []netip.Addr
 
-	// containers in the order of the specification, init containers first. They
-	// neither come nor go.
+	// containers in the order of the specification, init containers first. The list never changes.
 	containers []*Container
 
 	// startAt is when this node first saw the pod, by its status.
@@ -98,20 +96,20 @@ type Pod struct {
 	clean retry
 	// refresh of volumes.
 	refresh refreshState
-	// serving is what was last asked for the pod's address.
+	// serving is what was last requested for the pod's address.
 	serving servingState
 	// published is the status that was last written; nil before the first.
 	published *corev1.PodStatus
-	// overwritten says that the API has another status than published.
+	// overwritten says that the API's status is not published.
 	overwritten bool
 
 	// Of the step under way:
 	now     time.Time
-	wake    time.Time // when the next step is due, at the latest; zero: none is
+	wake    time.Time // when the next step is due, at the latest; zero: no step is due
 	actions []Action
 }
 
-// failure ends a pod from this side.
+// failure is why this node ends a pod.
 type failure struct {
 	reason, message string
 	rejected        bool          // by this node, before it began
@@ -135,7 +133,8 @@ const (
 	withdrawn
 )
 
-// New begins the life of a pod, or goes on with it: Adopted says what is there.
+// New returns the state machine of a pod, new or adopted: event Adopted has the containers of the
+// latter.
 func New(cfg Config, pod *corev1.Pod, now time.Time) *Pod {
 	p := &Pod{
 		cfg: cfg, pod: pod, startAt: now,
@@ -164,7 +163,7 @@ func (p *Pod) add(name string, role Role) {
 	})
 }
 
-// Step applies what has happened, in order, and returns what is to be done now.
+// Step applies events in order, and returns the actions to carry out now.
 func (p *Pod) Step(now time.Time, events ...Event) []Action {
 	p.now, p.wake, p.actions = now, time.Time{}, nil
 	for _, e := range events {
@@ -183,7 +182,7 @@ func (p *Pod) Step(now time.Time, events ...Event) []Action {
 	return p.actions
 }
 
-// advance does what the state asks for, and leaves the state when it is over.
+// advance emits the actions of the state, and changes to the next state when they are done.
 func (p *Pod) advance() {
 	switch p.state {
 	case Active:
@@ -222,13 +221,13 @@ func (p *Pod) advance() {
 	}
 }
 
-// State is what is being done about the pod.
+// State is the pod's state.
 func (p *Pod) State() PodState { return p.state }
 
 // Wake is when the next step is due if nothing happens before; zero if none is.
 func (p *Pod) Wake() time.Time { return p.wake }
 
-// Container returns one by its name; nil if the pod has none of it.
+// Container returns a container by name; nil if the pod has none of that name.
 func (p *Pod) Container(name string) *Container {
 	for _, c := range p.containers {
 		if c.Name == name {
@@ -240,7 +239,7 @@ func (p *Pod) Container(name string) *Container {
 
 func (p *Pod) do(a Action) { p.actions = append(p.actions, a) }
 
-// due says whether a time has come. If not, a step is due then.
+// due says whether a time has come. If not, a step is scheduled for then.
 func (p *Pod) due(at time.Time) bool {
 	if !p.now.Before(at) {
 		return true
@@ -255,16 +254,15 @@ func (p *Pod) report(container, kind, reason, format string, args ...any) {
 	p.do(Report{Container: container, Type: kind, Reason: reason, Message: fmt.Sprintf(format, args...)})
 }
 
-// becomeDraining begins the way of a deletion. A signal sent before clients have
-// turned away would end programs to which nodes that do not know of the
-// deletion still send connections. The pod stays in the service maps as what
-// serves if nothing else does, so its readiness is still asked for; what would
-// end its containers for their health is not.
+// becomeDraining begins a deletion. A signal sent before clients have turned to other pods would
+// end programs to which nodes that have not seen the deletion yet still send connections. The pod
+// stays in the service maps as a backend of last resort, so readiness probes go on; liveness and
+// startup probes, which would stop its containers, end.
 func (p *Pod) becomeDraining() {
 	p.state = Draining
 	p.abandon()
 	if p.gone || !p.started() {
-		return // nobody to wait for
+		return // no client to wait for
 	}
 	for _, c := range p.containers {
 		p.endProbes(c, Liveness, Startup)
@@ -272,14 +270,14 @@ func (p *Pod) becomeDraining() {
 	p.do(Drain{Limit: min(drainLimit, p.gracePeriod()/2)})
 }
 
-// drainLimit bounds what a deletion waits for others to look elsewhere: a control
-// plane that is away must not keep pods alive. Usually the wait is some tens of
-// milliseconds; a control plane whose disk is slow needs more.
+// drainLimit bounds how long a deletion waits for other nodes to stop sending: a control plane that
+// does not answer must not keep pods running. Usually the wait is some tens of milliseconds; a
+// control plane whose disk is slow needs more.
 const drainLimit = 2 * time.Second
 
-// abandon gives up what is on its way, since nothing will be started any more.
-// Only waits are given up: a start beyond its image takes no longer than a stop,
-// and has things to leave behind.
+// abandon gives up attempts that have begun, since nothing will be started any more. Only waits are
+// given up: once the image is there, a start takes no longer than a stop, and giving it up would
+// leave parts of it behind.
 func (p *Pod) abandon() {
 	if p.setup != SetupNone {
 		p.do(AbandonSetup{})
@@ -311,10 +309,10 @@ func (p *Pod) becomeRemoveBackOff() { p.state = RemoveBackOff }
 
 func (p *Pod) becomeRemoved() { p.state = Removed }
 
-// deletionAsked says whether the pod is to go from this node.
+// deletionAsked says whether the pod is to be removed from this node.
 func (p *Pod) deletionAsked() bool { return p.gone || p.pod.DeletionTimestamp != nil }
 
-// terminal says whether the API has the pod as finished, whoever decided that.
+// terminal says whether the API's pod has a final phase, whoever set it.
 func (p *Pod) terminal() bool { return terminalPhase(p.pod.Status.Phase) }
 
 func terminalPhase(phase corev1.PodPhase) bool {
@@ -326,7 +324,7 @@ func Formatted(pod *corev1.Pod) string {
 	return fmt.Sprintf("%s_%s(%s)", pod.Name, pod.Namespace, pod.UID)
 }
 
-// setServing asks for the pod's address to be in the service maps, or not.
+// setServing requests that the pod's address be added to or removed from the service maps.
 func (p *Pod) setServing(s servingState) {
 	if p.serving == s {
 		return
@@ -339,8 +337,7 @@ func (p *Pod) setServing(s servingState) {
 	}
 }
 
-// updateServing keeps the service maps in step with readiness: out at once,
-// back in when ready again.
+// updateServing updates the service maps by readiness: removed at once, added again when ready.
 func (p *Pod) updateServing() {
 	if p.deletionAsked() {
 		return

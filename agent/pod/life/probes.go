@@ -7,8 +7,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// watchProbes has a running container probed and, without probes, settles what
-// they would. Startup comes first and alone.
+// watchProbes begins the probes of a running container and, where it has none, sets what they would
+// find. The startup probe comes first and alone.
 func (p *Pod) watchProbes(c *Container) {
 	spec := p.spec(c)
 	c.started = c.started || spec.StartupProbe == nil
@@ -40,8 +40,7 @@ func (p *Pod) endProbes(c *Container, kinds ...ProbeKind) {
 	}
 }
 
-// Probed applies a settled result, unless it is about an earlier attempt or a
-// probe that was ended.
+// apply applies a probe's result, unless it is about an earlier attempt or a probe that was ended.
 func (e Probed) apply(p *Pod) {
 	if e.Kind == Readiness {
 		p.serving = unknown // a failure withdraws the address before it is an event
@@ -68,8 +67,7 @@ func (e Probed) apply(p *Pod) {
 	}
 }
 
-// stopUnhealthy stops a container for what a probe said. Its exit is then judged
-// as any other.
+// stopUnhealthy stops a container because a probe failed. Its exit is then handled like any other.
 func (p *Pod) stopUnhealthy(c *Container, kind string, probe *corev1.Probe) {
 	grace := p.gracePeriod()
 	if probe != nil && probe.TerminationGracePeriodSeconds != nil {
@@ -89,7 +87,7 @@ func (p *Pod) runPostStart(c *Container) {
 	}
 }
 
-// endPostStart gives up the hook: its container has ended, or is to.
+// endPostStart cancels the hook: its container has ended, or is to be stopped.
 func (p *Pod) endPostStart(c *Container) {
 	if c.hook {
 		c.hook = false

@@ -20,7 +20,7 @@ func (p *Pod) startAll() {
 	}
 }
 
-// ensureSetup begins the setup, once, and again after a failure's back-off.
+// ensureSetup begins the setup once, and again after a failure and its back-off.
 func (p *Pod) ensureSetup() {
 	switch p.setup {
 	case SettingUp, SetupFailing, SetupDone:
@@ -84,8 +84,8 @@ func (p *Pod) waitForRestart(c *Container, until time.Time) {
 	p.reportRestartBackOff(c)
 }
 
-// waitForStart shows the wait for another try at a process that could not be
-// started, once. Errors before there was a process are shown throughout.
+// waitForStart shows the wait for another try at a process that could not be started, once. Errors
+// from before the process existed are shown throughout.
 func (p *Pod) waitForStart(c *Container, until time.Time) {
 	if c.state == StartFailed && c.failure.Kind == RunFailed {
 		if !p.due(c.restart.since.Add(errorShown)) {
@@ -146,7 +146,7 @@ func (p *Pod) finished() bool {
 	return true
 }
 
-// failedInit is an init container that failed for good.
+// failedInit is an init container that failed and will not run again.
 func (p *Pod) failedInit() *Container {
 	for _, c := range p.containers {
 		if c.Role == Init && c.exited() && !c.succeeded() && !p.mayRestart(c) {
@@ -166,7 +166,7 @@ func (p *Pod) started() bool {
 	return false
 }
 
-// mayRun says whether something of the pod runs, or is about to.
+// mayRun says whether a container of the pod runs, or is about to.
 func (p *Pod) mayRun() bool {
 	for _, c := range p.containers {
 		if c.running() || c.beginning() {
@@ -185,10 +185,10 @@ func (p *Pod) mainsBegun() bool {
 	return false
 }
 
-// spec is the container's part of the pod.
+// spec is the container's specification.
 func (p *Pod) spec(c *Container) *corev1.Container { return ContainerSpec(p.pod, c.Name) }
 
-// ContainerSpec is a container's part of a pod; nil if it has none.
+// ContainerSpec is the specification of a container of a pod; nil if the pod has none of that name.
 func ContainerSpec(pod *corev1.Pod, name string) *corev1.Container {
 	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
 		for i := range list {

@@ -10,8 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// Reasons as the API's users know them. They are for the status and for events:
-// no decision reads them.
+// Reasons as the API shows them, for the status and for events: no decision reads them.
 const (
 	reasonCreating     = "ContainerCreating"
 	reasonInitializing = "PodInitializing"
@@ -22,8 +21,7 @@ const (
 	reasonEvicted      = "Evicted"
 )
 
-// publish has the status written if it differs from what was last written, or
-// from what became of that.
+// publish has the status written if it differs from the one last written, or if that was overwritten.
 func (p *Pod) publish() {
 	if p.gone {
 		return
@@ -67,8 +65,8 @@ func (p *Pod) status() *corev1.PodStatus {
 	return &status
 }
 
-// keepTerminated keeps the status that a container of a finished pod had if its
-// record is gone, instead of showing it as waiting.
+// keepTerminated keeps the old status of a container of a finished pod if its record is missing, instead of showing it as
+// waiting.
 func (p *Pod) keepTerminated(status corev1.ContainerStatus, old []corev1.ContainerStatus) corev1.ContainerStatus {
 	if !p.terminal() || status.State.Waiting == nil {
 		return status
@@ -81,7 +79,7 @@ func (p *Pod) keepTerminated(status corev1.ContainerStatus, old []corev1.Contain
 	return status
 }
 
-// neverBegun says whether nothing of the pod was ever made: the node rejected it, now or before.
+// neverBegun says whether nothing was ever created for the pod: the node rejected it, now or earlier.
 func (p *Pod) neverBegun() bool {
 	for _, c := range p.containers {
 		if c.attempt != nil || c.beginning() {
@@ -114,7 +112,7 @@ func (p *Pod) addAddresses(status *corev1.PodStatus) {
 	}
 }
 
-// PodIPs are addresses as a status has them.
+// PodIPs are addresses in the form of a status.
 func PodIPs(addrs []netip.Addr) (list []corev1.PodIP) {
 	for _, addr := range addrs {
 		list = append(list, corev1.PodIP{IP: addr.String()})
@@ -155,7 +153,7 @@ func (p *Pod) containerStatus(c *Container) corev1.ContainerStatus {
 	return status
 }
 
-// shownReason is why a container waits, if there is more to say than that its turn has not come.
+// shownReason is why a container waits, if not just for its turn.
 func (p *Pod) shownReason(c *Container) (reason, message string) {
 	switch c.shownState() {
 	case PullFailed, StartFailed:
@@ -197,11 +195,11 @@ func containerID(a *Attempt) string { return "containerd://" + a.ID }
 
 func seconds(t time.Time) metav1.Time { return metav1.NewTime(t.Truncate(time.Second)) }
 
-// hasFailed says whether the pod has failed from this side and nothing of it runs any more. As under the kubelet, it is not
-// shown as failed before, since its share of the node counts as free then.
+// hasFailed says whether this node ended the pod and none of its containers runs any more. As with the kubelet, it is not
+// shown as failed before, since its requests count as free from then on.
 func (p *Pod) hasFailed() bool { return p.failed != nil && !p.mayRun() }
 
-// phase sums up the containers.
+// phase is the pod's phase by its containers' states.
 func (p *Pod) phase() corev1.PodPhase {
 	if p.hasFailed() || p.failedInit() != nil {
 		return corev1.PodFailed
@@ -233,7 +231,7 @@ func (p *Pod) phase() corev1.PodPhase {
 	switch {
 	case waiting > 0 || initializing && running == 0 && stopped == 0:
 		return corev1.PodPending
-	case running > 0 || !p.finished() || p.failed != nil: // failed, but something is on its way yet
+	case running > 0 || !p.finished() || p.failed != nil: // failed, but a container still runs or starts
 		return corev1.PodRunning
 	case succeeded == mains:
 		return corev1.PodSucceeded
@@ -241,7 +239,7 @@ func (p *Pod) phase() corev1.PodPhase {
 	return corev1.PodFailed
 }
 
-// mountStatuses are a container's mounts as they were made.
+// mountStatuses describe a container's mounts as they were made.
 func mountStatuses(spec *corev1.Container, supported func() bool) (list []corev1.VolumeMountStatus) {
 	for _, m := range spec.VolumeMounts {
 		s := corev1.VolumeMountStatus{Name: m.Name, MountPath: m.MountPath, ReadOnly: m.ReadOnly}

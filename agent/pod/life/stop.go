@@ -11,7 +11,7 @@ import (
 func (p *Pod) stopAll() (allEnded bool) {
 	allEnded, mainsEnded := true, true
 	for _, c := range p.containers {
-		if c.running() || c.beginning() { // what is on its way is stopped when it has come about
+		if c.running() || c.beginning() { // an attempt that begins is stopped once it runs
 			allEnded = false
 			mainsEnded = mainsEnded && c.Role != Main
 		}
@@ -28,14 +28,15 @@ func (p *Pod) stopAll() (allEnded bool) {
 	return allEnded
 }
 
-// stop begins to stop one container that runs: its preStop hook, the stop signal and,
-// when the grace period is over, the kill.
+// stop begins to stop one container that runs: its preStop hook, the stop signal and, at the end of
+// the grace period, the kill.
 func (p *Pod) stop(c *Container, grace time.Duration, why string) {
 	if c.stopping() || !c.running() {
 		return
 	}
 	if p.state != Ending || !p.deletionAsked() {
-		// It is replaced, or its pod has finished; a pod on its way out has been drained instead.
+		// The container is replaced, or its pod has finished; a pod that is deleted was drained
+		// instead.
 		p.endProbes(c, Startup, Liveness, Readiness)
 		c.ready = false
 		if c.Role != Init {
@@ -54,7 +55,7 @@ func (p *Pod) stop(c *Container, grace time.Duration, why string) {
 	p.signal(c)
 }
 
-// continueStop goes on with a stop as time passes.
+// continueStop continues a stop when its next step is due.
 func (p *Pod) continueStop(c *Container) {
 	switch {
 	case c.state == PreStopping && p.due(c.deadline):
@@ -82,9 +83,9 @@ func (p *Pod) signal(c *Container) {
 	p.due(c.killAt())
 }
 
-// shortenStop ends a grace period that a later deletion made shorter. It counts
-// from now, as the kubelet does: the deletion's timestamp has no fractions of a
-// second, and counting to it would leave the container up to one less.
+// shortenStop shortens the grace period as a later deletion says. It counts from now, as the
+// kubelet does: the deletion's timestamp has no fractions of a second, and counting to it would
+// give the container up to a second less.
 func (p *Pod) shortenStop(c *Container, grace time.Duration) {
 	if until := p.now.Add(grace); until.Before(c.deadline) {
 		c.deadline = until
@@ -92,7 +93,7 @@ func (p *Pod) shortenStop(c *Container, grace time.Duration) {
 	}
 }
 
-// gracePeriod is what the deletion says, else the pod; an eviction bounds both.
+// gracePeriod is the deletion's, else the pod's; an eviction bounds both.
 func (p *Pod) gracePeriod() time.Duration {
 	seconds := int64(30)
 	if s := p.pod.Spec.TerminationGracePeriodSeconds; s != nil {
@@ -122,8 +123,8 @@ func (p *Pod) checkDeadline() {
 	p.report("", corev1.EventTypeNormal, reasonDeadline, messageDeadline)
 }
 
-// finishedBefore says whether the pod had finished by itself before a time. What ended
-// later may have been stopped, by an agent before this one too.
+// finishedBefore says whether the pod had finished by itself before a time. A container that ended
+// later may have been stopped, also by an earlier agent.
 func (p *Pod) finishedBefore(t time.Time) bool {
 	for _, c := range p.containers {
 		if c.Role != Sidecar && c.exited() && !c.attempt.Exit.FinishedAt.Before(t) {
