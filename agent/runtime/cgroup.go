@@ -10,12 +10,12 @@ import (
 	"github.com/skep-io/skep/agent/cgroup"
 )
 
-// Cgroups is the tree that pods live in.
+// Cgroups is the cgroup tree of the pods.
 func (r *Runtime) Cgroups() *cgroup.Tree { return r.cgroups }
 
-// oomKilled says whether the kernel's out-of-memory killer took a process of
-// the cgroup. The folder exists until the task is deleted, so asking between
-// the exit and the deletion is exact.
+// oomKilled says whether the kernel's out-of-memory killer killed a process of the cgroup. The
+// folder exists until the task is deleted, so the answer is exact between the exit and the
+// deletion.
 func oomKilled(cgroupPath string) bool {
 	for _, file := range []string{
 		filepath.Join(cgroup.Root, "memory", cgroupPath, "memory.oom_control"),

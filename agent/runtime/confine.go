@@ -14,10 +14,10 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// ProfileKind says where a profile comes from.
+// ProfileKind is the source of a profile.
 type ProfileKind int
 
-// Unconfined is none, RuntimeDefault containerd's own, Localhost one of the node's.
+// Unconfined is no profile, RuntimeDefault containerd's own, Localhost one of the node's.
 const (
 	Unconfined ProfileKind = iota
 	RuntimeDefault
@@ -27,11 +27,11 @@ const (
 // Profile confines a container by seccomp or AppArmor.
 type Profile struct {
 	Kind ProfileKind
-	// Name of a Localhost profile: of seccomp its path below SeccompDir, of AppArmor what the kernel knows it by.
+	// Name of a Localhost profile: for seccomp its path below SeccompDir, for AppArmor its name in the kernel.
 	Name string
 }
 
-// CreateError is a container that this node cannot make as the pod asks, as it is now.
+// CreateError says why this node cannot create a container as the pod asks, at present.
 type CreateError struct{ Err error }
 
 func (e *CreateError) Error() string { return e.Err.Error() }
@@ -39,14 +39,14 @@ func (e *CreateError) Unwrap() error { return e.Err }
 
 func createErrorf(format string, args ...any) error { return &CreateError{fmt.Errorf(format, args...)} }
 
-// SeccompDir is where the node's seccomp profiles lie.
+// SeccompDir is the folder of the node's seccomp profiles.
 func (r *Runtime) SeccompDir() string { return filepath.Join(r.cfg.StateDir, "seccomp") }
 
 // maxProfile bounds a profile's file.
 const maxProfile = 4 << 20
 
-// confine adds the profiles to a spec whose capabilities are known. A profile that cannot be had is an error: nothing runs with
-// less than it asks for. Seccomp does not confine privileged containers, as containerd has it.
+// confine adds the profiles to a spec whose capabilities are known. A profile that is missing is an error: no container runs
+// with less confinement than it asks for. As with containerd, seccomp does not confine privileged containers.
 func (r *Runtime) confine(spec *specs.Spec, s Security) error {
 	if err := r.setSeccomp(spec, s); err != nil {
 		return err
@@ -111,7 +111,7 @@ func readSeccomp(dir, name string) (*specs.LinuxSeccomp, error) {
 }
 
 const (
-	appArmorDefault  = "cri-containerd.apparmor.d" // containerd's: one host, one profile
+	appArmorDefault  = "cri-containerd.apparmor.d" // containerd's name: the host has one such profile
 	appArmorProfiles = "/sys/kernel/security/apparmor/profiles"
 	appArmorSwitch   = "/sys/module/apparmor/parameters/enabled"
 	selinuxMount     = "/sys/fs/selinux/enforce"
@@ -127,7 +127,7 @@ func hasProfile(lines *bufio.Scanner, name string) bool {
 	return false
 }
 
-// AppArmor says why this host has none; nil if it has.
+// AppArmor returns an error if this host has no AppArmor, nil if it has.
 func (r *Runtime) AppArmor() error { return appArmor(appArmorProfiles, appArmorSwitch) }
 
 func appArmor(profiles, enabled string) error {
@@ -138,7 +138,7 @@ func appArmor(profiles, enabled string) error {
 	return nil
 }
 
-// SELinux says whether this host's kernel labels processes.
+// SELinux says whether SELinux is enabled on this host.
 func (r *Runtime) SELinux() bool {
 	_, err := os.Stat(selinuxMount)
 	return err == nil

@@ -17,13 +17,13 @@ import (
 	"github.com/skep-io/skep/durable"
 )
 
-// User is a process's, as the container sees it.
+// User is the user of a process, with the container's IDs.
 type User struct {
 	UID, GID uint32
 	Groups   []uint32 // all of them
 }
 
-// State is where a container is in its life.
+// State is a container's state.
 type State string
 
 // A container is Created until its process starts; Exited is final.
@@ -49,9 +49,9 @@ type Container struct {
 	StopSignal   string
 	Terminal     bool
 	Stdin        bool // has a standard input
-	StdinOnce    bool // which ends with the first client
+	StdinOnce    bool // the input ends with the first client
 	HostPID      bool
-	User         *User // whom its first process runs as; nil where an agent that did not record it made it
+	User         *User // of its first process; nil if an older agent that did not record it created the container
 
 	State      State
 	Pid        int
@@ -65,11 +65,11 @@ type Container struct {
 	TerminationMessagePolicy string
 }
 
-// Interactive says that somebody may be typing: what the container writes is
-// to be seen at once, and so is its end.
+// Interactive says that a user may be typing: the container's output, and its end, are shown at
+// once.
 func (c *Container) Interactive() bool { return c.Stdin || c.Terminal }
 
-// Label names; everything that adoption needs to know who a container is.
+// Label names; adoption identifies a container by them.
 const (
 	labelPodNamespace = "skep.io/pod.namespace"
 	labelPodName      = "skep.io/pod.name"
@@ -89,8 +89,8 @@ const (
 	labelTermPolicy   = "skep.io/container.termination-message-policy"
 )
 
-// sandboxAnnotation is what containerd's runc shim groups tasks by: all
-// containers whose spec carries the same value share one shim process.
+// sandboxAnnotation is the annotation by which containerd's runc shim groups tasks: all containers
+// with the same value share one shim process.
 const sandboxAnnotation = "io.kubernetes.cri.sandbox-id"
 
 func (c *Container) labels() map[string]string {
@@ -173,7 +173,7 @@ func userOfLabel(label string) *User {
 	return &User{UID: list[0], GID: list[1], Groups: list[2:]}
 }
 
-// NewID returns a container ID in the form that containerd's users know.
+// NewID returns a container ID in containerd's usual form.
 func NewID() string {
 	var b [32]byte
 	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
@@ -185,12 +185,12 @@ func (r *Runtime) PodDir(podUID string) string {
 	return filepath.Join(r.cfg.StateDir, "pods", podUID)
 }
 
-// VolumeRecordDir is for what is remembered of the pod's volumes until a reboot.
+// VolumeRecordDir is the folder of the pod's volume records, which last until a reboot.
 func (r *Runtime) VolumeRecordDir(podUID string) string {
 	return filepath.Join(r.cfg.RunDir, "volumes", podUID)
 }
 
-// LogPath is where the lines of an attempt go.
+// LogPath is the log file of an attempt.
 func (r *Runtime) LogPath(podUID, container string, attempt int) string {
 	return filepath.Join(r.PodDir(podUID), "logs", container, strconv.Itoa(attempt)+".log")
 }
@@ -203,8 +203,8 @@ func (r *Runtime) messagePath(c *Container) string {
 	return filepath.Join(r.PodDir(c.PodUID), "containers", fmt.Sprintf("%s.%d.message", c.Name, c.Attempt))
 }
 
-// saveRecord writes what is known of a container now: whoever comes later
-// writes the newer state, however the writers are ordered.
+// saveRecord writes the container's present state: a later call writes a newer state, in whatever
+// order the callers began.
 func (r *Runtime) saveRecord(id string) error {
 	r.records.Lock()
 	defer r.records.Unlock()
@@ -215,9 +215,9 @@ func (r *Runtime) saveRecord(id string) error {
 	return r.writeRecord(&c)
 }
 
-// writeRecord replaces the container's record. That of an exit is on the disk
-// afterwards: the task, which also knows the exit, is deleted next. That of a
-// running container may be lost with the host's power, which also ends it.
+// writeRecord replaces the container's record. The record of an exit is synced to disk: the task,
+// which also has the exit, is deleted next. The record of a running container may be lost if the
+// host loses power, which also ends the container.
 func (r *Runtime) writeRecord(c *Container) error {
 	path := r.recordPath(c)
 	data, err := json.Marshal(c)
@@ -238,8 +238,8 @@ func (r *Runtime) writeRecord(c *Container) error {
 	return nil
 }
 
-// readRecords returns every record on disk by container ID; an unreadable
-// one is removed, since its container can only be judged by containerd.
+// readRecords returns every record on disk by container ID; an unreadable one is removed, since
+// only containerd then has its container's state.
 func (r *Runtime) readRecords() map[string]Container {
 	records := map[string]Container{}
 	paths, _ := filepath.Glob(filepath.Join(r.cfg.StateDir, "pods", "*", "containers", "*.json"))

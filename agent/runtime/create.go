@@ -26,16 +26,16 @@ import (
 
 const (
 	runtimeName = "io.containerd.runc.v2"
-	// gcRoot keeps a snapshot that no container names yet.
+	// gcRoot protects a snapshot that no container refers to yet.
 	gcRoot             = "containerd.io/gc.root"
 	labelSnapshotOwner = "skep.io/snapshot.pod"
 )
 
-// ErrNoCommand means that neither the pod nor the image says what to run.
+// ErrNoCommand means that neither the pod nor the image has a command.
 var ErrNoCommand = errors.New("no command specified")
 
-// ConfigError is a container that cannot be made as the pod asks; trying
-// again does not help until the pod or the image changes.
+// ConfigError says why a container cannot be created as the pod asks; trying again does not help
+// until the pod or the image changes.
 type ConfigError struct{ Err error }
 
 func (e *ConfigError) Error() string { return e.Err.Error() }
@@ -45,16 +45,15 @@ func configErrorf(format string, args ...any) error {
 	return &ConfigError{fmt.Errorf(format, args...)}
 }
 
-// Prepared is a root file system made ahead of its container.
+// Prepared is a root file system created before its container.
 type Prepared struct {
 	ID     string
 	image  Image
 	mounts []mount.Mount
 }
 
-// Prepare makes a writable root file system of the image, while the pod's
-// namespaces and volumes are still being made. Discard it if no container
-// comes of it.
+// Prepare makes a writable root file system of the image, while the pod's namespaces and volumes
+// are still being made. Discard it if no container is created from it.
 func (r *Runtime) Prepare(ctx context.Context, podUID, image string) (*Prepared, error) {
 	ctx = r.ctx(ctx)
 	img, err := r.Image(ctx, image)
@@ -63,14 +62,14 @@ func (r *Runtime) Prepare(ctx context.Context, podUID, image string) (*Prepared,
 	}
 	p := &Prepared{ID: NewID(), image: img}
 	r.setPreparing(p.ID, img)
-	// By the label the stray clean-up of the next agent knows that this is ours.
+	// The next agent's clean-up of stray snapshots recognises ours by the label.
 	p.mounts, err = r.snapshotter().Prepare(ctx, p.ID, img.chainID, snapshots.WithLabels(map[string]string{
 		gcRoot:             time.Now().UTC().Format(time.RFC3339),
 		labelSnapshotOwner: podUID,
 	}))
 	if err != nil {
 		r.setPreparing(p.ID, Image{})
-		r.images.clear() // the image may have gone from under us
+		r.images.clear() // the image may have been removed meanwhile
 		return nil, fmt.Errorf("prepare root file system of %s: %w", image, err)
 	}
 	return p, nil
@@ -82,9 +81,8 @@ func (r *Runtime) Discard(ctx context.Context, p *Prepared) error {
 	return r.snapshotter().Remove(r.ctx(ctx), p.ID)
 }
 
-// Create makes the container and its task. The process exists afterwards,
-// stopped before its first instruction; Start lets it go. On error nothing is
-// left of it, the prepared root file system included.
+// Create makes the container and its task. The process exists afterwards, stopped before its first
+// instruction, until Start. On error everything is removed, the prepared root file system included.
 func (r *Runtime) Create(ctx context.Context, p *Prepared, cfg ContainerConfig) (_ Container, err error) {
 	ctx = r.ctx(ctx)
 	c := Container{
@@ -139,8 +137,8 @@ func (r *Runtime) Create(ctx context.Context, p *Prepared, cfg ContainerConfig) 
 	if err != nil {
 		return c, fmt.Errorf("encode spec: %w", err)
 	}
-	// The log's reader and containerd's metadata are made side by side; both
-	// are on the way to a running pod.
+	// The log's reader and containerd's metadata are created concurrently: a pod's start waits for
+	// both.
 	var stdout, stderr string
 	var parallel errgroup.Group
 	parallel.Go(func() (err error) {
@@ -186,8 +184,8 @@ func (r *Runtime) Create(ctx context.Context, p *Prepared, cfg ContainerConfig) 
 	return c, nil
 }
 
-// createTask makes tasks of one pod one after the other: the first brings up
-// the shim that the others join.
+// createTask creates tasks of one pod one after the other: the first starts the shim that the
+// others join.
 func (r *Runtime) createTask(ctx context.Context, podUID string, request *tasks.CreateTaskRequest) (int, error) {
 	lock := r.podLock(podUID)
 	lock.Lock()
@@ -212,7 +210,7 @@ func (r *Runtime) makeMessageFile(c *Container, path string) error {
 	if err := os.MkdirAll(filepath.Dir(file), 0o711); err != nil {
 		return fmt.Errorf("termination message file: %w", err)
 	}
-	// A new file each time: whatever still has an earlier one open writes there.
+	// A new file each time: a process that still has an earlier one open writes to that.
 	if err := confine.RemoveAll(file); err != nil {
 		return fmt.Errorf("termination message file: %w", err)
 	}
@@ -221,10 +219,10 @@ func (r *Runtime) makeMessageFile(c *Container, path string) error {
 		return fmt.Errorf("termination message file: %w", err)
 	}
 	defer f.Close()
-	return f.Chmod(0o666) // past the umask
+	return f.Chmod(0o666) // whatever the umask
 }
 
-// Start lets a created container run.
+// Start starts the process of a created container.
 func (r *Runtime) Start(ctx context.Context, id string) (Container, error) {
 	ctx = r.ctx(ctx)
 	e, ok := r.lookup(id)
@@ -250,8 +248,8 @@ func (r *Runtime) Start(ctx context.Context, id string) (Container, error) {
 	}
 	c := e.Container
 	r.mu.Unlock()
-	// The record holds what labels cannot: that and when it started. Labels
-	// alone suffice to adopt a running container, so its loss is survivable.
+	// The record has what labels cannot: that and when the container started. Labels alone suffice
+	// to adopt a running container, so the record may be lost.
 	if err := r.saveRecord(id); err != nil {
 		slog.Warn("start not recorded", "container", id, "err", err)
 	}
@@ -261,7 +259,7 @@ func (r *Runtime) Start(ctx context.Context, id string) (Container, error) {
 	return c, nil
 }
 
-// Forget removes every trace of an exited container: its record, message and log.
+// Forget removes what remains of an exited container: its record, message and log.
 func (r *Runtime) Forget(id string) {
 	r.mu.Lock()
 	e, ok := r.containers[id]
@@ -281,8 +279,8 @@ func (r *Runtime) Forget(id string) {
 	}
 }
 
-// ForgetPod removes the pod's records and its state folder. Its containers
-// must have exited. What is mounted below, by whom ever, is detached.
+// ForgetPod removes the pod's records and its state folder. Its containers must have exited. All
+// mounts below it, whoever made them, are detached.
 func (r *Runtime) ForgetPod(podUID string) error {
 	r.reapPod(podUID, true)
 	for _, c := range r.Containers() {

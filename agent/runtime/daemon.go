@@ -21,16 +21,15 @@ import (
 	"github.com/skep-io/skep/durable"
 )
 
-// DaemonConfig says where a private containerd keeps its things.
+// DaemonConfig configures a private containerd.
 type DaemonConfig struct {
 	Binary string // looked up in PATH when empty
 	Root   string // persistent: content, metadata, snapshots
 	State  string // lost at reboot: bundles, the socket
-	// CgroupDir is the absolute cgroup v2 folder that the daemon is born in;
-	// empty leaves it in the agent's.
+	// CgroupDir is the absolute cgroup v2 folder that the daemon is started in; if empty, the agent's.
 	CgroupDir string
-	// Patience is how long a daemon that runs may give no answer before it is
-	// killed and started again; a minute when 0. Containers do not notice.
+	// Patience is how long a running daemon may not answer before it is killed and started again; a minute when 0. Containers
+	// are not affected.
 	Patience time.Duration
 }
 
@@ -41,8 +40,8 @@ func (c DaemonConfig) pidFile() string    { return filepath.Join(c.State, "conta
 func (c DaemonConfig) logFile() string    { return filepath.Join(c.Root, "containerd.log") }
 func (c DaemonConfig) configFile() string { return filepath.Join(c.State, "config.toml") }
 
-// Daemon is a private containerd that outlives the agent: stopping to watch
-// it leaves it running, and the next agent adopts it by its socket.
+// Daemon is a private containerd that outlives the agent: it keeps running when it is no longer watched, and the next agent
+// adopts it by its socket.
 type Daemon struct {
 	cfg   DaemonConfig
 	pid   int
@@ -50,9 +49,8 @@ type Daemon struct {
 	done  chan struct{}
 }
 
-// StartContainerd returns a private containerd that answers: the one that an
-// earlier agent left, or a new one. Until ctx ends it is started again
-// whenever it dies.
+// StartContainerd returns a private containerd that answers: one that an earlier agent started, or a new one. Until ctx ends
+// it is started again whenever it ends.
 func StartContainerd(ctx context.Context, cfg DaemonConfig) (*Daemon, error) {
 	d := &Daemon{cfg: cfg, done: make(chan struct{})}
 	if err := d.ensure(ctx); err != nil {
@@ -68,8 +66,7 @@ func (d *Daemon) Address() string { return d.cfg.Address() }
 // Done is closed when the daemon is no longer watched (ctx ended).
 func (d *Daemon) Done() <-chan struct{} { return d.done }
 
-// Stop ends the daemon that this configuration describes, if one runs, and
-// waits for it. Containers and their shims are not touched.
+// Stop ends the daemon of this configuration, if one runs, and waits for that. Containers and their shims keep running.
 func (c DaemonConfig) Stop(ctx context.Context) error {
 	pid, fd := c.running()
 	if pid == 0 {
@@ -145,8 +142,8 @@ func (d *Daemon) start(ctx context.Context) error {
 	}
 	exited := make(chan struct{})
 	go func() { _ = cmd.Wait(); close(exited) }()
-	// The pid file comes before the daemon answers: an agent killed here leaves
-	// a daemon that the next one still recognises.
+	// The pid file is written before the daemon answers: if the agent is killed here, the next one still recognises the
+	// daemon.
 	if err := durable.Replace(d.cfg.pidFile(), []byte(strconv.Itoa(cmd.Process.Pid)), 0o644, false); err != nil {
 		return fmt.Errorf("containerd pid file: %w", err)
 	}
@@ -166,7 +163,7 @@ func (d *Daemon) start(ctx context.Context) error {
 	return nil
 }
 
-// keep waits for the daemon's death and starts it again.
+// keep waits until the daemon ends and starts it again.
 func (d *Daemon) keep(ctx context.Context) {
 	defer close(d.done)
 	for ctx.Err() == nil {
@@ -191,8 +188,9 @@ func (d *Daemon) keep(ctx context.Context) {
 	}
 }
 
-// running is the process named by the pid file, with its descriptor, if it still is this daemon: a recycled pid does not carry
-// our configuration file's name, and the descriptor, taken first, stays that process's. The pid is 0 if it is not.
+// running is the process named by the pid file, with its descriptor, if it still is this daemon: the command line of a process
+// with a recycled pid does not have our configuration file's name, and the descriptor, opened first, stays that process's. The
+// pid is 0 if it is not.
 func (c DaemonConfig) running() (pid, fd int) {
 	data, err := os.ReadFile(c.pidFile())
 	if err != nil {
@@ -268,8 +266,8 @@ func serving(ctx context.Context, address string) error {
 	}
 }
 
-// unneeded are plugins that a node of ours never uses, by their names in
-// containerd 1.6 and in 2.x; a name that a version does not know is ignored.
+// unneeded are plugins that the agent never uses, by their names in containerd 1.6 and in 2.x; a version ignores unknown
+// names.
 var unneeded = []string{
 	"io.containerd.grpc.v1.cri",
 	"io.containerd.cri.v1.images",
@@ -303,8 +301,7 @@ func daemonConfig(c DaemonConfig) string {
 	}
 	b.WriteString("]\n")
 	fmt.Fprintf(&b, "[grpc]\n  address = %q\n", c.Address())
-	// A ttrpc socket of its own: the default lies in /run/containerd and would
-	// be shared with a system containerd.
+	// A separate ttrpc socket: the default is in /run/containerd and would be shared with a system containerd.
 	fmt.Fprintf(&b, "[ttrpc]\n  address = %q\n", c.Address()+".ttrpc")
 	b.WriteString("[debug]\n  level = \"warn\"\n")
 	return b.String()

@@ -19,9 +19,8 @@ import (
 	"github.com/skep-io/skep/backoff"
 )
 
-// Run follows containerd's events until ctx ends. When the stream breaks
-// (containerd died) it subscribes again and then compares, in this order, so
-// that nothing falls between.
+// Run follows containerd's events until ctx ends. When the stream breaks (containerd ended) it
+// subscribes again and then compares, in this order, so that no exit is missed.
 func (r *Runtime) Run(ctx context.Context) error {
 	ctx = r.ctx(ctx)
 	for wait := backoff.New(20*time.Millisecond, 2*time.Second); ; {
@@ -81,15 +80,14 @@ func (r *Runtime) handle(e *events.Envelope) {
 	}
 }
 
-// exited turns a running container into an exited one, once. The subscriber
-// hears of it first; the record is on disk before the task is deleted, so
-// the exit can be reported again after a crash at any point.
+// exited marks a running container as exited, once. The subscriber is called first; the record is
+// on disk before the task is deleted, so the exit can be reported again after a crash at any point.
 func (r *Runtime) exited(id string, code int, at time.Time) {
 	r.mu.Lock()
 	e, ok := r.containers[id]
 	if !ok || e.State != Running {
 		if ok && e.State == Created {
-			// The exit overtook Start's answer: Start reports it.
+			// The exit came before Start's answer: Start reports it.
 			e.ExitCode, e.FinishedAt = code, at
 		}
 		r.mu.Unlock()
@@ -110,18 +108,17 @@ func (r *Runtime) exited(id string, code int, at time.Time) {
 	}
 	r.work.Go(func() {
 		if !r.recordExit(e) {
-			return // the next agent hears of the exit from containerd
+			return // the next agent gets the exit from containerd
 		}
 		if c.Interactive() {
-			e.hurry() // who is attached waits for the end of the log
+			e.hurry() // attached clients wait for the end of the log
 		}
 		r.reap(e)
 	})
 }
 
-// recordExit returns when the exit is on the disk, or is of no interest any
-// more. While the disk is full containerd keeps the task: it knows the exit too.
-// It says false when the agent leaves first.
+// recordExit returns when the exit is on the disk, or is not needed any more. While the disk is
+// full containerd keeps the task, which has the exit too. It returns false if the agent ends first.
 func (r *Runtime) recordExit(e *entry) bool {
 	ctx, cancel := context.WithCancel(e.kept)
 	defer cancel()
@@ -134,9 +131,8 @@ func (r *Runtime) recordExit(e *entry) bool {
 	return err == nil || r.open.Err() == nil
 }
 
-// reapDelay keeps an ended task a little while: if its container is started
-// again at once, the pod's shim is still there for the new task, and the
-// restart saves bringing up another.
+// reapDelay is how long an ended task is kept: if its container is restarted at once, the new task
+// uses the pod's shim, and no new shim is started.
 const reapDelay = 300 * time.Millisecond
 
 func (r *Runtime) reap(e *entry) {
@@ -150,8 +146,7 @@ func (r *Runtime) reap(e *entry) {
 	close(e.reaped)
 }
 
-// reapPod hurries the reaping of a pod's ended tasks; with wait it returns
-// when all are gone.
+// reapPod removes a pod's ended tasks without delay; with wait it returns when all are removed.
 func (r *Runtime) reapPod(podUID string, wait bool) {
 	r.mu.Lock()
 	var ended []*entry
@@ -222,14 +217,13 @@ func logTail(path string) string {
 	return text
 }
 
-// cleanUp removes what containerd holds of an exited container. Only its
-// record and its log stay, until Forget.
+// cleanUp removes an exited container from containerd. Its record and its log stay until Forget.
 func (r *Runtime) cleanUp(id string) {
 	ctx, cancel := context.WithTimeout(r.ctx(context.Background()), time.Minute)
 	defer cancel()
 	if e, ok := r.lookup(id); ok {
-		// Not while a task of the pod is being made: it may be about to join
-		// the shim that ends with this one.
+		// Not while a task of the pod is being created: that may be about to join the shim that
+		// ends with this one.
 		lock := r.podLock(e.PodUID)
 		lock.Lock()
 		defer lock.Unlock()
@@ -238,12 +232,12 @@ func (r *Runtime) cleanUp(id string) {
 	r.cfg.Logs.Close(id)
 }
 
-// discard removes task, container and snapshot, each of which may be gone.
+// discard removes task, container and snapshot, if they exist.
 func (r *Runtime) discard(ctx context.Context, id string) {
 	_, err := r.client.TaskService().Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: id})
 	if err = errgrpc.ToNative(err); err != nil && !errdefs.IsNotFound(err) {
-		// Still alive: created only, left of a start that failed, or a record that
-		// was wrong about it. The shim's error for that has no code of its own.
+		// Still running: only created, left by a failed start, or its record was wrong. The shim's
+		// error for that has no code of its own.
 		_, _ = r.client.TaskService().Kill(ctx, &tasks.KillRequest{ContainerID: id, Signal: 9, All: true})
 		_, err = r.client.TaskService().Wait(ctx, &tasks.WaitRequest{ContainerID: id})
 		if err == nil {

@@ -14,7 +14,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// Size is a terminal's.
+// Size is the size of a terminal.
 type Size struct{ Width, Height uint16 }
 
 // ExecOptions are a command's streams; nil ones are not connected.
@@ -25,13 +25,12 @@ type ExecOptions struct {
 	Resize         <-chan Size
 }
 
-// ErrNotRunning means that there is no process to join.
+// ErrNotRunning means that the container has no process to join.
 var ErrNotRunning = errors.New("container is not running")
 
-// Exec runs a command in a running container, as its user and with its
-// environment, and returns the exit code. It ends when the command does, also
-// where a child that the command left behind holds its output open. When ctx
-// ends the command and its process group are killed.
+// Exec runs a command in a running container, as its user and with its environment, and returns the
+// exit code. It ends when the command does, also if a child of the command keeps running and holds
+// its output open. When ctx ends the command and its process group are killed.
 func (r *Runtime) Exec(ctx context.Context, id string, command []string, o ExecOptions) (int, error) {
 	ctx = r.ctx(ctx)
 	if err := r.running(id); err != nil {
@@ -93,7 +92,7 @@ func (r *Runtime) Exec(ctx context.Context, id string, command []string, o ExecO
 }
 
 // start starts a command. It goes on for a while after ctx has ended: a shim whose caller closes the command's streams while it
-// still opens them loses the process, and nobody could kill it.
+// still opens them loses the process, which could then not be killed.
 func (r *Runtime) start(ctx context.Context, process containerd.Process, out *execOutput) <-chan error {
 	starting, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	givenUp := context.AfterFunc(ctx, func() { time.AfterFunc(startTimeout, cancel) })
@@ -108,7 +107,7 @@ func (r *Runtime) start(ctx context.Context, process containerd.Process, out *ex
 	return result
 }
 
-// running returns an error that says why there is no process to join.
+// running returns an error if the container has no process to join.
 func (r *Runtime) running(id string) error {
 	c, ok := r.Container(id)
 	switch {
@@ -122,8 +121,7 @@ func (r *Runtime) running(id string) error {
 	return nil
 }
 
-// unlessEnded replaces an error of joining a container by the reason, if that
-// is the container's end.
+// unlessEnded replaces an error of joining a container by ErrNotRunning if the container has ended.
 func (r *Runtime) unlessEnded(id string, err error) error {
 	if ended := r.running(id); ended != nil {
 		return ended
@@ -151,7 +149,7 @@ func (r *Runtime) startExec(ctx context.Context, container containerd.Container,
 		closer = &stdinCloser{Reader: stdin, process: make(chan containerd.Process, 1), ended: out.ended()}
 		stdin = closer
 	}
-	// What nobody wants is read all the same: a shim opens every stream.
+	// Streams that are not connected are read too: a shim opens every stream.
 	stdout, stderr := out.to(o.Stdout), out.to(o.Stderr)
 	if o.TTY {
 		stderr = nil
@@ -167,12 +165,12 @@ func (r *Runtime) startExec(ctx context.Context, container containerd.Container,
 	return created, closer, nil
 }
 
-// stdinCloser closes the shim's input when input ends; otherwise the command would
-// wait for more for ever, since the shim keeps the FIFO open itself.
+// stdinCloser closes the shim's input when input ends; otherwise the command would wait for more
+// for ever, since the shim itself keeps the FIFO open.
 type stdinCloser struct {
 	io.Reader
 	process chan containerd.Process
-	ended   <-chan struct{} // the command has, or never ran
+	ended   <-chan struct{} // closed when the command has ended, or did not start
 }
 
 func (s *stdinCloser) Read(p []byte) (int, error) {

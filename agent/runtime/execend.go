@@ -17,24 +17,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Bounds of what is still read of a command that has exited. What it wrote
-// itself lies in pipes and is small; what goes on after that comes from a
-// child that it left behind, and nobody asked for it.
+// Bounds of what is still read after a command has exited. Its own remaining output is in pipes and
+// small; later output comes from a child that it left running, and is not wanted.
 const (
 	drainQuiet = time.Second // with nothing to read
 	drainTotal = 10 * time.Second
 	drainBytes = 1 << 20
-	// endTimeout bounds the removal of a command. The shim waits up to ten
-	// seconds of it for output that a child holds open.
+	// endTimeout bounds the removal of a command. Within it, the shim waits up to ten seconds for
+	// output that a child holds open.
 	endTimeout = time.Minute
-	// killTimeout bounds the kill: a process stuck in the kernel does not die,
-	// and the end of the agent waits for it.
+	// killTimeout bounds the kill: a process stuck in the kernel does not end, and the agent's end
+	// waits for the kill.
 	killTimeout = 20 * time.Second
 	// startTimeout is how long a command may still start after its caller has given up.
 	startTimeout = 20 * time.Second
 )
 
-// execOutput watches how a command's output moves to its receiver.
+// execOutput follows the copying of a command's output to its receiver.
 type execOutput struct {
 	moved      atomic.Int64
 	delivering atomic.Int32
@@ -61,7 +60,7 @@ func (o *execOutput) finish() {
 	}
 }
 
-// to is w, counted; a nil one discards everything.
+// to returns a writer to w that is counted; with a nil w it discards everything.
 func (o *execOutput) to(w io.Writer) io.Writer {
 	if w == nil {
 		w = io.Discard
@@ -85,9 +84,8 @@ func (c *countedWriter) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// drain returns when the output of a command that has exited is delivered:
-// when all writers have closed it, or when what comes cannot be the command's
-// own. A slow receiver is waited for.
+// drain returns when the output of a command that has exited is delivered: when all writers have
+// closed it, or when what still arrives cannot be the command's own. A slow receiver is waited for.
 func (o *execOutput) drain(ctx context.Context) {
 	began, last, lastMoved := time.Now(), o.moved.Load(), time.Now()
 	first := last
@@ -113,10 +111,9 @@ func (o *execOutput) drain(ctx context.Context) {
 	}
 }
 
-// endExec removes what is left of a command, in the background as far as
-// containerd is asked: a shim that does not answer must not hold up who waited
-// for the command. Nothing is written to the receivers afterwards, except by a
-// write that waits for its receiver.
+// endExec removes a command that has ended. Requests to containerd run in the background: a shim
+// that does not answer must not delay the command's caller. Nothing is written to the receivers
+// afterwards, except by a write that already waits for its receiver.
 func (r *Runtime) endExec(ctx context.Context, id string, process containerd.Process, out *execOutput) {
 	out.finish()
 	select {
@@ -140,8 +137,8 @@ func (r *Runtime) endExec(ctx context.Context, id string, process containerd.Pro
 			r.killExec(ctx, id, process)
 		}
 	})
-	// Close does not wait for this: the shim takes its time, and what it does
-	// not remove goes with the container.
+	// Close does not wait for this: the shim may be slow, and what it does not remove is removed
+	// with the container.
 	go func() {
 		<-killed
 		ctx, cancel := context.WithTimeout(ctx, endTimeout)
@@ -157,9 +154,8 @@ func (r *Runtime) endExec(ctx context.Context, id string, process containerd.Pro
 	}()
 }
 
-// killExec kills a command and what it started: runc makes each command the
-// leader of a process group. A child that left the group lives on, as under
-// the kubelet.
+// killExec kills a command and what it started: runc makes each command the leader of a process
+// group. A child that left the group keeps running, as with the kubelet.
 func (r *Runtime) killExec(ctx context.Context, id string, process containerd.Process) {
 	ctx, cancel := context.WithTimeout(ctx, killTimeout)
 	defer cancel()
@@ -167,12 +163,12 @@ func (r *Runtime) killExec(ctx context.Context, id string, process containerd.Pr
 	if err != nil {
 		return
 	}
-	// Not process.Pid: where the caller gave up while the command was being
-	// started, the answer with the number never came.
+	// Not process.Pid: if the caller gave up while the command was being started, the answer with
+	// the number never arrived.
 	if pid := r.runningExec(ctx, id, process.ID()); pid > 0 {
 		if fd, err := unix.PidfdOpen(pid, 0); err == nil {
-			// Asked again after the open: containerd has not reaped it, so the
-			// number is still its own, and the descriptor means it.
+			// Checked again after the open: containerd has not reaped the process, so the number,
+			// and with it the descriptor, is still its own.
 			if r.runningExec(ctx, id, process.ID()) == pid {
 				killGroup(fd, pid)
 			}
@@ -189,7 +185,7 @@ func (r *Runtime) killExec(ctx context.Context, id string, process containerd.Pr
 	}
 }
 
-// runningExec is the process of a command that runs; 0 if it does not.
+// runningExec is the process ID of a command; 0 if that does not run.
 func (r *Runtime) runningExec(ctx context.Context, id, exec string) int {
 	response, err := r.client.TaskService().Get(ctx, &tasks.GetRequest{ContainerID: id, ExecID: exec})
 	if err != nil || response.Process.GetStatus() != tasktypes.Status_RUNNING {
@@ -206,7 +202,7 @@ func killGroup(fd, pid int) {
 	if !errors.Is(err, unix.EINVAL) {
 		return
 	}
-	// An older kernel: the leader still exists, so its number is no other's.
+	// An older kernel: the leader still exists, so its number is not reused.
 	if group, err := unix.Getpgid(pid); err == nil && group == pid && unix.PidfdSendSignal(fd, 0, nil, 0) == nil {
 		_ = unix.Kill(-pid, unix.SIGKILL)
 	}

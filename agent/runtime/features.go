@@ -12,13 +12,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Features are what this host's kernel and OCI runtime can do beside the least.
+// Features are optional features of this host's kernel and OCI runtime.
 type Features struct {
 	RecursiveReadOnly bool // mounts, with all that is mounted below them
 	UserNamespaces    bool // pods with IDs of their own
 }
 
-// Features asks once.
+// Features determines them once.
 func (r *Runtime) Features() Features {
 	r.featuresOnce.Do(func() {
 		r.features.RecursiveReadOnly = kernelSetsMountAttributes() && slices.Contains(ociMountOptions(), "rro")
@@ -30,12 +30,12 @@ func (r *Runtime) Features() Features {
 	return r.features
 }
 
-// kernelSetsMountAttributes says whether there is mount_setattr (Linux 5.12).
+// kernelSetsMountAttributes says whether the kernel has mount_setattr (Linux 5.12).
 func kernelSetsMountAttributes() bool {
 	return !errors.Is(unix.MountSetattr(-1, "", 0, &unix.MountAttr{}), unix.ENOSYS)
 }
 
-// ociMountOptions are those that the OCI runtime says it knows.
+// ociMountOptions are the mount options that the OCI runtime reports to support.
 func ociMountOptions() []string {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()

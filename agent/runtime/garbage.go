@@ -20,15 +20,14 @@ import (
 	"github.com/containerd/platforms"
 )
 
-// pinnedLabel keeps an image from being collected, in containerd's own words.
+// pinnedLabel is containerd's own label that keeps an image from being collected.
 const pinnedLabel, pinnedValue = "io.cri-containerd.pinned", "pinned"
 
-// leaseLabel marks leases of ours: what they hold is of no use to the agent
-// that comes after.
+// leaseLabel marks our leases: the next agent has no use for what they hold.
 const leaseLabel = "skep.io/lease"
 
-// lease protects what is being pulled or imported from collection until done is
-// called; a day later it ends by itself.
+// lease protects what is being pulled or imported from garbage collection until done is called; it
+// expires after a day.
 func (r *Runtime) lease(ctx context.Context, what string) (context.Context, func(), error) {
 	ctx, done, err := r.client.WithLease(ctx, leases.WithRandomID(), leases.WithExpiration(24*time.Hour), leases.WithLabel(leaseLabel, what))
 	if err != nil {
@@ -43,7 +42,7 @@ func (r *Runtime) lease(ctx context.Context, what string) (context.Context, func
 	}, nil
 }
 
-// dropOldLeases ends those of an agent that died in the middle of a pull.
+// dropOldLeases ends the leases of an agent that ended in the middle of a pull.
 func (r *Runtime) dropOldLeases(ctx context.Context) error {
 	list, err := r.client.LeasesService().List(ctx, fmt.Sprintf("labels.%q", leaseLabel))
 	if err != nil {
@@ -57,20 +56,20 @@ func (r *Runtime) dropOldLeases(ctx context.Context) error {
 	return nil
 }
 
-// StoredImage is all that the node has of one image, however many names it has.
+// StoredImage is one image on the node, with all its names.
 type StoredImage struct {
 	Names  []string
 	Digest string
 	Size   int64 // of content, compressed
 	Pinned bool  // never collected
-	InUse  bool  // by a container, or one about to be made
+	InUse  bool  // by a container, or by one about to be created
 }
 
 // StoredImages lists images by digest.
 func (r *Runtime) StoredImages(ctx context.Context) ([]StoredImage, error) {
 	ctx = r.ctx(ctx)
-	// Order: a container that is made after the list names an image that was
-	// used a moment ago, which nobody collects.
+	// The images are listed before the containers: one created after the list uses an image that
+	// was used just now, which is not collected.
 	stored, err := r.client.ImageService().List(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("list images: %w", err)
@@ -93,7 +92,7 @@ func (r *Runtime) StoredImages(ctx context.Context) ([]StoredImage, error) {
 		if img == nil {
 			img = &StoredImage{Digest: digest}
 			if img.Size, err = s.Size(ctx, r.client.ContentStore(), platforms.Default()); err != nil {
-				img.Size = 0 // incomplete: what is missing uses no room
+				img.Size = 0 // incomplete: missing parts use no space
 			}
 			byDigest[digest] = img
 			list = append(list, img)
@@ -109,9 +108,9 @@ func (r *Runtime) StoredImages(ctx context.Context) ([]StoredImage, error) {
 	return out, nil
 }
 
-// RemoveImage removes all names of an image and returns when containerd has
-// freed what nothing else needs of it. An image that has come into use, or was
-// changed or pinned since it was listed, stays: ErrImageInUse.
+// RemoveImage removes all names of an image and returns when containerd has freed the content that
+// only this image used. An image that has come into use, or was changed or pinned since it was
+// listed, stays: ErrImageInUse.
 func (r *Runtime) RemoveImage(ctx context.Context, image StoredImage) error {
 	ctx = r.ctx(ctx)
 	now, err := r.StoredImages(ctx)
@@ -144,12 +143,12 @@ func (r *Runtime) RemoveImage(ctx context.Context, image StoredImage) error {
 // ErrImageInUse means that an image must stay.
 var ErrImageInUse = errors.New("image is in use")
 
-// CollectGarbage frees content and snapshots in containerd that no image,
-// container or lease holds, such as those of pulls that broke off.
+// CollectGarbage frees content and snapshots in containerd that no image, container or lease holds,
+// such as those of interrupted pulls.
 func (r *Runtime) CollectGarbage(ctx context.Context) error {
 	ctx = r.ctx(ctx)
-	// A lease that holds nothing: its synchronous removal is how a client has
-	// garbage collected.
+	// A lease that holds nothing: its synchronous removal is how a client triggers garbage
+	// collection.
 	l, err := r.client.LeasesService().Create(ctx, leases.WithRandomID(), leases.WithLabel(leaseLabel, "collection"))
 	if err == nil {
 		err = r.client.LeasesService().Delete(ctx, l, leases.SynchronousDelete)
@@ -160,8 +159,7 @@ func (r *Runtime) CollectGarbage(ctx context.Context) error {
 	return nil
 }
 
-// ImageFolder is where containerd keeps unpacked images: its file system is
-// the one that images fill.
+// ImageFolder is the folder of containerd's unpacked images: images fill its file system.
 func (r *Runtime) ImageFolder(ctx context.Context) (string, error) {
 	response, err := r.client.IntrospectionService().Plugins(r.ctx(ctx), "type==io.containerd.snapshotter.v1,id=="+r.cfg.Snapshotter)
 	if err != nil {
@@ -174,9 +172,9 @@ func (r *Runtime) ImageFolder(ctx context.Context) (string, error) {
 	return response.Plugins[i].Exports["root"], nil
 }
 
-// ForgetReplaced removes what is kept of attempts that a newer one has
-// replaced, but the last of each container, or with all also that. The newest
-// stays: whether a container has run follows from it.
+// ForgetReplaced removes the records of attempts that a newer one has replaced, except the last of
+// these of each container, or with all including it. The newest attempt stays: whether a container
+// has run follows from it.
 func (r *Runtime) ForgetReplaced(all bool) (forgotten int) {
 	type key struct{ uid, name string }
 	newer := map[key]int{}
@@ -194,14 +192,14 @@ func (r *Runtime) ForgetReplaced(all bool) (forgotten int) {
 	return forgotten
 }
 
-// RemoveStrayLogs removes logs of attempts that nothing is known of any more:
-// left by an agent that died, or by one that kept them.
+// RemoveStrayLogs removes logs of attempts that have no container or record any more: left by an
+// agent that crashed, or by one that kept them.
 func (r *Runtime) RemoveStrayLogs() error {
 	paths, err := filepath.Glob(filepath.Join(r.cfg.StateDir, "pods", "*", "logs", "*", "*.log*"))
 	if err != nil {
 		return err
 	}
-	// Order: files first. A container is known before its log is opened.
+	// The files are listed first: a container is in the list before its log is opened.
 	known := map[string]bool{}
 	for _, c := range r.Containers() {
 		known[c.LogPath] = true

@@ -20,8 +20,8 @@ var capabilityNames = []string{
 	"CHECKPOINT_RESTORE",
 }
 
-// allCapabilities are those in the agent's bounding set: a container cannot
-// be given what the agent itself has not.
+// allCapabilities are those in the agent's bounding set: a container cannot be given a capability
+// that the agent itself lacks.
 var allCapabilities = sync.OnceValue(func() []string {
 	var list []string
 	for n, name := range capabilityNames {
@@ -67,8 +67,8 @@ func parseSignal(name string) unix.Signal {
 	return unix.SIGTERM
 }
 
-// clampOOMScore raises a score to what this agent may set: without
-// CAP_SYS_RESOURCE nothing goes below the agent's own.
+// clampOOMScore raises a score to what this agent may set: without CAP_SYS_RESOURCE it cannot be
+// lower than the agent's own.
 func clampOOMScore(score int) int {
 	return max(score, lowestOOMScore())
 }

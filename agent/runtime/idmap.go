@@ -12,17 +12,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What a container with a user namespace sees of the node is mounted with its IDs mapped: on disk, root's files are the node's
-// root's, in the container they are its own root's. The OCI runtime and the image store need not know how (runc can from 1.2 on,
-// containerd from 2.0): each folder is mounted, mapped, below the run folder, and what they mount from there is mapped as well.
-// The mapped mounts are gone again when the container's process exists.
+// Folders of the node in a container with a user namespace are mounted with IDs mapped: files of the node's root on disk belong
+// to the container's root in the container. The OCI runtime and the image store need no support for this (runc has it from 1.2
+// on, containerd from 2.0): each folder is mounted, mapped, below the run folder, and mounts that they make from there are
+// mapped as well. The mapped mounts are removed once the container's process exists.
 type idmapped struct {
 	dir    string
 	userns *os.File
 	count  int
 }
 
-// mapIDs maps the root file system and the bind mounts of a spec to the pod's users. end must be called in any case.
+// mapIDs maps the root file system and the bind mounts of a spec to the pod's users. end must be called also after an error.
 func (r *Runtime) mapIDs(c *Container, spec *specs.Spec, rootfs []mount.Mount, s Sandbox) (_ []mount.Mount, end func(), err error) {
 	m := &idmapped{dir: filepath.Join(r.cfg.RunDir, "idmap", c.ID[:12])}
 	end = func() { m.end() }
@@ -33,7 +33,7 @@ func (r *Runtime) mapIDs(c *Container, spec *specs.Spec, rootfs []mount.Mount, s
 		return nil, end, fmt.Errorf("mapped mounts: %w", err)
 	}
 	for i := range spec.Mounts {
-		// The shared memory is made for the pod's users.
+		// The shared memory already has the pod's IDs.
 		if b := &spec.Mounts[i]; b.Type == "bind" && b.Source != s.Shm {
 			if b.Source, err = m.bind(b.Source); err != nil {
 				return nil, end, createErrorf("mount at %s with the IDs of the pod's user namespace: %w", b.Destination, err)
@@ -47,7 +47,8 @@ func (r *Runtime) mapIDs(c *Container, spec *specs.Spec, rootfs []mount.Mount, s
 	return rootfs, end, nil
 }
 
-// bind returns where source, with what is mounted below it, is mounted with its IDs mapped; what is mounted below is not mapped.
+// bind mounts source, and all mounts below it, with the IDs of source mapped, those of mounts below it not, and returns the
+// path.
 func (m *idmapped) bind(source string) (string, error) {
 	tree, err := unix.OpenTree(unix.AT_FDCWD, source, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
 	if err != nil {
@@ -78,8 +79,8 @@ func (m *idmapped) bind(source string) (string, error) {
 	return target, nil
 }
 
-// root maps the layers of the image, which other containers share, and gives the container's own layer to its root. That is
-// empty but for its root folder.
+// root maps the layers of the image, which other containers share, and makes the container's root the owner of its own layer,
+// which only has a root folder.
 func (m *idmapped) root(mounts []mount.Mount, users Users) ([]mount.Mount, error) {
 	if len(mounts) != 1 {
 		return nil, fmt.Errorf("%d mounts, not one", len(mounts))
@@ -127,7 +128,7 @@ func shiftOwner(path string, users Users) error {
 	return nil
 }
 
-// end removes the mapped mounts. What the container has mounted of them stays in its mount namespace.
+// end removes the mapped mounts. The container's mounts made from them stay in its mount namespace.
 func (m *idmapped) end() {
 	if m.userns != nil {
 		m.userns.Close()
@@ -135,7 +136,7 @@ func (m *idmapped) end() {
 	removeMapped(m.dir)
 }
 
-// removeMapped never goes into what is mounted: a folder whose mount stays is not removed.
+// removeMapped never enters a mount: a folder that stays mounted is not removed.
 func removeMapped(dir string) {
 	for _, name := range pinsIn(dir) {
 		path := filepath.Join(dir, name)
@@ -146,7 +147,7 @@ func removeMapped(dir string) {
 	_ = os.Remove(dir)
 }
 
-// removeMappings removes what an agent left that ended while it made a container.
+// removeMappings removes the mapped mounts of an agent that ended while it created a container.
 func (r *Runtime) removeMappings() {
 	dir := filepath.Join(r.cfg.RunDir, "idmap")
 	for _, name := range pinsIn(dir) {

@@ -37,10 +37,10 @@ type Image struct {
 	config  ocispec.ImageConfig
 }
 
-// digest is that of what the image's name led to.
+// digest is the digest that the image's name was resolved to.
 func (i Image) digest() string { return i.ID[strings.LastIndexByte(i.ID, '@')+1:] }
 
-// Normalize turns what people write into a full reference, as docker does.
+// Normalize turns a short image name into a full reference, as docker does.
 func Normalize(image string) (string, error) {
 	named, err := reference.ParseDockerRef(image)
 	if err != nil {
@@ -49,9 +49,8 @@ func Normalize(image string) (string, error) {
 	return named.String(), nil
 }
 
-// imageCache saves the four calls that it takes to learn what a container
-// needs of its image. Any change of any image empties it; users are kept by
-// image content, which never changes.
+// imageCache saves the four calls for what a container needs of its image. Any change of any image
+// empties it, except users: their key is the image's content, which never changes.
 type imageCache struct {
 	mu         sync.Mutex
 	generation int
@@ -75,7 +74,7 @@ func (c *imageCache) get(name string) (Image, int, bool) {
 	return img, c.generation, ok
 }
 
-// store keeps what was read in a generation, unless a change came in between.
+// store keeps what was read in a generation, unless an image changed in between.
 func (c *imageCache) store(name string, img Image, generation int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -140,11 +139,11 @@ func (r *Runtime) inspect(ctx context.Context, stored images.Image) (Image, erro
 	return img, nil
 }
 
-// validDigest is what a layer's digest looks like: part of a snapshot's name.
+// validDigest is the form of a layer's digest, which becomes part of a snapshot's name.
 var validDigest = regexp.MustCompile(`^sha(256:[0-9a-f]{64}|512:[0-9a-f]{128})$`)
 
-// describeImage reads what a manifest and a configuration say. Whoever built
-// the image wrote both.
+// describeImage reads a manifest and a configuration. Both come from the image's builder and are
+// not trusted.
 func describeImage(name string, manifest ocispec.Manifest, data []byte) (Image, error) {
 	var config ocispec.Image
 	if err := json.Unmarshal(data, &config); err != nil {
@@ -184,7 +183,7 @@ func (r *Runtime) ImageExists(ctx context.Context, image string) (bool, error) {
 	return err == nil, err
 }
 
-// Images lists what the node has.
+// Images lists the node's images.
 func (r *Runtime) Images(ctx context.Context) ([]Image, error) {
 	ctx = r.ctx(ctx)
 	stored, err := r.client.ImageService().List(ctx)
@@ -202,10 +201,9 @@ func (r *Runtime) Images(ctx context.Context) ([]Image, error) {
 	return list, nil
 }
 
-// Import reads a docker archive or an OCI layout as a tar stream (gzip too),
-// unpacks its images and returns their normalised names. They are pinned: no
-// registry may have them, so what is collected would be lost. A pull of the
-// same name removes the pin.
+// Import reads a docker archive or an OCI layout as a tar stream (gzip too), unpacks its images and
+// returns their normalised names. They are pinned: if no registry has them, a collected image would
+// be lost. A pull of the same name removes the pin.
 func (r *Runtime) Import(ctx context.Context, archive io.Reader) ([]string, error) {
 	ctx = r.ctx(ctx)
 	ctx, done, err := r.lease(ctx, "import")
@@ -236,8 +234,8 @@ func (r *Runtime) Import(ctx context.Context, archive io.Reader) ([]string, erro
 	return names, nil
 }
 
-// importName translates an OCI layout's reference annotation. A bare tag
-// names no repository and is refused by returning nothing.
+// importName translates an OCI layout's reference annotation. A bare tag has no repository: "" is
+// returned.
 func importName(name string) string {
 	if !strings.ContainsAny(name, ":/@") {
 		return ""

@@ -10,10 +10,9 @@ import (
 	"github.com/containerd/containerd/v2/core/containers"
 )
 
-// reconcile compares a container that containerd has with what this process
-// knows of it. A container that nobody knows is left of a start or a removal
-// that failed because containerd died in the middle: it may run, beside the
-// attempt that replaced it, and nothing else would ever end it.
+// reconcile compares a container in containerd with this process's entry. A container without an
+// entry is left by a start or a removal that failed because containerd ended in the middle: it may
+// run, beside the attempt that replaced it, and nothing else would end it.
 func (r *Runtime) reconcile(m containers.Container, task *tasktypes.Process, asOf time.Time) {
 	e, known := r.lookup(m.ID)
 	if known && !e.wasReaped() {
@@ -40,9 +39,8 @@ func (e *entry) wasReaped() bool {
 	}
 }
 
-// setPreparing keeps a root file system that has no container yet from being
-// taken for a stray one, and its image from being collected; without an image
-// that is over.
+// setPreparing keeps a root file system that has no container yet from being removed as stray, and
+// its image from being collected; a call without an image ends that.
 func (r *Runtime) setPreparing(id string, image Image) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -13,7 +13,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// fetched are the parts of an image that a pull has asked for.
+// fetched are the parts of an image that a pull has requested.
 type fetched struct {
 	began time.Time
 
@@ -21,7 +21,7 @@ type fetched struct {
 	parts []ocispec.Descriptor
 }
 
-// note is a handler that sees each part before it is fetched.
+// note returns a handler that records each part before it is fetched.
 func (f *fetched) note() images.HandlerFunc {
 	return func(_ context.Context, desc ocispec.Descriptor) ([]ocispec.Descriptor, error) {
 		f.mu.Lock()
@@ -31,9 +31,9 @@ func (f *fetched) note() images.HandlerFunc {
 	}
 }
 
-// discardPartial removes what is there of parts that are not whole. The next pull goes on where one before it has ended, and if what came
-// until then was wrong, or the registry does not continue, it would fail for good. It says whether anything of it was there before
-// this pull. What another pull is fetching at the moment is left alone.
+// discardPartial removes incomplete parts. The next pull would continue them, and if their content was wrong, or the registry does not
+// support that, every pull would fail. It says whether an incomplete part was there before this pull. Parts that another pull is fetching
+// at the moment stay.
 func (r *Runtime) discardPartial(ctx context.Context, f *fetched) (resumed bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -42,7 +42,7 @@ func (r *Runtime) discardPartial(ctx context.Context, f *fetched) (resumed bool)
 		ref := remotes.MakeRefKey(ctx, part)
 		status, err := store.Status(ctx, ref)
 		if err != nil {
-			continue // it is whole, or nothing of it is there
+			continue // it is complete, or missing
 		}
 		writer, err := store.Writer(ctx, content.WithRef(ref), content.WithDescriptor(part)) // fails while another writes it
 		if err != nil {

@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// PinPIDNamespace gives the PID namespace of a running container's first process a path that stays the same namespace's when
-// the process ends, for another container of the pod to join. It lasts until the sandbox is removed or another is pinned.
+// PinPIDNamespace gives the PID namespace of a running container's first process a path that stays valid when the process ends,
+// for another container of the pod to join. It lasts until the sandbox is removed or another is pinned.
 func (r *Runtime) PinPIDNamespace(id string) (string, error) {
 	c, ok := r.Container(id)
 	if !ok || c.State != Running || c.Pid <= 0 {
@@ -41,12 +41,13 @@ func (r *Runtime) PinPIDNamespace(id string) (string, error) {
 	return path, nil
 }
 
-// pidPin begins the names of pinned PID namespaces; the ID of the container follows whose first process holds it.
+// pidPin is the prefix of names of pinned PID namespaces; the ID of the container whose first process holds the namespace
+// follows.
 const pidPin = "pid-"
 
-// openOfProcess opens a file of /proc/PID of the container's first process. The number alone proves nothing: it is free for
-// another process as soon as the shim has waited for this one. The descriptor of the process is taken first; what is read while
-// that process exists is its own; and its cgroup shows whose it is.
+// openOfProcess opens a file of /proc/PID of the container's first process. The PID alone proves nothing: another process can
+// have it as soon as the shim has waited for this one. So the process's pidfd is opened first; what is read while that process
+// exists is its own; and its cgroup shows which container it belongs to.
 func openOfProcess(c *Container, name string) (*os.File, error) {
 	pidfd, err := unix.PidfdOpen(c.Pid, 0)
 	if err != nil {
@@ -105,7 +106,7 @@ func unpin(path string) error {
 	return nil
 }
 
-// unmountAll detaches what is mounted at path, layer by layer. It does not go below.
+// unmountAll detaches all mounts at path itself, one by one, and none below.
 func unmountAll(path string) error {
 	for {
 		err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
@@ -126,7 +127,7 @@ func pinsIn(dir string) (names []string) {
 	return names
 }
 
-// NetNamespace is where the network namespace of a pod that has its own is pinned.
+// NetNamespace is the path of the pinned network namespace of a pod that has its own.
 func (r *Runtime) NetNamespace(podUID string) string {
 	return filepath.Join(r.sandboxDir(podUID), "ns", "net")
 }

@@ -21,18 +21,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Bounds of the images pulled at a time, from one registry and from all; each
-// pull fetches a few layers in parallel itself.
+// Limits of concurrent pulls, from one registry and from all; each pull fetches a few layers in parallel itself.
 const (
 	maxPullsPerRegistry = 4
 	maxPulls            = 32
 )
 
-// pullWatch is how often a pull is looked at: a layer unpacks a few hundred
-// megabytes meanwhile.
+// pullWatch is how often a pull is checked: a layer can unpack a few hundred megabytes in this time.
 const pullWatch = 200 * time.Millisecond
 
-// Credential opens one registry, or a part of it.
+// Credential is for one registry, or a part of it.
 type Credential struct {
 	Scope              string // host, or host/path
 	Username, Password string
@@ -75,16 +73,14 @@ func ParseDockerConfig(data []byte, legacy bool) (Credentials, error) {
 	return list, nil
 }
 
-// registryScope strips what people write around a registry's name: the scheme
-// and the version path.
+// registryScope strips the scheme and the version path from a registry's name.
 func registryScope(s string) string {
 	s = strings.TrimPrefix(strings.TrimPrefix(s, "https://"), "http://")
 	s = strings.TrimSuffix(s, "/")
 	return strings.TrimSuffix(strings.TrimSuffix(s, "/v1"), "/v2")
 }
 
-// defaultRegistry is where images come from whose name says no registry. Files of
-// credentials know it with "index." before it.
+// defaultRegistry is the registry of images whose name has none. Credential files name it with "index." before it.
 var defaultRegistry = func() string {
 	named, err := reference.ParseNormalizedNamed("image")
 	if err != nil {
@@ -110,7 +106,7 @@ func (c Credentials) find(host, repository string) (Credential, bool) {
 	return best, found
 }
 
-// pullGroup lets many pods wait for one pull, and gives places to pulls.
+// pullGroup lets many pods wait for one pull, and limits concurrent pulls.
 type pullGroup struct {
 	mu       sync.Mutex
 	running  map[string]*pullCall
@@ -118,8 +114,7 @@ type pullGroup struct {
 	registry map[string]*places // by host; those that are empty are removed
 }
 
-// places are those of one registry, so that one that is slow does not hold up
-// the others.
+// places are the pulls of one registry, so that a slow registry does not hold up the others.
 type places struct {
 	slots chan struct{}
 	users int
@@ -136,7 +131,7 @@ func (g *pullGroup) init() {
 	g.running, g.slots, g.registry = map[string]*pullCall{}, make(chan struct{}, maxPulls), map[string]*places{}
 }
 
-// enter waits for a place of the registry, and then for one of all.
+// enter waits until the limit of the registry, and then that of all registries, allows a pull.
 func (g *pullGroup) enter(ctx context.Context, host string) (leave func(), err error) {
 	g.mu.Lock()
 	p := g.registry[host]
@@ -169,13 +164,12 @@ func (g *pullGroup) enter(ctx context.Context, host string) (leave func(), err e
 	return func() { <-g.slots; <-p.slots; forget() }, nil
 }
 
-// errNobodyWaits ends a pull whose pods are gone.
+// errNobodyWaits is the cause of cancelling a pull that no pod waits for.
 var errNobodyWaits = errors.New("no pod waits for the image any more")
 
-// Pull makes the image present: with always, its name is resolved again and
-// whatever changed is fetched; otherwise a present image is left as it is.
-// Pods that pull the same image with the same credentials share one pull,
-// which goes on until the last of them is gone.
+// Pull makes the image present: with always, its name is resolved again and what has changed is fetched; otherwise a
+// present image stays as it is. Pods that pull the same image with the same credentials share one pull, which goes on
+// until the last of them stops waiting.
 func (r *Runtime) Pull(ctx context.Context, image string, always bool, creds Credentials) error {
 	name, err := Normalize(image)
 	if err != nil {
@@ -201,7 +195,7 @@ func (r *Runtime) Pull(ctx context.Context, image string, always bool, creds Cre
 			return
 		}
 		call.giveUp(errNobodyWaits)
-		// Who comes now starts anew rather than share the end of this one.
+		// A caller from now on starts a new pull rather than share the end of this one.
 		if r.pulls.running[key] == call {
 			delete(r.pulls.running, key)
 		}
@@ -258,15 +252,15 @@ func (r *Runtime) pull(ctx context.Context, name string, creds Credentials) erro
 	}
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {
-			err = cause // what it led to says less
+			err = cause // it says more than the error that followed from it
 		}
 		return fmt.Errorf("failed to pull and unpack image %q: %w", name, err)
 	}
 	return nil
 }
 
-// fetch pulls an image once. One that fails leaves nothing partial behind, unless it was given up; if it had gone on with
-// what an earlier one left, it says so: that may have been what was wrong.
+// fetch pulls an image once. A pull that fails removes its incomplete parts, unless it was given up. resumed says that it
+// had continued parts of an earlier pull: these may have caused the failure.
 func (r *Runtime) fetch(ctx context.Context, name string, from *registry) (resumed bool, err error) {
 	f := &fetched{began: time.Now()}
 	_, err = r.client.Pull(ctx, name,
@@ -281,8 +275,8 @@ func (r *Runtime) fetch(ctx context.Context, name string, from *registry) (resum
 	return resumed, err
 }
 
-// watchPull ends a pull whose registry has stopped, or that is about to fill
-// the disk: how much a layer unpacks to is known when it is unpacked.
+// watchPull ends a pull whose registry sends nothing more, or that is about to fill the disk: a layer's unpacked size is
+// not known in advance.
 func (r *Runtime) watchPull(ctx context.Context, from *registry, stop context.CancelCauseFunc) {
 	folder, err := r.ImageFolder(ctx)
 	if err != nil {
@@ -317,8 +311,8 @@ func (r *Runtime) stall() time.Duration {
 // ErrDiskFull means that an image does not fit.
 var ErrDiskFull = errors.New("no space left on the disk of images")
 
-// diskFull is the error of a disk of images that has next to no room: below a
-// twentieth, or a gigabyte where that is less.
+// diskFull returns an error if the disk of images is nearly full: less than a twentieth free, or less than a gigabyte,
+// whichever is less.
 func diskFull(folder string) error {
 	var st unix.Statfs_t
 	if err := unix.Statfs(folder, &st); err != nil {

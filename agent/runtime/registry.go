@@ -31,31 +31,31 @@ const (
 	maxAnswer = maxManifest + 1
 )
 
-// Bounds of how long a registry may say nothing.
+// Bounds of how long a registry may send nothing.
 const (
 	headerTimeout = time.Minute // until an answer begins
-	// defaultStall is how long a pull goes on without data, as
-	// containerd's image_pull_progress_timeout, which is five minutes.
+	// defaultStall is how long a pull may go without data. It corresponds to containerd's
+	// image_pull_progress_timeout, which is five minutes.
 	defaultStall = time.Minute
-	// stallBytes are what counts as data: a registry that sends a byte now and
-	// then is stalled.
+	// stallBytes is the least that counts as data: a registry that sends a byte now and then is
+	// stalled.
 	stallBytes = 1 << 10
 )
 
-// registry is one pull's way to registries: it bounds what they send, sees
-// whether they send anything, and keeps credentials from those they are not for.
+// registry is one pull's client of registries: it limits what they send, detects that they send
+// nothing, and sends credentials only to the registry that they are for.
 type registry struct {
-	host   string // that serves the image's name
-	domain string // as credentials name it
+	host   string // serves the image's name
+	domain string // the host's name in credentials
 	path   string
 	creds  Credentials
 
 	mu      sync.Mutex
-	pending map[string]int // hosts that are waited for
-	lookups map[string]int // those of them whose name DNS was asked for
-	last    time.Time      // when data came; moved on by the time in which nothing was asked for
+	pending map[string]int // hosts with requests under way
+	lookups map[string]int // those of them whose name is being resolved
+	last    time.Time      // when data last arrived; times without a request under way are added
 	got     int            // bytes since then, fewer than stallBytes
-	idle    time.Time      // since when nothing is asked for, while pending is empty
+	idle    time.Time      // since when no request is under way, while pending is empty
 	secure  bool           // the registry has been reached by TLS
 }
 
@@ -80,9 +80,9 @@ func (r *registry) resolver(ctx context.Context, hostsDir string) remotes.Resolv
 	})
 }
 
-// credentials are asked for a host that wants some. Those of the image's
-// registry are for that registry: a mirror, or a host that a redirect or a
-// foreign layer leads to, gets its own or none (CVE-2020-15157).
+// credentials returns those for a host that asks for some. Those of the image's registry are only
+// for that registry: a mirror, or a host that a redirect or a foreign layer leads to, gets its own
+// or none (CVE-2020-15157).
 func (r *registry) credentials(host string) (string, string, error) {
 	domain := host
 	if host == r.host {
@@ -107,9 +107,9 @@ func (r *registry) updateClient(client *http.Client) error {
 	return nil
 }
 
-// checkRedirect lets a registry lead elsewhere, as those do that keep layers in
-// an object store, but with nothing that is meant for the registry alone: Go
-// itself compares names without ports and passes other headers on.
+// checkRedirect allows redirects, as from registries that keep layers in an object store, but
+// removes headers meant for the registry alone: Go itself compares names without ports and passes
+// other headers on.
 func checkRedirect(next *http.Request, via []*http.Request) error {
 	if len(via) >= 10 {
 		return errors.New("stopped after 10 redirects")
@@ -127,7 +127,7 @@ func checkRedirect(next *http.Request, via []*http.Request) error {
 	return nil
 }
 
-// watchedTransport sees what comes from registries.
+// watchedTransport limits and counts the answers of registries.
 type watchedTransport struct {
 	http.RoundTripper
 	registry *registry
@@ -158,15 +158,14 @@ func (t *watchedTransport) RoundTrip(request *http.Request) (*http.Response, err
 		response.Body.Close()
 		return nil, fmt.Errorf("%s answers with %d bytes where at most %d are expected: %w", host, response.ContentLength, limit-1, ErrTooLarge)
 	}
-	response.Body = &watchedBody{ReadCloser: response.Body, registry: t.registry, host: host, left: limit}
+	response.Body = &watchedBody{ReadCloser: response.Body, registry: t.registry, host: host, remaining: limit}
 	return response, nil
 }
 
 // ErrTooLarge means that a registry offers more than an image may be.
 var ErrTooLarge = errors.New("too large")
 
-// isBlob recognises requests for layers and configurations, also where a redirect
-// has led them elsewhere.
+// isBlob recognises requests for layers and configurations, also after a redirect.
 func isBlob(request *http.Request) bool {
 	for request.Response != nil && request.Response.Request != nil {
 		request = request.Response.Request
@@ -174,8 +173,7 @@ func isBlob(request *http.Request) bool {
 	return strings.Contains(request.URL.Path, "/blobs/")
 }
 
-// refusePlain keeps credentials from a token service without TLS that a
-// registry with TLS names.
+// refusePlain refuses to send credentials to a token service without TLS if the registry has TLS.
 func (r *registry) refusePlain(request *http.Request) error {
 	r.mu.Lock()
 	secure := r.secure
@@ -200,7 +198,7 @@ func (r *registry) wait(host string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.pending) == 0 {
-		r.last = r.last.Add(time.Since(r.idle)) // who was not asked cannot be late
+		r.last = r.last.Add(time.Since(r.idle)) // time without a request does not count
 	}
 	r.pending[host]++
 }
@@ -217,7 +215,7 @@ func (r *registry) came(host string, n int) {
 	}
 }
 
-// lookup counts the questions to DNS about a host.
+// lookup counts DNS queries under way for a host.
 func (r *registry) lookup(host string, n int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -226,7 +224,8 @@ func (r *registry) lookup(host string, n int) {
 	}
 }
 
-// stalled names the hosts that have been waited for since long ago.
+// stalled returns an error that names the pending hosts if no data arrived for longer than the
+// bound.
 func (r *registry) stalled(bound time.Duration) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -248,31 +247,31 @@ func (r *registry) stalled(bound time.Duration) error {
 // ErrPullStalled means that a registry stopped in the middle of a pull.
 var ErrPullStalled = errors.New("pull stalled")
 
-// watchedBody bounds an answer.
+// watchedBody limits the size of an answer.
 type watchedBody struct {
 	io.ReadCloser
-	registry *registry
-	host     string
-	left     int64 // bytes that may still come; negative: any number
+	registry  *registry
+	host      string
+	remaining int64 // bytes that may still come; negative: any number
 }
 
 func (b *watchedBody) Read(p []byte) (int, error) {
-	if b.left == 0 {
+	if b.remaining == 0 {
 		return 0, fmt.Errorf("answer of %s: %w", b.host, ErrTooLarge)
 	}
-	if b.left > 0 {
-		p = p[:min(int64(len(p)), b.left)]
+	if b.remaining > 0 {
+		p = p[:min(int64(len(p)), b.remaining)]
 	}
 	b.registry.wait(b.host)
 	n, err := b.ReadCloser.Read(p)
 	b.registry.came(b.host, n)
-	if b.left > 0 {
-		b.left -= int64(n)
+	if b.remaining > 0 {
+		b.remaining -= int64(n)
 	}
 	return n, err
 }
 
-// sizes refuses what no image needs before it is fetched.
+// sizes refuses parts that are too large for an image before they are fetched.
 func sizes() images.HandlerFunc {
 	var mu sync.Mutex
 	layers := map[string]bool{}

@@ -24,24 +24,23 @@ import (
 	"github.com/skep-io/skep/agent/cgroup"
 )
 
-// Namespace is the containerd namespace that holds everything of ours.
+// Namespace is the agent's containerd namespace.
 const Namespace = "skep"
 
-// Logs hands out the FIFOs that a container's output goes to. Its reading
-// ends live in a process that outlives the agent. With live set, unfinished
-// lines can be read at once.
+// Logs provides the FIFOs for a container's output. A process that outlives the agent reads them.
+// With live set, unfinished lines can be read at once.
 type Logs interface {
 	Open(podUID, container string, attempt int, containerID string, live bool) (stdout, stderr string, err error)
 	Close(containerID string)
-	// Retain closes the logs of all containers but those that keep names.
+	// Retain closes the logs of all containers except those for which keep is true.
 	Retain(keep func(containerID string) bool)
 }
 
-// Config places the runtime on a node.
+// Config configures the runtime of a node.
 type Config struct {
-	CgroupParent string // path under the cgroup root below which pods live
+	CgroupParent string // path under the cgroup root; pods' cgroups are below it
 	StateDir     string // survives a reboot
-	RunDir       string // need not
+	RunDir       string // may be lost at a reboot
 	Logs         Logs
 	HostsDir     string // registry host configuration; /etc/containerd/certs.d when empty
 	Snapshotter  string // overlayfs when empty
@@ -58,18 +57,18 @@ type Runtime struct {
 
 	mu         sync.Mutex
 	containers map[string]*entry // by container ID
-	preparing  map[string]string // digests of the images of root file systems that are there before their entry, by ID
+	preparing  map[string]string // digests of the images of root file systems that have no entry yet, by ID
 	subscriber func(Container)
 
 	images  imageCache
 	pulls   pullGroup
 	locks   sync.Map   // pod UID -> *sync.Mutex: the first task of a pod starts its shim, the last ends it
-	records sync.Mutex // one record is written at a time
+	records sync.Mutex // held while a record is written
 	work    sync.WaitGroup
 	open    context.Context // ends with Close
 	close   func()
 
-	users        sync.Mutex // one range of IDs is given out at a time
+	users        sync.Mutex // held while a range of IDs is allocated
 	featuresOnce sync.Once
 	features     Features
 }
@@ -80,7 +79,7 @@ type entry struct {
 
 	reapNow chan struct{} // closed by hurry
 	hurry   func()
-	reaped  chan struct{} // closed when containerd holds nothing of it any more
+	reaped  chan struct{} // closed when containerd has nothing of it any more
 
 	kept    context.Context // ends with abandon, when its record will be removed anyway
 	abandon func()
@@ -93,8 +92,7 @@ func newEntry(c Container) *entry {
 	return e
 }
 
-// Connect reaches containerd and adopts what lives there. The event stream
-// is read by Run.
+// Connect connects to containerd and adopts its containers. Run reads the event stream.
 func Connect(ctx context.Context, address string, cfg Config) (*Runtime, error) {
 	if cfg.Logs == nil {
 		return nil, errors.New("runtime: Config.Logs is required")
@@ -105,7 +103,7 @@ func Connect(ctx context.Context, address string, cfg Config) (*Runtime, error) 
 	if cfg.Snapshotter == "" {
 		cfg.Snapshotter = "overlayfs"
 	}
-	// Streams of commands that an earlier agent ran: whoever read them is gone.
+	// Streams of commands that an earlier agent ran: their readers have ended.
 	if err := os.RemoveAll(filepath.Join(cfg.RunDir, "fifo")); err != nil {
 		return nil, fmt.Errorf("runtime folder: %w", err)
 	}
@@ -148,16 +146,15 @@ func (r *Runtime) ctx(ctx context.Context) context.Context {
 	return namespaces.WithNamespace(ctx, Namespace)
 }
 
-// Close waits for clean-up in flight and drops the connection. Containers
-// run on.
+// Close waits for clean-up in flight and closes the connection. Containers keep running.
 func (r *Runtime) Close() error {
 	r.close()
 	r.work.Wait()
 	return r.client.Close()
 }
 
-// Subscribe names the one function that hears of every exit, before anything
-// is cleaned up. It must not block.
+// Subscribe sets the one function that is called at every exit, before anything is cleaned up. It
+// must not block.
 func (r *Runtime) Subscribe(f func(Container)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -208,10 +205,9 @@ func (r *Runtime) lookup(id string) (*entry, bool) {
 	return e, ok
 }
 
-// adopt builds the view of the node from containerd and the records on disk.
-// It is also what runs after the event stream was lost: whatever happened
-// meanwhile is found here.
-// Records are read the first time only: later they follow from memory.
+// adopt builds the list of containers from containerd and the records on disk. It also runs after
+// the event stream was lost, to find what happened meanwhile. Records are read the first time only:
+// later the list in memory is newer.
 func (r *Runtime) adopt(ctx context.Context, first bool) error {
 	live, err := r.client.ContainerService().List(ctx)
 	if err != nil {
@@ -233,7 +229,7 @@ func (r *Runtime) adopt(ctx context.Context, first bool) error {
 	present := map[string]bool{}
 	for _, m := range live {
 		if m.Labels[labelPodUID] == "" {
-			continue // not ours to touch
+			continue // not ours
 		}
 		present[m.ID] = true
 		if first {
@@ -261,7 +257,7 @@ func (r *Runtime) adopt(ctx context.Context, first bool) error {
 	return r.removeStraySnapshots(ctx, present)
 }
 
-// adoptOne judges one container that an earlier agent left in containerd.
+// adoptOne adopts or removes one container that an earlier agent left in containerd.
 func (r *Runtime) adoptOne(ctx context.Context, m containers.Container, task *tasktypes.Process, records map[string]Container) {
 	c, err := fromLabels(m)
 	if err != nil {
@@ -283,7 +279,7 @@ func (r *Runtime) adoptOne(ctx context.Context, m containers.Container, task *ta
 		r.insert(exitedEntry(c))
 		r.cleanUp(c.ID)
 	case task == nil || task.Status == tasktypes.Status_CREATED:
-		// The agent died between create and start: nothing ever ran.
+		// The agent ended between create and start: the container never ran.
 		r.discard(ctx, m.ID)
 	case task.Status == tasktypes.Status_STOPPED:
 		if c.StartedAt.IsZero() {
@@ -304,8 +300,8 @@ func (r *Runtime) adoptOne(ctx context.Context, m containers.Container, task *ta
 	}
 }
 
-// reconcileKnown finds exits that the event stream did not bring. A container
-// that started after the list was taken is not judged by it.
+// reconcileKnown finds exits that the event stream did not deliver. A container that started after
+// the list was read is skipped.
 func (r *Runtime) reconcileKnown(e *entry, task *tasktypes.Process, asOf time.Time) {
 	r.mu.Lock()
 	skip := e.State != Running || e.StartedAt.After(asOf)
@@ -334,8 +330,7 @@ func exitedEntry(c Container) *entry {
 	return e
 }
 
-// exitLost is the exit code of a container whose end nobody saw, such as at
-// a reboot.
+// exitLost is the exit code of a container whose exit was not observed, such as at a reboot.
 const exitLost = 255
 
 func markLost(c *Container) {
@@ -345,8 +340,8 @@ func markLost(c *Container) {
 	}
 }
 
-// removeStraySnapshots removes container snapshots without a container: left
-// by an agent that died between the two.
+// removeStraySnapshots removes container snapshots without a container: left by an agent that ended
+// after creating only the snapshot.
 func (r *Runtime) removeStraySnapshots(ctx context.Context, present map[string]bool) error {
 	var stray []string
 	err := r.snapshotter().Walk(ctx, func(_ context.Context, info snapshots.Info) error {

@@ -17,13 +17,14 @@ import (
 	"github.com/skep-io/skep/agent/confine"
 )
 
-// SandboxConfig is what a pod's namespaces are made of.
+// SandboxConfig configures a pod's namespaces and cgroup.
 type SandboxConfig struct {
 	PodUID   string
 	Hostname string
-	// HostNetwork and HostIPC leave the node's namespace in place.
+	// HostNetwork and HostIPC mean the node's namespace instead of a new one.
 	HostNetwork, HostIPC bool
-	// Users, if any, are the pod's own; it is in neither of the node's namespaces then.
+	// Users, if not 0, are the pod's own IDs; the pod is then in neither of these namespaces of the
+	// node.
 	Users Users
 	// QOS is the pod's class of service, Limits what its containers may use together.
 	QOS    corev1.PodQOSClass
@@ -50,9 +51,9 @@ func (r *Runtime) sandboxDir(podUID string) string {
 	return filepath.Join(r.cfg.RunDir, "pods", podUID)
 }
 
-// CreateSandbox makes the pod's cgroup and its pinned namespaces, or returns those
-// that are there already. A half-made set (the agent died in between) is removed
-// and made anew: no container can have joined it.
+// CreateSandbox makes the pod's cgroup and its pinned namespaces, or returns those that are there
+// already. An incomplete set (the agent ended in between) is removed and made again: no container
+// can have joined it.
 func (r *Runtime) CreateSandbox(c SandboxConfig) (Sandbox, bool, error) {
 	dir := r.sandboxDir(c.PodUID)
 	s := Sandbox{PodUID: c.PodUID, QOS: c.QOS, UTSNS: filepath.Join(dir, "ns", "uts"), Shm: filepath.Join(dir, "shm")}
@@ -103,7 +104,7 @@ func (r *Runtime) CreateSandbox(c SandboxConfig) (Sandbox, bool, error) {
 	return s, true, nil
 }
 
-// makeCgroup makes the pod's cgroup, or sets what a pod that has one may use by now.
+// makeCgroup makes the pod's cgroup, or updates the limits of an existing one.
 func (r *Runtime) makeCgroup(s *Sandbox, c SandboxConfig) (err error) {
 	if s.Cgroup, err = r.cgroups.EnsurePod(c.PodUID, c.QOS, c.Limits); err != nil {
 		return fmt.Errorf("pod cgroup: %w", err)
@@ -127,12 +128,12 @@ func isNamespace(path string) bool {
 	return unix.Statfs(path, &st) == nil && st.Type == unix.NSFS_MAGIC
 }
 
-// The main thread stays with the main goroutine: it cannot end with a goroutine
-// that has taken it to a pod's namespaces, and /proc/self would show them.
+// The main thread stays with the main goroutine: it cannot end with a goroutine that has moved it
+// to a pod's namespaces, and /proc/self would show those.
 func init() { goruntime.LockOSThread() }
 
-// makeNamespaces runs on a goroutine of its own and never unlocks its thread:
-// the thread carries the new namespaces and must end with the goroutine.
+// makeNamespaces runs on a goroutine of its own and never unlocks its thread: the thread is in the
+// new namespaces and must end with the goroutine.
 func makeNamespaces(s Sandbox, c SandboxConfig) error {
 	goruntime.LockOSThread()
 	flags := unix.CLONE_NEWUTS
@@ -173,8 +174,8 @@ func setUpNetNS() error {
 	if err := netlink.LinkSetUp(lo); err != nil {
 		return fmt.Errorf("pod loopback up: %w", err)
 	}
-	// Containers bind low ports and ping without a capability, as they do
-	// elsewhere by default.
+	// Containers may bind low ports and ping without a capability, as is the default with other
+	// runtimes.
 	for name, value := range map[string]string{
 		"net.ipv4.ip_unprivileged_port_start": "0",
 		"net.ipv4.ping_group_range":           "0 2147483647",
@@ -186,19 +187,20 @@ func setUpNetNS() error {
 	return nil
 }
 
-// RemoveSandbox removes the pod's pins, shared memory and cgroup folders.
-// What is gone already is no error.
+// RemoveSandbox removes the pod's pins, shared memory and cgroup folders. What is missing is no
+// error.
 func (r *Runtime) RemoveSandbox(podUID string) error {
 	r.reapPod(podUID, true)
 	r.cgroups.RemovePod(podUID)
-	// Detaches the pins and the shared memory.
+	// This also detaches the pins and the shared memory.
 	if err := confine.RemoveAll(r.sandboxDir(podUID)); err != nil {
 		return fmt.Errorf("remove pod run folder: %w", err)
 	}
 	return nil
 }
 
-// NetNamespaces lists where the network namespaces of pods are pinned; some may be gone by now.
+// NetNamespaces lists the paths of pods' pinned network namespaces; some may have been removed
+// meanwhile.
 func (r *Runtime) NetNamespaces() []string {
 	var paths []string
 	for _, uid := range r.Sandboxes() {
@@ -220,8 +222,8 @@ func (r *Runtime) Sandboxes() []string {
 	return uids
 }
 
-// PodUIDs lists every pod that has left anything on this node: containers,
-// records, a state folder, pinned namespaces, or cgroup folders.
+// PodUIDs lists every pod that has anything on this node: containers, records, a state folder,
+// pinned namespaces, or cgroup folders.
 func (r *Runtime) PodUIDs() []string {
 	seen := map[string]bool{}
 	for _, c := range r.Containers() {

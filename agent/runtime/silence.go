@@ -15,8 +15,8 @@ import (
 // own, as the kubelet's --runtime-request-timeout does.
 const callTimeout = 2 * time.Minute
 
-// bounds are those of calls that take as long as the data they move; 0: none,
-// for calls that wait for a process by intention.
+// bounds are those of calls that take as long as the data they move; 0: none, for calls that wait
+// for a process on purpose.
 var bounds = map[string]time.Duration{
 	"/containerd.services.tasks.v1.Tasks/Wait":           0,
 	"/containerd.services.diff.v1.Diff/Apply":            30 * time.Minute,
@@ -25,9 +25,8 @@ var bounds = map[string]time.Duration{
 	"/containerd.services.snapshots.v1.Snapshots/Remove": 10 * time.Minute,
 }
 
-// boundCall gives every call to containerd a bound, and an error that says
-// what was waited for: containerd that is stopped, or whose shim or disk hangs,
-// accepts calls and never answers.
+// boundCall gives every call to containerd a time limit, and an error that names the call:
+// containerd that is stopped, or whose shim or disk hangs, accepts calls and never answers.
 func boundCall(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	bound, special := bounds[method]
 	switch {

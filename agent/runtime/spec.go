@@ -10,7 +10,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// Mount is one file or folder of the node seen by a container.
+// Mount is one file or folder of the node mounted in a container.
 type Mount struct {
 	Source, Destination string
 	ReadOnly            bool
@@ -27,7 +27,7 @@ type Security struct {
 	RunAsUser, RunAsGroup      *int64
 	RunAsNonRoot               bool
 	SupplementalGroups         []int64 // fsGroup among them
-	StrictGroups               bool    // none that the image's files say
+	StrictGroups               bool    // without the groups in the image's files
 	Seccomp, AppArmor          Profile
 	UnmaskedProc               bool
 }
@@ -41,7 +41,7 @@ type Resources struct {
 	OOMScoreAdj int
 }
 
-// ContainerConfig is one container as the pod worker wants it.
+// ContainerConfig is the configuration of one container.
 type ContainerConfig struct {
 	PodNamespace, PodName, PodUID string
 	Name                          string
@@ -61,7 +61,7 @@ type ContainerConfig struct {
 	TerminationMessagePolicy      string
 }
 
-// specVersion is one that runc 1.1 and crun 1.8 both accept.
+// specVersion is a version that runc 1.1 and crun 1.8 both accept.
 const specVersion = "1.0.2"
 
 var defaultCapabilities = []string{
@@ -76,7 +76,7 @@ var maskedPaths = []string{
 
 var readonlyPaths = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
 
-// buildSpec is the OCI spec of a container from its image and the pod.
+// buildSpec returns the OCI spec of a container, by its image and the pod.
 func (r *Runtime) buildSpec(c *Container, cfg ContainerConfig, p *Prepared) (*specs.Spec, error) {
 	args, err := arguments(cfg, p.image)
 	if err != nil {
@@ -146,7 +146,7 @@ func arguments(cfg ContainerConfig, img Image) ([]string, error) {
 	return args, nil
 }
 
-// defaultPath serves images that set none.
+// defaultPath is for images that set no PATH.
 const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 func environment(cfg ContainerConfig, img Image) []string {
@@ -268,18 +268,18 @@ func (r *Runtime) linuxResources(cfg ContainerConfig) *specs.LinuxResources {
 	}
 	res.CPU = cpu
 	if n := cfg.Resources.MemoryLimit; n > 0 {
-		// No swap beyond the limit: a limit that swaps is no limit.
+		// No swap beyond the memory limit, which would otherwise limit nothing.
 		swap := n
 		res.Memory = &specs.LinuxMemory{Limit: &n, Swap: &swap}
 	}
 	if r.cgroups.Unified() {
-		// A container that lost one process to the out-of-memory killer is ended whole.
+		// If the out-of-memory killer kills one process of a container, it kills all.
 		res.Unified = map[string]string{"memory.oom.group": "1"}
 	}
 	return res
 }
 
-// defaultDevices may be used by any container; runc makes their nodes.
+// defaultDevices may be used by any container; runc creates their device files.
 func defaultDevices() []specs.LinuxDeviceCgroup {
 	device := func(major, minor int64) specs.LinuxDeviceCgroup {
 		return specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: &major, Minor: &minor, Access: "rwm"}
@@ -336,7 +336,7 @@ func hostDevices() ([]specs.LinuxDevice, error) {
 	var list []specs.LinuxDevice
 	err := filepath.WalkDir("/dev", func(path string, entry os.DirEntry, err error) error {
 		if err != nil {
-			return nil // vanished: a device that came and went
+			return nil // the device was removed meanwhile
 		}
 		switch path {
 		case "/dev/pts", "/dev/shm", "/dev/mqueue", "/dev/fd":

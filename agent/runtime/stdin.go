@@ -13,10 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A container's standard input is a FIFO that its shim has open at both ends:
-// for reading, and for writing until CloseStdin. So input stays open while no
-// client is attached and while no agent runs, and clients come and go by
-// opening the FIFO. It lies in a folder that lives as long as the task.
+// A container's standard input is a FIFO that its shim has open at both ends: for reading, and for
+// writing until CloseStdin. So input stays open while no client is attached and while no agent
+// runs, and clients connect by opening the FIFO. It is in a folder that exists as long as the task.
 const stdinFIFO = "fifo"
 
 // ErrStdinClosed means that a container's standard input has ended.
@@ -36,10 +35,10 @@ func (r *Runtime) makeStdin(id string) (string, error) {
 	return path, nil
 }
 
-// retainStdin removes the inputs of all containers but those that are present:
-// what is left where containerd has lost a container, or the host its power.
+// retainStdin removes the inputs of all containers except those present: leftovers after containerd
+// lost a container, or the host its power.
 func (r *Runtime) retainStdin(present map[string]bool) {
-	entries, _ := os.ReadDir(filepath.Join(r.cfg.RunDir, "stdin")) // none before the first container with an input
+	entries, _ := os.ReadDir(filepath.Join(r.cfg.RunDir, "stdin")) // missing before the first container with an input
 	for _, e := range entries {
 		if !present[e.Name()] {
 			if err := os.RemoveAll(r.stdinDir(e.Name())); err != nil {
@@ -49,8 +48,8 @@ func (r *Runtime) retainStdin(present map[string]bool) {
 	}
 }
 
-// OpenStdin connects to a running container's standard input. Writing waits
-// for the container to read; Close ends a write that waits, and not the input.
+// OpenStdin connects to a running container's standard input. Writing waits for the container to
+// read; Close ends a waiting write, but not the input.
 func (r *Runtime) OpenStdin(id string) (*os.File, error) {
 	path := filepath.Join(r.stdinDir(id), stdinFIFO)
 	f, err := os.OpenFile(path, os.O_WRONLY|unix.O_NONBLOCK, 0)
@@ -63,8 +62,8 @@ func (r *Runtime) OpenStdin(id string) (*os.File, error) {
 	return f, nil
 }
 
-// CloseStdin lets the container find the end of its input once all clients
-// have closed theirs. No client can connect afterwards.
+// CloseStdin ends the container's input once all clients have closed theirs. No client can connect
+// afterwards.
 func (r *Runtime) CloseStdin(ctx context.Context, id string) error {
 	if err := os.Remove(filepath.Join(r.stdinDir(id), stdinFIFO)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("close standard input of container %s: %w", id, err)

@@ -42,8 +42,8 @@ func (r *Runtime) Terminate(ctx context.Context, id string) error {
 	return r.Signal(ctx, id, signal)
 }
 
-// Kill kills the container, and returns when it has exited or ctx ends. It repeats itself: a kill that raced a paused or starting
-// process is not the end of it.
+// Kill kills the container, and returns when it has exited or ctx ends. It repeats the kill: one that meets a paused or starting
+// process may have no effect.
 func (r *Runtime) Kill(ctx context.Context, id string) error {
 	e, ok := r.lookup(id)
 	if !ok {
@@ -74,8 +74,8 @@ func (e *entry) exitsWithin(ctx context.Context, limit time.Duration) (exited bo
 	}
 }
 
-// Signal sends a signal to the container's first process; SIGKILL reaches
-// every process of it where no PID namespace would end them.
+// Signal sends a signal to the container's first process; SIGKILL is sent to all its processes if it has no PID namespace of its
+// own, which would end them.
 func (r *Runtime) Signal(ctx context.Context, id string, signal unix.Signal) error {
 	e, ok := r.lookup(id)
 	if !ok {
@@ -89,15 +89,15 @@ func (r *Runtime) Signal(ctx context.Context, id string, signal unix.Signal) err
 	case err == nil:
 		return nil
 	case errdefs.IsNotFound(err) || errdefs.IsFailedPrecondition(err):
-		// It has ended. If the event is lost, the comparison finds it; here
-		// the task itself is asked, so that nobody waits for the event.
+		// It has ended. If the event is lost, the comparison finds the exit; here the task itself is asked, so that no caller
+		// waits for the event.
 		r.checkExited(r.ctx(ctx), id)
 		return nil
 	}
 	return fmt.Errorf("signal container %s: %w", id, err)
 }
 
-// checkExited settles a container that cannot be signalled any more.
+// checkExited records the exit of a container that cannot be signalled any more.
 func (r *Runtime) checkExited(ctx context.Context, id string) {
 	response, err := r.client.TaskService().Get(ctx, &tasks.GetRequest{ContainerID: id})
 	if errdefs.IsNotFound(errgrpc.ToNative(err)) {

@@ -15,9 +15,8 @@ import (
 // Sysctl is a kernel parameter that a pod sets in its own namespaces.
 type Sysctl struct{ Name, Value string }
 
-// SetSysctls writes the pod's kernel parameters, in their order, once in the life of its namespaces. It trusts nobody to have
-// checked them: a parameter is written only where the pod has a namespace of the parameter's kind, and only into a file that
-// is not the host's.
+// SetSysctls writes the pod's kernel parameters, in order, once for its namespaces. It does not rely on earlier checks: a parameter
+// is written only if the pod has a namespace of the parameter's kind, and only to a file that is not the host's.
 func (r *Runtime) SetSysctls(s Sandbox, list []Sysctl) error {
 	if len(list) == 0 {
 		return nil
@@ -26,7 +25,7 @@ func (r *Runtime) SetSysctls(s Sandbox, list []Sysctl) error {
 	if _, err := os.Stat(written); err == nil {
 		return nil
 	}
-	// The host's own files are held open while the pod's are compared with them: the kernel keeps one inode for a file that both see.
+	// The host's own files are held open while the pod's are compared with them: a file that both share has one inode.
 	host := make([]int, len(list))
 	for i, l := range list {
 		fd, err := openSysctl(l.Name, unix.O_PATH)
@@ -71,7 +70,7 @@ func setSysctls(s Sandbox, list []Sysctl, host []int) error {
 	return nil
 }
 
-// enterNamespace moves the calling thread.
+// enterNamespace moves the calling thread to a namespace.
 func enterNamespace(path string, kind int) error {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -111,7 +110,7 @@ func writeSysctl(l Sysctl, host int) error {
 		return err
 	}
 	defer unix.Close(fd)
-	// A name of the UTS namespace is one file for all, which shows the writing thread's namespace.
+	// A parameter of the UTS namespace has one file for all namespaces, which accesses the one of the writing thread.
 	if host >= 0 && sysctl.NamespaceOf(l.Name) != sysctl.UTS {
 		same, err := sameFile(fd, host)
 		if err != nil {
@@ -127,7 +126,7 @@ func writeSysctl(l Sysctl, host int) error {
 	return nil
 }
 
-// openSysctl opens the parameter's file as the calling thread's namespaces show it, and nothing that lies elsewhere.
+// openSysctl opens the parameter's file as the calling thread's namespaces show it, and nothing outside of /proc/sys.
 func openSysctl(name string, flags uint64) (int, error) {
 	path, err := sysctl.Path(name)
 	if err != nil {

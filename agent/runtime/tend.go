@@ -18,12 +18,12 @@ const (
 	tendInterval    = 10 * time.Second
 	askTimeout      = 10 * time.Second
 	defaultPatience = time.Minute
-	// maxDaemonLog is where containerd's log is moved aside; one old file is kept.
+	// maxDaemonLog is the size at which containerd's log is rotated; one old file is kept.
 	maxDaemonLog = 10 << 20
 )
 
-// tend looks after the daemon that fd, a pidfd, names until ctx ends: its log
-// stays small, and a daemon that lives but has stopped to answer is killed.
+// tend rotates the daemon's log, and kills the daemon if it runs but does not answer, until ctx
+// ends. fd is the daemon's pidfd.
 func (d *Daemon) tend(ctx context.Context, fd int) {
 	patience := d.cfg.Patience
 	if patience == 0 {
@@ -52,9 +52,8 @@ func (d *Daemon) tend(ctx context.Context, fd int) {
 	}
 }
 
-// rotateDaemonLog moves a log that has grown aside. The daemon has it open and
-// cannot be asked to, so its content is copied and the file emptied; on a full disk
-// it is emptied all the same.
+// rotateDaemonLog rotates a log that is too large. The daemon has it open and cannot reopen it, so
+// its content is copied and the file emptied; on a full disk it is emptied without a copy.
 func rotateDaemonLog(path string, limit int64) error {
 	info, err := os.Stat(path)
 	if errors.Is(err, os.ErrNotExist) || err == nil && info.Size() < limit {

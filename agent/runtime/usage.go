@@ -13,7 +13,7 @@ import (
 	"github.com/skep-io/skep/agent/confine"
 )
 
-// WritableLayer is the folder that holds what a container has changed of its image; empty when the container is gone.
+// WritableLayer is the folder of a container's writable layer; empty if the container was removed.
 func (r *Runtime) WritableLayer(ctx context.Context, id string) (string, error) {
 	mounts, err := r.snapshotter().Mounts(r.ctx(ctx), id)
 	if errdefs.IsNotFound(err) {
@@ -35,14 +35,14 @@ func (r *Runtime) WritableLayer(ctx context.Context, id string) (string, error) 
 	return "", fmt.Errorf("containerd's snapshotter %s does not say where the writable layer of container %s is", r.cfg.Snapshotter, id)
 }
 
-// FilesDirs are the folders of what is kept for a pod beside its volumes and logs and what its containers can write to: records and
-// termination messages, and the files in /etc.
+// FilesDirs are the pod's folders beside those of volumes, logs and writable layers: records and termination messages, and the files
+// in /etc.
 func (r *Runtime) FilesDirs(podUID string) []string {
 	return []string{filepath.Join(r.PodDir(podUID), "containers"), r.EtcDir(podUID)}
 }
 
-// DropFiles removes those of them that are of no use once the pod has finished, and that its containers may have made large. Records
-// stay; they hold what the messages said.
+// DropFiles removes the files in FilesDirs that are not needed once the pod has finished, and that its containers may have made
+// large. Records stay; they include the termination messages.
 func (r *Runtime) DropFiles(podUID string) error {
 	messages, err := filepath.Glob(filepath.Join(r.PodDir(podUID), "containers", "*.message"))
 	if err != nil {
@@ -58,12 +58,12 @@ func (r *Runtime) DropFiles(podUID string) error {
 // EtcDir is for the files in /etc that all containers of a pod share.
 func (r *Runtime) EtcDir(podUID string) string { return filepath.Join(r.PodDir(podUID), "etc") }
 
-// LogDir is where the logs of all attempts of a container go.
+// LogDir is the folder of the logs of all attempts of a container.
 func (r *Runtime) LogDir(podUID, container string) string {
 	return filepath.Dir(r.LogPath(podUID, container, 0))
 }
 
-// ImageUsage is what unpacked images use of their disk, in bytes and inodes.
+// ImageUsage is the disk use of unpacked images, in bytes and inodes.
 func (r *Runtime) ImageUsage(ctx context.Context) (bytes, inodes uint64, err error) {
 	ctx = r.ctx(ctx)
 	var layers []string

@@ -18,8 +18,8 @@ import (
 	"github.com/skep-io/skep/agent/confine"
 )
 
-// resolveUser decides user and groups from the pod and the image. Names are
-// looked up in the image's own passwd and group files.
+// resolveUser determines user and groups from the pod and the image. Names are looked up in the
+// image's own passwd and group files.
 func (r *Runtime) resolveUser(s Security, p *Prepared) (specs.User, error) {
 	name := p.image.config.User
 	if s.RunAsUser != nil {
@@ -92,7 +92,7 @@ func (r *Runtime) lookupUser(name string, p *Prepared) (specs.User, error) {
 	}
 	r.images.mu.Lock()
 	defer r.images.mu.Unlock()
-	if len(r.images.users) >= maxUsers { // pods choose names at will
+	if len(r.images.users) >= maxUsers { // pods can choose any names
 		clear(r.images.users)
 	}
 	r.images.users[key] = user
@@ -100,7 +100,7 @@ func (r *Runtime) lookupUser(name string, p *Prepared) (specs.User, error) {
 }
 
 const (
-	// maxUserFile bounds what an image can make us read.
+	// maxUserFile bounds a user file of an image.
 	maxUserFile = 4 << 20
 	// maxGroups is the kernel's NGROUPS_MAX.
 	maxGroups = 65536
@@ -108,7 +108,7 @@ const (
 	maxUsers = 4096
 )
 
-// userFrom resolves "", "user", "uid", "user:group" and their mixtures.
+// userFrom resolves "", "user", "uid", "user:group" and combinations of these.
 func userFrom(root *confine.Dir, spec string) (specs.User, error) {
 	passwd, err := readUserFile(root, "etc/passwd")
 	if err != nil {
@@ -121,7 +121,8 @@ func userFrom(root *confine.Dir, spec string) (specs.User, error) {
 	return parseUser(passwd, group, spec)
 }
 
-// readUserFile reads a file that an image may have, or have as anything.
+// readUserFile reads a file that an image may lack, or may have as something else than a regular
+// file.
 func readUserFile(root *confine.Dir, name string) (string, error) {
 	f, err := root.OpenInRoot(name)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {

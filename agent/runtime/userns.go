@@ -14,14 +14,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Each pod with a user namespace of its own has a range of the node's IDs that no other pod and nobody of the node has: as
-// kubelet gives them out, 65,536 IDs, and never the lowest.
+// Each pod with a user namespace of its own has a range of the node's IDs that no other pod and no user of the node has: as with
+// kubelet, 65,536 IDs, and never the lowest range.
 const (
 	idsPerPod = 65536
 	idRanges  = 1<<32/idsPerPod - 2 // the lowest is the node's; the highest holds the ID that means nobody
 )
 
-// Users is the first of the node's IDs that a pod's are; 0: the pod's IDs are the node's own.
+// Users is the first of the node's IDs to which a pod's IDs are mapped; 0: the pod's IDs are the node's own.
 type Users uint32
 
 func (u Users) mapping() []specs.LinuxIDMapping {
@@ -42,8 +42,8 @@ type idMapping struct {
 
 func (r *Runtime) usersPath(podUID string) string { return filepath.Join(r.PodDir(podUID), "userns") }
 
-// AllocateUsers gives a pod its range: the one that it has, or one that no pod has. The pod keeps it until it is forgotten,
-// through restarts of the agent and the host.
+// AllocateUsers returns a pod's range: the one that it has, or one that no pod has. The pod keeps it until ForgetPod, through
+// restarts of the agent and the host.
 func (r *Runtime) AllocateUsers(podUID string) (Users, error) {
 	r.users.Lock()
 	defer r.users.Unlock()
@@ -56,7 +56,7 @@ func (r *Runtime) AllocateUsers(podUID string) (Users, error) {
 			return users, nil
 		}
 	}
-	// From a random place on, so that a range is not soon another's.
+	// The search begins at a random range, so that a range is not soon reused.
 	start := rand.IntN(idRanges)
 	for i := range idRanges {
 		users := Users(1+(start+i)%idRanges) * idsPerPod
@@ -77,7 +77,7 @@ func (r *Runtime) takenUsers() (map[Users]string, error) {
 	for _, path := range paths {
 		data, err := os.ReadFile(path)
 		if errors.Is(err, os.ErrNotExist) {
-			continue // its pod was forgotten meanwhile
+			continue // its pod was removed meanwhile
 		}
 		var record usersRecord
 		if err == nil {
@@ -94,7 +94,7 @@ func (r *Runtime) takenUsers() (map[Users]string, error) {
 	return taken, nil
 }
 
-// recordUsers writes the record so that it is there after a loss of power too, before anything is owned by its IDs.
+// recordUsers writes the record durably, before any file is owned by the range's IDs.
 func (r *Runtime) recordUsers(podUID string, users Users) error {
 	mapping := []idMapping{{HostID: uint32(users), Length: idsPerPod}}
 	data, err := json.Marshal(usersRecord{UIDMappings: mapping, GIDMappings: mapping})
@@ -124,8 +124,7 @@ func (r *Runtime) recordUsers(podUID string, users Users) error {
 	return dir.Sync()
 }
 
-// makeOwnedNamespaces makes the pod's user namespace and in it, so that its root has power over them, the others; pins them;
-// and sets them up.
+// makeOwnedNamespaces makes the pod's user namespace and, owned by that, the others; pins them; and sets them up.
 func makeOwnedNamespaces(s Sandbox, c SandboxConfig) error {
 	mapping := fmt.Sprintf("0:%d:%d", s.Users, idsPerPod)
 	err := sys.UnshareAfterEnterUserns(mapping, mapping, unix.CLONE_NEWNET|unix.CLONE_NEWIPC|unix.CLONE_NEWUTS, func(pid int) error {
@@ -150,8 +149,8 @@ func makeOwnedNamespaces(s Sandbox, c SandboxConfig) error {
 	return setUpNetNS()
 }
 
-// asOwner runs f with the effective user ID of the namespaces' root, whom the kernel lets write the parameters of an IPC
-// namespace of its own, on a thread that is locked.
+// asOwner runs f with the effective user ID of the namespaces' root, which may write the parameters of its own IPC namespace.
+// The calling goroutine must be locked to its thread.
 func asOwner(u Users, f func() error) error {
 	set := func(id Users) error {
 		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), uintptr(id), ^uintptr(0)); errno != 0 {
