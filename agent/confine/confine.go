@@ -1,14 +1,14 @@
-// Package confine reaches files below folders that a container can write in.
+// Package confine opens files below folders that a container can write in.
 //
 // A container may put anything at any name there and change it at any time: links to files of the node, FIFOs whose opening
-// waits for ever, device files that act when they are opened, folders nested deeper than a process may hold descriptors,
-// mounts that propagate back. Here a name is resolved by the kernel in one openat2 that cannot leave the folder, what was found
-// is looked at before it is opened, and it is then used by descriptor, never by name again.
+// waits for ever, device files that act when they are opened, folders nested deeper than a process may hold descriptors, mounts
+// that propagate back. Here a name is resolved by the kernel in one openat2 that cannot leave the folder, the file is checked
+// before it is opened, and then used by descriptor, never by name again.
 //
 // os.Root keeps inside of a folder too, but opens whatever it finds (a FIFO, a device), refuses absolute links, which images
 // have, enters mounts, and holds a descriptor for each level that it removes.
 //
-// Paths handed to functions of this package are trusted, names handed to methods of Dir are not. It knows nothing of pods.
+// Paths passed to functions of this package are trusted, names passed to methods of Dir are not. It does not depend on pods.
 package confine
 
 import (
@@ -22,8 +22,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Dir is an open folder. Nothing that is reached from it lies outside of it or across a mount, and no link is followed, except
-// where a method says so.
+// Dir is an open folder. Its methods reach nothing outside of it or across a mount, and follow no link, except where a method
+// says so.
 type Dir struct{ f *os.File }
 
 // Open opens a folder that no container can replace.
@@ -43,7 +43,7 @@ func (d *Dir) fd() int { return int(d.f.Fd()) }
 // below is how the names of a Dir are resolved.
 const below = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV
 
-// openat2 repeats what a rename or a signal at the same time cut short.
+// openat2 repeats a call that a concurrent rename or a signal interrupted.
 func openat2(dir int, name string, flags int, resolve uint64) (int, error) {
 	how := unix.OpenHow{Flags: uint64(flags | unix.O_CLOEXEC), Resolve: resolve}
 	for attempt := 0; ; attempt++ {
@@ -55,7 +55,7 @@ func openat2(dir int, name string, flags int, resolve uint64) (int, error) {
 	}
 }
 
-// single refuses what is more than one name: the calls with names other than openat2 would follow links in it.
+// single refuses paths of more than one name: calls other than openat2 would follow links in them.
 func single(name string) error {
 	if name == "" || name == "." || name == ".." || strings.Contains(name, "/") {
 		return &fs.PathError{Op: "use", Path: name, Err: errors.New("not a single name")}
@@ -79,7 +79,7 @@ func (d *Dir) Dir(name string) (*Dir, error) {
 	return &Dir{os.NewFile(uintptr(fd), filepath.Join(d.f.Name(), name))}, nil
 }
 
-// MkdirAll makes the folders of a path where they are missing, and opens the last. Those that it makes have exactly the mode.
+// MkdirAll makes the missing folders of a path, and opens the last. Those that it makes have exactly the mode.
 func (d *Dir) MkdirAll(path string, mode uint32) (*Dir, error) {
 	fd, err := unix.FcntlInt(d.f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
@@ -111,7 +111,7 @@ func (d *Dir) mkdir(name string, mode uint32) (*Dir, error) {
 		return nil, err
 	}
 	if made {
-		if err := unix.Fchmod(next.fd(), mode); err != nil { // past the umask
+		if err := unix.Fchmod(next.fd(), mode); err != nil { // whatever the umask
 			next.Close()
 			return nil, d.pathError("chmod", name, err)
 		}
@@ -119,7 +119,7 @@ func (d *Dir) mkdir(name string, mode uint32) (*Dir, error) {
 	return next, nil
 }
 
-// Create makes a new file with data; gid nil leaves it to the agent's group.
+// Create makes a new file with data; with gid nil it has the agent's group.
 func (d *Dir) Create(name string, data []byte, mode uint32, gid *int64) error {
 	how := unix.OpenHow{Flags: unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW | unix.O_CLOEXEC, Mode: 0o600, Resolve: below}
 	fd, err := unix.Openat2(d.fd(), name, &how)
@@ -142,7 +142,7 @@ func (d *Dir) Create(name string, data []byte, mode uint32, gid *int64) error {
 	return f.Close()
 }
 
-// Symlink makes name a link, in one rename if something else has the name. temporary is a name that is free otherwise.
+// Symlink makes name a link, in one rename if the name exists. temporary is a name that is not used otherwise.
 func (d *Dir) Symlink(target, name, temporary string) error {
 	if err := single(name); err != nil {
 		return err
@@ -163,14 +163,14 @@ func (d *Dir) Symlink(target, name, temporary string) error {
 	return d.pathError("rename", name, err)
 }
 
-// LeadsTo says whether name is a link to the target.
+// LeadsTo says whether name is a link to target.
 func (d *Dir) LeadsTo(name, target string) bool {
 	buf := make([]byte, len(target)+1)
 	n, err := unix.Readlinkat(d.fd(), name, buf)
 	return err == nil && string(buf[:n]) == target
 }
 
-// Each calls f for every name in the folder, a few at a time, so that a folder with very many costs no memory.
+// Each calls f for every name in the folder. It reads a few at a time, so that a folder with very many needs little memory.
 func (d *Dir) Each(f func(name string) error) error {
 	fd, err := openat2(d.fd(), ".", unix.O_RDONLY|unix.O_DIRECTORY, below)
 	if err != nil {

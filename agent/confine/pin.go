@@ -10,11 +10,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// following is how a path of a volume is resolved: by its links, as long as they stay in the volume.
+// following is how a path of a volume is resolved: links are followed as long as they stay in the volume.
 const following = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS
 
-// Pin returns what a path below root names, unopened (O_PATH): it can be looked at and mounted, whatever happens to the name
-// afterwards. Links and mounts are followed, links only to what lies below root.
+// Pin returns the file that a path below root names, unopened (O_PATH): it can be examined and mounted, even if the name
+// changes afterwards. Links and mounts are followed, links only to files below root.
 func Pin(root, path string) (*os.File, error) {
 	return pin(root, path, unix.O_PATH)
 }
@@ -33,7 +33,7 @@ func pin(root, path string, flags int) (*os.File, error) {
 	return os.NewFile(uintptr(fd), name), nil
 }
 
-// PinMakingDirs is Pin, but makes the folders of a path that does not exist, with root's own mode.
+// PinMakingDirs is Pin, but makes the missing folders of a path, with root's own mode.
 func PinMakingDirs(root, path string) (*os.File, error) {
 	found, err := Pin(root, path)
 	if !errors.Is(err, fs.ErrNotExist) {

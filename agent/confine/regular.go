@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrNotRegular means that a name is there, but is no file that can be read or written without consequences.
+// ErrNotRegular means that a name exists, but is not a regular file, so that opening it may have side effects.
 var ErrNotRegular = errors.New("not a regular file")
 
 // OpenRegular opens a file that exists. Its folder is trusted; the name itself may be anything: no link is followed, nothing but
@@ -24,7 +24,7 @@ func OpenRegular(path string, flags int) (*os.File, error) {
 	return reopen(fd, flags, path)
 }
 
-// CreateRegular is OpenRegular, but makes the file if the name is free.
+// CreateRegular is OpenRegular, but makes the file if it is missing.
 func CreateRegular(path string, flags int, mode uint32) (*os.File, error) {
 	for {
 		f, err := OpenRegular(path, flags)
@@ -38,7 +38,7 @@ func CreateRegular(path string, flags int, mode uint32) (*os.File, error) {
 	}
 }
 
-// ReadRegular reads the first limit bytes of a file, as OpenRegular opens it.
+// ReadRegular reads the first limit bytes of a file, opened by OpenRegular.
 func ReadRegular(path string, limit int64) ([]byte, error) {
 	f, err := OpenRegular(path, unix.O_RDONLY)
 	if err != nil {
@@ -58,7 +58,7 @@ func (d *Dir) OpenInRoot(name string) (*os.File, error) {
 	return reopen(fd, unix.O_RDONLY, filepath.Join(d.f.Name(), name))
 }
 
-// reopen takes over an O_PATH descriptor.
+// reopen opens the file of an O_PATH descriptor, which it closes.
 func reopen(pinned, flags int, name string) (*os.File, error) {
 	defer unix.Close(pinned)
 	var st unix.Stat_t

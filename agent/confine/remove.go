@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// RemoveAll removes a file or folder with everything in it, and nothing else: what is mounted at it or below is detached and not
-// entered, however deep and large the tree is. What does not exist is no error.
+// RemoveAll removes a file or folder with everything in it, and nothing else: mounts at it or below are detached and not
+// entered. The tree may be of any depth and size. A missing path is no error.
 func RemoveAll(path string) error {
 	parent, err := Open(filepath.Dir(path))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -37,7 +37,7 @@ func Empty(path string) error {
 	return (&removal{}).contents(d, 0)
 }
 
-// RemoveAll removes what a name is, as the function of the same name does.
+// RemoveAll removes a name, as the function of the same name does.
 func (d *Dir) RemoveAll(name string) error {
 	if err := single(name); err != nil {
 		return err
@@ -46,19 +46,19 @@ func (d *Dir) RemoveAll(name string) error {
 }
 
 const (
-	// maxDepth bounds the descriptors that are held: what lies deeper is moved up first.
+	// maxDepth limits the open descriptors: deeper folders are moved up first.
 	maxDepth = 64
-	// maxPasses ends the work on a folder that somebody fills as fast as it is emptied.
+	// maxPasses ends the removal of a folder that another process fills as fast as it is emptied.
 	maxPasses = 1 << 20
-	// maxAttempts ends the work on a name that somebody changes at the same time.
+	// maxAttempts ends the removal of a name that another process keeps changing.
 	maxAttempts = 100
 )
 
-// removal is one tree on its way out.
+// removal is the removal of one tree.
 type removal struct {
-	top   *Dir // the outermost folder being emptied: deep ones are moved here
-	moved int
-	gone  int // names removed or moved
+	top     *Dir // the outermost folder being emptied: deep ones are moved here
+	moved   int
+	removed int // names removed or moved
 }
 
 // entry removes one name in dir.
@@ -70,7 +70,7 @@ func (r *removal) entry(dir *Dir, name string, depth int) error {
 		}
 		switch err {
 		case nil:
-			r.gone++
+			r.removed++
 			return nil
 		case unix.ENOENT:
 			return nil
@@ -81,7 +81,7 @@ func (r *removal) entry(dir *Dir, name string, depth int) error {
 				return nil
 			}
 			err = r.folder(dir, name, depth)
-		case unix.ENOTDIR: // replaced since it was a folder
+		case unix.ENOTDIR: // replaced: it was a folder before
 			err = nil
 		}
 		if err != nil {
@@ -105,16 +105,16 @@ func (r *removal) folder(dir *Dir, name string, depth int) error {
 	return r.contents(sub, depth+1)
 }
 
-// contents removes all in dir. It goes on past what fails.
+// contents removes everything in dir. It continues after failures.
 func (r *removal) contents(dir *Dir, depth int) error {
 	outermost := r.top == nil
 	if outermost {
 		r.top = dir
 		defer func() { r.top = nil }()
 	}
-	idle := 0 // passes in a row that found names and removed none, as somebody else had removed them first
+	idle := 0 // passes in a row that found names and removed none, as another process had removed them first
 	for range maxPasses {
-		empty, before := true, r.gone
+		empty, before := true, r.removed
 		var failed error
 		err := dir.Each(func(name string) error {
 			empty = false
@@ -125,14 +125,14 @@ func (r *removal) contents(dir *Dir, depth int) error {
 		})
 		switch {
 		case errors.Is(err, unix.ENOENT):
-			return nil // somebody else has removed the folder itself
+			return nil // another process has removed the folder itself
 		case err != nil:
 			return err
 		case failed != nil:
 			return failed
-		case empty, !outermost: // an inner one's rmdir shows whether more has come
+		case empty, !outermost: // an inner one's rmdir shows whether new names were added
 			return nil
-		case r.gone > before:
+		case r.removed > before:
 			idle = 0
 		case idle == maxAttempts:
 			return dir.pathError("remove", ".", errors.New("its files stay"))
@@ -143,14 +143,14 @@ func (r *removal) contents(dir *Dir, depth int) error {
 	return dir.pathError("remove", ".", errors.New("something else fills it all the time"))
 }
 
-// moveUp hands a folder that lies too deep to the outermost one, whose next pass finds it.
+// moveUp moves a folder that is too deep to the outermost one, whose next pass removes it.
 func (r *removal) moveUp(dir *Dir, name string) bool {
 	for range maxAttempts {
 		r.moved++
 		to := fmt.Sprintf("..deep-%d-%s", r.moved, rand.Text()[:8])
 		err := unix.Renameat2(dir.fd(), name, r.top.fd(), to, unix.RENAME_NOREPLACE)
 		if err == nil {
-			r.gone++
+			r.removed++
 			return true
 		}
 		if err != unix.EEXIST {
@@ -160,7 +160,7 @@ func (r *removal) moveUp(dir *Dir, name string) bool {
 	return false
 }
 
-// detach unmounts what is mounted at a name, without looking into it.
+// detach unmounts the mounts at a name, without entering them.
 func detach(dir *Dir, name string) error {
 	fd, err := openat2(dir.fd(), name, unix.O_PATH|unix.O_NOFOLLOW, below&^unix.RESOLVE_NO_XDEV)
 	if err == unix.ENOENT {

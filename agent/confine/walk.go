@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Found is a file or folder that a walk has come to.
+// Found is a file or folder that a walk has reached.
 type Found struct {
 	Device, Inode uint64
 	Links         uint32
@@ -17,32 +17,32 @@ type Found struct {
 	Folder        bool
 }
 
-// Walk goes through a folder and everything below it, one name a call, so that whoever walks decides how fast, and may stop at any
-// time. It follows no link and enters no mount, opens nothing but folders, and never asks the file system of a mount, which may
-// not answer. However large and deep the tree is, it holds few descriptors and little memory. What changes meanwhile may be found
-// or not; what is moved while the walk is deep below it may be left out.
+// Walk visits a folder and everything below it, one name per call, so that the caller sets the pace and may stop at any time. It
+// follows no link and enters no mount, opens nothing but folders, and never calls the file system of a mount, which may not
+// answer. It needs few descriptors and little memory, however large and deep the tree is. Files that change meanwhile may be found
+// or not; a folder that is moved while the walk is deep below it may be omitted.
 type Walk struct {
 	frames []frame
 	buf    []byte
 	root   bool // the outermost folder has been returned
 }
 
-// frame is a folder that the walk is in. Either it is open, or it lies so deep that it was closed to save descriptors, and is
-// opened again from the folder below.
+// frame is a folder that the walk is in. It is either open, or was closed to save descriptors in a deep tree, and is opened again
+// from the folder below.
 type frame struct {
 	fd            int32 // -1: closed
 	device, inode uint64
-	next          int64   // where in the folder the walk goes on, when batch is empty
-	batch         []entry // names that have been read and not looked at
+	next          int64   // offset in the folder of the next names, when batch is empty
+	batch         []entry // names that have been read and not visited
 }
 
 type entry struct {
 	name string
-	next int64 // where the folder goes on after it
+	next int64 // offset in the folder after this name
 }
 
 const (
-	// openFrames is how many folders are kept open at either end of the way down: the outermost, to which a walk can always
+	// openFrames is how many folders are kept open at either end of the path down: the outermost, to which a walk can always
 	// return, and the innermost.
 	openFrames = 32
 	// batchSize is how many bytes of names are read at a time: with the longest names ten, with short ones a hundred.
@@ -77,8 +77,8 @@ func (f *frame) close() {
 	}
 }
 
-// Next returns what the walk comes to next, the folder itself first. After the last it returns io.EOF; after another error the
-// walk may go on.
+// Next returns the next file or folder, the folder itself first. After the last it returns io.EOF; after another error the walk
+// may continue.
 func (w *Walk) Next() (Found, error) {
 	if !w.root && len(w.frames) > 0 {
 		w.root = true
@@ -114,7 +114,8 @@ func (w *Walk) Next() (Found, error) {
 	return Found{}, io.EOF
 }
 
-// look says what a name is. It asks nothing of a file system that is mounted there: what is in memory of it does.
+// look returns a name's type and size. For a mount point it uses only what the kernel has in memory, without calling the mounted
+// file system.
 func look(dir int, name string) (found Found, mounted bool, err error) {
 	var st unix.Statx_t
 	flags := unix.AT_SYMLINK_NOFOLLOW | unix.AT_NO_AUTOMOUNT | unix.AT_STATX_DONT_SYNC
@@ -128,7 +129,7 @@ func look(dir int, name string) (found Found, mounted bool, err error) {
 	}, st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, err
 }
 
-// enter goes down into a folder, unless that is no longer one, or something is mounted there.
+// enter goes down into a folder, unless that was replaced, or is a mount point.
 func (w *Walk) enter(f *frame, name string) error {
 	fd, err := openat2(int(f.fd), name, unix.O_RDONLY|unix.O_DIRECTORY, below)
 	switch err {
@@ -158,7 +159,7 @@ func (w *Walk) push(fd int) error {
 	return nil
 }
 
-// leave goes up one folder, or, if that is not where it was, to the innermost that is open.
+// leave goes up one folder or, if that was moved, to the innermost that is open.
 func (w *Walk) leave() {
 	last := len(w.frames) - 1
 	child := &w.frames[last]

@@ -39,14 +39,14 @@ const closeTimeout = 30 * time.Second
 type attacher struct {
 	runtime   Runtime
 	container runtime.Container
-	wanted    *remotecommand.Options // over WebSocket there are streams for what is not wanted too
+	wanted    *remotecommand.Options // a WebSocket client has all streams, also those that it does not want
 }
 
 // AttachContainer implements remotecommand.Attacher: it connects a client to a running container until the container ends, the
 // client leaves, or the client's input ends and the container's does not end with it.
 //
-// Output is taken from the container's log as it is written, from now on (kubectl run shows what was before): clients read at their own pace, and none can hold up the
-// container or another client.
+// Output is read from the container's log as it is written, from now on (kubectl run shows earlier output): clients read at their own pace,
+// and none can block the container or another client.
 func (a *attacher) AttachContainer(ctx context.Context, _, _, _ string, in io.Reader, out, errOut io.WriteCloser, _ bool, resize <-chan remotecommand.TerminalSize) error {
 	client := ctx
 	ctx, cancel := context.WithCancel(ctx)
@@ -63,7 +63,7 @@ func (a *attacher) AttachContainer(ctx context.Context, _, _, _ string, in io.Re
 		}
 		if stdin != nil {
 			defer stdin.Close() // ends a write that the container does not read
-			// Only then, so that the client sees the answer to the first that it sends.
+			// Input begins once the output is followed, so that the client sees the answer to its first line.
 			begun = func() {
 				go func() {
 					if a.send(stdin, in); !a.endsInput() {
@@ -81,7 +81,7 @@ func (a *attacher) AttachContainer(ctx context.Context, _, _, _ string, in io.Re
 	return nil
 }
 
-// openStdin connects to the container's input. A client that wants to type where that is not possible gets a message and may watch.
+// openStdin connects to the container's input. If the container takes no input, a client that sends some gets a message, and the output.
 func (a *attacher) openStdin(out, errOut io.Writer) (*os.File, error) {
 	notice := ""
 	if !a.container.Stdin {
@@ -106,18 +106,18 @@ func (a *attacher) openStdin(out, errOut io.Writer) (*os.File, error) {
 // resume the session.
 func (a *attacher) endsInput() bool { return a.container.StdinOnce && !a.container.Terminal }
 
-// send copies what the client types until the client or the container has enough of it.
+// send copies the client's input until the client or the container ends it.
 func (a *attacher) send(stdin *os.File, in io.Reader) {
 	_, err := io.Copy(stdin, in)
 	if err = errors.Join(err, stdin.Close()); err != nil {
-		slog.Debug("client's input cut short", "container", a.container.ID, "err", err) // it or the container left
+		slog.Debug("client's input cut short", "container", a.container.ID, "err", err) // the client left, or the container ended
 	}
 	if a.endsInput() {
-		// Not with the client's context: that the client has left is why the container must learn of the end.
+		// Not with the client's context, which has ended if the client has left: the container's input must end then too.
 		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 		defer cancel()
 		if err := a.runtime.CloseStdin(ctx, a.container.ID); err != nil {
-			slog.Debug("container's input not ended", "container", a.container.ID, "err", err) // so has the container
+			slog.Debug("container's input not ended", "container", a.container.ID, "err", err) // the container has ended
 		}
 	}
 }

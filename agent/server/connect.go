@@ -14,7 +14,8 @@ import (
 const connectTimeout = 10 * time.Second
 
 // connect turns the request's connection into one to ADDRESS, a pod of this node, so that the API server needs no route to
-// pods: it answers 101 and then passes bytes both ways. Other addresses are refused: this is no way into the node's networks.
+// pods: it answers 101 and then passes bytes both ways. Other addresses are refused: the tunnel must not give access to the
+// node's networks.
 func (s *Server) connect(w http.ResponseWriter, r *http.Request) {
 	address, err := netip.ParseAddrPort(r.PathValue("address"))
 	if err != nil {
@@ -32,7 +33,7 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer pod.Close()
-	// The end of what the client sends is not the client's: the pod may still have to answer.
+	// When the client has sent everything, the tunnel stays open: the pod may still have to answer.
 	tunnels := s.streams
 	tunnels.HalfClosed, tunnels.Idle = true, 0
 	tunnels.Serve(w, r, func(w http.ResponseWriter, r *http.Request) {
@@ -49,7 +50,7 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// splice passes bytes both ways until both sides have said all, or one has failed. from reads what client sends.
+// splice passes bytes both ways until both sides have sent everything, or one has failed. from reads what client sends.
 func splice(client net.Conn, from io.Reader, pod net.Conn) {
 	answered := make(chan struct{})
 	go func() {
@@ -66,7 +67,7 @@ func splice(client net.Conn, from io.Reader, pod net.Conn) {
 	<-answered
 }
 
-// closeWrite signals the other side that no more comes. An error means that the connection has ended already.
+// closeWrite signals the end of data to the other side. An error means that the connection has ended already.
 func closeWrite(conn net.Conn) {
 	if half, ok := conn.(interface{ CloseWrite() error }); ok {
 		_ = half.CloseWrite()

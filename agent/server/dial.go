@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// dialLoopback connects to a port on the loopback addresses of the network namespace that is pinned at a path, of the node's if
-// the path is empty.
+// dialLoopback connects to a port on the loopback addresses of the network namespace that is pinned at a path, or of the node's
+// if the path is empty.
 func dialLoopback(ctx context.Context, namespace string, port int32) (conn *net.TCPConn, err error) {
 	if namespace == "" {
 		return dialEither(ctx, port)

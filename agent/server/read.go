@@ -24,7 +24,7 @@ import (
 func (s *Server) pods(w http.ResponseWriter, r *http.Request) {
 	list := corev1.PodList{TypeMeta: metav1.TypeMeta{Kind: "PodList", APIVersion: "v1"}, Items: []corev1.Pod{}}
 	for _, p := range s.cfg.Pods.List() {
-		item := *p.Pod // a shallow copy: only the status is another
+		item := *p.Pod // a shallow copy: only the status differs
 		item.Status = p.Status
 		list.Items = append(list.Items, item)
 	}
@@ -40,7 +40,7 @@ func (s *Server) summary(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, r, summary)
 }
 
-// services answers what this node has counted by service and backend.
+// services answers with this node's counters by service and backend.
 func (s *Server) services(w http.ResponseWriter, r *http.Request) {
 	report, err := s.cfg.Traffic.Read()
 	if err != nil {
@@ -50,7 +50,7 @@ func (s *Server) services(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, r, report)
 }
 
-// dataplane answers what this node's service maps hold.
+// dataplane answers with the content of this node's service maps.
 func (s *Server) dataplane(w http.ResponseWriter, r *http.Request) {
 	tables, err := s.cfg.Traffic.Dump()
 	if err != nil {
@@ -69,7 +69,8 @@ func (s *Server) verify(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, r, found)
 }
 
-// events answers a line of JSON for each connection that failed lately; with ?follow=true it goes on.
+// events answers with a line of JSON for each connection that failed recently; with ?follow=true it continues with
+// new ones.
 func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	follow := false
 	if v := r.URL.Query().Get("follow"); v != "" {
@@ -83,7 +84,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	_ = out.control.Flush() // the client learns at once that it is connected
 	encoder := json.NewEncoder(out)
-	// A client that is gone is the only way to fail.
+	// It fails only if the client has left.
 	_ = s.cfg.Traffic.Events(r.Context(), follow, func(e skepv1.Event) error { return encoder.Encode(e) })
 }
 
@@ -94,10 +95,10 @@ func writeJSON(w http.ResponseWriter, r *http.Request, v any) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
-	_, _ = w.Write(data) // a client that is gone needs no answer
+	_, _ = w.Write(data) // a client that has left needs no answer
 }
 
-// sealedWithin is how long after its end a container's log may still be added to.
+// sealedWithin is how long after its end a container's log may still grow.
 const sealedWithin = 5 * time.Second
 
 func (s *Server) containerLogs(w http.ResponseWriter, r *http.Request) {
@@ -117,7 +118,7 @@ func (s *Server) containerLogs(w http.ResponseWriter, r *http.Request) {
 		opts.Follow = false
 	}
 	if c.State == runtime.Exited && time.Since(c.FinishedAt) > sealedWithin {
-		opts.Follow = false // nothing more comes, even if nobody could seal the log
+		opts.Follow = false // no more output comes, even if the log could not be sealed
 	}
 	out := &flusher{w: w, control: http.NewResponseController(w)}
 	w.Header().Set("Content-Type", "text/plain")
@@ -136,7 +137,7 @@ func (s *Server) containerLogs(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// logOptions reads the options of a log as the API names them.
+// logOptions reads the API's options for logs.
 func logOptions(query url.Values) (opts corev1.PodLogOptions, err error) {
 	flag := func(name string, into *bool) {
 		if v := query.Get(name); v != "" && err == nil {
@@ -197,7 +198,8 @@ func (s *Server) find(r *http.Request) (runtime.Container, error) {
 		return c, err
 	}
 	if p == nil {
-		// Just started, and the API server's pods not known yet: containers know whose they are.
+		// The agent has just started and has no pods from the API server yet: the containers' labels name their
+		// pods.
 		return s.adopted(namespace, name, container, err)
 	}
 	for _, list := range [][]corev1.ContainerStatus{p.Status.InitContainerStatuses, p.Status.ContainerStatuses} {
@@ -241,10 +243,10 @@ func (s *Server) loadImages(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, r, map[string][]string{"images": names})
 }
 
-// archiveWait is how long a client has for each part of an archive.
+// archiveWait is how long a client may take for each part of an archive.
 const archiveWait = time.Minute
 
-// patientReader reads a body that may take long, but not stop.
+// patientReader reads a body that may take long, but must not stall.
 type patientReader struct {
 	io.Reader
 	control *http.ResponseController

@@ -1,7 +1,7 @@
-// Package server is the agent's HTTPS server, with kubelet's paths: what the API server asks of a node on behalf of users.
+// Package server is the agent's HTTPS server, with kubelet's paths: the API server's requests to a node on behalf of users.
 //
-// It owns its listener and connections. It decides nothing about pods: it finds a container, and lets a user read, run and
-// connect there. Only the API server may ask.
+// It owns its listener and connections. It decides nothing about pods: it finds a container, and serves its logs, commands in it
+// and connections to it. Only the API server has access.
 package server
 
 import (
@@ -38,13 +38,13 @@ const (
 	clientGroup = "system:masters"
 )
 
-// Pods finds what runs here.
+// Pods finds pods and containers of this node.
 type Pods interface {
 	Find(namespace, name, container string) (runtime.Container, *corev1.Pod, error)
 	List() []pod.PodState
 }
 
-// Runtime runs commands, connects to what containers read, and loads images.
+// Runtime runs commands, connects to containers' input, and loads images.
 type Runtime interface {
 	Containers() []runtime.Container
 	OpenStdin(id string) (*os.File, error)
@@ -55,19 +55,19 @@ type Runtime interface {
 	Import(ctx context.Context, archive io.Reader) ([]string, error)
 }
 
-// Stats measures.
+// Stats has the measurements of pods and the node.
 type Stats interface {
 	Summary(ctx context.Context) (*statsapi.Summary, error)
 }
 
-// Traffic reads what the data plane counts and holds.
+// Traffic reads the data plane's counters and tables.
 type Traffic interface {
 	Read() (*skepv1.Report, error)
 	Dump() (*traffic.Tables, error)
 	Events(ctx context.Context, follow bool, each func(skepv1.Event) error) error
 }
 
-// Config is what the server serves.
+// Config configures a server.
 type Config struct {
 	Listen  string // ADDR:PORT
 	TLS     *tls.Config
@@ -75,7 +75,7 @@ type Config struct {
 	Runtime Runtime
 	Stats   Stats
 	Traffic Traffic
-	// Verify compares what the data plane holds with what the API server says.
+	// Verify compares the data plane's tables with the API server's objects.
 	Verify     func(context.Context) (*skepv1.Verification, error)
 	Metrics    *prometheus.Registry // of the agent's process
 	Containers *prometheus.Registry // of containers
@@ -87,7 +87,7 @@ type Server struct {
 	cfg      Config
 	listener net.Listener
 	http     *http.Server
-	// sessions and forwards hold a value for each that is open.
+	// sessions and forwards hold a value for each open session or forwarded connection.
 	sessions, forwards chan struct{}
 	// creationTimeout is how long a client has to open all streams.
 	creationTimeout time.Duration
@@ -95,7 +95,7 @@ type Server struct {
 }
 
 const (
-	// maxConnections is how many connections there may be. More strangers push each other out.
+	// maxConnections is the limit of open connections. Beyond it, unauthenticated clients displace each other.
 	maxConnections = 2000
 	// maxSessions is how many logs, commands and forwarded ports may be open at once, and maxForwards how many connections to
 	// pods' ports through them: a client may ask for any number over one connection.
@@ -119,7 +119,7 @@ func New(cfg Config) (*Server, error) {
 		ReadHeaderTimeout: headersWithin,
 		IdleTimeout:       5 * time.Minute,
 		MaxHeaderBytes:    256 << 10,                  // as the API server: a command may be long
-		ErrorLog:          log.New(io.Discard, "", 0), // failed handshakes of strangers
+		ErrorLog:          log.New(io.Discard, "", 0), // failed handshakes of unauthenticated clients
 	}
 	connections.Bound(s.http, maxConnections)
 	return s, nil
@@ -128,7 +128,7 @@ func New(cfg Config) (*Server, error) {
 // Addr is where the server listens.
 func (s *Server) Addr() net.Addr { return s.listener.Addr() }
 
-// Run serves until ctx ends; open streams are cut then.
+// Run serves until ctx ends, and then closes open streams.
 func (s *Server) Run(ctx context.Context) error {
 	s.http.BaseContext = func(net.Listener) context.Context { return ctx }
 	stop := context.AfterFunc(ctx, func() { s.http.Close() })
@@ -165,7 +165,7 @@ func (s *Server) routes() *http.ServeMux {
 	return mux
 }
 
-// session counts a request that lasts as long as its client wants, and refuses it where there are too many.
+// session counts requests that last as long as their client wants, and refuses them if there are too many.
 func (s *Server) session(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		select {
@@ -206,15 +206,15 @@ func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
-	_, _ = io.WriteString(w, "ok") // a client that is gone needs no answer
+	_, _ = io.WriteString(w, "ok") // a client that has left needs no answer
 }
 
-// fail answers an error as text, which the API server passes on.
+// fail answers with an error as text, which the API server passes on.
 func fail(w http.ResponseWriter, r *http.Request, err error) {
 	http.Error(w, err.Error(), statusCode(r, err))
 }
 
-// failStream answers an error before a connection is taken over: clients of streams look for a Status.
+// failStream answers with an error before a connection is taken over: clients of streams expect a Status.
 func failStream(w http.ResponseWriter, r *http.Request, err error) {
 	code := statusCode(r, err)
 	reason := map[int]metav1.StatusReason{
@@ -231,11 +231,11 @@ func failStream(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(code)
-	_, _ = w.Write(status) // a client that is gone needs no answer
+	_, _ = w.Write(status) // a client that has left needs no answer
 }
 
-// statusCode is the answer to a request that failed. What is nobody's fault but this node's is logged, without the query: it has
-// commands, and what they are given.
+// statusCode is the answer to a request that failed. An error of this node is logged, without the query, which has commands and
+// their arguments.
 func statusCode(r *http.Request, err error) int {
 	var bad *requestError
 	switch {
@@ -246,7 +246,7 @@ func statusCode(r *http.Request, err error) int {
 	case errors.Is(err, errTooMany):
 		return http.StatusTooManyRequests
 	}
-	if r.Context().Err() == nil { // else the client is gone, and that may be all there is to it
+	if r.Context().Err() == nil { // else the client has left, which may be the cause
 		slog.Error("request to this node failed", "method", r.Method, "path", r.URL.Path, "client", r.RemoteAddr, "err", err)
 	}
 	return http.StatusInternalServerError
@@ -254,7 +254,7 @@ func statusCode(r *http.Request, err error) int {
 
 var errTooMany = errors.New("too many logs, commands and forwarded ports are open on this node, please try again later")
 
-// requestError is the client's fault.
+// requestError is an error of the client.
 type requestError struct{ reason string }
 
 func (e *requestError) Error() string { return e.reason }

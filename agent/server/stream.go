@@ -16,15 +16,15 @@ import (
 	"github.com/skep-io/skep/agent/runtime"
 )
 
-// idleTimeout ends streams over which nothing has gone, creationTimeout those that a client does not open completely. lookEvery
-// is how often a client is missed that the readers of its frames do not.
+// idleTimeout ends idle streams, creationTimeout those that a client does not open completely. lookEvery is how often it is
+// checked whether the client has left, where no reader of its frames notices.
 const (
 	idleTimeout     = 4 * time.Hour
 	creationTimeout = 30 * time.Second
 	lookEvery       = 5 * time.Second
 )
 
-// streamOptions reads which streams are wanted, in kubelet's names or the API's.
+// streamOptions reads which streams are wanted, by kubelet's names or the API's.
 func streamOptions(r *http.Request) (*remotecommand.Options, error) {
 	is := func(names ...string) bool {
 		for _, name := range names {
@@ -105,8 +105,8 @@ func (e *executor) ExecInContainer(ctx context.Context, _, _, container string, 
 	return nil
 }
 
-// abortWithoutClient ends the handler of a stream whose client has gone. The library would write to it how the command ended, and
-// wait for good where the client's bad frame came before the answer that opens a stream was sent.
+// abortWithoutClient ends the handler of a stream whose client has left. The library would write the command's result to the
+// client, and wait for ever if the client's bad frame came before the answer that opens a stream was sent.
 func abortWithoutClient(ctx context.Context) {
 	if ctx.Err() != nil {
 		panic(http.ErrAbortHandler)
@@ -151,7 +151,7 @@ func (s *Server) portForward(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.streams.Serve(w, r, func(w http.ResponseWriter, r *http.Request) {
-		// What the client said before it left still reaches the pod, which may not answer for ever.
+		// Data that the client sent before it left still reaches the pod, whose time to answer is bounded.
 		ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
 		context.AfterFunc(r.Context(), func() { time.AfterFunc(s.creationTimeout, cancel) })
 		portforward.ServePortForward(w, r, &forwarder{ctx, netns, s.forwards}, r.PathValue("pod"), uid, options,
@@ -159,7 +159,7 @@ func (s *Server) portForward(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// networkOf is where the network namespace of a running pod is pinned; empty if it is the node's.
+// networkOf is the path of the pinned network namespace of a running pod; empty if that is the node's.
 func (s *Server) networkOf(namespace, name string) (netns, uid string, err error) {
 	_, p, err := s.cfg.Pods.Find(namespace, name, "")
 	if p == nil {
@@ -179,7 +179,7 @@ func (s *Server) networkOf(namespace, name string) (netns, uid string, err error
 }
 
 type forwarder struct {
-	ctx   context.Context // ends a while after the client has gone; the library's own does not
+	ctx   context.Context // ends a while after the client has left; the library's own does not
 	netns string
 	// open holds a value for each connection to a port, of all clients together.
 	open chan struct{}
@@ -203,7 +203,7 @@ func (f *forwarder) PortForward(_ context.Context, name, _ string, port int32, s
 	sent := make(chan error, 1)
 	go func() {
 		_, err := io.Copy(conn, stream)
-		// The client has said all; the pod may still have to answer.
+		// The client has sent everything; the pod may still have to answer.
 		sent <- errors.Join(err, conn.CloseWrite())
 	}()
 	if _, err = io.Copy(stream, conn); err != nil {

@@ -15,10 +15,10 @@ type drain struct {
 	changed chan struct{} // one place: a slice with the pod has changed
 }
 
-// drainMargin is what other nodes are given, after this one has seen the change of a slice, to write it to their maps.
+// drainMargin is the time that other nodes get, after this one has seen the change of a slice, to write it to their maps.
 const drainMargin = 50 * time.Millisecond
 
-// podsOf lists the pods of a node that a slice has as endpoints.
+// podsOf lists the pods of a node that are endpoints in a slice.
 func podsOf(s *discoveryv1.EndpointSlice, node string) (uids []string) {
 	for i := range s.Endpoints {
 		if e := &s.Endpoints[i]; e.TargetRef != nil && ptr.Deref(e.NodeName, "") == node {
@@ -30,7 +30,7 @@ func podsOf(s *discoveryv1.EndpointSlice, node string) (uids []string) {
 
 // Drain makes a pod of this node the last choice of clients here, at once, and waits until its endpoints say that it is not
 // ready and other nodes have had time to read that, or until ctx ends. It does not wait for a pod that is no endpoint.
-// restored undoes what it asked for here.
+// restored undoes the change on this node.
 func (w *Watcher) Drain(ctx context.Context, pod types.UID) (restored func()) {
 	uid := string(pod)
 	d := &drain{changed: make(chan struct{}, 1)}
@@ -76,14 +76,14 @@ func (w *Watcher) Drain(ctx context.Context, pod types.UID) (restored func()) {
 func (w *Watcher) requeue(uid string) {
 	slices, err := w.slices.GetIndexer().ByIndex(byPod, uid)
 	if err != nil {
-		return // there is no such index only before New
+		return // the index is missing only before New
 	}
 	for _, obj := range slices {
 		w.queue.Add(sliceService(obj.(*discoveryv1.EndpointSlice)))
 	}
 }
 
-// announced says whether a pod is an endpoint of any service, and whether one has it as ready.
+// announced says whether a pod is an endpoint of any service, and whether it is ready in one.
 func (w *Watcher) announced(uid string) (endpoint, ready bool) {
 	slices, err := w.slices.GetIndexer().ByIndex(byPod, uid)
 	if err != nil {
@@ -101,7 +101,7 @@ func (w *Watcher) announced(uid string) (endpoint, ready bool) {
 	return endpoint, ready
 }
 
-// sliceChanged wakes those who wait for one of the slice's pods.
+// sliceChanged wakes the drains of the slice's pods.
 func (w *Watcher) sliceChanged(s *discoveryv1.EndpointSlice) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

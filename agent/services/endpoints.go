@@ -11,7 +11,7 @@ import (
 	"github.com/skep-io/skep/dataplane/service"
 )
 
-// endpoint is one of a slice, as this node sees it.
+// endpoint is one endpoint of a slice, as this node uses it.
 type endpoint struct {
 	addr        netip.Addr
 	node        string
@@ -26,7 +26,7 @@ type readSlice struct {
 	endpoints []endpoint
 }
 
-// read returns the endpoints of slices that can be used.
+// read returns the usable endpoints of slices.
 func (v *view) read(slices []any, publishNotReady bool, t *translation) []readSlice {
 	out := make([]readSlice, 0, len(slices))
 	for _, obj := range slices {
@@ -64,8 +64,8 @@ func (v *view) read(slices []any, publishNotReady bool, t *translation) []readSl
 	return out
 }
 
-// stateOf: what is not said counts as ready and serving. A terminating endpoint that still serves is used while no ready
-// one is left.
+// stateOf is the endpoint's state in the plane: a missing condition counts as ready and serving. A terminating endpoint that
+// still serves is used if none is ready.
 func stateOf(c discoveryv1.EndpointConditions) service.State {
 	switch {
 	case ptr.Deref(c.Ready, true):
@@ -76,8 +76,8 @@ func stateOf(c discoveryv1.EndpointConditions) service.State {
 	return service.Unready
 }
 
-// backends are the endpoints of one port. An address that two endpoints have is the one's that does not end: a pod network
-// gives an address again before everybody has forgotten its last pod.
+// backends are the endpoints of one port. If two endpoints have the same address, the one that is not terminating counts: an
+// address can be reused before all slices have dropped its previous pod.
 func (v *view) backends(slices []readSlice, port *corev1.ServicePort, t *translation) []service.Backend {
 	type place struct{ family, index int }
 	var families [2][]*endpoint
@@ -118,7 +118,7 @@ func (v *view) backends(slices []readSlice, port *corev1.ServicePort, t *transla
 	return out
 }
 
-// targetPort is the slice's port of the service port's name; 0 if it has none.
+// targetPort is the slice's port with the service port's name; 0 if it has none.
 func targetPort(slice *discoveryv1.EndpointSlice, port *corev1.ServicePort) uint16 {
 	protocol := port.Protocol
 	if protocol == "" {
@@ -132,8 +132,8 @@ func targetPort(slice *discoveryv1.EndpointSlice, port *corev1.ServicePort) uint
 	return 0
 }
 
-// nearest says which endpoints this node's clients use, by their hints: those for this node if all ready ones have a hint for
-// nodes and one is for this; else those for this zone on the same terms; else all (KEP-3015, KEP-2433).
+// nearest says which endpoints this node's clients use, by their hints: those for this node, if all ready ones have hints for
+// nodes and one is for this node; else those for this zone on the same condition; else all (KEP-3015, KEP-2433).
 func (v *view) nearest(endpoints []*endpoint) func(*discoveryv1.EndpointHints) bool {
 	anywhere := func(*discoveryv1.EndpointHints) bool { return true }
 	byNode, byZone, node, zone := true, true, false, false

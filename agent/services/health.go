@@ -20,7 +20,7 @@ import (
 // healthServers answer load balancers that ask whether this node has endpoints of a service: one server per service, on its
 // health-check node port, with the answer that kube-proxy gives.
 type healthServers struct {
-	report func(key string, problem error) // nil: it works again
+	report func(key string, problem error) // nil problem: it works again
 
 	mu      sync.Mutex
 	servers map[string]*healthServer // by service key
@@ -38,7 +38,7 @@ func newHealthServers(report func(key string, problem error)) *healthServers {
 	return &healthServers{report: report, servers: map[string]*healthServer{}}
 }
 
-// set makes a service's server what is wanted; nil for none.
+// set starts, changes or, with nil, stops a service's server.
 func (h *healthServers) set(key string, wanted *health) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -70,10 +70,11 @@ func (h *healthServers) close() {
 	h.done.Wait()
 }
 
-// maxHealthConnections bounds what anyone can open at a port: each takes one of the agent's files.
+// maxHealthConnections limits the connections that clients can open at a port: each uses one of the agent's file
+// descriptors.
 const maxHealthConnections = 200
 
-// bindRetry is how long a port that another holds is not tried again.
+// bindRetry is how long the server waits before it tries again to listen on a port that is in use.
 const bindRetry = 10 * time.Second
 
 func (h *healthServers) serve(ctx context.Context, key string, s *healthServer) {
@@ -113,7 +114,7 @@ func (h *healthServers) listen(ctx context.Context, key string, s *healthServer)
 	return nil
 }
 
-// healthAnswer is what load balancers' checks parse.
+// healthAnswer is the answer that load balancers' checks parse.
 type healthAnswer struct {
 	Service struct {
 		Namespace string `json:"namespace"`
@@ -138,6 +139,6 @@ func (s *healthServer) handler(key string) http.HandlerFunc {
 		if answer.LocalEndpoints == 0 {
 			w.WriteHeader(http.StatusServiceUnavailable)
 		}
-		_, _ = w.Write(data) // a client that is gone needs no answer
+		_, _ = w.Write(data) // a client that has left needs no answer
 	}
 }

@@ -13,18 +13,18 @@ import (
 	"github.com/skep-io/skep/dataplane/service"
 )
 
-// listenersEvery is how often the ports that lead to pods are compared with those that the node's own programs serve.
+// listenersEvery is how often pods' host ports are compared with the ports that the node's own programs serve.
 const listenersEvery = 5 * time.Second
 
 // podPorts are the host ports of one pod.
 type podPorts struct {
-	pod   *corev1.Pod
-	addrs []netip.Addr
-	names []string          // in the plane
-	left  map[string]string // those that do not lead to the pod, with the reason
+	pod     *corev1.Pod
+	addrs   []netip.Addr
+	names   []string          // in the plane
+	skipped map[string]string // those that are not forwarded to the pod, with the reason
 }
 
-// SetHostPorts makes the host ports of a pod lead to its addresses, as long as no program of this node serves there.
+// SetHostPorts forwards the host ports of a pod to its addresses, except those that a program of this node serves.
 func (w *Watcher) SetHostPorts(pod *corev1.Pod, addrs []netip.Addr) {
 	w.portsMu.Lock()
 	defer w.portsMu.Unlock()
@@ -40,7 +40,7 @@ func (w *Watcher) SetHostPorts(pod *corev1.Pod, addrs []netip.Addr) {
 	w.settle(ports, true)
 }
 
-// DeleteHostPorts closes those of a pod.
+// DeleteHostPorts removes the host ports of a pod.
 func (w *Watcher) DeleteHostPorts(pod *corev1.Pod) {
 	w.portsMu.Lock()
 	defer w.portsMu.Unlock()
@@ -55,7 +55,8 @@ func (w *Watcher) DeleteHostPorts(pod *corev1.Pod) {
 	w.reporter.hostPort(pod, false)
 }
 
-// followListeners gives ports up to programs of the node that begin to serve them, and back to pods when they have stopped.
+// followListeners stops forwarding ports that programs of the node begin to serve, and forwards them again when the programs have
+// stopped.
 func (w *Watcher) followListeners(ctx context.Context) {
 	look := time.NewTicker(listenersEvery)
 	defer look.Stop()
@@ -77,32 +78,32 @@ func (w *Watcher) compareListeners() {
 	}
 }
 
-// settle has the plane lead those of a pod's ports to it that no program of this node serves; with again also those that lead to it
-// already. The caller holds portsMu.
+// settle forwards those of a pod's ports that no program of this node serves, and stops forwarding the others; with again it also
+// sets those that are forwarded already. The caller holds portsMu.
 func (w *Watcher) settle(ports *podPorts, again bool) {
-	left := map[string]string{}
+	skipped := map[string]string{}
 	list := hostPorts(ports.pod, ports.addrs, w.cfg.Node, func(h servicespec.HostPort) string {
 		why := w.served(h)
 		if why != "" {
-			left[h.Name] = why
+			skipped[h.Name] = why
 		}
 		return why
 	})
 	pod := ports.pod.Namespace + "/" + ports.pod.Name
-	for name, why := range left {
-		if ports.left[name] == "" {
+	for name, why := range skipped {
+		if ports.skipped[name] == "" {
 			slog.Error("a host port does not lead to its pod", "pod", pod, "reason", why)
 			w.reporter.recorder.Event(ports.pod, corev1.EventTypeWarning, servicespec.ReasonNotInstalled, name+": "+why)
 		}
 	}
-	w.reporter.hostPort(ports.pod, true) // before the plane can have anything to say about them
+	w.reporter.hostPort(ports.pod, true) // before the plane can report problems of them
 	var names []string
 	for _, s := range list {
 		names = append(names, s.Name)
 		if again || !slices.Contains(ports.names, s.Name) {
 			w.cfg.Plane.SetService(s)
 		}
-		if ports.left[s.Name] != "" {
+		if ports.skipped[s.Name] != "" {
 			slog.Info("a host port leads to its pod again: no program of this node serves it any more", "pod", pod, "port", s.Name)
 			w.reporter.recorder.Event(ports.pod, corev1.EventTypeNormal, servicespec.ReasonInstalled, s.Name+": leads to the pod, as no program of this node serves it any more")
 		}
@@ -112,12 +113,11 @@ func (w *Watcher) settle(ports *podPorts, again bool) {
 			w.cfg.Plane.DeleteService(name)
 		}
 	}
-	ports.names, ports.left = names, left
+	ports.names, ports.skipped = names, skipped
 }
 
-// hostPorts are services whose only backend is the pod. Readiness has no say: who knows the host's port knows the pod.
-// One at an address that this node does not have is none.
-// Nor is one that served has something against.
+// hostPorts are services whose only backend is the pod, whether it is ready or not: a host port's client wants this pod. Ports
+// for which served returns a reason are omitted. An address that this node does not have has no effect.
 func hostPorts(pod *corev1.Pod, addrs []netip.Addr, node string, served func(servicespec.HostPort) string) (out []service.Service) {
 	for _, h := range servicespec.HostPorts(pod, addrs) {
 		protocol, ok := protocolOf(h.Frontends[0].Protocol)
@@ -132,7 +132,7 @@ func hostPorts(pod *corev1.Pod, addrs []netip.Addr, node string, served func(ser
 			Frontends: planeFrontends(h.Frontends, protocol, false),
 		}
 		for i := range s.Frontends {
-			s.Frontends[i].Here = true // a pod can name any address, also one that others serve at
+			s.Frontends[i].Here = true // a pod can name any address, also a service's
 		}
 		for _, addr := range addrs {
 			s.Backends = append(s.Backends, service.Backend{Addr: addr, Port: h.ContainerPort, Node: node})

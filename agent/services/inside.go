@@ -14,8 +14,8 @@ import (
 // apiService is the service whose endpoints are the API servers.
 const apiService = corev1.NamespaceDefault + "/kubernetes"
 
-// inside says why an address cannot be asked for as an external one: connections of this node's own programs and of all pods
-// would go to whoever named it.
+// inside says why an address cannot be an external one of a service: connections of this node's own programs and of all pods
+// to it would go to that service.
 func (w *Watcher) inside(addr netip.Addr) string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -39,7 +39,7 @@ func mayUnwrap(slice *discoveryv1.EndpointSlice) bool {
 	})
 }
 
-// serversChanged keeps where the API servers are.
+// serversChanged updates the API servers' addresses.
 func (w *Watcher) serversChanged() {
 	list, err := w.slices.GetIndexer().ByIndex(bySvc, apiService)
 	if err != nil {
@@ -64,7 +64,7 @@ func addressesOf(slices []any) (addrs []netip.Addr) {
 	return addrs
 }
 
-// hostsChanged keeps which addresses are nodes', this one included. A nil node is gone.
+// hostsChanged updates the addresses of nodes, this one included. A nil node was removed.
 func (w *Watcher) hostsChanged(name string, n *corev1.Node) {
 	wanted := map[netip.Addr]bool{}
 	if n != nil {

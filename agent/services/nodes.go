@@ -27,8 +27,8 @@ func (w *Watcher) syncRoutes() {
 	w.queue.Forget(routesKey)
 }
 
-// nodeChanged keeps the peers, their addresses and their down marks. This node's own mark is never set: its pods are here,
-// whatever the control plane thinks.
+// nodeChanged updates the peers, their addresses and their down marks. This node's own mark is never set: its pods are
+// reachable here even if the control plane marks the node as down.
 func (w *Watcher) nodeChanged(obj any) {
 	n, ok := object[*corev1.Node](obj)
 	if !ok {
@@ -39,7 +39,7 @@ func (w *Watcher) nodeChanged(obj any) {
 		w.selfChanged(n)
 		return
 	}
-	w.cfg.Plane.SetNodeUnwraps(n.Name, unwraps(n)) // first: nothing is to be sent there that it cannot handle
+	w.cfg.Plane.SetNodeUnwraps(n.Name, unwraps(n)) // first: the node must not be sent tunnelled packets if it cannot unwrap them
 	w.cfg.Plane.SetNodeAddresses(n.Name, nodeAddresses(n))
 	peer, err := peerOf(n)
 	w.mu.Lock()
@@ -63,7 +63,7 @@ func (w *Watcher) nodeChanged(obj any) {
 	}
 }
 
-// selfChanged looks at every service again when this node moves to another zone.
+// selfChanged translates every service again when this node's zone changes.
 func (w *Watcher) selfChanged(n *corev1.Node) {
 	zone := n.Labels[corev1.LabelTopologyZone]
 	w.mu.Lock()
@@ -94,7 +94,7 @@ func (w *Watcher) nodeDeleted(obj any) {
 	w.cfg.Plane.SetNodeUnwraps(n.Name, true)
 }
 
-// isDown is false for a node that has said nothing yet.
+// isDown is false for a node that has not reported yet.
 func isDown(n *corev1.Node) bool {
 	for _, c := range n.Status.Conditions {
 		if c.Type == corev1.NodeReady {
@@ -104,7 +104,7 @@ func isDown(n *corev1.Node) bool {
 	return false
 }
 
-// unwraps is false for a node that has said that no program runs at its uplinks, where tunnels end.
+// unwraps is false for a node that reports that no program runs at its uplinks, where tunnels end.
 func unwraps(n *corev1.Node) bool {
 	for _, c := range n.Status.Conditions {
 		if c.Type == servicespec.ServesOutside {
@@ -114,7 +114,7 @@ func unwraps(n *corev1.Node) bool {
 	return true
 }
 
-// nodeAddresses are those that other nodes can send to.
+// nodeAddresses are the addresses that other nodes can send to.
 func nodeAddresses(n *corev1.Node) (addrs []netip.Addr) {
 	for _, a := range n.Status.Addresses {
 		if a.Type != corev1.NodeInternalIP {

@@ -15,33 +15,33 @@ import (
 	"github.com/skep-io/skep/dataplane/service"
 )
 
-// reporter says on a Service what of it does not work on this node alone: once when it begins, however often it is looked at.
-// What is wrong with a Service everywhere (addresses that another has, endpoints that cannot be) the control plane says, once
-// for all nodes; here it is logged.
+// reporter writes events on a Service about parts that do not work on this node only: once when a problem begins, however
+// often the Service is translated. The control plane reports problems that all nodes have (addresses in use, invalid
+// endpoints) once for all; here they are logged.
 type reporter struct {
 	recorder record.EventRecorder
 	problems func(context.Context) map[string][]service.Problem
 	lister   corelisters.ServiceLister
 
-	mu       sync.Mutex
-	warned   map[string][]string                // service key -> messages that hold
-	notThere map[string][]string                // name in the plane -> what it could not install
-	ports    map[string]string                  // service key -> why its health-check port is not served
-	pods     map[string]*corev1.ObjectReference // key in the plane -> the pod whose host ports they are
+	mu           sync.Mutex
+	warned       map[string][]string                // service key -> messages that hold
+	notInstalled map[string][]string                // name in the plane -> problems of its installation
+	ports        map[string]string                  // service key -> why its health-check port is not served
+	pods         map[string]*corev1.ObjectReference // key in the plane -> the pod whose host ports they are
 }
 
 func newReporter(recorder record.EventRecorder, problems func(context.Context) map[string][]service.Problem, lister corelisters.ServiceLister) *reporter {
 	return &reporter{
 		recorder: recorder, problems: problems, lister: lister,
-		warned: map[string][]string{}, notThere: map[string][]string{}, ports: map[string]string{},
+		warned: map[string][]string{}, notInstalled: map[string][]string{}, ports: map[string]string{},
 		pods: map[string]*corev1.ObjectReference{},
 	}
 }
 
-// mostMessages is how many messages a service gets from one look; endpoints may be wrong by the thousand.
-const mostMessages = 10
+// maxMessages is how many messages a service gets per translation; thousands of endpoints may be invalid.
+const maxMessages = 10
 
-// translated hears what was ignored of a service.
+// translated reports the parts of a service that were ignored.
 func (r *reporter) translated(key string, warnings []string) {
 	r.mu.Lock()
 	fresh := renew(r.warned, key, warnings)
@@ -51,7 +51,7 @@ func (r *reporter) translated(key string, warnings []string) {
 	}
 }
 
-// renew makes the messages of a key what they are now and returns those that are new, a few at most.
+// renew replaces the messages of a key and returns those that are new, at most maxMessages.
 func renew(all map[string][]string, key string, now []string) (fresh []string) {
 	before := all[key]
 	if all[key] = now; len(now) == 0 {
@@ -65,7 +65,7 @@ func renew(all map[string][]string, key string, now []string) (fresh []string) {
 		known[message] = true
 	}
 	for _, message := range now {
-		if !known[message] && len(fresh) < mostMessages {
+		if !known[message] && len(fresh) < maxMessages {
 			known[message] = true
 			fresh = append(fresh, message)
 		}
@@ -73,7 +73,7 @@ func renew(all map[string][]string, key string, now []string) (fresh []string) {
 	return fresh
 }
 
-// run reports what the plane could not install, as it changes.
+// run reports problems of the plane as they begin and end.
 func (r *reporter) run(ctx context.Context) {
 	for {
 		changed := r.problems(ctx)
@@ -94,7 +94,7 @@ func (r *reporter) installed(name string, problems []service.Problem) {
 		}
 	}
 	r.mu.Lock()
-	fresh := renew(r.notThere, name, reasons)
+	fresh := renew(r.notInstalled, name, reasons)
 	r.mu.Unlock()
 	for _, reason := range fresh {
 		key, _, _ := strings.Cut(name, ":")
@@ -102,7 +102,7 @@ func (r *reporter) installed(name string, problems []service.Problem) {
 	}
 }
 
-// healthPort hears whether a service's health-check port is served.
+// healthPort reports whether a service's health-check port is served.
 func (r *reporter) healthPort(key string, problem error) {
 	r.mu.Lock()
 	before := r.ports[key]
@@ -117,7 +117,7 @@ func (r *reporter) healthPort(key string, problem error) {
 	}
 }
 
-// hostPort keeps to whom events about host ports go.
+// hostPort sets or, with there false, removes the pod that gets events about its host ports.
 func (r *reporter) hostPort(pod *corev1.Pod, there bool) {
 	key := servicespec.HostPortPrefix + pod.Namespace + "/" + pod.Name
 	r.mu.Lock()

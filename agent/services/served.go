@@ -16,11 +16,11 @@ import (
 // anyAddr stands for a pod's addresses before it has any.
 var anyAddr = []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
 
-// HostPortTaken names the first host port of a pod that the node's own programs serve, "" if there is none: leading it to the
-// pod would get their clients, the API server or the node's own agent among them.
+// HostPortTaken names the first host port of a pod that the node's own programs serve, "" if there is none: forwarded to the pod,
+// the port would take the connections of their clients, the API server or the node's own agent among them.
 func (w *Watcher) HostPortTaken(pod *corev1.Pod) string {
 	if pod.Spec.HostNetwork {
-		return "" // its own programs will serve there
+		return "" // its own programs serve on the node's addresses
 	}
 	for _, h := range servicespec.HostPorts(pod, anyAddr) {
 		if why := w.served(h); why != "" {
@@ -30,8 +30,8 @@ func (w *Watcher) HostPortTaken(pod *corev1.Pod) string {
 	return ""
 }
 
-// served says why a host port is not to lead to a pod, "" if it may. A port counts as served at any of the node's addresses, its
-// loopback included, which a host port without an address leads away as well.
+// served says why a host port must not be forwarded to a pod, "" if it may. A port counts as served at any of the node's
+// addresses, its loopback included: a host port without an address is forwarded from there too.
 func (w *Watcher) served(h servicespec.HostPort) string {
 	for _, f := range h.Frontends {
 		protocol, ok := protocolOf(f.Protocol)
@@ -62,8 +62,8 @@ func (w *Watcher) served(h servicespec.HostPort) string {
 	return ""
 }
 
-// isEphemeral says whether the kernel gives the port to sockets that ask for none: a UDP socket there may be a client's, which is
-// gone in a moment.
+// isEphemeral says whether the port is in the kernel's ephemeral range: a UDP socket there may be a client's, which is soon
+// closed.
 func isEphemeral(port uint16) bool {
 	text, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
 	if err != nil {
@@ -76,5 +76,5 @@ func isEphemeral(port uint16) bool {
 	return first <= port && port <= last
 }
 
-// Listening lists who waits for clients at a port of this node.
+// Listening lists the sockets that listen at a port of this node.
 type Listening func(service.Protocol, uint16) ([]sockets.Listener, error)

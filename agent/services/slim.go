@@ -8,13 +8,13 @@ import (
 	"k8s.io/utils/ptr"
 )
 
-// slimmer makes what this node keeps of the cluster's services and endpoints small: it drops what no node reads, and says
-// once what many endpoints say. Informers call it before they keep an object.
+// slimmer reduces the memory of the cached services and endpoints: it drops fields that no node reads, and stores
+// repeated strings once. Informers call it before they store an object.
 type slimmer struct {
 	node string // this one
 
 	mu    sync.Mutex
-	words map[string]*string // names of nodes and zones; never more than the cluster has had
+	words map[string]*string // names of nodes and zones; as many as the cluster has had
 }
 
 // conditionValues are the only two values that conditions have.
@@ -38,7 +38,7 @@ func (s *slimmer) slim(obj any) (any, error) {
 
 func (s *slimmer) endpoint(e *discoveryv1.Endpoint) {
 	if ptr.Deref(e.NodeName, "") != s.node {
-		e.TargetRef = nil // it names a pod, of which only its own node knows more
+		e.TargetRef = nil // it names a pod, which only the pod's own node has
 	}
 	e.NodeName, e.Zone = s.shared(e.NodeName), s.shared(e.Zone)
 	for _, condition := range []**bool{&e.Conditions.Ready, &e.Conditions.Serving, &e.Conditions.Terminating} {

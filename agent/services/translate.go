@@ -30,21 +30,21 @@ type health struct {
 	local int // ready endpoints on this node, whatever their port
 }
 
-// view is where a service is looked at from.
+// view is this node's state on which translation depends.
 type view struct {
 	node, zone string
-	// draining says whether a pod of this node is about to end, which the API may not say yet.
+	// draining says whether a pod of this node is about to end, which the API may not show yet.
 	draining func(pod string) bool
 	// reserved says why an address cannot be an endpoint; "" if it can.
 	reserved func(netip.Addr) string
-	// inside says why an address cannot be asked for as an external one; "" if it can.
+	// inside says why an address cannot be an external one; "" if it can.
 	inside func(netip.Addr) string
 	// host names the node that has an address; "" if none does.
 	host func(netip.Addr) string
 }
 
 // translate turns a service into one of the plane per port. Services without cluster address (headless, external names) and
-// those that another proxy serves have none.
+// those that another proxy serves become none.
 func (v *view) translate(svc *corev1.Service, slices []any) translation {
 	var t translation
 	if len(servicespec.ClusterAddrs(svc)) == 0 {
@@ -75,7 +75,7 @@ func (v *view) translate(svc *corev1.Service, slices []any) translation {
 	return t
 }
 
-// outside leaves out external frontends at addresses that are the cluster's own.
+// outside omits external frontends at addresses that are the cluster's own.
 func (v *view) outside(svc *corev1.Service, port *corev1.ServicePort, t *translation) []servicespec.Frontend {
 	list := servicespec.Frontends(svc, port)
 	if !servicespec.HasExternal(svc) {
@@ -98,7 +98,7 @@ func (t *translation) warn(format string, args ...any) {
 	t.warnings = append(t.warnings, fmt.Sprintf(format, args...))
 }
 
-// annotations reads what only Skep knows. What it does not understand, which the API refuses, is as if it was not there.
+// annotations reads Skep's own annotations. Invalid ones, which the API refuses, are ignored.
 func (t *translation) annotations(svc *corev1.Service) (selection service.Selection, snat bool) {
 	setting := func(name string) string {
 		value, known := servicespec.Setting(svc.Annotations, name)
@@ -118,7 +118,7 @@ func (t *translation) annotations(svc *corev1.Service) (selection service.Select
 	return selection, setting(servicespec.ForwardingAnnotation) == servicespec.SourceTranslation
 }
 
-// sourceRanges are the clients that a load balancer's addresses admit. A range that cannot be read admits nobody.
+// sourceRanges are the ranges of clients that may use a load balancer's addresses. An invalid range admits no client.
 func (t *translation) sourceRanges(svc *corev1.Service) (ranges []netip.Prefix, restricted bool) {
 	if svc.Spec.Type != corev1.ServiceTypeLoadBalancer {
 		return nil, false
@@ -138,7 +138,8 @@ func (t *translation) sourceRanges(svc *corev1.Service) (ranges []netip.Prefix, 
 	return ranges, len(given) > 0
 }
 
-// planeFrontends are those of one port; restricted says that the service's source ranges hold for its load-balancer addresses.
+// planeFrontends are the frontends of one port; restricted says that the service's source ranges apply to its load-balancer
+// addresses.
 func planeFrontends(list []servicespec.Frontend, protocol service.Protocol, restricted bool) []service.Frontend {
 	out := make([]service.Frontend, len(list))
 	for i, f := range list {

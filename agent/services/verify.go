@@ -16,9 +16,9 @@ import (
 	"github.com/skep-io/skep/dataplane/service"
 )
 
-// Verify compares what the node's service maps hold with what the API server says. It asks the API server anew, and uses nothing that
-// the watcher remembers, so that a change that the watcher has missed shows. Changes take some milliseconds from the one to the
-// other: a difference counts if it stays.
+// Verify compares the node's service maps with the API server's objects. It lists these again, and does not use the watcher's cache,
+// so that a change that the watcher has missed shows. A change takes some milliseconds to reach the maps: a difference counts if it
+// lasts.
 func (w *Watcher) Verify(ctx context.Context, client kubernetes.Interface, have *service.Dump) (*skepv1.Verification, error) {
 	s, err := takeSnapshot(ctx, client, w.cfg.Node)
 	if err != nil {
@@ -32,7 +32,7 @@ func (w *Watcher) Verify(ctx context.Context, client kubernetes.Interface, have 
 	return found, nil
 }
 
-// snapshot is what the API said at one time of all that this node's plane is made of.
+// snapshot has all objects of the API that this node's plane is computed from, at one time.
 type snapshot struct {
 	services []*corev1.Service
 	slices   []*discoveryv1.EndpointSlice
@@ -68,8 +68,8 @@ func pointers[T any](items []T) []*T {
 	return out
 }
 
-// expect computes what this node's plane should hold by a snapshot: its services, host ports included, and the nodes that are
-// down. What the node knows before the API does (a pod that has just died or begun to end) is not in it.
+// expect computes the plane's content from a snapshot: services, host ports included, and the nodes that are down. It lacks what the
+// node sees before the API does (a pod that has just failed or begun to end).
 func (w *Watcher) expect(s *snapshot) (want []service.Service, down map[string]bool) {
 	node := w.cfg.Node
 	slices := map[string][]any{}

@@ -1,9 +1,9 @@
-// Package services carries what the API server says about services, their endpoints and nodes to this node's data plane:
-// every port of a service with a cluster address becomes a service of the plane, as do the host ports of this node's pods;
-// every other node a route, an address to send to, and a mark whether it is down. It answers load balancers that ask whether a
-// service has endpoints here, and says on the Service what of it could not be done.
+// Package services translates the API's services, their endpoints and nodes to this node's data plane: every port of a service with
+// a cluster address becomes a service of the plane, as do the host ports of this node's pods; every other node a route, an address
+// to send to, and a mark whether it is down. It answers load balancers that ask whether a service has endpoints here, and reports
+// parts of a Service that do not work in its events.
 //
-// It owns neither maps nor routes, and makes no choice that Kubernetes leaves open: it translates, one service per change.
+// It owns neither maps nor routes, and decides nothing that Kubernetes leaves open: it translates one service per change.
 package services
 
 import (
@@ -28,7 +28,7 @@ import (
 	"github.com/skep-io/skep/dataplane/service"
 )
 
-// Plane is where services go.
+// Plane is the service data plane.
 type Plane interface {
 	SetService(service.Service)
 	DeleteService(name string)
@@ -39,44 +39,44 @@ type Plane interface {
 	AwaitProblems(context.Context) map[string][]service.Problem
 }
 
-// Router is what routes to other nodes' pods.
+// Router sets the routes to other nodes' pods.
 type Router interface {
 	SyncRoutes([]podnet.Peer) error
 }
 
 // Announcer makes this node answer for load-balancer addresses that it owns.
 type Announcer interface {
-	// Own names all of them; those not named are no longer owned.
+	// Own sets the list of them; an address that is not in it is no longer owned.
 	Own(addrs []netip.Addr)
 }
 
-// Config is where a watcher looks and what it reports to.
+// Config configures a watcher.
 type Config struct {
 	Factory      informers.SharedInformerFactory
 	Node         string // this one
 	Plane        Plane
 	Router       Router
-	Announcer    Announcer // nil: nobody answers from here
+	Announcer    Announcer // nil: this node answers for none
 	Recorder     record.EventRecorder
-	ServiceCIDRs []netip.Prefix // no endpoint lies in them
-	PodCIDRs     []netip.Prefix // of the cluster: no external address lies in them, nor in the services'
-	// OwnPorts are TCP ports of the node's own programs, to which no host port leads, whether somebody listens or not; nor does one
-	// at which Listening finds somebody. Nil: nobody listens.
+	ServiceCIDRs []netip.Prefix // no endpoint may be in them
+	PodCIDRs     []netip.Prefix // of the cluster: no external address may be in them, nor in the services'
+	// OwnPorts are TCP ports of the node's own programs, which are never forwarded as host ports, whether a program listens or not.
+	// Nor are ports at which Listening finds a socket; nil: none is found.
 	OwnPorts  []uint16
 	Listening Listening
-	// Adopted is closed when the host ports of pods that were here before have been set; nil if there are none.
+	// Adopted is closed when the host ports of adopted pods have been set; nil if there are none.
 	Adopted <-chan struct{}
 }
 
 // Watcher follows services, endpoint slices and nodes.
 type Watcher struct {
 	cfg   Config
-	queue workqueue.TypedRateLimitingInterface[string] // service keys, and those below
+	queue workqueue.TypedRateLimitingInterface[string] // service keys, and the keys below
 
 	services  cache.SharedIndexInformer
 	slices    cache.SharedIndexInformer
 	nodes     cache.SharedIndexInformer
-	installed map[string][]string // service key -> names in the plane; used by the one worker
+	installed map[string][]string // service key -> names in the plane; used by the only worker
 	health    *healthServers
 	reporter  *reporter
 
@@ -139,14 +139,14 @@ func New(cfg Config) (*Watcher, error) {
 	return w, nil
 }
 
-// Lister and HasSynced give others the services that this watcher follows.
+// Lister and HasSynced are of this watcher's cached services.
 func (w *Watcher) Lister() corelisters.ServiceLister {
 	return corelisters.NewServiceLister(w.services.GetIndexer())
 }
 func (w *Watcher) HasSynced() bool { return w.services.HasSynced() }
 
-// Run translates until ctx ends; the factory's informers must be running. What the plane held before stays in force until
-// every list is complete and installed, so that a restart removes nothing.
+// Run translates until ctx ends; the factory's informers must be running. The plane's earlier content stays in effect until every
+// list is complete and installed, so that a restart removes nothing.
 func (w *Watcher) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var beside sync.WaitGroup
@@ -172,7 +172,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 		}
 	}
 	w.cfg.Plane.Synced()
-	w.queue.Add(routesKey) // also if there is no other node: that is worth knowing too
+	w.queue.Add(routesKey) // also if there is no other node: the router must see the empty list
 	slog.Info("services installed", "services", len(w.installed))
 	beside.Go(func() { w.reporter.run(ctx) })
 	if w.cfg.Listening != nil {
@@ -224,14 +224,14 @@ func (w *Watcher) handle() (synced []cache.InformerSynced, err error) {
 	return synced, nil
 }
 
-// serviceChanged keeps what is looked up across services; either side may be absent.
+// serviceChanged updates the lookups across services; either side may be nil.
 func (w *Watcher) serviceChanged(old, obj any) {
 	w.mu.Lock()
 	var key string
 	if svc, ok := object[*corev1.Service](old); ok {
 		key = svc.Namespace + "/" + svc.Name
 		for _, addr := range servicespec.ClusterAddrs(svc) {
-			if w.claimed[addr] == key { // another may have got it meanwhile
+			if w.claimed[addr] == key { // another service may have it now
 				delete(w.claimed, addr)
 			}
 		}
@@ -270,7 +270,7 @@ func (w *Watcher) sync(key string) {
 	}
 }
 
-// syncService makes the plane's services for one service what the API server says now.
+// syncService updates the plane's services for one service of the API.
 func (w *Watcher) syncService(key string) {
 	var wanted translation
 	var svc *corev1.Service
@@ -306,7 +306,7 @@ func (w *Watcher) syncService(key string) {
 	w.reporter.translated(key, wanted.warnings)
 }
 
-// view is how this node looks at services now.
+// view returns this node's present state for translation.
 func (w *Watcher) view() *view {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -321,7 +321,7 @@ func (w *Watcher) reserved(addr netip.Addr) string {
 	})
 }
 
-// announce keeps the addresses that this node answers for.
+// announce updates the addresses that this node answers for.
 func (w *Watcher) announce(key string, svc *corev1.Service) {
 	if w.cfg.Announcer == nil {
 		return
@@ -362,7 +362,7 @@ func contains(list []string, s string) bool {
 	return false
 }
 
-// object unwraps what an informer hands to a deletion handler.
+// object unwraps an object passed to a deletion handler.
 func object[T any](obj any) (T, bool) {
 	if unknown, ok := obj.(cache.DeletedFinalStateUnknown); ok {
 		obj = unknown.Obj

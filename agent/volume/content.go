@@ -13,7 +13,7 @@ import (
 	"github.com/skep-io/skep/agent/downward"
 )
 
-// content is the files of a configuration volume by relative path.
+// content has the files of a configuration volume by relative path.
 type content map[string]file
 
 type file struct {
@@ -23,8 +23,7 @@ type file struct {
 
 const defaultMode = 0o644
 
-// content collects what the volume should hold now. Secrets are kept in
-// memory only.
+// content collects the files that the volume should have now. Secrets are kept in memory only.
 func (v *Volumes) content(ctx context.Context, pod *corev1.Pod, vol *corev1.Volume) (c content, memory bool, warning, err error) {
 	c = content{}
 	switch {

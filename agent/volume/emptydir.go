@@ -13,8 +13,8 @@ import (
 	"github.com/skep-io/skep/agent/confine"
 )
 
-// memorySize is how large a volume in memory may become, as kubelet sizes it: to its own limit, the pod's memory, or what pods may
-// have of the node's, whichever is least. What is in it counts as memory of the containers that wrote it.
+// memorySize is the size limit of a volume in memory, as kubelet computes it: its own limit, the pod's memory limit, or that of
+// all pods, whichever is least. Its content counts as memory of the containers that wrote it.
 func (v *Volumes) memorySize(pod *corev1.Pod, source *corev1.EmptyDirVolumeSource) int64 {
 	allocatable := v.allocatable()
 	size := allocatable.Memory().Value()
@@ -30,8 +30,7 @@ func (v *Volumes) memorySize(pod *corev1.Pod, source *corev1.EmptyDirVolumeSourc
 	return size
 }
 
-// emptyDir makes the folder complete before it gets its name; one that is
-// there is left as its users made it.
+// emptyDir makes the folder complete before it gets its name; an existing one is not changed.
 func (v *Volumes) emptyDir(pod *corev1.Pod, path string, source *corev1.EmptyDirVolumeSource) error {
 	mode, group := uint32(0o777), fsGroup(pod)
 	if group != nil {
@@ -79,8 +78,7 @@ func (v *Volumes) emptyDir(pod *corev1.Pod, path string, source *corev1.EmptyDir
 	return os.Rename(unfinished, path)
 }
 
-// mountTmpfs mounts once: a mount that an earlier agent made is kept with
-// all that is in it.
+// mountTmpfs mounts once: a mount that an earlier agent made is kept with its content.
 func mountTmpfs(path, options string) error {
 	mounted, err := isMountPoint(path)
 	if err != nil || mounted {

@@ -13,16 +13,16 @@ import (
 	"github.com/skep-io/skep/agent/bounded"
 )
 
-// askHostPath runs what touches a path of the node, where a file system may be
-// mounted whose server is gone. One call of a path runs at a time, for all pods.
+// askHostPath runs calls to a path of the node, where a file system may be mounted whose server
+// does not answer. One call per path runs at a time, for all pods.
 func (v *Volumes) askHostPath(ctx context.Context, path string, f func() error) error {
 	path = filepath.Clean(path)
 	return bounded.Run(ctx, &v.calls, path, "hostPath "+path, v.Patience, f)
 }
 
-// EnsureHostPaths makes hostPaths without a type that do not exist: runc would
-// refuse them, and the kubelet makes a folder. It also sees to it that each
-// answers: runc would wait for one on a dead mount for good.
+// EnsureHostPaths makes missing hostPaths without a type: runc would refuse them, and the kubelet
+// makes a folder. It also checks that each answers: runc would wait for ever for one on a mount
+// whose server does not answer.
 func (v *Volumes) EnsureHostPaths(ctx context.Context, pod *corev1.Pod) error {
 	for i := range pod.Spec.Volumes {
 		source := pod.Spec.Volumes[i].HostPath
@@ -34,7 +34,7 @@ func (v *Volumes) EnsureHostPaths(ctx context.Context, pod *corev1.Pod) error {
 			if os.IsNotExist(err) && (source.Type == nil || *source.Type == corev1.HostPathUnset) {
 				return os.MkdirAll(source.Path, 0o755)
 			}
-			return nil // what is wrong with it, runc says
+			return nil // runc reports what is wrong with it
 		})
 		if err != nil {
 			return fmt.Errorf("hostPath volume %q: %w", pod.Spec.Volumes[i].Name, err)
@@ -57,7 +57,7 @@ func checkHostPath(source *corev1.HostPathVolumeSource) error {
 		}
 		kind = corev1.HostPathDirectory
 	case corev1.HostPathFileOrCreate:
-		// What is there is not opened: it may be a FIFO.
+		// An existing file is not opened: it may be a FIFO.
 		f, err := os.OpenFile(source.Path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
 		if err == nil {
 			err = f.Close()

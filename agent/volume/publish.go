@@ -18,23 +18,23 @@ import (
 	"github.com/skep-io/skep/agent/confine"
 )
 
-// dataLink is the one name that a reader's files go through: each update
-// replaces it in a single rename, so a reader sees all old or all new files.
+// dataLink is the link through which all files are read: each update replaces it in a single
+// rename, so a reader sees all old or all new files.
 const dataLink = "..data"
 
-// versionPrefix begins the names of folders with one state of all files.
+// versionPrefix is the prefix of folders' names, each with one state of all files.
 const versionPrefix = "..v"
 
-// published is what a volume was last given. It is kept in a file where no
-// container sees it: what lies in the volume is never read, since a container
-// that can write there, by privilege, would decide what the agent reads.
+// published is the state that was last written to a volume. It is stored in a file that no
+// container sees: the volume's own content is never read, since a privileged container that writes
+// there would decide what the agent reads.
 type published struct {
-	Version string `json:"version"` // the folder that dataLink leads to
+	Version string `json:"version"` // the folder that dataLink points to
 	Digest  string `json:"digest"`
 }
 
-// readPublished returns nothing for what cannot be read: the content is then
-// written again.
+// readPublished returns an empty state if the file cannot be read: the content is then written
+// again.
 func readPublished(path string) (p published) {
 	data, err := confine.ReadRegular(path, 4<<10)
 	if err != nil || json.Unmarshal(data, &p) != nil {
@@ -61,8 +61,8 @@ func (p published) save(path string) error {
 	return nil
 }
 
-// publish brings the volume in dir to the content, in one rename. What it was
-// last given stays in the file record; content that is the same is left alone.
+// publish updates the volume in dir to the content, in one rename. The file record then has the new
+// state; content that is the same is not written again.
 func (c content) publish(dir, record string, group *int64) error {
 	d, err := confine.Open(dir)
 	if err != nil {
@@ -80,8 +80,8 @@ func (c content) publish(dir, record string, group *int64) error {
 	if err := d.Symlink(next.Version, dataLink, "..data_"+next.Version); err != nil {
 		return err
 	}
-	// Live from here. Names are added after the data they lead to, and taken
-	// away after it too.
+	// Readers see the new files from here. Names are added after the data that they point to, and
+	// removed after it too.
 	names := c.topNames()
 	for _, name := range names {
 		if target := filepath.Join(dataLink, name); !d.LeadsTo(name, target) {
@@ -96,7 +96,7 @@ func (c content) publish(dir, record string, group *int64) error {
 	return next.save(record)
 }
 
-// fill makes a new folder with all files in it.
+// fill makes a new folder with all files.
 func (c content) fill(d *confine.Dir, version string, group *int64) error {
 	into, err := d.MkdirAll(version, 0o755)
 	if err != nil {
@@ -128,7 +128,7 @@ func (c content) fill(d *confine.Dir, version string, group *int64) error {
 // digest distinguishes contents, modes and group included.
 func (c content) digest(group *int64) string {
 	sum := sha256.New()
-	number := func(n int64) { _ = binary.Write(sum, binary.LittleEndian, n) } // a hash takes all
+	number := func(n int64) { _ = binary.Write(sum, binary.LittleEndian, n) } // a hash never fails
 	if group != nil {
 		number(*group)
 	}
@@ -152,7 +152,7 @@ func (c content) topNames() []string {
 	return slices.Sorted(maps.Keys(seen))
 }
 
-// removeOthers leaves only what is named.
+// removeOthers removes everything except the names in keep.
 func removeOthers(d *confine.Dir, keep []string) error {
 	return d.Each(func(name string) error {
 		if slices.Contains(keep, name) {

@@ -17,12 +17,11 @@ import (
 	"github.com/skep-io/skep/agent/confine"
 )
 
-// SubPath pins one path inside a volume for one mount of a container and
-// returns where. The path is resolved beneath the volume's root, so a link in
-// it that a container planted cannot lead out, and what it named then is what
-// gets mounted, whatever happens to the names afterwards (CVE-2017-1002101,
-// CVE-2021-25741). It is not opened: it may be a FIFO or a device. Errors do
-// not say what was found, which would reveal the node's files.
+// SubPath pins one path inside a volume for one mount of a container and returns the pin's path.
+// The path is resolved beneath the volume's root, so a link that a container planted cannot lead
+// out, and the file that it named then is mounted, even if the names change afterwards
+// (CVE-2017-1002101, CVE-2021-25741). It is not opened: it may be a FIFO or a device. Errors do not
+// describe the file, which would reveal the node's files.
 func (v *Volumes) SubPath(ctx context.Context, podUID, volume, container string, index int, root, sub string) (string, error) {
 	if filepath.IsAbs(sub) {
 		return "", fmt.Errorf("error SubPath `%s` must not be an absolute path", sub)
@@ -59,7 +58,7 @@ type pin struct {
 	stat unix.Stat_t
 }
 
-// pinSubPath finds the path, which may lie on a dead mount.
+// pinSubPath opens the path, which may be on a mount whose server does not answer.
 func (v *Volumes) pinSubPath(ctx context.Context, root, sub, volume string) (*pin, error) {
 	return bounded.Do(ctx, &v.calls, filepath.Clean(root), fmt.Sprintf("volume %q", volume), v.Patience, func() (*pin, error) {
 		file, err := confine.PinMakingDirs(root, sub)

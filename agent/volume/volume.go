@@ -1,12 +1,10 @@
 // Package volume makes a pod's volumes on the node: emptyDir, hostPath,
 // configMap, secret, downwardAPI and projected ones.
 //
-// It owns <pod folder>/volumes and <pod folder>/subpaths, the mounts in them,
-// the records of what configuration volumes hold, and the removal of all. It
-// never reads the API server itself: objects come from the Objects it is given.
-// It never trusts what lies in a volume: containers write there. Folders and
-// mounts outlive the agent; setting up again what is set up changes nothing but
-// stale content.
+// It owns <pod folder>/volumes and <pod folder>/subpaths, the mounts in them, the records of configuration
+// volumes' content, and the removal of all. It never reads the API server itself: objects come from the
+// interface Objects. It never trusts a volume's content: containers write there. Folders and mounts outlive
+// the agent; setting up a volume again only replaces stale content.
 package volume
 
 import (
@@ -24,8 +22,7 @@ import (
 	"github.com/skep-io/skep/agent/confine"
 )
 
-// Objects gives configuration objects, as fresh as the caller can. A missing
-// one is an apierrors NotFound.
+// Objects returns configuration objects, as new as possible. A missing one is an apierrors NotFound.
 type Objects interface {
 	ConfigMap(ctx context.Context, namespace, name string) (*corev1.ConfigMap, error)
 	Secret(ctx context.Context, namespace, name string) (*corev1.Secret, error)
@@ -38,30 +35,28 @@ type Volumes struct {
 	objects     Objects
 	allocatable func() corev1.ResourceList
 	memoryLimit func(*corev1.Pod) int64
-	calls       bounded.Calls // that touch paths of the node
+	calls       bounded.Calls // to paths of the node
 
-	// Patience is how long a path of the node may give no answer.
+	// Patience is the time limit of a call to a path of the node.
 	Patience time.Duration
-	// Made, if set, is called for each emptyDir on the disk while it is still empty and nobody else has it.
+	// Made, if set, is called for each new emptyDir on disk while it is still empty and not used.
 	Made func(pod *corev1.Pod, dir string)
 }
 
-// defaultPatience is how long the kubelet waits for a pod's volumes, about.
+// defaultPatience is about how long the kubelet waits for a pod's volumes.
 const defaultPatience = 2 * time.Minute
 
-// New returns the volumes whose pods' folders podDir names. recordDir names
-// folders for what is remembered of a pod's volumes, which no container may
-// see and which need not survive a reboot. allocatable is what unset limits
-// show as in the downward API. memoryLimit is what a pod may use of memory, 0
-// for a pod without a limit.
+// New returns the volumes of pods whose folders podDir names. recordDir names folders for records of a
+// pod's volumes, which no container may see and which may be lost at a reboot. allocatable is what unset
+// limits show as in the downward API. memoryLimit is a pod's memory limit, 0 for none.
 func New(podDir, recordDir func(podUID string) string, objects Objects, allocatable func() corev1.ResourceList, memoryLimit func(*corev1.Pod) int64) *Volumes {
 	return &Volumes{
 		podDir: podDir, recordDir: recordDir, objects: objects, allocatable: allocatable, memoryLimit: memoryLimit, Patience: defaultPatience,
 	}
 }
 
-// ReadOnly says whether containers may only read the volume, whatever their
-// mounts say: what the agent itself goes on writing (CVE-2017-1002102).
+// ReadOnly says whether containers may only read the volume, whatever their mounts say: true for volumes
+// that the agent updates (CVE-2017-1002102).
 func ReadOnly(vol *corev1.Volume) bool {
 	return vol.ConfigMap != nil || vol.Secret != nil || vol.DownwardAPI != nil || vol.Projected != nil
 }
@@ -77,12 +72,11 @@ func (e *Error) Error() string {
 }
 func (e *Error) Unwrap() error { return e.Err }
 
-// ErrNoTokens is what a projected service account token comes to.
+// ErrNoTokens is the warning about a projected service account token.
 var ErrNoTokens = errors.New("service account tokens are not issued by this cluster; the file is left out")
 
-// SetUp makes every volume of the pod and returns where each lies. Called
-// again, it brings the content of configuration volumes up to date, each in
-// one rename. Warnings are things left out on purpose.
+// SetUp makes every volume of the pod and returns their paths. Called again, it updates the content of
+// configuration volumes, each in one rename. Warnings are about parts that are omitted on purpose.
 func (v *Volumes) SetUp(ctx context.Context, pod *corev1.Pod) (paths map[string]string, warnings []error, err error) {
 	paths = make(map[string]string, len(pod.Spec.Volumes))
 	type result struct {
@@ -90,7 +84,7 @@ func (v *Volumes) SetUp(ctx context.Context, pod *corev1.Pod) (paths map[string]
 		warned, err error
 	}
 	results := make([]result, len(pod.Spec.Volumes))
-	var working sync.WaitGroup // side by side: one that does not answer holds up no other
+	var working sync.WaitGroup // concurrently: one that does not answer does not delay the others
 	for i := range pod.Spec.Volumes {
 		working.Go(func() {
 			r := &results[i]
@@ -113,7 +107,7 @@ func (v *Volumes) SetUp(ctx context.Context, pod *corev1.Pod) (paths map[string]
 	return paths, warnings, errors.Join(failures...)
 }
 
-// Path is where a volume lies that is made on the node.
+// Path is the path of a volume that is made on the node.
 func (v *Volumes) Path(podUID, name string) string {
 	return filepath.Join(v.podDir(podUID), "volumes", name)
 }
@@ -152,8 +146,8 @@ func fsGroup(pod *corev1.Pod) *int64 {
 	return pod.Spec.SecurityContext.FSGroup
 }
 
-// TearDown unmounts and removes everything of the pod. It enters no mount:
-// neither those made here nor those that a container's own came back from.
+// TearDown unmounts and removes everything of the pod. It enters no mount: neither those made here nor
+// those that propagated back from a container.
 func (v *Volumes) TearDown(podUID string) error {
 	dir := v.podDir(podUID)
 	for _, path := range []string{filepath.Join(dir, "subpaths"), filepath.Join(dir, "volumes"), v.recordDir(podUID)} {
