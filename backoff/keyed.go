@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Keyed is for many things, each with a back-off of its own that starts when it first fails. Any number of goroutines may use it.
+// Keyed is for many keys, each with a back-off of its own that starts at its first failure. Any number of goroutines may use it.
 type Keyed[K comparable] struct {
 	first, last time.Duration
 
@@ -18,12 +18,12 @@ type failures struct {
 	inARow int
 }
 
-// NewKeyed waits for each thing as New does for one.
+// NewKeyed waits for each key as New does.
 func NewKeyed[K comparable](first, last time.Duration) *Keyed[K] {
 	return &Keyed[K]{first: first, last: last, failing: map[K]*failures{}}
 }
 
-// Next says that it failed, and returns how long to wait.
+// Next records a failure of the key, and returns how long to wait.
 func (k *Keyed[K]) Next(key K) time.Duration {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -36,14 +36,14 @@ func (k *Keyed[K]) Next(key K) time.Duration {
 	return f.Next()
 }
 
-// Reset says that it worked, or that it is not tried any more.
+// Reset records that the key succeeded, or is not tried any more.
 func (k *Keyed[K]) Reset(key K) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	delete(k.failing, key)
 }
 
-// Failures returns how often it has failed since it last worked.
+// Failures returns how often the key has failed since it last succeeded.
 func (k *Keyed[K]) Failures(key K) int {
 	k.mu.Lock()
 	defer k.mu.Unlock()

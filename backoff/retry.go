@@ -7,23 +7,24 @@ import (
 	"time"
 )
 
-// Retry says how one thing is tried until it works. The zero Level is slog.LevelInfo: failures are logged as warnings unless it
-// is higher than that.
+// Retry says how an operation is tried until it succeeds. The zero Level is slog.LevelInfo: failures are logged as warnings
+// unless it is higher than that.
 type Retry struct {
 	First, Last time.Duration // the first wait between attempts, and the longest
-	// Failing is the log message of the first failure, and of another error a minute or more after the last that was logged.
-	// The attempts between are not logged.
+	// Failing is the log message of the first failure, and of a different error a minute or more after the last logged one.
+	// The attempts in between are not logged.
 	Failing string
-	Working string // the log message once it works after a failure; "" for none
+	Working string // the log message of a success after a failure; "" for none
 	Attrs   []any  // of both messages
 	Level   slog.Level
 	Final   func(error) bool // errors that another attempt would not change; nil for none
 }
 
-// sameProblem is how long a problem that shows as one error and another is logged once.
+// sameProblem is how long alternating errors count as one problem, which is logged once.
 const sameProblem = time.Minute
 
-// Do calls try until it returns nil, a final error, or ctx has ended: that error, or ctx's if it ends between attempts.
+// Do calls try until it returns nil or a final error, or ctx has ended. It returns try's last error, or ctx's if that ends
+// between attempts.
 func (r Retry) Do(ctx context.Context, try func(context.Context) error) error {
 	wait := New(r.First, r.Last)
 	var began, loggedAt time.Time
@@ -51,7 +52,7 @@ func (r Retry) Do(ctx context.Context, try func(context.Context) error) error {
 	}
 }
 
-// log has the record come from Do's caller: the component of a line is the package that tries.
+// log sets Do's caller as the record's source: the component of a line is the package that tries.
 func (r Retry) log(ctx context.Context, level slog.Level, message string, more ...any) {
 	logger := slog.Default()
 	if !logger.Enabled(ctx, level) {

@@ -1,5 +1,5 @@
-// Package connections bounds the connections that an HTTP server keeps, and ends streams whose clients have gone. It decides which
-// connections are closed when there are too many; it neither accepts them nor knows who its clients are, which the server says.
+// Package connections limits the open connections of an HTTP server, and ends streams whose clients have left. It decides which
+// connections are closed when there are too many; it neither accepts connections nor authenticates clients, which the server does.
 package connections
 
 import (
@@ -12,29 +12,29 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Default is how many connections a server of a whole cluster keeps: half of the files that the process may open, since others
-// need some, and no more than what fits in memory.
+// Default is the limit for a server of a whole cluster: half of the files that the process may open, since other parts need some,
+// and no more than fit in memory.
 func Default() int {
-	const most = 10000
+	const maximum = 10000
 	var limit unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil || limit.Cur/2 > most {
-		return most
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil || limit.Cur/2 > maximum {
+		return maximum
 	}
 	return int(limit.Cur / 2)
 }
 
-// connections are those that the server keeps. When there are too many, one goes for each that comes: the oldest that has not
-// shown a certificate, else the one that has been idle for longest. Who works is not cut off.
+// connections are the server's open connections. When there are too many, one is closed for each new one: the oldest that has not
+// been authenticated, else the one that has been idle for longest. A connection with a request under way is not closed.
 type connections struct {
 	limit int
 
 	mu  sync.Mutex
 	all map[net.Conn]*connection
-	// strangers have not been authenticated; idle have, and have no request. Both begin with the oldest.
+	// strangers have not been authenticated; idle have, and have no request under way. Both begin with the oldest.
 	strangers, idle list.List
 }
 
-// connection is one of them. place is its element in strangers or idle, which in says, or nil.
+// connection is one connection. place is its element in the list in, strangers or idle; nil if it is in neither.
 type connection struct {
 	of    *connections
 	conn  net.Conn
@@ -43,13 +43,13 @@ type connection struct {
 	in    *list.List
 }
 
-// Bound has a server, which does not run yet, keep at most limit connections.
+// Bound limits the open connections of a server, which must not run yet.
 func Bound(server *http.Server, limit int) {
 	cs := &connections{limit: limit, all: map[net.Conn]*connection{}}
 	server.ConnContext, server.ConnState = cs.context, cs.changed
 }
 
-// context implements http.Server's ConnContext, which is called first of all for a connection.
+// context implements http.Server's ConnContext, which is the first call for a connection.
 func (cs *connections) context(ctx context.Context, conn net.Conn) context.Context {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
@@ -79,20 +79,20 @@ func (cs *connections) changed(conn net.Conn, state http.ConnState) {
 	}
 }
 
-// evict closes the connection that can be missed most, if there is one.
+// evict closes the least needed connection, if one may be closed.
 func (cs *connections) evict() {
 	for _, from := range []*list.List{&cs.strangers, &cs.idle} {
 		if front := from.Front(); front != nil {
 			c := front.Value.(*connection)
 			c.move(nil)
 			delete(cs.all, c.conn)
-			go c.conn.Close() // says goodbye in TLS, for which it may wait
+			go c.conn.Close() // sends TLS' closing message, for which it may wait
 			return
 		}
 	}
 }
 
-// move puts a connection at the end of a list, or in none. The caller holds mu.
+// move moves a connection to the end of a list, or to none. The caller holds mu.
 func (c *connection) move(to *list.List) {
 	if c.place != nil {
 		c.in.Remove(c.place)

@@ -15,28 +15,28 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Streams serve requests whose handlers may take their connection over, after which the HTTP server no longer looks whether the
-// client is there.
+// Streams serve requests whose handlers may take their connection over, after which the HTTP server no longer checks whether the
+// client has left.
 type Streams struct {
-	// LookEvery is how often the kernel is asked whether the client has closed its end.
+	// LookEvery is how often the socket is checked for whether the client has closed its end.
 	LookEvery time.Duration
-	// Idle ends a stream over which nothing has gone for as long; zero is never.
+	// Idle is the time without data after which a stream ends; zero is never.
 	Idle time.Duration
-	// Linger is how long the connection stays open after its handler has returned, when a client that is well has closed it
-	// long ago: closed at once, with something of the client's unread, it would lose the last that was written to it.
+	// Linger is how long the connection stays open after its handler has returned, within which a working client has closed it: if
+	// it is closed at once, with unread data of the client, the last data written to the client is lost.
 	Linger time.Duration
-	// HalfClosed says that clients may end what they send and still wait for an answer. TLS lets them, without an end of the
+	// HalfClosed says that clients may end their sending side and still wait for an answer. TLS has that without an end of the
 	// connection below it.
 	HalfClosed bool
 }
 
-// Serve calls handle with a request whose context ends, and whose connection is closed, when the client has gone: when a read
-// finds the end, or the kernel knows of the end and nothing more is read. The latter since readers of frames stop at one that
-// they cannot decode, without closing, and wait while nobody takes what they have read already.
+// Serve calls handle with a request whose context ends, and whose connection is closed, when the client has left: when a read
+// finds the end, or the socket has the end and nothing more is read. The latter is needed since readers of frames stop at one that
+// they cannot decode, without closing, and wait while no one consumes frames that they have read.
 func (s Streams) Serve(w http.ResponseWriter, r *http.Request, handle http.HandlerFunc) {
-	ctx, gone := context.WithCancel(r.Context())
-	defer gone()
-	taken := &takenWriter{ResponseWriter: w, streams: s, ctx: ctx, gone: gone}
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	taken := &takenWriter{ResponseWriter: w, streams: s, ctx: ctx, cancel: cancel}
 	unless := context.AfterFunc(ctx, taken.close)
 	handle(taken, r.WithContext(ctx))
 	if unless() {
@@ -49,7 +49,7 @@ type takenWriter struct {
 	http.ResponseWriter
 	streams Streams
 	ctx     context.Context
-	gone    context.CancelFunc
+	cancel  context.CancelFunc
 
 	mu     sync.Mutex
 	conn   net.Conn // nil: not taken over
@@ -66,7 +66,7 @@ func (w *takenWriter) close() {
 }
 
 // Flush and the deadlines serve net/http's response controller and the proxies. There is no Unwrap: libraries for WebSocket would
-// take the connection over from what it returns, and no one would look for the client.
+// take the connection over from what it returns, and the client would not be watched.
 func (w *takenWriter) Flush() { _ = http.NewResponseController(w.ResponseWriter).Flush() }
 func (w *takenWriter) SetReadDeadline(at time.Time) error {
 	return http.NewResponseController(w.ResponseWriter).SetReadDeadline(at)
@@ -88,7 +88,7 @@ func (w *takenWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	}
 	watched := &watchedConn{Conn: conn}
 	if !w.streams.HalfClosed {
-		watched.ended = w.gone
+		watched.ended = w.cancel
 	}
 	w.mu.Lock()
 	w.conn = conn
@@ -97,14 +97,14 @@ func (w *takenWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if closed {
 		conn.Close()
 	}
-	go w.streams.watch(w.ctx, watched, w.gone)
+	go w.streams.watch(w.ctx, watched, w.cancel)
 	reader := bufio.NewReader(io.MultiReader(bytes.NewReader(bytes.Clone(ahead)), watched))
 	return watched, bufio.NewReadWriter(reader, bufio.NewWriter(watched)), nil
 }
 
-// watch calls gone when the client has closed its end and nothing has been read of it for as long as two looks are apart, or
-// when nothing has gone over the connection for too long. It ends with ctx.
-func (s Streams) watch(ctx context.Context, conn *watchedConn, gone func()) {
+// watch calls cancel when the client has closed its end and nothing was read between two checks, or when the connection was idle
+// for too long. It ends with ctx.
+func (s Streams) watch(ctx context.Context, conn *watchedConn, cancel func()) {
 	raw := rawOf(conn.Conn)
 	look := time.NewTicker(s.LookEvery)
 	defer look.Stop()
@@ -125,7 +125,7 @@ func (s Streams) watch(ctx context.Context, conn *watchedConn, gone func()) {
 		wasLeft := left
 		left = raw != nil && closedByPeer(raw)
 		if left && wasLeft && !progress || s.Idle > 0 && time.Since(moved) > s.Idle {
-			gone()
+			cancel()
 			return
 		}
 	}
@@ -144,7 +144,7 @@ func rawOf(conn net.Conn) syscall.RawConn {
 	return raw
 }
 
-// below returns the connection that TLS and others are spoken over.
+// below returns the connection below TLS and other wrappers.
 func below(conn net.Conn) net.Conn {
 	for {
 		over, ok := conn.(interface{ NetConn() net.Conn })
@@ -155,19 +155,20 @@ func below(conn net.Conn) net.Conn {
 	}
 }
 
-// Abort closes a connection so that the other side sees it at once, also one that takes nothing: an ordinary end would wait behind
-// what was sent before. One that is closed already stays as it is.
+// Abort closes a connection by a reset, so that the other side sees it at once even if it reads nothing: an ordinary end would be
+// queued behind unread data. A connection that is closed already stays as it is.
 func Abort(conn net.Conn) {
 	if socket, ok := below(conn).(*net.TCPConn); ok {
 		if err := socket.SetLinger(0); err != nil {
 			return // closed already
 		}
-		socket.Close() // first, as TLS would say goodbye and wait
+		socket.Close() // first: TLS would send its closing message and wait
 	}
 	conn.Close()
 }
 
-// closedByPeer tells whether the other side has said that it sends no more, or is gone. What it sent before may still be unread.
+// closedByPeer says whether the other side has ended its sending side, or the connection. Data that it sent before may still be
+// unread.
 func closedByPeer(raw syscall.RawConn) (closed bool) {
 	err := raw.Control(func(fd uintptr) {
 		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
@@ -178,7 +179,7 @@ func closedByPeer(raw syscall.RawConn) (closed bool) {
 	return closed || err != nil // closed on this side
 }
 
-// watchedConn counts what goes over a connection.
+// watchedConn counts the data over a connection.
 type watchedConn struct {
 	net.Conn
 	ended         func() // called when a read fails, or nil
@@ -200,7 +201,7 @@ func (c *watchedConn) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// CloseWrite tells the client that no more comes.
+// CloseWrite signals the end of data to the client.
 func (c *watchedConn) CloseWrite() error {
 	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
 		return half.CloseWrite()

@@ -1,7 +1,7 @@
-// Package durable writes small files so that they can be believed: after a crash, a loss of power or a full disk there is the old
-// content or the new one, never a part, and what was reported as written is there. Agent and skepd both keep theirs by it.
+// Package durable writes small files reliably: after a crash, a loss of power or a full disk the file has the old content or the
+// new one, never a part, and content that was reported as written is there. Agent and skepd both write their files by it.
 //
-// It never writes where a container can reach.
+// It must not be used in folders that a container can write in.
 package durable
 
 import (
@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// WriteFile replaces a file and returns when it will outlive a loss of power.
+// WriteFile replaces a file and returns when the new content will survive a loss of power.
 func WriteFile(path string, data []byte, mode os.FileMode) error {
 	if err := Replace(path, data, mode, true); err != nil {
 		return err
@@ -24,7 +24,7 @@ func WriteFile(path string, data []byte, mode os.FileMode) error {
 	return nil
 }
 
-// SyncDir makes what was renamed, made or removed in a folder outlive a loss of power.
+// SyncDir makes renames, new files and removals in a folder survive a loss of power.
 func SyncDir(path string) error {
 	dir, err := os.Open(path)
 	if err != nil {
@@ -53,13 +53,13 @@ func Replace(path string, data []byte, mode os.FileMode, synced bool) error {
 		err = os.Rename(tmp, path)
 	}
 	if err != nil {
-		// A part of a file would take room on a disk that is full.
+		// A partial file would use space on a full disk.
 		return explain(path, errors.Join(err, os.Remove(tmp)))
 	}
 	return nil
 }
 
-// explain names the disk where it is full: the path alone says little to who has to make room.
+// explain names the disk if it is full: an operator who has to free space needs to know which.
 func explain(path string, err error) error {
 	if !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
 		return fmt.Errorf("write %s: %w", path, err)
@@ -67,7 +67,7 @@ func explain(path string, err error) error {
 	return fmt.Errorf("write %s: %w", path, FullError{Path: path, Err: err})
 }
 
-// FullError is a write that failed for want of room.
+// FullError is a write that failed because the disk is full.
 type FullError struct {
 	Path string
 	Err  error

@@ -1,10 +1,10 @@
-// Package bounded runs what may hang in the kernel, where no deadline reaches:
-// file operations on a dead mount, netlink behind somebody's lock. Who asked
-// waits for a bounded time and hears what it was that did not answer.
+// Package bounded runs calls that may hang in the kernel, where no deadline applies: file
+// operations on a mount whose server does not answer, netlink behind another process's lock. The
+// caller waits for a bounded time and gets an error that names the call.
 //
-// A call that is given up runs on until the kernel lets go of it. Calls of one
-// key never run side by side, so that what is given up holds one thread, and
-// what undoes it comes after it.
+// A call that is given up keeps running until the kernel returns. Calls of one key never run
+// concurrently, so that a call that was given up holds one thread, and the call that undoes it runs
+// after it.
 package bounded
 
 import (
@@ -14,13 +14,13 @@ import (
 	"time"
 )
 
-// Calls are those under way. The zero value is ready for use.
+// Calls are the calls under way. The zero value is ready for use.
 type Calls struct {
 	mu      sync.Mutex
 	running map[string]*call // by key
 }
 
-// call is one of a key.
+// call is one call of a key.
 type call struct {
 	what  string
 	began time.Time
@@ -29,7 +29,7 @@ type call struct {
 
 // TimeoutError says that a call was given up.
 type TimeoutError struct {
-	What  string        // that was waited for
+	What  string        // the call
 	Since time.Duration // how long it has not answered
 }
 
@@ -37,13 +37,12 @@ func (e *TimeoutError) Error() string {
 	return fmt.Sprintf("timed out waiting for %s: no answer for %v", e.What, e.Since.Round(time.Millisecond))
 }
 
-// Timeout makes the error known as one to code that asks errors for that.
+// Timeout marks the error as a timeout.
 func (e *TimeoutError) Timeout() bool { return true }
 
-// Do runs f once no other call of the key runs, and returns what it returns.
-// After the bound it returns a TimeoutError that names the call which does not
-// answer, this or the one before it; when ctx ends, ctx's error. What f returns
-// after that is handed to discard, if there is one.
+// Do runs f once no other call of the key runs, and returns its result. After the time limit it
+// returns a TimeoutError that names the call which does not answer, this or the one before it; when
+// ctx ends, ctx's error. A result of f after that is passed to discard, if set.
 func Do[T any](ctx context.Context, c *Calls, key, what string, within time.Duration, f func() (T, error), discard func(T)) (T, error) {
 	var none T
 	timer := time.NewTimer(within)
@@ -90,13 +89,13 @@ func Do[T any](ctx context.Context, c *Calls, key, what string, within time.Dura
 	}
 }
 
-// Run is Do for what returns nothing but an error.
+// Run is Do for a function that returns only an error.
 func Run(ctx context.Context, c *Calls, key, what string, within time.Duration, f func() error) error {
 	_, err := Do(ctx, c, key, what, within, func() (struct{}, error) { return struct{}{}, f() }, nil)
 	return err
 }
 
-// enter makes mine the call of the key, or returns the one that is.
+// enter makes mine the call of the key, or returns the one that is running.
 func (c *Calls) enter(key string, mine *call) (before *call) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -118,7 +117,7 @@ func (c *Calls) leave(key string, mine *call) {
 	close(mine.ended)
 }
 
-// Running counts the calls that have not come back.
+// Running counts the calls that have not returned.
 func (c *Calls) Running() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()

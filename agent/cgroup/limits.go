@@ -13,28 +13,28 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// MinShares is the kernel's least share of CPU time, MaxShares its greatest.
+// MinShares is the kernel's smallest share of CPU time, MaxShares its largest.
 const (
 	MinShares = 2
 	MaxShares = 262144
 )
 
-// Shares is what so many thousandths of a CPU are.
+// Shares converts thousandths of a CPU to CPU shares.
 func Shares(milliCPU int64) uint64 {
 	return uint64(min(max(milliCPU*1024/1000, MinShares), MaxShares))
 }
 
 // Limits are what the processes of a cgroup may use together. 0 leaves shares as they are and the others without a limit.
 type Limits struct {
-	CPUShares uint64 // as v1 counts them
+	CPUShares uint64 // in v1's unit
 	CPUQuota  int64  // microseconds in a period
 	CPUPeriod uint64 // microseconds
 	Memory    int64  // bytes
 	Pids      int64
 }
 
-// LimitPods makes the cgroup of all pods and those of the classes, and sets what all pods may use together. A limit below what
-// is in use is refused, so that nobody is killed for it.
+// LimitPods makes the cgroup of all pods and those of the classes, and sets the limits of all pods together. A limit below what
+// is in use is refused, so that no process is killed for it.
 func (t *Tree) LimitPods(all Limits) error {
 	for _, path := range []string{t.Kubepods(), t.classPath(corev1.PodQOSBurstable), t.classPath(corev1.PodQOSBestEffort)} {
 		if err := t.make(path); err != nil {
@@ -47,7 +47,7 @@ func (t *Tree) LimitPods(all Limits) error {
 	)
 }
 
-// ShareBurstable sets what the burstable pods have of the CPU together when it is short.
+// ShareBurstable sets the CPU shares of all burstable pods together.
 func (t *Tree) ShareBurstable(shares uint64) error {
 	path := t.classPath(corev1.PodQOSBurstable)
 	if err := t.make(path); err != nil {
@@ -116,7 +116,7 @@ func (t *Tree) setCPU(dir string, l Limits) error {
 		writeChanged(filepath.Join(dir, "cpu.cfs_quota_us"), strconv.FormatInt(quota, 10)))...)
 }
 
-// setMemory sets a limit that fits what is in use now: v2 would kill for a lower one, v1 refuses it itself.
+// setMemory sets a limit unless more is in use now: v2 would kill processes for a lower one, v1 refuses it itself.
 func (t *Tree) setMemory(dir string, limit int64) error {
 	if !t.isUnified(memory) {
 		if limit <= 0 {
@@ -136,7 +136,7 @@ func (t *Tree) setMemory(dir string, limit int64) error {
 	return writeChanged(filepath.Join(dir, "memory.max"), orMax(limit))
 }
 
-// orMax is the kernel's word for no limit.
+// orMax formats a limit; no limit is the kernel's "max".
 func orMax(limit int64) string {
 	if limit <= 0 {
 		return "max"
@@ -144,7 +144,7 @@ func orMax(limit int64) string {
 	return strconv.FormatInt(limit, 10)
 }
 
-// writeChanged leaves alone what is right already, so that repeating it costs nothing.
+// writeChanged writes a value only if it differs, so that repeating it costs little.
 func writeChanged(path, value string) error {
 	if data, err := os.ReadFile(path); err == nil && strings.TrimSpace(string(data)) == value {
 		return nil
@@ -152,18 +152,18 @@ func writeChanged(path, value string) error {
 	return write(path, value)
 }
 
-// weight is what v2 has in place of shares: 2, 1024 and 262144 of them are 1, 100 and 10000, and between these it is smooth, as
-// runc counts since version 1.3 (opencontainers/cgroups, ConvertCPUSharesToCgroupV2Value).
+// weight converts shares to v2's weight: 2, 1024 and 262144 shares are 1, 100 and 10000, with a smooth curve between them, as
+// runc computes it since version 1.3 (opencontainers/cgroups, ConvertCPUSharesToCgroupV2Value).
 func weight(shares uint64) uint64 {
 	shares = min(max(shares, MinShares), MaxShares)
 	l := math.Log2(float64(shares))
 	return uint64(math.Ceil(math.Pow(10, (l*l+125*l)/612-7.0/34)))
 }
 
-// Bounds are what a cgroup and those above it leave to its processes; -1 stands for no bound.
+// Bounds are the limits of a cgroup and those above it together; -1 stands for no limit.
 type Bounds struct{ Memory, Pids int64 }
 
-// Bounds reads those of a path.
+// Bounds reads the limits of a path.
 func (t *Tree) Bounds(path string) Bounds {
 	b := Bounds{-1, -1}
 	tighten := func(to *int64, file string) {
@@ -188,7 +188,7 @@ func (t *Tree) Bounds(path string) Bounds {
 	}
 }
 
-// unlimited is at least what v1 shows as no limit: the greatest number of bytes in whole pages.
+// unlimited is the least value that counts as no limit: v1 shows the largest number of bytes in whole pages.
 const unlimited = math.MaxInt64 &^ (1<<20 - 1)
 
 // bound reads a limit; -1 if there is none.

@@ -16,7 +16,7 @@ import (
 // Root is where hierarchies are mounted.
 const Root = "/sys/fs/cgroup"
 
-// controller is one that limits.
+// controller is a cgroup controller whose limits are used.
 type controller int
 
 const (
@@ -28,14 +28,14 @@ const (
 
 var controllerNames = [controllers]string{cpu: "cpu", memory: "memory", pids: "pids"}
 
-// Tree is the folders of one agent in all hierarchies.
+// Tree has the folders of one agent in all hierarchies.
 type Tree struct {
 	root, parent string
 	dirs         [controllers]string // mount point of the hierarchy that has the controller; "" where none has
 	unified      bool                // the only hierarchy is v2
 }
 
-// Open looks at the hierarchies mounted below root. Parent is the agent's cgroup, a path below each of them; nothing is made.
+// Open detects the hierarchies mounted below root. Parent is the agent's cgroup, a path below each of them; nothing is created.
 func Open(root, parent string) *Tree {
 	t := &Tree{root: root, parent: filepath.Join("/", parent), unified: exists(filepath.Join(root, "cgroup.controllers"))}
 	for c, name := range controllerNames {
@@ -59,7 +59,7 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// available says whether a v2 folder may hand a controller down.
+// available says whether a v2 folder can delegate a controller.
 func available(dir, name string) bool {
 	list, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
 	return err == nil && slices.Contains(strings.Fields(string(list)), name)
@@ -73,7 +73,7 @@ func (t *Tree) isUnified(c controller) bool {
 // Unified says whether v2 is the host's only hierarchy.
 func (t *Tree) Unified() bool { return t.unified }
 
-// hierarchies are the mount points of all, those without a controller of ours among them: runc makes containers' folders in each.
+// hierarchies are all mount points, also those without a controller that is used here: runc makes containers' folders in each.
 func (t *Tree) hierarchies() []string {
 	if t.unified {
 		return []string{t.root}
@@ -102,7 +102,7 @@ func (t *Tree) classPath(class corev1.PodQOSClass) string {
 
 const podPrefix = "pod"
 
-// earlier is where agents put all pods before there were classes. Those that live there stay until they end.
+// earlier is the folder of all pods of older agents, which had no classes. Pods in it stay there until they end.
 func (t *Tree) earlier() string { return filepath.Join(t.parent, "pods") }
 
 // candidates are the paths that a pod may have.
@@ -114,7 +114,7 @@ func (t *Tree) candidates(uid string) []string {
 	return paths
 }
 
-// PodPath is the pod's cgroup, the same path in every hierarchy: the one that it has, else the one that its class gives.
+// PodPath is the pod's cgroup, the same path in every hierarchy: the existing one, else the one by its class.
 func (t *Tree) PodPath(uid string, class corev1.PodQOSClass) string {
 	for _, path := range t.candidates(uid) {
 		for _, root := range t.hierarchies() {
@@ -167,7 +167,7 @@ func (t *Tree) RemovePod(uid string) {
 	}
 }
 
-// make makes a folder in every hierarchy with a controller of ours. In v2 its parents hand their controllers down.
+// make makes a folder in every hierarchy with a controller that is used here. In v2 its parents delegate their controllers.
 func (t *Tree) make(path string) error {
 	for _, root := range slices.Compact(slices.Sorted(slices.Values(t.dirs[:]))) {
 		if root == "" {
@@ -187,7 +187,7 @@ func (t *Tree) make(path string) error {
 	return nil
 }
 
-// delegate hands down what a v2 folder has of the controllers that containers are limited by.
+// delegate enables, for the children of a v2 folder, those controllers that limit containers.
 func delegate(dir string) error {
 	list, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
 	if err != nil {
@@ -213,7 +213,7 @@ func delegate(dir string) error {
 	return nil
 }
 
-// write is one write to a file of the kernel's.
+// write writes a kernel file in one write.
 func write(path, value string) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_TRUNC, 0)
 	if err != nil {

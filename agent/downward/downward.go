@@ -1,6 +1,6 @@
-// Package downward gives a pod's own fields and its containers' resources as
-// text, for environment variables and volumes alike. It owns the rules of
-// the downward API and never touches the node or the API server.
+// Package downward returns a pod's own fields and its containers' resources as text, for
+// environment variables and volumes. It owns the rules of the downward API and uses neither the
+// node nor the API server.
 package downward
 
 import (

@@ -1,3 +1,3 @@
-// Package eviction decides which pod has to go when a node runs short of memory, disk or processes, by kubelet's signals,
-// thresholds and order. Decide is a function of what was measured; Monitor measures, and acts on what it says.
+// Package eviction decides which pod is evicted when a node runs short of memory, disk or processes, by kubelet's
+// signals, thresholds and order. Pressure and Rank decide by measurements; Monitor measures and evicts.
 package eviction

@@ -17,28 +17,29 @@ import (
 	"github.com/skep-io/skep/agent/usage"
 )
 
-// HostConfig says what there is to measure of a node.
+// HostConfig says what is measured of a node.
 type HostConfig struct {
-	// Cgroup is the node's, where several share a machine: only what is in it counts. "/" for a node that is a whole machine.
+	// Cgroup is the node's, if several nodes share a machine: only its processes count. "/" for a node that is a whole
+	// machine.
 	Cgroup string
 	// PodsCgroup is that of all pods, and PodsMemory the memory that they may use together.
 	PodsCgroup string
 	PodsMemory int64
 	Capacity   Capacity
-	StateDir   string // lies on nodefs
-	// ImageFolder lies on imagefs.
+	StateDir   string // on nodefs
+	// ImageFolder is on imagefs.
 	ImageFolder func(context.Context) (string, error)
-	// Pods are those that have not ended, and Usages what they use.
+	// Pods are those that have not ended, Usages what they use.
 	Pods   func() []*corev1.Pod
 	Usages func(context.Context) []stats.Sampled
-	// Disk is what a pod uses of the disks; ok is false if nobody knows.
+	// Disk is a pod's disk use; ok is false if unknown.
 	Disk func(uid string) (disk usage.Pod, ok bool)
 }
 
-// Capacity is what the node has in all.
+// Capacity is the node's total.
 type Capacity struct{ Memory, Pids int64 }
 
-// Host measures a node by its kernel.
+// Host measures a node by its kernel's files.
 type Host struct {
 	cfg       HostConfig
 	hierarchy *stats.Hierarchy
@@ -50,7 +51,7 @@ type Host struct {
 	ownImages bool
 }
 
-// imageFolderTimeout bounds the question to containerd, which is asked until it has answered once.
+// imageFolderTimeout bounds the request to containerd, which is repeated until it has answered once.
 const imageFolderTimeout = 2 * time.Second
 
 // NewHost measures nothing yet.
@@ -87,12 +88,12 @@ func (h *Host) Observe(ctx context.Context) (Observations, error) {
 	return o, errors.Join(h.observeMemory(o), h.observePods(o), h.observeDisks(ctx, o))
 }
 
-// observeMemory sees memory and processes: of the machine, or of the node's cgroup.
+// observeMemory measures memory and processes: of the machine, or of the node's cgroup.
 func (h *Host) observeMemory(o Observations) error {
 	c := h.cfg.Capacity
 	if h.cfg.Cgroup != "/" {
 		u, err := h.usage(h.cfg.Cgroup)
-		if err != nil && !errors.Is(err, stats.ErrGone) { // where nothing runs yet, nothing is used
+		if err != nil && !errors.Is(err, stats.ErrGone) { // a missing cgroup uses nothing
 			return err
 		}
 		o[MemoryAvailable] = Observation{max(c.Memory-int64(u.WorkingSet), 0), c.Memory}
@@ -110,7 +111,7 @@ func (h *Host) observeMemory(o Observations) error {
 	return errors.Join(err, failed)
 }
 
-// observePods sees the memory of all pods together.
+// observePods measures the memory of all pods together.
 func (h *Host) observePods(o Observations) error {
 	if h.cfg.PodsMemory <= 0 {
 		return nil
@@ -155,7 +156,7 @@ func (h *Host) observeDisks(ctx context.Context, o Observations) error {
 	return err
 }
 
-// observeDisk returns the device of the folder's file system. One that has no fixed number of inodes never lacks any.
+// observeDisk returns the device of the folder's file system. One without a fixed number of inodes is never short of them.
 func observeDisk(o Observations, dir string, room, inodes Signal) (device uint64, err error) {
 	var fs unix.Statfs_t
 	var st unix.Stat_t
@@ -199,7 +200,7 @@ func (h *Host) Pods(ctx context.Context) []Pod {
 	return list
 }
 
-// diskOf separates what lies with the images, which is the containers' writable layers, from the rest.
+// diskOf separates the containers' writable layers, which are on the images' disk, from the rest.
 func diskOf(used usage.Pod) (disk Disk) {
 	for key, amount := range used.Trees {
 		of := &disk.State
@@ -214,8 +215,8 @@ func diskOf(used usage.Pod) (disk Disk) {
 	return disk
 }
 
-// memAvailable is the kernel's own estimate of what programs can still get, as the node's statistics have it: unlike kubelet's
-// sum it does not count the page cache in use as lost (kubernetes 43916).
+// memAvailable is the kernel's own estimate of available memory, as in the node's statistics: unlike kubelet's sum it does not
+// count the active page cache as unavailable (kubernetes 43916).
 func memAvailable() (int64, error) {
 	data, err := os.ReadFile("/proc/meminfo")
 	if err != nil {
@@ -230,7 +231,7 @@ func memAvailable() (int64, error) {
 	return 0, errors.New("/proc/meminfo has no MemAvailable")
 }
 
-// processes reads the second half of loadavg's "running/all": threads, which have their numbers from the same supply.
+// processes reads the second half of loadavg's "running/all": it counts threads, which use the same IDs.
 func processes() (int64, error) {
 	data, err := os.ReadFile("/proc/loadavg")
 	if err != nil {

@@ -28,8 +28,8 @@ func quantity(name corev1.ResourceName, amount int64) string {
 	return resource.NewQuantity(amount, format).String()
 }
 
-// explain says in kubelet's words why the pod has to go: what the node is short of, by which threshold, and which containers use
-// more than they request.
+// explain says in kubelet's words why the pod is evicted: what the node is short of, by which threshold, and which containers
+// use more than they request.
 func explain(name corev1.ResourceName, pod *Pod, due []Threshold, o Observations) (message string, annotations map[string]string) {
 	annotations = map[string]string{}
 	var m strings.Builder

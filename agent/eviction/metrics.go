@@ -2,13 +2,13 @@ package eviction
 
 import "github.com/prometheus/client_golang/prometheus"
 
-// Metrics are kubelet's.
+// Metrics are kubelet's metrics of evictions.
 type Metrics struct {
 	evictions *prometheus.CounterVec
 	statsAge  *prometheus.HistogramVec
 }
 
-// NewMetrics makes those of a node.
+// NewMetrics returns the metrics of a node.
 func NewMetrics() *Metrics {
 	return &Metrics{
 		evictions: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -21,7 +21,7 @@ func NewMetrics() *Metrics {
 	}
 }
 
-// Count counts an eviction: for a node's Signal, or one of kubelet's names for what one pod has too much of.
+// Count counts an eviction: for a node's Signal, or for a limit that a pod exceeds, by kubelet's name.
 func (m *Metrics) Count(signal string) { m.evictions.WithLabelValues(signal).Inc() }
 
 // Describe implements prometheus.Collector.

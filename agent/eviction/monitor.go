@@ -14,9 +14,9 @@ import (
 
 // Node is what is measured.
 type Node interface {
-	// Observe measures what is left of everything. With an error come the signals that could be measured nevertheless.
+	// Observe measures what is available of every resource. With an error it still returns the signals that could be measured.
 	Observe(ctx context.Context) (Observations, error)
-	// Pods are those that may have to go, with what they use now.
+	// Pods are the candidates for eviction, with what they use now.
 	Pods(ctx context.Context) []Pod
 	// OwnImages says whether images have a file system of their own.
 	OwnImages() bool
@@ -28,30 +28,30 @@ type Pods interface {
 	Released(uid types.UID) bool
 }
 
-// Config is what the monitor watches, and how it acts.
+// Config configures a monitor.
 type Config struct {
 	Thresholds       []Threshold
 	Transition       time.Duration // how long a condition is kept after its thresholds were last met
-	MaxPodGrace      time.Duration // of pods that go for a soft threshold
+	MaxPodGrace      time.Duration // limit of the grace period of pods evicted for a soft threshold
 	Node             Node
 	Pods             Pods
-	Reclaim          func(ctx context.Context, s Signal) error // frees disk that no pod needs
+	Reclaim          func(ctx context.Context, s Signal) error // frees disk space that no pod needs
 	SetPressure      func([]corev1.NodeConditionType)          // for new pods and the cluster
 	Event            func(kind, reason, message string)        // about the node
 	NodeName         string
 	Metrics          *Metrics
-	Period, RetryGap time.Duration // of measuring, and between two attempts of which the first freed nothing; 0: the default ones
+	Period, RetryGap time.Duration // of measuring; pause after an attempt that freed nothing; 0: the defaults
 }
 
 const (
-	// defaultPeriod is short, since memory is gone within seconds and a look costs a few reads of small files.
+	// defaultPeriod is short, since memory can be exhausted within seconds and a measurement costs a few reads of small files.
 	defaultPeriod = time.Second
 	// defaultRetryGap is kubelet's period.
 	defaultRetryGap = 10 * time.Second
-	// A pod that was evicted is waited for, before it is looked who is next, for as long as kubelet does.
+	// releaseTimeout is how long an evicted pod is waited for before the next is chosen, as with kubelet.
 	releaseTimeout = 30 * time.Second
 	releasePeriod  = 100 * time.Millisecond
-	// reclaimTimeout is for removing images: meanwhile no pod is evicted.
+	// reclaimTimeout bounds the removal of images, during which no pod is evicted.
 	reclaimTimeout = 2 * time.Minute
 )
 
@@ -60,11 +60,11 @@ type Monitor struct {
 	cfg      Config
 	pressure *Pressure
 	shown    []corev1.NodeConditionType
-	retryAt  map[corev1.ResourceName]time.Time // what could not be helped waits until then
+	retryAt  map[corev1.ResourceName]time.Time // when to try again to free what could not be freed
 	problem  string                            // of the last observation
 }
 
-// New makes a monitor that does nothing before Run.
+// New returns a monitor that does nothing before Measure or Run.
 func New(cfg Config) *Monitor {
 	if cfg.Period == 0 {
 		cfg.Period = defaultPeriod
@@ -75,8 +75,8 @@ func New(cfg Config) *Monitor {
 	return &Monitor{cfg: cfg, pressure: NewPressure(cfg.Thresholds, cfg.Transition), retryAt: map[corev1.ResourceName]time.Time{}}
 }
 
-// Measure looks once, and reports what the node is short of without doing anything about it: an agent that starts on a node under
-// pressure does not say first that there is none.
+// Measure measures once, and reports what the node is short of without evicting a pod: an agent that starts on a node under
+// pressure must not first report that there is none.
 func (m *Monitor) Measure(ctx context.Context) { m.measure(ctx) }
 
 func (m *Monitor) measure(ctx context.Context) (o Observations, due []Threshold) {
@@ -103,7 +103,7 @@ func (m *Monitor) Run(ctx context.Context) error {
 	return nil
 }
 
-// look measures once and returns the pod that it evicted for what it saw, or nil.
+// look measures once and returns the pod that it evicted, or nil.
 func (m *Monitor) look(ctx context.Context) *corev1.Pod {
 	o, due := m.measure(ctx)
 	now := time.Now()
@@ -156,7 +156,7 @@ func (m *Monitor) observe(ctx context.Context) Observations {
 	return o
 }
 
-// evictOne ends the pod that has to go first, of those that may.
+// evictOne evicts the first pod by rank that may be evicted.
 func (m *Monitor) evictOne(ctx context.Context, t Threshold, due []Threshold, o Observations) *corev1.Pod {
 	measured := time.Now()
 	pods := m.cfg.Node.Pods(ctx)
@@ -182,7 +182,7 @@ func (m *Monitor) evictOne(ctx context.Context, t Threshold, due []Threshold, o 
 	return nil
 }
 
-// awaitRelease waits until what the pod used is free again, or has had the time to be.
+// awaitRelease waits until the pod's resources are released, or the time limit is over.
 func (m *Monitor) awaitRelease(ctx context.Context, evicted *corev1.Pod) {
 	timeout := time.NewTimer(releaseTimeout)
 	defer timeout.Stop()
@@ -200,7 +200,7 @@ func (m *Monitor) awaitRelease(ctx context.Context, evicted *corev1.Pod) {
 	}
 }
 
-// show reports what changed of the node's conditions.
+// show reports changes of the node's conditions.
 func (m *Monitor) show(conditions []corev1.NodeConditionType) {
 	if slices.Equal(conditions, m.shown) {
 		return

@@ -7,7 +7,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// Observation is how much is left of what a signal is about, and how much there is in all: bytes, inodes or processes.
+// Observation is how much of a signal's resource is available, and the total: bytes, inodes or processes.
 type Observation struct{ Available, Capacity int64 }
 
 // Observations are those of one moment. A signal that could not be measured is missing, and its thresholds count as not met.
@@ -28,7 +28,7 @@ func (s Signal) condition() corev1.NodeConditionType {
 
 func (s Signal) aboutDisk() bool { return s.condition() == corev1.NodeDiskPressure }
 
-// met says whether less is available than the threshold asks for, with what has to be reclaimed beyond it if that is asked.
+// met says whether less is available than the threshold, or than the threshold plus MinReclaim if withReclaim is set.
 func (t Threshold) met(o Observations, withReclaim bool) bool {
 	seen, ok := o[t.Signal]
 	if !ok {
@@ -41,22 +41,22 @@ func (t Threshold) met(o Observations, withReclaim bool) bool {
 	return seen.Available < least
 }
 
-// anyMet says whether a threshold is met with what has to be reclaimed beyond it.
+// anyMet says whether a threshold plus its MinReclaim is met.
 func anyMet(thresholds []Threshold, o Observations) bool {
 	return slices.ContainsFunc(thresholds, func(t Threshold) bool { return t.met(o, true) })
 }
 
-// Pressure is what follows from observations over time.
+// Pressure derives conditions and due thresholds from observations over time.
 type Pressure struct {
 	thresholds []Threshold
 	transition time.Duration // how long a condition is kept after its thresholds were last met
 
-	since map[Threshold]time.Time                // since when those have been met that are
-	due   []Threshold                            // as last returned: they are met until MinReclaim is available, too
-	seen  map[corev1.NodeConditionType]time.Time // when last
+	since map[Threshold]time.Time                // when thresholds that are met were first met
+	due   []Threshold                            // as last returned: they stay met until MinReclaim is available too
+	seen  map[corev1.NodeConditionType]time.Time // when a threshold of the condition was last met
 }
 
-// NewPressure begins with no threshold met.
+// NewPressure returns a Pressure with no threshold met.
 func NewPressure(thresholds []Threshold, transition time.Duration) *Pressure {
 	return &Pressure{
 		thresholds: thresholds, transition: transition,
@@ -64,8 +64,8 @@ func NewPressure(thresholds []Threshold, transition time.Duration) *Pressure {
 	}
 }
 
-// Observe returns the node's conditions, and the thresholds that have been met for as long as they have to be: those of memory
-// first, since it runs out soonest, then as they were configured.
+// Observe returns the node's conditions, and the thresholds that have been met for their grace period: those of memory first,
+// since it runs out soonest, then as they were configured.
 func (p *Pressure) Observe(now time.Time, o Observations) (conditions []corev1.NodeConditionType, due []Threshold) {
 	since := map[Threshold]time.Time{}
 	for _, t := range p.thresholds {

@@ -9,30 +9,30 @@ import (
 	corev1helpers "k8s.io/component-helpers/scheduling/corev1"
 )
 
-// Amount is what something uses of a disk.
+// Amount is an amount of disk use.
 type Amount struct{ Bytes, Inodes int64 }
 
-// Disk is what a pod uses of the node's disks: writable layers lie with the images, the rest (volumes, logs, the pod's own
-// files) with the agent's state. Both may be one file system.
+// Disk is a pod's disk use: writable layers are on the images' disk, the rest (volumes, logs, the pod's own files) on that of the
+// agent's state. Both may be one file system.
 type Disk struct{ State, Images Amount }
 
-// Pod is one that may have to go, and what it uses.
+// Pod is a candidate for eviction, and what it uses.
 type Pod struct {
 	*corev1.Pod
 	Memory, Processes int64
-	// NotMeasured says that memory and processes are not known though something of it runs, DiskNotMeasured the same of its disk.
+	// NotMeasured says that memory and processes of a running pod are unknown, DiskNotMeasured the same of its disk use.
 	NotMeasured, DiskNotMeasured bool
 	Disk                         Disk
 	Containers                   []Container
 }
 
-// Container is what one of the pod's uses.
+// Container is what one of the pod's containers uses.
 type Container struct {
 	Name         string
 	Memory, Disk int64 // bytes
 }
 
-// What is short, by kubelet's names.
+// Resources that are short, by kubelet's names.
 const (
 	resourceInodes corev1.ResourceName = "inodes"
 	resourcePids   corev1.ResourceName = "pids"
@@ -50,8 +50,8 @@ func (s Signal) resource() corev1.ResourceName {
 	return corev1.ResourceEphemeralStorage
 }
 
-// use is what the pod uses of what the signal is about. Where images have a file system of their own, only what lies on the one
-// that is short counts.
+// use is how much the pod uses of the signal's resource. If images have a file system of their own, only the use of the one that
+// is short counts.
 func (p *Pod) use(s Signal, ownImages bool) (amount int64, measured bool) {
 	switch s {
 	case MemoryAvailable, AllocatableMemory:
@@ -72,7 +72,7 @@ func (p *Pod) use(s Signal, ownImages bool) (amount int64, measured bool) {
 	return a.Bytes, !p.DiskNotMeasured
 }
 
-// requested is what the pod requests of a resource; nobody can request inodes or processes.
+// requested is the pod's request of a resource; inodes and processes cannot be requested.
 func requested(pod *corev1.Pod, name corev1.ResourceName) int64 {
 	if name != corev1.ResourceMemory && name != corev1.ResourceEphemeralStorage {
 		return 0
@@ -87,9 +87,9 @@ func requested(pod *corev1.Pod, name corev1.ResourceName) int64 {
 	return sum.Value()
 }
 
-// Rank sorts those first that have to go first, in kubelet's order: pods that use more than they request, then by priority, then
-// by how much more they use. What cannot be requested is ranked by priority first. Of pods of which nothing is known it is
-// assumed that they are to blame.
+// Rank sorts pods in the order of eviction, which is kubelet's: first those that use more than they request, then by priority,
+// then by how much more they use. Pods that could not be measured come before all others; for processes, only before those of the
+// same priority.
 func Rank(s Signal, ownImages bool, pods []Pod) {
 	type rank struct {
 		unknown, exceeds bool

@@ -14,7 +14,8 @@ import (
 // Signal is what is measured of a node, by kubelet's names.
 type Signal string
 
-// The signals. AllocatableMemory is that of all pods together, below what pods may have; it follows from MemoryAvailable.
+// The signals. AllocatableMemory is the memory that all pods together may still use; its threshold follows from
+// MemoryAvailable's.
 const (
 	MemoryAvailable   Signal = "memory.available"
 	AllocatableMemory Signal = "allocatableMemory.available"
@@ -29,14 +30,14 @@ var signals = []Signal{
 	MemoryAvailable, AllocatableMemory, NodeFsAvailable, NodeFsInodesFree, ImageFsAvailable, ImageFsInodesFree, PIDAvailable,
 }
 
-// Value is an amount, or a part of all there is.
+// Value is an amount, or a part of the capacity.
 type Value struct {
 	Quantity int64
 	Part     float64 // 0: Quantity counts
 	text     string
 }
 
-// Of is the amount where there is capacity of the thing.
+// Of is the amount for a capacity.
 func (v Value) Of(capacity int64) int64 {
 	if v.Part > 0 {
 		return int64(float64(capacity) * v.Part)
@@ -49,19 +50,19 @@ type Threshold struct {
 	Signal     Signal
 	Value      Value
 	Grace      time.Duration // how long it must have been met; 0 for a hard one
-	MinReclaim Value         // what must be available beyond Value before it counts as met no more
+	MinReclaim Value         // what must be available beyond Value before it counts as no longer met
 	Hard       bool
 }
 
-// Settings are the flags of kubelet's names, as they are given: SIGNAL<VALUE,… and SIGNAL=VALUE,….
+// Settings are the values of the flags with kubelet's names: SIGNAL<VALUE,… and SIGNAL=VALUE,….
 type Settings struct {
 	Hard, Soft, SoftGracePeriod, MinimumReclaim string
 }
 
-// DefaultHard is kubelet's and, for processes, which kubelet by default does not watch, a twentieth.
+// DefaultHard is kubelet's default and, for processes, for which kubelet has none, a twentieth.
 const DefaultHard = "memory.available<100Mi,nodefs.available<10%,nodefs.inodesFree<5%,imagefs.available<15%,imagefs.inodesFree<5%,pid.available<5%"
 
-// Parse checks the settings and combines them. As under kubelet, the thresholds given replace the default ones all.
+// Parse checks the settings and combines them. As with kubelet, the given thresholds replace all default ones.
 func Parse(s Settings) ([]Threshold, error) {
 	hard, err := parseThresholds("--eviction-hard", s.Hard, true)
 	if err != nil {
@@ -115,7 +116,7 @@ func Parse(s Settings) ([]Threshold, error) {
 func parseThresholds(flag, text string, hard bool) (list []Threshold, err error) {
 	err = pairs(flag, text, "<", func(signal Signal, text string) error {
 		if text == "0%" || text == "100%" {
-			return nil // kubelet's way to switch one off
+			return nil // kubelet's way to disable one
 		}
 		value, err := parseValue(text)
 		if err == nil && value.Part == 0 && value.Quantity == 0 {
@@ -127,7 +128,7 @@ func parseThresholds(flag, text string, hard bool) (list []Threshold, err error)
 	return list, err
 }
 
-// pairs reads SIGNAL<VALUE,… where the sign may be = too.
+// pairs reads SIGNAL<VALUE,… or, with sign "=", SIGNAL=VALUE,….
 func pairs(flag, text, sign string, each func(signal Signal, value string) error) error {
 	seen := map[Signal]bool{}
 	for pair := range strings.SplitSeq(text, ",") {
@@ -174,7 +175,7 @@ func parseValue(text string) (Value, error) {
 	return v, nil
 }
 
-// Reserved is what a node keeps back from pods by its hard thresholds: memory, and room on the file system of pods.
+// Reserved is what a node's hard thresholds reserve from pods: memory, and space on the file system of pods.
 func Reserved(thresholds []Threshold, capacity corev1.ResourceList) corev1.ResourceList {
 	kept := corev1.ResourceList{}
 	for _, t := range thresholds {

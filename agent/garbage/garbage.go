@@ -1,8 +1,8 @@
-// Package garbage removes from a node's disks what nobody needs any more: images that no container uses, by the kubelet's two
-// thresholds; records and logs of attempts that newer ones have replaced; what broken pulls left in containerd.
+// Package garbage removes unused data from a node's disks: images that no container uses, by the kubelet's two thresholds;
+// records and logs of attempts that newer ones have replaced; content of interrupted pulls in containerd.
 //
-// It decides what goes and when; agent/runtime knows how. It never removes an image that a container uses, one that is pinned
-// (those that were loaded without a registry), or the newest attempt of a container.
+// It decides what is removed and when; agent/runtime does it. It never removes an image that a container uses, one that is
+// pinned (those that were loaded without a registry), or the newest attempt of a container.
 package garbage
 
 import (
@@ -22,15 +22,15 @@ import (
 	"github.com/skep-io/skep/agent/runtime"
 )
 
-// Config is when images are collected, with the kubelet's meanings and defaults.
+// Config says when images are collected, with the kubelet's meanings and defaults.
 type Config struct {
 	HighThreshold int           // percent of the disk in use at which images are collected; 100: never
-	LowThreshold  int           // percent down to which they are
-	MinimumAge    time.Duration // of an image that may be collected
-	MaximumAge    time.Duration // that an image may be unused for; 0: any
+	LowThreshold  int           // percent down to which they are collected
+	MinimumAge    time.Duration // of an image before it may be collected
+	MaximumAge    time.Duration // for which an image may be unused; 0: any
 
 	Runtime Runtime
-	// Event is an event about the node.
+	// Event writes an event about the node.
 	Event func(kind, reason, message string)
 }
 
@@ -39,7 +39,7 @@ func Defaults() Config {
 	return Config{HighThreshold: 85, LowThreshold: 80, MinimumAge: 2 * time.Minute}
 }
 
-// Validate says which setting makes no sense.
+// Validate returns an error for an invalid setting.
 func (c *Config) Validate() error {
 	switch {
 	case c.HighThreshold < 0 || c.HighThreshold > 100:
@@ -56,7 +56,7 @@ func (c *Config) Validate() error {
 	return nil
 }
 
-// Runtime is what is asked of agent/runtime.
+// Runtime has the functions of agent/runtime that are used.
 type Runtime interface {
 	StoredImages(ctx context.Context) ([]runtime.StoredImage, error)
 	RemoveImage(ctx context.Context, image runtime.StoredImage) error
@@ -72,7 +72,7 @@ const (
 	containerPeriod = time.Minute
 )
 
-// Collector is the node's. All methods may be called concurrently.
+// Collector is the node's garbage collector. All methods may be called concurrently.
 type Collector struct {
 	cfg   Config
 	began time.Time
@@ -82,10 +82,10 @@ type Collector struct {
 	clock func() time.Time
 }
 
-// record is what is remembered of an image, by its digest, while it is here.
+// record has the times of an image on the node: first seen, last used.
 type record struct{ detected, used time.Time }
 
-// New makes a collector that does nothing yet.
+// New returns a collector that does nothing before Run.
 func New(cfg Config) *Collector {
 	return &Collector{cfg: cfg, began: time.Now(), seen: map[string]*record{}, clock: time.Now}
 }
@@ -131,8 +131,8 @@ func (c *Collector) collectContainers() {
 	}
 }
 
-// Reclaim removes all that can go: dead attempts with their logs, images that no container uses and that are older than
-// MinimumAge, and content of broken pulls. It returns by how much the room on the images' disk grew.
+// Reclaim removes all that can be removed: ended attempts with their logs, images that no container uses and that are older
+// than MinimumAge, and content of interrupted pulls. It returns by how much the free space on the images' disk grew.
 func (c *Collector) Reclaim(ctx context.Context) (freed int64, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -147,8 +147,8 @@ func (c *Collector) Reclaim(ctx context.Context) (freed int64, err error) {
 	return c.grown(ctx, before), errors.Join(err, listed, removed)
 }
 
-// CollectImages removes what has been unused for MaximumAge and, when the disk is fuller than HighThreshold, those unused for
-// longest until it is down to LowThreshold.
+// CollectImages removes images that have been unused for MaximumAge and, when the disk is fuller than HighThreshold, those
+// unused for longest until it is down to LowThreshold.
 func (c *Collector) CollectImages(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -193,13 +193,13 @@ func (c *Collector) CollectImages(ctx context.Context) error {
 	return nil
 }
 
-// candidate is an image that may go.
+// candidate is an image that may be removed.
 type candidate struct {
 	runtime.StoredImage
 	record
 }
 
-// candidates are images that no container uses now and that nobody pinned, those unused for longest first.
+// candidates are images that no container uses now and that are not pinned, those unused for longest first.
 func (c *Collector) candidates(ctx context.Context) ([]candidate, error) {
 	stored, err := c.cfg.Runtime.StoredImages(ctx)
 	if err != nil {
@@ -232,8 +232,8 @@ func (c *Collector) candidates(ctx context.Context) ([]candidate, error) {
 	return list, nil
 }
 
-// freeOld removes what has been unused for longer than MaximumAge and returns the others. As under the kubelet, use before the
-// agent's start is not known, so nothing is old before it has run for that long.
+// freeOld removes images that have been unused for longer than MaximumAge and returns the others. As with the kubelet, use
+// before the agent's start is unknown, so no image is old before the agent has run for that long.
 func (c *Collector) freeOld(ctx context.Context, list []candidate) (rest []candidate, err error) {
 	now := c.clock()
 	if c.cfg.MaximumAge == 0 || now.Sub(c.began) <= c.cfg.MaximumAge {
@@ -255,8 +255,8 @@ func (c *Collector) freeOld(ctx context.Context, list []candidate) (rest []candi
 	return rest, nil
 }
 
-// free removes images until wanted bytes more are available than before, and returns how many are. One that cannot be removed
-// does not keep the others.
+// free removes images until wanted bytes more are available than before, and returns how many bytes more are. An image that
+// cannot be removed is skipped.
 func (c *Collector) free(ctx context.Context, list []candidate, before disk, wanted int64) (freed int64, err error) {
 	var failed []error
 	now := c.clock()
@@ -277,7 +277,7 @@ func (c *Collector) free(ctx context.Context, list []candidate, before disk, wan
 func (c *Collector) remove(ctx context.Context, image candidate, why string) error {
 	err := c.cfg.Runtime.RemoveImage(ctx, image.StoredImage)
 	if errors.Is(err, runtime.ErrImageInUse) {
-		return nil // since a moment ago
+		return nil // it has come into use since the list was read
 	}
 	if err != nil {
 		return err
@@ -287,7 +287,7 @@ func (c *Collector) remove(ctx context.Context, image candidate, why string) err
 	return nil
 }
 
-// disk is the room on the file system of images.
+// disk is the space on the file system of images.
 type disk struct{ capacity, available int64 }
 
 func (c *Collector) disk(ctx context.Context) (disk, error) {
@@ -302,7 +302,7 @@ func (c *Collector) disk(ctx context.Context) (disk, error) {
 	return disk{capacity: int64(st.Blocks) * st.Bsize, available: int64(st.Bavail) * st.Bsize}, nil
 }
 
-// grown is by how much more is available than before.
+// grown is how much more is available than before.
 func (c *Collector) grown(ctx context.Context, before disk) int64 {
 	now, err := c.disk(ctx)
 	if err != nil {
@@ -311,7 +311,7 @@ func (c *Collector) grown(ctx context.Context, before disk) int64 {
 	return max(0, now.available-before.available)
 }
 
-// formatSize is as the kubelet writes sizes in its events.
+// formatSize formats sizes as the kubelet does in its events.
 func formatSize(size int64) string {
 	units := []string{"B", "KiB", "MiB", "GiB", "TiB"}
 	value, i := float64(size), 0

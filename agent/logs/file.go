@@ -11,13 +11,14 @@ import (
 )
 
 const (
-	// MaxFileSize is where a log file is rotated.
+	// MaxFileSize is the size at which a log file is rotated.
 	MaxFileSize = 10 << 20
-	// MaxFiles are kept of a container's log, the one being written among them.
+	// MaxFiles is how many files of a container's log are kept, including the one being written.
 	MaxFiles = 3
 )
 
-// A sealed log has no write permission: its container has ended and nothing more will come. Readers that follow stop there.
+// A sealed log has no write permission: its container has ended and it will not grow. Readers that follow it stop at its
+// end.
 const (
 	openMode   = 0o640
 	sealedMode = 0o440
@@ -31,7 +32,8 @@ type file struct {
 	max  int64
 }
 
-// openFile opens a log for appending. A record that a killed writer left unfinished is ended, so that it spoils no other.
+// openFile opens a log for appending. A record that a killed writer left unfinished is terminated, so that it does not
+// corrupt the next.
 func openFile(path string, max int64) (*file, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("log folder: %w", err)

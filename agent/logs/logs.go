@@ -22,18 +22,18 @@ import (
 	"github.com/skep-io/skep/backoff"
 )
 
-// Config says where logs lie and how their writer is started.
+// Config says where logs are stored and how their writer is started.
 type Config struct {
 	StateDir string   // logs: StateDir/pods/UID/logs/CONTAINER/ATTEMPT.log
 	RunDir   string   // FIFOs, socket
 	Command  []string // starts the writer process; it must call Serve with RunDir, and Ready once that is ready
 	Version  string   // a running writer of another version is replaced
 	Logger   *slog.Logger
-	// Patience is how long a writer that lives may give no answer before it is killed; half a minute when 0.
+	// Patience is how long a running writer may not answer before it is killed; half a minute when 0.
 	Patience time.Duration
 }
 
-// Logs is the agent's side: it makes containers' FIFOs and keeps the writer process alive.
+// Logs is the agent's side: it makes containers' FIFOs and keeps the writer process running.
 type Logs struct {
 	cfg Config
 
@@ -42,10 +42,10 @@ type Logs struct {
 	in   *bufio.Reader
 }
 
-// hiddenPrefix begins the names of folders whose FIFOs are being made.
+// hiddenPrefix is the prefix of folders whose FIFOs are being made.
 const hiddenPrefix = "making-"
 
-// commandTimeout covers the start of a new writer too.
+// commandTimeout includes the start of a new writer.
 const commandTimeout = 10 * time.Second
 
 // New takes over the running writer process, or starts one.
@@ -66,12 +66,12 @@ func New(ctx context.Context, cfg Config) (*Logs, error) {
 	return l, nil
 }
 
-// Path is where a container's log is.
+// Path is the path of a container's log.
 func (l *Logs) Path(podUID, container string, attempt int) string {
 	return filepath.Join(l.cfg.StateDir, "pods", podUID, "logs", container, strconv.Itoa(attempt)+".log")
 }
 
-// Run keeps a writer process alive until ctx ends; it then leaves it to the next agent.
+// Run keeps a writer process running until ctx ends. The process keeps running for the next agent.
 func (l *Logs) Run(ctx context.Context) error {
 	start := backoff.Retry{
 		First: time.Second, Last: time.Second, Level: slog.LevelError,
@@ -89,7 +89,8 @@ func (l *Logs) Run(ctx context.Context) error {
 	return nil
 }
 
-// watch returns when the writer is gone, or has been killed because it gave no answer: containers that print would wait for it.
+// watch returns when the writer has ended, or was killed because it did not answer: containers that write output would wait for
+// it.
 func (l *Logs) watch(ctx context.Context) error {
 	dialer := net.Dialer{Timeout: commandTimeout}
 	conn, err := dialer.DialContext(ctx, "unix", socketPath(l.cfg.RunDir))
@@ -105,7 +106,7 @@ func (l *Logs) watch(ctx context.Context) error {
 	return err
 }
 
-// ensure has a writer of this version answer on the socket.
+// ensure returns when a writer of this version answers on the socket; it starts one if necessary.
 func (l *Logs) ensure(ctx context.Context) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -130,11 +131,11 @@ func (l *Logs) ensure(ctx context.Context) error {
 	return nil
 }
 
-// retire stops a writer and waits until its process is gone. Output meanwhile waits in the FIFOs.
+// retire stops a writer and waits until its process has ended. Output meanwhile waits in the FIFOs.
 func (l *Logs) retire(ctx context.Context, pid int) error {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
-		return nil // gone already
+		return nil // ended already
 	}
 	process := os.NewFile(uintptr(fd), "pidfd")
 	defer process.Close()
@@ -154,7 +155,7 @@ func (l *Logs) retire(ctx context.Context, pid int) error {
 	return ctx.Err()
 }
 
-// spawn starts a writer in a session of its own, so that what ends the agent does not end it, and waits until it is ready.
+// spawn starts a writer in a session of its own, so that it does not end with the agent, and waits until it is ready.
 func (l *Logs) spawn(ctx context.Context) error {
 	ready, report, err := os.Pipe()
 	if err != nil {
@@ -194,19 +195,19 @@ func Ready() {
 	if unix.Fstat(readyFD, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFIFO {
 		return
 	}
-	_, _ = unix.Write(readyFD, []byte{1}) // nobody waits if this fails
+	_, _ = unix.Write(readyFD, []byte{1}) // if this fails, the other process no longer waits
 	unix.Close(readyFD)
 }
 
-// Open makes a container's FIFOs and has the writer read them. They are removed with Close, or when all that have them open
-// for writing are gone. The output of a live container is in its log as soon as it is written, unfinished lines too: somebody
-// may be typing.
+// Open makes a container's FIFOs and has the writer read them. They are removed with Close, or when all processes that have
+// them open for writing have closed them. With live set, output is in the log as soon as it is written, unfinished lines too: a
+// user may be typing.
 func (l *Logs) Open(podUID, container string, attempt int, containerID string, live bool) (stdout, stderr string, err error) {
 	if !validID(containerID) || !validID(podUID) || !validID(container) {
 		return "", "", fmt.Errorf("cannot name a log for container %q (%s) of pod %q", container, containerID, podUID)
 	}
 	dir := filepath.Join(fifoDir(l.cfg.RunDir), containerID)
-	// Made complete before it gets its name: a writer that starts meanwhile finds all of it or nothing.
+	// The folder is made complete before it gets its name: a writer that starts meanwhile finds all of it or nothing.
 	hidden := filepath.Join(l.cfg.RunDir, hiddenPrefix+containerID)
 	if err := os.MkdirAll(hidden, 0o700); err != nil {
 		return "", "", fmt.Errorf("container's FIFOs: %w", err)
@@ -234,15 +235,15 @@ func (l *Logs) Open(podUID, container string, attempt int, containerID string, l
 	return filepath.Join(dir, Stdout), filepath.Join(dir, Stderr), nil
 }
 
-// Close ends a container's log once its task is gone: what is still in the FIFOs is written.
+// Close ends a container's log once its task was deleted: what is still in the FIFOs is written.
 func (l *Logs) Close(containerID string) {
 	if err := l.command(request{Do: "close", ID: containerID}); err != nil {
 		l.cfg.Logger.Error("container's log not closed", "container", containerID, "err", err)
 	}
 }
 
-// Retain closes the logs of all containers but those that keep names: an agent that died between making the FIFOs and the
-// container, or between the container's end and Close, left them. It must not run beside Open.
+// Retain closes the logs of all containers except those for which keep is true: logs left by an agent that ended between making
+// the FIFOs and the container, or between the container's end and Close. It must not run concurrently with Open.
 func (l *Logs) Retain(keep func(containerID string) bool) {
 	half, _ := filepath.Glob(filepath.Join(l.cfg.RunDir, hiddenPrefix+"*"))
 	for _, dir := range half {
@@ -262,7 +263,7 @@ func (l *Logs) Retain(keep func(containerID string) bool) {
 	}
 }
 
-// command asks the writer, again if it is being restarted.
+// command sends a command to the writer, again if that is being restarted.
 func (l *Logs) command(q request) error {
 	ctx, cancel := context.WithTimeout(context.Background(), commandTimeout)
 	defer cancel()

@@ -18,14 +18,14 @@ import (
 	"github.com/skep-io/skep/agent/confine"
 )
 
-// Read copies a container's log, rotated files first, to out and (what the container wrote to standard error) errOut, as opts
-// selects. With Follow it goes on until the log is sealed, ctx ends or LimitBytes is reached.
+// Read copies a container's log, rotated files first, as opts selects: standard output to out, standard error to errOut. With
+// Follow it continues until the log is sealed, ctx ends or LimitBytes is reached.
 func Read(ctx context.Context, path string, opts corev1.PodLogOptions, out, errOut io.Writer) error {
 	return copyLog(ctx, path, opts, out, errOut, func() {})
 }
 
-// Follow copies what is written to a container's log from now on, until the log is sealed or ctx ends. It calls begun when all
-// that is written afterwards will be copied.
+// Follow copies what is written to a container's log from now on, until the log is sealed or ctx ends. It calls begun once
+// everything written afterwards will be copied.
 func Follow(ctx context.Context, path string, out, errOut io.Writer, begun func()) error {
 	return copyLog(ctx, path, corev1.PodLogOptions{Follow: true, TailLines: new(int64)}, out, errOut, begun)
 }
@@ -38,7 +38,7 @@ func copyLog(ctx context.Context, path string, opts corev1.PodLogOptions, out, e
 	defer r.close()
 	var changes *changes
 	if opts.Follow {
-		// Watching starts before the first read: no change falls between.
+		// Watching starts before the first read, so that no change is missed.
 		if changes, err = watchDir(ctx, filepath.Dir(path)); err != nil {
 			return err
 		}
@@ -49,7 +49,7 @@ func copyLog(ctx context.Context, path string, opts corev1.PodLogOptions, out, e
 	}
 	begun()
 	for {
-		// Order: whether there is more to come must be asked before the last look, else what came between is missed.
+		// Whether the log is sealed must be read before the last copy, else records written in between are missed.
 		newest, sealed, err := r.position()
 		if err != nil {
 			return err
@@ -86,12 +86,12 @@ type reader struct {
 	f       *os.File
 	in      *bufio.Reader
 	pending []byte // a record whose end has not been written yet
-	tooLong bool   // what pending would hold is no record
+	tooLong bool   // the pending line is too long for a record
 
 	since      time.Time
 	timestamps bool
 	stream     string // of records to show; empty: both
-	limit      int64  // bytes left; negative: no limit
+	limit      int64  // remaining bytes; negative: no limit
 	outputs    map[string]*output
 }
 
@@ -140,7 +140,7 @@ func (r *reader) use(f *os.File) {
 	r.f, r.in = f, bufio.NewReaderSize(f, 64<<10)
 }
 
-// start opens the oldest file, or, with tail, the place where the last lines begin.
+// start opens the oldest file or, with tail, the file in which the last lines begin, at that offset.
 func (r *reader) start(tail *int64) error {
 	if tail == nil {
 		return r.openOldest()
@@ -225,7 +225,7 @@ func (r *reader) selects(rec record) bool {
 	return err != nil || !at.Before(r.since)
 }
 
-// position says whether the open file is the newest, and if so whether anything will be added to it.
+// position says whether the open file is the newest, and if so whether it is sealed.
 func (r *reader) position() (newest, sealed bool, err error) {
 	now, err := r.f.Stat()
 	if err != nil {
@@ -233,7 +233,7 @@ func (r *reader) position() (newest, sealed bool, err error) {
 	}
 	head, err := os.Lstat(r.path)
 	if errors.Is(err, fs.ErrNotExist) {
-		// Between the two steps of a rotation, or removed with its pod: then the newest rotated file is gone too.
+		// Between the two steps of a rotation, or removed with its pod: then the newest rotated file is missing too.
 		last, err := os.Lstat(rotated(r.path, 1))
 		if err != nil {
 			return true, true, nil
@@ -246,7 +246,7 @@ func (r *reader) position() (newest, sealed bool, err error) {
 	return os.SameFile(now, head), head.Mode()&0o222 == 0, nil
 }
 
-// advance opens the file that follows the open one. If that was rotated away altogether, the oldest follows.
+// advance opens the file that follows the open one. If the open file was removed by rotation, the oldest follows.
 func (r *reader) advance() error {
 	now, err := r.f.Stat()
 	if err != nil {
@@ -270,7 +270,7 @@ func (r *reader) openFile(i int) error {
 	return nil
 }
 
-// copy shows all whole records up to the end of the open file.
+// copy outputs all complete records up to the end of the open file.
 func (r *reader) copy() error {
 	for {
 		line, err := r.in.ReadSlice('\n')
@@ -305,7 +305,7 @@ func (r *reader) copy() error {
 	}
 }
 
-// finish shows a record that a crash left without its end.
+// finish outputs a record that a crash left without its end.
 func (r *reader) finish() error {
 	if len(r.pending) == 0 {
 		return nil
@@ -319,7 +319,7 @@ func (r *reader) finish() error {
 func (r *reader) show(line []byte) error {
 	rec, ok := parseRecord(line)
 	if !ok {
-		// The rest of a record that a crash tore: not shown, since neither its time nor its stream is known.
+		// The rest of a record that a crash cut: not shown, since neither its time nor its stream is known.
 		return nil
 	}
 	if !r.selects(rec) {
@@ -356,12 +356,12 @@ type backward struct {
 	f       io.ReaderAt
 	at      int64  // where buf starts in the file
 	buf     []byte // not yet returned
-	end     int64  // where the line ends that is returned next
+	end     int64  // end of the line that is returned next
 	tooLong bool   // that line is no record, and its end is no longer in buf
 }
 
-// previous returns the line before and where it ends, its newline included; nil at the file's start. A line that is too long
-// for a record is returned empty.
+// previous returns the previous line and its end offset, its newline included; nil at the file's start. A line that is too
+// long for a record is returned empty.
 func (b *backward) previous() (line []byte, end int64, err error) {
 	for {
 		body := b.buf

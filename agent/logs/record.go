@@ -8,13 +8,13 @@ import (
 // timeFormat has all nine digits, so that records sort and columns align.
 const timeFormat = "2006-01-02T15:04:05.000000000Z"
 
-// maxLine is where a line is cut into partial records: memory for a container is bounded whatever it writes.
+// maxLine is the length at which a line is cut into partial records, so that memory per container is bounded.
 const maxLine = 16 << 10
 
-// maxRecord is longer than any record: a longer line is none, and is not kept in memory either.
+// maxRecord is longer than any record: a longer line is not a record, and is not kept in memory either.
 const maxRecord = maxLine + 128
 
-// Stream names, as records carry them.
+// Stream names in records.
 const (
 	Stdout = "stdout"
 	Stderr = "stderr"
@@ -68,7 +68,7 @@ func (r record) when() (time.Time, error) { return time.Parse(time.RFC3339Nano, 
 type framer struct {
 	stream  string
 	held    []byte
-	heldFor time.Time // when the oldest held byte came
+	heldFor time.Time // when the oldest held byte was read
 }
 
 // frame appends the records of data to out.

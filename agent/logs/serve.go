@@ -34,8 +34,8 @@ func lockPath(runDir string) string   { return filepath.Join(runDir, "logs.lock"
 // ErrRunning means that another writer has the folder.
 var ErrRunning = errors.New("another log writer is running")
 
-// Serve is the writer process: it reads the FIFOs below runDir and obeys commands until ctx ends or a command stops it.
-// ready is called when commands are answered.
+// Serve is the writer process: it reads the FIFOs below runDir and executes commands until ctx ends or a command stops
+// it. ready is called when it answers commands.
 func Serve(ctx context.Context, runDir, version string, log *slog.Logger, ready func()) error {
 	if err := os.MkdirAll(fifoDir(runDir), 0o700); err != nil {
 		return fmt.Errorf("log writer's folder: %w", err)
@@ -48,7 +48,7 @@ func Serve(ctx context.Context, runDir, version string, log *slog.Logger, ready 
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return fmt.Errorf("%s: %w", lock.Name(), ErrRunning)
 	}
-	// Ours is the lock, so the socket of the writer before is dead.
+	// This process has the lock, so the earlier writer's socket is unused.
 	if err := os.Remove(socketPath(runDir)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("log writer's socket: %w", err)
 	}
@@ -141,5 +141,5 @@ func (s *commands) do(ctx context.Context, q request) error {
 	return fmt.Errorf("unknown command %q", q.Do)
 }
 
-// validID keeps a container id from naming anything outside the FIFO folder.
+// validID refuses a container ID that would name a path outside the FIFO folder.
 func validID(id string) bool { return id != "" && id[0] != '.' && filepath.Base(id) == id }

@@ -12,12 +12,12 @@ import (
 	"github.com/skep-io/skep/agent/silence"
 )
 
-// killSilent kills the writer at the other end of conn when it lives and does not answer.
+// killSilent kills the writer at the other end of conn if it runs but does not answer.
 func (l *Logs) killSilent(ctx context.Context, conn net.Conn) {
 	interval := l.cfg.Patience / 6
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
-	asker := &Logs{cfg: l.cfg} // a connection of its own: commands wait for theirs
+	asker := &Logs{cfg: l.cfg} // a separate connection: commands may block on theirs
 	defer asker.disconnect()
 	clock := silence.NewClock("the log writer", interval, l.cfg.Patience, l.cfg.Logger)
 	for {
@@ -57,6 +57,6 @@ func killPeer(conn net.Conn) error {
 	}); err != nil || failed != nil {
 		return errors.Join(err, failed)
 	}
-	// While the connection is open the process lives, so the number is its own.
+	// While the connection is open the process exists, so the PID is its own.
 	return unix.Kill(int(peer.Pid), unix.SIGKILL)
 }

@@ -19,7 +19,7 @@ import (
 // without a newline is seen.
 const holdPartial = 100 * time.Millisecond
 
-// liveMark in a container's folder says that nothing of its output is held.
+// liveMark is a file in a container's folder that says that unfinished lines are not held.
 const liveMark = "live"
 
 const (
@@ -27,11 +27,11 @@ const (
 	flushSize = 256 << 10 // records gathered before they are written
 )
 
-// Writer reads the FIFOs of all containers on a node and writes their log files. One goroutine does it all: memory is one
-// buffer for all, and at most maxLine for each stream with an unfinished line.
+// Writer reads the FIFOs of all containers on a node and writes their log files. One goroutine serves all: it uses one
+// buffer, and at most maxLine for each stream with an unfinished line.
 //
 // The shim holds each FIFO open for reading too. While no writer runs, output waits in the FIFO and then in the container's
-// write call; a killed writer loses at most what it has read and not yet written: one read of each stream, and the unfinished
+// write call; a killed writer loses at most what it has read and not written yet: one read of each stream, and the unfinished
 // line that it holds for holdPartial. A container that ends while no writer runs loses what is in its FIFOs.
 type Writer struct {
 	dir     string // a folder for each container: its FIFOs and the file "log" with its log's path
@@ -93,8 +93,8 @@ func (w *Writer) close() {
 	unix.Close(w.wake)
 }
 
-// adopt opens the FIFOs of the containers that are there. It comes before the writer is called ready: whoever waited for that
-// may end a container next, and what nobody has open then is lost.
+// adopt opens the FIFOs of the containers that are there. It runs before the writer reports that it is ready: after that a
+// container may end, and output in a FIFO that is not open then is lost.
 func (w *Writer) adopt() error {
 	entries, err := os.ReadDir(w.dir)
 	if err != nil {
@@ -108,7 +108,7 @@ func (w *Writer) adopt() error {
 	return nil
 }
 
-// Run copies until ctx ends. What it has read is then written; what comes later waits in the FIFOs for the next writer.
+// Run copies until ctx ends. What it has read is then written; later output waits in the FIFOs for the next writer.
 func (w *Writer) Run(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { w.post(func() {}) })
 	defer stop()
@@ -150,7 +150,7 @@ func (w *Writer) post(f func()) {
 	_, _ = unix.Write(w.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
 }
 
-// call has the loop run f and waits for its answer.
+// call has the loop run f and returns its result.
 func (w *Writer) call(ctx context.Context, f func() error) error {
 	answer := make(chan error, 1)
 	w.post(func() { answer <- f() })
@@ -215,7 +215,7 @@ func (w *Writer) open(id string) error {
 	return nil
 }
 
-// read copies what a stream holds, a buffer at a time so that a busy container does not keep others waiting.
+// read copies one buffer of a stream, so that a busy container does not delay others.
 func (w *Writer) read(s *stream) (more bool) {
 	n, err := unix.Read(s.fd, w.buf)
 	if err != nil {
@@ -303,19 +303,20 @@ func (w *Writer) finishContainer(id string) error {
 	if _, err := os.Stat(filepath.Join(w.dir, id)); errors.Is(err, fs.ErrNotExist) {
 		return nil // ended already
 	}
-	if err := w.open(id); err != nil { // unknown to a writer that could not open it at its start
+	if err := w.open(id); err != nil { // not open if it could not be opened at the writer's start
 		return errors.Join(err, os.RemoveAll(filepath.Join(w.dir, id)))
 	}
 	c := w.containers[id]
 	for _, s := range c.streams {
-		// A FIFO is drained with the second read; the bound is for a writer that should be gone and is not.
+		// A FIFO is drained with the second read; the bound is for a process that still writes although the container has
+		// ended.
 		for range 32 {
 			if s.fd < 0 || !w.read(s) {
 				break
 			}
 		}
 	}
-	if w.containers[id] != nil { // else reading found the end of all streams
+	if w.containers[id] != nil { // else reading reached the end of all streams
 		for _, s := range c.streams {
 			w.flushStream(s)
 			w.forget(s)

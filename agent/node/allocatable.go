@@ -11,13 +11,14 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 )
 
-// ResourcePIDs is how reserves name processes; Node objects do not show them.
+// ResourcePIDs is the name of processes in reserves; Node objects do not show them.
 const ResourcePIDs corev1.ResourceName = "pid"
 
-// Bounds are what the cgroup of a host that shares its machine leaves it; -1 for no bound.
+// Bounds are the limits of the cgroup of a node that shares its machine; -1 for no limit.
 type Bounds struct{ Memory, Pids int64 }
 
-// Capacity is what the host has. Storage is that of the state folder.
+// Capacity is the host's capacity within the bounds. Storage is that of the state folder's file
+// system.
 func Capacity(stateDir string, b Bounds) (corev1.ResourceList, error) {
 	all, err := capacity(stateDir)
 	if err != nil {
@@ -73,24 +74,24 @@ func ParseReserved(flag, text string) (corev1.ResourceList, error) {
 	return list, nil
 }
 
-// Subtract is what is left of a capacity beside reserves, at least nothing.
+// Subtract is a capacity less reserves, at least 0 of each resource.
 func Subtract(capacity corev1.ResourceList, reserves ...corev1.ResourceList) corev1.ResourceList {
-	left := capacity.DeepCopy()
+	remaining := capacity.DeepCopy()
 	for _, reserve := range reserves {
 		for name, q := range reserve {
-			if all, ok := left[name]; ok {
+			if all, ok := remaining[name]; ok {
 				all.Sub(q)
 				if all.Sign() < 0 {
 					all.Set(0)
 				}
-				left[name] = all
+				remaining[name] = all
 			}
 		}
 	}
-	return left
+	return remaining
 }
 
-// CheckReserves refuses reserves of more than there is.
+// CheckReserves refuses reserves that exceed the capacity.
 func CheckReserves(capacity corev1.ResourceList, reserves ...corev1.ResourceList) error {
 	var problems []string
 	for name, all := range capacity {
@@ -109,7 +110,7 @@ func CheckReserves(capacity corev1.ResourceList, reserves ...corev1.ResourceList
 	return fmt.Errorf("invalid node allocatable configuration: %s Give less in --kube-reserved, --system-reserved or --eviction-hard", strings.Join(problems, " "))
 }
 
-// shown leaves out what Node objects do not show.
+// shown omits resources that Node objects do not show.
 func shown(list corev1.ResourceList) corev1.ResourceList {
 	list = list.DeepCopy()
 	delete(list, ResourcePIDs)

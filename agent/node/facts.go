@@ -16,7 +16,7 @@ import (
 // maxPods is how many pods the scheduler puts on a node; a /24 has room for them.
 const maxPods = 110
 
-// capacity reads what the host has. Storage is that of the state folder.
+// capacity reads the host's capacity. Storage is that of the state folder's file system.
 func capacity(stateDir string) (corev1.ResourceList, error) {
 	memory, err := memInfo("MemTotal")
 	if err != nil {
@@ -70,7 +70,7 @@ func systemInfo(version, runtimeVersion string) (corev1.NodeSystemInfo, error) {
 	}, nil
 }
 
-// firstLine is "" for a file that some hosts do not have.
+// firstLine is the first line of a file, "" if the host does not have it.
 func firstLine(path string) string {
 	data, err := os.ReadFile(path)
 	if err != nil {

@@ -1,8 +1,8 @@
 // Package node makes this host one of the cluster's nodes: it joins, and keeps the node's certificate, its Node object and
 // its lease current.
 //
-// It owns the files in the state folder's "pki", the Node object of this name (labels that it sets, and the status), and the
-// lease of this name. It never looks at pods and changes nothing on the host.
+// It owns the files in the state folder's "pki", the Node object of this name (labels that it sets, and the status), and the lease
+// of this name. It does nothing about pods and changes nothing on the host.
 package node
 
 import (
@@ -34,7 +34,7 @@ import (
 	"github.com/skep-io/skep/backoff"
 )
 
-// IdentityConfig says who the node is and whom it joins.
+// IdentityConfig names the node and the cluster that it joins.
 type IdentityConfig struct {
 	Server   string // https://host:port
 	Token    string // needed only while there is no valid certificate
@@ -44,7 +44,7 @@ type IdentityConfig struct {
 	Now func() time.Time
 }
 
-// Identity is the node's key and certificate: it is a client to the API server and a server to it.
+// Identity is the node's key and certificate, which it uses as a client of the API server and as a server for it.
 type Identity struct {
 	cfg  IdentityConfig
 	dir  string
@@ -54,12 +54,12 @@ type Identity struct {
 	cert atomic.Pointer[tls.Certificate]
 }
 
-// RefusedError is an answer that asking again will not change.
+// RefusedError is a refusal that a retry will not change.
 type RefusedError struct {
 	Reason string
-	// Removed is set where the node has been removed from the cluster.
+	// Removed is set if the node was removed from the cluster.
 	Removed bool
-	// Unknown is set where the cluster knows nothing of the node's certificate.
+	// Unknown is set if the cluster has no record of the node's certificate.
 	Unknown bool
 }
 
@@ -75,8 +75,8 @@ const (
 	retryMax   = 5 * time.Second
 )
 
-// OpenIdentity loads the node's certificate, or joins the cluster with the token to get one, trying for as long as the API
-// server does not answer. A RefusedError says that it answered no.
+// OpenIdentity loads the node's certificate, or joins the cluster with the token to get one, and retries until the API server
+// answers. A RefusedError says that it refused.
 func OpenIdentity(ctx context.Context, cfg IdentityConfig) (*Identity, error) {
 	if u, err := url.Parse(cfg.Server); err != nil || u.Scheme != "https" || u.Host == "" {
 		return nil, &RefusedError{Reason: fmt.Sprintf("--server %q is not an https:// URL", cfg.Server)}
@@ -98,7 +98,7 @@ func OpenIdentity(ctx context.Context, cfg IdentityConfig) (*Identity, error) {
 	return i, i.JoinAnew(ctx)
 }
 
-// JoinAnew joins the cluster with the token, whatever certificate there is. It tries for as long as the API server does not answer.
+// JoinAnew joins the cluster with the token, even if there is a certificate. It retries until the API server answers.
 func (i *Identity) JoinAnew(ctx context.Context) error {
 	join := backoff.Retry{
 		First: retryFirst, Last: retryMax, Final: isRefused, Attrs: []any{"server", i.cfg.Server},
@@ -107,15 +107,15 @@ func (i *Identity) JoinAnew(ctx context.Context) error {
 	return join.Do(ctx, i.join)
 }
 
-// CertFile, KeyFile and CAFile are where the identity lies. The key never changes; the certificate is replaced by rename.
+// CertFile, KeyFile and CAFile are the files of the identity. The key never changes; the certificate is replaced by rename.
 func (i *Identity) CertFile() string { return filepath.Join(i.dir, "node.crt") }
 func (i *Identity) KeyFile() string  { return filepath.Join(i.dir, "node.key") }
 func (i *Identity) CAFile() string   { return filepath.Join(i.dir, "ca.crt") }
 
-// Pool holds the cluster's certificate authority.
+// Pool has the cluster's certificate authority.
 func (i *Identity) Pool() *x509.CertPool { return i.pool.Load() }
 
-// ServerTLS serves with the node's current certificate and asks clients for one of the cluster's, as the authority is at the moment.
+// ServerTLS serves with the node's current certificate and requires client certificates of the cluster's current authority.
 func (i *Identity) ServerTLS() *tls.Config {
 	first := i.pool.Load()
 	config := &tls.Config{
@@ -148,7 +148,7 @@ func (i *Identity) now() time.Time {
 	return time.Now()
 }
 
-// Run renews the certificate in the last third of its life until ctx ends.
+// Run renews the certificate in the last third of its validity until ctx ends.
 func (i *Identity) Run(ctx context.Context) error {
 	wait := time.Duration(0)
 	for {
@@ -165,12 +165,12 @@ func (i *Identity) Run(ctx context.Context) error {
 			slog.Warn("node certificate not renewed; trying again", "expires", i.cert.Load().Leaf.NotAfter, "err", err)
 			wait = time.Minute
 		} else if !i.now().Before(renewalTime(i.cert.Load().Leaf)) {
-			wait = time.Hour // an API server of an earlier version, or an authority near its end: another would be no better
+			wait = time.Hour // an older API server, or an authority that expires soon: a new certificate would be no better
 		}
 	}
 }
 
-// Renew renews the certificate if it is time for that.
+// Renew renews the certificate if it is due.
 func (i *Identity) Renew(ctx context.Context) error {
 	if i.now().Before(renewalTime(i.cert.Load().Leaf)) {
 		return nil
@@ -178,8 +178,8 @@ func (i *Identity) Renew(ctx context.Context) error {
 	return i.renew(ctx)
 }
 
-// renewalTime is in the last third of a certificate's life. One of an earlier version, which does not say which membership it is of,
-// is renewed at once.
+// renewalTime is in the last third of a certificate's validity. A certificate of an earlier version, which has no membership ID, is
+// renewed at once.
 func renewalTime(c *x509.Certificate) time.Time {
 	if c.Subject.SerialNumber == "" {
 		return c.NotBefore
@@ -252,8 +252,8 @@ func (i *Identity) use(certPEM, caPEM []byte) error {
 	return nil
 }
 
-// join gets a certificate with the token. The authority's certificate comes over a connection that nothing vouches for, so
-// it counts only once its hash is the token's.
+// join gets a certificate with the token. The authority's certificate comes over an unverified connection, so it is accepted only
+// if its hash is the token's.
 func (i *Identity) join(ctx context.Context) error {
 	hash, err := parseToken(i.cfg.Token)
 	if err != nil {
@@ -300,15 +300,15 @@ func (i *Identity) obtain(ctx context.Context, config *tls.Config, authorization
 	if err := i.use([]byte(issued.Certificate), []byte(issued.CA)); err != nil {
 		return fmt.Errorf("join: the certificate that %s issued is not usable: %w", i.cfg.Server, err)
 	}
-	// The authority first: a certificate beside another cluster's authority would never load again.
+	// The authority is written first: a certificate stored with another cluster's authority would never load again.
 	if err := writeFile(i.CAFile(), []byte(issued.CA)); err != nil {
 		return err
 	}
 	return writeFile(i.CertFile(), []byte(issued.Certificate))
 }
 
-// certificateRequest says who asks. The names in the certificate are for the API server to say: this node's, by which it knows
-// the agent when it connects, and the address that it is asked from.
+// certificateRequest has the node's user name. The API server chooses the names in the certificate: the node's, which it expects
+// when it connects to the agent, and the address that the request comes from.
 func (i *Identity) certificateRequest() ([]byte, error) {
 	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{
 		Subject: pkix.Name{CommonName: "system:node:" + i.cfg.NodeName, Organization: []string{"system:nodes"}},
@@ -364,14 +364,14 @@ func parseToken(token string) (hash string, err error) {
 	case len(parts) == 4 && parts[0] == "skep2" && len(parts[1]) == hashDigits && parts[2] != "" && parts[3] != "":
 		return parts[1], nil
 	case len(parts) == 3 && parts[0] == "skep1" && len(parts[1]) == hashDigits:
-		return parts[1], errOldToken // it still names the cluster
+		return parts[1], errOldToken // its hash still identifies the cluster
 	}
 	return "", errors.New("--token is not a join token: it looks like skep2.HASH.ID.SECRET, and `skep token create` makes one")
 }
 
 var errOldToken = errors.New("--token is of an earlier version, whose tokens no longer count: make another with `skep token create`")
 
-// hashDigits are named of the sum of the authority's certificate.
+// hashDigits is how many digits of the hash of the authority's certificate a token has.
 const hashDigits = 32
 
 func matchesHash(caPEM []byte, hash string) bool {

@@ -17,8 +17,8 @@ const (
 	leaseSeconds  = 5
 )
 
-// RenewLease reports to the cluster every second that this host is alive, until ctx ends: one unconditional PUT, since nobody else
-// writes this lease. A renewal that takes too long is given up for the next, which carries a later time. Run does it too.
+// RenewLease renews the node's lease every second until ctx ends: by an unconditional PUT, since no other client writes this
+// lease. A renewal that takes too long is given up for the next, which has a later time. Run does it too.
 func (n *Node) RenewLease(ctx context.Context) {
 	ticker := time.NewTicker(leaseInterval)
 	defer ticker.Stop()
@@ -67,7 +67,7 @@ func (n *Node) writeLease(ctx context.Context) error {
 			RenewTime:            ptr.To(metav1.NowMicro()),
 		},
 	}
-	if uid != "" { // else not yet registered since the start: the lease has its owner from before
+	if uid != "" { // else not registered since the start yet: the lease has its owner already
 		lease.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: n.cfg.Name, UID: uid}}
 	}
 	_, err := leases.Update(ctx, lease, metav1.UpdateOptions{})

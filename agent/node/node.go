@@ -22,46 +22,46 @@ import (
 	"github.com/skep-io/skep/backoff"
 )
 
-// Config describes the node to the cluster.
+// Config describes the node.
 type Config struct {
 	Client            kubernetes.Interface
 	Name              string
 	IPs               []netip.Addr      // the first is the primary one
-	Labels            map[string]string // beside those that every node has
+	Labels            map[string]string // in addition to those of every node
 	StateDir, Version string            // the version is the agent's
 	RuntimeVersion    func(context.Context) (string, error)
 	Images            func(context.Context) ([]corev1.ContainerImage, error) // optional
 	Handlers          func() []corev1.NodeRuntimeHandler
 	Port              int32
-	Capacity          corev1.ResourceList // what the host has (see Capacity)
-	Allocatable       corev1.ResourceList // and what of it pods may request
-	// Removed is called once when the node has been removed from the cluster, and its certificate is refused.
+	Capacity          corev1.ResourceList // the host's (see Capacity)
+	Allocatable       corev1.ResourceList // how much of it pods may request
+	// Removed is called once when the node was removed from the cluster, and its certificate is refused.
 	Removed func()
-	// Unknown is called when the cluster begins to refuse the node's certificate because it knows nothing of it; optional.
+	// Unknown is called when the API server begins to refuse the node's certificate as unknown; optional.
 	Unknown func()
-	// Renewed is called with the time until when the cluster considers this host alive, whenever that is put off; optional.
+	// Renewed is called with the lease's new end whenever it is renewed; optional.
 	Renewed func(until time.Time)
 }
 
-// Node keeps the Node object and the lease current.
+// Node keeps the Node object and the lease up to date.
 type Node struct {
 	cfg Config
 
 	mu       sync.Mutex
-	known    *corev1.NodeStatus // as found at registration: conditions that hold since then keep their times
+	known    *corev1.NodeStatus // as found at registration: conditions that have not changed since keep their times
 	uid      types.UID
-	problems map[string]error                                  // part of the node -> why it does not work
+	problems map[string]error                                  // part of the node -> its error
 	beside   map[corev1.NodeConditionType]corev1.NodeCondition // conditions that do not decide whether the node is ready
 	pressure []corev1.NodeConditionType                        // what the node is short of
-	// overruled is set when the API has conditions that others wrote over ours.
+	// overruled is set when other clients have overwritten the node's conditions.
 	overruled bool
 	changed   chan struct{}
 
 	removal sync.Once // of the node from the cluster
-	unknown bool      // to the cluster, as it last said
+	unknown bool      // the API server last refused the node as unknown
 }
 
-// statusInterval is how often the status is looked at, statusHeartbeat how often it is written though nothing changed.
+// statusInterval is how often the status is computed, statusHeartbeat how often it is written without a change.
 const (
 	statusInterval  = 10 * time.Second
 	statusHeartbeat = 5 * time.Minute
@@ -73,15 +73,15 @@ func New(cfg Config) (*Node, error) {
 		beside: map[corev1.NodeConditionType]corev1.NodeCondition{}, changed: make(chan struct{}, 1)}, nil
 }
 
-// Allocatable is what pods may ask of the node.
+// Allocatable is what pods may request of the node.
 func (n *Node) Allocatable() corev1.ResourceList { return n.cfg.Allocatable }
 
-// Reference is what events about the node refer to.
+// Reference is the object of events about the node.
 func (n *Node) Reference() *corev1.ObjectReference {
 	return &corev1.ObjectReference{Kind: "Node", APIVersion: "v1", Name: n.cfg.Name, UID: types.UID(n.cfg.Name)}
 }
 
-// Report says whether a part of the node works (nil) or why not; with any problem the node is NotReady.
+// Report sets the error of a part of the node, nil if it works; with any error the node is NotReady.
 func (n *Node) Report(part string, problem error) {
 	n.mu.Lock()
 	before := n.problems[part]
@@ -97,7 +97,7 @@ func (n *Node) Report(part string, problem error) {
 	n.wakeUp()
 }
 
-// SetCondition adds a condition that does not decide whether the node is ready, and returns what it said before.
+// SetCondition sets a condition that does not decide whether the node is ready, and returns its previous state.
 func (n *Node) SetCondition(c corev1.NodeCondition) (before corev1.NodeCondition, changed bool) {
 	n.mu.Lock()
 	before = n.beside[c.Type]
@@ -109,7 +109,7 @@ func (n *Node) SetCondition(c corev1.NodeCondition) (before corev1.NodeCondition
 	return before, changed
 }
 
-// wakeUp has Run look again.
+// wakeUp makes Run compute the status now.
 func (n *Node) wakeUp() {
 	select {
 	case n.changed <- struct{}{}:
@@ -117,8 +117,8 @@ func (n *Node) wakeUp() {
 	}
 }
 
-// Observe records the node as the API has it. Conditions that the control plane set to Unknown while it got nothing from this
-// host are written again at once, not at the next heartbeat.
+// Observe records the API's Node object. Conditions that the control plane set to Unknown while it got nothing from this host are
+// written again at once, not at the next heartbeat.
 func (n *Node) Observe(obj *corev1.Node) {
 	if obj.Name != n.cfg.Name {
 		return
@@ -133,14 +133,14 @@ func (n *Node) Observe(obj *corev1.Node) {
 	n.wakeUp()
 }
 
-// How the API server says why a node's certificate is refused: it was taken back, or nothing is known of it.
+// The API server's reasons for refusing a node's certificate: it was revoked, or is unknown.
 const (
 	causeRemoved metav1.CauseType = "NodeRemoved"
 	causeUnknown metav1.CauseType = "NodeUnknown"
 )
 
-// noteRemoval says whether err is the API server's word that this node was removed, and has that known. It also has known where err
-// says that the cluster does not know the node, which is no removal: its state may be restored from before the node joined.
+// noteRemoval says whether err is the API server's refusal of a removed node, and calls Removed if so. It also calls Unknown if err
+// refuses the node as unknown, which is no removal: the cluster's state may have been restored from before the node joined.
 func (n *Node) noteRemoval(err error) bool {
 	if apierrors.HasStatusCause(err, causeUnknown) {
 		n.noteUnknown(true, err)
@@ -158,7 +158,7 @@ func (n *Node) noteRemoval(err error) bool {
 	return true
 }
 
-// noteUnknown says once when the cluster begins not to know this node, and when it knows it again.
+// noteUnknown logs once when the API server begins to refuse this node as unknown, and when it accepts it again.
 func (n *Node) noteUnknown(unknown bool, err error) {
 	n.mu.Lock()
 	changed := n.unknown != unknown
@@ -177,7 +177,7 @@ func (n *Node) noteUnknown(unknown bool, err error) {
 	}
 }
 
-// clearOverruled says once whether the API's status is another's since the last call.
+// clearOverruled says whether another client has overwritten the API's status since the last call.
 func (n *Node) clearOverruled() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -186,8 +186,8 @@ func (n *Node) clearOverruled() bool {
 	return overruled
 }
 
-// Register makes the Node object or takes over the one of this name, and returns the ranges that the cluster gave its pods. It
-// tries for as long as the API server does not answer.
+// Register creates the Node object or adopts the one of this name, and returns the ranges that the cluster assigned to its pods. It
+// retries until the API server answers.
 func (n *Node) Register(ctx context.Context) (podCIDRs []netip.Prefix, err error) {
 	register := backoff.Retry{
 		First: retryFirst, Last: retryMax, Final: isRefused, Attrs: []any{"node", n.cfg.Name},
@@ -252,13 +252,13 @@ func podCIDRsOf(obj *corev1.Node) (list []netip.Prefix, err error) {
 	return list, nil
 }
 
-// create makes the Node object. Its pod ranges are for the API server to choose.
+// create creates the Node object. The API server chooses its pod ranges.
 func (n *Node) create(ctx context.Context) (*corev1.Node, error) {
 	obj := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: n.cfg.Name, Labels: n.labels()}}
 	return n.cfg.Client.CoreV1().Nodes().Create(ctx, obj, metav1.CreateOptions{})
 }
 
-// awaitPodCIDR waits for whoever assigns ranges, where that is not the API server itself.
+// awaitPodCIDR waits until the pod ranges are assigned, if the API server itself does not assign them.
 func (n *Node) awaitPodCIDR(ctx context.Context, resourceVersion string) (*corev1.Node, error) {
 	w, err := n.cfg.Client.CoreV1().Nodes().Watch(ctx, metav1.ListOptions{
 		FieldSelector:   fields.OneTermEqualSelector("metadata.name", n.cfg.Name).String(),
@@ -290,7 +290,7 @@ func (n *Node) labels() map[string]string {
 	return labels
 }
 
-// labelValue makes a version fit a label.
+// labelValue makes a version valid as a label's value.
 func labelValue(s string) string {
 	b := []byte(s)
 	for i, c := range b {
@@ -301,8 +301,8 @@ func labelValue(s string) string {
 	return string(b[:min(len(b), 63)])
 }
 
-// syncLabels sets the labels that are the agent's and leaves all others. A node that is registered may change those that state facts
-// of its host; the others are the administrator's.
+// syncLabels sets the agent's labels and keeps all others. A registered node may only change those about facts of its host; the
+// others are the administrator's.
 func (n *Node) syncLabels(ctx context.Context, obj *corev1.Node) error {
 	missing := map[string]string{}
 	for key, value := range n.labels() {
@@ -336,7 +336,7 @@ func (n *Node) Run(ctx context.Context) error {
 	defer cancel()
 	var last *corev1.NodeStatus
 	var written time.Time
-	unsure := false // what was written last may have arrived though it failed
+	unsure := false // the last write may have taken effect although it failed
 	ticker := time.NewTicker(statusInterval)
 	defer ticker.Stop()
 	wait := backoff.New(retryFirst, retryMax)

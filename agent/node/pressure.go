@@ -6,7 +6,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// SetPressure says what the node is short of; its status says so at once.
+// SetPressure sets what the node is short of, which its status shows at once.
 func (n *Node) SetPressure(conditions []corev1.NodeConditionType) {
 	n.mu.Lock()
 	same := slices.Equal(n.pressure, conditions)
@@ -24,7 +24,8 @@ func (n *Node) Pressure() []corev1.NodeConditionType {
 	return n.pressure
 }
 
-// pressureConditions uses kubelet's reasons and messages, which people search for.
+// pressureConditions returns conditions with kubelet's reasons and messages, which people search
+// for.
 func pressureConditions(low []corev1.NodeConditionType) (list []corev1.NodeCondition) {
 	for _, c := range []struct {
 		kind                             corev1.NodeConditionType

@@ -15,7 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// maxImages of a node are listed in its status.
+// maxImages is how many images a node's status lists.
 const maxImages = 50
 
 // status describes the host now. Conditions keep the time of their last change from the status before.
@@ -38,7 +38,7 @@ func (n *Node) status(ctx context.Context, last *corev1.NodeStatus) (*corev1.Nod
 		NodeInfo:        info,
 		Conditions:      slices.Concat(pressureConditions(n.Pressure()), n.besideReady(), []corev1.NodeCondition{n.ready()}),
 	}
-	groups := true // both policies are followed
+	groups := true // both policies are supported
 	status.Features = &corev1.NodeFeatures{SupplementalGroupsPolicy: &groups}
 	if n.cfg.Handlers != nil {
 		status.RuntimeHandlers = n.cfg.Handlers()
@@ -111,7 +111,7 @@ func (n *Node) besideReady() (list []corev1.NodeCondition) {
 	return list
 }
 
-// sameStatus leaves out the times of the last heartbeat.
+// sameStatus ignores the times of the last heartbeat.
 func sameStatus(a, b *corev1.NodeStatus) bool {
 	a, b = a.DeepCopy(), b.DeepCopy()
 	for _, s := range []*corev1.NodeStatus{a, b} {
@@ -133,8 +133,8 @@ func (n *Node) writeStatus(ctx context.Context, status *corev1.NodeStatus) error
 	return err
 }
 
-// statusPatch replaces the addresses as a whole. Patches merge them by type, of which a node with addresses of both families
-// has two alike (kubernetes 79391).
+// statusPatch replaces the addresses as a whole. Patches merge them by type, and a node with addresses of both families has
+// two of the same type (kubernetes 79391).
 func statusPatch(status *corev1.NodeStatus) ([]byte, error) {
 	addresses := []any{map[string]string{"$patch": "replace"}}
 	for _, a := range status.Addresses {

@@ -1,8 +1,7 @@
-// Package probe asks containers whether they are alive, ready and started.
+// Package probe runs the liveness, readiness and startup probes of containers.
 //
-// It owns one attempt (Attempt) and the counting of attempts over time
-// (Watch). It decides nothing: restarts and readiness follow from what it
-// reports, in package pod. It keeps no state that outlives a Watch.
+// It owns one attempt (Attempt) and the counting of attempts over time (Watch). It decides nothing:
+// package pod derives restarts and readiness from its reports. It has no state beyond a Watch.
 package probe
 
 import (
@@ -28,7 +27,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
-// Target is the container that a probe asks.
+// Target is the container that is probed.
 type Target struct {
 	Host      string // pod IP, or the node's for a pod on the host network
 	Container *corev1.Container
@@ -40,16 +39,15 @@ type Target struct {
 type Outcome struct {
 	OK      bool
 	Warning bool   // OK, but worth an event
-	Output  string // what a person should see
+	Output  string // for the event
 	// Err is set when the attempt itself could not be made.
 	Err error
 }
 
-// maxOutput bounds what is kept of an answer.
+// maxOutput limits how much of an answer is kept.
 const maxOutput = 10 << 10
 
-// userAgent and the other headers are those that servers already know from
-// Kubernetes' own probes.
+// userAgent and the other headers are those of Kubernetes' own probes.
 const userAgent = "kube-probe/1.37"
 
 // Timeout is the probe's, at least its default of one second.
@@ -133,8 +131,8 @@ func attemptTCP(ctx context.Context, a *corev1.TCPSocketAction, t Target) Outcom
 	return Outcome{OK: true}
 }
 
-// dialer shortens what a closed connection leaves behind: a node probes its pods all day
-// and would run out of ports.
+// dialer shortens the linger time of closed connections: a node that probes its pods all day would
+// run out of ports.
 func dialer() *net.Dialer { return &net.Dialer{Control: lingerShort} }
 
 // HTTPRequest builds the request of an HTTP probe or lifecycle hook.
@@ -181,20 +179,20 @@ func HTTPRequest(ctx context.Context, a *corev1.HTTPGetAction, t Target, agent s
 	return request, nil
 }
 
-// HTTPClient asks pods: no proxy, no certificate checks, no kept connections.
+// HTTPClient is for requests to pods: no proxy, no certificate checks, no kept connections.
 func HTTPClient() *http.Client {
 	return &http.Client{
 		Transport: &http.Transport{
-			TLSClientConfig:   &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // a pod's certificate is its own affair
+			TLSClientConfig:   &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // as with kubelet, a pod's certificate is not verified
 			DisableKeepAlives: true,
 			Proxy:             nil,
 			DialContext:       dialer().DialContext,
-			// Counting bytes of a compressed answer would mislead people.
+			// The size of a compressed answer would mislead users.
 			DisableCompression: true,
 		},
 		CheckRedirect: func(next *http.Request, via []*http.Request) error {
 			if next.URL.Hostname() != via[0].URL.Hostname() {
-				return http.ErrUseLastResponse // another host says nothing about this one
+				return http.ErrUseLastResponse // a redirect to another host is not followed, and counts as success
 			}
 			if len(via) >= 10 {
 				return errors.New("stopped after 10 redirects")

@@ -7,7 +7,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// Kind of question that a probe asks.
+// Kind of a probe.
 type Kind string
 
 // The three kinds, as events name them.
@@ -17,8 +17,8 @@ const (
 	Startup   Kind = "Startup"
 )
 
-// Report is what a Watch says. Every outcome is reported; Changed is true
-// when the counting settled on a new answer, OK.
+// Report is a report of a Watch. Every outcome is reported; Changed is true when the thresholds
+// give a new result, OK.
 type Report struct {
 	Kind    Kind
 	Outcome Outcome
@@ -26,15 +26,13 @@ type Report struct {
 	OK      bool
 }
 
-// attempts is how often an attempt that could not be made is repeated
-// before it counts.
+// attempts is how often an attempt that could not be made is tried before it counts.
 const attempts = 3
 
-// Watch probes until ctx ends, until a startup probe has its first answer,
-// or until a liveness probe fails for good: then the container's life is
-// over and its successor is watched anew. initial is the answer to start
-// from: readiness and startup start unmet, and an agent that adopts a ready
-// container starts from ready, so that its restart disturbs nothing.
+// Watch probes until ctx ends, until a startup probe has its first result, or until a liveness
+// probe reaches its failure threshold: the container is then stopped, and the next one has its own
+// Watch. initial is the first result: readiness and startup begin as not met, except that an agent
+// that adopts a ready container begins with ready, so that its restart changes nothing.
 func Watch(ctx context.Context, kind Kind, p *corev1.Probe, t Target, startedAt time.Time, initial bool, report func(Report)) {
 	timer := time.NewTimer(time.Until(startedAt.Add(time.Duration(p.InitialDelaySeconds) * time.Second)))
 	defer timer.Stop()
@@ -59,7 +57,7 @@ func Watch(ctx context.Context, kind Kind, p *corev1.Probe, t Target, startedAt 
 		began := time.Now()
 		outcome := attemptRepeated(ctx, p, t)
 		if ctx.Err() != nil {
-			return // an attempt cut short says nothing
+			return // an interrupted attempt has no result
 		}
 		if !outcome.OK && first && kind != Liveness && !initial {
 			report(Report{Kind: kind, Outcome: outcome, Changed: count.add(false), OK: count.answer})
@@ -78,14 +76,13 @@ func Watch(ctx context.Context, kind Kind, p *corev1.Probe, t Target, startedAt 
 	}
 }
 
-// settleFirst is the pause before the first attempt beyond the probe's period;
-// the pauses double.
+// settleFirst is the pause before the first additional attempt of settle; the pauses double.
 const settleFirst = 20 * time.Millisecond
 
-// settle goes on asking a container that has just been started until the next
-// attempt is due: programs listen a moment after their start, and would else
-// stay out of their services for a whole period. Failures before the last
-// attempt do not count, so thresholds mean what they mean in Kubernetes.
+// settle repeats the attempt on a container that has just been started until the next one is due:
+// programs listen a moment after their start, and would otherwise be added to their services a
+// whole period later. Failures before the last attempt do not count, so thresholds mean what they
+// mean in Kubernetes.
 func settle(ctx context.Context, p *corev1.Probe, t Target, due time.Time) Outcome {
 	for pause := settleFirst; ; pause *= 2 {
 		last := !time.Now().Add(pause).Before(due)
@@ -115,8 +112,9 @@ func attemptRepeated(ctx context.Context, p *corev1.Probe, t Target) Outcome {
 	return outcome
 }
 
-// counter turns a row of outcomes into an answer. settled says whether the
-// answer was ever reached by counting; an unsettled one changes even to itself.
+// counter turns consecutive outcomes into a result by the thresholds. settled says whether a
+// threshold was ever reached; the first time one is, the result counts as changed even if it is the
+// same.
 type counter struct {
 	success, failure int32
 	answer, settled  bool

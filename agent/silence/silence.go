@@ -1,6 +1,6 @@
-// Package silence notices when a process that lives has stopped to answer, so
-// that whoever started it can kill it and start it again. Nothing else would
-// end that: its socket still accepts connections. It kills nothing itself.
+// Package silence detects that a running process no longer answers, so that its parent can kill it
+// and start it again. Nothing else would detect that: its socket still accepts connections. It
+// kills nothing itself.
 package silence
 
 import (
@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// Clock is the time since a process answered last.
+// Clock measures the time since a process last answered.
 type Clock struct {
 	what             string
 	within, patience time.Duration
@@ -17,16 +17,16 @@ type Clock struct {
 	answered         time.Time
 }
 
-// NewClock begins now. A question has the time within for its answer; a process
-// that gave none for the time of patience is to be killed.
+// NewClock returns a clock that begins now. Each request may take the time within; a process that
+// has not answered for the time patience must be killed.
 func NewClock(what string, within, patience time.Duration, logger *slog.Logger) *Clock {
 	return &Clock{what: what, within: within, patience: patience, logger: logger, answered: time.Now()}
 }
 
-// Ask asks the process once, says in the log when it does not answer, and
-// returns whether it is to be killed. The clock then begins anew: one that is
-// stuck in the kernel dies when it can. attributes are for the log.
-func (c *Clock) Ask(ctx context.Context, ask func(context.Context) error, attributes ...any) (dead bool) {
+// Ask sends the process one request, logs if it does not answer, and returns whether it must be
+// killed. The clock then restarts: a process that is stuck in the kernel ends when that returns.
+// attributes are for the log.
+func (c *Clock) Ask(ctx context.Context, ask func(context.Context) error, attributes ...any) (kill bool) {
 	asking, cancel := context.WithTimeout(ctx, c.within)
 	defer cancel()
 	err := ask(asking)

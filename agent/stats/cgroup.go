@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Usage is what a cgroup and all below it have used. Counters grow; the others are of the moment.
+// Usage is what a cgroup and all below it use. Counters grow; the other values are current ones.
 type Usage struct {
 	At              time.Time
 	CPU             uint64 // nanoseconds
@@ -28,7 +28,7 @@ type Usage struct {
 	Reads, Writes   uint64
 }
 
-// resource is one of the things that a cgroup counts.
+// resource is a resource that a cgroup counts.
 type resource int
 
 const (
@@ -39,16 +39,16 @@ const (
 	resources
 )
 
-// Hierarchy knows where this host keeps each controller: in the one v2 tree, in v1 trees, or (hybrid) some in each.
+// Hierarchy has the mount point of each controller on this host: in the v2 tree, in v1 trees, or (hybrid) some in each.
 type Hierarchy struct {
-	dirs    [resources]string // "" where the host does not count it
+	dirs    [resources]string // "" if the host does not count it
 	unified [resources]bool
 }
 
 // v1 mounts of the controllers that count each resource.
 var legacyNames = [resources]string{cpu: "cpuacct", memory: "memory", pids: "pids", io: "blkio"}
 
-// DetectHierarchy looks at the mounts below root, which is /sys/fs/cgroup.
+// DetectHierarchy detects the mounts below root, which is /sys/fs/cgroup.
 func DetectHierarchy(root string) (*Hierarchy, error) {
 	h := &Hierarchy{}
 	v2 := ""
@@ -95,7 +95,7 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// file is one that is read for a sample.
+// file is a file that is read for a sample.
 type file int
 
 const (
@@ -145,7 +145,7 @@ func (h *Hierarchy) Open(path string) (*Cgroup, error) {
 		}
 		fd, err := unix.Open(filepath.Join(h.dirs[r], path, name), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		if errors.Is(err, fs.ErrNotExist) {
-			continue // a root cgroup lacks some; a cgroup that is gone lacks all
+			continue // a root cgroup lacks some; a cgroup that was removed lacks all
 		}
 		if err != nil {
 			c.Close()
@@ -169,8 +169,8 @@ func (c *Cgroup) Close() {
 	}
 }
 
-// Read takes a sample, with I/O only if that is wanted, since it costs as much as memory. buf is scratch; 16 KiB hold every
-// file but those of hosts with hundreds of disks, of which the first are then counted.
+// Read takes a sample, with I/O only if withIO is set, since it costs as much as memory. buf is scratch space; 16 KiB
+// suffice for every file, except on hosts with hundreds of disks, of which only the first are then counted.
 func (c *Cgroup) Read(buf []byte, withIO bool) (Usage, error) {
 	u := Usage{At: time.Now()}
 	for f, fd := range c.fds {
@@ -216,7 +216,7 @@ func (u *Usage) parse(f file, unified bool, data []byte) {
 	}
 }
 
-// parseMemory comes after memoryFile, which gives Memory.
+// parseMemory is called after memoryFile was read, which has Memory.
 func (u *Usage) parseMemory(data []byte, unified bool) {
 	var inactive uint64
 	if unified {
@@ -263,7 +263,7 @@ func valueOf(data []byte, key string) uint64 {
 	return number(data[i+len(key):])
 }
 
-// number is the one that data starts with.
+// number is the number at the start of data.
 func number(data []byte) (n uint64) {
 	for _, c := range data {
 		if c < '0' || c > '9' {

@@ -1,5 +1,5 @@
-// Package stats reports what containers, pods and the node use, when asked: from cgroups (v1, v2, and hosts with both), from the pods'
-// interfaces, and what agent/usage has found on the disks.
+// Package stats reports, on request, what containers, pods and the node use: from cgroups (v1, v2, and hosts with both), from the
+// pods' interfaces, and the disk use that agent/usage measured.
 //
 // It owns open files and the last samples, which rates need; it runs nothing in the background, and changes nothing.
 package stats
@@ -14,51 +14,51 @@ import (
 	"github.com/skep-io/skep/agent/usage"
 )
 
-// Pod is one to be measured.
+// Pod is a pod to be measured.
 type Pod struct {
 	Namespace, Name, UID string
 	StartedAt            time.Time
-	CgroupPath           string // of the whole pod; its containers' lie below
+	CgroupPath           string // of the whole pod; its containers' are below
 	Containers           []Container
 }
 
-// Container is one that runs.
+// Container is a running container.
 type Container struct {
 	Name, CgroupPath string
 	StartedAt        time.Time
 }
 
-// Network is what went through an interface, as its owner sees it.
+// Network has the counters of an interface, from its owner's side.
 type Network struct {
 	Interface                   string
 	RxBytes, RxErrors, RxPacket uint64
 	TxBytes, TxErrors, TxPacket uint64
 }
 
-// Source says what there is to measure.
+// Source lists what is to be measured.
 type Source interface {
 	Pods() []Pod
-	// PodNetwork is about the pod's own interface; ok is false for one in the host's network.
+	// PodNetwork has the counters of the pod's own interface; ok is false for a pod in the host's network.
 	PodNetwork(uid string) (n Network, ok bool)
 	NodeNetwork() []Network
-	// Disk is what the pod was found to have on the node's disks.
+	// Disk is the pod's disk use as last measured.
 	Disk(uid string) (usage.Pod, bool)
 	Images(ctx context.Context) Images
 }
 
-// A rate is taken over 10 to 20 s where somebody asks often, up to rateMax where less often, and, where nobody has asked for
-// longer than that, over rateMin of waiting for a fresh pair of samples.
+// A rate is computed over 10 to 20 s if requests are frequent, over up to rateMax if less frequent, and, if the last request was
+// longer ago, over rateMin, during which the request waits for a second sample.
 const (
 	rateMin  = 100 * time.Millisecond
 	rateBase = 10 * time.Second
 	rateMax  = 60 * time.Second
 )
 
-// Collector samples on demand. Its methods may be called concurrently; one sample serves all who ask at once.
+// Collector samples on demand. Its methods may be called concurrently; concurrent requests share one sample.
 type Collector struct {
 	node      string
-	cgroup    string // of the node; "" for a host that is all the node's
-	dir       string // whose file system is the node's
+	cgroup    string // of the node; "" if the node is the whole host
+	dir       string // its file system counts as the node's
 	hierarchy *Hierarchy
 	source    Source
 	startTime time.Time
@@ -71,7 +71,7 @@ type Collector struct {
 // tracked is a cgroup whose files are open.
 type tracked struct {
 	files *Cgroup
-	base  Usage // what rates compare with
+	base  Usage // the earlier sample of rates
 	next  Usage // becomes base when it is rateBase old
 	now   Usage
 	seen  bool
@@ -87,7 +87,7 @@ type Config struct {
 	Source     Source
 }
 
-// New detects how this host keeps its cgroups.
+// New detects the cgroup hierarchies of this host.
 func New(cfg Config) (*Collector, error) {
 	if cfg.Root == "" {
 		cfg.Root = "/sys/fs/cgroup"
@@ -115,9 +115,9 @@ func (c *Collector) Close() {
 	}
 }
 
-// sample measures every cgroup of pods and the node, and forgets those that are gone. c.mu is held.
+// sample measures every cgroup of pods and the node, and drops those that were removed. c.mu is held.
 //
-// Most have a base from an earlier question or from their start; only for others it waits rateMin for a second sample, once.
+// Most have a base from an earlier request or from their start; for the others it waits rateMin once, for a second sample.
 func (c *Collector) sample(ctx context.Context, pods []Pod) error {
 	for _, t := range c.tracked {
 		t.seen = false
@@ -178,7 +178,7 @@ func (c *Collector) measure(path string, started time.Time, withIO bool) (again 
 	return t.advance(u)
 }
 
-// advance takes a sample and says whether there is too little before it to compare with.
+// advance adds a sample and says whether no earlier one is old enough to compare with.
 func (t *tracked) advance(u Usage) (again bool) {
 	switch {
 	case t.next.At.IsZero():
@@ -193,7 +193,7 @@ func (t *tracked) advance(u Usage) (again bool) {
 	return u.At.Sub(t.base.At) < rateMin
 }
 
-// rate is the CPU use in nanoseconds per second between base and now; ok is false while there is nothing to compare.
+// rate is the CPU use in nanoseconds per second between base and now; ok is false if there is no earlier sample.
 func (t *tracked) rate() (nanoCores uint64, ok bool) {
 	span := t.now.At.Sub(t.base.At)
 	if span <= 0 || t.now.CPU < t.base.CPU {

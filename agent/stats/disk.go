@@ -14,10 +14,10 @@ import (
 	"github.com/skep-io/skep/agent/usage"
 )
 
-// Images is the disk of images and of what containers change of them.
+// Images is the disk of images and of containers' writable layers.
 type Images struct {
 	Dir  string
-	Used *usage.Amount // by images; nil if nobody knows
+	Used *usage.Amount // by images; nil if unknown
 }
 
 // fsStats is the file system that holds a folder; nil if there is none.
@@ -36,7 +36,8 @@ func fsStats(dir string) *statsapi.FsStats {
 	}
 }
 
-// usedOf is a part of a file system: used is of the part, the rest of the whole, as kubelet has it.
+// usedOf describes a part of a file system: used is that of the part, the rest that of the whole,
+// as with kubelet.
 func usedOf(fs *statsapi.FsStats, at metav1.Time, used usage.Amount) *statsapi.FsStats {
 	part := statsapi.FsStats{}
 	if fs != nil {
@@ -46,10 +47,11 @@ func usedOf(fs *statsapi.FsStats, at metav1.Time, used usage.Amount) *statsapi.F
 	return &part
 }
 
-// disks are the node's file systems at one moment.
+// disks are the node's file systems at one time.
 type disks struct{ node, images *statsapi.FsStats }
 
-// measureDisks asks both file systems. It says nothing of images when containerd does not.
+// measureDisks measures both file systems. Values of images are missing if containerd does not
+// answer.
 func (c *Collector) measureDisks(ctx context.Context) (d disks, runtime *statsapi.RuntimeStats) {
 	d.node = fsStats(c.dir)
 	images := c.source.Images(ctx)
@@ -63,7 +65,7 @@ func (c *Collector) measureDisks(ctx context.Context) (d disks, runtime *statsap
 	return d, &statsapi.RuntimeStats{ImageFs: &fs, ContainerFs: &fs}
 }
 
-// addDisk adds what the pod has on the node's disks, as far as it has been measured.
+// addDisk adds the pod's disk use, if it has been measured.
 func (c *Collector) addDisk(out *statsapi.PodStats, d disks) {
 	pod, ok := c.source.Disk(out.PodRef.UID)
 	if !ok || pod.At.IsZero() {
@@ -102,7 +104,7 @@ var (
 		[]string{"uid", "namespace", "pod", "container"}, nil)
 )
 
-// LogMetrics are how large containers' logs are, as kubelet among its own metrics.
+// LogMetrics are the sizes of containers' logs, which kubelet has among its own metrics.
 func (c *Collector) LogMetrics() prometheus.Collector { return logMetrics{c} }
 
 type logMetrics struct{ c *Collector }
@@ -124,7 +126,7 @@ func (m logMetrics) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// collectDisk exposes what a pod and its containers have on the node's disks.
+// collectDisk exposes the disk use of a pod and its containers.
 func (m metrics) collectDisk(ch chan<- prometheus.Metric, p Pod, d disks) {
 	disk, ok := m.c.source.Disk(p.UID)
 	if !ok {

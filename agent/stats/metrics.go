@@ -7,7 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Metrics exposes what containers use under the names that dashboards for Kubernetes ask for.
+// Metrics exposes what containers use, by the metric names that dashboards for Kubernetes use.
 func (c *Collector) Metrics() prometheus.Collector { return metrics{c} }
 
 type metrics struct{ c *Collector }
@@ -35,7 +35,7 @@ func (m metrics) Describe(ch chan<- *prometheus.Desc) {
 	}
 }
 
-// collectTimeout bounds one reading of everything.
+// collectTimeout bounds one collection.
 const collectTimeout = 30 * time.Second
 
 // Collect implements prometheus.Collector. Rows with an empty container are a whole pod's.

@@ -91,7 +91,7 @@ func (c *Collector) podStats(p Pod) (statsapi.PodStats, bool) {
 	for _, ctr := range p.Containers {
 		t := c.tracked[ctr.CgroupPath]
 		if t == nil {
-			continue // ended since it was listed
+			continue // it ended after it was listed
 		}
 		out.Containers = append(out.Containers, statsapi.ContainerStats{
 			Name: ctr.Name, StartTime: metav1.NewTime(ctr.StartedAt), CPU: t.cpuStats(), Memory: t.memoryStats(),
@@ -136,7 +136,7 @@ func networkStats(all []Network) *statsapi.NetworkStats {
 	return s
 }
 
-// hostMemory is a whole host's, whose root cgroup does not count it everywhere.
+// hostMemory is the memory of a whole host, whose root cgroup does not count it on every kernel.
 func hostMemory() *statsapi.MemoryStats {
 	total, ok := meminfo("MemTotal")
 	free, ok2 := meminfo("MemFree")

@@ -1,5 +1,5 @@
-// Package sysctl decides which kernel parameters a pod may set, as kubelet does: those that belong to one of the pod's own
-// namespaces, of these the safe ones, and others that the administrator has allowed by name or prefix. It never writes any.
+// Package sysctl decides which kernel parameters a pod may set, as kubelet does: parameters of the pod's own namespaces, if
+// they are safe or the administrator has allowed them by name or prefix. It never writes any.
 package sysctl
 
 import (
@@ -13,10 +13,10 @@ import (
 	nodesysctl "k8s.io/component-helpers/node/util/sysctl"
 )
 
-// Forbidden is the reason of a pod that asks for what is not allowed.
+// Forbidden is the reason of a pod that sets a parameter that is not allowed.
 const Forbidden = "SysctlForbidden"
 
-// The form of names, as the API has it: no empty, leading or trailing segment, hence no way up.
+// The form of names, as in the API: without empty segments, so that a name cannot lead to a parent folder.
 const (
 	maxName   = 253
 	segment   = `[a-z0-9]([-_a-z0-9]*[a-z0-9])?`
@@ -30,7 +30,8 @@ var (
 	patternForm = regexp.MustCompile("^" + pattern + "$")
 )
 
-// safe ones do harm neither to the node nor to other pods, from the kernel on in which they belong to the network namespace.
+// safe parameters affect neither the node nor other pods, from the kernel version on in which they belong to the network
+// namespace.
 var safe = []struct{ name, kernel string }{
 	{"kernel.shm_rmid_forced", ""},
 	{"net.ipv4.ip_local_port_range", ""},
@@ -63,7 +64,7 @@ const (
 // Normalize turns the form with slashes into the one with dots.
 func Normalize(name string) string { return nodesysctl.NormalizeName(name) }
 
-// NamespaceOf says which namespace the named parameter, or every one that the pattern means, belongs to.
+// NamespaceOf says which namespace the named parameter, or all parameters of a pattern, belong to.
 func NamespaceOf(name string) Namespace {
 	ns, _, _ := nodesysctl.GetNamespace(name)
 	return ns
@@ -83,7 +84,7 @@ func Path(name string) (string, error) {
 	return strings.Map(swap, Normalize(name)), nil
 }
 
-// Pod is what of a pod decides over its parameters: which of the node's namespaces it is in.
+// Pod says which of the node's namespaces a pod uses.
 type Pod struct{ HostNetwork, HostIPC, HostUsers bool }
 
 // Allowlist are the parameters that pods of a node may set.
@@ -92,7 +93,7 @@ type Allowlist struct {
 	prefixes map[string]Namespace
 }
 
-// NewAllowlist is the safe parameters and those that the patterns allow beside: names, or prefixes that end in *.
+// NewAllowlist returns the safe parameters and those of the patterns: names, or prefixes that end in *.
 func NewAllowlist(patterns []string) (*Allowlist, error) {
 	a := &Allowlist{names: map[string]Namespace{}, prefixes: map[string]Namespace{}}
 	kernel, err := kernelVersion()

@@ -10,7 +10,7 @@ import (
 // batch is how many entries are read at once: a map of a million is counted in a tenth of a second.
 const batch = 8192
 
-// entries counts those of a hash map; the others always have all of theirs.
+// entries counts the entries of a hash map; other kinds of maps are always full.
 func entries(m *ebpf.Map) (n int, counted bool, err error) {
 	switch m.Type() {
 	case ebpf.Hash, ebpf.LRUHash:

@@ -10,8 +10,8 @@ import (
 )
 
 // Metrics exposes a node's counters. There is a row for each service port and family, and for each of its backends: a cluster
-// of 10,000 services with 10 backends each has 110,000 rows a node and metric. Scrapers that cannot hold so many drop the
-// skep_backend_ metrics and keep skep_service_, which has a tenth.
+// of 10,000 services with 10 backends each has 110,000 rows per node and metric. If that is too much, drop the skep_backend_
+// metrics and keep skep_service_, which have a tenth.
 func (s *Sources) Metrics() prometheus.Collector { return metrics{s} }
 
 type metrics struct{ s *Sources }

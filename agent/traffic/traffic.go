@@ -1,8 +1,7 @@
-// Package traffic reports what the data plane counts: connections, failures, what is open, round-trip times, packets and bytes by
-// service and backend, and packets by the reason for which a program let go of them; as JSON for the command line and as
-// Prometheus metrics.
+// Package traffic reports the data plane's counters: connections, failures, open connections, round-trip times, packets and bytes
+// by service and backend, and packets by outcome of the programs; as JSON for the command line and as Prometheus metrics.
 //
-// It only reads. It never changes a map, and keeps nothing between two questions but how full the maps were.
+// It only reads. It never changes a map, and keeps nothing between requests except how full the maps were.
 package traffic
 
 import (
@@ -28,20 +27,20 @@ type Plane interface {
 	Maps() map[string]*ebpf.Map
 }
 
-// Path counts what passes pods' interfaces.
+// Path counts packets at pods' interfaces.
 type Path interface {
 	Traffic() ([]podpath.Traffic, error)
 	Counters() (map[string]uint64, error)
 }
 
-// Flows counts what arrives at uplinks.
+// Flows counts packets at uplinks.
 type Flows interface {
 	Counters() (map[string]uint64, error)
 	Maps() map[string]*ebpf.Map
 	Uplinks() []flow.Uplink
 }
 
-// Census counts what is connected.
+// Census counts open connections.
 type Census interface {
 	Count() (map[census.Key]census.Connected, error)
 }
@@ -53,7 +52,7 @@ type Sources struct {
 	Path   Path
 	Census Census
 	Log    *events.Log // of connections that failed
-	Flows  Flows       // nil where nothing is attached to uplinks
+	Flows  Flows       // nil if no program is attached to uplinks
 }
 
 // Programs whose outcomes are counted, beside those at pods' interfaces.
@@ -62,7 +61,7 @@ const (
 	uplinkProgram = "uplink"
 )
 
-// Read asks the maps.
+// Read reads the counters.
 func (s *Sources) Read() (*skepv1.Report, error) {
 	dump, err := s.Plane.Dump()
 	if err != nil {
@@ -118,7 +117,7 @@ func uplinksOf(all []flow.Uplink) []skepv1.Uplink {
 	return list
 }
 
-// poolOf is what a backend and its service have in common in a dump.
+// poolOf is the key by which a dump's backends belong to services.
 type poolOf struct {
 	name, protocol string
 	is4            bool
@@ -178,7 +177,7 @@ type connectedTo struct {
 	protocol string
 }
 
-// connectedByName leaves out what was connected to services that are gone.
+// connectedByName omits connections to services that were removed.
 func connectedByName(dump *service.Dump, connected map[census.Key]census.Connected) map[connectedTo]census.Connected {
 	names := make(map[uint32]string, len(dump.Services))
 	for _, s := range dump.Services {
@@ -193,13 +192,13 @@ func connectedByName(dump *service.Dump, connected map[census.Key]census.Connect
 	return open
 }
 
-// Tables are what a node's service maps hold.
+// Tables are the content of a node's service maps.
 type Tables struct {
 	Node string `json:"node"`
 	*service.Dump
 }
 
-// Dump reads them all.
+// Dump reads all of them.
 func (s *Sources) Dump() (*Tables, error) {
 	dump, err := s.Plane.Dump()
 	if err != nil {
@@ -208,7 +207,7 @@ func (s *Sources) Dump() (*Tables, error) {
 	return &Tables{Node: s.Node, Dump: dump}, nil
 }
 
-// Events calls each with the connections that failed lately; with follow also with new ones, until ctx ends.
+// Events calls each with the connections that failed recently; with follow also with new ones, until ctx ends.
 func (s *Sources) Events(ctx context.Context, follow bool, each func(skepv1.Event) error) error {
 	if follow {
 		return s.Log.Follow(ctx, func(e events.Event) error { return each(eventOf(e)) })

@@ -10,28 +10,28 @@ import (
 	"time"
 )
 
-// Config is whom to measure, and how often.
+// Config says which pods are measured, and how often.
 type Config struct {
-	// Pods are those that are here, by UID.
+	// Pods are the node's pods, by UID.
 	Pods func() []string
-	// Trees are what a pod has now. One that cannot be named now is left out.
+	// Trees are a pod's present trees. One whose path cannot be determined is omitted.
 	Trees func(ctx context.Context, uid string) []Tree
-	// Measured is called after each measurement of a pod, and when one that is under way has found more than was known.
+	// Measured is called after each measurement of a pod, and when one that is under way has found more than the last figure.
 	Measured func(uid string, pod Pod)
-	// Interval is the least time between the end of a pod's measurement and the next; 5 s when 0.
+	// Interval is the minimum time between the end of a pod's measurement and the next; 5 s when 0.
 	Interval time.Duration
 }
 
 const (
 	// slice is how long one pod is measured before it is another's turn.
 	slice = 100 * time.Millisecond
-	// A measurement that takes long is repeated as seldom as lets it take a twentieth of a processor, but once in maxInterval.
+	// A measurement that takes long is repeated so rarely that it uses a twentieth of a processor, but once in maxInterval.
 	costFactor  = 20
 	maxInterval = time.Minute
-	// maxCost is the time after which a measurement is given up: what is known stays, or the more that was found. Files that
-	// come and go while they are counted make a long count too large.
+	// maxCost is the time after which a measurement is given up: the greater of the last figure and the part found so far
+	// counts. A long count gets too large, since it includes files that are removed while it runs.
 	maxCost = 2 * time.Minute
-	// listInterval is how often it is asked which pods there are.
+	// listInterval is how often the node's pods are listed.
 	listInterval = time.Second
 )
 
@@ -45,7 +45,7 @@ type Meter struct {
 	latest map[string]Pod // by UID
 }
 
-// New makes a meter that measures nothing before Run.
+// New returns a meter that measures nothing before Run.
 func New(cfg Config) *Meter {
 	if cfg.Interval == 0 {
 		cfg.Interval = 5 * time.Second
@@ -53,7 +53,7 @@ func New(cfg Config) *Meter {
 	return &Meter{cfg: cfg, slice: slice, maxCost: maxCost, latest: map[string]Pod{}}
 }
 
-// Pod is what was measured last of a pod; ok is false before the first measurement.
+// Pod is a pod's use as last measured; ok is false before the first measurement.
 func (m *Meter) Pod(uid string) (pod Pod, ok bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -61,17 +61,17 @@ func (m *Meter) Pod(uid string) (pod Pod, ok bool) {
 	return pod, ok
 }
 
-// measurement is one pod's, under way or to come. It belongs to Run.
+// measurement is the measurement of one pod, under way or due. Only Run uses it.
 type measurement struct {
 	uid   string
 	due   time.Time // for its next turn
-	trees []Tree    // that are left; nil between measurements
+	trees []Tree    // not measured yet; nil between measurements
 	under *count    // of the first of them
 	found map[Key]Amount
 	rooms map[Key]Amount
 	cost  time.Duration
 	began bool
-	err   error // the last that was logged
+	err   error // the last logged error
 }
 
 // Run measures until ctx ends.
@@ -112,7 +112,7 @@ func (m *Meter) Run(ctx context.Context) error {
 	}
 }
 
-// list adds pods that are new and forgets those that are gone.
+// list adds new pods and drops removed ones.
 func (m *Meter) list(here map[string]*measurement, now time.Time) {
 	present := map[string]bool{}
 	for _, uid := range m.cfg.Pods() {
@@ -153,7 +153,7 @@ func (m *Meter) turn(ctx context.Context, one *measurement) {
 	complete := len(one.trees) == 0
 	m.publish(one, complete, now)
 	if !complete && one.cost < m.maxCost {
-		one.due = now // behind those that wait already
+		one.due = now // after those that are due already
 		return
 	}
 	if !complete {
@@ -164,7 +164,7 @@ func (m *Meter) turn(ctx context.Context, one *measurement) {
 	one.due = now.Add(max(m.cfg.Interval, min(costFactor*one.cost, maxInterval)))
 }
 
-// goOn measures the first tree that is left, and says whether that is done.
+// goOn measures the first remaining tree, and says whether that is done.
 func (one *measurement) goOn(until time.Time) (done bool) {
 	tree := one.trees[0]
 	var err error
@@ -192,7 +192,7 @@ func (one *measurement) goOn(until time.Time) (done bool) {
 	return done
 }
 
-// ask has the kernel say what it has counted, and says whether it has.
+// ask uses the kernel's count of a tree, and says whether there is one.
 func (one *measurement) ask(tree Tree) bool {
 	amount, ok, err := counted(tree.Path)
 	if err != nil || !ok {
@@ -209,7 +209,7 @@ func (one *measurement) stop() {
 	}
 }
 
-// publish gives out figures. What is under way can only raise what is known.
+// publish publishes figures. Those of an incomplete measurement can only raise the last ones.
 func (m *Meter) publish(one *measurement, complete bool, now time.Time) {
 	m.mu.Lock()
 	known := m.latest[one.uid]

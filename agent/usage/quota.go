@@ -14,23 +14,24 @@ import (
 // ErrNoQuotas means that a file system does not count by project.
 var ErrNoQuotas = errors.New("the file system does not count by project: it is ext4 or xfs mounted with prjquota that does")
 
-// Quotas gives folders project IDs, by which the kernel counts what is in them: no walk is needed, however many files there are.
-// As under the kubelet they only count; nothing is refused. The zero value is ready for use.
+// Quotas gives folders project IDs, by which the kernel counts their content: no walk is needed, however many files there are. As
+// with the kubelet they only count, and limit nothing. The zero value is ready for use.
 //
-// Nothing about IDs is recorded: a folder carries its own, and an ID is free when the kernel counts nothing for it. So none is lost
-// with an agent that dies, or stays taken after its folder has gone.
+// IDs are not recorded: a folder has its own as an attribute, and an ID is free if the kernel counts nothing for it. So no ID is
+// lost when an agent crashes, or stays in use after its folder was removed.
 //
-// The owner of a file may change its project, except from a user namespace: folders of pods without one cannot be counted so.
+// The owner of a file may change its project, except from a user namespace: folders of pods without one cannot be counted this
+// way.
 type Quotas struct{ assigning sync.Mutex }
 
-// Project IDs are taken at random from those above what administrators write in /etc/projid, where kubelet's are too.
+// Project IDs are chosen at random above those that administrators write in /etc/projid, as kubelet's are.
 const (
 	firstProject = 1 << 20
 	projects     = 1 << 30
 	attempts     = 100
 )
 
-// Assign has everything counted that will be made in an empty folder.
+// Assign makes the kernel count everything that will be created in an empty folder.
 func (q *Quotas) Assign(path string) error {
 	dir, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
@@ -58,7 +59,7 @@ func (q *Quotas) Assign(path string) error {
 	return fmt.Errorf("no free project ID found for %s in %d attempts", path, attempts)
 }
 
-// counted is what the kernel counts for a folder; ok is false for one that has no project.
+// counted is the kernel's count for a folder; ok is false for one without a project.
 func counted(path string) (amount Amount, ok bool, err error) {
 	dir, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
@@ -67,7 +68,7 @@ func counted(path string) (amount Amount, ok bool, err error) {
 	defer dir.Close()
 	attributes, err := projectOf(dir)
 	if err != nil || attributes.project < firstProject || attributes.flags&inheritProject == 0 {
-		return amount, false, nil // also where the file system knows nothing of projects
+		return amount, false, nil // also if the file system does not support projects
 	}
 	q, err := inProject(dir, attributes.project)
 	return Amount{q.space, q.inodes}, err == nil, nil
@@ -79,7 +80,7 @@ type fsxattr struct {
 	_                                                  [8]byte
 }
 
-// quota is struct if_dqblk, whose times are of limits, as far as it is looked at.
+// quota is the used part of struct if_dqblk; its times are of limits.
 type quota struct {
 	hardBlocks, softBlocks, space, hardInodes, softInodes, inodes uint64
 }
@@ -104,7 +105,7 @@ func ioctl(dir *os.File, request uintptr, attributes *fsxattr) error {
 	return nil
 }
 
-// inProject is what the file system that holds dir counts for a project.
+// inProject is the count of dir's file system for a project.
 func inProject(dir *os.File, id uint32) (quota, error) {
 	var answer struct {
 		quota
@@ -114,7 +115,7 @@ func inProject(dir *os.File, id uint32) (quota, error) {
 	switch errno {
 	case 0:
 		return answer.quota, nil
-	case unix.ENOENT: // nothing has ever been counted for it
+	case unix.ENOENT: // nothing was ever counted for it
 		return quota{}, nil
 	case unix.ESRCH, unix.ENOSYS, unix.ENOTSUP, unix.EINVAL, unix.ENODEV, unix.ENOTBLK:
 		return quota{}, ErrNoQuotas

@@ -11,7 +11,7 @@ import (
 	"github.com/skep-io/skep/agent/confine"
 )
 
-// maxLinked is how many files with several names are remembered in one walk, so as to count them once.
+// maxLinked is how many files with several names are remembered in one walk, to count them once.
 const maxLinked = 1 << 16
 
 // count is one tree being measured.
@@ -20,7 +20,7 @@ type count struct {
 	sum       Amount
 	linked    map[file]struct{}
 	maxLinked int
-	// What is counted by shares of names, when there are more linked files than are remembered.
+	// The count of linked files beyond maxLinked, each of whose names counts as a share of the file.
 	sharedBytes, sharedInodes float64
 }
 
@@ -35,7 +35,7 @@ func begin(path string) (*count, error) {
 	return &count{walk: walk, maxLinked: maxLinked}, err
 }
 
-// goOn counts until the tree is done or the time is over. Folders that cannot be read are left out; the last error is returned with
+// goOn counts until the tree is done or the time is over. Folders that cannot be read are omitted; the last error is returned with
 // done.
 func (c *count) goOn(until time.Time) (done bool, err error) {
 	if c.walk == nil {
@@ -75,7 +75,7 @@ func (c *count) add(f confine.Found) {
 		c.sum = c.sum.Add(Amount{bytes, 1})
 		return
 	}
-	// A volume holds all names of its files: links do not go across mounts.
+	// All names of a volume's files are in the volume, since hard links cannot cross mounts.
 	c.sharedBytes += float64(bytes) / float64(f.Links)
 	c.sharedInodes += 1 / float64(f.Links)
 }
@@ -90,7 +90,7 @@ func (c *count) close() {
 	}
 }
 
-// inMemory asks a tmpfs what it holds and what it has room for; a folder where none is mounted has nothing in memory.
+// inMemory is the use and the size of a tmpfs; both are 0 for a folder where none is mounted.
 func inMemory(path string) (used, room Amount, err error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(path, &st); err != nil {

@@ -4,10 +4,10 @@ import (
 	"time"
 )
 
-// Amount is what something uses of its disk.
+// Amount is an amount of disk use.
 type Amount struct{ Bytes, Inodes uint64 }
 
-// Add sums two.
+// Add is the sum of two amounts.
 func (a Amount) Add(b Amount) Amount { return Amount{a.Bytes + b.Bytes, a.Inodes + b.Inodes} }
 
 // atLeast is the greater of each.
@@ -15,7 +15,7 @@ func (a Amount) atLeast(b Amount) Amount {
 	return Amount{max(a.Bytes, b.Bytes), max(a.Inodes, b.Inodes)}
 }
 
-// Kind is what a tree is to its pod.
+// Kind is the kind of a tree of a pod.
 type Kind int
 
 // The kinds. Memory is a volume in memory, which uses none of the disk.
@@ -23,7 +23,7 @@ const (
 	Volume Kind = iota
 	Memory
 	Logs  // of a container
-	Layer // what a container has changed of its image
+	Layer // a container's writable layer
 	Files // the pod's own: /etc/hosts and the like, termination messages
 )
 
@@ -33,23 +33,24 @@ type Key struct {
 	Name string
 }
 
-// Tree is a folder that uses room for a pod.
+// Tree is a folder that counts as disk use of a pod.
 type Tree struct {
 	Key
 	Path string
-	// Counted says that nobody who writes there can change projects: the kernel's count is believed if Quotas.Assign had it counted.
+	// Counted says that no process that writes there can change projects: the kernel's count is used if Quotas.Assign was called for
+	// the folder.
 	Counted bool
 }
 
-// Pod is what is known of one pod. It is never changed once given out.
+// Pod has the figures of one pod. A returned Pod is never changed.
 type Pod struct {
-	// At is when the figures were complete. Meanwhile they may have grown, if a walk that is under way has found more.
+	// At is when the figures were last complete. They may have grown since, if a walk under way has found more.
 	At    time.Time
 	Trees map[Key]Amount
-	Rooms map[Key]Amount // how much there is room for, in volumes in memory
+	Rooms map[Key]Amount // sizes of volumes in memory
 }
 
-// Total is all that the pod uses of the node's disks, as kubelet counts: without volumes in memory.
+// Total is the pod's disk use, as kubelet counts it: without volumes in memory.
 func (p Pod) Total() (sum Amount) {
 	for key, amount := range p.Trees {
 		if key.Kind != Memory {

@@ -19,7 +19,8 @@ import (
 	"github.com/skep-io/skep/dataplane/service"
 )
 
-// newLogsCommand is the process that writes containers' logs; the agent starts it, and it outlives the agent.
+// newLogsCommand runs the process that writes containers' logs; the agent starts it, and it outlives the
+// agent.
 func newLogsCommand() *cobra.Command {
 	var runDir string
 	command := &cobra.Command{
@@ -32,7 +33,7 @@ func newLogsCommand() *cobra.Command {
 			if err := privilege.LogWriter.Keep(); err != nil {
 				return err
 			}
-			// A terminal that goes away must not end it.
+			// A terminal that is closed must not end it.
 			signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
 			err := logs.Serve(command.Context(), runDir, version, slog.Default(), logs.Ready)
 			if errors.Is(err, context.Canceled) {

@@ -12,7 +12,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// settings are the fields of KubeletConfiguration that the agent has, by name: the flag that each stands for, and its value in that
+// settings are the fields of KubeletConfiguration that the agent supports, by name: the corresponding flag, and the value in the
 // flag's form.
 var settings = map[string]struct {
 	flag string
@@ -56,8 +56,8 @@ func pairs(m map[string]string, between string) string {
 	return strings.Join(list, ",")
 }
 
-// applyConfigFile sets the flags that a KubeletConfiguration in a file stands for, except those that were given, which come first as
-// they do for kubelet. A field that the agent does not have is an error: it would be ignored.
+// applyConfigFile sets the flags by a KubeletConfiguration in a file, except those that were given, which take precedence as with
+// kubelet. A field that the agent does not support is an error: it would be ignored.
 func applyConfigFile(path string, flags *pflag.FlagSet) error {
 	data, err := os.ReadFile(path)
 	if err != nil {

@@ -1,4 +1,4 @@
-// Command skep-agent makes a Linux host a node of a Skep cluster. It holds flags and nothing else.
+// Command skep-agent makes a Linux host a node of a Skep cluster. It contains only the flags.
 package main
 
 import (
@@ -17,8 +17,8 @@ import (
 	"github.com/skep-io/skep/cmd/privilege"
 )
 
-// collectAt is the garbage, in percent of what is in use, at which it is collected,
-// unless GOGC says so. Agents keep much, change little, and share the host with pods.
+// collectAt is the garbage, in percent of the memory in use, at which Go collects it, unless GOGC
+// is set. Agents keep much, change little, and share the host with pods.
 const collectAt = 40
 
 // version is stamped by the Makefile from git.

@@ -18,7 +18,7 @@ import (
 	"github.com/skep-io/skep/agent/sysctl"
 )
 
-// options are flags as they were given.
+// options are the values of flags.
 type options struct {
 	cfg                           agent.Config
 	configFile                    string
@@ -32,7 +32,7 @@ type options struct {
 	evictionGrace                 int32 // seconds
 }
 
-// hostFlags say where things lie on this host; the subcommands that look after them have the same.
+// hostFlags set paths on this host; the subcommands that use these paths have the same flags.
 func (o *options) hostFlags(command *cobra.Command) {
 	f := command.Flags()
 	f.StringVar(&o.stateDir, "state-dir", "/var/lib/skep-agent", "Folder for what survives a reboot: certificate, pods, logs, containerd's data")
@@ -70,7 +70,7 @@ func (o *options) clusterFlags(command *cobra.Command) {
 	f.StringVar(&o.clusterCIDR, "cluster-cidr", "", "Range of all pods' addresses: refuse to start if skepd's --pod-cidr is another")
 }
 
-// hostConfig is what hostFlags say.
+// hostConfig returns the configuration by hostFlags.
 func (o *options) hostConfig() (agent.Config, error) {
 	cfg := o.cfg
 	for name, path := range map[string]struct{ from, to *string }{
@@ -167,7 +167,7 @@ func (o *options) ranges(cfg *agent.Config) (err error) {
 	return nil
 }
 
-// parseFamilies reads values separated by commas, of each address family at most one.
+// parseFamilies reads values separated by commas, at most one of each address family.
 func parseFamilies[T any](flag, text string, parse func(string) (T, error), is4 func(T) bool) (list []T, err error) {
 	for part := range strings.SplitSeq(text, ",") {
 		if part = strings.TrimSpace(part); part == "" {

@@ -15,7 +15,7 @@ import (
 	"github.com/skep-io/skep/agent/node"
 )
 
-// resourceFlags say what pods may have of the node, by kubelet's names and in its formats.
+// resourceFlags limit what pods may use of the node, by kubelet's names and in its formats.
 func (o *options) resourceFlags(command *cobra.Command) {
 	f := command.Flags()
 	f.StringVar(&o.kubeReserved, "kube-reserved", "", "What the agent and containerd keep of the node: cpu=100m,memory=256Mi,ephemeral-storage=1Gi,pid=1000")
@@ -29,7 +29,7 @@ func (o *options) resourceFlags(command *cobra.Command) {
 	f.Int64Var(&o.cfg.Reserves.PodPids, "pod-max-pids", 4096, "Processes and threads of one pod, and never more than half of what all pods may have; -1 for no limit of its own")
 }
 
-// maxTableSize is how many entries a table may be asked to have: a map of so many takes some GB.
+// maxTableSize limits the configured entries of a table: a map of this size takes some GB.
 const maxTableSize = 1 << 26
 
 func (o *options) tables(cfg *agent.Config) error {

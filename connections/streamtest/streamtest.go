@@ -1,5 +1,5 @@
-// Package streamtest sends servers the frames of SPDY and WebSocket, good ones and bad ones, and checks that a client that has
-// gone leaves nothing open.
+// Package streamtest sends servers valid and invalid frames of SPDY and WebSocket, and checks that a client that has left leaves
+// nothing open.
 package streamtest
 
 import (
@@ -21,7 +21,7 @@ import (
 	"k8s.io/client-go/tools/remotecommand"
 )
 
-// Upgrade is a way in which clients begin to send frames: a path with its query, and the headers that ask for a protocol.
+// Upgrade is a request after which clients send frames: a path with its query, and the headers that ask for a protocol.
 type Upgrade struct{ Path, Header string }
 
 // SPDY asks for SPDY, and in it for one of Kubernetes' protocols.
@@ -46,7 +46,7 @@ func Frame(opcode byte, payload string) []byte {
 // BadSPDY is a SPDY frame that cannot be decoded, and after which the library's reader stops without closing the connection.
 var BadSPDY = []byte("\x80\x03\x00\x01\x00\x00\x00\x10\x00\x00\x7f\x01\x00\x00\x00\x00\x00\x00no zlib")
 
-// Open asks for an upgrade, which must be answered, and returns the connection.
+// Open requests an upgrade, which must be accepted, and returns the connection.
 func Open(t testing.TB, address string, to Upgrade) (*net.TCPConn, *bufio.Reader) {
 	t.Helper()
 	conn, err := net.Dial("tcp", address)
@@ -68,8 +68,8 @@ func Open(t testing.TB, address string, to Upgrade) (*net.TCPConn, *bufio.Reader
 	return conn.(*net.TCPConn), in
 }
 
-// Fill writes a frame again and again, until the other side has taken nothing for a second. A connection that is then closed ends
-// by a reset: an ordinary end would wait behind what is not taken, until the client's kernel gives up minutes later.
+// Fill writes a frame again and again, until the other side has read nothing for a second. A connection that is then closed ends by
+// a reset: an ordinary end would be queued behind unread data, until the client's kernel gives up minutes later.
 func Fill(conn *net.TCPConn, frame []byte) error {
 	for {
 		if err := conn.SetWriteDeadline(time.Now().Add(time.Second)); err != nil {
@@ -83,8 +83,8 @@ func Fill(conn *net.TCPConn, frame []byte) error {
 	}
 }
 
-// Fuzz sends frames to a server after each of the upgrades, and then ends: the server has to read them without a panic, and to close
-// the connection.
+// Fuzz sends frames to a server after each of the upgrades, and then ends: the server must read them without a panic, and close the
+// connection.
 func Fuzz(f *testing.F, address string, upgrades []Upgrade, seeds [][]byte) {
 	for i := range upgrades {
 		for _, seed := range seeds {
@@ -105,8 +105,8 @@ func Fuzz(f *testing.F, address string, upgrades []Upgrade, seeds [][]byte) {
 	})
 }
 
-// Record returns the frames that client-go sends over SPDY for a command at a path of a server, which answers what it is sent: with
-// them all streams of the command are open. They do not end.
+// Record returns the frames that client-go sends over SPDY for a command at a path of a server that echoes: these open all streams
+// of the command, and do not end them.
 func Record(t testing.TB, server, path string) []byte {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -141,7 +141,7 @@ func Record(t testing.TB, server, path string) []byte {
 	return bytes.Clone(frames)
 }
 
-// recorder keeps what a client sends to a server, until it is stopped.
+// recorder records what a client sends to a server, until it is stopped.
 type recorder struct {
 	mu      sync.Mutex
 	sent    bytes.Buffer
@@ -179,7 +179,7 @@ func (r *recorder) relay(listener net.Listener, to string) {
 	}
 }
 
-// firstWrite keeps the first text that is written.
+// firstWrite stores the first text that is written.
 type firstWrite struct {
 	then func()
 	text string

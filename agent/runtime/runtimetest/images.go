@@ -28,7 +28,7 @@ func TarFile(t testing.TB, name string, data []byte) []byte {
 	return b.Bytes()
 }
 
-// Unpin makes a loaded image one like those that were pulled.
+// Unpin makes a loaded image like a pulled one.
 func (n *Node) Unpin(t testing.TB, name string) {
 	t.Helper()
 	client := n.Containerd(t)
@@ -44,7 +44,7 @@ func (n *Node) Unpin(t testing.TB, name string) {
 	}
 }
 
-// Containerd is a client of the test's own, for looking behind the runtime.
+// Containerd is a client of the test's own, to inspect containerd directly.
 func (n *Node) Containerd(t testing.TB) *containerd.Client {
 	t.Helper()
 	client, err := containerd.New(n.Daemon.Address(), containerd.WithDefaultNamespace(runtime.Namespace))

@@ -37,7 +37,7 @@ type Node struct {
 	stop func()
 }
 
-// Start brings up containerd and connects.
+// Start starts containerd and connects.
 func Start(t testing.TB) *Node { return StartWith(t, func(*Node) {}) }
 
 // StartWith is Start with a configuration that the test changes.
@@ -80,7 +80,7 @@ func StartWith(t testing.TB, change func(*Node)) *Node {
 	return n
 }
 
-// Connect makes a runtime as a starting agent does.
+// Connect connects a new runtime, as a starting agent does.
 func (n *Node) Connect() {
 	n.t.Helper()
 	r, err := runtime.Connect(context.Background(), n.Daemon.Address(), n.Config)
@@ -98,10 +98,10 @@ func (n *Node) Connect() {
 	})
 }
 
-// Disconnect leaves the runtime as a dying agent does.
+// Disconnect ends the runtime's connection, as when the agent ends.
 func (n *Node) Disconnect() { n.stop() }
 
-// removeAll leaves no container and no mount, whatever the test did.
+// removeAll removes all containers and mounts, whatever the test did.
 func (n *Node) removeAll() {
 	n.Connect()
 	defer n.Disconnect()
@@ -123,7 +123,7 @@ func (n *Node) removeAll() {
 func shortDir(t testing.TB) string {
 	dir, err := os.MkdirTemp("", "skrt")
 	if err == nil {
-		err = os.Chmod(dir, 0o711) // root of a user namespace goes through it, as through an agent's folders
+		err = os.Chmod(dir, 0o711) // root of a user namespace must be able to enter it, as an agent's folders
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -277,7 +277,7 @@ func (l *Logs) Close(id string) {
 	}
 }
 
-// Retain closes all others.
+// Retain closes all logs for which keep is false.
 func (l *Logs) Retain(keep func(id string) bool) {
 	l.mu.Lock()
 	var gone []string
@@ -292,7 +292,7 @@ func (l *Logs) Retain(keep func(id string) bool) {
 	}
 }
 
-// Text is what a container has written so far.
+// Text is a container's output so far.
 func (l *Logs) Text(id string) string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -302,8 +302,8 @@ func (l *Logs) Text(id string) string {
 	return ""
 }
 
-// Eventually asks until the condition holds. It is for states that have no
-// event to wait for; it fails the test after a minute.
+// Eventually polls until the condition holds, and fails the test after a minute. It is for states
+// that have no event to wait for.
 func Eventually(t testing.TB, what string, condition func() bool) {
 	t.Helper()
 	deadline := time.NewTimer(time.Minute)
