@@ -41,7 +41,7 @@ func TestMeasure(t *testing.T) {
 	if got := amount(plain.allocatable, corev1.ResourceEphemeralStorage); got != disk-disk/10 {
 		t.Errorf("allocatable storage %d of %d", got, disk)
 	}
-	// What is kept for evictions is no limit: pods may come to use it, and then one is evicted.
+	// The reserve for evictions is no limit: pods may use it, and then one is evicted.
 	if plain.pods.Memory != memory || plain.pods.Pids != pids-pids/10 || plain.podPids != 4096 {
 		t.Errorf("pods are limited to %+v, one to %d processes", plain.pods, plain.podPids)
 	}

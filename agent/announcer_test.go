@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// link is where a node answers for addresses, beside others.
+// link is a network on which nodes answer for addresses.
 type link struct {
 	announced map[netip.Addr]time.Time
 	others    map[netip.Addr]bool
@@ -30,8 +30,9 @@ func (l *link) InUse(addrs []netip.Addr) (map[netip.Addr]bool, error) {
 
 func (l *link) answers(addr netip.Addr, at time.Time) bool { return at.Before(l.announced[addr]) }
 
-// The control plane is gone for half a minute: addresses are answered for throughout, as nobody can have been given them. Then
-// another node has one: this one gives it up, and announces it again only when the other is silent and its own lease holds.
+// The control plane is down for half a minute: addresses are answered for throughout, as no other node can own them. Then
+// another node has one: this node stops answering for it, and announces it again only when the other stops answering and its
+// own lease holds.
 func TestAddressesAreHeldUntilAnotherNodeHasThem(t *testing.T) {
 	first, second := netip.MustParseAddr("203.0.113.7"), netip.MustParseAddr("203.0.113.8")
 	l := &link{others: map[netip.Addr]bool{}}
@@ -60,7 +61,7 @@ func TestAddressesAreHeldUntilAnotherNodeHasThem(t *testing.T) {
 	if l.answers(first, now) || !l.answers(second, now) {
 		t.Errorf("%v, want the address that another node has to be left to it, and the other held", l.announced)
 	}
-	// The lease holds again, and what this node knows of its addresses is still old.
+	// The lease holds again, and this node's list of its addresses is still old.
 	a.renewed(now.Add(5 * time.Second))
 	if l.answers(first, now) || !l.answers(second, now) {
 		t.Errorf("%v after the lease was renewed, want the other node left alone", l.announced)
@@ -79,7 +80,7 @@ func TestAddressesAreHeldUntilAnotherNodeHasThem(t *testing.T) {
 	}
 }
 
-// A node that comes back after a cut still believes that it owns what another was given meanwhile, and does not know of it.
+// A node that is reachable again after a cut still has the address in its list that another was given meanwhile.
 func TestAddressesAreLeftWhenTheLinkHeals(t *testing.T) {
 	addr := netip.MustParseAddr("2001:db8::7")
 	l := &link{others: map[netip.Addr]bool{}}
@@ -100,7 +101,7 @@ func TestAddressesAreLeftWhenTheLinkHeals(t *testing.T) {
 		t.Errorf("%v a second after the cut, want the address left to the node that has it", l.announced)
 	}
 	a.Own(nil)
-	a.Own([]netip.Addr{addr}) // named anew
+	a.Own([]netip.Addr{addr}) // in the list again
 	if !l.answers(addr, now) {
 		t.Errorf("%v, want what the control plane names anew answered", l.announced)
 	}

@@ -13,7 +13,8 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// An API server that accepts requests and never answers: the caller goes on after a while and can say what it waited for; a watch waits.
+// An API server that accepts requests and never answers: the request fails after the time limit with an error that names it; a watch
+// waits.
 func TestAPIServerThatNeverAnswers(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
 	defer server.Close()

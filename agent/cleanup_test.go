@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Clean-up removes what agents and pods made, and not what is mounted there: neither a disk that a pod left mounted, under any
-// name, nor the one that the folder itself lies on.
+// Clean-up removes what agents and pods made, and no content of mounts: neither of a disk that a pod left mounted, under any
+// name, nor of the one that the folder itself is on.
 func TestCleanupEntersNoMount(t *testing.T) {
 	disk, own := t.TempDir(), t.TempDir()
 	precious := filepath.Join(disk, "precious")

@@ -61,8 +61,9 @@ func (s *nameServer) resolver() *net.Resolver {
 	}}
 }
 
-// A request to an API server whose name DNS does not answer for says so in bounded time. When DNS answers, even if later than a
-// connection takes to be made, the server is reached; and with what DNS said last it is reached while DNS is silent again.
+// A request to an API server whose name DNS does not resolve fails with that error in bounded time. When DNS answers, even if
+// slower than a connection's timeout, the server is reached; and with the last resolved addresses it is reached while DNS does
+// not answer again.
 func TestDNSThatNeverAnswers(t *testing.T) {
 	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) }))
 	defer api.Close()

@@ -160,7 +160,8 @@ func TestHostIsFollowed(t *testing.T) {
 	h.await("an uplink that is gone", func(v hostView) bool { return slices.Equal(v.uplinks, []string{"eth0"}) })
 }
 
-// A node has many pods, and a cluster many nodes: their interfaces and routes are nobody's address and no uplink.
+// A node has many pods, and a cluster many nodes: changes of their interfaces and routes are no change of the
+// host's addresses or uplinks.
 func TestPodsAndPeersCauseNoWork(t *testing.T) {
 	h := newWatchedHost(t)
 	for len(h.views) > 0 {
@@ -185,7 +186,7 @@ func TestPodsAndPeersCauseNoWork(t *testing.T) {
 	}
 }
 
-// findUplinks says where packets from outside arrive.
+// findUplinks finds the interfaces at which packets from outside arrive.
 func TestUplinksAreFound(t *testing.T) {
 	for _, c := range []struct {
 		name  string

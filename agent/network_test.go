@@ -25,7 +25,7 @@ func testNetwork() skepv1.Network {
 	}
 }
 
-// networkServer answers what a test says, from the given number of refusals on.
+// networkServer answers as a test sets, after the given number of refusals.
 func networkServer(t *testing.T, busy int32, answer func(http.ResponseWriter)) *membership {
 	t.Helper()
 	var asked atomic.Int32

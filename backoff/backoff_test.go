@@ -8,7 +8,7 @@ import (
 
 func TestWaitsDoubleUpToABound(t *testing.T) {
 	b := New(100*time.Millisecond, time.Second)
-	for range 2 { // anew after it worked
+	for range 2 { // again after a success
 		if b.Failing() {
 			t.Error("failing before the first failure")
 		}

@@ -10,7 +10,8 @@ import (
 	"time"
 )
 
-// serve runs a server that keeps limit connections, and knows those whose requests have the path /known. It returns a function that opens one.
+// serve runs a server that keeps limit connections, and marks those with a request of the path /known as authenticated. It returns a
+// function that opens one.
 func serve(t *testing.T, limit int) func() net.Conn {
 	t.Helper()
 	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -81,7 +82,7 @@ func TestStrangersGoFirst(t *testing.T) {
 			t.Errorf("one of the three that fit: %v", err)
 		}
 	}
-	// Now all are known: the one that has been idle for longest goes.
+	// Now all are authenticated: the one that has been idle for longest is closed.
 	if err := ask(dial(), "/"); err != nil {
 		t.Fatal(err)
 	}

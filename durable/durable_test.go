@@ -11,7 +11,8 @@ import (
 	"github.com/skep-io/skep/durable"
 )
 
-// A full disk: the old content stays, the error names the disk, nothing is left over, and there is no trouble once there is room.
+// A full disk: the old content stays, the error names the disk, nothing is left over, and writing works again once there is
+// space.
 func TestWriteOnAFullDisk(t *testing.T) {
 	disk := t.TempDir()
 	if err := syscall.Mount("durable-test", disk, "tmpfs", 0, "size=64k"); err != nil {

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// A call that hangs is given up after the bound and named to whoever comes next; what undoes it runs after it, and what it
-// brings at last is discarded.
+// A call that hangs is given up after the time limit and named in the next caller's error; the call that undoes it runs
+// after it, and its late result is discarded.
 func TestCallThatHangs(t *testing.T) {
 	var calls Calls
 	release, discarded := make(chan struct{}), make(chan int, 1)

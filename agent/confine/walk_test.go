@@ -30,7 +30,7 @@ func walked(t *testing.T, path string) (names int, blocks uint64) {
 	}
 }
 
-// lstatted is the same by path, by the standard library, without what lies at or below the skipped.
+// lstatted is the same by path, by the standard library, without the skipped paths and what is below them.
 func lstatted(t *testing.T, path string, skip ...string) (names int, blocks uint64) {
 	t.Helper()
 	must(t, filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {
@@ -131,7 +131,8 @@ func descriptors(t *testing.T) int {
 	return len(list)
 }
 
-// What the walk stands in is moved out, with what lies above it closed by now: it neither goes up outside of the tree nor stops.
+// The folder that the walk is in is moved out of the tree, when those above it are closed already: the walk neither goes up
+// outside of the tree nor stops.
 func TestWalkIsNotLedOut(t *testing.T) {
 	root, outside := t.TempDir(), t.TempDir()
 	for i := range 100 {

@@ -16,13 +16,13 @@ import (
 	"github.com/skep-io/skep/agent/pod"
 )
 
-// host is a node of which a test says how full it is, and which writes down what is asked of it.
+// host is a node whose use a test sets, and which records the calls.
 type host struct {
 	mu       sync.Mutex
 	o        Observations
 	pods     []Pod
 	critical types.UID
-	holding  int // looks after which an evicted pod is gone
+	holding  int // measurements after which an evicted pod is released
 	frees    map[string]func(Observations)
 	did      []string
 }
@@ -108,8 +108,8 @@ func named(name string, bytes int64) Pod {
 	return p
 }
 
-// One pod goes at a time, and the next only when the first is gone and that was not enough; memory comes before disk, and what
-// no pod needs before pods.
+// One pod is evicted at a time, and the next only when the first has ended and that was not enough; memory comes before disk,
+// and data that no pod needs before pods.
 func TestMonitorEvictsOneAtATime(t *testing.T) {
 	h := &host{
 		o:    Observations{MemoryAvailable: {50, 1000}, NodeFsAvailable: {50, 1000}},

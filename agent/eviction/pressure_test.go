@@ -48,7 +48,7 @@ func TestPressure(t *testing.T) {
 		{10, 199, 500, 50, "MemoryPressure", ""},
 		{39, 199, 500, 50, "MemoryPressure", ""},
 		{40, 199, 500, 50, "MemoryPressure", "memory.available soft"},
-		{41, 200, 500, 50, "MemoryPressure", ""}, // and its grace begins anew
+		{41, 200, 500, 50, "MemoryPressure", ""}, // and its grace period begins again
 		{42, 199, 500, 50, "MemoryPressure", ""},
 		{60, 99, 99, 4, "MemoryPressure DiskPressure PIDPressure", "memory.available hard,nodefs.available hard,pid.available hard"},
 		{61, 300, 149, 50, "MemoryPressure DiskPressure PIDPressure", "nodefs.available hard"}, // less than the minimum was reclaimed

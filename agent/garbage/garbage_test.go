@@ -27,7 +27,7 @@ import (
 // diskSize is small enough to fill with a few images.
 const diskSize = 96 << 20
 
-// node is a containerd whose images lie on a small disk.
+// node is a containerd whose images are on a small disk.
 type node struct {
 	*runtimetest.Node
 	disk string

@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// A writer that is stopped accepts connections and never answers: another replaces it, so that containers' output goes on.
+// A writer that is stopped accepts connections and never answers: another replaces it, so that containers' output is still
+// written.
 func TestWriterThatNeverAnswers(t *testing.T) {
 	dir := t.TempDir()
 	l, stop := startLogs(t, dir, "1")

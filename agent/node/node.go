@@ -377,7 +377,7 @@ func (n *Node) Run(ctx context.Context) error {
 	}
 }
 
-// before is the last status, whoever wrote it.
+// before is the last status, whichever client wrote it.
 func (n *Node) before(last *corev1.NodeStatus) *corev1.NodeStatus {
 	if last != nil {
 		return last

@@ -22,7 +22,7 @@ func removedError() error {
 	return err
 }
 
-// A node that hears that it was removed says so once, and asks for nothing more; another refusal is tried again.
+// A node whose certificate is refused as removed reports that once, and sends nothing more; after another refusal it tries again.
 func TestRemovedNodeStaysQuiet(t *testing.T) {
 	client := fake.NewClientset(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}})
 	var gone, asked atomic.Int32
@@ -77,8 +77,8 @@ func TestRemovedNodeStaysQuiet(t *testing.T) {
 	}
 }
 
-// A node that the cluster does not know, as after a restore from before it joined, is not a removed one: it says so once, keeps asking,
-// and goes on when it is known again.
+// A node that is refused as unknown, as after a restore from before it joined, is not a removed one: it reports that once, keeps
+// trying, and continues when it is accepted again.
 func TestUnknownNodeIsNotRemoved(t *testing.T) {
 	client := fake.NewClientset(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}})
 	var known atomic.Bool

@@ -7,8 +7,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// A pod that asks for a kernel parameter of the host is rejected before anything of it is made, as kubelet rejects it
-// (CVE-2022-0811); and an agent that starts anew keeps to that.
+// A pod that asks for a kernel parameter of the host is rejected before anything is created for it, as kubelet
+// rejects it (CVE-2022-0811), also by an agent that has restarted.
 func TestForbiddenSysctls(t *testing.T) {
 	c := newCluster(t, nil)
 	const file = "/proc/sys/kernel/core_pipe_limit"

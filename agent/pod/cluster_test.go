@@ -186,8 +186,8 @@ func TestAgainstControlPlane(t *testing.T) {
 	t.Run("pull with a secret", func(t *testing.T) { pullWithSecret(t, c) })
 }
 
-// statusOverruled writes what the node controller writes while it gets nothing from a host, and what a write that was given up
-// would that arrives late: the agent says again how the pod is.
+// statusOverruled writes what the node controller writes while it gets nothing from a host, and what a given-up write that
+// arrives late writes: the agent writes the pod's status again.
 func statusOverruled(t *testing.T, c *cluster) {
 	c.create(bound("overruled", nil))
 	p := c.await("overruled", "ready", isReady)

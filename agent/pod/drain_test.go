@@ -74,7 +74,7 @@ func (c *cluster) signalledAt(id string) (at time.Duration) {
 	return at
 }
 
-// kubernetes 43576 and 85643: a deleted pod answers on until other nodes know that it goes, and no longer.
+// kubernetes 43576 and 85643: a deleted pod answers until other nodes have stopped sending to it, and no longer.
 func TestDeletionWaitsForEndpoints(t *testing.T) {
 	c := newCluster(t, nil)
 	begin := func(name string) (*corev1.Pod, string) {

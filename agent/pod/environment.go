@@ -278,8 +278,8 @@ func variableName(s string) string {
 	return strings.ToUpper(strings.ReplaceAll(s, "-", "_"))
 }
 
-// withAddresses is the pod as its own variables should see it: addresses are
-// known here before the API server knows them.
+// withAddresses is the pod as its own variables should see it: the node has addresses before the
+// API server has them.
 func withAddresses(pod *corev1.Pod, s *setup, nodeIPs []netip.Addr) *corev1.Pod {
 	placed := *pod
 	placed.Status.HostIPs, placed.Status.PodIPs = nil, nil

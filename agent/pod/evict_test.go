@@ -28,7 +28,8 @@ func disruption(p *corev1.Pod) *corev1.PodCondition {
 	return nil
 }
 
-// An evicted pod has failed as soon as nothing of it runs, not before, and gives back what it held; its object stays.
+// An evicted pod is shown as failed once none of its containers runs, not before, and its resources are released; its object
+// stays.
 func TestEvict(t *testing.T) {
 	c := newCluster(t, nil)
 	long := int64(300)
@@ -82,8 +83,8 @@ func TestEvict(t *testing.T) {
 	c.expectEvents(t, "Warning Evicted The node was low on resource: memory.  map[starved_resource:memory]")
 }
 
-// An agent that is killed after it has decided, before anybody knows of it, does not forget: its successor ends the pod,
-// which otherwise would be started again.
+// A decision of an agent that is killed before it has reported it is kept: the next agent ends the pod, which otherwise would
+// be started again.
 func TestEvictOutlivesTheAgent(t *testing.T) {
 	client := fake.NewClientset()
 	var away atomic.Bool
@@ -117,8 +118,8 @@ func TestEvictOutlivesTheAgent(t *testing.T) {
 	}
 }
 
-// A node that is short of something accepts no pods, but for those that it has to, and what runs there already runs on when the
-// agent starts anew.
+// A node that is short of a resource accepts no pods, except those that it must, and pods that run already keep running when
+// the agent restarts.
 func TestPressedNodeRefusesPods(t *testing.T) {
 	c := newCluster(t, nil)
 	var short atomic.Pointer[[]corev1.NodeConditionType]

@@ -120,7 +120,7 @@ func (p *plane) WithdrawAddress(addr netip.Addr) func() {
 	}
 }
 
-// What the watcher says of services is not looked at here.
+// The watcher's events about services are not checked here.
 func (p *plane) SetService(service.Service)            {}
 func (p *plane) DeleteService(string)                  {}
 func (p *plane) Synced()                               {}

@@ -75,7 +75,7 @@ func TestDeletion(t *testing.T) {
 }
 
 // Hooks and probes that leave a child behind, which holds their output open, end with their own process: the pod becomes ready
-// and goes, and its grace period is not used up (containerd/containerd#7802).
+// and is removed, and its grace period is not used up (containerd/containerd#7802).
 func TestHooksAndProbesThatLeaveAChild(t *testing.T) {
 	c := newCluster(t, nil)
 	leaves := func() corev1.ProbeHandler {
@@ -126,13 +126,13 @@ func TestHookThatNeverEnds(t *testing.T) {
 	})
 }
 
-// A registry that accepts connections and says nothing must not hold up a deletion: with it, a drain would hang.
+// A registry that accepts connections and never answers must not delay a deletion: a drain of the node would hang too.
 func TestDeletionWhilePulling(t *testing.T) {
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { silent.Close() }) // ends the pull: the kernel resets what nobody has accepted
+	t.Cleanup(func() { silent.Close() }) // ends the pull: the kernel resets connections that were not accepted
 	c := newCluster(t, nil)
 	c.create(newPod("pulling", func(s *corev1.PodSpec) { s.Containers[0].Image = silent.Addr().String() + "/absent:1" }))
 	pulling := `Normal Pulling Pulling image "` + silent.Addr().String() + `/absent:1"`

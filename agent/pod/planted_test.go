@@ -15,8 +15,8 @@ import (
 	"github.com/skep-io/skep/agent/runtime/runtimetest"
 )
 
-// CVE-2017-1002102: containers only read configuration, whatever their mounts say; and one that has the privilege to write there
-// all the same does not lead the agent to other files, now or after a restart.
+// CVE-2017-1002102: containers only read configuration, whatever their mounts say; and a privileged one that writes there does
+// not lead the agent to other files, now or after a restart.
 func TestPlantedConfigurationIsNotFollowed(t *testing.T) {
 	c := newCluster(t, nil)
 	ctx := context.Background()
@@ -88,7 +88,7 @@ func TestPlantedConfigurationIsNotFollowed(t *testing.T) {
 	if entries, err := os.ReadDir(outside); err != nil || len(entries) != 0 {
 		t.Errorf("the planted link was followed: %v, %v", entries, err)
 	}
-	// The pod goes with all that was planted, and nothing else does.
+	// The pod is removed with everything that was planted, and nothing else is.
 	if err := os.WriteFile(filepath.Join(outside, "kept"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}

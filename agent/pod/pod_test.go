@@ -163,7 +163,7 @@ func TestContainersThatDoNotStart(t *testing.T) {
 	}
 	c.expectEvents(t, `Normal Pulling Pulling image "127.0.0.1:1/absent:1"`, "Warning Failed Error: ErrImagePull", `Normal BackOff Back-off pulling image "127.0.0.1:1/absent:1"`)
 
-	// What was missing appears: nobody has to wait for a timer.
+	// The missing object is created: the pod starts without waiting for a timer.
 	if _, err := c.client.CoreV1().ConfigMaps("default").Create(context.Background(), &corev1.ConfigMap{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "absent"}, Data: map[string]string{"A": "b"},
 	}, metav1.CreateOptions{}); err != nil {

@@ -19,7 +19,7 @@ import (
 	"github.com/skep-io/skep/agent/usage"
 )
 
-// nodePressure is what the monitor says of the node.
+// nodePressure has the node's conditions, as the monitor sets them.
 type nodePressure struct {
 	mu  sync.Mutex
 	now []corev1.NodeConditionType
@@ -37,7 +37,7 @@ func (p *nodePressure) get() []corev1.NodeConditionType {
 	return p.now
 }
 
-// Pods says what there is to measure, as the agent does.
+// Pods lists the pods to measure, as the agent does.
 func (c *cluster) Pods() (list []stats.Pod) {
 	for _, state := range c.pods.List() {
 		p := stats.Pod{Namespace: state.Pod.Namespace, Name: state.Pod.Name, UID: string(state.Pod.UID)}
@@ -109,8 +109,8 @@ func (c *cluster) watchPressure(memory int64, thresholds string) {
 
 func failed(p *corev1.Pod) bool { return p.Status.Phase == corev1.PodFailed }
 
-// The pod that uses up the node's memory without having asked for any goes, whatever the others use of what they asked for; the
-// node accepts no more of its kind for a while.
+// The pod that uses up the node's memory without requesting any is evicted, whatever the others use within their requests; the
+// node accepts no more pods of its class for a while.
 func TestMemoryHogIsEvicted(t *testing.T) {
 	c := newCluster(t, nil)
 	c.watchPressure(200<<20, "memory.available<100Mi")
@@ -155,7 +155,7 @@ func TestMemoryHogIsEvicted(t *testing.T) {
 	}
 }
 
-// The pod that fills the disk goes, with what it wrote; one that writes what it requested stays.
+// The pod that fills the disk is evicted, and its data removed; one that writes what it requested stays.
 func TestDiskFillerIsEvicted(t *testing.T) {
 	c := newCluster(t, nil)
 	pods := filepath.Dir(c.node.PodDir("uid"))

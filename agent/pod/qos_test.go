@@ -28,7 +28,8 @@ func resources(requests, limits map[corev1.ResourceName]string) corev1.ResourceR
 	return corev1.ResourceRequirements{Requests: parse(requests), Limits: parse(limits)}
 }
 
-// Each pod lives below its class, limited as a whole; one that ran before there were classes stays where it is.
+// Each pod's cgroup is below its class, limited as a whole; a pod that ran before there were classes keeps its
+// cgroup.
 func TestPodCgroups(t *testing.T) {
 	c := newCluster(t, nil)
 	c.startWith(func(cfg *podConfig) { cfg.PodPidsLimit, cfg.MemoryCapacity = 77, 4<<30 }, func() {
@@ -50,7 +51,7 @@ func TestPodCgroups(t *testing.T) {
 	if err := c.node.Cgroups().LimitPods(all); err != nil {
 		t.Fatal(err)
 	}
-	// Without the right to go below its own score, the agent gives out what it can.
+	// Without the right to set scores below its own, the agent sets the lowest that it may.
 	privileged, shim := mayLowerOOMScore(), -998
 	if !privileged {
 		shim = oomScoreOf(t, os.Getpid()) + 1

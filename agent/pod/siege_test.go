@@ -19,9 +19,9 @@ import (
 	"github.com/skep-io/skep/agent/runtime/runtimetest"
 )
 
-// A fork bomb and a memory hog, which say nothing of what they need, and pods that fill the node's disk, each in its way, run beside
-// a service that must not lose one request. What pods may use together is bounded here, as on a node, so that the machine of the
-// test is at no risk: all are born in that bound, and the fillers end by themselves.
+// A fork bomb and a memory hog without requests, and pods that fill the node's disk in different ways, run beside a service that
+// must not lose one request. As on a node, the resources of all pods together are limited, so that the test's machine is not at
+// risk: all start within that limit, and the fillers end by themselves.
 func TestServiceBesideForkBombMemoryHogAndDiskFillers(t *testing.T) {
 	const all, onePod, memory = 400, 100, 192 << 20
 	c := newCluster(t, nil)
@@ -142,7 +142,7 @@ func processes(path string) (n int) {
 	return n
 }
 
-// freeLoopback is an address of this machine alone that nobody listens at.
+// freeLoopback is a loopback address at which no socket listens.
 func freeLoopback(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -16,9 +16,9 @@ import (
 	"github.com/skep-io/skep/agent/runtime/runtimetest"
 )
 
-// Root of a pod with hostUsers: false is nobody on the node, and of another pod's range; its volumes, files and parameters are
-// its own all the same, and stay so through a restart of the agent. That is what stands between a container and the node when
-// the container gets out of its namespaces as root (CVE-2019-5736, CVE-2024-21626).
+// Root of a pod with hostUsers: false has no user's ID on the node, and no ID of another pod; it still owns its volumes, files
+// and parameters, also after a restart of the agent. That protects the node if a container escapes from its namespaces as root
+// (CVE-2019-5736, CVE-2024-21626).
 func TestUserNamespace(t *testing.T) {
 	c := newCluster(t, nil)
 	if !c.node.Features().UserNamespaces {

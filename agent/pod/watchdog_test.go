@@ -41,9 +41,9 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// Each thing that the node depends on is cut in its turn, as the thing itself goes silent: it accepts what it is asked and never
-// answers. Other pods are started, stopped and probed meanwhile, what waits says for what in bounded time, all is well once the
-// thing is back, and nothing is left over.
+// Each dependency of the node is cut in turn: it accepts requests and never answers. Other pods are started, stopped and probed
+// meanwhile, a pod that waits reports for what within bounded time, everything works once the dependency answers again, and
+// nothing is left over.
 func TestWatchdog(t *testing.T) {
 	said := recordLog(t)
 	w := &watchdog{t: t, said: said}
@@ -131,7 +131,7 @@ func (w *watchdog) others(t *testing.T) {
 	runtimetest.Eventually(t, "probes of the pod that runs all the time", func() bool { return w.probes.Load() > before })
 }
 
-// remove deletes a pod and waits until nothing is left of it here.
+// remove deletes a pod and waits until nothing of it remains on the node.
 func (w *watchdog) remove(pod string) {
 	w.t.Helper()
 	uid := string(w.get(pod).UID)
@@ -140,7 +140,7 @@ func (w *watchdog) remove(pod string) {
 	runtimetest.Eventually(w.t, "removal from the node of "+pod, func() bool { return !contains(w.node.PodUIDs(), uid) })
 }
 
-// deadMount is a hostPath on a mount whose server is gone: a FUSE file system that nobody serves.
+// deadMount is a hostPath on a mount whose server does not answer: a FUSE file system without a server.
 func (w *watchdog) deadMount(t *testing.T) {
 	path := t.TempDir()
 	revive := mountDead(t, path)

@@ -10,8 +10,8 @@ import (
 	"github.com/skep-io/skep/agent/runtime"
 )
 
-// BenchmarkContainer says where the time of a pod's first container goes.
-// Stages are medians in milliseconds; the pod worker overlaps the first two.
+// BenchmarkContainer measures the stages of the start of a pod's first container. Stages are
+// medians in milliseconds; the pod worker overlaps the first two.
 func BenchmarkContainer(b *testing.B) {
 	n := startNode(b)
 	ctx := context.Background()

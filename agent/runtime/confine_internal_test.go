@@ -46,7 +46,7 @@ func TestReadSeccomp(t *testing.T) {
 	}
 }
 
-// Whether a host has AppArmor and a profile, from what its kernel says.
+// Whether a host has AppArmor and a profile, by its kernel's files.
 func TestAppArmor(t *testing.T) {
 	dir := t.TempDir()
 	profiles, enabled := filepath.Join(dir, "profiles"), filepath.Join(dir, "enabled")

@@ -45,8 +45,8 @@ func TestExecEnds(t *testing.T) {
 	}
 }
 
-// A command that leaves a child behind which holds its output open has ended all the same: such a preStop hook or probe must not
-// hold up its pod (kubernetes/kubernetes#44371, containerd/containerd#7802 and #9568).
+// A command has ended even if a child that it left behind holds its output open: such a preStop hook or probe must not delay its
+// pod (kubernetes/kubernetes#44371, containerd/containerd#7802 and #9568).
 func testExecEndsWithItsProcess(t *testing.T, n *runtimetest.Node, c runtime.Container) {
 	for name, test := range map[string]struct {
 		script string
@@ -87,8 +87,8 @@ func testExecWaitsForASlowClient(t *testing.T, n *runtimetest.Node, c runtime.Co
 	}
 }
 
-// What a command started goes with it when its time is over, so that probes that time out do not fill the node with
-// processes (kubernetes/kubernetes#124226). Its time is over at the first output here, when the shim has not opened all streams.
+// Processes that a command started are killed with it at its timeout, so that probes that time out do not fill the node with
+// processes (kubernetes/kubernetes#124226). Here that is at the first output, when the shim has not opened all streams yet.
 func testExecTimeoutKillsTheProcessGroup(t *testing.T, n *runtimetest.Node, c runtime.Container) {
 	for range 20 {
 		ctx, cancel := context.WithCancel(context.Background())

@@ -54,7 +54,7 @@ func TestExitOnAFullDisk(t *testing.T) {
 		data, err := os.ReadFile(record)
 		return err == nil && strings.Contains(string(data), `"State":"exited"`)
 	})
-	// What a crash left of a record is no reason not to start.
+	// A record that a crash left incomplete does not prevent a start.
 	n.Disconnect()
 	for path, content := range map[string]string{record: "", filepath.Join(filepath.Dir(record), "other.0.json"): `{"ID":"x`} {
 		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {

@@ -7,7 +7,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// What pull secrets say comes from whoever may write a secret.
+// The content of pull secrets comes from any user who may write secrets.
 func FuzzDockerConfig(f *testing.F) {
 	for _, seed := range []string{
 		`{"auths":{"https://registry.example/v2/":{"auth":"dXNlcjpwYXNz"}}}`,

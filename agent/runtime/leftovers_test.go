@@ -12,8 +12,8 @@ import (
 	"github.com/skep-io/skep/agent/runtime/runtimetest"
 )
 
-// A start that fails because containerd dies in the middle leaves a container
-// that runs and that the runtime has given up.
+// A start that fails because containerd ends in the middle leaves a container that runs and that
+// the runtime has given up.
 func TestContainerThatNobodyKnowsIsEnded(t *testing.T) {
 	n := startNode(t)
 	fresh, err := runtime.Connect(context.Background(), n.Daemon.Address(), n.Config)
@@ -26,7 +26,8 @@ func TestContainerThatNobodyKnowsIsEnded(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.Disconnect()
-	// This one does not know the container; it follows the events as after containerd's return.
+	// This runtime has no entry of the container; it follows the events as after containerd's
+	// restart.
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- fresh.Run(ctx) }()

@@ -11,7 +11,8 @@ import (
 	"github.com/skep-io/skep/agent/runtime/runtimetest"
 )
 
-// What containers join by path is the namespace that it was when the path was given out, whoever has the PID by now.
+// The path that containers join stays the namespace that it was when the path was returned, even if another process
+// has the PID by now.
 func TestPinnedPIDNamespace(t *testing.T) {
 	n := startNode(t)
 	first := run(t, n, "pod", "first", func(c *runtime.ContainerConfig) { c.Command = []string{"sh", "-c", "sleep 1000"} })

@@ -39,7 +39,7 @@ func TestForgottenPodsTakeNoMountWithThem(t *testing.T) {
 	}
 }
 
-// A process that kept its container's message file open holds a lease on it, which makes whoever opens the file wait.
+// A process that kept its container's message file open holds a lease on it, which makes an open of the file block.
 func TestMessageFilesAreNotWaitedFor(t *testing.T) {
 	n := startNode(t)
 	c := run(t, n, "uid1", "main", func(c *runtime.ContainerConfig) { c.Command = []string{"sleep", "1000"} })

@@ -85,7 +85,7 @@ func (b *badRegistry) push(t *testing.T, repository string, img v1.Image) string
 	return ref.Name()
 }
 
-// hostsFile says by what addresses a node reaches the registry.
+// hostsFile configures the addresses by which a node reaches the registry.
 func hostsFile(t *testing.T, n *runtimetest.Node, b *badRegistry, mirrors ...*badRegistry) {
 	t.Helper()
 	dir := filepath.Join(n.Config.HostsDir, strings.Replace(b.host(), ":", "_", 1)+"_")
@@ -111,7 +111,8 @@ func hang(w http.ResponseWriter, r *http.Request) {
 	<-r.Context().Done()
 }
 
-// Registries that misbehave in all ways that one can. What they offer fails with a sentence that says why, in bounded time and room.
+// Registries that misbehave in every possible way. A pull from them fails with an error that says why, within bounded time and disk
+// space.
 func TestRegistriesThatMisbehave(t *testing.T) {
 	n := startNode(t)
 	n.Disconnect()
@@ -220,7 +221,7 @@ func TestRegistriesThatMisbehave(t *testing.T) {
 	t.Run("others go on", func(t *testing.T) { testSlowRegistryHoldsNoOther(t, n, b) })
 }
 
-// A registry that hangs has its own places; and its pulls end when the last pod that waits is gone.
+// A registry that hangs has its own limit of pulls; and its pulls end when the last pod that waits for them was removed.
 func testSlowRegistryHoldsNoOther(t *testing.T, n *runtimetest.Node, slow *badRegistry) {
 	n.Disconnect()
 	n.Config.PullStall = time.Hour

@@ -14,8 +14,8 @@ import (
 	"github.com/skep-io/skep/agent/runtime/runtimetest"
 )
 
-// containerd that is stopped accepts calls and never answers. The caller gets an error with the call that was not answered, containers run on, and
-// before long containerd is started anew and all goes on.
+// containerd that is stopped accepts calls and never answers. The caller gets an error with the call that was not answered, containers keep
+// running, and soon containerd is started again and everything continues.
 func TestContainerdThatNeverAnswers(t *testing.T) {
 	n := runtimetest.StartWith(t, func(n *runtimetest.Node) { n.Daemon.Patience = 10 * time.Second })
 	if _, err := n.Import(context.Background(), runtimetest.Archive(t, testImage, runtimetest.Image(t, nil))); err != nil {
@@ -57,7 +57,7 @@ func TestContainerdThatNeverAnswers(t *testing.T) {
 	}
 }
 
-// allStopped says whether a stop has reached all threads of a process: one that has not stopped yet may still answer.
+// allStopped says whether all threads of a process have stopped: one that has not may still answer.
 func allStopped(t *testing.T, pid int) bool {
 	t.Helper()
 	paths, err := filepath.Glob(filepath.Join("/proc", strconv.Itoa(pid), "task", "*", "stat"))

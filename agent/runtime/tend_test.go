@@ -8,7 +8,8 @@ import (
 	"testing"
 )
 
-// containerd's log is emptied under the daemon, which goes on appending; the end of the old part is kept where there is room for it.
+// containerd's log is emptied while the daemon has it open and keeps appending; the end of the old part is kept if the disk has
+// space.
 func TestDaemonLogIsRotated(t *testing.T) {
 	disk := t.TempDir()
 	if err := syscall.Mount("tend-test", disk, "tmpfs", 0, "size=64k"); err != nil {

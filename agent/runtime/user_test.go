@@ -130,7 +130,7 @@ func FuzzUser(f *testing.F) {
 			t.Errorf("%q became %+v", spec, user)
 		}
 		if name != "" && user.UID == 0 {
-			// Root is only who says so.
+			// A user is root only if its name or ID is root's.
 			if id, numeric := parseID(name); !(numeric && id == 0) && !strings.Contains(passwd, name) {
 				t.Errorf("%q became root", spec)
 			}

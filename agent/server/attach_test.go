@@ -27,7 +27,7 @@ func TestAttachShowsOutputUntilTheEnd(t *testing.T) {
 	}
 }
 
-// client is somebody attached, who can type and see.
+// client is an attached client, with input and output.
 type client struct {
 	t      *testing.T
 	in     *io.PipeWriter

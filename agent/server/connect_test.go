@@ -78,7 +78,7 @@ func connectServer(t *testing.T, addresses ...string) (ask func(address string) 
 	}
 }
 
-// Each side can say all it has before the other is done.
+// Each side can send everything before the other has finished.
 func TestConnectCarriesBothWays(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

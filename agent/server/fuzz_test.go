@@ -67,7 +67,7 @@ func echoServer(t testing.TB, pods interface {
 	return s, server.Listener.Addr().String()
 }
 
-// FuzzStreamFrames sends frames of SPDY and WebSocket to the server: it reads them without a panic, and a client that has gone leaves
+// FuzzStreamFrames sends frames of SPDY and WebSocket to the server: it reads them without a panic, and a client that has left leaves
 // nothing open.
 func FuzzStreamFrames(f *testing.F) {
 	_, address := echoServer(f, echo{}, 50*time.Millisecond)

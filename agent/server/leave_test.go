@@ -29,8 +29,8 @@ func (d silentRuntime) Find(namespace, name, container string) (runtime.Containe
 	return c, pod, err
 }
 
-// CVE-2022-23471's kind: a client that has gone holds neither a session nor a command nor a connection to a pod, also where nothing
-// is read of it any more: since a frame could not be decoded, or the command or the pod reads nothing.
+// CVE-2022-23471's kind: a client that has left holds neither a session nor a command nor a connection to a pod, also if its data
+// is no longer read: because a frame could not be decoded, or the command or the pod reads nothing.
 func TestClientsThatLeave(t *testing.T) {
 	_, patient := echoServer(t, echo{}, time.Minute)
 	recorded := streamtest.Record(t, patient, upgrades[0].Path)

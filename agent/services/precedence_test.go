@@ -11,7 +11,8 @@ import (
 	"github.com/skep-io/skep/dataplane/service"
 )
 
-// Who has a contested address the control plane says on Services, and the plane decides: by one rule.
+// The control plane reports on Services which one has a contested address, and the data plane decides
+// it: both by the same rule.
 func TestControlPlaneAndPlaneAgreeOnConflicts(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	for round := range 2000 {

@@ -41,7 +41,7 @@ func TestHealthCheckPort(t *testing.T) {
 	local.Endpoints[0].NodeName = new("me")
 	client := fake.NewClientset(localBalancer(port), local)
 	_, _, events := start(t, client, nil)
-	events.await(t, "Service web "+servicespec.ReasonHealthPort) // somebody else has the port
+	events.await(t, "Service web "+servicespec.ReasonHealthPort) // another process has the port
 	if err := holder.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -114,7 +114,7 @@ func TestAnnouncedAddresses(t *testing.T) {
 	r.await(t, "the address to be another's", func() bool { return r.owned == "[]" })
 }
 
-// Host ports of pods that run must be set before the plane removes what nobody asked for.
+// Host ports of running pods must be set before the plane removes services that are not set.
 func TestSyncedWaitsForHostPorts(t *testing.T) {
 	adopted := make(chan struct{})
 	w, r, _ := start(t, fake.NewClientset(svc("web", "10.96.0.5", httpPort)), adopted)
@@ -168,7 +168,8 @@ func TestDrainEndsWithTheEndpoint(t *testing.T) {
 	r.await(t, "what the API says", state(service.Terminating))
 }
 
-// A node whose uplinks serve nobody accepts no tunnels; it is as others in all else, and again when it says so, or is another.
+// A node on which no uplink has a program accepts no tunnels, and is otherwise like the others. It accepts tunnels again when its
+// status says so, or it is another node.
 func TestNodesThatTakeNoTunnels(t *testing.T) {
 	says := func(status corev1.ConditionStatus) *corev1.Node {
 		n := node("n1", "10.244.1.0/24", "192.0.2.11", corev1.ConditionTrue)

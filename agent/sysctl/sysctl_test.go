@@ -44,7 +44,7 @@ func TestCheck(t *testing.T) {
 		{wider, "fs.mqueue.msg_max", usual, ""},
 		{wider, "user.max_user_namespaces", usual, `"user.max_user_namespaces" not allowed with host User enabled`},
 		{wider, "user.max_user_namespaces", sysctl.Pod{}, ""},
-		// What a name could hold beside a name.
+		// Names that contain more than a name.
 		{wider, "net.ipv4.conf.../../kernel/core_pattern", usual, `"net.ipv4.conf.../../kernel/core_pattern" not allowlisted`},
 		{wider, "net.ipv4.conf..kernel.core_pattern", usual, `"net.ipv4.conf..kernel.core_pattern" not allowlisted`},
 		{wider, "kernel.msgmax+kernel.core_pattern=|/x", usual, `"kernel.msgmax+kernel.core_pattern=|/x" not allowlisted`},

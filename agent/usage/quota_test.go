@@ -166,7 +166,7 @@ func changeProject(t *testing.T, a, b string) {
 	must(t, setProject(filepath.Join(a, "x"), attributes.project))
 }
 
-// freed: an ID is free as soon as its folder has gone, whoever gave it, and not before.
+// freed: an ID is free once its folder was removed, whichever agent assigned it, and not before.
 func freed(t *testing.T, disk, dir string) {
 	at, err := os.Open(dir)
 	must(t, err)

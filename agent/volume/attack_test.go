@@ -83,7 +83,8 @@ func TestContentSurvivesTheAgent(t *testing.T) {
 	}
 }
 
-// CVE-2017-1002102: what a container planted where its configuration lies is neither read, nor waited for, nor written through.
+// CVE-2017-1002102: files that a container planted in a configuration volume are neither read, nor waited for, nor written
+// through.
 func TestPlantedContentIsNotFollowed(t *testing.T) {
 	outside := t.TempDir()
 	huge := filepath.Join(outside, "huge")

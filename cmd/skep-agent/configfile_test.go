@@ -12,7 +12,7 @@ import (
 
 const header = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n"
 
-// configured are the options that a file and flags come to.
+// configured are the options that result from a file and flags.
 func configured(t *testing.T, file string, args ...string) (*options, error) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "kubelet.yaml")

@@ -7,8 +7,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// madePod is a pod as words say: containers by name and what they have, the
-// restart policy, a deadline. "init0=init side=sidecar app=main,readiness Never deadline=90".
+// madePod is a pod as described by words: containers by name and what they have, the restart
+// policy, a deadline. "init0=init side=sidecar app=main,readiness Never deadline=90".
 func madePod(words string) *corev1.Pod {
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web", UID: "uid-1", Annotations: map[string]string{"is": words}}}
 	for _, word := range strings.Fields(words) {

@@ -150,7 +150,7 @@ func randomLife(r *rand.Rand, shape *corev1.Pod) (w *world, script []string) {
 	return w, script
 }
 
-// shrink drops lines as long as the life still goes wrong.
+// shrink drops lines as long as the script still fails.
 func shrink(shape *corev1.Pod, script []string) []string {
 	for size := len(script); size > 0; size /= 2 {
 		for i := 0; i+size <= len(script); {
@@ -167,8 +167,8 @@ func shrink(shape *corev1.Pod, script []string) []string {
 
 var seed = flag.Uint64("seed", 1, "of the random lives; 0 for others each time")
 
-// A thousand random lives, each compared with the twin after each line. A life
-// that goes wrong is shortened until it can be read.
+// A thousand random scripts, each compared with the twin after each line. One that fails is
+// shortened until it can be read.
 func TestRandomLives(t *testing.T) {
 	defer debug.SetGCPercent(debug.SetGCPercent(400)) // what is measured is the machine
 	if *seed == 0 {

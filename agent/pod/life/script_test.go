@@ -37,7 +37,7 @@ func shownContainer(c corev1.ContainerStatus) string {
 
 var errWorld = errors.New("the world says no")
 
-// line does what one line of a script says, and compares the machine with the twin.
+// line runs one line of a script, and compares the machine with the twin.
 func (w *world) line(text string) {
 	w.actions, w.text = nil, text
 	w.happen(text)
@@ -117,7 +117,7 @@ func (w *world) happen(text string) {
 			started := r.Attempt
 			b.begins[len(b.begins)-1].started = true
 			if words[3] == "exited" {
-				w.end(b, 1, true) // the news of the exit is quicker
+				w.end(b, 1, true) // the report of the exit comes first
 			}
 			w.step(ContainerStarted{b.name, started})
 		}
@@ -136,7 +136,7 @@ func (w *world) happen(text string) {
 		case what == "prestop":
 			b.stopping = ""
 			w.step(PreStopEnded{Container: b.name, ID: id})
-		case ok: // it dies
+		case ok: // it exits
 			w.end(b, map[string]int{"signal": 143, "kill": 137}[what], true)
 		default:
 			b.stopping, b.unstopped = "", append(b.unstopped, w.now)

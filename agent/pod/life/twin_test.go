@@ -7,11 +7,11 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// The twin knows no states. It answers each question about the pod anew, from
-// all that has happened in the world.
+// The twin has no states. It computes each answer about the pod from all that has happened in the
+// world.
 
-// leaving says whether the pod goes with all its containers, by deletion, and
-// clients have turned away.
+// leaving says whether the pod ends with all its containers, by deletion, and clients have turned
+// to other pods.
 func (w *world) leaving() bool {
 	return w.gone || w.deleted && w.drained
 }
@@ -52,7 +52,7 @@ func (w *world) expired() bool {
 	return w.overdue || limit != nil && !w.finished && !w.now.Before(start.Add(time.Duration(*limit)*time.Second))
 }
 
-// twinWanted says whether an attempt must be on its way now.
+// twinWanted says whether an attempt must have begun by now.
 func (w *world) twinWanted(b *box) bool {
 	if w.deleted || w.gone || w.finished || w.twinFinished() || b.alive() || b.stopping != "" || w.now.Before(w.twinDue(b)) {
 		return false
@@ -286,7 +286,7 @@ func (w *world) checkStatus(b *box, s *corev1.ContainerStatus) {
 	}
 }
 
-// broken says which invariant of its fields a container breaks.
+// broken names an invariant of its fields that a container breaks.
 func (c *Container) broken() string {
 	switch s := c.state; {
 	case s >= Running && s != PreStopping && !c.running(), s == PreStopping && c.attempt == nil,

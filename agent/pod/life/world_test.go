@@ -8,10 +8,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// world is a node that does what a pod's machine asks for when a script says so.
-// A line of a script is an operation's end ("pull app ok"), something that
-// happens ("exit app 1", "delete 5") or time that passes ("wait 10s"). A line
-// that does not fit the moment changes nothing, so any part of a script is a script.
+// world is a node that carries out the actions of a pod's state machine when a script says so. A
+// line of a script is an operation's end ("pull app ok"), an event ("exit app 1", "delete 5") or
+// passing time ("wait 10s"). A line that does not apply at its time changes nothing, so any part of
+// a script is a script.
 type world struct {
 	pod *corev1.Pod // as the API has it
 	p   *Pod
@@ -137,7 +137,7 @@ func (w *world) startAgent() {
 	w.step(events...)
 }
 
-// step has the machine judge events, and begins what it asks for.
+// step passes events to the machine, and begins its actions.
 func (w *world) step(events ...Event) {
 	for _, a := range w.p.Step(w.now, events...) {
 		w.begin(a)
