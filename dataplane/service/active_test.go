@@ -73,7 +73,7 @@ func TestLeastConnectionsCountsSockets(t *testing.T) {
 			t.Errorf("connection %d went to %s, not to the idle backend", i, at)
 		}
 	}
-	// A socket of another service is nobody's.
+	// A socket of another service is not counted.
 	before := activeOf(t, p)
 	conn, err := net.Dial("tcp4", "10.96.0.2:80")
 	if err != nil {
@@ -87,8 +87,8 @@ func TestLeastConnectionsCountsSockets(t *testing.T) {
 	}
 }
 
-// A socket that connects again moves its count; one whose backend has gone takes
-// nothing from whoever has its id next.
+// A socket that connects again moves its count; one whose backend was removed is
+// not subtracted from the next backend with that id.
 func TestLeastConnectionsFollowsTheSocket(t *testing.T) {
 	s := inside(t)
 	if s == nil {
@@ -133,7 +133,7 @@ func TestLeastConnectionsFollowsTheSocket(t *testing.T) {
 }
 
 // cilium 48715: a client's affinity never leads a new connection to a backend
-// that is terminating or gone.
+// that is terminating or removed.
 func TestAffinityLeavesTerminatingBackends(t *testing.T) {
 	p := newStage(t).open(t)
 	s := newSelector(t, p)
@@ -168,7 +168,7 @@ func TestAffinityLeavesTerminatingBackends(t *testing.T) {
 	if got, _ := s.run(service.Frontends[0], 7); got != third {
 		t.Errorf("pinned to %v, then %v", third, got)
 	}
-	// The id of a backend that has gone may be another's now.
+	// The id of a removed backend may be another's now.
 	p.DeleteService(service.Name)
 	flush(t, p)
 	p.SetService(serviceOf("default/other:http", TCP, "10.96.0.2:80", three...))

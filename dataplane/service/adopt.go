@@ -6,9 +6,9 @@ import (
 	"github.com/skep-io/skep/bpf"
 )
 
-// adopt fills the mirror from the maps that an earlier process left, whatever
-// it was doing when it ended. What makes no sense is kept out of the mirror, so
-// that the first apply repairs it, or Synced removes it.
+// adopt fills the mirror from the maps of an earlier process, whatever it was
+// doing when it ended. Invalid entries are kept out of the mirror, so that the
+// first apply repairs them, or Synced removes them.
 func (in *installed) adopt(m *kernelMaps) error {
 	names, err := m.names.All()
 	if err != nil {
@@ -206,7 +206,7 @@ func (in *installed) adoptReverse(m *kernelMaps, pools map[uint32]*pool, nodes m
 	return nil
 }
 
-// dropOrphans removes what adopt could make no sense of and no apply replaced.
+// dropOrphans removes the entries that adopt found invalid and no apply replaced.
 func (in *installed) dropOrphans() error {
 	for _, key := range in.orphans.frontends {
 		if in.owners[fromNetwork(key)] == nil {
@@ -247,7 +247,7 @@ func (in *installed) dropOrphans() error {
 	return nil
 }
 
-// hasSource: a pool made since then may have the id of one that is gone.
+// hasSource: a pool made since then may have the id of one that was removed.
 func (in *installed) hasSource(key bpf.SocketSourceKey) bool {
 	for _, p := range in.pools {
 		if _, ok := p.sources[key]; ok && p.id == key.Service {

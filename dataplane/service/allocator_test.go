@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// twin is the allocator's dumb twin: one flag per slot.
+// twin is a simple model of the allocator: one flag per slot.
 type twin []bool
 
 func (w twin) taken(r run) bool {
@@ -60,7 +60,7 @@ func TestRunsAgreeWithTheirTwin(t *testing.T) {
 			dumb.set(block(live[i]), false)
 			live = slices.Delete(live, i, i+1)
 		}
-		// What is live can be taken over by a new allocator, once.
+		// A new allocator can reserve the runs in use, once.
 		adopted := newRuns(size)
 		for _, r := range live {
 			if !adopted.reserve(r) || adopted.reserve(r) {

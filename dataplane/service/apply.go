@@ -9,8 +9,8 @@ import (
 	"github.com/skep-io/skep/bpf"
 )
 
-// desiredService is one service with the answers that applying it needs, taken
-// under one lock.
+// desiredService is one service with all that applying it needs, read under one
+// lock.
 type desiredService struct {
 	name      string
 	pools     map[poolKey]*desiredPool
@@ -62,7 +62,7 @@ func sortedPools(pools map[poolKey]*desiredPool) []poolKey {
 // fill makes the maps hold one pool. The order keeps every reader right if any
 // line fails or the process dies there: records before the slots that name
 // them, slots before the run that leads to those, frontends last; then, in
-// reverse, what nothing leads to any more.
+// reverse order, it removes what nothing refers to any more.
 func (in *installed) fill(d *desiredService, want *desiredPool) (again []string, err error) {
 	p := in.pools[want.key]
 	if p == nil {
@@ -112,7 +112,7 @@ func (in *installed) fill(d *desiredService, want *desiredPool) (again []string,
 
 // empty removes a pool that is no longer wanted. It keeps a frontend that
 // another service is about to get, and with it all that the frontend leads to,
-// so that no connection meets a gap.
+// so that there is no moment without a backend.
 func (in *installed) empty(d *desiredService, p *pool) error {
 	if err := in.dropFrontends(p, nil, d.claimed); err != nil {
 		return err
@@ -161,7 +161,7 @@ func (in *installed) putPolicy(p *pool, want *desiredPool) error {
 	return nil
 }
 
-// places is what a run should lead to: every member in turn, or a Maglev table.
+// places returns what a run should lead to: every member in turn, or a Maglev table.
 func places(selection Selection, members []*poolBackend) []uint32 {
 	ids := make([]uint32, 0, len(members))
 	for _, b := range members {

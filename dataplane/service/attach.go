@@ -31,7 +31,7 @@ type hook struct {
 
 func hooks(p *bpf.SocketPrograms) []hook {
 	return []hook{
-		// Answers first: no socket is translated whose peer could not be translated back.
+		// Hooks for answers first: no socket is translated whose peer could not be translated back.
 		{bpf.SocketProgSkepGetpeername4, ebpf.AttachCgroupInet4GetPeername, p.SkepGetpeername4},
 		{bpf.SocketProgSkepGetpeername6, ebpf.AttachCgroupInet6GetPeername, p.SkepGetpeername6},
 		{bpf.SocketProgSkepRecvmsg4, ebpf.AttachCGroupUDP4Recvmsg, p.SkepRecvmsg4},
@@ -69,7 +69,7 @@ func attach(pinDir, cgroup string, cgroupID uint64, h hook) error {
 	})
 }
 
-// onCgroup says whether a link is at a cgroup: a cgroup made anew has another id.
+// onCgroup says whether a link is at a cgroup: a recreated cgroup has another id.
 func onCgroup(id uint64) func(*link.Info) bool {
 	return func(l *link.Info) bool {
 		cgroup := l.Cgroup()

@@ -9,8 +9,8 @@ import (
 
 // fillBackends writes the records of all wanted backends, with the flags that
 // they have and those that they get, and returns the members of each run, in
-// the order of their addresses. Those that found no room are left out; the
-// error then is errFull, and the rest is good.
+// the order of their addresses. Those for which there was no room are left out;
+// the error then is errFull, and the rest is written.
 func (in *installed) fillBackends(d *desiredService, p *pool, want *desiredPool) (runs [2][]*poolBackend, err error) {
 	var full error
 	for _, w := range want.backends {
@@ -70,7 +70,7 @@ func (in *installed) depart(d *desiredService, b *poolBackend, draining bool) {
 }
 
 // backendID places few backends where programs expect those of the service, and
-// many behind one another in the other half of the array, so that their run
+// many with consecutive ids in the other half of the array, so that their run
 // needs no slots.
 func (in *installed) backendID(p *pool, among int) (uint32, error) {
 	if among <= int(homeBackends) {
@@ -134,8 +134,8 @@ func (in *installed) putFlags(b *poolBackend, flags bpf.SocketBackendFlags) erro
 	return nil
 }
 
-// derived is the flag of a backend whose sockets may have no memory of what they
-// asked for.
+// derived is the flag of a backend that has sockets, perhaps, for which what they
+// asked for is not stored.
 func (in *installed) derived(b *poolBackend) bpf.SocketBackendFlags {
 	return b.record.Flags & bpf.SocketBackendFlagsBACKEND_DERIVED
 }
@@ -159,9 +159,9 @@ func (in *installed) list(b *poolBackend) error {
 	return nil
 }
 
-// unlist removes a backend again and passes its place on, but for what is
-// derived: sockets without memory asked for the service that leaves, and would
-// see that they had asked for the next.
+// unlist removes a backend again and passes its place on, but not the derived
+// flag: sockets of which nothing is stored asked for the service that is removed,
+// and getpeername would return the next one's address.
 func (in *installed) unlist(b *poolBackend) error {
 	if !b.listed {
 		return nil
@@ -199,7 +199,7 @@ func (in *installed) dropBackends(d *desiredService, p *pool, want *desiredPool)
 		if _, ok := keep[key]; ok {
 			continue
 		}
-		// A client's affinity must not lead back to it.
+		// A client's affinity must not select it again.
 		if err := in.putFlags(b, 0); err != nil {
 			return err
 		}

@@ -18,8 +18,8 @@ type Difference struct {
 
 func (d Difference) String() string { return d.Subject + ": " + d.What }
 
-// Compare lists where a dump of a node's maps is not what these services and
-// these down nodes make of them there with its addresses, in the order of subjects; nil if nowhere.
+// Compare lists where a dump of a node's maps differs from what these services and
+// these down nodes should give with that node's addresses, in the order of subjects; nil if nowhere.
 // Counters, ids and the order of turns are not compared.
 func Compare(node string, want []Service, down map[string]bool, have *Dump) []Difference {
 	t := newTables(node)

@@ -14,9 +14,9 @@ type Departure struct {
 	Port     uint16
 	Protocol Protocol
 	// Draining: the service still lists it, without slots (it is terminating
-	// or unready). Reported for UDP only, whose sockets never learn of it.
+	// or unready). Reported for UDP only, whose sockets get no sign of it.
 	Draining bool
-	// Withdrawn: the address itself is gone, by WithdrawAddress.
+	// Withdrawn: the address itself was removed by WithdrawAddress.
 	Withdrawn bool
 	// Last: no service has this address, port and protocol any more.
 	Last bool
@@ -30,8 +30,8 @@ func (p *Plane) Gone() <-chan Departure {
 	return p.gone.out
 }
 
-// departures is a queue without bound between the reconciler, which must not
-// wait, and one reader.
+// departures is an unlimited queue between the reconciler, which must not wait,
+// and one reader.
 type departures struct {
 	in, out chan Departure
 	wanted  atomic.Bool

@@ -39,7 +39,7 @@ func TestDepartures(t *testing.T) {
 	also := serviceOf("default/c:http", TCP, "10.96.0.3:80", three[0])
 	set(tcp, udp, also)
 
-	// Left one service, has another.
+	// Removed from one service, still in another.
 	tcp.Backends = tcp.Backends[1:]
 	set(tcp)
 	expect(departure("default/a:http", three[0], TCP))
@@ -48,7 +48,7 @@ func TestDepartures(t *testing.T) {
 	last := departure("default/c:http", three[0], TCP)
 	last.Last = true
 	expect(last)
-	// Terminating: reported for UDP, whose sockets learn it from nobody else.
+	// Terminating: reported for UDP, whose sockets get no other sign of it.
 	tcp.Backends[0].State, udp.Backends[0].State = Terminating, Terminating
 	set(tcp, udp)
 	draining := departure("default/b:dns", three[0], UDP)
@@ -60,7 +60,7 @@ func TestDepartures(t *testing.T) {
 	udp.Backends[1].State, udp.Backends[2].State = Active, Active
 	set(udp)
 	expect(draining)
-	// The pod is dead, before anybody has updated the services.
+	// The pod has ended, and the services are not updated yet.
 	p.WithdrawAddress(netip.MustParseAddr("127.0.1.3"))
 	a, b := departure("default/a:http", three[2], TCP), departure("default/b:dns", three[2], UDP)
 	a.Withdrawn, b.Withdrawn = true, true
@@ -75,7 +75,7 @@ func TestDepartures(t *testing.T) {
 	}
 }
 
-// kubernetes 122740: what left while no agent ran is reported by the next one.
+// kubernetes 122740: backends removed while no agent ran are reported by the next one.
 func TestDeparturesWhileAway(t *testing.T) {
 	s := newStage(t)
 	p := s.open(t)

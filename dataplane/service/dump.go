@@ -13,7 +13,7 @@ import (
 	"github.com/skep-io/skep/bpf"
 )
 
-// Dump is what the maps hold, in an order that depends on nothing else.
+// Dump is what the maps hold, in an order that depends on their content only.
 type Dump struct {
 	Layout    uint32            `json:"layout"`
 	Services  []DumpService     `json:"services"`
@@ -82,8 +82,8 @@ type DumpAddress struct {
 // as it was or as it becomes.
 func (p *Plane) Dump() (*Dump, error) { return p.maps.dump() }
 
-// ServiceName is the name of a service by its id in the maps; one that is gone
-// has a name that says so.
+// ServiceName is the name of a service by its id in the maps; for one that was
+// removed, a name that says so.
 func (p *Plane) ServiceName(id uint32) string {
 	p.maps.mu.RLock()
 	defer p.maps.mu.RUnlock()

@@ -8,8 +8,8 @@ import (
 	"github.com/skep-io/skep/bpf"
 )
 
-// primaryOf picks the frontend that stands for a pool when a socket's peer is
-// derived: the first that sockets can ask for by one address.
+// primaryOf picks the frontend that represents a pool when a socket's peer is
+// derived: the first that sockets can connect to by one address.
 func primaryOf(frontends []Frontend) Frontend {
 	for _, f := range frontends {
 		if f.Scope == ScopeCluster && !f.Addr.IsUnspecified() {
@@ -20,9 +20,9 @@ func primaryOf(frontends []Frontend) Frontend {
 }
 
 // putFrontends leads every wanted frontend to the pool and returns the names of
-// the services that lost one by it. The primary is written when no frontend
-// claims to be another one, and claimed by its frontend after that: in between,
-// sockets remember what they asked for.
+// the services that lost one by it. The primary is written when no other frontend
+// is flagged as the primary, and its frontend is flagged after that: in between,
+// what sockets asked for is stored.
 func (in *installed) putFrontends(p *pool, frontends []Frontend) (again []string, err error) {
 	primary := primaryOf(frontends)
 	var full error

@@ -15,7 +15,7 @@ import (
 
 func init() { children["ask"] = askAsChild }
 
-// askAsChild prints who answers at the address in SKEP_TEST_ASK, from a network
+// askAsChild prints which backend answers at the address in SKEP_TEST_ASK, from a network
 // namespace of its own.
 func askAsChild() error {
 	if err := sandbox.Loopback(); err != nil {
@@ -97,8 +97,8 @@ func TestNodePortAnswersAtEveryAddress(t *testing.T) {
 	}
 }
 
-// Sockets of a node port remember what they asked for; those of the cluster
-// address beside it, which are nearly all, do not.
+// What sockets asked for is stored for a node port; for the cluster address beside
+// it, which nearly all sockets use, it is not.
 func TestOnlyExceptionsAreRemembered(t *testing.T) {
 	s := inside(t)
 	if s == nil {
@@ -136,8 +136,8 @@ func TestOnlyExceptionsAreRemembered(t *testing.T) {
 			t.Errorf("%s: %d origins stored, want %d", c.address, n, c.stores)
 		}
 	}
-	// When the service that is derived leaves, those without memory do not see
-	// another's address, and so the other's go on being remembered.
+	// When the service that is derived is deleted, sockets without a stored address
+	// do not see another's, and so the other's are still stored.
 	old, err := net.Dial("tcp4", "10.96.0.1:80")
 	if err != nil {
 		t.Fatal(err)
@@ -209,7 +209,7 @@ func TestOriginsAreNeverOverwritten(t *testing.T) {
 	}
 }
 
-// A socket may change its mind: what it asked for last is what it sees.
+// A socket that connects again sees the address that it asked for last.
 func TestReconnectedSocketForgets(t *testing.T) {
 	s := inside(t)
 	if s == nil {

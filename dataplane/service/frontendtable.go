@@ -25,9 +25,9 @@ const (
 //
 //   - the key of a cell is written before the entry that makes it live, and does
 //     not change as long as a program may be reading it as another one: a cell
-//     whose frontend is gone rests for a grace period;
-//   - a cell becomes as never used only when no search that has to go past it is
-//     left, and no frontend ever moves.
+//     whose frontend was removed is not reused for a grace period;
+//   - a cell is marked as never used again only when no search has to pass it any
+//     more, and no frontend ever moves.
 //
 // Its methods are for one goroutine, but for get and all.
 type frontendTable struct {
@@ -42,7 +42,7 @@ func newFrontendTable(m *ebpf.Map, write bool) (frontendTable, error) {
 	return frontendTable{memory: shared, what: m.String(), resting: map[uint32]int{}}, err
 }
 
-// newFrontendHash is a hash that nobody can foresee, for maps of these sizes.
+// newFrontendHash is a hash that nobody can predict, for maps of these sizes.
 func newFrontendHash(lines, services uint32) bpf.SocketFrontendHash {
 	hash := bpf.SocketFrontendHash{LineMask: lines - 1, Services: services}
 	var seed [8]byte
@@ -145,7 +145,7 @@ func (t *frontendTable) put(key bpf.SocketEndpoint, e entry) error {
 	return nil
 }
 
-// delete makes a frontend lead nowhere, in one store. Its cell rests until reuse
+// delete removes a frontend, in one store. Its cell is not used again until reuse
 // is called with it.
 func (t *frontendTable) delete(key bpf.SocketEndpoint) (cell uint32, was bool) {
 	cell, _, was = t.find(key)
@@ -160,14 +160,14 @@ func (t *frontendTable) vacate(cell uint32) {
 	t.resting[cell]++
 }
 
-// reuse ends one rest of a cell: no program is left that may have read it
-// before it began.
+// reuse ends the grace period of one deletion: no program still runs that may
+// have read the cell before.
 func (t *frontendTable) reuse(cell uint32) {
 	if t.resting[cell]--; t.resting[cell] > 0 {
 		return
 	}
 	delete(t.resting, cell)
-	for i := range t.window() { // what went past this cell went past those before it
+	for i := range t.window() { // a search that passed this cell passed those before it
 		at := (cell - i + t.cells()) % t.cells()
 		word := atomic.LoadUint64(t.entryAt(at))
 		if word == 0 {
@@ -179,7 +179,7 @@ func (t *frontendTable) reuse(cell uint32) {
 	}
 }
 
-// passed: a search for a frontend that is there goes past the cell.
+// passed says whether the search for an existing frontend passes the cell.
 func (t *frontendTable) passed(cell uint32) bool {
 	for i := uint32(1); i < t.window(); i++ {
 		at := (cell + i) % t.cells()
@@ -210,8 +210,8 @@ func (t *frontendTable) all() map[bpf.SocketEndpoint]entry {
 	return frontends
 }
 
-// adopt returns the cells that rest: an earlier process may just have deleted
-// what was there. What no search finds is deleted.
+// adopt returns the cells that need a grace period: an earlier process may just
+// have deleted their frontends. Entries that no search finds are deleted.
 func (t *frontendTable) adopt() (resting []uint32) {
 	for cell := range t.cells() {
 		word := atomic.LoadUint64(t.entryAt(cell))

@@ -51,8 +51,8 @@ func TestFrontendTableHoldsItsLimit(t *testing.T) {
 	}
 }
 
-// Frontends that all hash to one place fill what is searched for them and are
-// then refused, by name; others go on.
+// Frontends that all hash to one line fill the cells that are searched for them
+// and are then refused, by name; others are not affected.
 func TestFrontendTableRefusesWhatHasNoRoom(t *testing.T) {
 	table := heapTable(4096)
 	first := table.first(numbered(0))
@@ -96,8 +96,8 @@ func TestFrontendTableRefusesWhatHasNoRoom(t *testing.T) {
 	}
 }
 
-// Whatever is put and deleted, and however late cells may be used again, the
-// table answers as a map does, and leaves nothing behind.
+// Whatever is put and deleted, and however late cells may be reused, the table
+// answers as a map does, and is empty in the end.
 func TestFrontendTableAgreesWithItsTwin(t *testing.T) {
 	for seed := range uint64(40) {
 		random := rand.New(rand.NewPCG(seed, 3))
@@ -170,8 +170,8 @@ func TestFrontendTableAgreesWithItsTwin(t *testing.T) {
 	}
 }
 
-// Programs look frontends up while others come and go around them: what stays is
-// always found, what comes and goes leads to its own service or to none.
+// Programs look frontends up while others are added and removed around them: those
+// that stay are always found, the others lead to their own service or to none.
 func TestFrontendTableUnderReaders(t *testing.T) {
 	limits := testLimits
 	limits.Frontends = 256

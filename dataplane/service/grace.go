@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// retired collects what programs may still be reading: nothing refers to it any
-// more, and it is free once every program that ran then has ended.
+// retired collects ids and cells that programs may still be reading: nothing
+// refers to them any more, and they are free once every running program has ended.
 type retired struct {
 	backends []uint32
 	services []uint32
@@ -31,7 +31,7 @@ const membarrierGlobal = 1
 // waitGrace returns when every program that was running has ended. Programs
 // run inside an RCU read section, and this membarrier command is
 // synchronize_rcu (kernel/sched/membarrier.c). It does nothing on one CPU and
-// is refused with nohz_full: there, time has to do.
+// is refused with nohz_full: there, waitGrace waits for timedGrace.
 func waitGrace(ctx context.Context) {
 	if runtime.NumCPU() > 1 {
 		_, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, membarrierGlobal, 0, 0)

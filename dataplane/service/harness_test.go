@@ -25,7 +25,7 @@ const (
 	deadline = 60 * time.Second
 )
 
-// children are what the test binary does instead of testing when a test starts it so.
+// children are what the test binary runs instead of tests when a test starts it as a child.
 var children = map[string]func() error{}
 
 func TestMain(m *testing.M) { os.Exit(sandbox.Main(m, children)) }

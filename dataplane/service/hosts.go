@@ -12,8 +12,8 @@ import (
 	"github.com/skep-io/skep/bpf"
 )
 
-// hosts is what is desired of the addresses of this node and of others. nil
-// means that nobody has said: what an earlier process wrote stays.
+// hosts are the desired addresses of this node and of others. nil means that
+// none were set yet: what an earlier process wrote stays.
 type hosts struct {
 	own            map[netip.Addr]struct{}
 	nodes          map[string][]netip.Addr
@@ -34,7 +34,7 @@ func (p *Plane) SetAddresses(addrs []netip.Addr) {
 }
 
 // setOwn stores this node's addresses and returns the names of all services whose
-// maps may change by it, beside skep_addresses: frontends Here come and go.
+// maps may change by it, beside skep_addresses: frontends Here are added or removed.
 func (t *tables) setOwn(addrs []netip.Addr) (touched []string) {
 	t.hosts.own = map[netip.Addr]struct{}{}
 	for _, addr := range addrs {
@@ -49,8 +49,8 @@ func (t *tables) setOwn(addrs []netip.Addr) (touched []string) {
 }
 
 // atHome are a service's frontends without those that are Here and at no address
-// of this node, which are problems. As long as nobody has said which there are,
-// all are at home: nothing of an earlier process is taken away.
+// of this node, which are problems. As long as this node's addresses were not set,
+// all are at home: nothing of an earlier process is removed.
 func (t *tables) atHome(s Service) (frontends []Frontend, foreign []Problem) {
 	for _, f := range s.Frontends {
 		_, own := t.hosts.own[f.Addr]
@@ -65,7 +65,7 @@ func (t *tables) atHome(s Service) (frontends []Frontend, foreign []Problem) {
 
 // SetNodeAddresses says which addresses, at most one a family, another node has:
 // it accepts encapsulated packets for its backends there, and sends them from
-// there. None: it is forgotten.
+// there. None removes the node.
 func (p *Plane) SetNodeAddresses(node string, addrs []netip.Addr) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -83,10 +83,10 @@ func (p *Plane) SetNodeAddresses(node string, addrs []netip.Addr) {
 	p.touch()
 }
 
-// SetNodeUnwraps says whether another node accepts encapsulated packets at all, as
-// one does that nothing is said of. Connections from outside to backends on one
-// that does not are forwarded from this node's address. What it sends is
-// unwrapped here all the same: it may have begun before this node hears of it.
+// SetNodeUnwraps says whether another node accepts encapsulated packets at all;
+// the default is that it does. Connections from outside to backends on one that
+// does not are forwarded from this node's address. Packets that it sends are
+// unwrapped here all the same: it may accept them before this node is informed.
 func (p *Plane) SetNodeUnwraps(node string, does bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -100,8 +100,8 @@ func (p *Plane) SetNodeUnwraps(node string, does bool) {
 	p.touch()
 }
 
-// desiredAddresses is what skep_addresses should hold. What nobody has said yet
-// is kept as it is.
+// desiredAddresses is what skep_addresses should hold. What was not set yet is
+// kept as it is.
 func (t *tables) desiredAddresses(installed map[netip.Addr]bpf.SocketAddressFlags, synced bool) map[netip.Addr]bpf.SocketAddressFlags {
 	want := map[netip.Addr]bpf.SocketAddressFlags{}
 	for addr, flags := range installed {

@@ -45,7 +45,7 @@ type installed struct {
 	notify                          func(Departure)
 }
 
-// orphans is what was adopted but means nothing; removed after Synced.
+// orphans are adopted entries that are invalid; they are removed after Synced.
 type orphans struct {
 	frontends []bpf.SocketEndpoint
 	reverse   []bpf.SocketEndpoint
@@ -61,7 +61,7 @@ type pool struct {
 	frontends map[Frontend]entry // by identity
 	backends  map[backendKey]*poolBackend
 	sources   map[bpf.SocketSourceKey]struct{}
-	runs      [2]installedRun // everyone's and this node's
+	runs      [2]installedRun // of all backends and of this node's
 	flags     bpf.SocketServiceFlags
 	affinity  uint32 // seconds
 }
@@ -75,8 +75,8 @@ const (
 type installedRun struct {
 	run run
 	ids []uint32 // the backends it leads to
-	// foreign: adopted, but its slots are another run's as well. It is not
-	// given back.
+	// foreign: adopted, but its slots belong to another run as well. They are not
+	// freed.
 	foreign bool
 }
 

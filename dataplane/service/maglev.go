@@ -11,8 +11,8 @@ const (
 )
 
 // maglevSize is the size for a number of backends: shares differ by 3 % at most
-// up to 500 of them. A service that grows over a limit moves most of its flows
-// that no node remembers.
+// up to 500 of them. A service that grows over a limit moves most of those flows
+// that no node has stored.
 func maglevSize(backends int) uint32 {
 	switch {
 	case backends <= 32:
@@ -23,8 +23,8 @@ func maglevSize(backends int) uint32 {
 	return maglevLarge
 }
 
-// maglevTable returns the place in endpoints of whoever has each place of the
-// table. It depends on nothing but the endpoints, which have to be sorted, so
+// maglevTable returns, for each place of the table, the index of its endpoint. It
+// depends on nothing but the endpoints, which have to be sorted, so
 // that every node computes the same ("Maglev: A Fast and Reliable Software
 // Network Load Balancer", NSDI 2016, section 3.4).
 func maglevTable(size uint32, endpoints []Frontend) []int32 {

@@ -48,7 +48,7 @@ func TestMaglevFollowsTheFlow(t *testing.T) {
 	}
 }
 
-// dumbMaglev follows the paper: whole permutations, then turns.
+// dumbMaglev is a simple model after the paper: whole permutations, then turns.
 func dumbMaglev(size int, endpoints []Frontend) []int {
 	var permutations [][]int
 	for _, e := range endpoints {
@@ -97,7 +97,7 @@ func TestMaglevTable(t *testing.T) {
 		if len(endpoints) < 3 {
 			continue
 		}
-		// One leaves: of the others' places few change hands.
+		// One is removed: few of the others' places change their endpoint.
 		gone := len(endpoints) / 2
 		rest := slices.Delete(slices.Clone(endpoints), gone, gone+1)
 		moved := 0

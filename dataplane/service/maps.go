@@ -102,9 +102,9 @@ func (m *kernelMaps) readRun(r run) []uint32 {
 	return ids
 }
 
-// writer is every way in which the reconciler changes the kernel's tables. Each
-// call is atomic to programs but PutSlots, ResetService and PutBackend, which
-// write what nothing leads to yet.
+// writer has every call by which the reconciler changes the kernel's tables. Each
+// is atomic to programs but PutSlots, ResetService and PutBackend, which write
+// what nothing refers to yet.
 type writer interface {
 	PutFrontend(key bpf.SocketEndpoint, e entry) error
 	DeleteFrontend(key bpf.SocketEndpoint) (cell uint32, was bool, err error) // to be reused after a grace period
@@ -245,7 +245,7 @@ func encodeName(name string) bpf.SocketName {
 	return out
 }
 
-// storedName is what encodeName leaves of a name.
+// storedName is a name as encodeName stores it.
 func storedName(name string) string {
 	const room = len(bpf.SocketName{}.Text) - 1
 	if len(name) > room {

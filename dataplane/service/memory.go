@@ -10,8 +10,8 @@ import (
 )
 
 // memory is an array map whose elements this process shares with programs: a
-// store is seen at once and costs no system call. What programs may read
-// meanwhile is changed by atomic stores only.
+// store takes effect at once and costs no system call. What programs may be
+// reading is changed by atomic stores only.
 type memory[V any] struct {
 	values []V
 	raw    []byte
@@ -37,7 +37,7 @@ func shareMemory[V any](m *ebpf.Map, write bool) (memory[V], error) {
 	return memory[V]{values: values, raw: raw}, nil
 }
 
-// at returns an element, or nil if there is none of that number.
+// at returns an element, or nil if there is none of that index.
 func (m memory[V]) at(index uint32) *V {
 	if int(index) >= len(m.values) {
 		return nil

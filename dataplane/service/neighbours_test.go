@@ -31,8 +31,8 @@ func foreign(t *testing.T, verdict int32) *ebpf.Program {
 	return program
 }
 
-// attachForeign attaches as older tools do, without a link, and returns the
-// way back.
+// attachForeign attaches as older tools do, without a link, and returns how to
+// detach.
 func attachForeign(t *testing.T, cgroup string, program *ebpf.Program, flags uint32) (detach func(), err error) {
 	t.Helper()
 	folder, err := os.Open(cgroup)
@@ -98,7 +98,7 @@ func TestOtherToolsOnTheSameHook(t *testing.T) {
 	if _, err := ask("tcp4", "10.96.0.1:80"); !errors.Is(err, unix.EPERM) {
 		t.Errorf("denied by another tool: %v, want its EPERM", err)
 	}
-	// We refuse first, and nobody after us changes why.
+	// Skep's program refuses first, and no later one changes the error.
 	if _, err := ask("tcp4", "10.96.0.2:80"); !errors.Is(err, unix.ECONNREFUSED) {
 		t.Errorf("refused by us, denied by another: %v, want ECONNREFUSED", err)
 	}

@@ -12,7 +12,7 @@ import (
 	"github.com/skep-io/skep/dataplane/pinned"
 )
 
-// Maps of another layout serve until the new ones are full, then are gone.
+// Maps of another layout are used until the new ones are filled, then removed.
 func TestAnotherLayoutIsReplacedAtomically(t *testing.T) {
 	s := inside(t)
 	if s == nil {
@@ -118,8 +118,8 @@ func TestLinksAreUpgradedInPlace(t *testing.T) {
 	}
 }
 
-// A host that came back has a new cgroup of the same name: its links are made
-// anew, over the maps that stayed.
+// A host that rebooted has a new cgroup of the same name: its links are made anew,
+// over the pinned maps.
 func TestRecreatedCgroupIsAttachedAgain(t *testing.T) {
 	s := newStage(t)
 	p := s.open(t)

@@ -19,7 +19,7 @@ import (
 	"github.com/skep-io/skep/dataplane/pinned"
 )
 
-// Options says where the data plane lives.
+// Options say where the data plane's pins and cgroup are.
 type Options struct {
 	PinDir     string // on a BPF filesystem; made if absent
 	CgroupPath string // cgroup v2 folder whose sockets are translated
@@ -46,7 +46,7 @@ type Plane struct {
 	synced  bool
 	lastErr error
 	changed chan struct{} // closed and replaced when settled or lastErr changes
-	wake    chan struct{} // one place: the reconciler has something to do
+	wake    chan struct{} // of capacity 1: the reconciler has work
 
 	gone *departures
 	stop context.CancelFunc
@@ -55,8 +55,8 @@ type Plane struct {
 }
 
 // Open adopts what is pinned in o.PinDir, or starts fresh, and attaches the
-// programs to o.CgroupPath. What an earlier process installed works on
-// throughout; nothing is removed before Synced.
+// programs to o.CgroupPath. What an earlier process installed keeps working
+// meanwhile; nothing is removed before Synced.
 func Open(o Options) (*Plane, error) {
 	return open(o, func(m *kernelMaps) writer { return m })
 }
@@ -148,10 +148,10 @@ func (p *Plane) start(writerOf func(*kernelMaps) writer) error {
 	return nil
 }
 
-// activate makes the programs read p.maps, then makes those the ones that a
-// later process finds. In the other order a crash in between would leave
-// programs on maps that nobody writes any more; in this one the next process
-// fills new maps again.
+// activate makes the programs read p.maps, then makes those the maps that a later
+// process adopts. In the other order a crash in between would leave programs on
+// maps that are no longer written; in this one the next process fills new maps
+// again.
 func (p *Plane) activate() error {
 	programs, err := loadPrograms(p.spec, p.maps)
 	if err != nil {
@@ -166,7 +166,7 @@ func (p *Plane) activate() error {
 	}
 	if adopted, err := p.currentIsOurs(); err != nil {
 		return err
-	} else if adopted { // an earlier process died before promoting its own
+	} else if adopted { // an earlier process ended before promoting its own
 		return os.RemoveAll(filepath.Join(p.options.PinDir, nextPins))
 	}
 	return pinned.ReplaceFolder(filepath.Join(p.options.PinDir, nextPins), filepath.Join(p.options.PinDir, currentPins))
@@ -271,12 +271,12 @@ func (p *Plane) SetNodeDown(name string, down bool) {
 }
 
 // Maps gives every map by its C name, for programs of other packages that read
-// the same tables (ebpf.CollectionOptions.MapReplacements). Their owner stays
-// this package: nobody else writes or closes them. While maps of another layout
+// the same tables (ebpf.CollectionOptions.MapReplacements). This package remains
+// their owner: nothing else writes or closes them. While maps of another layout
 // are being filled, the ones given are the new ones.
 func (p *Plane) Maps() map[string]*ebpf.Map { return maps.Clone(p.maps.byName) }
 
-// Flush waits until the maps equal the desired state of now.
+// Flush waits until the maps equal the desired state at the time of the call.
 func (p *Plane) Flush(ctx context.Context) error {
 	p.mu.Lock()
 	target := p.queue.generation

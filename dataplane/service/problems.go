@@ -7,20 +7,20 @@ import (
 	"slices"
 )
 
-// trouble is what is wrong with services now, and which of it nobody has asked
-// for yet. Plane.mu guards it.
+// trouble holds the current problems of services, and which of them AwaitProblems
+// has not returned yet. Plane.mu guards it.
 type trouble struct {
 	now   map[string][]Problem // never empty ones
 	news  map[string]struct{}
-	ready chan struct{} // one place: there are news
+	ready chan struct{} // of capacity 1: something changed
 }
 
 func newTrouble() trouble {
 	return trouble{now: map[string][]Problem{}, news: map[string]struct{}{}, ready: make(chan struct{}, 1)}
 }
 
-// review looks again at what may be wrong with a service that was touched, and
-// with those that it has frontends in common with. p.mu is held.
+// review updates the problems of a service that was changed, and of those that it
+// has frontends in common with. p.mu is held.
 func (p *Plane) review(name string) {
 	p.tables.contested[name] = struct{}{}
 	for name := range p.tables.contested {
@@ -77,10 +77,9 @@ func (p *Plane) Problems() []Problem {
 	return problems
 }
 
-// AwaitProblems waits until what is wrong with any service is not what it was at
-// the last call, and returns those services with all that is wrong with each:
-// nothing any more, if the list is empty. It returns nil when ctx ends. One
-// caller at a time.
+// AwaitProblems waits until the problems of any service differ from those at the
+// last call, and returns those services with all problems of each: an empty list
+// if it has none any more. It returns nil when ctx ends. One caller at a time.
 func (p *Plane) AwaitProblems(ctx context.Context) map[string][]Problem {
 	for {
 		select {

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// AwaitProblems returns what changed, all of it and nothing else, and Problems lists what holds.
+// AwaitProblems returns all that changed and nothing else, and Problems lists the current ones.
 func TestProblemsAreReportedAsTheyChange(t *testing.T) {
 	p, _ := newStage(t).recording(t, Limits{})
 	defer p.Close()

@@ -2,7 +2,7 @@ package service
 
 import "slices"
 
-// queue holds what the reconciler has to look at, each name once: nodes before
+// queue holds what the reconciler has to apply, each name once: nodes before
 // urgent services before the others, those in the order of their change.
 type queue struct {
 	nodes  []string
@@ -44,7 +44,7 @@ func (q *queue) addNode(name string) {
 	}
 }
 
-// work is one thing to look at.
+// work is one thing to apply.
 type work struct {
 	node, service string
 	hosts         bool

@@ -30,8 +30,8 @@ type reconciler struct {
 	freed   chan *retired // back from it
 }
 
-// run works until ctx ends. It never sleeps with work in hand but for the delay
-// after a failed write, during which other services still go on.
+// run works until ctx ends. It never sleeps while there is work, except for the
+// delay after a failed write, during which other services are still applied.
 func (r *reconciler) run(ctx context.Context) {
 	r.failed, r.nodes = map[string]struct{}{}, map[string]struct{}{}
 	r.retries = backoff.New(firstRetry, lastRetry)
@@ -110,7 +110,7 @@ func (r *reconciler) drain(ctx context.Context) {
 }
 
 // next returns a piece of work, or settles if there is none: under the same lock,
-// so that no change can slip in between.
+// so that no change can be missed in between.
 func (r *reconciler) next() (next work, more bool) {
 	p := r.plane
 	p.mu.Lock()
@@ -142,7 +142,7 @@ func (p *Plane) queueEmpty() bool {
 func (r *reconciler) swept() bool {
 	p := r.plane
 	p.queue.sweep = false
-	if len(r.failed) > 0 { // a service that is not in yet may need what is left over
+	if len(r.failed) > 0 { // a service that is not installed yet may need leftovers
 		r.rest = true
 		return false
 	}

@@ -101,8 +101,8 @@ func TestLargeServices(t *testing.T) {
 	}
 }
 
-// A map without room is named, what fits is installed, others go on, and what
-// becomes free is used.
+// A full map is named, what fits is installed, other services are not affected, and
+// room that becomes free is used.
 func TestFullMapIsAProblemOfItsService(t *testing.T) {
 	for what, limits := range map[string]Limits{
 		"backends are in use":  {Backends: 8, Slots: 256, Frontends: 64, Services: 64, Nodes: 64},

@@ -134,7 +134,7 @@ func TestSelection(t *testing.T) {
 	expect(web, bpf.SocketCounterREASON_NO_BACKEND)
 }
 
-// A large service whose live backends are few finds one by walking its slots.
+// A large service with few backends that are up finds one by walking its slots.
 func TestSelectionWalksPastManyDownBackends(t *testing.T) {
 	p := newStage(t).open(t)
 	s := newSelector(t, p)
@@ -159,7 +159,7 @@ func TestSelectionWalksPastManyDownBackends(t *testing.T) {
 	}
 }
 
-// What a reader would meet if the maps were broken: refused, never another's
+// Records that only corrupt maps could have are refused; no program uses another's
 // backend.
 func TestSelectionTrustsNoStrayRecord(t *testing.T) {
 	p := newStage(t).open(t)

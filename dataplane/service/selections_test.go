@@ -22,7 +22,7 @@ func fleet(name, address string, n, nodes int) Service {
 	return s
 }
 
-// dumbService is a service's dumb twin: it walks a list.
+// dumbService is a simple model of a service: it walks a list.
 type dumbService struct {
 	all, local []Backend
 	cursor     map[bool]int
@@ -68,7 +68,7 @@ func (d *dumbService) next(local bool) (Backend, bool) {
 	return b, true
 }
 
-// Round robin agrees with its twin turn by turn, for both runs, whatever the
+// Round robin agrees with its model turn by turn, for both runs, whatever the
 // states and nodes of the backends.
 func TestRoundRobinAgreesWithItsTwin(t *testing.T) {
 	p := newStage(t).open(t)
@@ -134,8 +134,8 @@ func TestRoundRobinSharesEvenlyWithoutDownNodes(t *testing.T) {
 	}
 }
 
-// What the kernel chooses among counts that a test sets is what a twin chooses
-// by looking at all of them.
+// For counts that a test sets, the kernel chooses as a model does that reads all
+// of them.
 func TestLeastConnectionsAgreesWithItsTwin(t *testing.T) {
 	p := newStage(t).open(t)
 	s := newSelector(t, p)
@@ -167,7 +167,7 @@ func TestLeastConnectionsAgreesWithItsTwin(t *testing.T) {
 	}
 }
 
-// Equals take turns: a service that nobody uses does not send all to the first.
+// Equal backends get turns: an unused service does not send all to the first.
 func TestLeastConnectionsBreaksTiesInTurn(t *testing.T) {
 	p := newStage(t).open(t)
 	s := newSelector(t, p)
@@ -209,8 +209,8 @@ func TestRandomReachesAllAlike(t *testing.T) {
 	}
 }
 
-// Whom another node chose is found by the end of its address; if it is not here
-// any more, another one of this node answers, and nobody elsewhere.
+// The backend that another node chose is found by the end of its address; if it is
+// not here any more, another one of this node answers, never one of another node.
 func TestSelectLocalFollowsTheHint(t *testing.T) {
 	p := newStage(t).open(t)
 	s := newSelector(t, p)
@@ -277,7 +277,7 @@ func TestSourceRanges(t *testing.T) {
 	check(service.Frontends[1], "2001:db8:2::3", out)
 	check(service.Frontends[2], "198.51.100.128", in)
 	check(service.Frontends[3], "198.51.100.128", in)
-	// Ranges that change take effect, and none left means nobody.
+	// Changed ranges take effect, and without any no client is allowed.
 	service.SourceRanges = []netip.Prefix{netip.MustParsePrefix("198.51.100.128/25")}
 	p.SetService(service)
 	flush(t, p)

@@ -59,8 +59,8 @@ const (
 	Active State = iota
 	// Terminating backends get new connections only while no backend is Active.
 	Terminating
-	// Unready backends get no new connections; those they have still answer
-	// the service address to getpeername.
+	// Unready backends get no new connections; on those that they have, getpeername
+	// still returns the service address.
 	Unready
 )
 
@@ -105,7 +105,7 @@ func (s Selection) String() string {
 	return fmt.Sprintf("selection %d", uint8(s))
 }
 
-// Frontend is an address that clients ask for. An IPv4-mapped IPv6 address is
+// Frontend is an address that clients connect to. An IPv4-mapped IPv6 address is
 // the same as the IPv4 address; an unspecified one is every address of this
 // node (node ports, host ports). Two frontends of a service that differ in their
 // last four fields only are the same: the last one counts.
@@ -117,7 +117,7 @@ type Frontend struct {
 	Local      bool // leads to this node's backends only (traffic policy)
 	Restricted bool // only for clients in SourceRanges; for packets, not sockets
 	Given      bool // the cluster gave the service this address: a service that only asks for it does not get it
-	Here       bool // only while the address is one of this node's; else it is as if nobody had asked for it
+	Here       bool // only while the address is one of this node's; else it is as if it had not been set
 }
 
 func (f Frontend) String() string {
@@ -137,8 +137,8 @@ type Backend struct {
 	Node  string // "" if no node: it is never down
 	State State
 	// Distant backends are not for this node's clients, by topology: they get
-	// connections by traffic policy Local and from other nodes only, and
-	// everybody's where no other backend is left.
+	// connections by traffic policy Local and from other nodes only, and all
+	// where there is no other backend.
 	Distant bool
 }
 
@@ -150,13 +150,13 @@ type Service struct {
 	Backends        []Backend
 	AffinityTimeout time.Duration // 0: each connection gets the next backend
 	Selection       Selection
-	SNAT            bool           // packets reach backends elsewhere from this node's address
+	SNAT            bool           // packets to backends on other nodes have this node's address as source
 	SourceRanges    []netip.Prefix // who may use Restricted frontends; none: nobody
 	// Unconditional services keep a backend whose address was withdrawn: they
 	// lead to pods whether or not those are ready.
 	Unconditional bool
-	// Since is when it came to be, in seconds: of services that ask for the same
-	// frontend, and are given it or not alike, the older has it.
+	// Since is when it was created, in seconds: of services that ask for the same
+	// frontend, all of them Given it or none, the older has it.
 	Since int64
 }
 
@@ -172,7 +172,7 @@ type Problem struct {
 func (p Problem) Error() string { return fmt.Sprintf("service %s: %s", p.Service, p.Reason) }
 
 // normalise returns a copy whose addresses are unmapped and free of duplicates,
-// whose backends are sorted, and which is free of entries that no map can hold, which it reports.
+// whose backends are sorted, and which has no entries that no map can hold; it reports those.
 func (s Service) normalise() (Service, []Problem) {
 	var problems []Problem
 	reject := func(p Problem, format string, args ...any) {
@@ -188,7 +188,7 @@ func (s Service) normalise() (Service, []Problem) {
 			reject(Problem{Frontend: f}, "frontend %v: needs an address, a port and a protocol", f)
 			continue
 		}
-		// Who sends a packet is known then, who connects is not.
+		// The sender of a packet is known there, the client of a socket is not.
 		f.Restricted = f.Restricted && f.Scope == ScopeExternal
 		if i, twice := at[f.identity()]; twice {
 			out.Frontends[i] = f
@@ -228,7 +228,7 @@ func (s Service) normalise() (Service, []Problem) {
 
 func plain(addr netip.Addr) netip.Addr { return addr.Unmap().WithZone("") }
 
-// plainPrefix is prefix without the bits that do not count, and of IPv4 if it
+// plainPrefix is prefix without its host bits, and of IPv4 if it
 // lies in the mapped range.
 func plainPrefix(prefix netip.Prefix) netip.Prefix {
 	if prefix.Addr().Is4In6() && prefix.Bits() >= 96 {

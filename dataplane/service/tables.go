@@ -11,7 +11,7 @@ import (
 )
 
 // tables is the desired state: what callers asked for, indexed so that every
-// change finds what it touches without looking at the rest.
+// change finds what it affects without a search.
 type tables struct {
 	services  map[string]Service
 	asked     map[string]Service // those with frontends Here, with all that was asked for
@@ -139,14 +139,14 @@ type claim struct {
 	name  string
 }
 
-// compare sorts first whose claim holds: of one that was given the address before
-// one that only asks for it, then the older, so that nobody gets a frontend of
-// one that serves, and by name those that are equally old.
+// compare sorts the owner first: a service that was given the address before one
+// that only asks for it, then the older, so that none takes a frontend from one
+// in use, and by name those of the same age.
 func (c claim) compare(other claim) int {
 	return cmp.Or(compareBools(other.given, c.given), cmp.Compare(c.since, other.since), cmp.Compare(c.name, other.name))
 }
 
-// contest notes that who has a frontend of several may be another one now.
+// contest notes that the owner of a frontend that several claim may have changed.
 func (t *tables) contest(claims []claim) {
 	if len(claims) < 2 {
 		return
@@ -274,8 +274,8 @@ func (t *tables) desiredBackends(s Service, key poolKey) []desiredBackend {
 	local := func(b Backend) bool { return b.Node != "" && b.Node == t.node }
 	anywhere := func(Backend) bool { return true }
 	everywhere := t.usable(s, key, func(b Backend) bool { return !b.Distant }, anywhere)
-	// Without traffic policy Local, connections get here that other nodes chose
-	// us for, from all there are.
+	// Without traffic policy Local, other nodes send connections here that they
+	// selected for this node's backends, among all.
 	here := t.usable(s, key, anywhere)
 	if slices.ContainsFunc(s.Frontends, func(f Frontend) bool { return f.Local && poolOf(s.Name, f) == key }) {
 		here = t.usable(s, key, local)

@@ -70,7 +70,7 @@ func TestWithdrawnAddressGetsNothing(t *testing.T) {
 	p.SetService(serviceOf("default/echo:http", TCP, "10.96.0.1:80", three...))
 	flush(t, p)
 	restored := p.WithdrawAddress(netip.MustParseAddr("127.0.1.2"))
-	for range 10 { // no Flush: it has left when the call returns
+	for range 10 { // no Flush: it is removed when the call returns
 		if from, err := ask("tcp4", "10.96.0.1:80"); err != nil || from == three[1] {
 			t.Errorf("answered by %s, %v", from, err)
 		}

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// A withdrawal takes an address out of ordinary services and leaves those that lead to it whatever its state.
+// A withdrawal removes an address from ordinary services, not from unconditional ones.
 func TestUnconditionalServiceKeepsWithdrawnBackend(t *testing.T) {
 	addr := netip.MustParseAddr("10.244.1.2")
 	for _, unconditional := range []bool{false, true} {

@@ -8,7 +8,7 @@ import (
 	"github.com/cilium/ebpf/asm"
 )
 
-// deadlined is a context that ends with the test's patience.
+// deadlined is a context that ends after the tests' deadline.
 func deadlined() context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), deadline)
 	context.AfterFunc(ctx, cancel)
@@ -38,7 +38,7 @@ func (p *Plane) awaitError() error {
 	}
 }
 
-// passProgram is a connect hook that lets everything through.
+// passProgram is a connect hook that allows everything.
 func passProgram(t *testing.T) *ebpf.Program {
 	t.Helper()
 	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{

@@ -16,7 +16,7 @@ type Endpoint struct {
 	Protocol Protocol
 }
 
-// CorrectFlows sets right how many flows least connections weighs: each backend
+// CorrectFlows corrects how many flows least connections counts: each backend
 // of a run gets what count, called once, returns for it. Flows that programs make
 // and end meanwhile stay counted. If no service selects by least connections,
 // count is not called.

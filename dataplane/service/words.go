@@ -2,8 +2,8 @@ package service
 
 import "github.com/skep-io/skep/bpf"
 
-// The words of bpf/structs.h that hold several things, so that one store or one
-// load has them all. The functions of this file are the only places that know.
+// The machine words of bpf/structs.h that hold several fields, so that one store or
+// load has them all. Only the functions of this file encode and decode them.
 
 // entry is what a cell of skep_frontends leads to.
 type entry struct {
@@ -20,7 +20,7 @@ func (e entry) word(check uint32) uint64 {
 // goneWord is the entry of a cell that had a frontend.
 const goneWord = uint64(bpf.SocketFrontendFlagsFRONTEND_GONE) << bpf.SocketFrontendEntryENTRY_FLAGS_SHIFT
 
-// readEntry is false for the word of a cell that leads nowhere, or that was not
+// readEntry is false for the word of a cell that has no frontend, or that was not
 // written for a key with this check.
 func readEntry(word uint64, check uint32) (entry, bool) {
 	flags := bpf.SocketFrontendFlags(word >> bpf.SocketFrontendEntryENTRY_FLAGS_SHIFT)
@@ -53,7 +53,7 @@ func readRun(word uint64) run {
 	}
 }
 
-// directRun is the run of these backends if their ids follow one another.
+// directRun is the run of these backends if their ids are consecutive.
 func directRun(ids []uint32) (run, bool) {
 	for i, id := range ids {
 		if id != ids[0]+uint32(i) {
