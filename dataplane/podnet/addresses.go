@@ -5,8 +5,8 @@ import (
 	"net/netip"
 )
 
-// addresses hands out a range's addresses in turn, so that a released one rests as long as possible: connections and DNS
-// answers of its last owner must not meet a new one.
+// addresses hands out a range's addresses in turn, so that a released one stays unused as long as possible: connections and DNS
+// answers for its last owner must not reach a new one.
 type addresses struct {
 	prefix netip.Prefix
 	last   netip.Addr            // handed out most recently

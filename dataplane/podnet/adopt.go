@@ -8,8 +8,8 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// adopt recovers pods and addresses from the aliases of this host's links. A link of ours without a readable alias was left
-// half made by a process that died, and is removed: nothing uses it yet.
+// adopt recovers pods and addresses from the aliases of this host's links. A link of Skep's without a readable alias is incomplete,
+// since the process that made it ended, and is removed: nothing uses it yet.
 func (n *Network) adopt() error {
 	links, err := n.nl.LinkList()
 	if err != nil {
@@ -49,8 +49,8 @@ func (n *Network) adopt() error {
 	return nil
 }
 
-// adoptable returns the addresses that a link's alias records. Those of a family that this host has no more are left out; a pod
-// that had no other is not reachable any more.
+// adoptable returns the addresses that a link's alias records. Those of a family that this host no longer has are left out; a pod
+// that has no other is not reachable any more.
 func (n *Network) adoptable(link netlink.Link) (podID string, addrs []netip.Addr, err error) {
 	podID, recorded, err := parseAlias(link.Attrs().Alias)
 	if err != nil {

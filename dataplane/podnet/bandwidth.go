@@ -21,8 +21,8 @@ const (
 	queueDivisor = 10
 )
 
-// limit makes the two queues, or removes those that should not be there. A kernel without token buckets leaves
-// the pod unlimited, which is reported and no reason to keep the pod from running.
+// limit makes the two queues, or removes those that are not wanted. On a kernel without token buckets
+// the pod is unlimited, which is reported; it runs nevertheless.
 func (n *Network) limit(host netlink.Link, pod *podEnd, want Bandwidth) (shaped bool, unlimited error) {
 	if want == (Bandwidth{}) && host.Attrs().Alias == "" {
 		return false, nil // a new pair has no queue

@@ -31,7 +31,7 @@ func TestBandwidthIsLimitedEachWay(t *testing.T) {
 		{"to the pod", free, limited, a, 0, rate},
 		{"from the pod", limited, free, b, 1, rate / 2},
 	} {
-		// What the buckets and queues hold passes ahead of the rate.
+		// As much as the buckets and queues hold passes faster than the rate.
 		least := time.Duration(0.7 * size * 8 / c.rate * float64(time.Second))
 		most := time.Duration(3 * size * 8 / c.rate * float64(time.Second))
 		if got := took(c.from, c.to, c.at, c.family); got < least || got > most {

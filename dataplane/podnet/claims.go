@@ -11,12 +11,12 @@ type claim struct {
 	peer    Peer
 	cidr    netip.Prefix
 	way     way
-	current bool // the way is the one that leads there now
+	current bool // the installed route leads to this peer
 	reason  string
 }
 
-// inCluster says why a range that a peer claims gets no way here whoever else claims it, or nothing: ranges come from other hosts by
-// way of the API, and a route to one that is not theirs would hand them what is meant for others.
+// inCluster says why a range that a peer claims gets no route here whoever else claims it, or nothing: other hosts set their ranges
+// by the API, and a route to one that is not theirs would send them packets for others.
 func (f *family) inCluster(cidr netip.Prefix) string {
 	switch {
 	case cidr.Overlaps(f.pods):
@@ -27,8 +27,8 @@ func (f *family) inCluster(cidr netip.Prefix) string {
 	return ""
 }
 
-// settle refuses ranges that several peers claim. Where one of them is reached there now, that one keeps it: a claim that comes
-// later removes nothing.
+// settle refuses ranges that several peers claim. If the installed route leads to one of them, that one keeps it: a later claim
+// removes nothing.
 func settle(claims []*claim) {
 	slices.SortStableFunc(claims, func(a, b *claim) int {
 		if c := a.cidr.Addr().Compare(b.cidr.Addr()); c != 0 {
@@ -55,7 +55,7 @@ func settle(claims []*claim) {
 	}
 }
 
-// refuse says once of each claim that is refused, for as long as it is.
+// refuse logs each refused claim once, for as long as it is refused.
 func (n *Network) refuse(refused []*claim) {
 	now := map[string]bool{}
 	for _, c := range refused {

@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// A peer cannot have routed to it what is not its own: addresses outside of the cluster, this host's pods, or another peer's.
+// A peer gets no route for ranges that are not its own: addresses outside of the cluster, this host's pods, or another peer's.
 func TestRangesOfOthersGetNoRoute(t *testing.T) {
 	f := newFabric(t, 1)
 	var log bytes.Buffer
@@ -44,7 +44,7 @@ func TestRangesOfOthersGetNoRoute(t *testing.T) {
 			t.Errorf("thief claims %s: said %d times, want once:\n%s", claimed, said, log.String())
 		}
 	}
-	// Of two that come at once neither is believed; when one goes, the other has it.
+	// Of two that claim it at once neither gets it; when one is removed, the other does.
 	both := []Peer{peer("a", "192.0.2.14", "10.244.9.0/24"), peer("b", "192.0.2.15", "10.244.9.0/24")}
 	host.Do(func() error { return errors.Join(n.SyncRoutes(nil), n.SyncRoutes(both)) })
 	if routes := strings.Join(routesOf(t, host), "\n"); strings.Contains(routes, "10.244.9.") {

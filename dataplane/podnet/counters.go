@@ -55,7 +55,7 @@ func (n *Network) Counters(podID string) (Counters, error) {
 	return Counters{}, fmt.Errorf("counters of %s (pod %s): the kernel answered without any", a.HostInterface, podID)
 }
 
-// parseStats turns the host end's view round: what the host sent is what the pod received.
+// parseStats swaps the directions of the host's end: what the host sent is what the pod received.
 func parseStats(msg []byte) (Counters, bool) {
 	if len(msg) < statsHeaderSize {
 		return Counters{}, false

@@ -25,7 +25,7 @@ type family struct {
 }
 
 // Every pod's next hops: link-local addresses that no interface has. Pods hold permanent neighbour entries for them with
-// hostMAC, so that neither a proxy nor an ARP or NDP exchange stands between a pod and its first packet.
+// hostMAC, so that a pod's first packet needs neither a proxy nor an ARP or NDP exchange.
 var (
 	gateway4 = netip.AddrFrom4([4]byte{169, 254, 1, 1})
 	gateway6 = netip.MustParseAddr("fe80::1")

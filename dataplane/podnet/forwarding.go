@@ -13,7 +13,7 @@ import (
 )
 
 // DroppedForwarding names the packet filter chains of this network namespace whose policy is to drop what is forwarded, which
-// Docker, among others, sets up. A rule of theirs may still let pods' packets pass; which, cannot be seen from outside. Where
+// Docker, among others, sets up. A rule of theirs may still let pods' packets pass; that cannot be determined here. Where
 // bridged packets go through these chains too (see BridgedFiltering), they also drop what passes a bridge.
 func DroppedForwarding() []string {
 	var found []string
@@ -36,7 +36,7 @@ var familyName = map[nftables.TableFamily]string{
 	nftables.TableFamilyINet: "inet", nftables.TableFamilyIPv4: "ip", nftables.TableFamilyIPv6: "ip6",
 }
 
-// legacyForwarding asks the tool of the older iptables, whose tables nothing else reads; only if such tables exist.
+// legacyForwarding runs the tool of the older iptables, whose tables nothing else reads; only if such tables exist.
 func legacyForwarding() (found []string) {
 	for tables, command := range map[string]string{
 		"/proc/net/ip_tables_names": "iptables-legacy", "/proc/net/ip6_tables_names": "ip6tables-legacy",

@@ -119,7 +119,7 @@ func TestHostWithoutIPv6GivesPodsIPv4(t *testing.T) {
 	})
 }
 
-// A host that gets a second family keeps the pods of the first as they are; one that loses it keeps what is left of them.
+// A host that gets a second family keeps the pods of the first as they are; one that loses it keeps their other addresses.
 func TestFamiliesMayComeAndGoBetweenStarts(t *testing.T) {
 	f := newFabric(t, 1)
 	dual := f.config(0)

@@ -15,7 +15,7 @@ import (
 	"github.com/skep-io/skep/backoff"
 )
 
-// HostWatch follows interfaces, addresses and routes of the host: one netlink subscription for all that need to know.
+// HostWatch follows interfaces, addresses and routes of the host: one netlink subscription for all its readers.
 type HostWatch struct {
 	subscribe func() (*nl.NetlinkSocket, error)
 	mu        sync.Mutex
@@ -30,7 +30,7 @@ func subscribeHost() (*nl.NetlinkSocket, error) {
 		unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV6_ROUTE)
 }
 
-// Follow returns the changes for one reader. With what Run begins with they say that anything may have changed.
+// Follow returns the changes for one reader. The first, when Run begins, says that anything may have changed.
 func (w *HostWatch) Follow() *HostChanges {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -39,7 +39,7 @@ func (w *HostWatch) Follow() *HostChanges {
 	return c
 }
 
-// HostChange is what may have changed since the host was last looked at.
+// HostChange is what may have changed since the last one.
 type HostChange struct {
 	Addresses bool // those of this host that others reach
 	Uplinks   bool // which interfaces are uplinks, or one of them
@@ -52,7 +52,7 @@ func (c HostChange) and(o HostChange) HostChange {
 	return HostChange{c.Addresses || o.Addresses, c.Uplinks || o.Uplinks, c.Routes || o.Routes}
 }
 
-// HostChanges are those that one reader has not seen yet.
+// HostChanges are those that one reader has not received yet.
 type HostChanges struct {
 	wake    chan struct{}
 	mu      sync.Mutex
@@ -81,7 +81,7 @@ func (c *HostChanges) Next(ctx context.Context, settle time.Duration) (HostChang
 	return all, nil
 }
 
-// Again has Next return a change once more after a time: what was to follow it failed.
+// Again has Next return a change once more after a time, when its handling failed.
 func (c *HostChanges) Again(change HostChange, after time.Duration) {
 	time.AfterFunc(after, func() { c.add(change) })
 }
@@ -115,8 +115,8 @@ const (
 )
 
 // Run follows the host until ctx ends, in the network namespace of the calling thread. When messages were lost, since the kernel
-// had no room for them (ENOBUFS), or the socket fails, it subscribes again, and then anything may have changed. So it may while
-// the kernel refuses the subscription: readers look at the host each time that it is tried.
+// had no room for them (ENOBUFS), or the socket fails, it subscribes again, and then anything may have changed. The same holds while
+// the kernel refuses the subscription: readers scan the host each time that it is tried.
 func (w *HostWatch) Run(ctx context.Context) {
 	wait := backoff.New(subscribeFirst, subscribeMax)
 	for ctx.Err() == nil {
@@ -154,7 +154,7 @@ func (w *HostWatch) follow(ctx context.Context) error {
 	}
 }
 
-// changeOf passes over what pods' comings and goings, and routes to other nodes as they are made, cause: they are many.
+// changeOf ignores the many changes that pods being added and removed, and new routes to other nodes, cause.
 func changeOf(m syscall.NetlinkMessage) HostChange {
 	switch m.Header.Type {
 	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
@@ -177,7 +177,7 @@ func changeOf(m syscall.NetlinkMessage) HostChange {
 	return HostChange{}
 }
 
-// isPodRoute recognises routes to single addresses, which go with their pods.
+// isPodRoute recognises routes to single addresses, which are removed with their pods.
 func isPodRoute(route *nl.RtMsg) bool {
 	full := uint8(32)
 	if route.Family == unix.AF_INET6 {
@@ -188,7 +188,7 @@ func isPodRoute(route *nl.RtMsg) bool {
 
 func addressOf(m syscall.NetlinkMessage) (addr netip.Addr) {
 	for _, a := range attributesOf(m, unix.SizeofIfAddrmsg) {
-		// Both are there on links between two hosts; the local one is this host's, and comes last.
+		// Links between two hosts have both; the local one is this host's, and comes last.
 		if a.Attr.Type == unix.IFA_ADDRESS || a.Attr.Type == unix.IFA_LOCAL {
 			addr, _ = netip.AddrFromSlice(a.Value)
 		}

@@ -85,14 +85,14 @@ func (w *watchedNamespace) awaitAddress(t *testing.T, address string) {
 	}
 }
 
-// A kernel under load drops messages for a reader that is slow, and says so once.
+// A kernel under load drops messages for a reader that is slow, and reports that once.
 func TestAnOverrunSubscriptionBeginsAgainWithAScan(t *testing.T) {
 	w := newWatchedNamespace(t)
 	first := <-w.sockets
 	if err := first.SetReceiveBufferSize(4096, false); err != nil {
 		t.Fatal(err)
 	}
-	w.watch.mu.Lock() // the reader stands still
+	w.watch.mu.Lock() // blocks the reader
 	w.Do(func() error {
 		link, err := netlink.LinkByName("lo")
 		for i := 0; err == nil && i < 64; i++ {
@@ -117,7 +117,7 @@ func TestASubscriptionWhoseSocketFailsBeginsAgainWithAScan(t *testing.T) {
 	w.awaitAddress(t, "192.0.2.7/32")
 }
 
-// While there is no subscription, the host is looked at each time that one is tried.
+// While there is no subscription, the host is scanned each time that one is tried.
 func TestTheHostIsScannedWhileTheKernelTakesNoSubscription(t *testing.T) {
 	watch := NewHostWatch()
 	refused := make(chan struct{}, 1024)

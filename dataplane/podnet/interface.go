@@ -39,7 +39,7 @@ func podMAC(podID string) net.HardwareAddr {
 	return net.HardwareAddr{0x0a, sum[8], sum[9], sum[10], sum[11], sum[12]}
 }
 
-// The alias is the record of an attachment; written once the pod's end is in place, so a link without it is half made.
+// The alias is the record of an attachment; written once the pod's end is in place, so a link without it is incomplete.
 func formatAlias(podID string, addrs []netip.Addr) string {
 	alias := "skep pod " + podID
 	for _, addr := range addrs {
@@ -91,8 +91,8 @@ func (n *Network) Attach(podID, netnsPath string, limits Bandwidth) (Attachment,
 	return a, nil
 }
 
-// reserve returns the pod's addresses, new ones if it has none. A pod keeps what it began with, also when the host has got a
-// second family since.
+// reserve returns the pod's addresses, new ones if it has none. A pod keeps its first addresses, also when the host gets a
+// second family.
 func (n *Network) reserve(podID string) (addrs []netip.Addr, fresh bool, err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -125,7 +125,7 @@ func (n *Network) abandon(podID string, addrs []netip.Addr, fresh bool) {
 	if link, err := n.nl.LinkByName(HostInterface(podID)); err == nil {
 		if err := n.deleteLink(link); err != nil {
 			n.log.Error("a half made pod interface stays until the next start", "interface", link.Attrs().Name, "err", err)
-			return // the addresses stay taken with it
+			return // the addresses stay in use as well
 		}
 	}
 	n.mu.Lock()
@@ -156,7 +156,7 @@ func (n *Network) connect(pod *podEnd, addrs []netip.Addr, limits Bandwidth) (At
 	return a, nil
 }
 
-// ensurePair makes the veth pair unless its two ends already are where they belong. An old pair whose inner end went away
+// ensurePair makes the veth pair unless its two ends already are where they belong. An old pair whose inner end was removed
 // with its namespace cannot exist; one whose inner end is in another namespace is replaced.
 func (n *Network) ensurePair(pod *podEnd, name string) error {
 	mac := podMAC(pod.id)
@@ -196,7 +196,7 @@ func (n *Network) ensurePair(pod *podEnd, name string) error {
 	return nil
 }
 
-// configureHost makes the host end forward, refuse forged source addresses, and lead to the pod's addresses. For IPv6 the
+// configureHost makes the host end forward and refuse forged source addresses, and adds the pod's routes. For IPv6 the
 // kernel has no filter of forged sources: the programs at the pod's interface are what refuses them.
 func (n *Network) configureHost(host netlink.Link, podID string, addrs []netip.Addr) error {
 	name := host.Attrs().Name
@@ -225,7 +225,7 @@ func (n *Network) configureHost(host netlink.Link, podID string, addrs []netip.A
 	return nil
 }
 
-// prepareHostEnd comes before the interface is up. It accepts no router advertisements, with which a pod could become the
+// prepareHostEnd runs before the interface is up. It accepts no router advertisements, with which a pod could become the
 // host's router, and no link-local address of its own, which nothing would use.
 func (f *family) prepareHostEnd(name string) error {
 	if f.is4() {
@@ -238,8 +238,8 @@ func (f *family) prepareHostEnd(name string) error {
 		f.enableForwarding(name))
 }
 
-// refuseForged has the kernel drop what a pod sends from an address that is not its own, unless others who look after that
-// have loosened it (2).
+// refuseForged has the kernel drop packets of a pod with a source that is not its own, unless another program that checks sources
+// has loosened the filter (2).
 func refuseForged(name string) error {
 	path := sysctlPath(netlink.FAMILY_V4, name, "rp_filter")
 	if value, err := os.ReadFile(path); err == nil && strings.TrimSpace(string(value)) == "2" {

@@ -39,7 +39,7 @@ func (h header) nodes() *nftables.Set {
 }
 
 // syncMasquerade replaces the family's table "skep" in one transaction: pods' packets that leave the cluster get the host's
-// address. Hosts that share a link are of the cluster as well, since their answers find the pod. Connections under way keep
+// address. Hosts that share a link count as in the cluster too, since their answers reach the pod. Open connections keep
 // their translation, which is in conntrack.
 func (n *Network) syncMasquerade(f *family) error {
 	c, err := nftables.New()
@@ -73,7 +73,7 @@ func (n *Network) syncMasquerade(f *family) error {
 		match = append(match, h.matchPrefix(h.destination, f.service, expr.CmpOpNeq)...)
 	}
 	match = append(match, h.load(h.destination), &expr.Lookup{SourceRegister: 1, SetName: nodes.Name, SetID: nodes.ID, Invert: true})
-	// Fully random source ports: two pods' queries from one port at one moment must not be given the same one.
+	// Fully random source ports: two pods' queries from one port at one moment must not get the same one.
 	c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: append(match, &expr.Counter{}, &expr.Masq{FullyRandom: true})})
 	if err := n.filterNonEthernet(c, table, f, peers); err != nil {
 		return err

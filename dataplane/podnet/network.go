@@ -3,9 +3,9 @@
 // masquerading.
 //
 // It owns, on one host: the veth links named "skep" and eleven hex digits, the VXLAN links "skep-vxlan4" and "skep-vxlan6",
-// all routes that carry route protocol 83, and the nftables tables "ip skep" and "ip6 skep". It changes nothing else that it
-// finds; what it holds is recovered from the kernel, so a new process takes over the interfaces of the one before. It never
-// decides which pods exist, and knows no Kubernetes types.
+// all routes with protocol 83, and the nftables tables "ip skep" and "ip6 skep". It changes nothing else on the host; its
+// state is recovered from the kernel, so a new process takes over the interfaces of the one before. It never
+// decides which pods exist, and uses no Kubernetes types.
 package podnet
 
 import (
@@ -27,28 +27,28 @@ type Config struct {
 	PodCIDRs     []netip.Prefix // this host's pods; they get an address of each, in this order
 	NodeIPs      []netip.Addr   // addresses of this host; source of its traffic to pods, and what peers send to
 	ClusterCIDRs []netip.Prefix // all hosts' pods: never masqueraded
-	ServiceCIDRs []netip.Prefix // optional; what the service translation let through is refused here instead of leaking out
+	ServiceCIDRs []netip.Prefix // optional; packets that were not translated are refused here instead of leaking out
 	MTU          int            // of the links between hosts; 0: that of the interface with the first of NodeIPs
 	Logger       *slog.Logger   // nil: slog.Default()
-	// UplinksChanged, if given, is called with what Uplinks returns whenever that changes, or a
-	// link of it is made anew. It must not call SyncRoutes.
+	// UplinksChanged, if given, is called with what Uplinks returns whenever that changes, or one
+	// of these links is recreated. It must not call SyncRoutes.
 	UplinksChanged func(interfaces []string)
 }
 
-// Attachment is a pod's place on the network.
+// Attachment is a pod's connection to the network.
 type Attachment struct {
 	Addrs         []netip.Addr // one of each family, in the order of Config.PodCIDRs
 	HostInterface string
 	Index         int // of HostInterface, on the host
 	PodMAC        net.HardwareAddr
-	// Shaped is set if the pod's inbound bandwidth is limited: packets to it wait in a queue of HostInterface, and must not be
-	// handed to the pod past it.
+	// Shaped is set if the pod's inbound bandwidth is limited: packets to it wait in a queue of HostInterface, and must not
+	// bypass it.
 	Shaped bool
 	// Unlimited says why a bandwidth that was asked for is not enforced; nil if it is.
 	Unlimited error
 }
 
-// Equal says whether two attachments are the same place.
+// Equal says whether two attachments are the same.
 func (a Attachment) Equal(b Attachment) bool {
 	return a.HostInterface == b.HostInterface && a.Index == b.Index && a.Shaped == b.Shaped &&
 		slices.Equal(a.Addrs, b.Addrs) && slices.Equal(a.PodMAC, b.PodMAC)
@@ -85,8 +85,8 @@ type Network struct {
 	refused  map[string]bool     // claims of peers that are ignored, and were logged
 }
 
-// New takes over what an earlier process left, removes interfaces that it left half made, and prepares forwarding,
-// refusal of unused addresses and masquerading. A host without nftables works, without masquerading, and says so.
+// New takes over the state of an earlier process, removes its incomplete interfaces, and prepares forwarding,
+// refusal of unused addresses and masquerading. A host without nftables works without masquerading, and logs it.
 func New(cfg Config) (*Network, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
@@ -127,7 +127,7 @@ func New(cfg Config) (*Network, error) {
 	return n, nil
 }
 
-// usable leaves IPv6 out on a host that does not have it, unless nothing else is left.
+// usable leaves IPv6 out on a host that does not have it, unless it is the only family.
 func usable(families []*family, log *slog.Logger) ([]*family, error) {
 	off := ipv6Off()
 	if off == "" {
@@ -143,7 +143,7 @@ func usable(families []*family, log *slog.Logger) ([]*family, error) {
 	return kept, nil
 }
 
-// start is in the order in which packets depend on it: nothing is forwarded to a range before its unused addresses are refused.
+// start runs in the order in which packets depend on its steps: nothing is forwarded to a range before its unused addresses are refused.
 func (n *Network) start() error {
 	if err := n.findUplinks(); err != nil {
 		return err
@@ -201,7 +201,7 @@ func (n *Network) prepareForwarding() error {
 	return nil
 }
 
-// followers are the interfaces that live by router advertisements: the uplinks, and those with a route from one.
+// followers are the interfaces that depend on router advertisements: the uplinks, and those with a route from one.
 func (n *Network) followers() ([]string, error) {
 	routes, err := n.nl.RouteList(nil, netlink.FAMILY_V6)
 	if err != nil {
@@ -254,7 +254,7 @@ func (n *Network) Overlays() []string {
 // reportUplinks is called with routes held.
 func (n *Network) reportUplinks() {
 	var names []string
-	var indexes []int // show that a link was made anew
+	var indexes []int // show that a link was recreated
 	for _, link := range n.uplinks {
 		names, indexes = append(names, link.Attrs().Name), append(indexes, link.Attrs().Index)
 	}
@@ -278,7 +278,7 @@ func (n *Network) Close() {
 	n.stats[unix.NETLINK_ROUTE].Close()
 }
 
-// lockPod makes Attach and Detach of one pod take turns, without holding up other pods.
+// lockPod makes Attach and Detach of one pod take turns, without delaying other pods.
 func (n *Network) lockPod(podID string) (unlock func()) {
 	for {
 		n.mu.Lock()

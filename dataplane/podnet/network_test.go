@@ -65,7 +65,7 @@ func TestPodsLeaveTheClusterWithTheHostsAddress(t *testing.T) {
 			t.Errorf("another node saw the pod at %s, want its own address %s", got, a.Addrs[family])
 		}
 	}
-	f.hosts[0].Do(func() error { return n.SyncRoutes(nil) }) // it is no node any more
+	f.hosts[0].Do(func() error { return n.SyncRoutes(nil) }) // it is not a node any more
 	port := f.hosts[1].greet(t, f.nodeIP(1).String())
 	if got := pod.mustCall(t, netip.AddrPortFrom(f.nodeIP(1), port)); got != f.nodeIP(0).String() {
 		t.Errorf("a host that is no node saw the pod at %s, want the host's %s", got, f.nodeIP(0))

@@ -18,11 +18,11 @@ func (h header) peers() *nftables.Set {
 	return &nftables.Set{Table: h.ownTable(), Name: peersName, KeyType: h.keys}
 }
 
-// filterNonEthernet drops what is forged and arrives at an interface without Ethernet headers (tun, WireGuard, ipip), where no program
-// of ours looks at packets. Nodes that are reached by such an interface wrap what their pods send, so nothing there has a pod's
-// address as its source, and what is wrapped comes from a node.
+// filterNonEthernet drops forged packets that arrive at an interface without Ethernet headers (tun, WireGuard, ipip), to which no program
+// of Skep's can be attached. Nodes that are reached by such an interface wrap their pods' packets, so no valid packet there has a
+// pod's address as its source, and wrapped ones come from a node.
 //
-// The rules are part of the transaction that replaces the table. The set keeps what it held, so that nothing of nodes' is dropped
+// The rules are part of the transaction that replaces the table. The set keeps its elements, so that no packets of nodes are dropped
 // until the next SyncRoutes.
 func (n *Network) filterNonEthernet(c *nftables.Conn, table *nftables.Table, f *family, known []nftables.SetElement) error {
 	h := f.header()
@@ -77,7 +77,7 @@ func knownPeers(c *nftables.Conn, f *family) []nftables.SetElement {
 	return list
 }
 
-// syncPeers makes the set of other nodes that of n.peers, writing only the difference.
+// syncPeers makes the set of other nodes equal to n.peers, writing only the difference.
 func (n *Network) syncPeers() error {
 	if n.inSet != nil && slices.EqualFunc(n.peers, n.inSet, Peer.Equal) {
 		return nil

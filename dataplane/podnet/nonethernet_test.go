@@ -101,7 +101,7 @@ func dropped(t *testing.T, host *namespace, f *family) (counts [2]uint64) {
 	return counts
 }
 
-// Interfaces without Ethernet headers have none of the programs that hold packets against the cluster's nodes: who is behind one can
+// Interfaces without Ethernet headers have none of the programs that check packets against the cluster's nodes: a host behind one can
 // neither send as a pod nor wrap packets as a node.
 func TestForgedPacketsWithoutEthernetHeaders(t *testing.T) {
 	f := newFabric(t, 2)
@@ -145,7 +145,7 @@ func TestForgedPacketsWithoutEthernetHeaders(t *testing.T) {
 			}
 		}
 	}
-	// The next process keeps the nodes that are known, until it gets others.
+	// The next process keeps the nodes of the set until it gets others.
 	f.hosts[0].Do(func() error {
 		next, err := New(n.cfg)
 		if err != nil {

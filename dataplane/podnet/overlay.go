@@ -44,8 +44,8 @@ func overlayOverhead(underlay int) int {
 	return 40 + 8 + 8 + 14
 }
 
-// partner is a host at the other end of an overlay. Everything about it follows from its address, so that hosts need not
-// tell each other.
+// partner is a host at the other end of an overlay. All its properties follow from its address, so that hosts need not
+// exchange them.
 type partner struct {
 	node netip.Addr
 	mac  [6]byte
@@ -72,7 +72,7 @@ func linkLocal(mac [6]byte) netip.Addr {
 	return netip.AddrFrom16([16]byte{0xfe, 0x80, 8: mac[0] ^ 2, mac[1], mac[2], 0xff, 0xfe, mac[3], mac[4], mac[5]})
 }
 
-// adoptOverlays finds the links of an earlier process. One of another address or kind is made anew when it is needed.
+// adoptOverlays finds the links of an earlier process. One of another address or kind is recreated when it is needed.
 func (n *Network) adoptOverlays() error {
 	for _, underlay := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		link, err := n.nl.LinkByName(overlayName(underlay))
@@ -141,7 +141,7 @@ func sameOverlay(link netlink.Link, want *netlink.Vxlan) bool {
 }
 
 // configureOverlay gives the link an address of each family, this host's source for packets through it: answers to the host's
-// own address would come by another way, which filters refuse.
+// own address would arrive by another interface, where filters drop them.
 func (n *Network) configureOverlay(link netlink.Link, mtu int) error {
 	name := link.Attrs().Name
 	if link.Attrs().MTU != mtu {
@@ -166,7 +166,7 @@ func (n *Network) configureOverlay(link netlink.Link, mtu int) error {
 }
 
 func (f *family) prepareOverlay(name string) error {
-	if f.is4() { // hosts may differ in whether they see a shared link, so sources are not held to one way
+	if f.is4() { // hosts may disagree on whether they share a link, so sources are not bound to one interface
 		return errors.Join(f.enableForwarding(name), setSysctl(sysctlPath(f.id, name, "rp_filter"), "2"))
 	}
 	return errors.Join(
@@ -188,7 +188,7 @@ func (n *Network) removeOverlay(underlay int) error {
 	return nil
 }
 
-// syncPartners makes the forwarding and neighbour entries of every overlay those that the ways need.
+// syncPartners makes the forwarding and neighbour entries of every overlay those that the routes need.
 func (n *Network) syncPartners(wanted map[netip.Prefix]way) error {
 	var failed []error
 	for underlay, o := range n.overlays {
@@ -217,7 +217,7 @@ func only(id int, all map[netip.Addr]net.HardwareAddr) map[netip.Addr]net.Hardwa
 	return some
 }
 
-// syncNeighbours makes one of an overlay's tables what is wanted: in the bridge family, which host has a MAC; in the others,
+// syncNeighbours makes one of an overlay's tables as wanted: in the bridge family, which host has a MAC; in the others,
 // which MAC has a gateway.
 func (n *Network) syncNeighbours(link, family int, wanted map[netip.Addr]net.HardwareAddr) error {
 	present, err := n.nl.NeighList(link, family)
@@ -254,8 +254,8 @@ func (n *Network) syncNeighbours(link, family int, wanted map[netip.Addr]net.Har
 	return errors.Join(failed...)
 }
 
-// resize sets on the pods' routes to the cluster what the overlays in use add to a packet, if that has changed. Pods of which
-// only an earlier process knows the namespace learn it from this host's "packet too big", at the first packet that is.
+// resize sets the pods' routes to the cluster to the packet size that the overlays in use allow, if that has changed. Pods whose
+// namespace only an earlier process had learn it from this host's "packet too big", at the first packet that is.
 func (n *Network) resize() error {
 	overhead := 0
 	for underlay := range n.overlays {
@@ -285,7 +285,7 @@ func (n *Network) resizePod(id, path string) error {
 	a, ok := n.pods[id]
 	n.mu.Unlock()
 	if !ok {
-		return nil // gone meanwhile
+		return nil // removed meanwhile
 	}
 	pod, err := openPod(id, path)
 	if err != nil {

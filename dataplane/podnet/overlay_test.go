@@ -87,7 +87,7 @@ func udpSize(mtu int, addr netip.Addr) int {
 	return mtu - 40 - 8
 }
 
-// stream sends many bytes over TCP and has them counted by the other end.
+// stream sends many bytes over TCP, which the other end counts.
 func stream(t *testing.T, from, to *namespace, addr netip.Addr, size int64) {
 	t.Helper()
 	var listener net.Listener
@@ -242,7 +242,7 @@ func podRoutes(t *testing.T, pod *namespace) map[string]string {
 	return found
 }
 
-// A process that takes over finds the overlay and uses it on without a moment's loss; it also repairs what is wrong with it.
+// A process that takes over keeps using the overlay without losing a packet; it also repairs what is wrong with it.
 func TestRestartTakesOverTheOverlay(t *testing.T) {
 	f := newRoutedFabric(t, 1, 1)
 	networks := []*Network{f.network(t, 0), f.network(t, 1)}
@@ -263,7 +263,7 @@ func TestRestartTakesOverTheOverlay(t *testing.T) {
 	if after := overlayState(t, f.hosts[0]); !slices.Equal(before, after) {
 		t.Errorf("overlay before the restart %v, after it %v", before, after)
 	}
-	f.hosts[0].Do(func() error { // someone else's hands
+	f.hosts[0].Do(func() error { // as an administrator might
 		link, err := netlink.LinkByName("skep-vxlan4")
 		if err != nil {
 			return err
@@ -349,7 +349,7 @@ func TestIPv6OverlayCarriesBothFamilies(t *testing.T) {
 		}
 	}
 	f.hosts[0].Do(func() error { return networks[0].SyncRoutes(nil) })
-	f.hosts[0].Do(func() error { // a pod that does not know the way's size learns it from its host
+	f.hosts[0].Do(func() error { // a pod whose routes lack the size learns it from its host
 		peer := f.peer(1)
 		peer.NodeIPs = peer.NodeIPs[1:]
 		networks[0].paths = map[string]string{} // as after a restart

@@ -33,7 +33,7 @@ func (n *Network) configurePod(pod *podEnd, addrs []netip.Addr) error {
 		}
 	}
 	for _, addr := range addrs {
-		// Nobody else can have the address, so it is usable without asking around first.
+		// No other host can have the address, so it needs no duplicate address detection.
 		if err := pod.nl.AddrReplace(eth, &netlink.Addr{IPNet: hostNet(addr), Flags: noDAD(addr)}); err != nil {
 			return fmt.Errorf("give %s to the pod: %w", addr, err)
 		}
@@ -57,7 +57,7 @@ func noDAD(addr netip.Addr) int {
 	return unix.IFA_F_NODAD
 }
 
-// routePod gives the pod its ways out, with the sizes that fit them; see README.md on MTU.
+// routePod gives the pod its routes, with the packet sizes that fit them; see README.md.
 func (n *Network) routePod(pod *podEnd, index int, f *family, addr netip.Addr) error {
 	if f.is4() { // IPv6's gateway is on the link as all link-local addresses are
 		if err := pod.nl.RouteReplace(&netlink.Route{LinkIndex: index, Dst: hostNet(f.gateway), Scope: netlink.SCOPE_LINK}); err != nil {
@@ -98,8 +98,8 @@ func (n *Network) encapsulation() int {
 	return 20
 }
 
-// prepareIPv6 keeps the pod from waiting for an answer that never comes: nobody advertises routers to it, and nobody else
-// has its link-local address. It comes before the interface is up.
+// prepareIPv6 keeps the pod from waiting for answers that never come: there are no router advertisements for it, and no other
+// host has its link-local address. It runs before the interface is up.
 func prepareIPv6() error {
 	v6 := netlink.FAMILY_V6
 	return errors.Join(

@@ -9,7 +9,7 @@ import (
 )
 
 // Remove removes everything from this host that the package ever made: pods' and VXLAN interfaces, routes, and the nftables tables.
-// Forwarding stays on for the interfaces that leave the host, since others may rely on it.
+// Forwarding stays on for the uplinks, since other programs may rely on it.
 func Remove() error {
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {

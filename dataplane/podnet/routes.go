@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// RouteProtocol marks the routes that this package made; it touches no others. 83 is assigned to no routing daemon.
+// RouteProtocol marks the routes that this package made; it changes no others. 83 is assigned to no routing daemon.
 const RouteProtocol netlink.RouteProtocol = 83
 
 // Peer is another host and its pods' ranges, one of a family at most.
@@ -21,7 +21,7 @@ type Peer struct {
 	PodCIDRs []netip.Prefix
 }
 
-// Equal says whether two peers are reached alike.
+// Equal says whether two peers are reached the same way.
 func (p Peer) Equal(q Peer) bool {
 	return p.Name == q.Name && slices.Equal(p.NodeIPs, q.NodeIPs) && slices.Equal(p.PodCIDRs, q.PodCIDRs)
 }
@@ -40,9 +40,9 @@ type way struct {
 	partner  partner
 }
 
-// SyncRoutes makes the ways to other hosts' pods exactly those of peers, changing only what differs: a route to a host on a
-// link that this one shares, VXLAN to the others. Peers that cannot be reached at all are reported together, after all others
-// are in place.
+// SyncRoutes makes the routes to other hosts' pods exactly those of peers, changing only what differs: a route to a host on a
+// link that this one shares, VXLAN to the others. Peers that cannot be reached at all are reported together, after the others
+// are installed.
 func (n *Network) SyncRoutes(peers []Peer) error {
 	n.routes.Lock()
 	defer n.routes.Unlock()
@@ -89,14 +89,14 @@ func (n *Network) syncRoutes() error {
 	return errors.Join(append(failed, n.syncNodes(nodes), n.syncPeers())...)
 }
 
-// plan chooses the way to every range that is a peer's to have.
+// plan chooses the way to every range that a peer may have.
 func (n *Network) plan(t *table) (wanted map[netip.Prefix]way, failed []error) {
 	var claims, refused []*claim
 	for _, p := range n.peers {
 		for _, cidr := range p.PodCIDRs {
 			f := n.family(familyOf(cidr.Addr()))
 			if f == nil {
-				continue // nobody here speaks it
+				continue // this host does not have the family
 			}
 			c := &claim{peer: p, cidr: cidr, reason: f.inCluster(cidr)}
 			if c.reason != "" {
@@ -131,7 +131,7 @@ func (n *Network) choose(t *table, f *family, p Peer, cidr netip.Prefix) (way, e
 			return way{hop: hop{link: link, via: direct, src: f.node}}, nil
 		}
 	}
-	// Both ends must choose alike, so the order is not this host's own.
+	// Both ends must choose the same, so the order is fixed.
 	for _, underlay := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		mine, theirs := addrIn(n.cfg.NodeIPs, underlay), addrIn(p.NodeIPs, underlay)
 		if !mine.IsValid() || !theirs.IsValid() {
@@ -146,7 +146,7 @@ func (n *Network) choose(t *table, f *family, p Peer, cidr netip.Prefix) (way, e
 	return way{}, fmt.Errorf("its addresses %v and this node's %v have no family in common", p.NodeIPs, n.cfg.NodeIPs)
 }
 
-// writeRoutes changes routes in place: there is no moment at which a range that stays has none.
+// writeRoutes changes routes in place: a range that stays always has one.
 func (n *Network) writeRoutes(t *table, wanted map[netip.Prefix]way) (failed []error) {
 	for cidr, w := range wanted {
 		if w.underlay != 0 {
@@ -192,8 +192,8 @@ func ownRoutes(h *netlink.Handle) ([]netlink.Route, error) {
 	return routes, nil
 }
 
-// refuseUnused answers for addresses of this host's pod ranges that no pod has, and for service addresses that were not
-// translated. Without it they would follow the default route out of the host, or loop between hosts.
+// refuseUnused refuses packets to addresses of this host's pod ranges that no pod has, and to service addresses that were not
+// translated. Without it they would leave the host by the default route, or loop between hosts.
 func (n *Network) refuseUnused() error {
 	refused := map[netip.Prefix]bool{}
 	for _, f := range n.families {
@@ -211,7 +211,7 @@ func (n *Network) refuseUnused() error {
 	return n.forgetOldRanges(refused)
 }
 
-// forgetOldRanges removes the refusals of ranges that this host had before: another host's pods may have them now.
+// forgetOldRanges removes the unreachable routes of ranges that this host had before: another host's pods may have them now.
 func (n *Network) forgetOldRanges(refused map[netip.Prefix]bool) error {
 	routes, err := ownRoutes(n.nl)
 	if err != nil {

@@ -38,13 +38,13 @@ func forwardEverywhere() error {
 	return setSysctl(sysctlPath(netlink.FAMILY_V6, "all", "forwarding"), "1")
 }
 
-// keepAdvertisements has an interface go on taking addresses and default routes from router advertisements. It must come
+// keepAdvertisements lets an interface still accept addresses and default routes from router advertisements. It must run
 // before forwarding is set on any interface: the kernel then drops the default routes of all that do not have this value.
 func keepAdvertisements(name string) error {
 	path := sysctlPath(netlink.FAMILY_V6, name, "accept_ra")
 	value, err := os.ReadFile(path)
 	if err != nil || strings.TrimSpace(string(value)) != "1" {
-		return nil // gone, or set on purpose: 0 is off, 2 is what is wanted
+		return nil // removed, or set on purpose: 0 is off, 2 is the wanted value
 	}
 	return setSysctl(path, "2")
 }

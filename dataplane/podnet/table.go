@@ -11,12 +11,12 @@ import (
 
 // table is the host's main routing table at one moment.
 type table struct {
-	own     map[netip.Prefix]hop   // our routes through other hosts
-	others  map[netip.Prefix]reach // all that are not ours
+	own     map[netip.Prefix]hop   // Skep's routes through other hosts
+	others  map[netip.Prefix]reach // all other routes
 	lengths map[int][]int          // of the prefixes in others, by family, longest first
 }
 
-// reach is what a route of the host's says about addresses in its range.
+// reach is what one of the host's routes says about addresses in its range.
 type reach struct {
 	metric int
 	link   int
@@ -79,7 +79,7 @@ func (t *table) sortedLengths(id int) (lengths []int) {
 	return lengths
 }
 
-// lookup finds the route of the host's that addr would take.
+// lookup finds the host's route for addr.
 func (t *table) lookup(addr netip.Addr) (reach, bool) {
 	for _, bits := range t.lengths[familyOf(addr)] {
 		cidr, err := addr.Prefix(bits)
@@ -93,7 +93,7 @@ func (t *table) lookup(addr netip.Addr) (reach, bool) {
 	return reach{}, false
 }
 
-// sharedLink is the link on which addr answers itself, 0 if there is none.
+// sharedLink is the link on which addr itself answers ARP or NDP, 0 if there is none.
 func (t *table) sharedLink(addr netip.Addr) int {
 	if r, ok := t.lookup(addr); ok && r.shared {
 		return r.link

@@ -14,8 +14,8 @@ import (
 const OwnPrefix = "skep"
 
 // FindUplinks returns the host's interfaces that packets from outside arrive at: those that have a node address, in the order of the
-// addresses, then those that default routes use, each hop of multipath routes included. Loopback is none, nor is an interface of
-// Skep's own.
+// addresses, then those that default routes use, each hop of multipath routes included. Loopback and Skep's own interfaces are left
+// out.
 func FindUplinks(nl *netlink.Handle, nodeIPs []netip.Addr) ([]netlink.Link, error) {
 	addrs, err := nl.AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil {
@@ -49,7 +49,7 @@ func FindUplinks(nl *netlink.Handle, nodeIPs []netip.Addr) ([]netlink.Link, erro
 		}
 		link, err := nl.LinkByIndex(index)
 		if err != nil {
-			continue // it went away meanwhile
+			continue // it was removed meanwhile
 		}
 		if a := link.Attrs(); a.Flags&net.FlagLoopback == 0 && !strings.HasPrefix(a.Name, OwnPrefix) {
 			uplinks = append(uplinks, link)
@@ -58,7 +58,7 @@ func FindUplinks(nl *netlink.Handle, nodeIPs []netip.Addr) ([]netlink.Link, erro
 	return uplinks, nil
 }
 
-// findUplinks finds those of this host, replies to pods arrive there, and from the first node address's the size of packets.
+// findUplinks finds this host's uplinks, where replies to pods arrive, and takes the MTU from the one with the first node address.
 func (n *Network) findUplinks() error {
 	links, err := n.nl.LinkList()
 	if err != nil {

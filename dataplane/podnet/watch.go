@@ -11,15 +11,15 @@ import (
 )
 
 const (
-	// settleTime is how long changes of the host are gathered before the routes to other nodes' pods are looked at.
+	// settleTime is how long changes of the host are gathered before the routes to other nodes' pods are checked.
 	settleTime = 100 * time.Millisecond
-	// Routes that could not be repaired are tried again so soon, though nothing has changed.
+	// Routes that could not be repaired are tried again after this time, though nothing has changed.
 	repairFirst = time.Second
 	repairMax   = 30 * time.Second
 )
 
 // Run repairs the routes to other nodes' pods whenever the host's own links, addresses or routes change, until ctx ends: the kernel drops
-// routes with the link or the address that they depend on, and brings none of them back. It touches no route before the first
+// routes with the link or the address that they depend on, and restores none of them. It changes no route before the first
 // SyncRoutes.
 func (n *Network) Run(ctx context.Context, changes *HostChanges) {
 	wait := backoff.New(repairFirst, repairMax)
@@ -46,7 +46,7 @@ func (n *Network) Run(ctx context.Context, changes *HostChanges) {
 	}
 }
 
-// silentAfter is when a kernel that gives no answer by netlink is logged.
+// silentAfter is how long netlink may give no answer before that is logged.
 const silentAfter = 2 * time.Minute
 
 func (n *Network) repairRoutes() error {
@@ -65,7 +65,7 @@ func (n *Network) repairRoutes() error {
 	return n.syncRoutes()
 }
 
-// followUplinks lets packets for pods in at an interface that has become an uplink. It is called with routes held.
+// followUplinks enables forwarding of packets for pods at an interface that has become an uplink. It is called with routes held.
 func (n *Network) followUplinks() error {
 	before := n.uplinks
 	n.uplinks = nil

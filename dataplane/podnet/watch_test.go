@@ -59,7 +59,7 @@ func TestRoutesComeBackWithTheLink(t *testing.T) {
 	})
 }
 
-// awaitAny returns when a route of ours to one of the prefixes is seen to come.
+// awaitAny returns when a route of Skep's to one of the prefixes appears.
 func awaitAny(t *testing.T, updates <-chan netlink.RouteUpdate, cidrs []netip.Prefix) {
 	t.Helper()
 	late := time.After(time.Minute)
