@@ -23,7 +23,7 @@ type place struct {
 
 func (p *Path) podPlaces(index int) []place {
 	return []place{
-		// To the pod first: nothing is translated whose answer could not be.
+		// To the pod first: no packet is translated whose answer could not be.
 		{index: index, egress: true, name: "skep_to_pod", program: p.programs.SkepToPod},
 		{index: index, name: "skep_from_pod", program: p.programs.SkepFromPod},
 	}
@@ -36,7 +36,7 @@ func (p *Path) uplinkPlaces(index int) []place {
 	}
 }
 
-// otherPlaces are those at interfaces that lead to no pod and to no node.
+// otherPlaces are the places at interfaces that lead to no pod and to no node.
 func (p *Path) otherPlaces(index int) []place {
 	return []place{{index: index, name: "skep_from_other", program: p.programs.SkepFromOther}}
 }
@@ -44,12 +44,12 @@ func (p *Path) otherPlaces(index int) []place {
 // attacher is one of the kernel's two ways to run a program at an interface.
 type attacher interface {
 	name() string
-	// attach makes the place run its program. One that does already is left alone; one that runs another gets this
-	// one in a single step.
+	// attach makes the place run its program: nothing changes if it does already, and another program is replaced
+	// in one step.
 	attach(place) error
-	// detach detaches our programs from an interface, if there are any; the interface may be gone.
+	// detach detaches this package's programs from an interface, if there are any; the interface may not exist.
 	detach(index int) error
-	// interfaces lists those that have programs of ours.
+	// interfaces lists those that have programs of this package.
 	interfaces() ([]int, error)
 }
 
@@ -64,7 +64,7 @@ func newAttacher(o Options) (attacher, error) {
 	return tcx{dir: o.PinDir}, err
 }
 
-// haveTCX asks the kernel by attaching to an interface that cannot exist: it says which of the two is unknown to it.
+// haveTCX tries to attach to an interface that cannot exist: the error says whether the kernel lacks tcx or the interface.
 func haveTCX() error {
 	probe, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.SchedCLS, License: "GPL", Instructions: verdictOnly()})
 	if err != nil {
@@ -81,7 +81,7 @@ func haveTCX() error {
 	return err
 }
 
-// tcx attaches through links, which live as long as their pins: one an interface and program, in the pin folder dir.
+// tcx attaches through links, which last as long as their pins: one for each interface and program, in the pin folder dir.
 type tcx struct{ dir string }
 
 func (tcx) name() string { return "tcx" }

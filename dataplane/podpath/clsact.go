@@ -14,13 +14,13 @@ import (
 	"github.com/skep-io/skep/dataplane/pinned"
 )
 
-// Priority and handle of our filters: what somebody else attaches to the hook has others and is not touched.
+// Priority and handle of Skep's filters: those of other programs at the hook differ and are not changed.
 const (
 	filterPriority = 83
 	filterHandle   = 1
 )
 
-// clsact attaches through filters of a clsact qdisc, which live as long as their interface. For kernels before 6.6.
+// clsact attaches through filters of a clsact qdisc, which last as long as their interface. For kernels before 6.6.
 type clsact struct{}
 
 func (clsact) name() string { return "clsact" }
@@ -79,7 +79,7 @@ func (clsact) attach(p place) error {
 	return nil
 }
 
-// filtersOf lists our filters at one hook of an interface: none if the interface is gone.
+// filtersOf lists Skep's filters at one hook of an interface: none if the interface does not exist.
 func filtersOf(index int, egress bool) (ours []*netlink.BpfFilter, err error) {
 	link, err := netlink.LinkByIndex(index)
 	if isLinkNotFound(err) {
@@ -120,7 +120,7 @@ func (clsact) detach(index int) error {
 	return removeUnused(index)
 }
 
-// removeUnused removes the qdisc with our last filter, unless somebody else's filters use it.
+// removeUnused removes the qdisc with Skep's last filter, unless other filters use it.
 func removeUnused(index int) error {
 	link, err := netlink.LinkByIndex(index)
 	if isLinkNotFound(err) {

@@ -55,8 +55,8 @@ var counterLabels = [bpf.PodPathCounterPATH_COUNTER_COUNT]string{
 	bpf.PodPathCounterPATH_EVENT_TRAFFIC_FULL:     "event_traffic_full",
 }
 
-// Counters are packets by "program/reason" since the maps were made: each packet counts one reason, and the events that
-// happened to it (reasons that begin with "event_").
+// Counters are packets by "program/reason" since the maps were made: each packet counts for one reason, and for its events
+// (reasons that begin with "event_").
 func (p *Path) Counters() (map[string]uint64, error) {
 	all := make(map[string]uint64, len(hookLabels)*len(counterLabels))
 	for hook, program := range hookLabels {
@@ -106,7 +106,7 @@ func (p *Path) Traffic() ([]Traffic, error) {
 	return all, nil
 }
 
-// forgetTraffic drops the lines of a pod that is gone: its address may be another's tomorrow.
+// forgetTraffic deletes the lines of a removed pod, whose address another may get.
 func (p *Path) forgetTraffic(addr netip.Addr) error {
 	all, err := p.Traffic()
 	if err != nil {

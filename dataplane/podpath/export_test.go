@@ -11,7 +11,7 @@ import (
 	"github.com/skep-io/skep/dataplane/pinned"
 )
 
-// What a program says of a packet (linux/pkt_cls.h).
+// Verdicts of a program (linux/pkt_cls.h).
 const (
 	VerdictStack    = ^uint32(0) // TC_ACT_UNSPEC
 	VerdictDrop     = 2          // TC_ACT_SHOT
@@ -29,7 +29,7 @@ func (p *Path) Programs() map[string]*ebpf.Program {
 	}
 }
 
-// PutReverseFlow writes what XDP remembers of a flow from outside to a backend here, own if that is in the host's own network.
+// PutReverseFlow writes XDP's entry of a flow from outside to a backend here, own if that is in the host's own network.
 func (p *Path) PutReverseFlow(client, frontend, backend netip.AddrPort, protocol uint8, own bool) error {
 	var now unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {

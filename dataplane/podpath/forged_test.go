@@ -23,7 +23,7 @@ import (
 // overlayID is the VXLAN network of the nodes' overlays.
 const overlayID = 83
 
-// wrapped is a packet in VXLAN, as a node sends it but for who sends it.
+// wrapped is a packet in VXLAN as a node sends it, but from any sender.
 func wrapped(from, to netip.Addr, id byte, inner []byte) packet {
 	udp := slices.Concat([]byte{0xc0, 0, podnet.VXLANPort >> 8, podnet.VXLANPort & 0xff, 0, 0, 0, 0}, []byte{8, 0, 0, 0, 0, 0, id, 0}, inner)
 	udp[4], udp[5] = byte(len(udp)>>8), byte(len(udp))
@@ -60,7 +60,7 @@ func (s *scene) forgedFrames() (frames [][]byte) {
 	return append(frames, arp, advertisement.frame(), packet{from: "[fe80::2]:0", to: "[ff02::1:ff00:1]:0", protocol: protocolICMPv6, hops: 255}.frame())
 }
 
-// A pod sends nothing that a node would unwrap: what it wraps could bear any source.
+// A pod sends nothing that a node would unwrap: the packet inside could have any source.
 func TestPodsCannotSendWrappedPackets(t *testing.T) {
 	s := newScene(t)
 	for i, own := range s.client.Addrs {
@@ -87,7 +87,7 @@ func TestPodsCannotSendWrappedPackets(t *testing.T) {
 	}
 }
 
-// What comes in at an uplink: whose source does it bear, and can it have come this way?
+// Packets at an uplink: whose source do they have, and can they arrive at this uplink?
 func TestSourcesAtTheUplink(t *testing.T) {
 	s := newScene(t)
 	for i, victim := range s.client.Addrs {
@@ -123,10 +123,10 @@ func TestSourcesAtTheUplink(t *testing.T) {
 			{"a pod of this node to the host", datagram(own, node, 9), podpath.VerdictDrop, "forged"},
 			{"a pod of no node", datagram(nobodys, victim, 9), podpath.VerdictDrop, "forged"},
 		} {
-			for range 2 { // the second one is known
+			for range 2 { // the second one is in skep_path_sources
 				s.wantRun(t, c.name, "from_uplink", c.packet.frame(), c.verdict, c.moved)
 			}
-			verdict := uint32(podpath.VerdictStack) // what is right at another interface is none of ours
+			verdict := uint32(podpath.VerdictStack) // valid packets at another interface are not Skep's
 			if c.verdict == podpath.VerdictDrop {
 				verdict = podpath.VerdictDrop
 			}
@@ -148,8 +148,8 @@ func (s *scene) wantRun(t *testing.T, name, program string, frame []byte, verdic
 	wantMovedBeside(t, name, before, counters(t, s.host), neighbourTalk, program+"/"+count)
 }
 
-// Whoever sends VXLAN to a node, or pods' addresses unwrapped where they come by the overlay: no pod hears of it, and nodes'
-// own packets arrive on.
+// Forged VXLAN to a node, or unwrapped packets from pods that are reached by the overlay, reach no pod, and nodes' own
+// packets still arrive.
 func TestForgedOverlayPacketsGoNowhere(t *testing.T) {
 	f := fabrictest.NewRouted(t, 2)
 	f.OpenPaths()
@@ -232,8 +232,8 @@ func awaitMoved(t *testing.T, h *fabrictest.Host, reason string, before uint64, 
 	}
 }
 
-// addLAN gives a host an interface lan0 that is no uplink; what is sent by lan1 arrives there. An uplink that becomes such an
-// interface has no other program than its.
+// addLAN gives a host an interface lan0 that is not an uplink; what is sent by lan1 arrives there. An uplink that becomes such an
+// interface has only its program.
 func addLAN(t *testing.T, h *fabrictest.Host) (mac net.HardwareAddr) {
 	t.Helper()
 	h.Do(func() error {

@@ -21,7 +21,7 @@ func (f fewFlows) Maps() map[string]*ebpf.Map {
 	return map[string]*ebpf.Map{bpf.PodMapSkepFlows: f.flows}
 }
 
-// More flows than there is room for: the oldest go, and every packet finds its backend.
+// More flows than there is room for: the oldest are evicted, and every packet finds its backend.
 func TestMoreFlowsThanRoom(t *testing.T) {
 	const room, clients = 256, 4096
 	spec, err := bpf.LoadPod()
@@ -59,7 +59,7 @@ func TestMoreFlowsThanRoom(t *testing.T) {
 		"from_pod/peer", "from_pod/event_new_flow", "from_pod/event_translated", "from_pod/event_reversed")
 }
 
-// No room for another line of traffic: that is counted, and the packets go on.
+// No room for another line of traffic: that is counted, and the packets pass.
 func TestTrafficFull(t *testing.T) {
 	f := fabrictest.New(t, 1)
 	f.OpenPaths()
@@ -77,7 +77,7 @@ func TestTrafficFull(t *testing.T) {
 		"from_pod/peer", "from_pod/event_new_flow", "from_pod/event_translated", "from_pod/event_reversed")
 }
 
-// No room for another pod: its attachment says so, those that are there work on, and once there is room it succeeds.
+// No room for another pod: its attachment returns an error, other pods are not affected, and once there is room it succeeds.
 func TestPodsFull(t *testing.T) {
 	f := fabrictest.New(t, 1)
 	f.OpenPaths()
@@ -99,7 +99,7 @@ func TestPodsFull(t *testing.T) {
 	h.Do(func() error { return h.Path.Attach(client.Index, append(late, client.Addrs...), client.PodMAC) })
 }
 
-// More datagrams in fragments than are remembered: the oldest are lost, which is counted, and new ones pass.
+// More fragmented datagrams than there is room for: the oldest are lost, which is counted, and new ones pass.
 func TestMoreFragmentedDatagramsThanRoom(t *testing.T) {
 	s := newScene(t)
 	at := func(port int, fragment int) []byte {

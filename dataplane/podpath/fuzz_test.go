@@ -16,8 +16,8 @@ import (
 
 var fuzzed = flag.Int("packets", 60_000, "random and mutated packets for each program")
 
-// Whatever a packet says: the programs give one of three verdicts, count exactly one reason, and leave a packet that they do
-// not claim to have translated as it was.
+// For any packet the programs give one of three verdicts, count exactly one reason, and change it only if they count it as
+// translated.
 func TestRandomPackets(t *testing.T) {
 	s := newScene(t)
 	var seeds [][]byte
@@ -82,7 +82,7 @@ func (s *scene) storm(t *testing.T, program *ebpf.Program, random *rand.Rand, se
 	return nil
 }
 
-// leastFrame is what a test run asks for: an IPv6 header whole.
+// leastFrame is the least that a test run accepts: a whole IPv6 header.
 const leastFrame = 14 + 40
 
 // mutate returns a packet that is one of the seeds with some bytes changed, cut or added, or nothing but random bytes.

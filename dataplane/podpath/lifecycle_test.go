@@ -71,7 +71,7 @@ func TestTrafficIsCountedAtTheBackend(t *testing.T) {
 	}
 }
 
-// Programs are replaced in place: a transfer that runs meanwhile loses nothing, and each process finds what the last one left.
+// Programs are replaced in place: a transfer that runs meanwhile loses nothing, and each process adopts what the last one left.
 func TestPathsChangeUnderTraffic(t *testing.T) {
 	f := fabrictest.New(t, 2)
 	f.OpenPaths()
@@ -174,7 +174,7 @@ func TestOpenRepairsWhatIsMissing(t *testing.T) {
 		client := h.NewPod("client")
 		target := netip.AddrPortFrom(kept.Addr4(), 8080)
 		serve(t, kept.Namespace, target)
-		// One pod's programs are lost, another pod goes while nobody looks.
+		// One pod's programs are lost, another pod is removed while no process runs.
 		if err := os.RemoveAll(filepath.Join(h.Pins, "path", "links")); err != nil {
 			t.Fatal(err)
 		}

@@ -8,7 +8,7 @@ import (
 	"github.com/skep-io/skep/bpf"
 )
 
-// Node is a node of the cluster, as the programs at uplinks believe packets.
+// Node is a node of the cluster, against which programs at uplinks check packets' sources.
 type Node struct {
 	Addrs    []netip.Addr   // its own; the first of each family is what it sends wrapped packets from
 	PodCIDRs []netip.Prefix // its pods'
@@ -16,8 +16,8 @@ type Node struct {
 }
 
 // SetNodes says which nodes there are, this one included. Until it is called for the first time, packets between nodes are
-// taken from anybody; from then on pods' addresses are those of the node that has their range, whichever way packets come.
-// What an earlier process was given holds until this one gets it.
+// accepted from any source; from then on a pod's address is accepted from the node that has its range only, directly or wrapped.
+// The nodes of an earlier process hold until this one calls it.
 func (p *Path) SetNodes(nodes []Node) error {
 	wanted := map[bpf.PodRangeKey]bpf.PodRangeOwner{}
 	for _, n := range nodes {
@@ -37,7 +37,7 @@ func (p *Path) SetNodes(nodes []Node) error {
 		return err
 	}
 	var failed []error
-	for key, owner := range wanted { // the new ones first: a range that moves is never nobody's
+	for key, owner := range wanted { // the new ones first: a range that moves always has an owner
 		if present[key] != owner {
 			failed = append(failed, p.maps.ranges.Put(key, owner))
 		}

@@ -70,7 +70,7 @@ func TestServiceByThePacketThroughTheOverlay(t *testing.T) {
 	}
 }
 
-// What XDP hands over goes where its addresses say, also if it is longer than what fits there: the overlay takes it in pieces.
+// Packets that XDP hands over reach their destination, also if they are too long for the overlay: they are fragmented.
 func TestHandedOverPacketsGoThroughTheOverlay(t *testing.T) {
 	f := fabrictest.NewRouted(t, 2)
 	f.OpenPaths()

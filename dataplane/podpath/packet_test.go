@@ -26,7 +26,7 @@ const (
 	ack
 )
 
-// packet is one in the terms of its sender; what is zero gets what a sender would put there.
+// packet is one as its sender describes it; zero fields get a sender's usual values.
 type packet struct {
 	from, to   string // "address:port"
 	protocol   byte

@@ -1,10 +1,10 @@
-// Package podpath runs the programs at pods' interfaces: services by the packet for what no socket hook saw, answers to flows
-// that XDP translated, refusal of forged sources, accounting by backend, and the way from pod to pod and between nodes around
-// the host's upper stack.
+// Package podpath runs the programs at pods' interfaces: services by the packet for traffic that passed no socket hook, answers to
+// flows that XDP translated, refusal of forged sources, accounting by backend, and the fast path from pod to pod and between nodes
+// past the host's upper stack.
 //
 // It owns the maps skep_pods, skep_node_ranges, skep_traffic and skep_path_*, the programs skep_from_pod, skep_to_pod, skep_from_uplink and
 // skep_to_uplink, and where they are attached. Services, flows and addresses are read from the maps of package service and flow. It never makes
-// interfaces, addresses or routes: that is podnet's. It knows no Kubernetes types.
+// interfaces, addresses or routes: podnet does. It uses no Kubernetes types.
 package podpath
 
 import (
@@ -24,13 +24,13 @@ import (
 // Maps has kernel maps by their names in C: *service.Plane and *flow.Flows.
 type Maps = pinned.Owner
 
-// Options says where the path lives and what it may lead to.
+// Options say where the path's pins are and which interfaces and ranges it serves.
 type Options struct {
 	PinDir       string         // on a BPF filesystem, not shared with another package; made if absent
 	Plane        Maps           // services
 	Flows        Maps           // flows that XDP shares; nil: the path keeps its own
 	Uplinks      []string       // interfaces that other nodes' and outside packets arrive at, a VXLAN device included; the first leads outside
-	Others       []string       // interfaces at which no packet of a pod or of a node has any business
+	Others       []string       // interfaces at which no packet of a pod or of a node may arrive
 	ClusterCIDRs []netip.Prefix // all pods of the cluster; at most 8
 	Clsact       bool           // attach by clsact qdiscs also where the kernel has tcx
 	Logger       *slog.Logger   // nil: slog.Default()
@@ -56,11 +56,11 @@ type Path struct {
 
 	mu     sync.Mutex
 	pods   map[int][]netip.Addr // by index of the host's interface
-	others map[int]bool         // by index: those that this process has seen to
+	others map[int]bool         // by index: those that this process has configured
 }
 
 // Open adopts what is pinned in o.PinDir, replaces programs in place where they differ, repairs what is missing at interfaces
-// that are still there, and forgets those that are not. Pods work on throughout.
+// that still exist, and forgets those that do not. Pods keep working meanwhile.
 func Open(o Options) (*Path, error) {
 	if o.Plane == nil {
 		return nil, errors.New("pod path: the service maps are missing")
@@ -113,7 +113,7 @@ func (p *Path) start() error {
 	return maps.Pin()
 }
 
-// configure writes what the programs go by. stale: the pods in the maps are of another network namespace, in which the
+// configure writes the programs' configuration. stale: the pods in the maps are of another network namespace, in which the
 // indexes of their interfaces mean something else.
 func (p *Path) configure(adopted bool) (stale bool, err error) {
 	cookie, err := namespaceCookie()

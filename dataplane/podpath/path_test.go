@@ -14,7 +14,7 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(sandbox.Main(m, nil)) }
 
-// bothWays runs a test with what the kernel has, tcx or clsact, and with clsact.
+// bothWays runs a test with the kernel's default, tcx or clsact, and with clsact.
 func bothWays(t *testing.T, test func(t *testing.T, change func(*podpath.Options))) {
 	t.Run("chosen", func(t *testing.T) { test(t, nil) })
 	t.Run("clsact", func(t *testing.T) { test(t, func(o *podpath.Options) { o.Clsact = true }) })

@@ -15,7 +15,7 @@ import (
 	"github.com/skep-io/skep/bpf"
 )
 
-// Attach makes the pod behind a host interface reachable on the fast path, holds it to its addresses, and accounts for it.
+// Attach makes the pod behind a host interface reachable on the fast path, drops packets with other sources, and accounts for it.
 // addrs are all that the pod has; podMAC is the link address of its own end. Calling it again repairs what is missing, takes
 // over another queue at the interface (a bandwidth limit), and follows changed addresses.
 func (p *Path) Attach(hostIfindex int, addrs []netip.Addr, podMAC net.HardwareAddr) error {
@@ -75,7 +75,7 @@ func podEntry(index int, podMAC net.HardwareAddr) (bpf.PodPod, *netlink.LinkAttr
 	return entry, link.Attrs(), err
 }
 
-// hasQueue says whether packets to the pod have to wait their turn at its interface: nothing may be led past that.
+// hasQueue says whether the pod's interface has a queue, which packets to it must not bypass.
 func hasQueue(link netlink.Link) (bool, error) {
 	qdiscs, err := netlink.QdiscList(link)
 	if err != nil {
@@ -89,8 +89,8 @@ func hasQueue(link netlink.Link) (bool, error) {
 	return false, nil
 }
 
-// admitTranslated lets the host's stack accept packets from the pod's interface that bear a service's address, which the
-// program gave them and no route leads back by. What the pod itself forges never gets that far.
+// admitTranslated lets the host's stack accept packets from the pod's interface whose source the program has set to a service's
+// address, to which no route leads by that interface. Sources that the pod itself forges are dropped before.
 func admitTranslated(name string) error {
 	for setting, value := range map[string]string{"rp_filter": "2", "accept_local": "1"} {
 		path := "/proc/sys/net/ipv4/conf/" + name + "/" + setting
@@ -104,7 +104,7 @@ func admitTranslated(name string) error {
 	return nil
 }
 
-// Detach forgets the pod behind a host interface, which may be gone already. It is no error if there is none.
+// Detach forgets the pod behind a host interface, which may no longer exist. It is no error if there is none.
 func (p *Path) Detach(hostIfindex int) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -165,8 +165,8 @@ func (p *Path) adopt(stale bool) error {
 }
 
 // SetUplinks makes the interfaces that other nodes' and outside packets arrive at exactly those, by name. The first is where
-// answers to this host itself are handed to its stack. At others, which may be gone by now, what bears a pod's or a node's name
-// without being right is dropped.
+// answers to this host itself are handed to its stack. At others, which may no longer exist, packets with a pod's or a node's
+// address that cannot arrive there are dropped.
 func (p *Path) SetUplinks(names, others []string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()

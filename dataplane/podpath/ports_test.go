@@ -10,7 +10,7 @@ import (
 	"github.com/skep-io/skep/dataplane/service"
 )
 
-// One socket of a pod asks two services with one backend: each answer comes from whom it asked, and errors name what was sent.
+// One socket of a pod asks two services with one backend: each answer comes from the service that was asked, and errors quote the packets sent.
 func TestOneSocketAtTwoServices(t *testing.T) {
 	f := fabrictest.New(t, 2)
 	f.OpenPaths()

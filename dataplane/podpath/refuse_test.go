@@ -31,7 +31,7 @@ func TestForgedSourcesGoNowhere(t *testing.T) {
 		liar.Do(func() error { return sendFrom(source, target.Addrs) })
 		wantMovedBeside(t, "from "+source, before, counters(t, h), neighbourTalk, "from_pod/forged")
 	}
-	// What the pod sends as itself arrives, and it is the first that does.
+	// What the pod sends with its own address is the first to arrive.
 	liar.Do(func() error { return sendFrom(liar.Addr4().String(), target.Addrs) })
 	received.SetDeadline(time.Now().Add(fabrictest.Deadline))
 	_, from, err := received.ReadFrom(make([]byte, 64))
@@ -109,7 +109,7 @@ func wantRefused(t *testing.T, ns *fabrictest.Namespace, to netip.AddrPort, size
 	}
 }
 
-// A backend's own "port unreachable" names packets that the client never sent; it has to name those that it did.
+// A backend's own "port unreachable" quotes translated packets; the client has to get those that it sent.
 func TestErrorsOfBackendsReachTheClient(t *testing.T) {
 	f := fabrictest.New(t, 2)
 	f.OpenPaths()
@@ -128,7 +128,7 @@ func TestErrorsOfBackendsReachTheClient(t *testing.T) {
 	}
 }
 
-// kubernetes 139628: datagrams of one client port do not go on to a backend that is gone.
+// kubernetes 139628: datagrams of one client port no longer go to a removed backend.
 func TestDatagramsLeaveAGoneBackend(t *testing.T) {
 	f := fabrictest.New(t, 1)
 	f.OpenPaths()

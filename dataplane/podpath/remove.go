@@ -6,8 +6,8 @@ import (
 	"github.com/skep-io/skep/dataplane/pinned"
 )
 
-// Remove removes every program of this package from the interfaces of this network namespace, and every pin below a pin folder
-// away. It succeeds if there is nothing.
+// Remove removes every program of this package from the interfaces of this network namespace, and every pin below a pin
+// folder. It succeeds if there is nothing.
 func Remove(pinDir string) error {
 	attached, err := clsact{}.interfaces()
 	failed := []error{err}

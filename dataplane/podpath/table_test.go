@@ -38,7 +38,7 @@ func run(t testing.TB, h *fabrictest.Host, program string, index int, frame []by
 	return verdict, out
 }
 
-// scene is one node with the pods and services that the tables are about.
+// scene is one node with the pods and services of the tables.
 type scene struct {
 	host           *fabrictest.Host
 	client, server *fabrictest.Pod
@@ -84,7 +84,7 @@ var names = map[string][2]string{
 	"ICMP":     {"ICMP 3/3", "ICMPv6 1/4"},
 }
 
-// named puts a family's addresses in the place of names; with a port behind them IPv6 needs brackets.
+// named replaces names by a family's addresses; before a port IPv6 needs brackets.
 func named(text string, family int) string {
 	for name, addrs := range names {
 		addr := addrs[family]
@@ -108,7 +108,7 @@ func (p packet) named(family int) packet {
 	return p
 }
 
-// The rows are in order: what one leaves behind the next ones find.
+// The rows run in order: later ones depend on the state that earlier ones leave.
 var table = []row{
 	{"to a pod here", "from_pod client", packet{from: "CLIENT:1000", to: "SERVER:22", protocol: protocolTCP, flags: syn}, podpath.VerdictRedirect,
 		"CLIENT:1000 > SERVER:22 TCP flags 0x2 seq 1000 ack 2000 hops 63", "peer"},
@@ -211,7 +211,7 @@ func TestPacketTable(t *testing.T) {
 	}
 }
 
-// putFlows writes what XDP remembers of flows from outside to a pod and to a backend in the host's own network.
+// putFlows writes XDP's entries of flows from outside to a pod and to a backend in the host's own network.
 func (s *scene) putFlows(t *testing.T, family int) {
 	t.Helper()
 	at := func(text string) netip.AddrPort { return netip.MustParseAddrPort(named(text, family)) }
@@ -223,7 +223,7 @@ func (s *scene) putFlows(t *testing.T, family int) {
 	}
 }
 
-// A datagram may have no checksum in IPv4; it must not be given a wrong one.
+// A datagram may have no checksum in IPv4; it must not get a wrong one.
 func TestDatagramWithoutChecksum(t *testing.T) {
 	s := newScene(t)
 	s.check(t, 0, row{"to a service", "from_pod client", packet{from: "CLIENT:1000", to: "SERVICE:80", protocol: protocolUDP, payload: 5, noChecksum: true},

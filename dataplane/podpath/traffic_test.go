@@ -97,7 +97,7 @@ func ask(t *testing.T, ns *fabrictest.Namespace, network string, to netip.AddrPo
 	return greeting(t, conn)
 }
 
-// greeting reads the line that serve begins with, and nothing behind it.
+// greeting reads the line that serve begins with, and no more.
 func greeting(t *testing.T, conn net.Conn) netip.AddrPort {
 	t.Helper()
 	var seen string
@@ -223,7 +223,7 @@ func serviceFor(name string, protocol service.Protocol, port, targetPort uint16,
 	return s, addrs
 }
 
-// neighbourTalk is what hosts on a link say to each other whenever they like.
+// neighbourTalk are the counters of packets that hosts on a link send each other at any time.
 const neighbourTalk = "from_uplink/not_ip from_uplink/stack to_uplink/stack from_pod/neighbour to_pod/neighbour"
 
 // wantMovedBeside is wantMoved where some counters may have moved or not.

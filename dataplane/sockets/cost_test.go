@@ -10,7 +10,7 @@ import (
 	"github.com/skep-io/skep/test/hurts/lab"
 )
 
-// What one sweep costs: by pods, and by sockets that are somebody else's.
+// What one sweep costs: by pods, and by unrelated sockets.
 func BenchmarkSweep(b *testing.B) {
 	for _, size := range []struct{ pods, sockets int }{{1, 0}, {100, 0}, {100, 10_000}} {
 		plane := lab.Open(b, lab.Pins(b))

@@ -60,12 +60,12 @@ func (r *diagRequest) Serialize() []byte {
 	return unsafe.Slice((*byte)(unsafe.Pointer(r)), r.Len())
 }
 
-// diag lists sockets over netlink, lets the judging program look at those on a
-// target, and closes what it calls stale.
+// diag lists sockets over netlink, runs the deciding program for those on a
+// target, and closes the stale ones.
 type diag struct {
 	marks   *marks
 	judge   *ebpf.Program
-	origins map[service.Protocol]*link.Iter // print what is remembered of sockets
+	origins map[service.Protocol]*link.Iter // print what sockets asked for
 	cgroup  string
 }
 
@@ -106,7 +106,7 @@ func (d *diag) Close() error {
 	return errors.Join(failed...)
 }
 
-// remembered reads what the maps hold of this namespace's sockets of a protocol
+// remembered reads what the maps hold about this namespace's sockets of a protocol
 // that are on targets, by cookie, into origins.
 func (d *diag) remembered(protocol service.Protocol, origins map[uint64]bpf.SocketsSocketState) error {
 	printed, err := readAll(d.origins[protocol])
@@ -124,12 +124,12 @@ func (d *diag) remembered(protocol service.Protocol, origins map[uint64]bpf.Sock
 
 // found is a socket that is connected to a target.
 type found struct {
-	target Target // Connecting as it was asked
+	target Target // Connecting as the caller set it
 	ifDown bool   // a target only if its node is down
 	family uint8
 	state  uint8
 	id     diagID
-	cgroup uint64 // 0: not known
+	cgroup uint64 // 0: unknown
 }
 
 func (d *diag) close(ctx context.Context, targets []Target) (result Result, err error) {
@@ -177,7 +177,7 @@ func (d *diag) close(ctx context.Context, targets []Target) (result Result, err 
 }
 
 // list appends the sockets of one family and protocol whose peer is wanted.
-// Listening sockets, and connections that only the kernel still knows, have no
+// Listening sockets, and connections that no process has open any more, have no
 // client that waits.
 func list(family uint8, protocol service.Protocol, wanted map[Target]Target, sockets *[]found) error {
 	_, anyDown := wanted[downNodes(protocol)]
@@ -234,7 +234,7 @@ func cgroupOf(data []byte) uint64 {
 	return 0
 }
 
-// hooked lists the cgroups whose sockets the socket programs see; nil: any.
+// hooked lists the cgroups whose sockets pass the socket programs; nil: any.
 func (d *diag) hooked() (map[uint64]struct{}, error) {
 	if d.cgroup == "" {
 		return nil, nil
@@ -261,7 +261,7 @@ func (d *diag) hooked() (map[uint64]struct{}, error) {
 	return ids, nil
 }
 
-// decide asks the same program code that the iterators run.
+// decide runs the same program code as the iterators.
 func (d *diag) decide(socket found, hooked map[uint64]struct{}, origins map[uint64]bpf.SocketsSocketState) (bpf.SocketsVerdict, error) {
 	question := bpf.SocketsConnectedSocket{Peer: endpointOf(socket.target)}
 	cookie := uint64(socket.id.cookie[0]) | uint64(socket.id.cookie[1])<<32

@@ -16,8 +16,8 @@ import (
 	"github.com/skep-io/skep/test/hurts/lab"
 )
 
-// A backend of two services leaves one of them, the one whose clients are remembered or the one whose clients are not: the
-// other's stay.
+// A backend is removed from one of its two services, the one whose sockets are in skep_sockets or the other: the remaining
+// service's sockets stay open.
 func TestLeavesTheSocketsOfAnotherService(t *testing.T) {
 	for _, first := range []bool{true, false} {
 		eachMethod(t, func(t *testing.T, r *room) {
@@ -56,8 +56,8 @@ func TestClosesBySeveralAddressesOfOneService(t *testing.T) {
 	})
 }
 
-// A new pod got the address before anyone looked: its clients stay, and so do
-// the old ones, which look the same and are served.
+// A new pod got the address before the sweep: its clients stay, and so do the old
+// ones, which cannot be distinguished and are served.
 func TestLeavesAnAddressThatIsUsedAgain(t *testing.T) {
 	eachMethod(t, func(t *testing.T, r *room) {
 		old := lab.Service("default/old:udp", service.UDP, "10.96.0.1:7", "127.0.1.1:7")
@@ -73,8 +73,8 @@ func TestLeavesAnAddressThatIsUsedAgain(t *testing.T) {
 	})
 }
 
-// A backend that drains takes no UDP socket with it for longer than needed, and
-// one that is ready again keeps what it gets.
+// A draining backend loses its UDP sockets, and one that is ready again keeps the
+// new ones.
 func TestDrainingBackendLosesItsUDPSockets(t *testing.T) {
 	eachMethod(t, func(t *testing.T, r *room) {
 		s := lab.Service("default/echo:udp", service.UDP, echo, "127.0.1.1:7")
@@ -92,7 +92,7 @@ func TestDrainingBackendLosesItsUDPSockets(t *testing.T) {
 	})
 }
 
-// Sockets of cgroups without our programs asked for the address itself.
+// Sockets of cgroups without Skep's programs asked for the address itself.
 func TestLeavesOtherCgroups(t *testing.T) {
 	eachMethod(t, func(t *testing.T, r *room) {
 		s := lab.Service("default/echo:udp", service.UDP, echo, "127.0.1.1:7")
@@ -111,7 +111,7 @@ func TestLeavesOtherCgroups(t *testing.T) {
 	})
 }
 
-// An AF_INET6 socket that speaks IPv4 is a client of the same backend.
+// An AF_INET6 socket that uses IPv4 is a client of the same backend.
 func TestClosesMappedSockets(t *testing.T) {
 	eachMethod(t, func(t *testing.T, r *room) {
 		s := lab.Service("default/echo:udp", service.UDP, echo, "127.0.1.1:7")
@@ -128,7 +128,7 @@ func TestClosesMappedSockets(t *testing.T) {
 		s.Backends = nil
 		r.set(t, s)
 		r.sweep(t, sockets.Result{Closed: 1}, target(service.UDP, "127.0.1.1:7"))
-		// A sender gets the error that there is no peer any more, a receiver why.
+		// A sender gets the error that there is no peer any more, a receiver the reason.
 		if _, err := unix.Write(fd, []byte("?")); !errors.Is(err, unix.EDESTADDRREQ) {
 			t.Errorf("send: %v, want EDESTADDRREQ", err)
 		}
@@ -138,7 +138,7 @@ func TestClosesMappedSockets(t *testing.T) {
 	})
 }
 
-// A namespace that ended, and one that is named twice, are no trouble.
+// A namespace that ended, and one that is named twice, cause no error.
 func TestPassesOverNamespacesThatAreGone(t *testing.T) {
 	eachMethod(t, func(t *testing.T, r *room) {
 		file := filepath.Join(t.TempDir(), "unmounted")

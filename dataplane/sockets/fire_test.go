@@ -17,8 +17,8 @@ import (
 	"github.com/skep-io/skep/test/hurts/lab"
 )
 
-// Backends come and go while sockets on the host and in pods connect: whoever is closed had lost its backend since it
-// connected, and at the end nobody is left on a backend that is gone.
+// Backends are added and removed while sockets on the host and in pods connect: each closed socket had lost its backend since it
+// connected, and at the end none is connected to a removed backend.
 func TestExactlyThoseUnderFire(t *testing.T) {
 	for _, method := range methods {
 		t.Run(method.String(), func(t *testing.T) { underFire(t, method) })
@@ -45,7 +45,7 @@ func underFire(t *testing.T, method sockets.Method) {
 	go func() { defer close(done); r.sweeper.Run(ctx) }()
 	defer func() { cancel(); <-done }()
 
-	// Departures of each backend: those that the Plane may have been given, and those that it has acknowledged. A
+	// Departures of each backend: those that the Plane may have got, and those that it has acknowledged. A
 	// socket that connects after the second count is closed because of one above it.
 	given, acknowledged := map[string]*atomic.Int64{}, map[string]*atomic.Int64{}
 	for i := range fireBackends {
@@ -108,7 +108,7 @@ func underFire(t *testing.T, method sockets.Method) {
 	r.set(t, lab.Service("default/echo:udp", service.UDP, echo))
 	reading.Wait()
 	cancel()
-	<-done // a sweep counts when it ends
+	<-done // a sweep adds to the totals when it ends
 	t.Logf("%d sockets in %d changes", opened.Load(), fireChanges)
 	if got := r.sweeper.Totals(); got.Closed < uint64(closed.Load()) || got.Refused > 0 || got.Direct > 0 {
 		t.Errorf("%d sockets were closed, counted as %+v", closed.Load(), got)

@@ -12,7 +12,7 @@ import (
 	"github.com/skep-io/skep/dataplane/service"
 )
 
-// udpUnconnected is the state of a UDP socket that takes datagrams of anybody (TCP_CLOSE of net/tcp_states.h).
+// udpUnconnected is the state of a UDP socket that accepts datagrams from any sender (TCP_CLOSE of net/tcp_states.h).
 const udpUnconnected = 7
 
 // Listener is an address where a socket waits for clients. An unspecified one is every address; of IPv6 it may be every IPv4

@@ -10,7 +10,7 @@ import (
 	"github.com/skep-io/skep/dataplane/service"
 )
 
-// What waits for clients is found by its port, whatever its address; what has a peer is not.
+// Sockets that wait for clients are found by their port, whatever their address; those with a peer are not.
 func TestListening(t *testing.T) {
 	ns := sandbox.NewNamespace(t)
 	ns.Do(func() error {

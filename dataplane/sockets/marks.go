@@ -18,7 +18,7 @@ type marked struct {
 	Find     *ebpf.Program `ebpf:"skep_find_sockets"`
 }
 
-// marks are what the programs look for in a sweep.
+// marks are the endpoints that the programs search for in a sweep.
 type marks struct {
 	departed *ebpf.Map
 	find     *link.Iter

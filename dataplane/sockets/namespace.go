@@ -13,13 +13,13 @@ import (
 type inode struct{ dev, ino uint64 }
 
 // eachNamespace calls visit once in the host's network namespace and in each of
-// the others that matter, by inode number. A namespace that cannot be entered does not keep it from the others. It
-// returns at ctx's end after the visit that is under way.
+// the others that matter, by inode number. It skips a namespace that cannot be
+// entered. When ctx ends it returns after the current visit.
 func eachNamespace(ctx context.Context, host *os.File, paths []string, matter map[uint64]struct{}, visit func() error) error {
 	done := make(chan error, 1)
 	go func() {
-		// Never unlocked: the thread ends with the goroutine and takes the
-		// namespace that it is in with it.
+		// Never unlocked: the thread ends with the goroutine and releases its
+		// namespace.
 		runtime.LockOSThread()
 		done <- visitAll(ctx, host, paths, matter, visit)
 	}()
@@ -43,7 +43,7 @@ func visitAll(ctx context.Context, host *os.File, paths []string, matter map[uin
 	return errors.Join(failed...)
 }
 
-// visitPath passes over a namespace that is gone: its sockets are, too.
+// visitPath skips a namespace that has ended: its sockets have, too.
 func visitPath(path string, seen map[inode]struct{}, matter map[uint64]struct{}, visit func() error) error {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ENOENT) {
@@ -54,7 +54,7 @@ func visitPath(path string, seen map[inode]struct{}, matter map[uint64]struct{},
 	}
 	defer unix.Close(fd)
 	entered, err := enter(fd, seen, matter)
-	if errors.Is(err, unix.EINVAL) { // the mount is gone, its mount point is left
+	if errors.Is(err, unix.EINVAL) { // the mount was removed, its mount point was not
 		return nil
 	}
 	if err != nil || !entered {
@@ -82,7 +82,7 @@ func enter(fd int, seen map[inode]struct{}, matter map[uint64]struct{}) (bool, e
 	return true, nil
 }
 
-// cgroupID is the number that the kernel names a cgroup by: its inode.
+// cgroupID is the kernel's id of a cgroup: its inode.
 func cgroupID(path string) (uint64, error) {
 	var stat unix.Stat_t
 	if err := unix.Stat(path, &stat); err != nil {

@@ -11,13 +11,13 @@ const (
 	// gather is how long departures are collected for one sweep: a departure
 	// rarely comes alone, and a sweep costs the same for many.
 	gather = 5 * time.Millisecond
-	// settle is when a sweep is repeated. By then a connect that had chosen the
-	// backend before it left has become a socket that can be seen, and a TCP
-	// socket that its backend has still not answered waits for nothing.
+	// settle is after how long a sweep is repeated. By then a connect that had
+	// chosen the backend before its removal is a socket that a sweep finds, and a
+	// TCP socket that its backend has not answered will not be answered.
 	settle = 2 * time.Second
 )
 
-// NodeDown says that the Plane knows of a node that went down: Run closes the
+// NodeDown says that SetNodeDown has marked a node in the Plane: Run closes the
 // sockets that are connected to its backends.
 func (s *Sweeper) NodeDown() {
 	select {
@@ -26,7 +26,7 @@ func (s *Sweeper) NodeDown() {
 	}
 }
 
-// work is what one sweep has to look for.
+// work is what one sweep has to search for.
 type work struct {
 	targets []Target
 	nodes   bool
@@ -83,9 +83,9 @@ func stopped() *time.Timer {
 	return timer
 }
 
-// targetsOf is whom a departure may have left behind. A TCP backend that left a
-// service answers for itself as long as it lives, and its kernel says goodbye
-// for it when it dies: only who still waits for its first answer is in doubt.
+// targetsOf returns the targets of a departure. A TCP backend that was removed
+// from a service answers as long as it runs, and its kernel ends its connections
+// when it exits: only sockets that wait for its first answer may be stale.
 func targetsOf(d service.Departure) []Target {
 	t := Target{Addr: d.Addr, Port: d.Port, Protocol: d.Protocol}
 	switch d.Protocol {
@@ -111,7 +111,7 @@ func atOnce(targets []Target) []Target {
 
 func (s *Sweeper) work(ctx context.Context, w work) {
 	if w.nodes {
-		// The down bit is what the sockets are judged by.
+		// The programs decide by the down bit.
 		if err := s.options.Plane.Flush(ctx); err != nil {
 			s.log.Error("sockets to nodes that are down are looked for in maps that are not up to date", "err", err)
 		}

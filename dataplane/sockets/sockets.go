@@ -20,7 +20,7 @@ import (
 type Method uint8
 
 const (
-	// Automatic takes Iterators where the kernel has them, else SockDiag.
+	// Automatic is Iterators where the kernel has them, else SockDiag.
 	Automatic Method = iota
 	// Iterators walk a namespace's sockets in the kernel and close on the way
 	// (bpf_sock_destroy, Linux 6.5).
@@ -42,28 +42,28 @@ func (m Method) String() string {
 	return fmt.Sprintf("method %d", uint8(m))
 }
 
-// Options says whose sockets are looked after.
+// Options say which sockets are closed.
 type Options struct {
 	Plane *service.Plane
 	// CgroupPath is the cgroup that the Plane's programs are attached to:
 	// sockets of other cgroups never went through a service. "": any cgroup.
 	CgroupPath string
-	// Namespaces lists the paths of the network namespaces to look into besides
-	// this process's own. Paths that are gone are passed over. nil: none. This
-	// process has to see the processes that have their sockets (/proc).
+	// Namespaces lists the paths of the network namespaces to sweep besides this
+	// process's own. Missing paths are skipped. nil: none. The processes that have
+	// their sockets have to be in this process's /proc.
 	Namespaces func() []string
 	Method     Method
 	Logger     *slog.Logger // nil: slog.Default
 }
 
-// Target is an endpoint that sockets may be left on. An IPv4-mapped IPv6 address
+// Target is an endpoint that may have stale sockets. An IPv4-mapped IPv6 address
 // is the same as the IPv4 address.
 type Target struct {
 	Addr     netip.Addr
 	Port     uint16
 	Protocol service.Protocol // TCP or UDP
-	// Connecting: the backend may still answer those that it knows (it drains,
-	// or was only taken out of a service). TCP sockets are closed only if they
+	// Connecting: the backend may still answer its open connections (it drains,
+	// or was only removed from a service). TCP sockets are closed only if they
 	// wait for its first answer.
 	Connecting bool
 }
@@ -80,10 +80,10 @@ func (t Target) String() string {
 
 // Result counts the sockets that were connected to the targets.
 type Result struct {
-	Closed  uint64 // nothing leads them there any more
-	Served  uint64 // left: what they asked for leads to the target again, or still
-	Direct  uint64 // left: they asked for the target's own address
-	Alive   uint64 // left: the target has answered them and may still do
+	Closed  uint64 // their service no longer leads there
+	Served  uint64 // left open: what they asked for leads to the target again, or still
+	Direct  uint64 // left open: they asked for the target's own address
+	Alive   uint64 // left open: the target has answered them and may still do
 	Refused uint64 // to be closed, but the kernel would not
 }
 
@@ -111,8 +111,8 @@ func (r *Result) count(verdict bpf.SocketsVerdict, sockets uint64) {
 	}
 }
 
-// closer looks at the sockets of the network namespace that the calling thread
-// is in and closes those that are left on a target. Targets are marked.
+// closer checks the sockets of the calling thread's network namespace and closes
+// the stale ones on a target. Targets are marked.
 type closer interface {
 	close(ctx context.Context, targets []Target) (Result, error)
 	marked() *marks
@@ -129,7 +129,7 @@ type Sweeper struct {
 	sweeping sync.Mutex // one sweep at a time: they share the map of targets
 	closer   closer
 
-	nodeDown chan struct{} // one place
+	nodeDown chan struct{} // of capacity 1
 
 	mu    sync.Mutex
 	total Result
@@ -178,9 +178,8 @@ func (s *Sweeper) choose() error {
 // Method is the way in which this Sweeper works, never Automatic.
 func (s *Sweeper) Method() Method { return s.method }
 
-// Sweep looks into every namespace once and closes the sockets that are left on
-// the targets. A socket whose connect was under way during the call may be
-// missed: Run sweeps twice.
+// Sweep walks every namespace once and closes the stale sockets on the targets. A
+// socket whose connect runs during the call may be missed: Run sweeps twice.
 func (s *Sweeper) Sweep(ctx context.Context, targets []Target) (Result, error) {
 	targets, err := normalise(targets)
 	if err != nil || len(targets) == 0 {
@@ -195,7 +194,8 @@ func (s *Sweeper) SweepDownNodes(ctx context.Context) (Result, error) {
 	return s.sweep(ctx, []Target{downNodes(service.TCP), downNodes(service.UDP)})
 }
 
-// normalise drops duplicates. An endpoint that is given both ways is gone.
+// normalise drops duplicates. Of an endpoint that is given with and without
+// Connecting all stale sockets are closed.
 func normalise(targets []Target) ([]Target, error) {
 	at := map[Target]int{}
 	var unique []Target
@@ -218,7 +218,7 @@ func normalise(targets []Target) ([]Target, error) {
 	return unique, nil
 }
 
-// endpoint is the target without what is asked of it.
+// endpoint is the target without Connecting.
 func (t Target) endpoint() Target {
 	t.Connecting = false
 	return t
@@ -245,7 +245,7 @@ func (s *Sweeper) sweep(ctx context.Context, targets []Target) (Result, error) {
 }
 
 // sweepBatch marks as many targets as there is room for, finds the namespaces
-// that matter, and looks at their sockets. The host's is always one of them:
+// that matter, and checks their sockets. The host's is always one of them:
 // sockets of the kernel's own are no process's file.
 func (s *Sweeper) sweepBatch(ctx context.Context, targets []Target, all *Result) (err error) {
 	marks := s.closer.marked()
@@ -281,14 +281,14 @@ func describe(targets []Target) string {
 	return strings.Join(names, ", ")
 }
 
-// Totals counts all sockets that were judged since New.
+// Totals counts all sockets that were checked since New.
 func (s *Sweeper) Totals() Result {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.total
 }
 
-// Close frees what New loaded. No Sweep or Run may be under way.
+// Close frees what New loaded. No Sweep or Run may be running.
 func (s *Sweeper) Close() error {
 	return errors.Join(s.closer.Close(), s.host.Close())
 }

@@ -48,7 +48,7 @@ func newSweeper(t *testing.T, o sockets.Options) *sockets.Sweeper {
 	return s
 }
 
-// room is what a test has: a Plane, a Sweeper over it, the host and its pods.
+// room is a test's Plane, a Sweeper over it, the host and its pods.
 type room struct {
 	plane   *service.Plane
 	sweeper *sockets.Sweeper
@@ -86,7 +86,7 @@ func target(protocol service.Protocol, address string) sockets.Target {
 	return sockets.Target{Addr: a.Addr(), Port: a.Port(), Protocol: protocol}
 }
 
-// wantOpen and wantClosed look at the error that a socket keeps for its owner.
+// wantOpen and wantClosed read the socket's pending error.
 func wantOpen(t *testing.T, what string, conn net.Conn) {
 	t.Helper()
 	if errno := pending(t, conn); errno != 0 {
@@ -118,7 +118,7 @@ func pending(t *testing.T, conn net.Conn) unix.Errno {
 
 const web, echo = "10.96.0.1:80", "10.96.0.1:7"
 
-// Exactly the sockets that came by way of the service, wherever they are.
+// Exactly the sockets that connected through the service are closed, wherever they are.
 func TestClosesWhatIsLeftOnADepartedBackend(t *testing.T) {
 	eachMethod(t, func(t *testing.T, r *room) {
 		pod := r.pod(t)

@@ -17,7 +17,7 @@ import (
 
 const backendAddr = "10.244.9.2:80"
 
-// far gives the room a pod whose backend's host can vanish.
+// far gives the room a pod whose backend's host can be cut off.
 func (r *room) far(t *testing.T) (pod *lab.Namespace, cut func()) {
 	pod = r.pod(t)
 	elsewhere := lab.NewNamespace(t)
@@ -29,7 +29,7 @@ func (r *room) far(t *testing.T) (pod *lab.Namespace, cut func()) {
 	return pod, cut
 }
 
-// connecting begins a connect that nobody answers.
+// connecting begins a connect that gets no answer.
 func connecting(t *testing.T, pod *lab.Namespace, address string) (fd int) {
 	t.Helper()
 	err := pod.Try(func() (err error) {
@@ -59,7 +59,7 @@ func errorOf(t *testing.T, fd int) unix.Errno {
 	return unix.Errno(errno)
 }
 
-// A host dies without a packet: whoever waits for it gets an error at once.
+// A host fails without sending a packet: clients that wait for it get an error at once.
 func TestClosesConnectionsToADownNode(t *testing.T) {
 	eachMethod(t, func(t *testing.T, r *room) {
 		pod, cut := r.far(t)
@@ -94,7 +94,7 @@ func TestClosesConnectionsToADownNode(t *testing.T) {
 	})
 }
 
-// A TCP backend that only left the service keeps whom it has answered.
+// A TCP backend that was only removed from the service keeps the connections that it has answered.
 func TestConnectingTargetsKeepTheirConnections(t *testing.T) {
 	eachMethod(t, func(t *testing.T, r *room) {
 		pod, cut := r.far(t)
@@ -114,7 +114,7 @@ func TestConnectingTargetsKeepTheirConnections(t *testing.T) {
 	})
 }
 
-// Run needs no help: a departure, or a node's death, reaches the clients.
+// Run closes clients' sockets after a departure or a node's failure by itself.
 func TestRunFollowsThePlane(t *testing.T) {
 	r := &room{plane: lab.Open(t, lab.Pins(t)), host: lab.Host(t)}
 	r.sweeper = newSweeper(t, sockets.Options{
@@ -157,7 +157,7 @@ func TestRunFollowsThePlane(t *testing.T) {
 	}
 }
 
-// A connect whose backend left before it answered ends in seconds, not after two minutes; who has been answered stays.
+// A connect whose backend is removed before it answers fails in seconds, not after two minutes; answered connections stay.
 func TestRunEndsConnectsThatNobodyAnswers(t *testing.T) {
 	r := &room{plane: lab.Open(t, lab.Pins(t)), host: lab.Host(t)}
 	r.sweeper = newSweeper(t, sockets.Options{

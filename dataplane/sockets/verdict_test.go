@@ -8,7 +8,7 @@ import (
 	"github.com/skep-io/skep/bpf"
 )
 
-// Every verdict of the C has its place in a Result, each but one its own.
+// Every verdict of the C code has a field in Result, each but one its own.
 func TestEveryVerdictIsCounted(t *testing.T) {
 	spec, err := bpf.LoadSockets()
 	if err != nil {

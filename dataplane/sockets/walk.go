@@ -45,8 +45,8 @@ func newWalker(o Options) (*walker, error) {
 
 func (w *walker) marked() *marks { return w.marks }
 
-// close lets the programs see the sockets of each protocol that has a target.
-// What they do they count in the marks.
+// close runs the programs over the sockets of each protocol that has a target.
+// They count what they do in the marks.
 func (w *walker) close(ctx context.Context, targets []Target) (Result, error) {
 	walks := map[service.Protocol]*link.Iter{}
 	for _, t := range targets {

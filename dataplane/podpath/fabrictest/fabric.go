@@ -60,14 +60,13 @@ func (p *Pod) Addr4() netip.Addr { return p.Addrs[0] }
 func (p *Pod) Addr6() netip.Addr { return p.Addrs[1] }
 
 // New makes a fabric whose hosts have their pod network and service maps and know each other's pods. No process is in the
-// cgroup that their socket programs are attached to: whatever a test sends is seen by packet programs only.
+// cgroup that their socket programs are attached to: what a test sends passes packet programs only.
 func New(tb testing.TB, hosts int) *Fabric {
 	tb.Helper()
 	return newFabric(tb, hosts, bridged{})
 }
 
-// NewRouted is New but for the hosts' links: each has one of its own to the router, so that pods of others are reached
-// through VXLAN.
+// NewRouted is New, but each host has a link of its own to the router, so that pods of others are reached through VXLAN.
 func NewRouted(tb testing.TB, hosts int) *Fabric {
 	tb.Helper()
 	return newFabric(tb, hosts, routed{})
@@ -198,8 +197,8 @@ func (h *Host) PathOptions() podpath.Options {
 	}
 }
 
-// OpenPath starts the pod path, with the pods that the host has by now attached; change may be nil. The path of before, if
-// there was one, is closed first, as by a new process.
+// OpenPath starts the pod path and attaches the host's pods; change may be nil. An earlier path is closed first, as by a new
+// process.
 func (h *Host) OpenPath(change func(*podpath.Options)) {
 	h.fabric.tb.Helper()
 	options := h.PathOptions()

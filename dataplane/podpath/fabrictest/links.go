@@ -8,7 +8,7 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// links are how hosts are joined to the router. Its methods run in the namespace that they are about.
+// links are how hosts are joined to the router. Each method runs in the namespace that it configures.
 type links interface {
 	prepare() error // the router, before there are hosts
 	atRouter(port string, host []netip.Addr) error
@@ -21,7 +21,7 @@ type bridged struct{}
 func (bridged) prepare() error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = "br0"
-	snooping := false // it would hold up the first neighbour solicitations
+	snooping := false // it would delay the first neighbour solicitations
 	return errors.Join(
 		netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs, MulticastSnooping: &snooping}),
 		up("br0", "192.0.2.1/24", "2001:db8:2::1/64"))
