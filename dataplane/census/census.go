@@ -19,15 +19,15 @@ import (
 )
 
 const (
-	// fresh is how long a count is given again: scrapers and people that ask at
-	// once share a walk.
+	// fresh is how long a count is reused: scrapers and users that ask at the same
+	// time share a walk.
 	fresh = time.Second
-	// correction is how often what least connections weighs is set right: flows
-	// that end in silence count for that much longer than they live.
+	// correction is how often the counts of least connections are corrected: flows
+	// that end without a packet count for that much longer.
 	correction = 5 * time.Second
 )
 
-// Options says whose connections are counted.
+// Options say which connections are counted.
 type Options struct {
 	Plane *service.Plane
 	// Flows has the map skep_flows; nil: there are no flows.
@@ -48,8 +48,8 @@ type Key struct {
 // Connected is what one backend has.
 type Connected struct {
 	Sockets uint32 // of this node, open or opening
-	// Flows are connections from outside, or of what bypasses this node's
-	// sockets. Each is counted by one node of the cluster only.
+	// Flows are connections from outside, or of pods that bypass this node's
+	// socket hooks. Each is counted by one node of the cluster only.
 	Flows uint32
 	// Weighed are all flows that pass this node, opening ones too.
 	Weighed uint32
@@ -150,7 +150,7 @@ func (c *Census) Count() (map[Key]Connected, error) {
 	return c.count()
 }
 
-// CountNow is Count without regard to what was counted before.
+// CountNow is Count without an earlier result.
 func (c *Census) CountNow() (map[Key]Connected, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -182,9 +182,9 @@ func (c *Census) count() (map[Key]Connected, error) {
 	return counted, nil
 }
 
-// Run corrects what least connections weighs until ctx ends: flows whose end
-// nobody saw, or which the kernel evicted. It walks only while a service selects
-// that way.
+// Run corrects the counts of least connections until ctx ends: it removes flows
+// whose end no program saw, or which the kernel evicted. It walks only while a
+// service selects that way.
 func (c *Census) Run(ctx context.Context) {
 	ticks := time.NewTicker(correction)
 	defer ticks.Stop()
@@ -211,7 +211,7 @@ func (c *Census) Correct() error {
 }
 
 // Close stops counting failures and frees what New loaded. No other call may be
-// under way.
+// running.
 func (c *Census) Close() error {
 	var failed []error
 	if c.failed != nil {

@@ -146,7 +146,7 @@ func TestCountsSockets(t *testing.T) {
 	want["t/web:tcp "+first]--
 	r.want("both closed", want)
 
-	// Both ends have said goodbye: it is over, though its owner keeps the file.
+	// Both ends have sent FIN: the connection has ended, though its owner keeps the file.
 	if err := open[1].(*net.TCPConn).CloseWrite(); err != nil {
 		t.Fatal(err)
 	}
@@ -224,7 +224,7 @@ func TestCountsFailures(t *testing.T) {
 	pod, far := lab.NewNamespace(t), lab.NewNamespace(t)
 	cut := lab.Link(t, pod, netip.MustParseAddr("10.244.1.2"), far, netip.MustParseAddr("10.244.9.2"))
 	r.host.Serve(t, service.TCP, first)
-	web := lab.Service("t/web:tcp", service.TCP, "10.96.0.1:80", first, second) // nobody serves the second
+	web := lab.Service("t/web:tcp", service.TCP, "10.96.0.1:80", first, second) // the second has no server
 	other := lab.Service("t/other:tcp", service.TCP, "10.96.0.2:80", second)
 	lost := lab.Service("t/lost:tcp", service.TCP, "10.96.0.3:80", "10.244.9.2:80")
 	dns := lab.Service("t/dns:udp", service.UDP, "10.96.0.1:53", second)
@@ -276,7 +276,7 @@ func TestCountsFailures(t *testing.T) {
 	want["t/lost:tcp"], want["t/lost:tcp 10.244.9.2:80"] = 2, 2
 	r.wantFailures("given up by the kernel", want)
 
-	// An answered connection that ends badly has not failed.
+	// An answered connection that is reset later does not count as failed.
 	rude := lab.Service("t/rude:tcp", service.TCP, "10.96.0.5:80", "127.0.1.3:80")
 	r.set(rude)
 	listener, err := net.Listen("tcp4", "127.0.1.3:80")
@@ -298,7 +298,7 @@ func TestCountsFailures(t *testing.T) {
 	r.want("reset", map[string]uint32{"t/dns:udp " + second: 1})
 }
 
-// connecting begins a connect that nobody answers, and which the kernel gives up after a time. 0: its own.
+// connecting begins a connect that gets no answer, and which the kernel gives up after a time. 0: its default.
 func connecting(t *testing.T, n *lab.Namespace, address string, after time.Duration) (fd int) {
 	t.Helper()
 	err := n.Try(func() (err error) {

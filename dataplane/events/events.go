@@ -1,11 +1,10 @@
-// Package events reads what the data plane's programs report of connections that
-// failed: which service, who asked, what was wrong. Counters say how
-// often; this says who and when.
+// Package events reads what the data plane's programs report about failed
+// connections: which service, which client, which failure. Counters say how
+// often; events say for whom and when.
 //
-// It owns the reading end of the map skep_events and remembers the latest
-// events in memory. It never writes maps, and decides nothing: programs report no
-// more than a few events of one service in a second, and what nobody reads in
-// time is lost.
+// It owns the reading end of the map skep_events and keeps the latest events in
+// memory. It never writes maps, and decides nothing: programs report at most a few
+// events of one service in a second, and what is not read in time is lost.
 package events
 
 import (
@@ -27,7 +26,7 @@ import (
 	"github.com/skep-io/skep/dataplane/service"
 )
 
-// kept is how many events are remembered.
+// kept is how many events are kept.
 const kept = 512
 
 // kinds are names and texts of failures; the index is enum event_kind.
@@ -41,7 +40,7 @@ var kinds = [bpf.CensusEventKindFAILURE_COUNT]struct{ name, text string }{
 	bpf.CensusEventKindFAILURE_BACKEND_FAILED:   {"backend_failed", "backend refused or did not answer"},
 }
 
-// Event is one connection that failed. What is not known is zero.
+// Event is one failed connection. Unknown fields are zero.
 type Event struct {
 	Time     time.Time      `json:"time"`
 	Kind     string         `json:"kind"`
@@ -78,7 +77,7 @@ func (e Event) String() string {
 	return fmt.Sprintf("%s: %s: %s", e.Service, text, strings.Join(who, ", "))
 }
 
-// Log remembers events. Its methods may be called concurrently.
+// Log keeps events. Its methods may be called concurrently.
 type Log struct {
 	plane  *service.Plane
 	log    *slog.Logger
@@ -90,8 +89,8 @@ type Log struct {
 	changed chan struct{}
 }
 
-// Open begins to listen; the Plane must stay open until Close. Only one process
-// may: each event goes to one reader.
+// Open begins to receive events; the Plane must stay open until Close. Only one
+// process may: each event goes to one reader.
 func Open(plane *service.Plane, log *slog.Logger) (*Log, error) {
 	if log == nil {
 		log = slog.Default()
@@ -156,14 +155,14 @@ func (l *Log) add(e Event) {
 	l.changed = make(chan struct{})
 }
 
-// Recent returns the events that are remembered, the oldest first.
+// Recent returns the kept events, the oldest first.
 func (l *Log) Recent() []Event {
 	events, _, _ := l.since(0)
 	return events
 }
 
-// since returns the events after the first n, of those that are remembered, how
-// many there are now, and what is closed when there are more.
+// since returns those of the kept events that came after the first n, how many
+// there were in all, and a channel that is closed when there are more.
 func (l *Log) since(n uint64) ([]Event, uint64, <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -171,8 +170,8 @@ func (l *Log) since(n uint64) ([]Event, uint64, <-chan struct{}) {
 	return append([]Event(nil), l.events[uint64(len(l.events))-news:]...), l.count, l.changed
 }
 
-// Follow calls each with the events that are remembered, and with every new one
-// until ctx ends or each fails. Who is too slow misses some.
+// Follow calls each with the kept events, and with every new one until ctx ends or
+// each fails. A caller that is too slow misses some.
 func (l *Log) Follow(ctx context.Context, each func(Event) error) error {
 	var seen uint64
 	for {
@@ -194,7 +193,7 @@ func (l *Log) Follow(ctx context.Context, each func(Event) error) error {
 // Close ends Run.
 func (l *Log) Close() error { return l.reader.Close() }
 
-// addrPort is invalid for what is not known.
+// addrPort is invalid for an unknown address.
 func addrPort(e bpf.CensusEndpoint) netip.AddrPort {
 	if e.Port == 0 {
 		return netip.AddrPort{}

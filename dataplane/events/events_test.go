@@ -63,7 +63,7 @@ func refused(t *testing.T, network, to string) {
 	}
 }
 
-// Who asked, for what, and why it came to nothing.
+// An event has the client, what it asked for, and why it failed.
 func TestTellsOfRefusedSockets(t *testing.T) {
 	plane, l := open(t)
 	c, err := census.New(census.Options{Plane: plane, CgroupPath: sandbox.Cgroup()})
@@ -109,7 +109,7 @@ func TestTellsOfRefusedSockets(t *testing.T) {
 	}
 }
 
-// One service cannot drown the others.
+// Events of one service cannot displace those of others.
 func TestTellsFewOfMany(t *testing.T) {
 	plane, l := open(t)
 	plane.SetService(lab.Service("t/none:tcp", service.TCP, "10.96.0.1:80"))

@@ -16,7 +16,7 @@ import (
 	"github.com/skep-io/skep/dataplane/pinned"
 )
 
-// A new owner is announced to neighbours at once, and again, since nobody acknowledges it.
+// A new owner is announced to neighbours at once, and again, since announcements are not acknowledged.
 const (
 	notifications     = 4
 	notificationPause = time.Second
@@ -48,7 +48,7 @@ func newAnnouncer(log *slog.Logger, announced pinned.Table[bpf.UplinkAddress, ui
 }
 
 // Announce makes this node the one that answers ARP and NDP for the given addresses, each until its time, and for no others.
-// Those that are new are announced to neighbours. Call it again before the times to go on; a node that cannot falls silent by
+// Those that are new are announced to neighbours. Call it again before the times to go on; a node that cannot stops answering by
 // itself, so that another may take over.
 func (f *Flows) Announce(until map[netip.Addr]time.Time) error {
 	return f.announcer.set(until)
@@ -88,7 +88,7 @@ func (a *announcer) set(until map[netip.Addr]time.Time) error {
 	return errors.Join(failed...)
 }
 
-// follow makes the addresses heard of at these uplinks. They are announced again where an uplink is new, has another link
+// follow announces the addresses at these uplinks. They are announced again where an uplink is new, has another link
 // address or has come up: neighbours may have forgotten them, or not received it.
 func (a *announcer) follow(uplinks []uplink) error {
 	a.mu.Lock()
@@ -97,7 +97,7 @@ func (a *announcer) follow(uplinks []uplink) error {
 	a.uplinks = append([]uplink{}, uplinks...)
 	fresh := slices.ContainsFunc(uplinks, func(u uplink) bool { return u.up && !slices.Contains(before, u) })
 	if before == nil || slices.Equal(before, uplinks) {
-		return nil // what an earlier process announced goes on as it is
+		return nil // addresses that an earlier process announced are still answered for
 	}
 	boot, err := bootTime()
 	if err != nil {
@@ -115,7 +115,7 @@ func (a *announcer) follow(uplinks []uplink) error {
 		}
 		for _, u := range before {
 			if !slices.ContainsFunc(uplinks, func(o uplink) bool { return o.index == u.index }) {
-				_ = a.socket.listen(u, addr, false) // the interface may be gone
+				_ = a.socket.listen(u, addr, false) // the interface may not exist any more
 			}
 		}
 		for _, u := range uplinks {
@@ -153,7 +153,7 @@ func (a *announcer) withdraw(addr netip.Addr) error {
 	return errors.Join(failed...)
 }
 
-// notifyNeighbours sends what makes the neighbours' tables and the switches' learn the address, now and a few times more.
+// notifyNeighbours announces the address to the neighbours' tables and the switches', now and a few times more.
 func (a *announcer) notifyNeighbours(addr netip.Addr) {
 	if stop, ok := a.notifying[addr]; ok {
 		stop()
@@ -190,7 +190,7 @@ func (a *announcer) close() error {
 	return a.socket.close()
 }
 
-// bootTime is what bpf_ktime_get_boot_ns says.
+// bootTime is the clock of bpf_ktime_get_boot_ns.
 func bootTime() (int64, error) {
 	var now unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {

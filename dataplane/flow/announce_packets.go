@@ -34,7 +34,7 @@ func openNeighbourSocket() (*neighbourSocket, error) {
 
 func (s *neighbourSocket) close() error { return unix.Close(s.fd) }
 
-// announce sends a gratuitous ARP (request and reply, since hosts differ in which they believe) or an unsolicited neighbour
+// announce sends a gratuitous ARP (request and reply, since hosts differ in which they accept) or an unsolicited neighbour
 // advertisement (RFC 4861, 7.2.6).
 func (s *neighbourSocket) announce(u uplink, addr netip.Addr) error {
 	frames := [][]byte{advertisement(u.mac, addr)}
@@ -51,8 +51,8 @@ func (s *neighbourSocket) announce(u uplink, addr netip.Addr) error {
 	return nil
 }
 
-// listen makes the interface receive what neighbours ask about an IPv6 address, which they send to a multicast group that no
-// one on this host has joined. It stays so when this process ends, as the program does.
+// listen makes the interface receive solicitations for an IPv6 address, which neighbours send to a multicast group that no
+// socket on this host has joined. That outlasts this process, as the program does.
 func (s *neighbourSocket) listen(u uplink, addr netip.Addr, on bool) error {
 	if addr.Is4() {
 		return nil // asked by broadcast

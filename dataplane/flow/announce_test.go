@@ -39,7 +39,7 @@ func TestTakeover(t *testing.T) {
 		if err := w.flows[owner].Announce(until); err != nil {
 			t.Fatal(err)
 		}
-		if round > 0 { // before, the router knew of no one
+		if round > 0 { // before, the router had no entry
 			w.awaitNeighbours(w.flows[owner].uplinks[0].mac)
 		}
 		for _, addr := range []netip.Addr{link4, link6} {
@@ -51,8 +51,8 @@ func TestTakeover(t *testing.T) {
 	}
 }
 
-// awaitNeighbours waits until the router has both addresses at the given link address. Nobody asks for them meanwhile: it has to
-// be told.
+// awaitNeighbours waits until the router has both addresses at the given link address. It does not ask for them meanwhile: they
+// have to be announced.
 func (w *world) awaitNeighbours(mac [6]byte) {
 	w.t.Helper()
 	tick, late := time.NewTicker(10*time.Millisecond), time.After(deadline)
@@ -83,7 +83,7 @@ func (w *world) flush(host int) {
 	}
 }
 
-// Everyone on the link gets the announcement: frames as in RFC 5227 and RFC 4861, and again a second later.
+// All hosts on the link get the announcement: frames as in RFC 5227 and RFC 4861, and again a second later.
 func TestAddressesAreAnnouncedToNeighbours(t *testing.T) {
 	s := newStage(t)
 	frames := s.framesAt(t, "far")

@@ -10,14 +10,14 @@ import (
 	"github.com/skep-io/skep/dataplane/pinned"
 )
 
-// How the program sees packets: in the driver, or, slower, once the kernel has made its own structure of them.
+// How the program gets packets: in the driver, or, slower, once the kernel has made its own structure of them.
 const (
 	modeNative   = "native"
 	modeGeneric  = "generic"  // as asked for
 	modeFallback = "fallback" // generic, because the driver refused
 )
 
-// linkPin names a link by its interface and mode. The driver's refusal depends on the MTU: at another, it is asked again.
+// linkPin names a link by its interface and mode. The driver's refusal depends on the MTU: at another, it is tried again.
 func (f *Flows) linkPin(u uplink, mode string) string {
 	name := fmt.Sprintf("%d-%s", u.index, mode)
 	if mode == modeFallback {
@@ -26,8 +26,7 @@ func (f *Flows) linkPin(u uplink, mode string) string {
 	return pinned.LinkPath(f.options.PinDir, name)
 }
 
-// attachTo updates the link that is there, if it has a mode asked for, and else attaches a new one. It returns what Uplink
-// calls XDP.
+// attachTo updates the existing link, if it has a wanted mode, and else attaches a new one. It returns Uplink.XDP.
 func (f *Flows) attachTo(u uplink) (xdp string, err error) {
 	wanted := []string{modeNative, modeFallback}
 	if f.options.GenericXDP {
@@ -40,7 +39,7 @@ func (f *Flows) attachTo(u uplink) (xdp string, err error) {
 			return shown(mode), nil
 		}
 	}
-	// Links of another mode, and of an interface that is gone and whose index is used again.
+	// Links of another mode, and of a removed interface whose index is used again.
 	if err := f.detachFrom(func(index int) bool { return index == u.index }); err != nil {
 		return notAttached, err
 	}

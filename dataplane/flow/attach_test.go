@@ -143,7 +143,7 @@ func TestRefusals(t *testing.T) {
 			}
 		})
 	}
-	// None of them changed what runs.
+	// None of them changed the running program.
 	pinned, err := link.LoadPinnedLink(s.flows.linkPin(s.flows.uplinks[0], modeNative), nil)
 	if err != nil {
 		t.Fatal(err)

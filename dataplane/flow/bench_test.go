@@ -44,7 +44,7 @@ type traffic struct {
 	random bool   // flows come in random order, else each in turn
 }
 
-// measure returns the nanoseconds of its CPU that one packet given to target takes in the mean. Time in which others had the
+// measure returns the mean nanoseconds of CPU time that target takes for one packet. Time in which other processes had the
 // CPU does not count.
 func (r *repeater) measure(target *ebpf.Program, t traffic) float64 {
 	r.tb.Helper()
@@ -128,7 +128,7 @@ func BenchmarkPacket(b *testing.B) {
 		{"new-encapsulated", traffic{full(tcp(client4, port(vip4, 81), tcpSYN)), math.MaxUint32, false}, "event_flow_made"},
 	} {
 		b.Run(c.name, func(b *testing.B) {
-			r.measure(s.program, c.traffic) // what is known is known by now
+			r.measure(s.program, c.traffic) // fill the caches first
 			before, err := s.flows.Counters()
 			if err != nil {
 				b.Fatal(err)
@@ -148,7 +148,7 @@ func BenchmarkPacket(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			// A neighbour is asked for now and then, and a flow of many evicted.
+			// A next hop is looked up now and then, and a few flows are evicted.
 			if sent, got := uint64(b.N*benchRounds*benchRepeat), after[c.want]-before[c.want]; got < sent-sent/100 {
 				b.Errorf("of %d packets %d counted %s: another path was measured", sent, got, c.want)
 			}

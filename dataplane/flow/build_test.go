@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What a packet is built of. Addresses decide the family; checksums are computed from scratch.
+// The parts of a packet. Addresses decide the family; checksums are computed from scratch.
 
 const (
 	tcpFIN = 0x01
@@ -227,7 +227,7 @@ func sum(parts ...[]byte) uint16 {
 	return checksum(all)
 }
 
-// describe prints a frame for people.
+// describeFrame prints a frame as text.
 func describeFrame(frame []byte) string {
 	if len(frame) < 14 {
 		return fmt.Sprintf("% x", frame)

@@ -55,7 +55,7 @@ func (w *world) count() (flows func(pods ...*fabrictest.Pod) map[string][]census
 	}
 }
 
-// Connections from outside are counted once in the cluster, whichever way they take, until they end.
+// Connections from outside are counted once in the cluster, whichever nodes they pass, until they end.
 func TestCensusOfFlows(t *testing.T) {
 	w := newWorld(t, 2)
 	here, elsewhere, behind := w.Hosts[0].NewPod("here"), w.Hosts[1].NewPod("elsewhere"), w.Hosts[1].NewPod("behind")
@@ -92,7 +92,7 @@ func TestCensusOfFlows(t *testing.T) {
 		}
 		callers[pod.ID] = c
 	}
-	// Where the pod is; with source translation, where the client asked: to the pod's node it looks like any client.
+	// On the pod's node; with source translation, on the node that the client asked: the pod's node cannot distinguish it from any client.
 	want("open", map[string][]uint32{"here": {4, 0}, "elsewhere": {0, 6}, "behind": {8, 0}})
 	callers["elsewhere"].end("elsewhere")
 	callers["behind"].end("behind")
@@ -108,7 +108,7 @@ func TestCensusOfFlows(t *testing.T) {
 	want("two ended by the backend", map[string][]uint32{"here": {2, 0}, "elsewhere": {0, 0}, "behind": {0, 0}})
 }
 
-// What ends in silence weighs until the next correction.
+// Flows that end without a packet are counted until the next correction.
 func TestCorrectsWhatEndedInSilence(t *testing.T) {
 	w := newWorld(t, 1)
 	one, two := w.Hosts[0].NewPod("one"), w.Hosts[0].NewPod("two")

@@ -61,7 +61,7 @@ func TestConnectionsFromOutsideAreCountedOnce(t *testing.T) {
 	}
 }
 
-// A node counts what it was sent only where the backend that was chosen for it is not here.
+// A node counts a connection that another node has sent only if the chosen backend is not here.
 func TestConnectionsFromTunnelsAreCountedWhereTheyAreChosen(t *testing.T) {
 	both(t, func(t *testing.T, s *stage, a addresses) {
 		s.set(external("t/tcp", service.TCP, a.vip, backend(a.pod, "node1")), external("t/none", service.TCP, port(a.vip, 81), backend(a.far, "node2")))

@@ -22,14 +22,14 @@ type Flow struct {
 	Frontend netip.AddrPort `json:"frontend"`
 	Backend  netip.AddrPort `json:"backend"`
 	Scope    string         `json:"scope"`           // external, cluster, or answer for the entry that answers are found by
-	Source   netip.AddrPort `json:"source,omitzero"` // what the backend sees as the client, if that is translated
+	Source   netip.AddrPort `json:"source,omitzero"` // the client's address for the backend, if that is translated
 	Service  uint32         `json:"service"`
 	Node     uint32         `json:"node,omitempty"`
 	State    string         `json:"state,omitempty"`
 	Idle     time.Duration  `json:"idle"`
 }
 
-// What the last byte of a key says (enum frontend_scope, enum flow_scope); a test dumps flows that the program made.
+// The last byte of a key (enum frontend_scope, enum flow_scope); a test dumps flows that the program made.
 const (
 	scopeExternal = 1
 	scopeReverse  = 2
@@ -38,7 +38,7 @@ const (
 // Dump reads the flow table, ordered by client.
 func (f *Flows) Dump() ([]Flow, error) {
 	entries, err := f.maps.flows.All()
-	if err != nil && !errors.Is(err, ebpf.ErrIterationAborted) { // flows that come and go meanwhile are seen, or not
+	if err != nil && !errors.Is(err, ebpf.ErrIterationAborted) { // flows that are made or deleted meanwhile may be missing
 		return nil, err
 	}
 	var now unix.Timespec

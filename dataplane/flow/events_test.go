@@ -15,7 +15,7 @@ import (
 	"github.com/skep-io/skep/dataplane/service"
 )
 
-// An event about a client outside that was refused has its address, and a backend's refusals are counted.
+// An event about a refused client outside has its address, and a backend's refusals are counted.
 func TestTellsWhoWasRefused(t *testing.T) {
 	w := newWorld(t, 1)
 	l, err := events.Open(w.Hosts[0].Plane, nil)

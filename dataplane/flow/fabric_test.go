@@ -18,7 +18,7 @@ import (
 	"github.com/skep-io/skep/dataplane/service"
 )
 
-// world is a fabric whose hosts take packets from outside.
+// world is a fabric whose hosts get packets from outside.
 type world struct {
 	*fabrictest.Fabric
 	t     *testing.T
@@ -61,7 +61,7 @@ func (w *world) options(host int) Options {
 	return Options{PinDir: filepath.Join(h.Pins, "flow"), Plane: h.Plane, Uplinks: []string{"eth0"}, Overlays: h.Network.Overlays(), NodeIPs: fabrictest.NodeIPs(host)}
 }
 
-// open starts a host's flows, again if they were there.
+// open starts a host's flows, or restarts them.
 func (w *world) open(host int, change func(*Options)) {
 	w.t.Helper()
 	options := w.options(host)

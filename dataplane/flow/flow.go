@@ -1,9 +1,9 @@
-// Package flow runs the XDP program at a node's uplinks, which brings packets from outside to the backends of node ports,
+// Package flow runs the XDP program at a node's uplinks, which forwards packets from outside to the backends of node ports,
 // external and load-balancer addresses, and answers ARP and NDP for the addresses that this node announces.
 //
 // It owns the maps of flows and fragments, which the programs at pods' interfaces share, the maps skep_uplinks, skep_recent,
 // skep_tunnel_pairs, skep_hops, skep_path_mtu, skep_answers, skep_announced and skep_uplink_counters, the program skep_uplink, and where it is attached. Services, nodes
-// and addresses are read from the maps of package service. It never changes interfaces, addresses or routes and knows no
+// and addresses are read from the maps of package service. It never changes interfaces, addresses or routes and uses no
 // Kubernetes types.
 package flow
 
@@ -24,13 +24,13 @@ import (
 // Maps has kernel maps by their names in C: *service.Plane.
 type Maps = pinned.Owner
 
-// Limits are the sizes of maps; 0: what the C says.
+// Limits are the sizes of maps; 0: the C program's default.
 type Limits struct {
 	Flows     uint32 // a flow to a backend here has two entries
 	Fragments uint32
 }
 
-// Options says where the flows live and what the program runs on.
+// Options say where the flows' pins are and at which interfaces the program runs.
 type Options struct {
 	PinDir     string       // on a BPF filesystem, not shared with another package; made if absent
 	Plane      Maps         // services
@@ -51,7 +51,7 @@ type Flows struct {
 	lock      *os.File
 	maps      *kernelMaps
 	program   *ebpf.Program
-	record    bpf.UplinkUplink // of every uplink, but for its link address
+	record    bpf.UplinkUplink // of every uplink, without its link address
 	announcer *announcer
 	once      sync.Once
 
@@ -62,7 +62,7 @@ type Flows struct {
 }
 
 // Open adopts what is pinned in o.PinDir, so that flows go on, and makes every uplink run this build's program: in place if
-// one runs there already. No packet passes without a program meanwhile. An uplink that refuses is no error: see Uplinks.
+// one runs there already, so that no packet passes without a program. An uplink that refuses is no error: see Uplinks.
 func Open(o Options) (*Flows, error) {
 	if o.Plane == nil {
 		return nil, errors.New("flows: the service maps are missing")
@@ -101,7 +101,7 @@ func (f *Flows) start() (err error) {
 	if f.announcer, err = newAnnouncer(f.log, f.maps.announced); err != nil {
 		return err
 	}
-	if err := f.SetOverlays(f.options.Overlays); err != nil { // first, or those of before would be forgotten for a moment
+	if err := f.SetOverlays(f.options.Overlays); err != nil { // first, or the earlier ones would be missing for a moment
 		return err
 	}
 	if err := f.SetUplinks(f.options.Uplinks); err != nil {

@@ -7,7 +7,7 @@ import (
 	"github.com/skep-io/skep/dataplane/service"
 )
 
-// Source ranges hold for what another node has wrapped, and for what somebody wraps as if he were one.
+// Source ranges hold for packets that another node has wrapped, and for those that another host wraps as if it were a node.
 func TestSourceRangesHoldForWrappedPackets(t *testing.T) {
 	both(t, func(t *testing.T, s *stage, a addresses) {
 		stranger := a.client.Addr().Prev()
@@ -33,7 +33,7 @@ func TestSourceRangesHoldForWrappedPackets(t *testing.T) {
 	})
 }
 
-// CVE-2020-8558 among others: what bears a source that no client has reaches no backend, wrapped or not.
+// CVE-2020-8558 among others: packets with a source that no client has reach no backend, wrapped or not.
 func TestMartians(t *testing.T) {
 	both(t, func(t *testing.T, s *stage, a addresses) {
 		s.set(external("t/tcp", service.TCP, a.vip, backend(a.pod, "node1")), external("t/udp", service.UDP, a.vip, backend(a.pod, "node1")))
@@ -57,7 +57,7 @@ func TestMartians(t *testing.T) {
 	})
 }
 
-// CVE-2020-8558: what a host listens for on loopback, outside does not reach: neither a host port there nor a node port.
+// CVE-2020-8558: ports of a host's loopback are not reached from outside: neither a host port there nor a node port.
 func TestLoopbackIsNotServedOutside(t *testing.T) {
 	s := newStage(t)
 	for _, loopback := range []string{"127.0.0.1", "::1"} {
@@ -73,7 +73,7 @@ func TestLoopbackIsNotServedOutside(t *testing.T) {
 	}
 }
 
-// forgedFrames are wrapped packets that no node has made, and neighbours' talk, for the mutations to begin from.
+// forgedFrames are wrapped packets that no node has made, and neighbour messages: seeds for mutations.
 func forgedFrames() [][]byte {
 	var frames [][]byte
 	for _, a := range []addresses{{client: client4, vip: vip4, node: node4, router: router4}, {client: client6, vip: vip6, node: node6, router: router6}} {

@@ -7,7 +7,7 @@ import (
 	"github.com/skep-io/skep/dataplane/service"
 )
 
-// inFragments cuts a packet in three.
+// inFragments splits a packet into three fragments.
 func inFragments(p packet, id uint32) (first, middle, last packet) {
 	p.df = false
 	cut := func(offset int, more bool) packet {

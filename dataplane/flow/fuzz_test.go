@@ -17,9 +17,9 @@ import (
 // envPackets is how many packets TestAnyPacket sends; 10,000,000 take about a minute.
 const envPackets = "SKEP_FUZZ_PACKETS"
 
-// Random packets, and real ones with bytes changed, cut off or added. The verifier says that no program reads or writes
-// outside a packet; here it is shown that each packet leaves for exactly one reason, with a verdict that goes with it, that
-// what is passed on is as long as it says, and that checksums that were right stay right.
+// Random packets, and real ones with bytes changed, cut off or added. The verifier proves that no program reads or writes
+// outside a packet; this test checks that each packet counts for exactly one reason, with the verdict of that reason, that
+// packets that leave have the length of their headers, and that checksums that were right stay right.
 func TestAnyPacket(t *testing.T) {
 	packets := 200_000
 	if text := os.Getenv(envPackets); text != "" {
@@ -91,7 +91,7 @@ func TestAnyPacket(t *testing.T) {
 	t.Logf("%d packets: verdicts %v, %d of %d counters moved", packets, verdicts, reached, len(after))
 }
 
-// everyKind are services that lead everywhere a packet can go.
+// everyKind are services with every kind of destination.
 func everyKind() []service.Service {
 	var services []service.Service
 	for _, protocol := range []service.Protocol{service.TCP, service.UDP, service.SCTP} {
@@ -173,13 +173,13 @@ func mutate(random *rand.Rand, seeds [][]byte) []byte {
 	return frame
 }
 
-// implausible says what no packet may come out as; "" if nothing is wrong.
+// implausible says what is wrong with a packet that leaves; "" if nothing is.
 func implausible(in, out []byte, verdict uint32) string {
 	if verdict != xdpPass && verdict != xdpTX || len(out) < 34 || binary.BigEndian.Uint16(out[12:]) != 0x0800 || len(in) < 34 {
 		return ""
 	}
 	if string(in) == string(out) {
-		return "" // as it came, whatever that is
+		return "" // unchanged
 	}
 	if out[14] < 0x45 {
 		return "IPv4 header of less than 20 bytes"

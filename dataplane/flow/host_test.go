@@ -11,8 +11,8 @@ import (
 	"github.com/skep-io/skep/dataplane/service"
 )
 
-// A node's own process asks an external address that the router leads back to this node: the packets come in at the uplink
-// from an address of its own, and the pod's answers go to the node itself.
+// A node's own process connects to an external address that the router routes back to this node: the packets arrive at the
+// uplink from an address of its own, and the pod's answers go to the node itself.
 func TestNodeAsksItsOwnFrontendByTheRouter(t *testing.T) {
 	w := newWorld(t, 1)
 	h := w.Hosts[0]

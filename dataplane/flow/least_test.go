@@ -11,7 +11,7 @@ import (
 	"github.com/skep-io/skep/dataplane/service"
 )
 
-// serveName answers every connection to the pod with its name, and ends it when the client has, or when told to.
+// serveName answers every connection to the pod with its name, and closes it when the client has, or on a receive from end.
 func serveName(t *testing.T, pod *fabrictest.Pod, end <-chan struct{}) {
 	t.Helper()
 	for _, addr := range pod.Addrs {
@@ -78,7 +78,7 @@ func (c *caller) end(pod string) {
 	delete(c.open, pod)
 }
 
-// weights are what a host's maps say of each pod.
+// weights are the counts in a host's maps for each pod.
 func (w *world) weights(host int, pods ...*fabrictest.Pod) map[string]int32 {
 	w.t.Helper()
 	dump, err := w.Hosts[host].Plane.Dump()
@@ -108,7 +108,7 @@ func (w *world) wantWeights(host int, want map[string]int32, pods ...*fabrictest
 	}
 }
 
-// Connections from outside weigh as much as those of the node's own sockets: who has long ones gets fewer new ones.
+// Connections from outside count as much as those of the node's own sockets: a backend with long ones gets fewer new ones.
 func TestLeastConnectionsFromOutside(t *testing.T) {
 	w := newWorld(t, 2)
 	pods := []*fabrictest.Pod{w.Hosts[0].NewPod("here"), w.Hosts[0].NewPod("beside"), w.Hosts[1].NewPod("elsewhere")}
@@ -136,7 +136,7 @@ func TestLeastConnectionsFromOutside(t *testing.T) {
 				}
 			}
 		}
-		// The backend hangs up, and its node sees that.
+		// The backend closes its connections, and its node sees that.
 		for range c.open["here"] {
 			end <- struct{}{}
 		}

@@ -8,7 +8,7 @@ import (
 	"github.com/skep-io/skep/dataplane/service"
 )
 
-// backendsOf runs a packet and says which of the backends it was sent to by its new destination.
+// destination runs a packet and returns its new destination, which says to which backend it was sent.
 func (s *stage) destination(t *testing.T, p packet) netip.Addr {
 	t.Helper()
 	verdict, out, moved := s.run(p.arriving())
@@ -85,7 +85,7 @@ func TestBackendGone(t *testing.T) {
 
 func second4(b service.Backend) netip.AddrPort { return netip.AddrPortFrom(b.Addr, b.Port) }
 
-// answered is a packet that goes back to who sent its cause.
+// answered is a packet that goes back to the router.
 func answered(p packet) []byte { return p.frame(routerMAC, nodeMAC) }
 
 // resetOfSYN is what a SYN to the virtual address gets where there is no backend (RFC 9293, 3.5.2).

@@ -46,7 +46,7 @@ func specFor(limits Limits) (*ebpf.CollectionSpec, error) {
 	return spec, nil
 }
 
-// onlineCPUs is one more than the highest CPU that is online: many more may be possible. One that comes later remembers no
+// onlineCPUs is one more than the highest CPU that is online: many more may be possible. One that goes online later has no
 // recent flows until the next Open.
 func onlineCPUs() (uint32, error) {
 	const path = "/sys/devices/system/cpu/online" // such as 0-3,8-11

@@ -87,7 +87,7 @@ func TestAnswerForAnnouncedAddresses(t *testing.T) {
 	silent("past the deadline")
 }
 
-// expire moves every deadline into the past, as if nobody had renewed it.
+// expire moves every deadline into the past, as if it had not been renewed.
 func (s *stage) expire(t *testing.T) {
 	t.Helper()
 	entries, err := s.flows.maps.announced.All()

@@ -52,7 +52,7 @@ func TestFromOutside(t *testing.T) {
 	}
 }
 
-// What does not fit the tunnel: the client gets an error, and sends smaller packets from then on.
+// For a packet that does not fit the tunnel the client gets an error, and sends smaller packets from then on.
 func TestPathMTU(t *testing.T) {
 	w := newWorld(t, 2)
 	pod := w.Hosts[1].NewPod("elsewhere")
@@ -68,7 +68,7 @@ func TestPathMTU(t *testing.T) {
 	}
 }
 
-// askForFullSegments undoes the pod's wish for segments that leave room for a tunnel.
+// askForFullSegments has the pod advertise segments that leave no room for a tunnel.
 func askForFullSegments() error {
 	routes, err := netlink.RouteList(nil, netlink.FAMILY_ALL)
 	if err != nil {

@@ -56,7 +56,7 @@ func TestFromOutsideToHostsThatShareNoLink(t *testing.T) {
 	}
 }
 
-// pathMTU is what the kernel knows of the way that a connected socket's packets take.
+// pathMTU is the kernel's path MTU for a connected socket.
 func pathMTU(t *testing.T, conn net.Conn) (mtu int) {
 	t.Helper()
 	raw, err := conn.(syscall.Conn).SyscallConn()

@@ -47,7 +47,7 @@ func seen(t *testing.T, h *fabrictest.Host, counter string) uint64 {
 	return all[counter]
 }
 
-// A backend in the host's own network answers by the host's stack, and the client hears it from the address that it asked.
+// A backend in the host's own network answers by the host's stack, and the client gets the answer from the address that it asked.
 func TestBackendInTheHostsNetwork(t *testing.T) {
 	bothWays(t, func(t *testing.T, w *world) {
 		for i, c := range []struct {
@@ -71,7 +71,7 @@ func TestBackendInTheHostsNetwork(t *testing.T) {
 	})
 }
 
-// askHost talks to a backend in h's network through a frontend of the first host, whose address is asked.
+// askHost connects to a backend in h's network through a frontend of the first host, whose address is asked.
 func (w *world) askHost(t *testing.T, h *fabrictest.Host, to netip.AddrPort, asked netip.Addr, snat bool) {
 	check := func(what string, conn net.Conn, client netip.AddrPort) {
 		t.Helper()
@@ -97,7 +97,7 @@ func (w *world) askHost(t *testing.T, h *fabrictest.Host, to netip.AddrPort, ask
 	}
 }
 
-// Where nobody listens in the host's network, the host's own refusal quotes what the client sent.
+// If no socket listens in the host's network, the host's own refusal quotes the packet that the client sent.
 func TestRefusedByTheHost(t *testing.T) {
 	bothWays(t, func(t *testing.T, w *world) {
 		for i, h := range w.Hosts {
@@ -133,13 +133,13 @@ func narrow(name string, mtu int) error {
 	return netlink.LinkSetMTU(link, mtu)
 }
 
-// The host's error has what fits a pod's interface, and quotes a packet that the client knows.
+// The host's error has the MTU of a pod's interface, and quotes the packet that the client sent.
 func TestHostTellsWhatFits(t *testing.T) {
 	w := newWorld(t, 2)
 	for i, h := range w.Hosts {
 		pod := h.NewPod(fmt.Sprint("narrow", i))
 		serve(t, pod)
-		mtu := 1400 - i*100 // less than the client knows by then
+		mtu := 1400 - i*100 // less than the client's by then
 		h.Do(func() error { return narrow(pod.HostInterface, mtu) })
 		pod.Do(func() error { return errors.Join(narrow("eth0", mtu), askForFullSegments()) })
 		port := uint16(30080 + i)
@@ -154,7 +154,7 @@ func TestHostTellsWhatFits(t *testing.T) {
 	}
 }
 
-// What the host says on its own, also from a port that a backend has, and to clients that ask it directly, stays as it is.
+// The host's own packets, also from a port that a backend has, and to clients that ask it directly, are not changed.
 func TestHostsOwnConnections(t *testing.T) {
 	w := newWorld(t, 1)
 	h := w.Hosts[0]
@@ -170,7 +170,7 @@ func TestHostsOwnConnections(t *testing.T) {
 			pump(t, dial(t, w.Outside, "tcp", to), 1<<20)
 			echo(t, dial(t, w.Outside, "udp", to), 1000, 1)
 		}
-		// Refused, but from now on the port is known as a backend's.
+		// Refused, but from now on the port has a backend's bit.
 		if _, err := tryDial(t, w.Outside, "tcp", netip.AddrPortFrom(own, 30081)); !errors.Is(err, unix.ECONNREFUSED) {
 			t.Fatalf("connect to a port where nobody listens: %v", err)
 		}
@@ -185,7 +185,7 @@ func TestHostsOwnConnections(t *testing.T) {
 			t.Errorf("the host is seen at %s", seen)
 		}
 		conn.Close()
-		// Without a node's name beside it, an address of this node is still known as its own.
+		// An address of this node is recognized as its own without the node's name too.
 		s := inHost("t/nameless", service.TCP, 30082, 8080, h)
 		for k := range s.Backends {
 			s.Backends[k].Node = ""
@@ -195,7 +195,7 @@ func TestHostsOwnConnections(t *testing.T) {
 	}
 }
 
-// The programs change under a connection to the host's network, and it goes on.
+// The programs are replaced during a connection to the host's network, and it goes on.
 func TestHostsBackendsSurviveARestart(t *testing.T) {
 	w := newWorld(t, 2)
 	for i, h := range w.Hosts {

@@ -13,7 +13,7 @@ import (
 	"github.com/skep-io/skep/dataplane/service"
 )
 
-// A client's port that leads to a backend already, by way of another frontend, has another number towards it.
+// A client's port that has a flow to a backend already, by another frontend, is translated to another port towards it.
 func TestOneClientPortAtTwoFrontends(t *testing.T) {
 	both(t, func(t *testing.T, s *stage, a addresses) {
 		second := port(a.vip, 81)
@@ -40,7 +40,7 @@ func TestOneClientPortAtTwoFrontends(t *testing.T) {
 	})
 }
 
-// Clients that reuse ports, or ask two addresses from one socket, lose nothing and hear each answer from whom they asked.
+// Clients that reuse ports, or ask two addresses from one socket, lose nothing and get each answer from the address that they asked.
 func TestOneSocketAtTwoFrontends(t *testing.T) {
 	w := newWorld(t, 2)
 	pods := []*fabrictest.Pod{w.Hosts[0].NewPod("here"), w.Hosts[1].NewPod("elsewhere")}
@@ -71,7 +71,7 @@ func TestOneSocketAtTwoFrontends(t *testing.T) {
 	}
 }
 
-// askFrom sends a datagram and returns whose answer came.
+// askFrom sends a datagram and returns the source of the answer.
 func askFrom(conn net.PacketConn, to netip.AddrPort) (netip.AddrPort, error) {
 	if err := conn.SetDeadline(time.Now().Add(deadline)); err != nil {
 		return netip.AddrPort{}, err
@@ -87,7 +87,7 @@ func askFrom(conn net.PacketConn, to netip.AddrPort) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(at.Addr().Unmap(), at.Port()), nil
 }
 
-// The source port of SNAT does not hang on the client's address alone, where its affinity does.
+// The source port of SNAT does not depend on the client's address alone, as affinity does.
 func TestOneClientWithAffinityHasManyPorts(t *testing.T) {
 	s := newStage(t)
 	s.route(t, netip.PrefixFrom(far4.Addr(), 32), peer4)
@@ -101,7 +101,7 @@ func TestOneClientWithAffinityHasManyPorts(t *testing.T) {
 	}
 }
 
-// Next hops of one network do not drive each other out: each packet would ask the kernel for its own, and go by the stack.
+// Next hops of one network do not evict each other: else each packet would look up its own in the kernel, and go by the stack.
 func TestNextHopsOfOneNetwork(t *testing.T) {
 	s := newStage(t)
 	hosts := []string{"192.0.2.12", "192.0.2.16", "192.0.2.20", "192.0.2.24", "2001:db8:2::12", "2001:db8:2::16", "2001:db8:2::20", "2001:db8:2::24"}

@@ -10,11 +10,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// probeWait is how long neighbours have to say that an address is theirs.
+// probeWait is how long neighbours have to claim an address.
 const probeWait = 300 * time.Millisecond
 
 // InUse asks the neighbours at all uplinks who has these addresses (RFC 5227's probe, RFC 4862's solicitation without a source),
-// and returns those of which another host has said within a moment that they are its, asked or not. It must run in the network
+// and returns those that another host claims within probeWait, asked or not. It must run in the network
 // namespace of the uplinks.
 func (f *Flows) InUse(addrs []netip.Addr) (map[netip.Addr]bool, error) {
 	f.mu.Lock()
@@ -32,7 +32,7 @@ func (f *Flows) InUse(addrs []netip.Addr) (map[netip.Addr]bool, error) {
 	defer unix.Close(ndp)
 	for _, u := range uplinks {
 		if !u.up {
-			continue // nobody there hears this node either
+			continue // nothing there receives this node's packets either
 		}
 		for _, addr := range addrs {
 			to := &unix.SockaddrLinklayer{Ifindex: u.index, Halen: 6}
@@ -85,7 +85,7 @@ func listen(arp, ndp int, uplinks []uplink, addrs []netip.Addr) (map[netip.Addr]
 			for {
 				n, _, err := unix.Recvfrom(fd, buffer, 0)
 				if err != nil {
-					break // nothing more for now, or the interface went away
+					break // nothing more for now, or the interface was removed
 				}
 				addr, mac, ok := claimOf(buffer[:n])
 				if ok && !isOwnMAC(uplinks, mac) {
@@ -110,7 +110,7 @@ func isOwnMAC(uplinks []uplink, mac [6]byte) bool {
 	return false
 }
 
-// claimOf reads who says in a frame that he has an address: the sender of any ARP packet, or of a neighbour advertisement.
+// claimOf returns the address that a frame claims, and by whom: the sender of any ARP packet, or of a neighbour advertisement.
 func claimOf(frame []byte) (addr netip.Addr, mac [6]byte, ok bool) {
 	if len(frame) < 14 {
 		return addr, mac, false
@@ -134,7 +134,7 @@ func claimOf(frame []byte) (addr netip.Addr, mac [6]byte, ok bool) {
 	return addr, mac, false
 }
 
-// probe asks who has an address without saying who asks, so that nobody learns anything from it.
+// probe asks who has an address without a source, so that no neighbour's table changes by it.
 func probe(mac [6]byte, addr netip.Addr) []byte {
 	if addr.Is4() {
 		frame := ethernet(broadcastMAC, mac, etherARP)

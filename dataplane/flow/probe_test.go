@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// A node hears whether another on its link answers for an address: by what the other's program answers to the question, and by
-// what the other announces when it becomes the owner.
+// A node detects whether another on its link answers for an address: by the answer of the other's program, and by what the other
+// announces when it becomes the owner.
 func TestNeighboursSayWhatIsTaken(t *testing.T) {
 	w := newWorld(t, 2)
 	link4, link6 := netip.MustParseAddr("192.0.2.99"), netip.MustParseAddr("2001:db8:2::99")
@@ -71,7 +71,7 @@ func TestClaimsInFrames(t *testing.T) {
 	}
 }
 
-// Whatever comes from the link, nothing but an address is read from it.
+// Whatever frame arrives from the link, only an address is read from it.
 func FuzzClaims(f *testing.F) {
 	for _, frame := range forgedFrames() {
 		f.Add(frame)

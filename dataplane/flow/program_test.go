@@ -130,7 +130,7 @@ func (s *stage) openPlane() {
 	s.plane.SetNodeAddresses("node6", []netip.Addr{netip.MustParseAddr("2001:db8:2::16")})
 }
 
-// open opens the flows, again if they were closed, and the program that runs.
+// open opens, or reopens, the flows and the running program.
 func (s *stage) open() {
 	s.tb.Helper()
 	s.Do(func() (err error) {
@@ -207,7 +207,7 @@ func (s *stage) run(in []byte) (verdict uint32, out []byte, moved map[string]uin
 	return verdict, options.DataOut, after
 }
 
-// step is one packet in, and all that comes of it.
+// step is one packet in, and its whole outcome.
 type step struct {
 	name    string
 	in      []byte
@@ -241,7 +241,7 @@ func (s *stage) check(t *testing.T, steps ...step) {
 	}
 }
 
-// prime sends a packet whose only purpose is that the next one to the same neighbour is not handed to the stack first.
+// prime sends a packet so that the next one to the same neighbour is not handed to the stack first.
 func (s *stage) prime(t *testing.T, frame []byte) {
 	t.Helper()
 	if _, _, moved := s.run(frame); moved["handed_over"]+moved["encapsulated"]+moved["translated_out"] != 1 {

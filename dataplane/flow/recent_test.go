@@ -17,7 +17,7 @@ import (
 	"github.com/skep-io/skep/dataplane/service"
 )
 
-// recents lets change have each flow that is remembered as recent, and returns how many there are.
+// recents calls change with each recent flow, and returns how many there are.
 func (s *stage) recents(t *testing.T, change func(*bpf.UplinkRecent)) (known int) {
 	t.Helper()
 	recent := s.flows.maps.ByName[bpf.UplinkMapSkepRecent]
@@ -43,7 +43,7 @@ func (s *stage) recents(t *testing.T, change func(*bpf.UplinkRecent)) (known int
 	return known
 }
 
-// forgetRecent makes the program ask the flow table for the next packet of every flow.
+// forgetRecent makes the program look up the next packet of every flow in the flow table.
 func (s *stage) forgetRecent(t *testing.T) {
 	t.Helper()
 	s.recents(t, func(one *bpf.UplinkRecent) { *one = bpf.UplinkRecent{} })
@@ -57,7 +57,7 @@ func (s *stage) holdRecent(t *testing.T, want int) {
 	}
 }
 
-// held gives the program a packet until it is remembered, and holds that.
+// held gives the program a packet until its flow is recent, and keeps it so.
 func (s *stage) held(t *testing.T, frame []byte) {
 	t.Helper()
 	s.forgetRecent(t)
@@ -66,7 +66,7 @@ func (s *stage) held(t *testing.T, frame []byte) {
 	s.holdRecent(t, 1)
 }
 
-// A flow that was seen a moment ago is followed without asking the flow table, and yet nothing of it is out of date.
+// A recent flow needs no lookup in the flow table, and yet nothing about it is out of date.
 func TestRecentFlowsSeeChanges(t *testing.T) {
 	both(t, func(t *testing.T, s *stage, a addresses) {
 		first, second := two(a)
@@ -123,7 +123,7 @@ func (s *stage) forgetFlows(t *testing.T) {
 	}
 }
 
-// A record that another backend has now is not taken for the one that a recent flow had.
+// A record that another backend has now is not mistaken for the one of a recent flow.
 func TestRecentFlowsKnowTheirBackendBySerial(t *testing.T) {
 	s := newStage(t)
 	s.set(external("t/here", service.TCP, vip4, backend(pod4, "node1")))
@@ -140,7 +140,7 @@ func TestRecentFlowsKnowTheirBackendBySerial(t *testing.T) {
 	})
 }
 
-// Packets for nobody are recognized by what is remembered of them, until somebody wants them.
+// Packets for no frontend are recognized without a lookup, until there is a frontend for them.
 func TestRecentlyPassedPacketsFindNewFrontends(t *testing.T) {
 	both(t, func(t *testing.T, s *stage, a addresses) {
 		at := udp(a.client, a.nodePort, "x")
@@ -163,7 +163,7 @@ func TestRecentlyPassedPacketsFindNewFrontends(t *testing.T) {
 	})
 }
 
-// A tunnel's ends are asked for anew before long, and a node that is no longer one is a stranger.
+// A tunnel's ends are looked up again before long, and a node that has left the cluster is refused.
 func TestRecentFlowsInsideTunnels(t *testing.T) {
 	s := newStage(t)
 	s.set(external("t/here", service.TCP, vip4, backend(pod4, "node1")))
@@ -280,7 +280,7 @@ func (s *stage) meetSixth() error {
 		HardwareAddr: peerMAC[:], State: netlink.NUD_PERMANENT})
 }
 
-// Each CPU has a part of its own, of the size that the program reckons with.
+// Each CPU has a part of its own, of the size that the program expects.
 func TestRecentFlowsOfEveryCPU(t *testing.T) {
 	s := newStage(t)
 	s.set(external("t/here", service.TCP, vip4, backend(pod4, "node1")))

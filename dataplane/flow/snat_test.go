@@ -23,7 +23,7 @@ func TestTranslateOutAndBack(t *testing.T) {
 		s.prime(t, udp(port(a.client, 2), a.vip, "x").arriving())
 
 		questions := map[string]packet{"SNAT": udp(a.client, a.vip, "question"), "outside": tcp(a.client, a.vip, tcpSYN)}
-		for _, name := range []string{"SNAT", "outside"} { // the first makes the way back known to the second
+		for _, name := range []string{"SNAT", "outside"} { // the first primes the neighbour for the second
 			question := questions[name]
 			verdict, out, moved := s.run(question.arriving())
 			if verdict != xdpTX || moved["translated_out"] != 1 || moved["event_flow_made"] != 1 {
@@ -39,7 +39,7 @@ func TestTranslateOutAndBack(t *testing.T) {
 			answer.from, answer.to = a.far, ours
 			back := swap(question)
 			back.hops = 63
-			if name == "SNAT" { // the way to the client is known from then on
+			if name == "SNAT" { // the neighbour towards the client is primed from then on
 				s.run(answer.arriving())
 			}
 			trouble := icmp(a.far.Addr(), a.node, k.unreachable, k.port, 0, routed.ip())
@@ -66,7 +66,7 @@ func sourcePort(p packet, frame []byte) uint16 {
 	return binary.BigEndian.Uint16(frame[54:])
 }
 
-// Every client has a port of its own towards one backend, until there are none.
+// Every client has a port of its own towards one backend, until all are in use.
 func TestPortsRunOut(t *testing.T) {
 	s := newStage(t)
 	peers := map[uint16]bool{}
@@ -97,8 +97,8 @@ func TestPortsRunOut(t *testing.T) {
 	}
 }
 
-// What nobody unwraps there is not wrapped: a node without programs at its uplinks gets connections translated. What it sends
-// is taken all the same. Connections that were wrapped end, datagrams take the other way, and what is translated stays so.
+// A node that does not unwrap, without programs at its uplinks, gets connections translated, not wrapped. Packets that it wraps
+// are accepted all the same. Connections that were wrapped end, datagrams are translated from then on, and translated flows stay so.
 func TestNodeThatUnwrapsNothing(t *testing.T) {
 	both(t, func(t *testing.T, s *stage, a addresses) {
 		peer := peer4

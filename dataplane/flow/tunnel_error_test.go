@@ -15,14 +15,14 @@ import (
 	"github.com/skep-io/skep/dataplane/service"
 )
 
-// expireHops makes the program ask for every next hop again.
+// expireHops makes the program look up every next hop again.
 func (s *stage) expireHops(t *testing.T) {
 	t.Helper()
 	s.changeHops(t, func(hop *bpf.UplinkHop) { hop.Expires = 0 })
 }
 
-// A router between two nodes says what fits: clients get that, but only if the error quotes a tunnel of this node to
-// another, and of an MTU that there can be.
+// A router between two nodes reports an MTU: clients get it, but only if the error quotes a tunnel of this node to
+// another, and the MTU is possible.
 func TestWhatFitsOnTheWayToANode(t *testing.T) {
 	for _, outer := range []struct {
 		name           string
@@ -94,7 +94,7 @@ func TestWhatFitsOnTheWayToANode(t *testing.T) {
 	}
 }
 
-// narrow leads packets from one host to another by the router, whose way to that host takes less than the link between them.
+// narrow routes packets from one host to another by the router, whose route to that host has a smaller MTU than the link between them.
 func (w *world) narrow(from, to, mtu int) {
 	w.t.Helper()
 	for i, addr := range fabrictest.NodeIPs(to) {
@@ -118,7 +118,7 @@ func (w *world) narrow(from, to, mtu int) {
 	})
 }
 
-// Path MTU discovery works across a link between nodes that is narrower than their own.
+// Path MTU discovery works across a link between nodes that has a smaller MTU than their own.
 func TestPathMTUAcrossANarrowLink(t *testing.T) {
 	for i, name := range []string{"IPv4", "IPv6"} {
 		t.Run(name+" between nodes", func(t *testing.T) {

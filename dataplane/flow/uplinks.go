@@ -10,7 +10,7 @@ import (
 	"github.com/skep-io/skep/bpf"
 )
 
-// Uplink is what became of an interface that packets from outside arrive at.
+// Uplink is the state of an interface that packets from outside arrive at.
 type Uplink struct {
 	Name string
 	XDP  string // "native", "generic", or "none": see Err
@@ -47,8 +47,8 @@ func findUplink(name string) (uplink, error) {
 }
 
 // SetUplinks makes the program run at exactly these interfaces, and follows changes of theirs: call it when an interface, its
-// link address, MTU or state changes. An interface at which it cannot run holds up no other: Uplinks says why, and the next
-// call tries again. It returns an error if the maps refuse.
+// link address, MTU or state changes. An interface at which it cannot run does not affect others: Uplinks says why, and the next
+// call tries again. It returns an error if a write to the maps fails.
 func (f *Flows) SetUplinks(names []string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -76,7 +76,7 @@ func (f *Flows) SetUplinks(names []string) error {
 }
 
 // SetOverlays names the interfaces besides uplinks through which pods of other nodes are reached, each with addresses of this
-// node's own: what SNAT sends through one bears those. The pod path has to be attached there: it undoes the translation.
+// node's own: packets that SNAT sends through one have those as source. The pod path has to be attached there: it undoes the translation.
 func (f *Flows) SetOverlays(names []string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -85,7 +85,7 @@ func (f *Flows) SetOverlays(names []string) error {
 	for _, name := range names {
 		index, record, err := findOverlay(name)
 		if err != nil {
-			continue // gone meanwhile: nothing is sent through it
+			continue // removed meanwhile: nothing is sent through it
 		}
 		if err := f.maps.uplinks.Put(uint32(index), record); err != nil {
 			return err
@@ -135,7 +135,7 @@ func (f *Flows) Uplinks() []Uplink {
 	return slices.Clone(f.states)
 }
 
-// logChanges logs what is new.
+// logChanges logs the uplinks whose state is new.
 func (f *Flows) logChanges(states []Uplink) {
 	for _, s := range states {
 		if slices.ContainsFunc(f.states, s.equal) {

@@ -22,7 +22,7 @@ import (
 	"github.com/skep-io/skep/dataplane/service"
 )
 
-// uplinksNow has the flows look at the interfaces again.
+// uplinksNow has the flows check the interfaces again.
 func (s *stage) uplinksNow(names ...string) (states map[string]Uplink) {
 	s.tb.Helper()
 	s.Do(func() error { return s.flows.SetUplinks(names) })
@@ -69,7 +69,7 @@ func (s *stage) wantUplink(t *testing.T, states map[string]Uplink, name, xdp, pr
 	}
 }
 
-// Where the driver refuses the program, the kernel's generic XDP runs it, and the driver is asked again at another MTU.
+// If the driver refuses the program, the kernel's generic XDP runs it, and the driver is tried again at another MTU.
 func TestDriverRefuses(t *testing.T) {
 	s := newStage(t)
 	s.set(external("t/tcp", service.TCP, vip4, backend(pod4, "node1")))
@@ -78,7 +78,7 @@ func TestDriverRefuses(t *testing.T) {
 	s.wantUplink(t, states, "eth0", "native", "")
 	s.wantUplink(t, states, "bridge", "generic", "")
 
-	// A veth refuses while its other end sends by more queues than it receives by.
+	// A veth refuses while its other end has more transmit queues than it has receive queues.
 	setQueues := func(n uint32) {
 		s.Do(func() error {
 			return sandbox.Ethtool("far", unsafe.Pointer(&struct{ command, _, _, _, _, receive, send, _, _ uint32 }{
@@ -99,7 +99,7 @@ func TestDriverRefuses(t *testing.T) {
 	s.check(t, step{"native again", tcp(client4, vip4, tcpACK).arriving(), xdpPass, tcp(client4, pod4, tcpACK).arriving(), []string{"delivered"}})
 }
 
-// An uplink that takes no program at all holds up no other, says why, and gets it when it can.
+// An uplink that can have no program at all does not affect others, says why, and gets it when it can.
 func TestUplinkWithoutXDP(t *testing.T) {
 	s := newStage(t)
 	s.add(&netlink.Tuntap{LinkAttrs: named("tun"), Mode: netlink.TUNTAP_MODE_TUN})
@@ -171,7 +171,7 @@ func TestOverlaysAreRecorded(t *testing.T) {
 	}
 }
 
-// attachTool puts another tool's program at the interface.
+// attachTool attaches another tool's program to the interface.
 func (s *stage) attachTool(t *testing.T, name string) (attached link.Link) {
 	t.Helper()
 	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.XDP, License: "GPL",
@@ -187,7 +187,7 @@ func (s *stage) attachTool(t *testing.T, name string) (attached link.Link) {
 	return attached
 }
 
-// An uplink with another link address answers with that one, and neighbours hear of it though no one asks.
+// An uplink with a changed link address answers with the new one, and announces it to neighbours.
 func TestUplinkChangesItsAddress(t *testing.T) {
 	s := newStage(t)
 	frames := s.framesAt(t, "far")

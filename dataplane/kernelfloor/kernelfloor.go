@@ -1,4 +1,4 @@
-// Package kernelfloor says which kernels are new enough. bpf/README.md lists what each feature asks for.
+// Package kernelfloor says which kernels are new enough. bpf/README.md lists the kernel that each feature needs.
 package kernelfloor
 
 import (

@@ -31,7 +31,7 @@ func Lock(dir string) (*os.File, error) {
 	return folder, nil
 }
 
-// Replace pins at a path that another pin may have.
+// Replace pins at a path and replaces a pin that is there.
 func Replace(path string, pin func(string) error) error {
 	unfinished := path + "_next"
 	if err := os.Remove(unfinished); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -43,7 +43,7 @@ func Replace(path string, pin func(string) error) error {
 	return os.Rename(unfinished, path)
 }
 
-// ReplaceFolder makes the folder next the current one, and removes what was there.
+// ReplaceFolder makes the folder next the current one, and removes the former.
 func ReplaceFolder(next, current string) error {
 	err := unix.Renameat2(unix.AT_FDCWD, next, unix.AT_FDCWD, current, unix.RENAME_EXCHANGE)
 	if errors.Is(err, unix.ENOENT) {

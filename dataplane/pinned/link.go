@@ -52,8 +52,8 @@ func openLink(pin string) (link.Link, error) {
 	return l, err
 }
 
-// Attach makes a place run a program through the link pinned at a path: the one that is there, updated, or else a fresh one,
-// which takes the pin of one that is elsewhere (its place is gone) and until then lives by its descriptor.
+// Attach makes a place run a program through the link pinned at a path: the existing one, updated, or else a fresh one, which
+// replaces the pin of one at another place (which no longer exists), and is held by its descriptor until then.
 func Attach(pin string, program *ebpf.Program, here func(*link.Info) bool, fresh func() (link.Link, error)) error {
 	if done, err := Adopt(pin, program, here); done || err != nil {
 		return err
@@ -66,8 +66,8 @@ func Attach(pin string, program *ebpf.Program, here func(*link.Info) bool, fresh
 	return Replace(pin, l.Pin)
 }
 
-// Adopt makes a pinned link run a program if there is one and it is here. Its program is replaced in place, which nothing
-// falls between, unless it runs the same code over the same maps.
+// Adopt makes a pinned link run a program if there is one and it is here. Its program is replaced in one step, unless it
+// runs the same code over the same maps.
 func Adopt(pin string, program *ebpf.Program, here func(*link.Info) bool) (done bool, err error) {
 	l, err := openLink(pin)
 	if errors.Is(err, fs.ErrNotExist) {

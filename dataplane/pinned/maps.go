@@ -16,7 +16,7 @@ import (
 // ErrLayout says that pinned maps were made for another layout.
 var ErrLayout = errors.New("pinned maps have another layout")
 
-// shape is what the kernel knows of a map's layout.
+// shape is what the kernel reports of a map's layout.
 type shape struct {
 	Type                             ebpf.MapType
 	Key, Value, Entries, CreateFlags uint32
@@ -25,7 +25,7 @@ type shape struct {
 // OpenMap opens the map pinned at a path: fs.ErrNotExist if there is none, ErrLayout if it has not the layout of spec. One
 // that is opened for reading may have another size.
 func OpenMap(pin string, spec *ebpf.MapSpec, readOnly bool) (*ebpf.Map, error) {
-	// The kernel shares memory with those only who may write.
+	// The kernel maps memory only for descriptors that may write.
 	m, err := ebpf.LoadPinnedMap(pin, &ebpf.LoadPinOptions{ReadOnly: readOnly && spec.Flags&unix.BPF_F_MMAPABLE == 0})
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, err
@@ -59,7 +59,7 @@ type Maps struct {
 const mapFolder = "maps"
 
 // OpenMaps opens every map of spec at its owner's or in the folder, or makes it. A pinned map of another version or layout
-// is of no use: running programs keep it until they are replaced.
+// is not used: running programs keep it until they are replaced.
 func OpenMaps(dir string, version int, spec *ebpf.CollectionSpec, log *slog.Logger, owners ...Owner) (*Maps, error) {
 	m := &Maps{ByName: map[string]*ebpf.Map{}, dir: dir, pinned: map[string]bool{}}
 	m.folder = filepath.Join(dir, fmt.Sprint(mapFolder, version))
@@ -112,9 +112,9 @@ func (m *Maps) Own() map[string]*ebpf.Map {
 	return own
 }
 
-// Pin makes the maps, which programs use by now, those that a later process finds, and removes those of other versions. Were
-// they pinned before, a crash in between could leave programs on maps that nobody knows; now it leaves old pins, and the next
-// process starts from those.
+// Pin makes the maps, which programs use by now, those that a later process adopts, and removes those of other versions. If
+// they were pinned before, a crash in between could leave programs on other maps than the pinned ones; in this order it leaves
+// the old pins, and the next process starts from those.
 func (m *Maps) Pin() error {
 	if err := os.MkdirAll(m.folder, 0o700); err != nil {
 		return fmt.Errorf("make pin folder: %w", err)

@@ -42,7 +42,7 @@ func TestMapsAreFoundOnceTheyArePinned(t *testing.T) {
 	if err := errors.Join(table(first).Put(1, 7), first.Pin()); err != nil {
 		t.Fatal(err)
 	}
-	unused := openMaps(t, dir, 1, 9) // its process dies before it pins
+	unused := openMaps(t, dir, 1, 9) // its process ends before it pins
 	if err := table(unused).Put(1, 8); err != nil || unused.Pinned("one") {
 		t.Fatalf("maps of another size: pinned %v, %v", unused.Pinned("one"), err)
 	}

@@ -35,7 +35,7 @@ func (t Table[K, V]) Delete(key K) error {
 }
 
 // All reads a hash map into memory; an entry changed meanwhile is seen either way. Of a map that programs write it may end
-// with ebpf.ErrIterationAborted and what it has got by then.
+// with ebpf.ErrIterationAborted and the entries read until then.
 func (t Table[K, V]) All() (map[K]V, error) {
 	entries := map[K]V{}
 	var key K

@@ -40,7 +40,7 @@ func NewNamespace(tb testing.TB) *Namespace {
 		if file, err = os.Open("/proc/thread-self/ns/net"); err != nil {
 			return err
 		}
-		// Addresses that are unique by construction need not be asked after for two seconds.
+		// Addresses that are unique by construction need no duplicate address detection, which takes two seconds.
 		if err := os.WriteFile("/proc/sys/net/ipv6/conf/default/accept_dad", []byte("0"), 0); err != nil {
 			return err
 		}
@@ -80,7 +80,7 @@ func (n *Namespace) Do(f func() error) {
 	}
 }
 
-// Try is Do for who wants the error, on any goroutine.
+// Try is Do that returns the error, for any goroutine.
 func (n *Namespace) Try(f func() error) error {
 	return onThread(func() error {
 		if err := unix.Setns(int(n.file.Fd()), unix.CLONE_NEWNET); err != nil {

@@ -14,7 +14,7 @@ import (
 const prefix = "skep-test-"
 
 // place is what a sandbox has that outlives a killed process: a cgroup, and the folder that temporary files are mounted on.
-// It belongs to who holds a lock on the cgroup's folder.
+// Its owner holds a lock on the cgroup's folder.
 type place struct {
 	cgroup, files string
 	lock          *os.File
@@ -23,7 +23,7 @@ type place struct {
 // tests is the cgroup of the tests; others may be beside it.
 func (p *place) tests() string { return filepath.Join(p.cgroup, "tests") }
 
-// makePlace also removes the places that nobody owns any more.
+// makePlace also removes the places without an owner.
 func makePlace(root string) (*place, error) {
 	if err := sweep(root); err != nil {
 		return nil, err
@@ -39,13 +39,13 @@ func makePlace(root string) (*place, error) {
 		}
 		owned, err := p.own()
 		if err == nil && !owned {
-			continue // somebody swept it before it was locked
+			continue // another process swept it before it was locked
 		}
 		return p, errors.Join(err, os.Mkdir(p.tests(), 0o755))
 	}
 }
 
-// own locks the place. False if another process has it, or the cgroup is gone.
+// own locks the place. False if another process has it, or the cgroup was removed.
 func (p *place) own() (bool, error) {
 	folder, err := os.Open(p.cgroup)
 	if errors.Is(err, os.ErrNotExist) {
@@ -69,7 +69,7 @@ func (p *place) own() (bool, error) {
 	return true, nil
 }
 
-// remove ends what runs in the place and removes it.
+// remove ends the processes in the place and removes it.
 func (p *place) remove() error {
 	defer p.lock.Close()
 	kill := filepath.Join(p.cgroup, "cgroup.kill")

@@ -1,9 +1,9 @@
-// Package sandbox gives tests and benchmarks of the data plane a place of their own: mounts, a network namespace and a cgroup
-// that end with the test process, however it ends.
+// Package sandbox gives tests and benchmarks of the data plane mounts, a network namespace and a cgroup of their own, which
+// are removed with the test process, however it ends.
 //
-// It owns cgroups whose names begin with "skep-test-". Whatever else tests make lives in namespaces that no file outside
-// names, so that the kernel removes it with the last process; cgroups that a killed process left are removed by the next
-// one. It knows nothing of services, and is never part of a program.
+// It owns cgroups whose names begin with "skep-test-". All else that tests make is in namespaces that no file outside
+// names, so that the kernel removes it with the last process; cgroups of a killed process are removed by the next
+// one. It does not depend on services, and is never part of a program.
 package sandbox
 
 import (
@@ -27,12 +27,12 @@ const (
 	envChild  = "SKEP_SANDBOX_CHILD"
 )
 
-// Threads of other namespaces end with their goroutine; the main thread cannot end, so it must never become one. A child
-// that is to die with its parent dies with the thread that started it.
+// Threads of other namespaces end with their goroutine; the main thread cannot end, so it must never enter one. A child
+// with a parent death signal dies with the thread that started it.
 func init() { runtime.LockOSThread() }
 
-// Main runs a package's tests again in a sandbox, and returns the exit code. children are what the test binary does instead
-// of testing when AsChild says so.
+// Main runs a package's tests again in a sandbox, and returns the exit code. children are what the test binary runs instead
+// of tests when AsChild says so.
 func Main(m *testing.M, children map[string]func() error) int {
 	if name := os.Getenv(envChild); name != "" {
 		if err := children[name](); err != nil {
@@ -91,7 +91,7 @@ func again() (code int, err error) {
 	return 0, err
 }
 
-// furnish gives this process mounts that nobody else sees, temporary files that need no removal, and a loopback.
+// furnish gives this process private mounts, temporary files that need no removal, and a loopback.
 func furnish() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("keep mounts private: %w", err)

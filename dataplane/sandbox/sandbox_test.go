@@ -30,7 +30,7 @@ func TestFurnished(t *testing.T) {
 	}
 }
 
-// furnished starts this binary outside of any sandbox, and says what the sandbox that it makes has outside of itself.
+// furnished starts this binary outside of any sandbox, and returns its sandbox's cgroup and folder.
 func furnished(t *testing.T) (cmd *exec.Cmd, cgroup, files string) {
 	t.Helper()
 	cmd = exec.Command("/proc/self/exe", "-test.run=^TestFurnished$", "-test.v")

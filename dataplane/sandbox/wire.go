@@ -15,8 +15,8 @@ import (
 // xdpPass is XDP_PASS of linux/bpf.h.
 const xdpPass = 2
 
-// LikeWire makes a virtual interface of the calling thread's namespace do what a real one does: it takes the frames that XDP
-// sends from its other end, which needs a program here, and sums what it sends, since XDP there has to find whole packets.
+// LikeWire makes a virtual interface of the calling thread's namespace work like a real one: it receives the frames that XDP
+// sends from its other end, which needs a program here, and computes checksums of what it sends, since XDP there needs whole packets.
 func LikeWire(name string) error {
 	device, err := netlink.LinkByName(name)
 	if err != nil {
