@@ -6,7 +6,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// one asks for one argument, and says what it is and how the command is used if it is not there.
+// one requires one argument; without it the error says what it is and how the command is used.
 func one(what string) cobra.PositionalArgs {
 	return func(command *cobra.Command, args []string) error {
 		if len(args) != 1 {

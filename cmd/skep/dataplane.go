@@ -66,8 +66,8 @@ func newDataplaneCommand(config genericclioptions.RESTClientGetter, streams gene
 	return command
 }
 
-// verifyNodes looks until nothing differs or the time is over, and prints what
-// the last look found.
+// verifyNodes compares until nothing differs or the time is over, and prints the
+// last differences.
 func verifyNodes(ctx context.Context, client kubernetes.Interface, out io.Writer, nodes []string, within time.Duration) error {
 	for begin := time.Now(); ; {
 		found, unheard := compareNodes(ctx, client, nodes)

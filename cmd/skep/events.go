@@ -61,7 +61,7 @@ func (e nodeEvent) print(out io.Writer) error {
 	return err
 }
 
-// listEvents prints what all nodes remember, in the order of time.
+// listEvents prints the events that nodes keep, in the order of time.
 func listEvents(ctx context.Context, client kubernetes.Interface, nodes []string, out io.Writer) error {
 	var all []nodeEvent
 	unheard := askNodes(ctx, client, skepv1.PathEvents, nodes, func(node string, document []byte) error {
@@ -79,7 +79,7 @@ func listEvents(ctx context.Context, client kubernetes.Interface, nodes []string
 	return errors.Join(unheard...)
 }
 
-// eachEvent reads a line of JSON for each.
+// eachEvent reads one event from each line of JSON.
 func eachEvent(document io.Reader, each func(skepv1.Event) error) error {
 	lines := bufio.NewScanner(document)
 	for lines.Scan() {
@@ -94,7 +94,7 @@ func eachEvent(document io.Reader, each func(skepv1.Event) error) error {
 	return lines.Err()
 }
 
-// followEvents prints what nodes report until ctx ends or none reports any more.
+// followEvents prints events as nodes report them, until ctx ends or no node reports any more.
 func followEvents(ctx context.Context, client kubernetes.Interface, nodes []string, out io.Writer) error {
 	if len(nodes) == 0 {
 		list, err := client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})

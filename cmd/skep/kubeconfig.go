@@ -9,8 +9,8 @@ import (
 )
 
 // defaultKubeconfig points KUBECONFIG at the cluster on this machine if the user
-// says nothing else: the one named "default", or the only one there is. Without
-// such a cluster, kubectl's own default holds.
+// sets nothing else: the one named "default", or the only one. Without such a
+// cluster, kubectl's own default holds.
 func defaultKubeconfig(arguments []string) error {
 	if os.Getenv("KUBECONFIG") != "" {
 		return nil

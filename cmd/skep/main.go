@@ -1,8 +1,8 @@
 // Command skep is the command line of Skep: kubectl's verbs, from kubectl's own
 // packages, and Skep's own commands for clusters on one machine and for images.
 //
-// It holds no logic of its own: verbs are k8s.io/kubectl's, clusters are
-// cmd/skep/cluster's.
+// It has no logic of its own: verbs are in k8s.io/kubectl, clusters in
+// cmd/skep/cluster.
 package main
 
 import (
@@ -24,7 +24,7 @@ import (
 var version = "dev"
 
 func main() {
-	// A host's first process must not run what the rest of this program sets up.
+	// A host's first process must not run the set-up of the rest of this program.
 	if len(os.Args) == 3 && os.Args[1] == "node-init" {
 		if err := cluster.RunInit(os.Args[2]); err != nil {
 			fmt.Fprintln(os.Stderr, "skep node-init:", err)

@@ -14,7 +14,7 @@ import (
 	"k8s.io/kubectl/pkg/util/templates"
 )
 
-// newRootCommand is kubectl's command tree under our name, our own commands on top.
+// newRootCommand is kubectl's command tree under Skep's name, with Skep's own commands.
 func newRootCommand(arguments []string) *cobra.Command {
 	streams := genericiooptions.IOStreams{In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr}
 	flags := genericclioptions.NewConfigFlags(true).WithDeprecatedPasswordFlag().WithDiscoveryBurst(300).WithDiscoveryQPS(50)

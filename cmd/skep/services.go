@@ -103,10 +103,10 @@ func clientOf(config genericclioptions.RESTClientGetter) (kubernetes.Interface, 
 }
 
 // askNodes asks every node for one of its agent's documents, all at once. It
-// calls answered one node at a time, and returns what kept the others from it.
+// calls answered for one node at a time, and returns the errors of the others.
 func askNodes(ctx context.Context, client kubernetes.Interface, path string, only []string, answered func(node string, document []byte) error) []error {
 	nodes := only
-	for _, node := range only { // what a proxy says of a node that is not there does not say so
+	for _, node := range only { // a proxy's error for a missing node does not say that it is missing
 		if _, err := client.CoreV1().Nodes().Get(ctx, node, metav1.GetOptions{}); err != nil {
 			return []error{err}
 		}
@@ -207,14 +207,14 @@ func addService(total map[serviceKey]*skepv1.Service, s *skepv1.Service) {
 		have.Failures += b.Failures
 		have.Active += b.Active
 		addRoundTrip(have, &b)
-		if b.Local { // only its own node counts them, and knows its state first
+		if b.Local { // only its own node counts them, and has its state first
 			have.State = b.State
 			have.ToPackets, have.ToBytes, have.FromPackets, have.FromBytes = b.ToPackets, b.ToBytes, b.FromPackets, b.FromBytes
 		}
 	}
 }
 
-// problem is what the API says does not work of a service.
+// problem is a part of a service that the API reports as not working.
 type problem struct {
 	Service string `json:"service"` // namespace/name
 	Reason  string `json:"reason"`
@@ -240,7 +240,7 @@ func readProblems(ctx context.Context, client kubernetes.Interface, namespace st
 	return problems, nil
 }
 
-// addRoundTrip weighs the means of two nodes by their connections.
+// addRoundTrip averages the means of two nodes, weighted by their connections.
 func addRoundTrip(sum, b *skepv1.Backend) {
 	timed := sum.Timed + b.Timed
 	if timed == 0 {
@@ -306,7 +306,7 @@ func printService(table io.Writer, s *skepv1.Service, backends bool) {
 	}
 }
 
-// shown is the address that users know the service by.
+// shown is the service's address for users.
 func shown(s *skepv1.Service) netip.AddrPort {
 	for _, f := range s.Frontends {
 		if f.Primary {

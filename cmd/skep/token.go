@@ -27,7 +27,7 @@ import (
 	"github.com/skep-io/skep/controlplane/jointoken"
 )
 
-// tokenCommand makes and shows the tokens by which hosts join, with kubeadm's words.
+// tokenCommand makes and shows the tokens by which hosts join, with kubeadm's subcommands and flags.
 type tokenCommand struct {
 	flags   *genericclioptions.ConfigFlags
 	streams genericiooptions.IOStreams
@@ -108,7 +108,7 @@ func (t *tokenCommand) create() *cobra.Command {
 	return command
 }
 
-// makeToken stores a token that names the authority by which the client itself knows the API server.
+// makeToken stores a token that names the authority by which the client itself verifies the API server.
 func makeToken(ctx context.Context, client kubernetes.Interface, config *rest.Config, ttl time.Duration, description, node string) (jointoken.Text, error) {
 	ca, err := clusterCA(ctx, client, config)
 	if err != nil {

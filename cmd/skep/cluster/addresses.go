@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// segment is one of the links that a cluster's hosts are on. Its addresses read
-// alike in both families: 198.18.N.11 and fd53:6b65:7018:N::11.
+// segment is one of the links that a cluster's hosts are on. Its addresses have the
+// same numbers in both families: 198.18.N.11 and fd53:6b65:7018:N::11.
 type segment int
 
 const (

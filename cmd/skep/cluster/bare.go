@@ -12,21 +12,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A bare host is a machine before Skep is installed: nobody starts an agent on
-// it, what is written to its /etc, /usr/local and /var/lib stays on its own
-// disk, and the cgroup root that its programs see is its own, so that they can
-// be given the same paths as on any other machine.
+// A bare host is a machine before Skep is installed: no agent is started on it,
+// what is written to its /etc, /usr/local and /var/lib stays on its own disk, and
+// its programs have a cgroup root of their own, so that their paths are the same
+// as on any other machine.
 
 // overlaid folders show the machine's files and keep what the host writes.
 var overlaid = []string{"/etc", "/usr/local"}
 
-// fresh folders start empty: the machine's own services' data is none of the
-// host's, and container snapshots cannot lie on an overlay.
+// fresh folders start empty: the data of the machine's own services is not the
+// host's, and container snapshots cannot be on an overlay.
 var fresh = []string{"/var/lib"}
 
 // isolateBare is the first half of a bare host's first process. It ends by
-// executing itself: a cgroup namespace begins at the cgroups that its maker is
-// in, and holds for one thread until then. false: this was done already.
+// executing itself: a cgroup namespace begins at the cgroups of the process that
+// makes it, and holds for one thread until then. false: this was done already.
 func isolateBare(config *hostConfig) (bool, error) {
 	self, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
@@ -102,7 +102,7 @@ func mountOwnCgroups(roots cgroupRoots) error {
 	return nil
 }
 
-// leaveCgroupRoot makes room for the controllers, which v2 hands down only from folders without processes.
+// leaveCgroupRoot moves processes out of the root: v2 enables controllers below a folder only if it has none.
 func leaveCgroupRoot(roots cgroupRoots) error {
 	system := filepath.Join(roots.v2, "system")
 	if err := os.Mkdir(system, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {

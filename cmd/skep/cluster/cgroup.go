@@ -63,7 +63,7 @@ func findCgroups() (cgroupRoots, error) {
 	return roots, nil
 }
 
-// hierarchyOptions are those that say which hierarchy it is.
+// hierarchyOptions are the mount options that identify a hierarchy.
 func hierarchyOptions(super string) string {
 	var names []string
 	for _, option := range strings.Split(super, ",") {
@@ -82,7 +82,7 @@ func (r cgroupRoots) all() []string {
 }
 
 // make creates the folder in the v2 hierarchy. Where v2 has controllers (no
-// v1), they are handed down to it, so that containers can be limited there.
+// v1), they are enabled in it, so that containers can be limited there.
 func (r cgroupRoots) make(path string) error {
 	folder := r.v2
 	for _, part := range strings.Split(strings.Trim(path, "/"), "/") {
@@ -116,7 +116,7 @@ func delegateControllers(folder string) error {
 	return nil
 }
 
-// populated reports whether any process lives in the folder or below it.
+// populated reports whether any process is in the folder or below it.
 func (r cgroupRoots) populated(path string) (bool, error) {
 	data, err := os.ReadFile(filepath.Join(r.v2, path, "cgroup.events"))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -126,7 +126,7 @@ func (r cgroupRoots) populated(path string) (bool, error) {
 }
 
 // kill ends every process in the folder and below it with SIGKILL, also frozen
-// ones, and returns when all are gone.
+// ones, and returns when all have ended.
 func (r cgroupRoots) kill(ctx context.Context, path string) error {
 	folder := filepath.Join(r.v2, path)
 	events, err := os.Open(filepath.Join(folder, "cgroup.events"))
@@ -176,7 +176,7 @@ func awaitEvent(ctx context.Context, events *os.File, line string) error {
 	for {
 		n, err := events.ReadAt(buf, 0)
 		if n == 0 && err != nil {
-			if errors.Is(err, syscall.ENODEV) { // the folder was removed: nobody is in it
+			if errors.Is(err, syscall.ENODEV) { // the folder was removed: it has no processes
 				return nil
 			}
 			return err

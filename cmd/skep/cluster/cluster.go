@@ -44,7 +44,7 @@ func BinariesIn(dir string) (Binaries, error) {
 	return bin, nil
 }
 
-// Options say what cluster Up shall bring about.
+// Options describe the cluster that Up makes.
 type Options struct {
 	Name  string // DefaultName if empty
 	Nodes int    // hosts to have; 0: as many as there are, or DefaultNodes
@@ -66,7 +66,7 @@ type Options struct {
 	// link with any other but each other.
 	Routed []string
 	// NoDriverXDP names new hosts whose network card's driver supports no XDP
-	// programs, as many do not.
+	// programs, as on many real hosts.
 	NoDriverXDP []string
 	// NoDNS leaves cluster DNS out.
 	NoDNS bool
@@ -88,7 +88,7 @@ type Cluster struct {
 	cgroups  cgroupRoots
 }
 
-// DefaultDir is where the state of a cluster lies unless a folder is given.
+// DefaultDir is the state folder of a cluster unless another is given.
 func DefaultDir(name string) (string, error) {
 	home, err := os.UserHomeDir()
 	if err != nil {
@@ -170,7 +170,7 @@ func (c *Cluster) load() (*state, error) {
 }
 
 // change runs f on the state under the cluster's lock, and saves what f did
-// also when it fails halfway: what was started must be known to Down.
+// also when it fails halfway: Down needs a record of what was started.
 func (c *Cluster) change(f func(*state) error) error {
 	unlock, err := lockDir(c.Dir)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -12,8 +12,8 @@ import (
 	"github.com/skep-io/skep/cmd/skep/images"
 )
 
-// A container of a host's own containerd lives in the host's cgroup in every
-// hierarchy, dies with the host, and leaves no folder, mount or process.
+// A container of a host's own containerd is in the host's cgroup in every
+// hierarchy, ends with the host, and leaves no folder, mount or process.
 func TestContainersDieWithTheirHost(t *testing.T) {
 	c := hosts(t, 1)
 	n := node(t, c, "node1")

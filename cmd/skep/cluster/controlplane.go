@@ -135,18 +135,18 @@ func (c *Cluster) writeKubeconfig(st *state) error {
 	return writeFileAtomically(c.Kubeconfig(), data, 0o600)
 }
 
-// KillControlPlane ends skepd with SIGKILL and returns when it is gone.
+// KillControlPlane ends skepd with SIGKILL and returns when it has ended.
 func (c *Cluster) KillControlPlane(ctx context.Context) error {
 	return c.change(func(st *state) error {
 		if err := c.cgroups.kill(ctx, clusterCgroup(c.Name)+"/skepd"); err != nil {
 			return err
 		}
-		st.Skepd = process{} // it may still be on its way out, and must not be taken for running
+		st.Skepd = process{} // it may still be exiting, and must not be taken for running
 		return nil
 	})
 }
 
-// StopControlPlane ends skepd with SIGTERM and returns when it is gone.
+// StopControlPlane ends skepd with SIGTERM and returns when it has ended.
 func (c *Cluster) StopControlPlane(ctx context.Context) error {
 	return c.change(func(st *state) error {
 		if !st.Skepd.alive() {
@@ -201,7 +201,7 @@ func (c *Cluster) agentCommand(st *state, node string) ([]string, error) {
 		"--state-dir", filepath.Join(c.nodeDir(node), "state"),
 		"--cgroup", nodeCgroup(c.Name, node),
 		"--hook-cgroup", nodeCgroup(c.Name, node),
-		// The disk is the machine's, and how full it is no affair of the cluster's. Memory and processes are those of the host's cgroup.
+		// The disk is the machine's, and the cluster does not act on how full it is. Memory and processes are those of the host's cgroup.
 		"--image-gc-high-threshold", "100",
 		"--eviction-hard", "memory.available<100Mi,nodefs.available<0%,nodefs.inodesFree<0%,imagefs.available<0%,imagefs.inodesFree<0%,pid.available<5%",
 	}
@@ -211,7 +211,7 @@ func (c *Cluster) agentCommand(st *state, node string) ([]string, error) {
 	return slices.Concat(argv, st.AgentArgs, n.Args), nil
 }
 
-// joinToken is the one that skepd left for the first hosts, or another once the time of that is over.
+// joinToken is the one that skepd made for the first hosts, or a new one once that has expired.
 func (c *Cluster) joinToken() (string, error) {
 	left := filepath.Join(c.skepdDir(), "join-token")
 	data, err := os.ReadFile(left)

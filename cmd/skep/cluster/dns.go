@@ -26,8 +26,8 @@ import (
 	"github.com/skep-io/skep/docs/examples"
 )
 
-// ensureDNS loads the DNS image to the hosts, applies the manifest that people
-// apply by hand too, and waits until a DNS pod is ready.
+// ensureDNS loads the DNS image to the hosts, applies the manifest of docs/examples,
+// and waits until a DNS pod is ready.
 func (c *Cluster) ensureDNS(ctx context.Context) error {
 	client, err := c.Client()
 	if err != nil {
@@ -110,7 +110,7 @@ func applyObject(ctx context.Context, objects dynamic.Interface, mapper meta.RES
 		}
 		resource = objects.Resource(mapping.Resource).Namespace(namespace)
 	}
-	// Looking comes first: creating a service that exists fails on its address, which is taken, and not on its name.
+	// Get first: creating a service that exists fails on its address, which is in use, and not on its name.
 	if _, err := resource.Get(ctx, object.GetName(), metav1.GetOptions{}); apierrors.IsNotFound(err) {
 		_, err := resource.Create(ctx, object, metav1.CreateOptions{FieldManager: "skep"})
 		return err

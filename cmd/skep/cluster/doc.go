@@ -3,8 +3,8 @@
 //
 // A virtual host is a network namespace (skep-NAME-nodeK), a cgroup v2 folder
 // (skep-NAME/nodeK), a mount and a UTS namespace, and a first process that
-// keeps skep-agent running in them, as systemd would on a real host. Hosts hang
-// on a bridge of the root network namespace; skepd runs in the root namespace
+// keeps skep-agent running in them, as systemd would on a real host. Hosts are on
+// a bridge of the root network namespace; skepd runs in the root namespace
 // and listens at the bridge's address.
 //
 // Names on the machine, all derived from the cluster's name:
@@ -16,6 +16,6 @@
 //	addresses            198.18.N.0/24: the bridge has .1, host K has .(10+K)
 //
 // The package owns everything under these names and under the cluster's state
-// folder, and never touches anything else, with one exception that the user has
+// folder, and never changes anything else, with one exception that the user has
 // to ask for: forwarding and masquerade towards the outside (Options.Outbound).
 package cluster

@@ -14,8 +14,8 @@ import (
 
 // Down removes the cluster: processes, cgroups, namespaces, links, mounts and
 // the state folder. It works from the names on the machine as well as from the
-// state, so it also removes what is left of a cluster whose folder is gone or
-// whose start was cut short. A cluster that does not exist is no error.
+// state, so it also removes the remains of a cluster whose folder is missing or
+// whose start was interrupted. A cluster that does not exist is no error.
 func Down(ctx context.Context, name, dir string, progress io.Writer) error {
 	if os.Geteuid() != 0 {
 		return errors.New("must be root to remove network namespaces and cgroups: run it with sudo")
@@ -40,7 +40,7 @@ func Down(ctx context.Context, name, dir string, progress io.Writer) error {
 		case err == nil:
 			outbound = st.Outbound
 		case errors.Is(err, fs.ErrNotExist):
-			// Not a cluster's folder unless it is empty, as a start cut short leaves it.
+			// Not a cluster's folder unless it is empty, as an interrupted start leaves it.
 			haveDir = isEmpty(c.Dir)
 		}
 	}
@@ -61,10 +61,10 @@ func Down(ctx context.Context, name, dir string, progress io.Writer) error {
 	return nil
 }
 
-// dismantle goes on after an error, so as to leave as little as can be.
+// dismantle goes on after an error, to remove as much as it can.
 func (c *Cluster) dismantle(ctx context.Context, outbound outboundState) (removed []string, err error) {
 	var errs []error
-	// Processes first: nothing may make new things while we remove the old.
+	// Processes first, so that none makes new things while the old are removed.
 	if c.cgroups.anywhere(clusterCgroup(c.Name)) {
 		err := c.cgroups.remove(ctx, clusterCgroup(c.Name))
 		errs = append(errs, err)

@@ -64,7 +64,7 @@ func traces(t *testing.T, c *Cluster) map[string][]string {
 		var pid int
 		fmt.Sscanf(path, "/proc/%d/", &pid)
 		if _, status, err := processStart(pid); err != nil || status == 'Z' {
-			continue // ended: the machine's first process has yet to collect it
+			continue // ended: the machine's first process has not reaped it yet
 		}
 		cmdline, _ := os.ReadFile(filepath.Join(filepath.Dir(path), "cmdline"))
 		if strings.Contains(string(cgroup), clusterCgroup(c.Name)) || strings.Contains(string(cmdline), c.Dir) {
@@ -153,7 +153,7 @@ func TestDownAfterCrash(t *testing.T) {
 
 func TestDownSparesOthers(t *testing.T) {
 	mine := hosts(t, 1)
-	// The other's name begins with mine: patterns must not reach over.
+	// The other's name begins with mine: patterns must not match both.
 	other, err := newCluster(mine.Name+"-b", filepath.Join(t.TempDir(), "other"), t.Output())
 	if err != nil {
 		t.Fatal(err)

@@ -22,7 +22,7 @@ import (
 const xdpPass = 2
 
 // reservedSubnets serialises the choice of a subnet among all clusters of the
-// machine. The lock is on a folder that is always there, so nothing stays behind.
+// machine. The lock is on a folder that always exists, so no lock file remains.
 const reservedSubnets = "/run"
 
 // ensureBridge makes the cluster's bridge, choosing a free subnet if the
@@ -74,8 +74,8 @@ func addAddresses(link netlink.Link, prefixes []netip.Prefix) error {
 func addBridge(name string) (netlink.Link, error) {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = bridgeName(name)
-	// A bridge without an address of its own takes its lowest port's, and
-	// changes it as hosts come and go.
+	// A bridge without an address of its own uses its lowest port's, and
+	// changes it as hosts are added and removed.
 	attrs.HardwareAddr = nodeMAC(name, 0)
 	bridge := &netlink.Bridge{LinkAttrs: attrs}
 	if err := netlink.LinkAdd(bridge); err != nil {
@@ -100,8 +100,8 @@ func ownLink(cluster, link string) (netlink.Link, error) {
 	return found, nil
 }
 
-// isOwn goes by the alias. A link with our name and no alias is ours too: a
-// crash came between its creation and its alias.
+// isOwn compares the alias. A link with the cluster's name and no alias is its own
+// too: the process crashed between its creation and its alias.
 func isOwn(cluster string, link netlink.Link) bool {
 	attrs := link.Attrs()
 	if attrs.Alias != "" {
@@ -119,7 +119,7 @@ func isOwn(cluster string, link netlink.Link) bool {
 }
 
 // freeSubnet returns wanted if it is not 0 and free, else the first N whose
-// 198.18.N.0/24 meets no route of this machine.
+// 198.18.N.0/24 overlaps no route of this machine.
 func freeSubnet(wanted int) (int, error) {
 	routes, err := netlink.RouteList(nil, netlink.FAMILY_ALL)
 	if err != nil {
@@ -198,8 +198,8 @@ func inNamespace(ns netns.NsHandle, f func() error) error {
 }
 
 // plugPort makes a cable from the bridge of this namespace to eth0 of inner. A
-// veth refuses XDP programs while its other end sends by more queues than it
-// receives by: noXDP sees to that.
+// veth refuses XDP programs while its other end has more transmit queues than it
+// has receive queues: noXDP makes it so.
 func plugPort(cluster string, index int, noXDP bool, inner netns.NsHandle) error {
 	bridge, err := ownLink(cluster, bridgeName(cluster))
 	if err != nil {
@@ -228,8 +228,8 @@ func plugPort(cluster string, index int, noXDP bool, inner netns.NsHandle) error
 }
 
 // hostRoutes are a host's routes off its segment. The default one leads to this
-// machine, for IPv4 only: it routes nothing for the hosts in IPv6, so pods get at
-// once the error that there is no route.
+// machine, for IPv4 only: it routes no IPv6 for the hosts, so pods get the error
+// that there is no route at once.
 func hostRoutes(st *state, g segment) []netlink.Route {
 	routes := []netlink.Route{{Gw: g.addr(st.Subnet, gatewayHost).AsSlice()}}
 	if g == onBridge {
@@ -268,8 +268,8 @@ func configureHostLinks(addrs []netip.Prefix, routes []netlink.Route) error {
 }
 
 // preparePort lets XDP programs at the host's end transmit and redirect: a veth
-// takes such frames only if its other end runs XDP natively, and loses
-// checksums that the sender left to its device.
+// accepts such frames only if its other end runs XDP natively, and checksums that
+// the sender leaves to its device are lost.
 func preparePort(port netlink.Link) error {
 	if err := disableTransmitChecksums(port.Attrs().Name); err != nil {
 		return fmt.Errorf("port %s: turn transmit checksum offload off: %w", port.Attrs().Name, err)
@@ -318,7 +318,7 @@ func ethtool(link string, command, data uint32) (uint32, error) {
 	return value.data, nil
 }
 
-// setPort raises or drops the bridge's end of a host's cable.
+// setPort brings the bridge's end of a host's cable up or down.
 func setPort(cluster string, n *nodeState, up bool) error {
 	return onSegment(cluster, n, func() error {
 		port, err := ownLink(cluster, portName(cluster, n.Index))
@@ -335,7 +335,7 @@ func setPort(cluster string, n *nodeState, up bool) error {
 	})
 }
 
-// removeLinks deletes the bridge and every port of the cluster, whatever else is gone.
+// removeLinks deletes the bridge and every port of the cluster, whatever else is missing.
 func removeLinks(cluster string) (int, error) {
 	links, err := netlink.LinkList()
 	if err != nil {
@@ -347,7 +347,7 @@ func removeLinks(cluster string) (int, error) {
 		if !isOwn(cluster, link) {
 			continue
 		}
-		// A port may go by itself meanwhile: its other end's namespace is being deleted.
+		// A port may be removed meanwhile with its other end's namespace.
 		err := netlink.LinkDel(link)
 		if err != nil && !errors.Is(err, syscall.ENODEV) && !errors.Is(err, syscall.EINVAL) {
 			errs = append(errs, fmt.Errorf("remove interface %s: %w", link.Attrs().Name, err))

@@ -18,7 +18,7 @@ import (
 )
 
 // boot gives the host a fresh network namespace and cgroup, as a reboot would,
-// and starts its first process. What lies on its disk (nodeK/) is kept.
+// and starts its first process. The content of its disk (nodeK/) is kept.
 func (c *Cluster) boot(ctx context.Context, st *state, node string) error {
 	n := st.Nodes[node]
 	fail := func(err error) error { return fmt.Errorf("%s: %w", node, err) }
@@ -133,8 +133,8 @@ func daemonCommand(argv []string, log string) (*exec.Cmd, error) {
 	return cmd, nil
 }
 
-// startDaemon starts the command, closes our end of its log, and leaves a
-// goroutine that collects it should it end before this process.
+// startDaemon starts the command, closes this process's end of its log, and starts
+// a goroutine that reaps it if it ends before this process.
 func startDaemon(cmd *exec.Cmd) error {
 	err := cmd.Start()
 	cmd.Stdout.(*os.File).Close()
@@ -145,8 +145,8 @@ func startDaemon(cmd *exec.Cmd) error {
 	return nil
 }
 
-// daemonEnvironment does not depend on who ran `skep up` but for the PATH, on
-// which containerd and runc are found; sbin is not always on a user's.
+// daemonEnvironment does not depend on the user who runs `skep up`, except for the
+// PATH, on which containerd and runc are found; sbin is not always on a user's.
 func daemonEnvironment() []string {
 	env := []string{"PATH=" + searchPath(), "HOME=/root"}
 	for _, name := range []string{"SSL_CERT_FILE", "SSL_CERT_DIR", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "https_proxy", "http_proxy", "no_proxy", "GOCOVERDIR"} {
@@ -167,9 +167,9 @@ func searchPath() string {
 	return path
 }
 
-// nameservers are the machine's own, but for those on its loopback, which a
-// host cannot reach. There is always one, since resolvers refuse an empty list:
-// at the bridge's address nobody answers, which is true where there is no way out.
+// nameservers are the machine's own, without those on its loopback, which a host
+// cannot reach. There is always one, since resolvers refuse an empty list: the
+// bridge's address, where none answers.
 func nameservers(subnet int) []string {
 	var servers []string
 	f, err := os.Open("/etc/resolv.conf")

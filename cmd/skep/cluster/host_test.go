@@ -19,7 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestMain lets the test binary be the programs of the hosts under test: their
+// TestMain lets the test binary run as the programs of the hosts under test: their
 // first process, and in the agent's place a TCP echo server.
 func TestMain(m *testing.M) {
 	switch {
@@ -162,7 +162,7 @@ func TestHostIsItsOwn(t *testing.T) {
 	}
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
 	want := []string{"node2", "0::/skep-" + c.Name + "/node2/system", "bpf_fs", "tmpfs", "1", "node2", node(t, c, "node1").Addr.String() + " node1", "0"}
-	// stat knows BPF's file system by name only in newer coreutils.
+	// Only the stat of newer coreutils has a name for BPF's file system.
 	if len(lines) > 2 && strings.Contains(lines[2], "cafe4a11") {
 		lines[2] = "bpf_fs"
 	}
@@ -221,7 +221,7 @@ func TestCutAndHeal(t *testing.T) {
 	if err := two.Heal(); err != nil {
 		t.Fatal(err)
 	}
-	// What was sent meanwhile arrives now: TCP sends it again.
+	// Data sent meanwhile arrives now: TCP sends it again.
 	if err := conn.SetReadDeadline(begin.Add(10 * time.Second)); err != nil {
 		t.Fatal(err)
 	}
@@ -308,7 +308,7 @@ func TestInitRestartsAgent(t *testing.T) {
 	if err := unix.Kill(pids[0], unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	// Its end first: a dying process may still have its listener.
+	// Its end first: an exiting process may still have its listener.
 	if _, err := unix.Poll([]unix.PollFd{{Fd: int32(agent), Events: unix.POLLIN}}, 5000); err != nil {
 		t.Fatal(err)
 	}
@@ -356,7 +356,7 @@ func TestUpAgain(t *testing.T) {
 	if pid("node1") != first {
 		t.Error("a running host was started again")
 	}
-	// Everything dies at once, and nobody cleans up.
+	// All processes are killed at once, and nothing cleans up.
 	if err := c.cgroups.kill(t.Context(), clusterCgroup(c.Name)); err != nil {
 		t.Fatal(err)
 	}

@@ -23,7 +23,7 @@ type hostConfig struct {
 	Hostname string   `json:"hostname"`
 	Agent    []string `json:"agent"`
 	Log      string   `json:"log"`
-	// Cgroup is the folder of the host's daemons. The process is born in it in
+	// Cgroup is the folder of the host's daemons. The process is started in it in
 	// the v2 hierarchy and joins the same path in the v1 hierarchies itself.
 	Cgroup      string   `json:"cgroup"`
 	Disk        string   `json:"disk,omitempty"` // the folder of a bare host's own files
@@ -36,8 +36,8 @@ const (
 	restartDelayMax = time.Second
 	// An agent that ran this long was healthy: its next restart is quick again.
 	restartDelayReset = 10 * time.Second
-	// readyFD is where the first process says that the host is set up: it
-	// closes it silently, or writes what is wrong.
+	// readyFD is where the first process reports that the host is set up: it
+	// closes it, or writes an error first.
 	readyFD = 3
 )
 
@@ -90,9 +90,9 @@ func readHostConfig(path string) (*hostConfig, error) {
 	return config, nil
 }
 
-// joinV1Cgroups counts the daemons' use of resources below the host's folder on
-// machines whose controllers are on v1. A cpuset folder accepts no process before
-// its CPUs are set, and adds nothing here.
+// joinV1Cgroups accounts the daemons' resources below the host's folder on
+// machines whose controllers are on v1. It skips cpuset, whose folders accept no
+// process before their CPUs are set, and which accounts for nothing.
 func joinV1Cgroups(cgroup string) error {
 	roots, err := findCgroups()
 	if err != nil {
@@ -113,9 +113,9 @@ func joinV1Cgroups(cgroup string) error {
 	return nil
 }
 
-// mountHost gives the host what may not be shared with the machine: /run, where
-// sockets and the runtime's state live, a BPF file system for pins, and the
-// files that name it and its resolvers.
+// mountHost gives the host what it must not share with the machine: /run with its
+// sockets and the runtime's state, a BPF file system for pins, and the files with
+// its name and resolvers.
 func mountHost(config *hostConfig) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
@@ -149,8 +149,8 @@ func mountHost(config *hostConfig) error {
 	)
 }
 
-// unmountBelow drops the copies of the machine's mounts, the other hosts' and
-// our own namespace among them: a copy would keep them alive after their end.
+// unmountBelow unmounts the copies of the machine's mounts, the other hosts' and
+// this host's namespaces among them, which a copy would keep after their end.
 func unmountBelow(dir string) error {
 	points, err := mountPoints(dir)
 	if err != nil {
@@ -167,8 +167,8 @@ func unmountBelow(dir string) error {
 	return nil
 }
 
-// overlayFile lets this host alone see the content at path, by a bind mount
-// from its /run. Below /run itself, a plain file is enough.
+// overlayFile gives this host alone the content at path, by a bind mount from its
+// /run. Below /run itself, a plain file is enough.
 func overlayFile(path, content string) error {
 	own := path
 	if !strings.HasPrefix(path, "/run/") {
@@ -192,7 +192,7 @@ func overlayFile(path, content string) error {
 	return nil
 }
 
-// supervise starts the agent again whenever it ends, and reaps what is orphaned.
+// supervise starts the agent again whenever it ends, and reaps orphans.
 func supervise(config *hostConfig) error {
 	children := make(chan os.Signal, 1)
 	signal.Notify(children, unix.SIGCHLD)
@@ -262,7 +262,7 @@ func startAgent(config *hostConfig) (int, error) {
 	return pid, process.Release() // reap waits for it, by pid
 }
 
-// reap collects every child that has ended and says how the agent did.
+// reap collects every child that has ended and returns the agent's exit status.
 func reap(agent int) (agentStatus string, agentEnded bool) {
 	for {
 		var status unix.WaitStatus

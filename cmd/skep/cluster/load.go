@@ -12,9 +12,9 @@ import (
 	"k8s.io/client-go/kubernetes"
 )
 
-// LoadImage uploads an image archive to hosts through the API, side by side.
-// open is called once per host. loaded, if not nil, hears of each host that has
-// it; calls may come at once from several goroutines.
+// LoadImage uploads an image archive to hosts through the API, in parallel. open is
+// called once per host. loaded, if not nil, is called for each host that has the
+// image, perhaps from several goroutines at once.
 func LoadImage(ctx context.Context, client kubernetes.Interface, nodes []string, open func() (io.ReadCloser, error), loaded func(node string)) error {
 	errs := make([]error, len(nodes))
 	var group sync.WaitGroup
@@ -45,8 +45,8 @@ func loadImage(ctx context.Context, client kubernetes.Interface, node string, op
 	return agentsWords(result.Error())
 }
 
-// agentsWords returns what an agent said from an error: it answers in plain text, in place of which client-go says what
-// the status code means.
+// agentsWords returns an agent's message from an error: the agent answers in plain text, for which client-go's error only has
+// the meaning of the status code.
 func agentsWords(err error) error {
 	var answer apierrors.APIStatus
 	if !errors.As(err, &answer) || answer.Status().Details == nil {

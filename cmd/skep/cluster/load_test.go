@@ -11,7 +11,7 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// Why a host did not accept an image is what the person who loads it has to read, whoever said it.
+// The error of a load has the reason why a host did not accept the image, from the agent or from the API server.
 func TestLoadImageTellsWhy(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if _, err := io.Copy(io.Discard, r.Body); err != nil {

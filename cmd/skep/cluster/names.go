@@ -9,11 +9,11 @@ import (
 )
 
 const (
-	// DefaultName is the cluster that commands mean when no name is given.
+	// DefaultName is the cluster of commands without a name.
 	DefaultName = "default"
 	// DefaultNodes is the number of hosts when none is asked for.
 	DefaultNodes = 3
-	// MaxNodes is what fits in the /24 between .11 and the load balancers' .200.
+	// MaxNodes is how many addresses the /24 has from .11 to the load balancers' .200.
 	MaxNodes = 189
 
 	apiPort = 6443
@@ -30,7 +30,7 @@ func ValidateName(name string) error {
 }
 
 // linkID is the part of link names that distinguishes clusters: interface names
-// end at 15 characters, so longer cluster names are hashed.
+// have at most 15 characters, so longer cluster names are hashed.
 func linkID(name string) string {
 	if len(name) <= 8 {
 		return name
@@ -45,8 +45,8 @@ func portName(name string, index int) string {
 	return "sk-" + linkID(name) + "-" + strconv.Itoa(index)
 }
 
-// linkAlias marks a link as this cluster's, so that a name that another program
-// happened to choose is never taken for ours.
+// linkAlias marks a link as this cluster's, so that another program's link of the
+// same name is never taken for it.
 func linkAlias(name string) string { return "skep cluster " + name }
 
 func nodeName(index int) string { return "node" + strconv.Itoa(index) }
@@ -66,7 +66,7 @@ func clusterCgroup(name string) string { return "/skep-" + name }
 
 func nodeCgroup(name, node string) string { return clusterCgroup(name) + "/" + node }
 
-// nodeMAC is stable over reboots of the host, so its neighbours' ARP entries stay true.
+// nodeMAC is stable over reboots of the host, so its neighbours' ARP entries stay valid.
 func nodeMAC(name string, index int) net.HardwareAddr {
 	sum := sha256.Sum256([]byte(name))
 	return net.HardwareAddr{0x02, sum[0], sum[1], sum[2], byte(index >> 8), byte(index)}

@@ -18,7 +18,7 @@ const netnsDir = "/run/netns"
 
 func netnsPath(name string) string { return filepath.Join(netnsDir, name) }
 
-// createNetns makes an empty namespace that lives as long as its bind mount.
+// createNetns makes an empty namespace that exists as long as its bind mount.
 func createNetns(name string) error {
 	if err := os.MkdirAll(netnsDir, 0o755); err != nil {
 		return err
@@ -41,7 +41,7 @@ func createNetns(name string) error {
 	return nil
 }
 
-// deleteNetns is fine with a namespace that is half made or gone.
+// deleteNetns succeeds if the namespace is incomplete or missing.
 func deleteNetns(name string) error {
 	path := netnsPath(name)
 	for {

@@ -57,7 +57,7 @@ func (c *Cluster) Nodes() ([]*Node, error) {
 	return nodes, nil
 }
 
-// Power is what a host's switch and its cable look like.
+// Power is whether a host runs and is connected.
 type Power struct {
 	Running, Paused, Cut bool
 	PID                  int // of its first process
@@ -77,7 +77,7 @@ func (p Power) String() string {
 	return text
 }
 
-// Power reads the host's present condition.
+// Power reads the host's current state.
 func (n *Node) Power() (Power, error) {
 	st, err := n.cluster.load()
 	if err != nil {
@@ -106,9 +106,9 @@ func (n *Node) change(f func(st *state, ns *nodeState) error) error {
 	})
 }
 
-// Kill pulls the plug: the cable falls silent first, so that the kernel cannot
-// close connections to the host's peers, then every process dies. Nothing is cleaned
-// up. Killing a dead host is no error.
+// Kill works like a power cut: the cable is disconnected first, so that the kernel
+// cannot close connections to the host's peers, then every process is killed. Nothing
+// is cleaned up. Killing a host that does not run is no error.
 func (n *Node) Kill(ctx context.Context) error {
 	return n.change(func(_ *state, ns *nodeState) error {
 		if err := setPort(n.cluster.Name, ns, false); err != nil {
@@ -117,7 +117,7 @@ func (n *Node) Kill(ctx context.Context) error {
 		if err := n.cluster.cgroups.kill(ctx, nodeCgroup(n.cluster.Name, n.Name)); err != nil {
 			return err
 		}
-		ns.Init = process{} // it may still be on its way out, and must not be taken for running
+		ns.Init = process{} // it may still be exiting, and must not be taken for running
 		return nil
 	})
 }
@@ -136,7 +136,7 @@ func (n *Node) Start(ctx context.Context) error {
 // acknowledges packets, as that of a hung machine does.
 func (n *Node) Pause(ctx context.Context) error { return n.freeze(ctx, true) }
 
-// Resume lets a paused host run on.
+// Resume continues a paused host.
 func (n *Node) Resume(ctx context.Context) error { return n.freeze(ctx, false) }
 
 func (n *Node) freeze(ctx context.Context, frozen bool) error {
@@ -158,7 +158,7 @@ func (n *Node) setCut(cut bool) error {
 	return n.change(func(_ *state, ns *nodeState) error {
 		ns.Cut = cut
 		if !ns.Init.alive() {
-			return nil // takes effect when it boots: a dead host is silent anyhow
+			return nil // takes effect when it boots: a host that does not run sends nothing
 		}
 		return setPort(n.cluster.Name, ns, !cut)
 	})
@@ -190,7 +190,7 @@ func (n *Node) CgroupPath() string {
 func (n *Node) ContainerProcess(id string) (pid int, err error) {
 	err = filepath.WalkDir(n.CgroupPath(), func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || !entry.IsDir() || entry.Name() != id {
-			return nil // what vanishes meanwhile is another's
+			return nil // a folder removed meanwhile is another container's
 		}
 		data, err := os.ReadFile(filepath.Join(path, "cgroup.procs"))
 		if err != nil {
@@ -228,7 +228,7 @@ type ExecOptions struct {
 }
 
 // Exec runs a command on the host: in its namespaces, and in its cgroup, so
-// that it dies with the host. The exit code is an *exec.ExitError.
+// that it ends with the host. The exit code is an *exec.ExitError.
 func (n *Node) Exec(ctx context.Context, o ExecOptions, argv ...string) error {
 	power, err := n.Power()
 	if err != nil {
@@ -249,7 +249,7 @@ func (n *Node) Exec(ctx context.Context, o ExecOptions, argv ...string) error {
 			return err
 		}
 		proc := fmt.Sprintf("/proc/%d/ns/", power.PID)
-		// The mount namespace comes last: behind it, /proc/PID is still the same, but nothing else need be.
+		// The mount namespace comes last: after it, only /proc/PID is sure to be the same.
 		if err := errors.Join(
 			joinNamespace(proc+"net", unix.CLONE_NEWNET),
 			joinNamespace(proc+"uts", unix.CLONE_NEWUTS),

@@ -14,12 +14,12 @@ const forwardingSwitch = "/proc/sys/net/ipv4/ip_forward"
 
 // outboundState records what was changed on the user's machine, for Down.
 type outboundState struct {
-	Masquerade bool `json:"masquerade,omitempty"` // nftables table skep-ID is ours
-	Forwarding bool `json:"forwarding,omitempty"` // we turned IP forwarding on
+	Masquerade bool `json:"masquerade,omitempty"` // the nftables table skep-ID was made
+	Forwarding bool `json:"forwarding,omitempty"` // IP forwarding was turned on
 }
 
-// ensureOutbound lets the hosts' subnet reach the outside: if the machine
-// forwards anyhow, or if the user asked for it.
+// ensureOutbound lets the hosts' subnet reach the outside, if the machine
+// forwards already, or if the user asked for it.
 func (c *Cluster) ensureOutbound(st *state, wanted bool) error {
 	data, err := os.ReadFile(forwardingSwitch)
 	if err != nil {
@@ -30,7 +30,7 @@ func (c *Cluster) ensureOutbound(st *state, wanted bool) error {
 		return nil
 	}
 	if !forwards {
-		// Noted before it is done: Down must undo it even if we crash in between.
+		// Recorded before it is done: Down must undo it even after a crash in between.
 		st.Outbound.Forwarding = true
 		if err := st.save(c.Dir); err != nil {
 			return err
@@ -50,8 +50,8 @@ func (c *Cluster) ensureOutbound(st *state, wanted bool) error {
 	return masquerade(c.Name, st.Subnet)
 }
 
-// masquerade (re)makes the cluster's table in one transaction: what comes from
-// the subnet and leaves by another link than the bridge gets the machine's address.
+// masquerade (re)makes the cluster's table in one transaction: packets from the
+// subnet that leave by another link than the bridge get the machine's address.
 func masquerade(name string, subnet int) error {
 	conn, err := nftables.New()
 	if err != nil {
@@ -83,7 +83,7 @@ func masquerade(name string, subnet int) error {
 }
 
 // undoOutbound restores the machine as it was. Forwarding stays on if another
-// cluster of ours masquerades, since it may need it.
+// cluster of Skep's masquerades, since it may need it.
 func (c *Cluster) undoOutbound(out outboundState) error {
 	var errs []error
 	if out.Masquerade {

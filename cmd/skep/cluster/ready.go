@@ -16,8 +16,8 @@ import (
 const nodeReadyTimeout = 90 * time.Second
 
 // awaitNodes returns when every host is Ready in the API. A host that was
-// started just now must have said so itself since then: what the API remembers
-// of its last life does not count.
+// started just now must have reported that since then: a condition from before its
+// restart does not count.
 func (c *Cluster) awaitNodes(ctx context.Context, begin time.Time, started []string) error {
 	ctx, cancel := context.WithTimeout(ctx, nodeReadyTimeout)
 	defer cancel()

@@ -71,11 +71,11 @@ func (c *Cluster) configureRouter(st *state) error {
 	if err := addAddresses(bridge, behindRouter.addrs(st.Subnet, gatewayHost, st.IPv6)); err != nil {
 		return err
 	}
-	// The way to this machine is what the hosts behind the router need; nobody is routed further.
+	// The hosts behind the router need a route to this machine only.
 	return configureHostLinks(onBridge.addrs(st.Subnet, routerHost, st.IPv6), nil)
 }
 
-// routeToRouter lets this machine reach the hosts behind the router. The routes go with the bridge.
+// routeToRouter lets this machine reach the hosts behind the router. The routes are removed with the bridge.
 func (c *Cluster) routeToRouter(st *state) error {
 	bridge, err := ownLink(c.Name, bridgeName(c.Name))
 	if err != nil || bridge == nil {

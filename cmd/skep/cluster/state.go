@@ -14,15 +14,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// process names one process for good: a pid that was given to another process,
-// or that belongs to an earlier boot of the machine, does not match.
+// process identifies one process: a pid that was reused by another process, or
+// that belongs to an earlier boot of the machine, does not match.
 type process struct {
 	PID    int    `json:"pid"`
 	Start  uint64 `json:"start"` // clock ticks since boot, field 22 of /proc/PID/stat
 	BootID string `json:"bootID"`
 }
 
-// state is what must survive the process that runs `skep up`. It lies in
+// state is what must survive the process that runs `skep up`. It is stored in
 // state.json and changes only under the folder's lock.
 type state struct {
 	Name     string                `json:"name"`
@@ -99,8 +99,8 @@ func writeFileAtomically(path string, data []byte, mode fs.FileMode) error {
 }
 
 // lockDir serialises commands on one cluster. The lock is on the folder itself,
-// so nothing is left when `down` removes it; whoever waited for a folder that
-// was removed meanwhile tries again with the new one.
+// so nothing remains when `down` removes it; a process that waited for a folder
+// that was removed meanwhile tries again with the new one.
 func lockDir(dir string) (unlock func(), err error) {
 	for {
 		f, err := os.Open(dir)
@@ -147,7 +147,7 @@ func identify(pid int) (process, error) {
 	return process{PID: pid, Start: start, BootID: bootID()}, nil
 }
 
-// alive reports whether this very process still runs. A zombie does not.
+// alive reports whether the same process still runs. A zombie does not.
 func (p process) alive() bool {
 	if p.PID == 0 || p.BootID != bootID() {
 		return false

@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What /proc/self shows must stay the program's own, whatever threads joined.
+// /proc/self must show the program's own namespaces, whichever namespaces threads joined.
 func TestThreadsThatLeaveAreNeverTheMainThread(t *testing.T) {
 	before, err := os.Readlink("/proc/self/ns/mnt")
 	if err != nil {

@@ -16,10 +16,10 @@ import (
 	"github.com/skep-io/skep/dataplane/podnet"
 )
 
-// Up brings the cluster about that the options describe and returns when every
-// host is ready. What runs is left alone; what died, also with the whole
-// machine, is started again with its data; missing hosts are added. Hosts are
-// never taken away: that is Down's.
+// Up makes the cluster that the options describe and returns when every host is
+// ready. Running parts are not changed; those that have ended, also with the whole
+// machine, are started again with their data; missing hosts are added. Hosts are
+// only removed by Down.
 func Up(ctx context.Context, o Options) (*Cluster, error) {
 	if err := CheckMachine(); err != nil {
 		return nil, err
@@ -61,7 +61,7 @@ func Up(ctx context.Context, o Options) (*Cluster, error) {
 	return c, nil
 }
 
-// CheckMachine says in one line what this machine or user lacks to run a cluster.
+// CheckMachine says in one line what this machine or user lacks for a cluster.
 func CheckMachine() error {
 	if os.Geteuid() != 0 {
 		return errors.New("must be root to make network namespaces and cgroups: run it with sudo")
@@ -106,7 +106,7 @@ func (c *Cluster) prepare(o Options) error {
 	case fresh:
 		st = &state{Name: c.Name, Nodes: map[string]*nodeState{}}
 		if err := c.refuseForeign(); err != nil {
-			os.Remove(c.Dir) // only if it is empty, as when we made it
+			os.Remove(c.Dir) // only if it is empty, as a new one is
 			return err
 		}
 	case err != nil:
@@ -145,8 +145,8 @@ func (c *Cluster) prepare(o Options) error {
 	return errors.Join(c.ensureOutbound(st, o.Outbound), st.save(c.Dir))
 }
 
-// warnOfFilters reports what the hosts' traffic, which only crosses the bridge,
-// may still fall victim to: packet filters meant for what the machine routes.
+// warnOfFilters reports packet filters for traffic that the machine routes which
+// may drop the hosts' traffic too, though it only crosses the bridge.
 func (c *Cluster) warnOfFilters() {
 	if !podnet.BridgedFiltering() {
 		return
@@ -195,7 +195,7 @@ func (s *state) addNodes(o Options) (added int) {
 	return added
 }
 
-// bootMissing boots every host that does not run, side by side, and returns their names.
+// bootMissing boots every host that does not run, in parallel, and returns their names.
 func (c *Cluster) bootMissing(ctx context.Context) (started []string, err error) {
 	err = c.change(func(st *state) error {
 		for _, name := range st.nodeNames() {

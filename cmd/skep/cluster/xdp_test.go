@@ -28,7 +28,7 @@ func reflector() asm.Instructions {
 		asm.Add.Imm(asm.R4, 42),
 		asm.JGT.Reg(asm.R4, asm.R3, "pass"),
 		asm.LoadMem(asm.R4, asm.R2, 12, asm.Half),
-		asm.JNE.Imm(asm.R4, 0x0008, "pass"), // IPv4, as a little-endian load sees it
+		asm.JNE.Imm(asm.R4, 0x0008, "pass"), // IPv4, as a little-endian load reads it
 		asm.LoadMem(asm.R4, asm.R2, 23, asm.Byte),
 		asm.JNE.Imm(asm.R4, unix.IPPROTO_UDP, "pass"),
 		asm.LoadMem(asm.R4, asm.R2, 34, asm.Word),
@@ -36,7 +36,7 @@ func reflector() asm.Instructions {
 	}
 	program = append(program, swap(0, 6, asm.Word)...) // hardware addresses
 	program = append(program, swap(4, 10, asm.Half)...)
-	program = append(program, swap(26, 30, asm.Word)...) // IP addresses: the checksums stay true
+	program = append(program, swap(26, 30, asm.Word)...) // IP addresses: the checksums stay right
 	return append(program,
 		asm.Mov.Imm(asm.R0, 3), asm.Return(), // XDP_TX
 		asm.Mov.Imm(asm.R0, xdpPass).WithSymbol("pass"), asm.Return(),

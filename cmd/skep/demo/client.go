@@ -89,7 +89,7 @@ func (t *traffic) Write(p []byte) (int, error) {
 	}
 }
 
-// read parses a line of the client: a time, a word that says what it is, and the rest.
+// read parses a line of the client: a time, a word for its kind, and the rest.
 func (t *traffic) read(line string) {
 	t.lines = append(t.lines, line)
 	_, event, _ := strings.Cut(line, " ")

@@ -1,9 +1,9 @@
 // Package demo shows on a running local cluster what Skep does, with the
 // cluster's real parts, and measures it: `make up` ends with it, and a test runs
-// it. A person reads its output.
+// it. Its output is for people.
 //
 // It uses the cluster as a user can: YAML from docs/examples, the API, exec, and
-// the virtual hosts' plugs and cables. It changes nothing but what it creates.
+// the virtual hosts' power and cables. It changes only what it creates.
 package demo
 
 import (
@@ -24,7 +24,7 @@ import (
 	"github.com/skep-io/skep/docs/examples"
 )
 
-// Options say which cluster, and where its image lies.
+// Options say which cluster, and where its image is.
 type Options struct {
 	Dir   string // the cluster's state folder
 	Image string // the echo image's archive

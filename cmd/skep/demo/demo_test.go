@@ -25,7 +25,7 @@ func TestTrafficSortsFailuresByTime(t *testing.T) {
 		stamp(early) + " failed: connection 2, begun " + stamp(early) + ": connection refused\n" +
 		stamp(late) + " failed: connection 3, begun " + stamp(late) + ": 10.96.1.1:7000 accepted, but no answer: EOF\n" +
 		stamp(late) + " done: 3 connections, 2 failed\n"
-	// The stream cuts lines anywhere.
+	// The stream may split lines anywhere.
 	for i := range text {
 		if _, err := w.Write([]byte{text[i]}); err != nil {
 			t.Fatal(err)

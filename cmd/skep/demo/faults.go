@@ -61,8 +61,8 @@ func (d *demo) killContainer(ctx context.Context) error {
 	return d.judge(traffic, left[clientNode])
 }
 
-// judge ends the traffic and fails if a connection failed that was begun after
-// the client's host had dropped the backend.
+// judge ends the traffic and returns an error if a connection failed that was
+// begun after the client's host had removed the backend.
 func (d *demo) judge(traffic *traffic, changed time.Time) error {
 	total, early, late, err := traffic.stop(changed)
 	if err != nil {
@@ -138,7 +138,7 @@ func (d *demo) cutHost(ctx context.Context) error {
 }
 
 // choose picks an echo pod on another host than the client's, so that a host's
-// fault spares the client.
+// fault does not affect the client.
 func (d *demo) choose() (clientNode string, victim *corev1.Pod, err error) {
 	clients := d.view.ready("app=client")
 	if len(clients) == 0 {

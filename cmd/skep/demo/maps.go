@@ -19,7 +19,7 @@ const (
 	clientService = namespace + "/echo:tcp"
 	pinDir        = "/sys/fs/bpf/skep"
 	// mapInterval is how often the kernel's maps are read while a change is
-	// timed; it bounds the error of the times that are printed.
+	// timed, and so the largest error of the printed times.
 	mapInterval = time.Millisecond
 )
 
@@ -85,7 +85,7 @@ func (d *demo) awaitBackendsOn(ctx context.Context, node *cluster.Node, want []s
 	}
 }
 
-// mapWatch times when an address leaves the maps of each host.
+// mapWatch times when an address is removed from the maps of each host.
 type mapWatch struct {
 	address string
 	gone    map[string]chan time.Time
@@ -138,7 +138,7 @@ func (d *demo) watchMaps(ctx context.Context, address string) (*mapWatch, error)
 	return w, nil
 }
 
-// leftOn waits until the host's maps have dropped the address.
+// leftOn waits until the host's maps no longer have the address.
 func (w *mapWatch) leftOn(node string, limit time.Duration) (time.Time, error) {
 	select {
 	case at := <-w.gone[node]:

@@ -16,7 +16,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 )
 
-// view is the API's state as watches bring it, and a bell for each change.
+// view is the API's state from watches, with a signal for each change.
 type view struct {
 	factory informers.SharedInformerFactory
 	changed chan struct{}
@@ -50,8 +50,8 @@ func watchCluster(ctx context.Context, client kubernetes.Interface) (*view, erro
 	return v, nil
 }
 
-// await returns when the condition holds. It is asked again at each change that
-// the watches bring; what it says last is printed if time runs out.
+// await returns when the condition holds. It is checked again at each change from
+// the watches; its last text is printed if time runs out.
 func (v *view) await(ctx context.Context, limit time.Duration, what string, condition func() (bool, string)) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -84,7 +84,7 @@ func (v *view) pods(selector string) []*corev1.Pod {
 	return pods
 }
 
-// ready lists pods that are ready and stay.
+// ready lists pods that are ready and not terminating.
 func (v *view) ready(selector string) []*corev1.Pod {
 	var ready []*corev1.Pod
 	for _, pod := range v.pods(selector) {

@@ -32,7 +32,7 @@ const (
 	DNS   = "skep/dns:dev"
 )
 
-// Image is what goes into an image.
+// Image is the content of an image.
 type Image struct {
 	Name       string
 	Files      []File

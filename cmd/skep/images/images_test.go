@@ -79,7 +79,7 @@ func TestMissingProgramIsNamed(t *testing.T) {
 	}
 }
 
-// The shell image runs on nothing but itself.
+// The shell image needs no files besides its own.
 func TestShellImageRuns(t *testing.T) {
 	image, err := ShellImage()
 	if err != nil {
@@ -101,7 +101,7 @@ func TestShellImageRuns(t *testing.T) {
 	}
 }
 
-// What Programs names is all that a program needs: it runs in a root that has nothing else.
+// Programs returns all files that a program needs: it runs in a root that has no others.
 func TestProgramsRunInARootOfTheirOwn(t *testing.T) {
 	files, err := Programs("ip", "nft")
 	if err != nil {

@@ -13,8 +13,8 @@ import (
 var library = regexp.MustCompile(`(?:=> )?(/\S+) \(0x[0-9a-f]+\)`)
 
 // Programs returns the files of programs that are installed on this machine, with
-// the libraries and the loader that they need. They lie in /usr/bin inside the
-// image, the libraries where the loader looks for them.
+// the libraries and the loader that they need. They are in /usr/bin inside the
+// image, the libraries where the loader searches for them.
 func Programs(names ...string) ([]File, error) {
 	var files []File
 	for _, name := range names {
@@ -34,7 +34,7 @@ func Programs(names ...string) ([]File, error) {
 	return slices.CompactFunc(sorted(files), func(a, b File) bool { return a.Path == b.Path }), nil
 }
 
-// withFolders adds the folders that the files lie in and that nobody names.
+// withFolders adds the parent folders of the files that are not listed.
 func withFolders(files []File) []File {
 	known := map[string]bool{"/": true}
 	for _, file := range files {

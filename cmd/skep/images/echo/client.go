@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// client makes connections to a service and prints who answered.
+// client makes connections to a service and prints which pod answered.
 type client struct {
 	protocol string
 	address  string
@@ -81,8 +81,8 @@ func untilEnd(ctx context.Context, in io.Reader) context.Context {
 }
 
 // lookUp resolves the name through the pod's resolver, search list included.
-// Answers that are late or lost are asked for again for a while: DNS itself may
-// be what a fault demo disturbs.
+// It asks again for a while when answers are late or lost: a fault of the demo may
+// disturb DNS itself.
 func lookUp(ctx context.Context, name string, timeout time.Duration, out io.Writer) (string, error) {
 	if net.ParseIP(name) != nil {
 		return name, nil
@@ -104,7 +104,7 @@ func lookUp(ctx context.Context, name string, timeout time.Duration, out io.Writ
 	}
 }
 
-// ask makes one connection and returns the pod, node and address of who answered.
+// ask makes one connection and returns the pod, node and address that answered.
 func (c *client) ask(ctx context.Context) (string, error) {
 	dialer := net.Dialer{Timeout: c.timeout}
 	conn, err := dialer.DialContext(ctx, c.protocol, c.address)

@@ -1,7 +1,7 @@
 // Command echo is the program of the image skep/echo: a server that says which
 // pod on which host answers, and a client that counts the answers. The demo,
-// the tests and the examples run it; it knows nothing of Skep but what any
-// program in a pod sees.
+// the tests and the examples run it; it uses nothing of Skep that other programs in
+// a pod do not have.
 //
 //	echo [serve]        HTTP on :8080, plain TCP and UDP on :7000
 //	echo client NAME    connect to a service N times and print who answered

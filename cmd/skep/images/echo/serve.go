@@ -62,7 +62,7 @@ func serve(ctx context.Context, args []string) error {
 	}
 }
 
-// handler's paths: / says who answers; /env lists the environment; /ready and
+// handler's paths: / says which pod answers; /env lists the environment; /ready and
 // /live answer probes, and a POST of "on" or "off" switches them; /exit?code=N
 // ends the process; /bytes?n=N sends N bytes; /headers returns the request's.
 func (s *server) handler() http.Handler {
