@@ -73,8 +73,8 @@ func request(address string) error {
 	return nil
 }
 
-// In a rolling update requests went to pods that were gone already: rules were written seconds after the endpoints had
-// changed, and nobody knew when. Here a pod may end once its removal is acknowledged and the connects of before are through.
+// In a rolling update requests went to pods that had already ended: rules were written seconds after the endpoints had
+// changed, and nothing said when. Here a pod may end once its removal is acknowledged and earlier connects have completed.
 // kubernetes 43576, 85643.
 func TestRollingUpdateLosesNoRequest(t *testing.T) {
 	p := lab.Open(t, lab.Pins(t))
@@ -95,14 +95,14 @@ func TestRollingUpdateLosesNoRequest(t *testing.T) {
 
 	c := clients(t, 4, func() error { return request(webService) })
 	for update := range 40 {
-		// The new pod is there before the old one leaves, as a Deployment without surge losses does it.
+		// The new pod is ready before the old one is removed, as in a Deployment with maxUnavailable 0.
 		fresh := (update + 3) % len(addresses)
 		stop[fresh] = host.Serve(t, service.TCP, addresses[fresh])
 		running = append(running, lab.Backend(addresses[fresh]))
 		set(t, p, current())
 		running[0].State = service.Terminating
 		set(t, p, current())
-		c.settle() // who chose the old one before has done so now
+		c.settle() // clients that chose the old one before have connected now
 		stop[update%len(addresses)]()
 		running = running[1:]
 		set(t, p, current())
@@ -141,7 +141,7 @@ func clients(t *testing.T, number int, ask func() error) *load {
 	return l
 }
 
-// settle returns when every request that was under way at the call has ended.
+// settle returns when every request that was open at the call has ended.
 func (l *load) settle() {
 	for i := range l.rounds {
 		for before := l.rounds[i].Load(); l.rounds[i].Load() == before && !l.ending.Load(); {

@@ -16,8 +16,8 @@ import (
 	"github.com/skep-io/skep/test/hurts/lab"
 )
 
-// Whoever came in at a node that did not have the backend was seen at that node's address, and could be neither told apart nor
-// kept out. Here the backend sees the client, wherever it is asked for. kubernetes 36500.
+// Clients of a node that did not have the backend were seen with that node's address, and could be neither distinguished nor
+// refused. Here the backend sees the client, whichever node it asks. kubernetes 36500.
 func TestClientIPIsKept(t *testing.T) {
 	f := fabrictest.New(t, 2)
 	f.Router.Do(func() error { return errors.Join(sandbox.LikeWire(f.Hosts[0].Name), sandbox.LikeWire(f.Hosts[1].Name)) })

@@ -101,7 +101,7 @@ func TestNoResetByInvalidPackets(t *testing.T) {
 	}
 }
 
-// Each connection to a service had an entry in a table that was too small, and then everybody's packets were dropped.
+// Each connection to a service had an entry in a table that was too small, and then the packets of all were dropped.
 // kubernetes 18604.
 func TestNoConntrackEntries(t *testing.T) {
 	p := lab.Open(t, lab.Pins(t))

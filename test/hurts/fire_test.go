@@ -42,7 +42,7 @@ func window(change int) service.Service {
 	return lab.Service("default/web:http", service.TCP, webService, rotating(change), rotating(change+1))
 }
 
-// The endpoints of a service change 1,000 times while clients on the host and in a pod connect: nobody fails, and nobody
+// The endpoints of a service change 1,000 times while clients on the host and in a pod connect: no connect fails, and none
 // reaches a backend after its removal was acknowledged.
 func TestEndpointsChangeUnderFire(t *testing.T) {
 	p := lab.Open(t, lab.Pins(t))
@@ -103,9 +103,9 @@ func TestAgentStopAndUpgrade(t *testing.T) {
 		if err := p.Close(); err != nil {
 			t.Fatal(err)
 		}
-		c.settle() // nobody is there
+		c.settle() // no agent runs
 		limits := service.Limits{}
-		if round%4 == 3 { // another layout: new maps, filled before anyone reads them
+		if round%4 == 3 { // another layout: new maps, filled before programs read them
 			limits.Services = uint32(1024 + round)
 		}
 		var err error
@@ -113,7 +113,7 @@ func TestAgentStopAndUpgrade(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c.settle() // it is there and knows nothing
+		c.settle() // it runs, and no service has been set
 		p.SetService(window(round))
 		p.Synced()
 		lab.Flush(t, p)
@@ -178,7 +178,7 @@ func runAgent() error {
 	for change := rand.IntN(8); ; change++ {
 		p.SetService(window(change))
 		p.SetService(lab.Service("default/other:http", service.TCP, "10.96.0.2:80", rotating(change/2)))
-		if change%3 == 0 { // comes and goes
+		if change%3 == 0 { // is added and removed
 			p.SetService(lab.Service("default/some:http", service.TCP, "10.96.0.3:80", rotating(change)))
 		} else {
 			p.DeleteService("default/some:http")
@@ -193,8 +193,8 @@ func runAgent() error {
 	}
 }
 
-// An agent is killed 60 times at a random moment of its work. Clients connect without pause and notice nothing, and what the
-// last one left is repaired by the next.
+// An agent is killed 60 times at a random moment. Clients connect without pause and none fails, and the next agent repairs what
+// the last one left.
 func TestAgentKilledAtRandomMoments(t *testing.T) {
 	pins := lab.Pins(t)
 	serveRotating(t, lab.Host(t))

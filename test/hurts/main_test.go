@@ -1,6 +1,6 @@
-// Package hurts has a test for each way in which service proxies are known to have hurt their users. Each names the reports
-// that it stands for; README.md tells what happened there, and why it does not here. Only what users of a service see is
-// judged: connections, datagrams, addresses and time.
+// Package hurts has a test for each known failure of service proxies. Each names the reports of it; README.md says what
+// happened there, and why it does not here. Tests check only what users of a service see: connections, datagrams, addresses
+// and time.
 package hurts
 
 import (
@@ -37,7 +37,7 @@ func set(t *testing.T, p *service.Plane, services ...service.Service) {
 	lab.Flush(t, p)
 }
 
-// sweeping is a Sweeper at work, as the agent has it.
+// sweeping is a running Sweeper, as in the agent.
 type sweeping struct {
 	*sockets.Sweeper
 	cancel context.CancelFunc
@@ -45,7 +45,7 @@ type sweeping struct {
 	once   sync.Once
 }
 
-// sweep keeps the sockets of the host and of pods off backends that are gone, until stop or the end of the test.
+// sweep closes the sockets of the host and of pods on removed backends, until stop or the end of the test.
 func sweep(t *testing.T, p *service.Plane, pods ...*lab.Namespace) *sweeping {
 	t.Helper()
 	s, err := sockets.New(sockets.Options{Plane: p, CgroupPath: sandbox.Cgroup(), Namespaces: func() []string {

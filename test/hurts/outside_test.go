@@ -15,7 +15,7 @@ import (
 )
 
 // What does not pass the socket hook (virtual machines, sandboxes with a stack of their own, other cgroups) sends packets to
-// the service's address itself, and reached nobody where sockets were thought to be enough. cilium 14563.
+// the service's address itself, and reached no backend where only sockets were handled. cilium 14563.
 func TestPerPacketFallback(t *testing.T) {
 	f := fabrictest.New(t, 2)
 	f.OpenPaths()
@@ -126,7 +126,7 @@ func askBy(t *testing.T, pod *fabrictest.Pod, protocol service.Protocol, to neti
 	return name
 }
 
-// The same as TestSelfThroughService, for a pod that no socket hook sees. kubernetes 20475.
+// The same as TestSelfThroughService, for a pod that passes no socket hook. kubernetes 20475.
 func TestSelfThroughServiceByThePacket(t *testing.T) {
 	f := fabrictest.New(t, 1)
 	f.OpenPaths()

@@ -190,7 +190,7 @@ func TestOneBackendBehindSeveralAddresses(t *testing.T) {
 			t.Errorf("asked for %s, got %s", asked[i], got)
 		}
 	}
-	// One of the services goes, and its clients do not see that they had asked for the other.
+	// One of the services is deleted, and its clients do not see the other's address.
 	p.DeleteService("default/a:TCP")
 	lab.Flush(t, p)
 	for i, conn := range conns {
@@ -208,14 +208,14 @@ func TestOneBackendBehindSeveralAddresses(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// Two answers cannot be told apart that both come from the backend: the last question stands.
+		// Two answers from the same backend cannot be distinguished: the address asked last is returned.
 		if from.String() != address {
 			t.Errorf("asked %s, answered from %s", address, from)
 		}
 	}
 }
 
-// A pod that asked its own service talked to nobody: packets came back to it with its own address. kubernetes 20475.
+// A pod that asked its own service got no answer: packets came back to it with its own address. kubernetes 20475.
 func TestSelfThroughService(t *testing.T) {
 	p := lab.Open(t, lab.Pins(t))
 	pod, node := lab.NewNamespace(t), lab.NewNamespace(t)

@@ -96,8 +96,8 @@ func TestAnotherToolsPrograms(t *testing.T) {
 	step("after Remove", false) // no address of this host: the connect ends at once
 }
 
-// A hook that refused with EPERM sent the kernel's NFS client into a loop without end, as it knows no such answer to its own
-// connects. The kernel connects here for itself, too: to an address that an MPTCP server announces. cilium 33395.
+// A hook that refused with EPERM sent the kernel's NFS client into an endless loop, as it does not expect that error of its own
+// connects. Here the kernel connects by itself, too: to an address that an MPTCP server announces. cilium 33395.
 func TestKernelsOwnConnects(t *testing.T) {
 	p := lab.Open(t, lab.Pins(t))
 	host := lab.Host(t)

@@ -12,7 +12,7 @@ import (
 	"github.com/skep-io/skep/test/hurts/lab"
 )
 
-// A sender that never receives anything, as for statsd, whose only backend dies, kept sending to the dead address for hours:
+// A sender that never receives anything, as for statsd, whose only backend ended, kept sending to its address for hours:
 // conntrack's entry outlived the endpoint. kubernetes 139628, 125467.
 func TestStaleUDPAfterBackendDeath(t *testing.T) {
 	p := lab.Open(t, lab.Pins(t))
@@ -21,7 +21,7 @@ func TestStaleUDPAfterBackendDeath(t *testing.T) {
 	host.Serve(t, service.UDP, two)
 	s := lab.Service("default/statsd:udp", service.UDP, echoService, one)
 	for name, from := range map[string]*lab.Namespace{"host": host, "pod": pod} {
-		from.Sink(t, one) // a dead address sends no errors either
+		from.Sink(t, one) // an address without a host sends no errors either
 		set(t, p, s)
 		conn := from.Dial(t, "udp4", echoService)
 		if _, err := conn.Write([]byte("1")); err != nil {
@@ -31,7 +31,7 @@ func TestStaleUDPAfterBackendDeath(t *testing.T) {
 		if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNABORTED) {
 			t.Errorf("%s: the client was told %v, want ECONNABORTED", name, err)
 		}
-		if _, err := conn.Write([]byte("2")); err == nil { // who never reads is told, too
+		if _, err := conn.Write([]byte("2")); err == nil { // a sender that never reads gets an error, too
 			t.Errorf("%s: a datagram was sent to nobody", name)
 		}
 	}
@@ -99,7 +99,7 @@ func TestUDPAcrossAProxyRestart(t *testing.T) {
 		if err := p.Close(); err != nil {
 			t.Fatal(err)
 		}
-		for i, conn := range conns { // nobody is there, and nobody is missed
+		for i, conn := range conns { // no agent runs, and none is needed
 			wantAnswer(t, conn, names[i])
 		}
 		p = lab.Open(t, pins)

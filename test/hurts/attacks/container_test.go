@@ -49,7 +49,7 @@ if out=$($attack 2>&1); then echo "$v: $attack succeeded"; else case $out in *"R
 }
 
 // CVE-2021-25741, CVE-2017-1002101: a subPath leads through a link that a container planted to the host's root, or to a pipe that
-// nobody writes to. The container that names it does not start and says why; one that names a folder does.
+// has no writer. The container that names it does not start, and its state says why; one that names a folder does.
 func TestPlantedSubPaths(t *testing.T) {
 	s := newSpace(t)
 	planted := func(subPath string) func(*corev1.Pod) {
@@ -72,7 +72,7 @@ func TestPlantedSubPaths(t *testing.T) {
 			t.Errorf("%s: %s: %s", name, reason, message)
 		}
 	}
-	// The pipe is no folder: it may be mounted as the file that it is, and nobody opens it.
+	// The pipe is not a folder: it may be mounted as a file, and is not opened.
 	s.create(pod("pipe", say("test -p /sub && echo a pipe"), planted("pipe")))
 	if got := s.awaitMessage("pipe"); got != "a pipe" {
 		t.Errorf("a pipe: %q", got)
@@ -122,7 +122,7 @@ func read(t *testing.T, path string) string {
 	return string(data)
 }
 
-// Security contexts that a node cannot keep, or that would take away what others of their fields give, are not passed over: the
+// Security contexts that a node cannot apply, or whose fields contradict each other, are not ignored: the
 // container does not run, and its state says why. CVE-2023-2431: a seccomp profile without a name among them.
 func TestSecurityContextsHoldOrAreRefused(t *testing.T) {
 	s := newSpace(t)

@@ -42,7 +42,7 @@ func administrator(t *testing.T) *http.Transport {
 	return transport
 }
 
-// CVE-2019-1002100, CVE-2019-11253: small bodies that unfold to large ones. Each is answered by a Status with the code that says why.
+// CVE-2019-1002100, CVE-2019-11253: small bodies that expand to large ones. Each is answered by a Status with the code that says why.
 func TestBodiesThatUnfold(t *testing.T) {
 	s := newSpace(t)
 	target := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "target"}, Data: map[string]string{"a": strings.Repeat("x", 100<<10)}}
@@ -113,7 +113,7 @@ func TestBodiesThatUnfold(t *testing.T) {
 	})
 }
 
-// A client announces bodies that never come, more than there are places for requests. Others write as ever, nodes renew their leases,
+// A client announces bodies that never arrive, more than there are seats for requests. Others write as before, nodes renew their leases,
 // and each of those requests gets the answer that it took too long, or that there are too many.
 func TestBodiesThatNeverCome(t *testing.T) {
 	t.Parallel()
@@ -165,9 +165,8 @@ func TestBodiesThatNeverCome(t *testing.T) {
 	})
 }
 
-// CVE-2023-44487, CVE-2023-39325: twelve thousand connections that say nothing, and streams that are reset as fast as they are made.
-// What
-// skepd keeps open is bounded, and new clients get through meanwhile.
+// CVE-2023-44487, CVE-2023-39325: twelve thousand idle connections, and streams that are reset as fast as they are made. skepd
+// keeps a limited number open, and new clients are served meanwhile.
 func TestConnectionsThatSayNothing(t *testing.T) {
 	server := apiServer(t)
 	var mu sync.Mutex
@@ -226,7 +225,7 @@ func openFiles(t *testing.T, pid int) int {
 	return len(files)
 }
 
-// resetRapidly begins watches on one connection and resets them at once, until the server ends it or has had enough of them.
+// resetRapidly begins watches on one connection and resets them at once, until the server ends it or all are sent.
 func resetRapidly(t *testing.T) {
 	t.Helper()
 	config := administrator(t).TLSClientConfig.Clone()
@@ -319,7 +318,7 @@ func TestWatchesThatNobodyReads(t *testing.T) {
 	t.Error("skepd does not say how much the window of configmaps holds")
 }
 
-// One user who floods the control plane with events takes no place from nodes, whose leases are written among them.
+// One user who floods the control plane with events takes no seat from nodes, whose leases are written meanwhile.
 func TestEventsOfOneAreBounded(t *testing.T) {
 	flooder := mustJoin(t, "flooder", token(t))
 	register(t, flooder, "flooder")
@@ -355,7 +354,7 @@ func TestEventsOfOneAreBounded(t *testing.T) {
 	}
 }
 
-// speak makes one event, and does not try again.
+// speak creates one event, and does not try again.
 func speak(ctx context.Context, client kubernetes.Interface) error {
 	event := corev1.Event{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Event"}, ObjectMeta: metav1.ObjectMeta{GenerateName: "flood-", Namespace: "default"},
 		Source: corev1.EventSource{Host: "flooder"}, InvolvedObject: corev1.ObjectReference{Kind: "Node", Name: "flooder"}, Reason: "Flood"}

@@ -1,5 +1,5 @@
-// Package attacks plays attacks on a cluster as their users would, and outages as operators meet them: out of a container, in from
-// outside, and against nodes and the control plane. README.md tells what each is, and what stands against it. Tests that need
+// Package attacks carries out attacks on a cluster as attackers would, and outages as operators meet them: from a container, from
+// outside, and against nodes and the control plane. README.md says what each is, and what prevents it. Tests that need
 // a clock, a disk or an etcd of their own drive the real part of Skep alone.
 package attacks
 
@@ -111,7 +111,7 @@ func (s *space) awaitFailed(name string) (reason, message string) {
 	return p.Status.Reason, p.Status.Message
 }
 
-// awaitRefused waits until the container "main" waits for a reason other than its beginning.
+// awaitRefused waits until the container "main" waits for a reason other than its creation.
 func (s *space) awaitRefused(name string) (reason, message string) {
 	s.Helper()
 	p := s.awaitPod(name, "refused", func(p *corev1.Pod) bool { w := waiting(p); return w != nil && w.Message != "" })

@@ -25,11 +25,11 @@ import (
 	"github.com/skep-io/skep/cmd/skep/cluster"
 )
 
-// discard is a port that no pod listens at: a pod counts the datagrams that come there, and nobody answers them.
+// discard is a port at which no pod listens: a pod counts the datagrams that arrive there, and none is answered.
 const discard = 9
 
 // A stranger, or a pod, wraps a packet as nodes do for each other, with the address of another pod as its source, or of a client that
-// loadBalancerSourceRanges lets in. It reaches no pod and is counted; what a pod and a client really send arrives.
+// loadBalancerSourceRanges allows. It reaches no pod and is counted; what a pod and a client really send arrives.
 func TestForgedWrappedPackets(t *testing.T) {
 	s := newSpace(t)
 	first, second := s.node("node1"), s.node("node2")
@@ -118,7 +118,7 @@ func (s *space) balanced(app string, ranges ...string) netip.AddrPort {
 	return netip.AddrPortFrom(netip.MustParseAddr(s.Skep("get", "service", app, "-o", "jsonpath={.status.loadBalancer.ingress[0].ip}")), discard)
 }
 
-// datagramsToNowhere are those that have come to the pod for a port that nobody listens at.
+// datagramsToNowhere are those that have arrived at the pod for a port at which no socket listens.
 func datagramsToNowhere(s *space, p *corev1.Pod) int {
 	s.Helper()
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/snmp", s.processOf(p)))
@@ -150,7 +150,7 @@ func (s *space) processOf(p *corev1.Pod) int {
 	return pid
 }
 
-// counted sums what a node's metrics say of program outcomes with the labels.
+// counted sums a node's metrics of program outcomes with the labels.
 func counted(t *testing.T, node, labels string) (sum int) {
 	t.Helper()
 	raw, err := local.API.CoreV1().RESTClient().Get().AbsPath("/api/v1/nodes/" + node + "/proxy/metrics").DoRaw(t.Context())
@@ -273,7 +273,7 @@ func TestServicesTakeNoAddressOfTheCluster(t *testing.T) {
 	if err := with("honest", "203.0.113.77"); err != nil {
 		t.Error(err)
 	}
-	// By the status of a service that is there, too.
+	// By the status of an existing service, too.
 	patch := fmt.Sprintf(`{"status":{"loadBalancer":{"ingress":[{"ip":%q}]}}}`, server.Hostname())
 	s.Skep("patch", "service", "honest", "-p", `{"spec":{"type":"LoadBalancer"}}`)
 	s.WantIn(s.Refused("", "patch", "service", "honest", "--subresource=status", "-p", patch), "it is the address of the API server")
@@ -342,7 +342,7 @@ func TestNodesLeadToNoAddressOfTheControlPlane(t *testing.T) {
 	}
 }
 
-// A policy that is stored and holds nobody back deceives whoever wrote it: they are told, at once and for as long as it is there.
+// A policy that is stored and not enforced deceives its author, who is warned at once and for as long as it exists.
 func TestNetworkPoliciesSayThatTheyDoNotHold(t *testing.T) {
 	s := newSpace(t)
 	config, err := local.RESTConfig()

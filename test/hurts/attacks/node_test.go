@@ -28,7 +28,7 @@ import (
 	"github.com/skep-io/skep/cmd/skep/cluster"
 )
 
-// A hook or a probe leaves a child behind that keeps its output open: neither the probes nor the end of the pod wait for it.
+// A hook or a probe leaves a child that keeps its output open: neither the probes nor the end of the pod wait for it.
 func TestChildrenThatAreLeftBehind(t *testing.T) {
 	t.Parallel()
 	s := newSpace(t)
@@ -45,7 +45,7 @@ func TestChildrenThatAreLeftBehind(t *testing.T) {
 	s.Await("the pod's end, long before its grace period", func(pods []corev1.Pod) bool { return len(pods) == 0 })
 }
 
-// A registry takes connections and says nothing. Pulls from others go on, and pods that wait for it can be deleted.
+// A registry accepts connections and does not answer. Pulls from others go on, and pods that wait for it can be deleted.
 func TestRegistryThatStalls(t *testing.T) {
 	s := newSpace(t)
 	n := s.node("node1")
@@ -132,7 +132,7 @@ func push(t *testing.T, to http.Handler, image string) {
 }
 
 // CVE-2020-8557: pods fill the node's disk, by a volume, by their own layer and by their hosts file, and one writes logs again and
-// again. The first are evicted in kubelet's words; of the other's logs those of one ended attempt are kept.
+// again. The first are evicted with kubelet's messages; of the other's logs those of one ended attempt are kept.
 func TestPodsThatFillTheDisk(t *testing.T) {
 	t.Parallel()
 	s := newSpace(t)
@@ -173,7 +173,7 @@ func TestPodsThatFillTheDisk(t *testing.T) {
 			if err == nil && strings.HasSuffix(path, ".log") && !entry.IsDir() {
 				logs = append(logs, filepath.Base(path))
 			}
-			return nil // what goes meanwhile is what is waited for
+			return nil // removal meanwhile is what is waited for
 		})
 		if err == nil && (len(logs) == 0 || len(logs) > 2) {
 			err = fmt.Errorf("there are %q", logs)
@@ -182,8 +182,8 @@ func TestPodsThatFillTheDisk(t *testing.T) {
 	})
 }
 
-// A fork bomb and a memory hog run beside a service that does not lose one request. They end at their own bounds; when memory is
-// short on the node, the agent, containerd and skepd are the last to go. The bomb is a small one, lest a failure harm the machine.
+// A fork bomb and a memory hog run beside a service that does not lose one request. They end at their own limits; when memory is
+// short on the node, the agent, containerd and skepd are killed last. The bomb is small, so that a failure does not harm the machine.
 func TestServiceBesideForkBombAndMemoryHog(t *testing.T) {
 	s := newSpace(t)
 	one := resource.MustParse("32Mi")

@@ -111,7 +111,7 @@ func startStore(t *testing.T, quota int64) *etcd.Server {
 	return server
 }
 
-// etcd's database has reached its quota by the history of one object, and takes no writes. It does again, by itself.
+// etcd's database has reached its quota by the history of one object, and refuses writes. skepd recovers it by itself.
 func TestFullDatabaseComesBack(t *testing.T) {
 	t.Parallel()
 	store := startStore(t, 16<<20)
@@ -146,7 +146,7 @@ func TestFullDatabaseComesBack(t *testing.T) {
 	eventually(t, "writes again", func() error { <-pace.C; return change(last) })
 }
 
-// A control loop dies of a bug. Its process ends with an error that names it, and another leads at once.
+// A control loop ends by a bug. Its process exits with an error that names it, and another leads at once.
 func TestDeadLoopsHoldNoLease(t *testing.T) {
 	t.Parallel()
 	registry := controlplanetest.Start(t)
@@ -196,8 +196,8 @@ func TestDeadLoopsHoldNoLease(t *testing.T) {
 	<-ended
 }
 
-// The years go by and nothing is started again: the server's certificate, the administrator's kubeconfig and DNS' credentials are renewed
-// in place, and what is not says when it ends.
+// Years pass without a restart: the server's certificate, the administrator's kubeconfig and DNS' credentials are renewed in
+// place, and for other copies there is a warning before they expire.
 func TestCertificatesRenewWithoutARestart(t *testing.T) {
 	out, err := local.Skep(t.Context(), "", "certificates")
 	if err != nil {
@@ -252,8 +252,8 @@ func TestCertificatesRenewWithoutARestart(t *testing.T) {
 	}
 }
 
-// The PID of a container that has ended is another process's by the time that the next container is to join its namespace: that
-// one does not see the host's processes.
+// The PID of a container that has ended is reused by another process before the next container joins its namespace: that
+// container does not see the host's processes.
 func TestPIDsThatAreUsedAgain(t *testing.T) {
 	t.Parallel()
 	n := runtimetest.Start(t)
@@ -309,7 +309,7 @@ func TestPIDsThatAreUsedAgain(t *testing.T) {
 	}
 }
 
-// takePID has a process of this machine's take a PID that is free.
+// takePID starts a process of this machine with a given free PID.
 func takePID(t *testing.T, pid int) {
 	t.Helper()
 	for range 1000 {
@@ -322,7 +322,7 @@ func takePID(t *testing.T, pid int) {
 		}
 		t.Cleanup(func() { _ = sleeper.Process.Kill(); _ = sleeper.Wait() })
 		if _, err := os.Stat(fmt.Sprintf("/proc/%d", pid)); err == nil {
-			return // be it another's, who came first
+			return // another process may have got it first
 		}
 	}
 	t.Fatalf("PID %d stays free", pid)

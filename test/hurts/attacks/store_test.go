@@ -78,8 +78,8 @@ func readAll(t *testing.T, dir string) (all []byte) {
 	return all
 }
 
-// Whoever breaks into cluster DNS has its certificate, and reads by it the environment of pods and the secrets of all. They find names
-// and addresses, and can write nothing.
+// An attacker in cluster DNS has its certificate, and tries to read pods' environments and all secrets with it. It gives names and
+// addresses only, and no writes.
 func TestClusterDNSReadsNamesAlone(t *testing.T) {
 	s := newSpace(t)
 	const hidden = "value-of-a-variable"
@@ -197,8 +197,8 @@ func freeAddress(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// The disk of the control plane fills while objects are written. skepd ends and names the disk; with room again it has all that it has
-// acknowledged, and takes more.
+// The disk of the control plane fills while objects are written. skepd exits with an error that names the disk; with room again it
+// has all that it has acknowledged, and accepts more.
 func TestFullDiskUnderTheControlPlane(t *testing.T) {
 	t.Parallel()
 	disk := t.TempDir()
@@ -249,8 +249,8 @@ func TestFullDiskUnderTheControlPlane(t *testing.T) {
 	}
 }
 
-// A stored pod becomes unreadable. It is not gone: no watch says so, by which its node would stop it, it is counted and named, and the
-// administrator can remove it.
+// A stored pod becomes unreadable. It does not count as deleted: no watch reports it so, which would make its node stop it. It is
+// counted and named, and the administrator can remove it.
 func TestUnreadableObjectsAreNotGone(t *testing.T) {
 	t.Parallel()
 	store := startEtcd(t)
@@ -329,7 +329,7 @@ func startEtcd(t *testing.T) *clientv3.Client {
 	return c
 }
 
-// The control plane is gone for longer than any lease lasts. Load-balancer addresses answer, since nobody else can have them.
+// The control plane is down for longer than any lease lasts. Load-balancer addresses answer, since no other node can have them.
 func TestLoadBalancerAddressesOutliveTheControlPlane(t *testing.T) {
 	s := newSpace(t)
 	s.create(pod("web", "", func(p *corev1.Pod) {
@@ -367,7 +367,7 @@ func TestLoadBalancerAddressesOutliveTheControlPlane(t *testing.T) {
 	t.Logf("%d requests", asked)
 }
 
-// forgetNeighbour makes this machine ask again who has an address, as clients do that are new.
+// forgetNeighbour makes this machine ask again who has an address, as a new client does.
 func forgetNeighbour(t *testing.T, address string) {
 	t.Helper()
 	known, err := netlink.NeighList(0, netlink.FAMILY_V4)

@@ -62,7 +62,7 @@ func mustJoin(t *testing.T, name, token string) kubernetes.Interface {
 	return client
 }
 
-// register makes the node's Node object, as its agent does; it goes with the test.
+// register makes the node's Node object, as its agent does; it is deleted with the test.
 func register(t *testing.T, client kubernetes.Interface, name string) *corev1.Node {
 	t.Helper()
 	made, err := client.CoreV1().Nodes().Create(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
@@ -167,7 +167,7 @@ func authority(t *testing.T) *x509.CertPool {
 	return pool
 }
 
-// A node takes a range of addresses that is not the cluster's, or another node's, as its pods', to which all hosts then send.
+// A node claims a range of addresses that is not the cluster's, or is another node's, as its pods', to which all hosts would send.
 func TestPodRangesAreNotTaken(t *testing.T) {
 	intruder := mustJoin(t, "intruder", token(t))
 	others, err := local.API.CoreV1().Nodes().Get(t.Context(), "node1", metav1.GetOptions{})
@@ -215,8 +215,8 @@ func TestPodRangesAreNotTaken(t *testing.T) {
 	}
 }
 
-// A join token that has leaked opens the cluster for ever and under any name: it expires, is listed and deleted, does not give the
-// place of a node that exists, and a node that was deleted is out.
+// A join token that has leaked does not give access for ever and under any name: it expires, is listed and deleted, does not give
+// the name of an existing node, and a deleted node has no access.
 func TestJoinTokensEnd(t *testing.T) {
 	general := token(t, "--ttl", "1h", "--description", "for the attack")
 	if _, err := joinAs(t, "node1", general); err == nil || !strings.Contains(err.Error(), "skep token create --node node1") {

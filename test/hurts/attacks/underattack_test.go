@@ -11,8 +11,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// leaseGap is how long a node's lease may stay as it is while the control plane is attacked, on a busy machine. It is renewed every few
-// seconds, and a node that is silent for 40 s is given up.
+// leaseGap is how long a node's lease may go without a renewal while the control plane is attacked, on a busy machine. It is renewed
+// every few seconds, and a node that does not renew it for 40 s counts as failed.
 const leaseGap = 30 * time.Second
 
 // underAttack runs an attack on the control plane. Meanwhile node1's lease must be renewed in time and once after it, and skepd must not

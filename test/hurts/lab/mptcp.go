@@ -29,7 +29,7 @@ const (
 )
 
 // AnnounceMPTCP makes MPTCP servers of the host announce an IPv4 address until the end of the test, and its clients connect to
-// what they are told of.
+// announced addresses.
 func AnnounceMPTCP(tb testing.TB, addr netip.Addr) {
 	tb.Helper()
 	family, err := netlink.GenlFamilyGet("mptcp_pm")

@@ -30,7 +30,7 @@ func NewNamespace(tb testing.TB) *Namespace {
 }
 
 // Link joins two namespaces by a veth pair with an address at each end. cut
-// makes every packet between them vanish.
+// makes the link drop every packet.
 func Link(tb testing.TB, a *Namespace, addrA netip.Addr, b *Namespace, addrB netip.Addr) (cut func()) {
 	tb.Helper()
 	serial := links
@@ -77,8 +77,8 @@ func configure(name string, own, peer netip.Addr) error {
 	})
 }
 
-// drop throws away all that arrives at a link: as on a cut wire, nobody tells
-// the sender.
+// drop drops all packets that arrive at a link: as on a cut wire, the sender gets
+// no error.
 func drop(tb testing.TB, n *Namespace, name string) {
 	tb.Helper()
 	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{

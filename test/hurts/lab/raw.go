@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// SendTCP sends a TCP segment that no socket of the namespace knows of: data and an acknowledgement at the given place.
+// SendTCP sends a TCP segment without a socket in the namespace: data and an acknowledgement at the given place.
 func (n *Namespace) SendTCP(tb testing.TB, from, to netip.AddrPort, sequence uint32) {
 	tb.Helper()
 	n.Do(func() error {
