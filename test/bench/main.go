@@ -1,7 +1,7 @@
-// Bench runs every benchmark of this module, prints what each says as it goes, and one table at the end.
+// Bench runs every benchmark of this module, prints the output of each as it runs, and one table at the end.
 //
 // It owns the order, the time that each package may take, and the table; what is measured, and that both sides of a ratio are
-// measured in turns, is the packages' own. Run it as root, after make build:
+// measured in turns, is up to the packages. Run it as root, after make build:
 //
 //	go run ./test/bench [PACKAGE ...]
 package main

@@ -11,7 +11,7 @@ import (
 // figures are what benchmarks reported: "PACKAGE BENCHMARK UNIT" -> value.
 type figures map[string]float64
 
-// read takes in one line of a benchmark's output, "BenchmarkName-2  1  3.5 unit  7 other-unit"; others mean nothing.
+// read parses one line of a benchmark's output, "BenchmarkName-2  1  3.5 unit  7 other-unit"; others are ignored.
 func (f figures) read(name, line string) {
 	fields := strings.Fields(line)
 	if len(fields) < 4 || !strings.HasPrefix(fields[0], "Benchmark") {

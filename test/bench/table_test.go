@@ -20,7 +20,7 @@ func TestTableShowsWhatWasReported(t *testing.T) {
 	}
 }
 
-// A row whose benchmark is gone would stay empty for ever.
+// A row whose benchmark was removed would stay empty.
 func TestRowsAreOfBenchmarksThatAre(t *testing.T) {
 	packages, err := withBenchmarks("../..")
 	if err != nil {

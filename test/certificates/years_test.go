@@ -206,7 +206,7 @@ func (w *world) kubeconfig() []byte {
 	return data
 }
 
-// resolve reads a key at DNS' door, over a new connection with credentials that were made in the first year.
+// resolve reads a key at DNS' endpoint, over a new connection with credentials that were made in the first year.
 func (w *world) resolve(dial grpc.DialOption) error {
 	client, err := clientv3.New(clientv3.Config{Endpoints: []string{w.door}, DialOptions: []grpc.DialOption{dial}, Logger: zap.NewNop()})
 	if err != nil {
@@ -273,7 +273,7 @@ func TestEverythingConnectsForYears(t *testing.T) {
 		}
 		w.agentReads(at)
 	}
-	// The kubeconfig of the first day is one that somebody copied: refused, but not without a warning in time.
+	// The kubeconfig of the first day stands for a copy: it is refused at last, and there were warnings before.
 	if _, _, err := w.get(first, "/api/v1/nodes"); err == nil {
 		t.Errorf("a certificate of %d years ago is still good", years)
 	}
@@ -296,7 +296,7 @@ func (w *world) agentReads(at string) {
 	}
 }
 
-// A copy of the administrator's kubeconfig does not end without a word.
+// A copy of the administrator's kubeconfig gets warnings before it expires.
 func TestCopiesOfTheKubeconfigAreWarned(t *testing.T) {
 	w := newWorld(t)
 	copied := w.kubeconfig()

@@ -1,5 +1,5 @@
 // Package clustertest runs the tests of a package on one local cluster, of the programs that `make build` leaves in bin/: each
-// test has a namespace of its own there, speaks to the API and runs skep's command line. It is for tests only.
+// test has a namespace of its own there, uses the API and runs skep's command line. It is for tests only.
 package clustertest
 
 import (

@@ -126,7 +126,7 @@ func (s *Space) Await(what string, condition func(pods []corev1.Pod) bool) []cor
 		if condition(list.Items) {
 			return list.Items
 		}
-		// One event is enough to look again: the condition is about all pods.
+		// One event is enough to check again: the condition is about all pods.
 		events, err := pods.Watch(ctx, metav1.ListOptions{ResourceVersion: list.ResourceVersion})
 		if err != nil {
 			s.Fatalf("%s: %v", what, err)
@@ -142,7 +142,7 @@ func (s *Space) Await(what string, condition func(pods []corev1.Pod) bool) []cor
 	}
 }
 
-// Ready reports whether a pod is ready and stays.
+// Ready reports whether a pod is ready and not terminating.
 func Ready(pod corev1.Pod) bool {
 	for _, condition := range pod.Status.Conditions {
 		if condition.Type == corev1.PodReady {

@@ -4,7 +4,7 @@
 //
 // It builds the end-to-end suite and its image agnhost from the k8s.io/kubernetes module, unchanged, puts stand-ins for
 // the suite's other images beside it, runs the tests of the areas that scope.txt names, and prints a table by area. It owns
-// the cluster "conformance" and leaves nothing of it. It never changes or skips a test: what is not run is an area of
+// the cluster "conformance" and removes it. It never changes or skips a test: what is not run is an area of
 // scope.txt, with the reason.
 package main
 

@@ -22,7 +22,7 @@ import (
 // stopWithin is how long the suite may take to clean up when it is told to stop.
 const stopWithin = 30 * time.Second
 
-// result is what became of a test.
+// result is the outcome of a test.
 type result struct {
 	passed  bool
 	took    time.Duration
@@ -106,7 +106,7 @@ func readReport(file string) (map[string]result, error) {
 	return results, nil
 }
 
-// printTable prints what became of each area, ends with the line that counts, and returns how many failed.
+// printTable prints the outcome of each area, ends with the line of totals, and returns how many failed.
 func printTable(out io.Writer, scope scope, tests []conformanceTest, results map[string]result, took time.Duration) int {
 	type count struct{ passed, failed, out int }
 	counts := make([]count, len(scope.areas))

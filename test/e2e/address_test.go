@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A load-balancer address outlives skepd and the node that has it, and is one node's alone at each time.
+// A load-balancer address outlives skepd and the node that has it, and only one node has it at any time.
 func TestLoadBalancerAddressOutlives(t *testing.T) {
 	s := newSpace(t)
 	s.echoAndClient()
@@ -52,7 +52,7 @@ func (s *space) withoutSkepd(at string) {
 	}
 }
 
-// withoutAnnouncer cuts the node off that has the address: another takes it, and when the first is back one of them has it.
+// withoutAnnouncer disconnects the node that has the address: another takes it, and when the first is back one of them has it.
 func (s *space) withoutAnnouncer(at string) {
 	name := s.Skep("get", "service", "echo", "-o", `jsonpath={.metadata.annotations.skep\.io/announced-by}`)
 	node, err := local.Node(name)

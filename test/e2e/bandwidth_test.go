@@ -33,7 +33,7 @@ func TestBandwidthAnnotations(t *testing.T) {
 		s.Skep("exec", to, "--", "wget", "-q", "-O", "/dev/null", "http://"+net.JoinHostPort(pods[from].Status.PodIP, "8080")+"/bytes?n=5242880")
 		return time.Since(begin)
 	}
-	// What queues hold passes ahead of the rate; a slow machine adds to it.
+	// As much as queues hold passes faster than the rate; a slow machine takes longer.
 	least, most := time.Duration(0.7*size*8/rate*float64(time.Second)), time.Duration(5*size*8/rate*float64(time.Second))
 	for _, pair := range [][2]string{{"unlimited", "sends"}, {"receives", "free"}} {
 		if got := took(pair[0], pair[1]); got < least || got > most {

@@ -12,8 +12,8 @@ import (
 	"github.com/skep-io/skep/test/clustertest"
 )
 
-// A Node object that somebody deletes puts the host out for good: its pods end, and it does not come back by itself. Started
-// again with a join token that counts, it joins anew.
+// Deleting a Node object removes the host from the cluster: its pods end, and it does not come back by itself. Started
+// again with a valid join token, it joins anew.
 func TestNodeObjectDeleted(t *testing.T) {
 	s := newSpace(t)
 	s.echoAndClient()

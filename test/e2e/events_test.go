@@ -20,8 +20,8 @@ import (
 	"github.com/skep-io/skep/test/clustertest"
 )
 
-// Who was refused is reported once, by the node where it happened, of connections from inside and from outside; and as it happens
-// to whom follows.
+// A refused connection, from inside or from outside, is reported once, by the node where it was refused; and at once to a
+// client that follows events.
 func TestEventsOfRefusedConnections(t *testing.T) {
 	s := newSpace(t)
 	s.apply("client.yaml")
@@ -93,7 +93,7 @@ func (s *space) refusedOutside(node, port string) (from, to netip.AddrPort) {
 	return from, to
 }
 
-// wantEvent reads what a node tells programs.
+// wantEvent reads a node's events as JSON.
 func (s *space) wantEvent(node string, from, to netip.AddrPort) {
 	s.Helper()
 	out := s.Skep("get", "--raw", "/api/v1/nodes/"+node+"/proxy/skep/v1/events")

@@ -15,8 +15,8 @@ import (
 	"github.com/skep-io/skep/cmd/skep/cluster"
 )
 
-// A pod that takes the processes of its node is evicted and replaced on another, which the taint of the first asks for; the taint
-// goes with the pressure, and whoever asks why finds it in the pod, the node and the events.
+// A pod that uses up the processes of its node is evicted and replaced on another, because of the first node's taint; the taint
+// is removed with the pressure, and the pod, the node and the events say why.
 func TestEvictedPodIsReplacedElsewhere(t *testing.T) {
 	all := int64(1) << 40
 	for _, file := range []string{"pid_max", "threads-max"} {

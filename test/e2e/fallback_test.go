@@ -19,7 +19,7 @@ import (
 	"github.com/skep-io/skep/cmd/skep/cluster"
 )
 
-// Every host of this cluster has to do without something: tcx, native XDP by order, native XDP as its driver has none.
+// Every host of this cluster lacks something: tcx, native XDP by its flag, native XDP as its driver has none.
 func TestFallbacks(t *testing.T) {
 	s := newSite(t, "fb", cluster.Options{
 		Nodes: 3, NoDNS: true, NoDriverXDP: []string{"node3"},
@@ -119,7 +119,7 @@ func (s *site) wantAnswers(addr netip.Addr, nodePort bool, names []string) {
 	}
 }
 
-// wantAllAnswered waits until all of these pods answer, and then has none of what is asked lost.
+// wantAllAnswered waits until all of these pods answer, and then fails if a request is lost.
 func (s *site) wantAllAnswered(addr netip.Addr, nodePort bool, names []string) {
 	s.Helper()
 	s.wantServed(addr, nodePort, names)
@@ -171,7 +171,7 @@ func (s *site) xdp(node string) (mode string) {
 	return mode
 }
 
-// hasClsact says whether packets at a host's eth0 pass filters of ours.
+// hasClsact says whether packets at a host's eth0 pass Skep's filters.
 func (s *site) hasClsact(node string) (yes bool) {
 	s.Helper()
 	s.on(node, func() error {
@@ -197,8 +197,8 @@ func (s *site) on(node string, do func() error) {
 	}
 }
 
-// occupied takes its uplink away from a node: another tool's program sits there. The node says so, announces no addresses, and
-// its pods work on; when the place is free again, all is as it was.
+// occupied attaches another tool's program to a node's uplink. The node's condition says so, it announces no addresses, and
+// its pods keep working; when the program is detached, all is as before.
 func (s *site) occupied(t *testing.T, names []string) {
 	s = &site{T: t, Cluster: s.Cluster, api: s.api}
 	const node = "node1" // whose driver runs XDP
@@ -231,7 +231,7 @@ func (s *site) occupied(t *testing.T, names []string) {
 		return nil
 	})
 	s.wantServedInside(node)
-	// What other nodes would wrap for a pod of this one, nobody would unwrap.
+	// This node would not unwrap what other nodes wrap for its pods.
 	for _, addr := range s.balancers() {
 		s.wantAllAnswered(addr, false, names)
 	}
@@ -271,7 +271,7 @@ func (s *site) attachTool(node string) (attached link.Link) {
 	return attached
 }
 
-// touchUplink changes something of a host's eth0 that nothing depends on: the agent looks at its interfaces again.
+// touchUplink changes an unused property of a host's eth0, so that the agent checks its interfaces again.
 func (s *site) touchUplink(node, alias string) {
 	s.Helper()
 	s.on(node, func() error {

@@ -32,8 +32,8 @@ func (s *space) hold() {
 	})
 }
 
-// stillHeld checks that the connection lives and was never late, and that it
-// moves on: a line more than there was.
+// stillHeld checks that the connection is open and was never late, and that it
+// still carries data: one more line than before.
 func (s *space) stillHeld() {
 	s.Helper()
 	ctx, cancel := context.WithTimeout(s.Context(), patience)
@@ -73,7 +73,7 @@ func TestControlPlaneKilled(t *testing.T) {
 	if err := local.KillControlPlane(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	// The API is gone, so the client is started from its host.
+	// The API is down, so the client is started from its host.
 	for _, count := range []string{"30", "30"} {
 		out, err := s.inPod(client, pid, "client", "--count", count, "--quiet", address)
 		if err != nil || !strings.Contains(out, "tally 10/10/10, 0 failed") {

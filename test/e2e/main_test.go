@@ -1,7 +1,7 @@
-// Package e2e tests what users are promised, on a local cluster of three hosts
+// Package e2e tests Skep as users see it, on a local cluster of three hosts
 // with the programs that `make build` leaves in bin/, through skep's command
 // line and the API. Tests share the cluster and keep to namespaces of their own;
-// those that disturb a host put it right again.
+// those that disturb a host repair it again.
 package e2e
 
 import (

@@ -25,8 +25,8 @@ import (
 	"github.com/skep-io/skep/cmd/skep/cluster"
 )
 
-// An agent that is killed, and one that is upgraded to another build of its programs, while packets pass them: nothing is lost,
-// links are the same ones, and what a pod left that was deleted meanwhile is cleaned up.
+// An agent is killed, and another is upgraded to another build of its programs, while packets pass them: no packet is lost,
+// the links stay, and the remains of a pod that was deleted meanwhile are cleaned up.
 func TestAgentReplacedUnderTraffic(t *testing.T) {
 	programs := copiedPrograms(t)
 	var last map[string]attachedLink
@@ -221,7 +221,7 @@ func (s *site) wantPinned(pinned map[string]attachedLink, maps map[ebpf.MapID]bo
 	for all.Next() {
 		info, err := all.Link.Info()
 		if err != nil || info.XDP() == nil && info.TCX() == nil {
-			continue // it has just gone, or goes with the agent
+			continue // it was just removed, or is removed with the agent
 		}
 		program, err := ebpf.NewProgramFromID(info.Program)
 		if err != nil {
@@ -259,7 +259,7 @@ func (s *site) wantSameLinks(when string, before, after map[string]attachedLink,
 	}
 }
 
-// wantDetached fails if a link is left, which the kernel takes away a moment after its namespace.
+// wantDetached fails if a link remains; the kernel removes links a moment after their namespace.
 func wantDetached(t *testing.T, links map[string]attachedLink) {
 	t.Helper()
 	for pin, l := range links {
@@ -272,7 +272,7 @@ func wantDetached(t *testing.T, links map[string]attachedLink) {
 				info, _ := describeLink(found)
 				found.Close()
 				if l.index != 0 && info.index == 0 {
-					break // its interface is gone
+					break // its interface was removed
 				}
 			}
 			if time.Now().After(deadline) {

@@ -11,7 +11,7 @@ import (
 	"github.com/skep-io/skep/test/clustertest"
 )
 
-// The demo is a promise of its own: what `make up` shows must hold.
+// What `make up` shows must work.
 func TestDemo(t *testing.T) {
 	err := demo.Run(t.Context(), demo.Options{Dir: local.Dir, Image: bin + "/images/echo.tar", Out: t.Output()})
 	if err != nil {

@@ -19,14 +19,14 @@ import (
 	"github.com/skep-io/skep/test/clustertest"
 )
 
-// site is a cluster of one test's own, for what the shared one is not made like.
+// site is a cluster of one test's own, for options that the shared one does not have.
 type site struct {
 	*testing.T
 	*cluster.Cluster
 	api kubernetes.Interface
 }
 
-// newSite starts a cluster with the echo image, which goes with the test.
+// newSite starts a cluster with the echo image, which is removed with the test.
 func newSite(t *testing.T, prefix string, o cluster.Options) *site {
 	t.Helper()
 	o.Name = fmt.Sprintf("%s%d", prefix, os.Getpid())

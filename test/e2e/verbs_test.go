@@ -59,7 +59,7 @@ func TestVerbs(t *testing.T) {
 	s.WantIn(s.Refused("", "get", "widgets"), "the server doesn't have a resource type")
 }
 
-// What is wrong is reported where Kubernetes reports it, in its words.
+// Errors are reported where Kubernetes reports them, with its messages.
 func TestBadInput(t *testing.T) {
 	s := newSpace(t)
 	s.WantIn(s.Refused(`{"apiVersion":"v1","kind":"Pod","metadata":{"name":"Bad_Name"},"spec":{"containers":[{"name":"c","image":"x"}]}}`, "create", "-f", "-"),

@@ -122,8 +122,8 @@ func unpack(cache string, packages []string, progress func(string, ...any)) (str
 	return folder, os.Rename(unfinished, folder)
 }
 
-// download tries again with fresh lists: a kernel that has been replaced in the
-// archive is gone from it.
+// download tries again with fresh lists: the archive no longer has a kernel that
+// was replaced.
 func download(folder string, packages []string) error {
 	args := append([]string{"download", "-qq"}, packages...)
 	if _, err := output(folder, "apt-get", args...); err == nil {

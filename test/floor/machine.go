@@ -19,7 +19,7 @@ const emulator = "qemu-system-x86_64"
 type accelerator struct {
 	name string
 	args []string
-	boot time.Duration // until the guest speaks
+	boot time.Duration // until the guest's first answer
 }
 
 var (
@@ -31,7 +31,7 @@ var (
 var virtualization = regexp.MustCompile(`(?m)^flags\s*:.* (vmx|svm)( |$)`)
 
 // accelerators are those to try, in order. A /dev/kvm on a processor that shows
-// no virtualization is some host's own arrangement, in which guests may never start.
+// no virtualization is emulated by the host, and guests may never start with it.
 func accelerators() []accelerator {
 	device, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
 	if err != nil {
@@ -51,7 +51,7 @@ var errSilent = errors.New("the guest did not start")
 type machine struct {
 	kernel  *kernel
 	initrd  string
-	console string // file for what the kernel says
+	console string // file for the kernel's output
 	limit   time.Duration
 }
 

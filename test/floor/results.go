@@ -8,7 +8,7 @@ import (
 	"github.com/skep-io/skep/test/floor/plan"
 )
 
-// result is what became of a test binary.
+// result is the outcome of a test binary.
 type result struct {
 	folder  string
 	verdict string // "ok", how it failed, or "" while it runs

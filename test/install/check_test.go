@@ -120,7 +120,7 @@ func (in *installation) crashAgents() {
 	}
 }
 
-// reboot pulls the plug of a host and switches it on again. By then it needs no token any more, as the page says.
+// reboot cuts a host's power and starts it again. By then it needs no token any more, as the page says.
 func (in *installation) reboot(n *cluster.Node) {
 	in.Helper()
 	run(in.T, n, "sed -i /SKEP_TOKEN/d /etc/default/skep-agent")

@@ -1,6 +1,6 @@
 // Package install tests docs/install.md by doing what it says: its commands are
 // run, as they stand there, on virtual hosts on which nothing of Skep is
-// installed. The units in docs/systemd are obeyed by a stand-in for systemd,
+// installed. The units in docs/systemd are run by a stand-in for systemd,
 // which the hosts do not have. Needs the programs that `make build` leaves in bin/.
 package install
 

@@ -12,8 +12,8 @@ import (
 // others' words are not in our sources: systemd's, Kubernetes' and crypto/x509's.
 var otherWords = regexp.MustCompile(`^(NotReady|Pending|ErrImagePull|logs|exec|Failed to load environment files|certificate is valid for …, not …)$`)
 
-// What the table of problems quotes, the programs do say: every part of a quote
-// between its gaps (…) is in their sources.
+// The messages in the table of problems exist: every part of a quote between its
+// gaps (…) is in the programs' sources.
 func TestTroubleshootingQuotesThePrograms(t *testing.T) {
 	text, err := os.ReadFile(documentPath)
 	if err != nil {

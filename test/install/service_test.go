@@ -172,7 +172,7 @@ func limitOpenFiles(pid int, limit uint64) error {
 	return unix.Prlimit(pid, unix.RLIMIT_NOFILE, &now, nil)
 }
 
-// terminate asks the main process, or all of the service's, to end, and insists after a while.
+// terminate sends SIGTERM to the main process, or to all of the service's, and SIGKILL after a while.
 func (s *service) terminate(main *os.Process, exited <-chan error) {
 	_ = main.Signal(syscall.SIGTERM)
 	if s.unit.killMode == "control-group" {
@@ -188,7 +188,7 @@ func (s *service) terminate(main *os.Process, exited <-chan error) {
 	}
 }
 
-// endRest ends what the main process left behind, unless the unit wants it to live.
+// endRest ends the main process's remaining children, unless the unit keeps them.
 func (s *service) endRest() {
 	if s.unit.killMode == "process" {
 		return
@@ -213,7 +213,7 @@ func (s *service) members() []int {
 	return pids
 }
 
-// listenNotify makes a socket for sd_notify(3) that tells who wrote.
+// listenNotify makes a socket for sd_notify(3) that reports the sender.
 func listenNotify(name string) (*net.UnixConn, string, error) {
 	address := filepath.Join(standInDir, name+".notify")
 	_ = os.Remove(address)

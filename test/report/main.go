@@ -1,4 +1,4 @@
-// Command report reads `go test -json` and tells how it went: a line per package
+// Command report reads `go test -json` and prints the outcome: a line per package
 // as it ends, the output of what failed, and at the very end one line,
 //
 //	N passed, N failed

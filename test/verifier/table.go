@@ -101,8 +101,8 @@ func change(was, now int) string {
 	return fmt.Sprintf(" (%+d%%)", (now-was)*100/was)
 }
 
-// figure is one number of a program. slack is growth that is no news in a small
-// program.
+// figure is one number of a program. slack is growth that is not reported in a
+// small program.
 type figure struct {
 	what     string
 	value    int
@@ -120,7 +120,7 @@ func (p program) figures() []figure {
 	}
 }
 
-// tolerated is the growth in percent that needs nobody's consent.
+// tolerated is the growth in percent that needs no -accept.
 const tolerated = 20
 
 // grown lists the programs that are more than a fifth above the committed table,

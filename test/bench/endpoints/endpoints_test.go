@@ -36,13 +36,13 @@ const (
 
 func TestMain(m *testing.M) { os.Exit(sandbox.Main(m, nil)) }
 
-// arrivals are when the maps had what a change asked for.
+// arrivals are the times at which the maps had each change.
 type arrivals struct {
 	*service.Plane
 	ctx context.Context
 
 	mu      sync.Mutex
-	waiting map[string]chan<- time.Time // the backend's address that a change sets -> who waits for it
+	waiting map[string]chan<- time.Time // the backend's address that a change sets -> where its time is sent
 	running sync.WaitGroup
 	synced  chan struct{} // closed when all services that there were have been set
 }
@@ -86,7 +86,7 @@ type noRoutes struct{}
 func (noRoutes) SyncRoutes([]podnet.Peer) error { return nil }
 
 // BenchmarkEndpointChange makes a change for each iteration, 50 a second. "commit" is counted from the answer to the write,
-// which follows etcd's commit, "request" from its sending, which precedes it: the truth lies between.
+// which follows etcd's commit, "request" from its sending, which precedes it: the real time is between the two.
 func BenchmarkEndpointChange(b *testing.B) {
 	client := startControlPlane(b)
 	slicesOf := makeServices(b, client)

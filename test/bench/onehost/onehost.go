@@ -1,6 +1,6 @@
 // Package onehost gives benchmarks a local cluster of one host.
 //
-// It owns the cluster named "bench": one process at a time has it, and removes what a killed one left of it.
+// It owns the cluster named "bench": one process at a time has it, and removes the remains of a killed one.
 package onehost
 
 import (

@@ -1,6 +1,6 @@
-// Package path measures what the pod path is worth: throughput, what it takes of
-// the processors, and the time of a request and its response between two pods, of
-// one node and of two, with the path and without it, through the host's stack.
+// Package path measures what the pod path gains: throughput, processor time, and
+// the time of a request and its response between two pods, of one node and of
+// two, with the path and without it, through the host's stack.
 //
 // Both sides run in one process on one machine, in turns, and the figures are
 // medians; the ratio is the path's figure by the stack's. The package owns its

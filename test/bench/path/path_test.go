@@ -19,7 +19,7 @@ const (
 	rounds   = 16 // even: each side begins half of them
 	bulk     = 256 << 20
 	requests = 4000
-	// A reader of bulk takes much at once. With small reads the figure is that of its wake-ups, whatever lies between.
+	// Bulk is read in large pieces. With small reads the figure is the cost of the reader's wake-ups, not of the path.
 	readSize = 1 << 20
 )
 
@@ -57,7 +57,7 @@ func newPair(b *testing.B, nodes int, open bool) pair {
 	return p
 }
 
-// serve reads a byte that names the kind of work, then does it: 'e' echoes, 'd' reads all and says so.
+// serve reads a byte that names the kind of work, then does it: 'e' echoes, 'd' reads all and confirms.
 func serve(conn net.Conn) {
 	defer conn.Close()
 	kind := make([]byte, 1)
@@ -153,8 +153,8 @@ func compare(b *testing.B, nodes int) {
 	b.ReportMetric(0, "ns/op")
 }
 
-// processorTime is what this process, which is client and server, has had, the kernel's work for it included. Beside other
-// load it says more than the time that passed.
+// processorTime is the CPU time of this process, which is client and server, including the kernel's work for it. With other
+// load on the machine it is a better measure than elapsed time.
 func processorTime(b *testing.B) time.Duration {
 	b.Helper()
 	var used unix.Rusage

@@ -122,7 +122,7 @@ func await(b *testing.B, seen watch.Interface, done func(watch.Event) bool) {
 }
 
 // bare is containerd's own client, in a namespace that the agent does not
-// look at.
+// use.
 type bare struct {
 	client *containerd.Client
 	image  containerd.Image

@@ -60,12 +60,12 @@ func BenchmarkCompare(b *testing.B) {
 	}
 }
 
-// compareOnce measures every side once. Who begins changes with the round: a side pays for what the one before left to do.
+// compareOnce measures every side once. The first side changes with the round, since work that one side leaves slows the next.
 func compareOnce(b *testing.B, all []*side, round int, unit string, take func(*testing.B, *side) float64, rates map[string][]float64) {
 	for i := range all {
 		s := all[(i+round)%len(all)]
 		s.enter(b)
-		take(b, s) // once for nothing, until the servers have come to rest
+		take(b, s) // a warm-up, until the servers are idle
 		rates[s.name+"-"+unit] = append(rates[s.name+"-"+unit], take(b, s))
 	}
 }
@@ -77,7 +77,7 @@ func connectionsPerSecond(b *testing.B, s *side) float64 {
 	})
 }
 
-// perSecond does something again and again and returns how often it could a second. What is slow is done less often.
+// perSecond calls f repeatedly and returns the rate per second. A slow f is called less often.
 func perSecond(f func(i int)) float64 {
 	start, done := time.Now(), 0
 	for done < 20 || done < batch && time.Since(start) < 100*time.Millisecond {
@@ -110,7 +110,7 @@ func (s *side) dial(b *testing.B, kind, turn int) int {
 func requestResponse(b *testing.B, s *side) float64 {
 	fd := s.dial(b, unix.SOCK_DGRAM, 0)
 	defer unix.Close(fd)
-	// A datagram may be lost; that is a failure, not a wait without end.
+	// A lost datagram is a failure, not an endless wait.
 	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 10}); err != nil {
 		b.Fatal(err)
 	}
@@ -129,7 +129,7 @@ func requestResponse(b *testing.B, s *side) float64 {
 	})
 }
 
-// throughput writes to one connection as fast as it takes, until the other end has read all.
+// throughput writes to one connection as fast as it accepts, until the other end has read all.
 func throughput(b *testing.B, s *side) float64 {
 	const total = 32 << 20
 	fd := s.dial(b, unix.SOCK_STREAM, 0)

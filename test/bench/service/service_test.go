@@ -112,7 +112,7 @@ func (l *lane) run(b *testing.B) {
 		if errno := connect(l.fd, &l.to[l.next]); errno != 0 {
 			b.Fatalf("%s: connect: %v", l.name, errno)
 		}
-		// Back to what a new socket is; no hook sees it.
+		// Back to the state of a new socket; this runs no hook.
 		if errno := connect(l.fd, &nowhere); errno != 0 {
 			b.Fatalf("%s: disconnect: %v", l.name, errno)
 		}

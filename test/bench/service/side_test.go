@@ -20,7 +20,7 @@ import (
 func podOf(i, k int) netip.Addr { return address([4]byte{10, 128, 0, 1}, i*backendsEach+k) }
 
 // side is one part of the comparison: a network namespace in which all backends
-// are local and service addresses lead to loopback, and what translates there.
+// are local and service addresses lead to loopback, and the translation used there.
 type side struct {
 	name   string
 	handle netns.NsHandle

@@ -2,7 +2,7 @@
 
 // Command guest is the first process of a virtual machine: it mounts what the
 // data plane needs, runs the test binaries of its plan one after another,
-// passes on what they print, and turns the machine off. It owns the machine,
+// passes on their output, and turns the machine off. It owns the machine,
 // and refuses to run as anything but its first process.
 package main
 

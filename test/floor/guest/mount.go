@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mountAll makes the tree what a booted host has, with cgroup v2 alone, as
-// distributions of that age set it up.
+// mountAll mounts what a booted host has, with cgroup v2 alone, as distributions
+// of that age do.
 func mountAll() error {
 	for _, m := range []struct{ kind, at string }{
 		{"proc", "/proc"},

@@ -1,5 +1,5 @@
 // Package plan is what the host tells the guest to run, and how the guest
-// answers. It owns those words and never acts on them.
+// answers. It owns that protocol and never acts on it.
 package plan
 
 import "time"
