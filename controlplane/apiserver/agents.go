@@ -26,7 +26,7 @@ const (
 	agentPort        = 10250
 )
 
-// agents is the way to the agents' HTTPS servers.
+// agents connects to the agents' HTTPS servers.
 type agents struct {
 	registry  *resource.Registry
 	transport *http.Transport
@@ -38,7 +38,7 @@ func newAgents(registry *resource.Registry, authority *pki.PKI) *agents {
 		DialContext:         a.dial,
 		TLSClientConfig:     authority.AgentTLS(),
 		TLSHandshakeTimeout: agentDialTimeout,
-		// Streams change their protocol, which HTTP/2 has no way for.
+		// Streams change their protocol, which HTTP/2 cannot do.
 		ForceAttemptHTTP2:   false,
 		MaxIdleConnsPerHost: 4,
 		IdleConnTimeout:     time.Minute,
@@ -46,9 +46,9 @@ func newAgents(registry *resource.Registry, authority *pki.PKI) *agents {
 	return a
 }
 
-// of makes a connection to one node's agent for each request. A request with a body cannot be sent again when the kept connection
-// turns out to be one to an agent that died. The libraries that carry streams dial themselves: they are told whom to expect, and
-// what they have dialled ends with request, which they may not notice while one side takes nothing.
+// of makes a connection to one node's agent for each request: a request with a body cannot be sent again when a kept connection turns out
+// to lead to an agent that has ended. The libraries that carry streams dial themselves, with the server name that is set here. What they
+// have dialled is closed when request ends, which they may not notice while one side reads nothing.
 func (a *agents) of(request context.Context, nodeName string) *http.Transport {
 	fresh := a.transport.Clone()
 	fresh.DialContext = endsWith(request, a.dial)
@@ -59,7 +59,7 @@ func (a *agents) of(request context.Context, nodeName string) *http.Transport {
 
 type dial func(ctx context.Context, network, address string) (net.Conn, error)
 
-// endsWith closes what was dialled when ctx ends.
+// endsWith closes the dialled connection when ctx ends.
 func endsWith(ctx context.Context, by dial) dial {
 	return func(dialing context.Context, network, address string) (net.Conn, error) {
 		conn, err := by(dialing, network, address)
@@ -72,8 +72,8 @@ func endsWith(ctx context.Context, by dial) dial {
 
 func (a *agents) close() { a.transport.CloseIdleConnections() }
 
-// dial connects to an agent, whose host in URLs is its node's name: the address is looked up here and used as it is, so that
-// nothing can be another at a second look, and a kept connection is its node's, whoever claims its address since.
+// dial connects to an agent, whose host in URLs is its node's name: the address is looked up here, once, so that the address that is
+// checked is the one that is dialled, and a kept connection stays its node's even if another node claims the address later.
 func (a *agents) dial(ctx context.Context, network, host string) (net.Conn, error) {
 	name, _, err := net.SplitHostPort(host)
 	if err != nil {
@@ -96,8 +96,8 @@ func (a *agents) dial(ctx context.Context, network, host string) (net.Conn, erro
 
 var agentDialer = &net.Dialer{Timeout: agentDialTimeout, KeepAlive: 15 * time.Second}
 
-// agentAddress returns where a node's agent listens, as the node's status tells. Nodes write that themselves: what cannot be
-// another host's address is not dialled, and who answers has to prove to be the node.
+// agentAddress returns where a node's agent listens, from the node's status. Nodes write that themselves: an address that cannot be another
+// host's is not dialled, and the server that answers has to prove that it is the node.
 func agentAddress(node *corev1.Node) (netip.AddrPort, error) {
 	port := int(node.Status.DaemonEndpoints.KubeletEndpoint.Port)
 	if port == 0 {
@@ -136,8 +136,8 @@ func agentHost(nodeName string) string {
 	return net.JoinHostPort(pki.AgentHost(nodeName), strconv.Itoa(agentPort))
 }
 
-// beside connects to another server on a node, at the address at which the node's agent has just proved to be it: no node
-// leads the API server to loopback, to itself or into networks that only it can reach.
+// beside connects to another server on a node, at the address at which the node's agent has just proved that it is the node: no node can
+// lead the API server to loopback, to itself or into networks that only the API server can reach.
 func (a *agents) beside(ctx context.Context, node *corev1.Node, port string) (net.Conn, error) {
 	agent, err := agentAddress(node)
 	if err != nil {
@@ -151,7 +151,7 @@ func (a *agents) beside(ctx context.Context, node *corev1.Node, port string) (ne
 	return agentDialer.DialContext(ctx, "tcp", net.JoinHostPort(agent.Addr().String(), port))
 }
 
-// handshake connects to the agent of a node, which has proved to be that once it returns.
+// handshake connects to the agent of a node, which has proved its identity when handshake returns.
 func (a *agents) handshake(ctx context.Context, nodeName string, address netip.AddrPort) (*tls.Conn, error) {
 	config := a.transport.TLSClientConfig.Clone()
 	config.ServerName = pki.AgentHost(nodeName)
@@ -163,7 +163,7 @@ func (a *agents) handshake(ctx context.Context, nodeName string, address netip.A
 	return conn.(*tls.Conn), nil
 }
 
-// unreachable is the answer where the way to an agent ends before the agent.
+// unreachable is the answer when no connection to an agent can be made.
 func unreachable(host string, err error) error {
 	name, _, _ := strings.Cut(host, ":")
 	name, _ = pki.NodeOfAgent(name)

@@ -13,7 +13,7 @@ import (
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
-// apply answers a PATCH that says what its manager wants of an object, or of its status: server-side apply.
+// apply answers a PATCH that is a server-side apply to an object, or to its status.
 func (s *Server) apply(w http.ResponseWriter, c *call, o output, p *objectPatch) error {
 	patch, err := p.applied(c)
 	if err != nil {
@@ -31,7 +31,7 @@ func (s *Server) apply(w http.ResponseWriter, c *call, o output, p *objectPatch)
 	return s.respond(w, c, o, code, obj)
 }
 
-// applyScale does so for the scale of an object.
+// applyScale is apply for the scale of an object.
 func (s *Server) applyScale(w http.ResponseWriter, c *call, p *objectPatch) error {
 	patch, err := p.applied(c)
 	if err != nil {

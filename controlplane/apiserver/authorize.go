@@ -21,7 +21,7 @@ import (
 var readVerbs = []string{"get", "list", "watch"}
 var changeVerbs = []string{"create", "update", "patch"}
 
-// authorize refuses what the user may not do; the error is the 403 that the client sees.
+// authorize returns the 403 that the client sees if the user may not do this.
 func (s *Server) authorize(ctx context.Context, a authorizer.AttributesRecord) error {
 	switch decision, reason, err := s.authorizer.Authorize(ctx, a); {
 	case err != nil:
@@ -32,7 +32,7 @@ func (s *Server) authorize(ctx context.Context, a authorizer.AttributesRecord) e
 	return nil
 }
 
-// rules are who may do what: administrators everything, agents what nodeMay says, and everybody what tells of the API and of
+// rules are who may do what: administrators everything, agents what nodeMay allows, and everybody may read what describes the API and
 // themselves. What depends on the object in the body is decided by admission.
 type rules struct {
 	registry *resource.Registry
@@ -65,8 +65,8 @@ func (r *rules) authorize(ctx context.Context, a authorizer.Attributes) (authori
 	return authorizer.DecisionAllow, "", nil
 }
 
-// nodeMay holds the rules for agents: what every node needs to route traffic, and otherwise only what concerns the node
-// itself, so that a stolen node certificate opens one node and not the cluster.
+// nodeMay holds the rules for agents: what every node needs to route traffic, and otherwise only what concerns the node itself, so that a
+// stolen node certificate gives access to one node and not to the cluster.
 func (r *rules) nodeMay(ctx context.Context, node string, a authorizer.Attributes) (reason string, ok bool) {
 	reads := slices.Contains(readVerbs, a.GetVerb())
 	changes := slices.Contains(changeVerbs, a.GetVerb())
@@ -132,7 +132,7 @@ func (r *rules) nodeRefers(node, kind, namespace, name string) bool {
 	return false
 }
 
-// exactField is the value that a request asks a field to have; "" if it asks for none, or cannot be read.
+// exactField is the value that a request's field selector requires of a field; "" if it requires none, or cannot be read.
 func exactField(a authorizer.Attributes, field string) string {
 	requirements, err := a.GetFieldSelector()
 	if err != nil {

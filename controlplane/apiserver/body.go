@@ -33,8 +33,8 @@ type receivedBody struct {
 
 func (receivedBody) Close() error { return nil }
 
-// receive reads the body of a request before it takes a place. What it takes in memory is counted for the user until
-// release, from the first byte on.
+// receive reads the body of a request before the request gets a seat. Its memory is counted for the user from the first byte on, until
+// release.
 func (s *Server) receive(c *call, class class) (body []byte, release func(), err error) {
 	nothing := func() {}
 	if c.Body == nil || c.Body == http.NoBody || c.Method == http.MethodGet || c.Method == http.MethodHead {
@@ -67,8 +67,8 @@ func (s *Server) receive(c *call, class class) (body []byte, release func(), err
 	return body, release, nil
 }
 
-// readWhole reads from up to its end, asks hold for the memory before it takes it, and takes it as bytes come: a length that
-// was announced is not believed.
+// readWhole reads from up to its end. It asks hold for memory before it allocates it, and allocates as bytes arrive: an announced length is
+// not trusted.
 func readWhole(from io.Reader, length int, hold func(int) bool) ([]byte, error) {
 	const first, longest = 512, 64 << 10
 	size := first
@@ -235,7 +235,7 @@ func warnAll(w http.ResponseWriter, texts []string) {
 	}
 }
 
-// warnings are those of admission plugins, each returned once however often a change is tried.
+// warnings are those of admission plugins, each returned once even if a change is tried several times.
 type warnings struct {
 	w     http.ResponseWriter
 	given []string

@@ -67,7 +67,7 @@ func row(held pki.Certificate, now time.Time) skepv1.Certificate {
 	return r
 }
 
-// nodeRow asks a node's agent for the certificate that it serves with, which is also the one that it comes with as a client.
+// nodeRow asks a node's agent for the certificate that it serves with, which is also its client certificate.
 func (s *Server) nodeRow(ctx context.Context, node string) skepv1.Certificate {
 	name := "node " + node
 	ctx, cancel := context.WithTimeout(ctx, nodeCertificateTimeout)
@@ -87,7 +87,7 @@ func (s *Server) nodeRow(ctx context.Context, node string) skepv1.Certificate {
 	return r
 }
 
-// nodeCertificate returns also a certificate that does not count, with the reason.
+// nodeCertificate returns a certificate that does not count too, with the reason.
 func (s *Server) nodeCertificate(ctx context.Context, node string) (*x509.Certificate, error) {
 	location, err := s.agents.location(ctx, node, "/healthz", nil)
 	if err != nil {
@@ -116,8 +116,8 @@ func (s *Server) nodeCertificate(ctx context.Context, node string) (*x509.Certif
 	return response.TLS.PeerCertificates[0], nil
 }
 
-// warnOfEnd warns a client that its certificate ends soon. Agents and skepd's own parts renew theirs; the copies that people
-// made of the administrator's kubeconfig nobody can.
+// warnOfEnd warns a client that its certificate expires soon. Agents and skepd's own parts renew theirs; nothing can renew the copies that
+// people made of the administrator's kubeconfig.
 func (s *Server) warnOfEnd(w http.ResponseWriter, c *call) {
 	if identity.Node(c.user) != "" || c.TLS == nil || len(c.TLS.PeerCertificates) == 0 {
 		return

@@ -120,7 +120,7 @@ func matchName(obj metav1.Object, name string) error {
 	return nil
 }
 
-// warnOf warns the client of what is questionable about an object that was accepted.
+// warnOf sends the client the kind's warnings about an object that was accepted.
 func (s *Server) warnOf(w http.ResponseWriter, kind *resource.Kind, obj resource.Object) {
 	if kind.Warnings == nil {
 		return

@@ -72,7 +72,7 @@ func (f *format) encodeItem(obj runtime.Object) ([]byte, error) {
 // protobufMagic begins every document in Kubernetes' protobuf envelope.
 var protobufMagic = []byte("k8s\x00")
 
-// protobufEnvelope returns what stands before size bytes of an object's message so that both together are a document.
+// protobufEnvelope returns the bytes that make a document when size bytes of an object's message follow them.
 func protobufEnvelope(gvk schema.GroupVersionKind, size int) []byte {
 	apiVersion, kind := gvk.ToAPIVersionAndKind()
 	var meta []byte

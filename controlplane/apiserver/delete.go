@@ -12,8 +12,8 @@ import (
 	"github.com/skep-io/skep/controlplane/identity"
 )
 
-// delete answers DELETE on an object: with the object while it still ends, and with a Status once it has gone, save for
-// the kinds that Kubernetes gives back even then.
+// delete answers DELETE on an object: with the object while its deletion waits, and with a Status once it is removed, except for the kinds
+// for which Kubernetes returns the object even then.
 func (s *Server) delete(w http.ResponseWriter, c *call) error {
 	o, err := c.negotiate(false)
 	if err != nil {
@@ -26,7 +26,7 @@ func (s *Server) delete(w http.ResponseWriter, c *call) error {
 	if err := c.mayDeleteUnreadable(options); err != nil {
 		return err
 	}
-	obj, gone, err := s.registry.Delete(c.Context(), c.kind, c.namespace, c.name, options)
+	obj, removed, err := s.registry.Delete(c.Context(), c.kind, c.namespace, c.name, options)
 	if err != nil {
 		return err
 	}
@@ -39,10 +39,10 @@ func (s *Server) delete(w http.ResponseWriter, c *call) error {
 	}
 	code := http.StatusOK
 	//lint:ignore SA1019 clients from before propagationPolicy still send it
-	if orphan := options.OrphanDependents; !gone && orphan != nil && !*orphan {
+	if orphan := options.OrphanDependents; !removed && orphan != nil && !*orphan {
 		code = http.StatusAccepted
 	}
-	if gone && !c.kind.ReturnsDeleted {
+	if removed && !c.kind.ReturnsDeleted {
 		writeObject(w, c.Request, o, code, &metav1.Status{
 			TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: metav1.StatusSuccess,
 			Details: &metav1.StatusDetails{Name: c.name, Group: c.group, Kind: c.resource, UID: obj.GetUID()},
@@ -52,7 +52,7 @@ func (s *Server) delete(w http.ResponseWriter, c *call) error {
 	return s.respond(w, c, o, code, obj)
 }
 
-// mayDeleteUnreadable lets only an administrator delete what cannot be read, with all that its finalizers wait for.
+// mayDeleteUnreadable lets only an administrator delete an object that cannot be read, since that ignores its finalizers.
 func (c *call) mayDeleteUnreadable(options *metav1.DeleteOptions) error {
 	if identity.Master(c.user) || !ptr.Deref(options.IgnoreStoreReadErrorWithClusterBreakingPotential, false) {
 		return nil

@@ -181,7 +181,7 @@ func (c *catalog) listPaths() []string {
 	return slices.Compact(paths)
 }
 
-// discovery answers /api, /apis and what lies below them, as far as the resources. It returns false for other paths.
+// discovery answers /api, /apis and the paths below them down to the lists of resources. It returns false for other paths.
 func (s *Server) discovery(w http.ResponseWriter, c *call) bool {
 	parts := strings.Split(strings.Trim(c.URL.Path, "/"), "/")
 	core := parts[0] == "api"

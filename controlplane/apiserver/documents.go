@@ -91,7 +91,7 @@ func (s *Server) serveDocument(w http.ResponseWriter, c *call) error {
 	return notFound()
 }
 
-// describeNetwork says what hosts have to know before they can be nodes.
+// describeNetwork returns the network settings that a host needs before it can join.
 func (s *Server) describeNetwork(w http.ResponseWriter, c *call) error {
 	data, err := json.Marshal(s.network)
 	if err != nil {

@@ -12,9 +12,9 @@ import (
 	skepv1 "github.com/skep-io/skep/api/v1"
 )
 
-// EtcdMaintenance looks after the store as a whole.
+// EtcdMaintenance maintains the store as a whole.
 type EtcdMaintenance interface {
-	// Report says how each member is.
+	// Report returns the state of each member.
 	Report(ctx context.Context) (*skepv1.EtcdReport, error)
 	// Defragment drops the history of all keys and has each member rewrite its file, one at a time.
 	Defragment(ctx context.Context) error

@@ -9,8 +9,8 @@ import (
 )
 
 // newHealth makes the handler of /healthz, /livez and /readyz with their checks by name, in kube-apiserver's form. The
-// server lives as long as it answers and its store does; it is ready once its caches hold what etcd held when it
-// started, as long as etcd takes writes, and until the server begins to end.
+// server is live as long as it and its store answer; it is ready once its caches hold what etcd held when it started, as long as etcd
+// accepts writes, and until the server begins to shut down.
 func (s *Server) newHealth(store, space func(*http.Request) error) *http.ServeMux {
 	alive := []healthz.HealthChecker{healthz.PingHealthz}
 	if store != nil {

@@ -20,19 +20,19 @@ import (
 	"github.com/skep-io/skep/controlplane/membership"
 )
 
-// memberKey is the extra by which a user carries the number of the membership that a node's certificate was issued for.
+// memberKey is the extra of a user that holds the number of the membership that a node's certificate was issued for.
 const memberKey = "skep.io/membership"
 
-// stranger is who shows no certificate that counts.
+// stranger is the user of a request without a certificate that counts.
 var stranger user.Info = &user.DefaultInfo{}
 
-// authenticators are the ways to show who one is, beside those that are handed in. The first that knows the client answers.
+// authenticators joins the client certificate with the other authenticators. The first that identifies the client decides.
 func authenticators(others []authenticator.Request) authenticator.Request {
 	return union.New(append([]authenticator.Request{authenticator.RequestFunc(byCertificate)}, others...)...)
 }
 
-// byCertificate takes for who asks whom the client certificate names. TLS has verified it against the authority already, once for each
-// connection, which upstream's x509 authenticator would do again for each request.
+// byCertificate identifies the client by its certificate. TLS has verified it against the authority already, once for each connection;
+// upstream's x509 authenticator would do that again for each request.
 func byCertificate(r *http.Request) (*authenticator.Response, bool, error) {
 	if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 {
 		return nil, false, nil
@@ -48,7 +48,7 @@ func byCertificate(r *http.Request) (*authenticator.Response, bool, error) {
 	return &authenticator.Response{User: u}, true, nil
 }
 
-// authenticate says who asks.
+// authenticate returns the user that a request comes from.
 func (s *Server) authenticate(r *http.Request) (user.Info, error) {
 	response, ok, err := s.authenticator.AuthenticateRequest(r)
 	if err != nil || !ok {
@@ -65,15 +65,15 @@ func memberOf(u user.Info) string {
 	return ""
 }
 
-// The causes in a Status by which a node hears why its certificate is refused.
+// The causes in a Status that tell a node why its certificate is refused.
 const (
-	// NodeRemoved says that its membership was ended, for good: its pods are to end.
+	// NodeRemoved says that the node's membership was ended for good: its pods are to end.
 	NodeRemoved metav1.CauseType = "NodeRemoved"
-	// NodeUnknown says that nothing is known of the certificate: nobody has removed the node, and its pods are to run on.
+	// NodeUnknown says that there is no record of the certificate's membership: nobody has removed the node, and its pods are to keep running.
 	NodeUnknown metav1.CauseType = "NodeUnknown"
 )
 
-// enter refuses a node whose certificate no longer counts, and has the request of one end as soon as that is so.
+// enter refuses a node whose certificate does not count, and cancels the node's request as soon as the certificate stops counting.
 func (s *Server) enter(c *call) (leave func(), err error) {
 	node := identity.Node(c.user)
 	if node == "" {
@@ -84,33 +84,33 @@ func (s *Server) enter(c *call) (leave func(), err error) {
 		cancel()
 		return nil, err
 	}
-	left, standing := s.members.Enter(node, memberOf(c.user), cancel)
+	leave, standing := s.members.Enter(node, memberOf(c.user), cancel)
 	if standing != membership.Counts {
 		cancel()
 		return nil, refusedNode(node, standing)
 	}
 	c.Request = c.WithContext(ctx)
 	return func() {
-		left()
+		leave()
 		cancel()
 	}, nil
 }
 
-// ended says why a request of a node ended that its client did not give up: the node's certificate no longer counts. Other errors
-// stay as they are.
+// ended replaces the error of a node's request that was cancelled because the node's certificate no longer counts, not by the client. It
+// returns other errors as they are.
 func (s *Server) ended(client context.Context, u user.Info, err error) error {
 	if !errors.Is(err, context.Canceled) || client.Err() != nil || u == nil || identity.Node(u) == "" {
 		return err
 	}
-	left, standing := s.members.Enter(identity.Node(u), memberOf(u), func() {})
+	leave, standing := s.members.Enter(identity.Node(u), memberOf(u), func() {})
 	if standing == membership.Counts {
-		left()
+		leave()
 		return err
 	}
 	return refusedNode(identity.Node(u), standing)
 }
 
-// awaitMembers waits until it is known which certificates count: a node that is refused too early would give up.
+// awaitMembers waits until the memberships have been read: a node that is refused too early would give up.
 func (s *Server) awaitMembers(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, membersTimeout)
 	defer cancel()
@@ -123,7 +123,7 @@ func (s *Server) awaitMembers(ctx context.Context) error {
 // membersTimeout bounds how long the first requests after a start wait.
 const membersTimeout = 10 * time.Second
 
-// refusedNode says why the certificate of a node does not count.
+// refusedNode is the error for a node whose certificate does not count.
 func refusedNode(node string, standing membership.Standing) error {
 	message, cause := fmt.Sprintf("node %q was removed from the cluster, or another host has joined in its place: its certificate is refused", node),
 		metav1.StatusCause{Type: NodeRemoved, Message: "the node was deleted"}
@@ -136,8 +136,8 @@ func refusedNode(node string, standing membership.Standing) error {
 	return err
 }
 
-// impersonate returns who the request says it is to be treated as: the client itself, or whoever the administrator names in
-// the headers that kubectl --as writes. Nobody else may name anyone. The headers are used up.
+// impersonate returns the user that the request is to be treated as: the client itself, or the user that an administrator names in the
+// headers that kubectl --as writes. Other clients may not impersonate. The headers are removed.
 func impersonate(u user.Info, header http.Header) (user.Info, error) {
 	name, groups := header.Get(authenticationv1.ImpersonateUserHeader), header.Values(authenticationv1.ImpersonateGroupHeader)
 	asked := false
@@ -158,5 +158,5 @@ func impersonate(u user.Info, header http.Header) (user.Info, error) {
 	return &user.DefaultInfo{Name: name, Groups: groups}, nil
 }
 
-// impersonatePrefix begins the headers that ask for a request to be treated as somebody else's, as net/http writes it.
+// impersonatePrefix is the prefix of the impersonation headers, as net/http writes it.
 const impersonatePrefix = "Impersonate-"

@@ -71,8 +71,8 @@ func (s *Server) join(w http.ResponseWriter, c *call) error {
 	return nil
 }
 
-// joinToken returns the token that a host shows, or nil if it shows none. It is compared with what the store has now: a token that
-// was deleted opens nothing.
+// joinToken returns the token that a host sends, or nil if it sends none. It is compared with what the store has now: a deleted token is
+// refused.
 func (s *Server) joinToken(c *call) (*jointoken.Token, error) {
 	text, ok := strings.CutPrefix(c.Header.Get("Authorization"), "Bearer ")
 	if !ok {
@@ -97,8 +97,8 @@ func (s *Server) joinToken(c *call) (*jointoken.Token, error) {
 	return &token, nil
 }
 
-// memberNumber decides who may have the certificate of a node: the node itself, by the certificate that it has; a host with a
-// token, if there is no node of the name, or the token is for that node.
+// memberNumber decides who may get the certificate of a node: the node itself, by the certificate that it has; a host with a token, if
+// there is no node of the name, or if the token is for that node.
 func (s *Server) memberNumber(c *call, name string, token *jointoken.Token) (string, error) {
 	ask := authorizer.AttributesRecord{User: c.user, Verb: "join", Path: skepv1.PathJoin}
 	if token == nil {
@@ -124,7 +124,7 @@ func (s *Server) memberNumber(c *call, name string, token *jointoken.Token) (str
 	return number, nil
 }
 
-// addressFor is the address that a node connects from, if no other node says that it is its own.
+// addressFor is the address that a node connects from, unless another node claims it.
 func (s *Server) addressFor(node, remote string) netip.Addr {
 	peer, err := netip.ParseAddrPort(remote)
 	if err != nil {

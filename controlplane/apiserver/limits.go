@@ -20,13 +20,13 @@ import (
 const (
 	// defaultSeats is how many requests are worked on at once, all levels together: Kubernetes' 400 reads and 200 changes.
 	defaultSeats = 600
-	// queueWait is how long a request waits for its turn: a quarter of what it may take, as in Kubernetes.
+	// queueWait is how long a request waits for a seat: a quarter of the request timeout, as in Kubernetes.
 	queueWait = requestTimeout / 4
 	// bytesPerSeat is how much bodies may take in memory for each seat of a level; minLevelBytes is the least for a level,
 	// so that two users can each send the largest body.
 	bytesPerSeat  = 256 << 10
 	minLevelBytes = 4 * maxBody
-	// bodyOverhead is counted for each request whose body is awaited, however small: its goroutine and its stream.
+	// bodyOverhead is counted for each request whose body is being read, however small: its goroutine and its stream.
 	bodyOverhead = 16 << 10
 	// bytesOfWidth is the size of a body for which a request takes one seat more: decoded, it is many times as large.
 	bytesOfWidth = 32 << 10
@@ -45,7 +45,7 @@ const (
 )
 
 // levels are the priority levels with the flow schema that leads to each, and their parts of all seats in percent. None lends
-// its seats to another: what nodes need to stay alive is there however long others are slow.
+// its seats to another: nodes can renew their leases even while other requests are slow.
 var levels = []struct {
 	level, schema string
 	percent       int
@@ -58,7 +58,7 @@ var levels = []struct {
 	{levelCatchAll, "catch-all", 2},
 }
 
-// class is how a request stands among others: its level, and whose turn it takes there.
+// class is a request's priority level and its flow there.
 type class struct {
 	level *flowcontrol.Level
 	user  string
@@ -88,8 +88,8 @@ func newLimits(seats int) *limits {
 }
 
 // classify finds the level of a request by the rules of Kubernetes' default flow schemas. One rule differs: there,
-// administrators have no limit at all; here they have most of the seats, since every user of a small cluster is one, and so
-// is each of their scripts.
+// administrators have no limit at all; here they have most of the seats, since in a small cluster every user and every script is an
+// administrator.
 func (l *limits) classify(c *call) class {
 	level := levelGlobalDefault
 	switch node := identity.Node(c.user) != ""; {
@@ -109,8 +109,8 @@ func (l *limits) classify(c *call) class {
 	return class{l.levels[level], c.user.GetName()}
 }
 
-// admit reads the body of a request, and then waits for its turn: a place is taken by a request that can be worked on, and
-// not by a client that is slow. The caller calls leave at the end.
+// admit reads the body of a request, and then waits for a seat: only a request that can be worked on holds a seat, and not a slow client.
+// The caller calls leave at the end.
 func (s *Server) admit(c *call) (leave func(), err error) {
 	class := s.limits.classify(c)
 	body, release, err := s.receive(c, class)
@@ -133,7 +133,7 @@ func (s *Server) admit(c *call) (leave func(), err error) {
 	}, nil
 }
 
-// acquireSeats waits for a request's turn.
+// acquireSeats waits for a request's seats.
 func (s *Server) acquireSeats(ctx context.Context, class class, width int) (leave func(), err error) {
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, queueWait)

@@ -53,8 +53,7 @@ func newServerMetrics(others ...prometheus.Collector) *serverMetrics {
 	return m
 }
 
-// observe counts an answered request. Only what the server knows becomes a label: a client's invented paths must not
-// make series.
+// observe counts an answered request. Only names that the server defines become labels: paths that a client invents must not create series.
 func (m *serverMetrics) observe(c *call, code int, took time.Duration) {
 	if code == 0 {
 		code = http.StatusOK

@@ -124,7 +124,7 @@ func (s *Server) podMetrics(w http.ResponseWriter, c *call, o output, list *reso
 	return nil
 }
 
-// podUsage asks the wanted nodes and returns their pods' statistics by UID.
+// podUsage asks the agents of the wanted nodes and returns their pods' statistics by UID.
 func (s *Server) podUsage(c *call, wanted map[string]bool) map[string]*statsv1alpha1.PodStats {
 	var nodes []*corev1.Node
 	for _, node := range resource.ListAs[*corev1.Node](s.registry, kinds.Nodes, "", labels.Everything()) {

@@ -64,7 +64,7 @@ func (c acceptClause) matches(mediaType string) bool {
 	return c.mediaType == mediaType || c.mediaType == "*/*" || c.mediaType == "application/*"
 }
 
-// textFormats are those of unstructured objects; what is made of them has all formats.
+// textFormats are those of unstructured objects; tables and bare metadata of them have all formats.
 var textFormats = formats[:2]
 
 // negotiate picks the form of the answer of objects of the request's kind. stream says whether it is a watch.
@@ -120,7 +120,7 @@ func negotiateAmong(plain []*format, r *http.Request, query url.Values, shaped, 
 		"only the following media types are accepted: "+strings.Join(accepted, ", "))
 }
 
-// transform sets the shape that a clause asks for, and says whether it exists.
+// transform sets the shape that a clause asks for, and returns whether it exists.
 func (o *output) transform(params map[string]string, shaped bool) bool {
 	if !shaped || params["g"] != metav1.GroupName || (params["v"] != "v1" && params["v"] != "v1beta1") {
 		return false

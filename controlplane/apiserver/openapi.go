@@ -86,8 +86,8 @@ func openapiGroup(path string) (group, version string, ok bool) {
 	return "", "", false
 }
 
-// wantsProto says whether a client names protobuf before JSON. The types' at sign is outside what a parser of media types
-// takes, so they are looked for as they are.
+// wantsProto says whether a client names protobuf before JSON. The types contain an at sign, which a parser of media types refuses, so they
+// are searched for as text.
 func wantsProto(c *call) bool {
 	for part := range strings.SplitSeq(strings.Join(c.Header.Values("Accept"), ","), ",") {
 		mediaType, _, _ := strings.Cut(part, ";")

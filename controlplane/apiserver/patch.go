@@ -22,13 +22,13 @@ import (
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
-// maxPatchOperations is how many operations one JSON patch may have: each copies the document.
+// maxPatchOperations is how many operations one JSON patch may have: each copies the whole document.
 const maxPatchOperations = 10000
 
-// A JSON patch may copy as much as a body may have, all its copies together: each may double the document.
+// All copy operations of a JSON patch together may copy as much as a body may hold: each may double the document.
 func init() { jsonpatch.AccumulatedCopySizeLimit = maxBody }
 
-// patchTypes are the patches that are understood, in the order in which a 415 lists them.
+// patchTypes are the supported patches, in the order in which a 415 lists them.
 var patchTypes = []string{string(types.JSONPatchType), string(types.MergePatchType), string(types.StrategicMergePatchType), string(types.ApplyYAMLPatchType)}
 
 // objectPatch is a patch as a client sent it.
@@ -42,7 +42,7 @@ type objectPatch struct {
 	warned bool
 }
 
-// patchOperation is what a JSON patch is a list of. The name is seen by clients whose patch is no list.
+// patchOperation is an element of a JSON patch. Clients whose patch is no list see this name in the error.
 type patchOperation struct {
 	Op    string `json:"op"`
 	Path  string `json:"path"`
@@ -113,7 +113,7 @@ func (s *Server) patch(w http.ResponseWriter, c *call) error {
 	return s.respond(w, c, o, http.StatusOK, patched)
 }
 
-// apply sets into to what the patch makes of current, which stays as it is.
+// apply sets into to the result of the patch on current, which is not changed.
 func (p *objectPatch) apply(current, into runtime.Object) error {
 	defer func() { p.warned = true }()
 	if p.kind == types.StrategicMergePatchType {
@@ -131,7 +131,7 @@ func (p *objectPatch) apply(current, into runtime.Object) error {
 	if err != nil {
 		return invalidPatch(string(after), err)
 	}
-	return p.judge(append(flaws, more...), string(after))
+	return p.check(append(flaws, more...), string(after))
 }
 
 // applyJSON applies a JSON patch or a merge patch to a document. The flaws are those of the patch itself.
@@ -201,11 +201,11 @@ func (p *objectPatch) applyStrategic(current, into runtime.Object) error {
 	} else if err != nil {
 		return invalidPatch(string(p.body), err)
 	}
-	return p.judge(flaws, string(p.body))
+	return p.check(flaws, string(p.body))
 }
 
-// judge refuses, warns of or ignores fields that are unknown or given twice.
-func (p *objectPatch) judge(flaws []error, value string) error {
+// check refuses, warns of or ignores fields that are unknown or given twice.
+func (p *objectPatch) check(flaws []error, value string) error {
 	switch {
 	case len(flaws) == 0 || p.validation == metav1.FieldValidationIgnore:
 	case p.validation == metav1.FieldValidationStrict:
@@ -216,7 +216,7 @@ func (p *objectPatch) judge(flaws []error, value string) error {
 	return nil
 }
 
-// maxValueShown is how much of what a client sent an error repeats.
+// maxValueShown is how much of a client's body an error repeats.
 const maxValueShown = 4 << 10
 
 func invalidPatch(value string, err error) error {

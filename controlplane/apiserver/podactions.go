@@ -89,7 +89,7 @@ func (s *Server) evict(w http.ResponseWriter, c *call) error {
 	return s.created(w, c)
 }
 
-// created answers with a Status of success, where what was made is not an object.
+// created answers with a Status of success, where no object was created.
 func (s *Server) created(w http.ResponseWriter, c *call) error {
 	o, err := negotiate(c.Request, c.query, false, false)
 	if err != nil {

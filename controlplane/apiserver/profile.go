@@ -12,7 +12,7 @@ func isProfilePath(path string) bool {
 	return path == profilePath || strings.HasPrefix(path, profilePath+"/")
 }
 
-// profile shows an administrator what this process does; anyone else is refused before this, as for every path that is not
+// profile serves an administrator pprof's profiles of this process; anyone else is refused before this, as for every path that is not
 // public. Use it as: skep get --raw '/debug/pprof/profile?seconds=10' > cpu.pprof
 func (s *Server) profile(w http.ResponseWriter, c *call) error {
 	if c.Method != http.MethodGet && c.Method != http.MethodHead {

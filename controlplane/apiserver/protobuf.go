@@ -11,8 +11,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 )
 
-// checkProtobuf refuses a document whose lists have more elements than maxValues. Two bytes are an element of a list
-// in protobuf, which decoded takes as much as its type: the message has to be read by its type to be counted.
+// checkProtobuf refuses a document whose lists have more elements than maxValues. An element of a list can be two bytes in protobuf, and
+// takes the size of its Go type when decoded: the message has to be read by its type to be counted.
 func checkProtobuf(document []byte, into runtime.Object) error {
 	if len(document) <= plainBody {
 		return nil

@@ -22,7 +22,7 @@ import (
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
-// nodeProxy answers nodes/NAME/proxy/…: whatever the agent serves there, or another server on the node for
+// nodeProxy answers nodes/NAME/proxy/…: it passes on what the agent serves there, or another server on the node for
 // nodes/[SCHEME:]NAME:PORT/proxy/….
 func (s *Server) nodeProxy(w http.ResponseWriter, c *call) error {
 	scheme, name, port, ok := utilnet.SplitSchemeNamePort(c.name)
@@ -53,7 +53,7 @@ func (s *Server) nodeProxy(w http.ResponseWriter, c *call) error {
 	return nil
 }
 
-// podProxy answers pods/[SCHEME:]NAME[:PORT]/proxy/…: what the pod serves there, by default on the first port that it names.
+// podProxy answers pods/[SCHEME:]NAME[:PORT]/proxy/…: it passes on what the pod serves there, by default on the pod's first named port.
 func (s *Server) podProxy(w http.ResponseWriter, c *call) error {
 	scheme, name, port, ok := utilnet.SplitSchemeNamePort(c.name)
 	if !ok {
@@ -119,7 +119,7 @@ func (s *Server) serviceProxy(w http.ResponseWriter, c *call) error {
 	return s.proxyToPod(w, c, chosen, &url.URL{Scheme: scheme, Host: host, Path: c.rest})
 }
 
-// current reads an object as the store has it: who has just made a pod or a service must find it.
+// current reads an object as the store has it: a client that has just created a pod or a service must find it.
 func current[T resource.Object](ctx context.Context, s *Server, kind *resource.Kind, namespace, name string) (T, error) {
 	obj, err := s.registry.Get(ctx, kind, namespace, name, "")
 	if err != nil {
@@ -157,7 +157,7 @@ func (s *Server) podBehind(ctx context.Context, namespace string, endpoint *disc
 	return nil
 }
 
-// proxyToPod goes through the agent of the pod's node, which is the one that has a route to the pod for certain.
+// proxyToPod goes through the agent of the pod's node, which certainly has a route to the pod.
 func (s *Server) proxyToPod(w http.ResponseWriter, c *call, pod *corev1.Pod, location *url.URL) error {
 	node, err := resource.Get[*corev1.Node](c.Context(), s.registry, kinds.Nodes, "", pod.Spec.NodeName)
 	if err != nil {
@@ -171,8 +171,8 @@ func (s *Server) proxyToPod(w http.ResponseWriter, c *call, pod *corev1.Pod, loc
 	return nil
 }
 
-// proxyTo answers with what a server outside of the control plane says, in whose pages links to itself are made to lead
-// through here. A path without its slash is redirected, as relative links need it.
+// proxyTo answers with the response of a server outside of the control plane, and rewrites links in its pages to lead through this proxy. A
+// path without its trailing slash is redirected, as relative links need the slash.
 func (s *Server) proxyTo(w http.ResponseWriter, c *call, location *url.URL, transport *http.Transport) {
 	s.carry(w, c, func(w http.ResponseWriter, c *call) {
 		transport.DialContext = endsWith(c.Context(), transport.DialContext)
@@ -185,7 +185,7 @@ func anyCertificate() *tls.Config {
 	return &tls.Config{InsecureSkipVerify: true} //nolint:gosec // as Kubernetes does, and documents
 }
 
-// backendErrors answers for a server that cannot.
+// backendErrors answers for a server that could not be reached.
 type backendErrors struct{}
 
 func (backendErrors) Error(w http.ResponseWriter, r *http.Request, err error) {

@@ -125,7 +125,7 @@ func (o *output) metadata(obj metav1.Object) *metav1.PartialObjectMetadata {
 }
 
 // respondList answers with a list in the shape that the client asked for. In its own shape and the usual formats the list
-// is put together of the items' bytes, which the cache keeps, and not encoded again.
+// is assembled from the items' bytes, which the cache keeps, and not encoded again.
 func (s *Server) respondList(w http.ResponseWriter, c *call, o output, list *resource.List) error {
 	listMeta := metav1.ListMeta{
 		ResourceVersion: strconv.FormatInt(list.Revision, 10), Continue: list.Continue, RemainingItemCount: list.Remaining,

@@ -22,15 +22,15 @@ import (
 // authenticatedGroup is what every client with a valid certificate belongs to, as Kubernetes names it.
 const authenticatedGroup = "system:authenticated"
 
-// selfReviews are the questions that a client may ask about itself: who am I, and what may I do. They are answered and not
-// kept. Everybody may ask them.
+// selfReviews are the reviews that a client may request about itself: who am I, and what may I do. They are answered and not stored.
+// Everybody may request them.
 var selfReviews = []selfReview{
 	{authenticationv1.SchemeGroupVersion, whoAmI, "selfsubjectreview"},
 	{authorizationv1.SchemeGroupVersion, mayI, "selfsubjectaccessreview"},
 	{authorizationv1.SchemeGroupVersion, whatMayI, "selfsubjectrulesreview"},
 }
 
-// The kinds of the questions.
+// The kinds of the reviews.
 const (
 	whoAmI   = "SelfSubjectReview"
 	mayI     = "SelfSubjectAccessReview"
@@ -44,7 +44,7 @@ type selfReview struct {
 
 func (r *selfReview) resource() string { return r.singular + "s" }
 
-// selfReviewOf returns the question that a target asks, or nil if it is none.
+// selfReviewOf returns the review that a target names, or nil if it names none.
 func selfReviewOf(t target) *selfReview {
 	i := slices.IndexFunc(selfReviews, func(r selfReview) bool { return t.resourceVersion() == r.group.WithResource(r.resource()) })
 	if i < 0 || t.namespace != "" || t.name != "" {
@@ -87,7 +87,7 @@ func (s *Server) serveSelfReview(w http.ResponseWriter, c *call, review *selfRev
 	}})
 }
 
-// reviewSelf says who asks.
+// reviewSelf answers with the client's own user.
 func reviewSelf(u user.Info, read func(runtime.Object) error) (runtime.Object, error) {
 	review := &authenticationv1.SelfSubjectReview{}
 	if err := read(review); err != nil {
@@ -101,7 +101,7 @@ func reviewSelf(u user.Info, read func(runtime.Object) error) (runtime.Object, e
 	return review, nil
 }
 
-// reviewAccess says whether the one who asks may do a thing. It decides as authorize does for the thing itself.
+// reviewAccess says whether the client may do what the review describes. It decides as authorize does for such a request.
 func (s *Server) reviewAccess(ctx context.Context, u user.Info, read func(runtime.Object) error) (runtime.Object, error) {
 	review := &authorizationv1.SelfSubjectAccessReview{}
 	if err := read(review); err != nil {
@@ -146,7 +146,7 @@ func rawFieldSelector(selector *authorizationv1.FieldSelectorAttributes) string 
 	return raw
 }
 
-// reviewRules lists what the one who asks may do.
+// reviewRules lists what the client may do.
 func reviewRules(u user.Info, read func(runtime.Object) error) (runtime.Object, error) {
 	review := &authorizationv1.SelfSubjectRulesReview{}
 	if err := read(review); err != nil {

@@ -34,7 +34,7 @@ type call struct {
 	kind    *resource.Kind
 }
 
-// attributes are what a decision about the request is made of.
+// attributes are what the request is authorized by.
 func (c *call) attributes() authorizer.AttributesRecord {
 	a := c.target.attributes(c.user, c.verb)
 	a.Path = c.URL.Path
@@ -128,7 +128,7 @@ func (s *Server) serve(w http.ResponseWriter, c *call) error {
 	return s.serveResource(w, c)
 }
 
-// verbOf names what a request wants in the words of authorization.
+// verbOf is the authorization verb of a request.
 func verbOf(c *call, isResource bool) string {
 	method := strings.ToLower(c.Method)
 	if !isResource {
@@ -164,7 +164,7 @@ func isTrue(query url.Values, name string) bool {
 	return ok && len(values) > 0 && values[0] != "0" && !strings.EqualFold(values[0], "false")
 }
 
-// longRunning says whether a request lasts as long as its client wants.
+// longRunning says whether a request has no time limit.
 func (s *Server) longRunning(c *call) bool {
 	if c.verb == "watch" {
 		return true
@@ -218,7 +218,7 @@ func (s *Server) serveResource(w http.ResponseWriter, c *call) error {
 // handler answers a request, or returns the error to answer it with.
 type handler func(w http.ResponseWriter, c *call) error
 
-// only picks the handler of the request's method. HEAD is answered as GET, without the body.
+// only calls the handler of the request's method. HEAD is answered as GET, without the body.
 func (s *Server) only(w http.ResponseWriter, c *call, methods map[string]handler) error {
 	method := c.Method
 	if method == http.MethodHead {
@@ -243,8 +243,8 @@ func methodNotAllowed(c *call) error {
 	return apierrors.NewMethodNotSupported(c.groupResource(), c.verb)
 }
 
-// notFound is the answer for a path that names no resource. Its details are empty, but there: from them clients tell a
-// missing resource from a missing object, and kubectl debug does so without looking whether there are any.
+// notFound is the answer for a path that names no resource. Its details are empty but not nil: clients tell a missing resource from a
+// missing object by them, and kubectl debug does not check for nil.
 func notFound() error {
 	err := statusError(http.StatusNotFound, metav1.StatusReasonNotFound, "the server could not find the requested resource")
 	err.ErrStatus.Details = &metav1.StatusDetails{}

@@ -14,7 +14,7 @@ import (
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
-// scaleOf shows the part of an object that says how many replicas there are and should be.
+// scaleOf returns an object's current and desired replicas as a Scale.
 func scaleOf(kind *resource.Kind, obj resource.Object) *autoscalingv1.Scale {
 	scale := &autoscalingv1.Scale{
 		ObjectMeta: metav1.ObjectMeta{
@@ -78,10 +78,10 @@ func (s *Server) patchScale(w http.ResponseWriter, c *call) error {
 	})
 }
 
-// scaleChange makes a new scale of the current one, and the record of who set which fields of the object.
+// scaleChange makes a new scale from the current one, and the record of who set which fields of the object.
 type scaleChange func(*autoscalingv1.Scale, *resource.ScaleFields) (*autoscalingv1.Scale, []metav1.ManagedFieldsEntry, error)
 
-// changeScale writes what change makes of the current scale, in the name of the manager in options.
+// changeScale writes the scale that change makes from the current one, in the name of the manager in options.
 func (s *Server) changeScale(w http.ResponseWriter, c *call, options resource.UpdateOptions,
 	change func(*autoscalingv1.Scale) (*autoscalingv1.Scale, error)) error {
 	return s.writeScale(w, c, options, func(current *autoscalingv1.Scale, fields *resource.ScaleFields) (*autoscalingv1.Scale, []metav1.ManagedFieldsEntry, error) {
@@ -94,7 +94,7 @@ func (s *Server) changeScale(w http.ResponseWriter, c *call, options resource.Up
 	})
 }
 
-// writeScale sets the replicas to what change makes of the current scale. A resource version or a UID in the scale must
+// writeScale sets the replicas to those that change makes from the current scale. A resource version or a UID in the scale must
 // be the object's.
 func (s *Server) writeScale(w http.ResponseWriter, c *call, options resource.UpdateOptions, change scaleChange) error {
 	o, err := negotiate(c.Request, c.query, false, false)

@@ -29,7 +29,7 @@ import (
 const (
 	// requestTimeout bounds every request that is not a watch or a stream.
 	requestTimeout = 60 * time.Second
-	// shutdownTimeout is how long requests in work may take when the server ends. Watches and streams are ended at once.
+	// shutdownTimeout is how long running requests may take when the server ends. Watches and streams are ended at once.
 	shutdownTimeout = 10 * time.Second
 	// defaultBodyTimeout is how long a request may take to arrive.
 	defaultBodyTimeout = 30 * time.Second
@@ -39,10 +39,10 @@ const (
 type Config struct {
 	Registry *resource.Registry
 	PKI      *pki.PKI
-	// Version is Skep's own version, shown by /version behind Kubernetes' one.
+	// Version is Skep's own version, which /version shows after Kubernetes' version.
 	Version string
-	// Authenticators are other ways to show who one is than a client certificate, in the order in which they are asked: upstream's
-	// bearertoken.New around a token authenticator, for example. Who shows something that none knows is refused.
+	// Authenticators are those beside the client certificate, in the order in which they are asked: upstream's bearertoken.New around a token
+	// authenticator, for example. Credentials that none of them accepts are refused.
 	Authenticators []authenticator.Request
 	// Seats bounds the requests worked on at once; 0 means the default of 600.
 	Seats int
@@ -50,8 +50,8 @@ type Config struct {
 	MaxConnections int
 	// BodyTimeout is how long a request may take to arrive, body and all; 0 means 30 seconds.
 	BodyTimeout time.Duration
-	// WriteTimeout is how long a watch waits for its client to take what was written; 0 means 30 seconds. Other answers have
-	// that long after the time that a request may be worked on.
+	// WriteTimeout is how long a watch waits for its client to read what was written; 0 means 30 seconds. Other answers have that long after
+	// the request timeout.
 	WriteTimeout time.Duration
 	// StoreAlive and StoreTakesWrites are checks of /livez and /readyz, and of /readyz alone; nil: there is none.
 	StoreAlive, StoreTakesWrites func(*http.Request) error
@@ -73,7 +73,7 @@ type Server struct {
 	members  *membership.Members
 	stats    *statistics
 	health   *http.ServeMux
-	// authenticator says who asks, by the first way that knows them; authorizer whether they may.
+	// authenticator identifies the client; authorizer says whether it may do what it asks for.
 	authenticator authenticator.Request
 	authorizer    authorizer.Authorizer
 	etcd          EtcdMaintenance
@@ -125,7 +125,7 @@ func New(config Config) (*Server, error) {
 	return s, nil
 }
 
-// Run serves on listener until ctx ends, and closes it. It returns after the requests in work have been answered and the
+// Run serves on listener until ctx ends, and closes it. It returns after the running requests have been answered and the
 // watches and streams have been ended, or shutdownTimeout later.
 func (s *Server) Run(ctx context.Context, listener net.Listener) error {
 	server := s.httpServer()
@@ -162,7 +162,7 @@ func (s *Server) Run(ctx context.Context, listener net.Listener) error {
 	return err
 }
 
-// httpServer bounds what a connection may do before a request of it is known.
+// httpServer limits connections before a request is read from them.
 func (s *Server) httpServer() *http.Server {
 	server := &http.Server{
 		Handler:           s,
@@ -176,7 +176,7 @@ func (s *Server) httpServer() *http.Server {
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams: 250,
 			MaxReadFrameSize:     64 << 10,
-			// A connection that takes nothing for so long is closed, with all its watches.
+			// A connection whose client reads nothing for so long is closed, with all its watches.
 			WriteByteTimeout: s.writeTimeout,
 			// So is one that does not answer.
 			SendPingTimeout: 60 * time.Second, PingTimeout: 15 * time.Second,
@@ -187,7 +187,7 @@ func (s *Server) httpServer() *http.Server {
 	return server
 }
 
-// quiet takes net/http's log. What it says is about single connections: scans, clients that do not trust us.
+// quiet logs net/http's messages at debug level: they are about single connections, such as scans and clients that do not trust us.
 type quiet struct{}
 
 func (quiet) Write(p []byte) (int, error) {
@@ -195,7 +195,7 @@ func (quiet) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// ServeHTTP answers one request. Whatever goes wrong in it stays in it.
+// ServeHTTP answers one request. A panic in it ends only that request.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	tracked := &trackedWriter{ResponseWriter: w}
 	start := time.Now()
@@ -214,7 +214,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// trackedWriter remembers the status code, by which the server knows whether an answer has begun.
+// trackedWriter keeps the status code, which shows whether an answer has begun.
 type trackedWriter struct {
 	http.ResponseWriter
 	code int

@@ -11,12 +11,12 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// Bounds of what a body may unfold to. A container takes 1,200 bytes decoded, and three in a body ("{},"), so that size alone
+// Bounds of what a body may decode to. A container takes 1,200 bytes decoded, and three in a body ("{},"), so that size alone
 // bounds nothing. No object that etcd takes has so many values, and no type of the API is nested so deep.
 const (
 	maxValues = 100000
 	maxDepth  = 100
-	// plainBody is the size up to which no body can be a burden, whatever is in it.
+	// plainBody is the size up to which a body is not checked: it cannot take much memory.
 	plainBody = 16 << 10
 )
 
@@ -34,7 +34,7 @@ func checkShape(contentType string, body []byte) error {
 	return nil
 }
 
-// checkJSON counts values by what stands between them, without a thought of whether it is JSON.
+// checkJSON counts values by their separators, and does not check that the body is valid JSON.
 func checkJSON(body []byte) error {
 	values, depth := 0, 0
 	for i := 0; i < len(body); i++ {
@@ -64,8 +64,8 @@ func aliased(body []byte) bool {
 	return bytes.IndexByte(body, '&') >= 0 && bytes.IndexByte(body, '*') >= 0
 }
 
-// checkYAML counts what a document unfolds to. The library refuses documents that are mostly repetition of structure; it
-// takes a long text that is repeated many times, which shares its memory until it is written down as JSON.
+// checkYAML counts what a document expands to. The library refuses documents that are mostly repeated structure; it accepts a long text
+// that is repeated many times, which shares its memory until it is encoded as JSON.
 func checkYAML(body []byte) error {
 	if lines := bytes.Count(body, []byte("\n")) + bytes.Count(body, []byte(",")); lines <= maxValues && !aliased(body) {
 		return nil
@@ -81,7 +81,7 @@ func checkYAML(body []byte) error {
 	return countAllowed(size.values)
 }
 
-// unfolded is how much a document is when each value stands in it by itself.
+// unfolded is the size of a document with all its aliases expanded.
 type unfolded struct{ values, bytes int }
 
 func (u *unfolded) add(value any, depth int) (err error) {

@@ -17,18 +17,17 @@ import (
 )
 
 const (
-	// statsFresh is how long a node's sample serves every request, statsKept how long it may stand in for a node that
-	// does not answer.
+	// statsFresh is how long a node's sample answers every request, statsKept how long it is used for a node that does not answer.
 	statsFresh = 2 * time.Second
 	statsKept  = 30 * time.Second
-	// statsTimeout bounds what one agent may take: a dead one must not slow the others' figures down.
+	// statsTimeout bounds the time for one agent: one that does not answer must not delay the others' figures.
 	statsTimeout = 900 * time.Millisecond
 	// statsParallel bounds the agents asked at once.
 	statsParallel = 64
 	maxSummary    = 16 << 20
 )
 
-// statistics asks agents for what containers use, when somebody asks for that.
+// statistics asks agents for what containers use, on request.
 type statistics struct {
 	registry *resource.Registry
 	agents   *agents
@@ -37,8 +36,8 @@ type statistics struct {
 	nodes map[string]*nodeSample
 }
 
-// nodeSample is the last summary of a node. Its lock is held while the agent is asked, so that many who ask at once cost
-// one question.
+// nodeSample is the last summary of a node. Its lock is held while the agent is asked, so that many requests at once cost one call to the
+// agent.
 type nodeSample struct {
 	mu      sync.Mutex
 	asked   time.Time
@@ -93,7 +92,7 @@ func (s *statistics) sample(ctx context.Context, node *corev1.Node) *statsv1alph
 	return sample.summary
 }
 
-// forget drops samples that nobody has asked for in a while: their nodes may be gone. The caller holds s.mu.
+// forget drops samples that nobody has asked for in a while: their nodes may be deleted. The caller holds s.mu.
 func (s *statistics) forget() {
 	for uid, sample := range s.nodes {
 		if sample.mu.TryLock() {

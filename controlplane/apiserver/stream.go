@@ -21,7 +21,7 @@ import (
 	"github.com/skep-io/skep/controlplane/scheme"
 )
 
-// stream answers exec, attach and portforward: it finds the agent of the pod and lets client and agent talk, in whatever
+// stream answers exec, attach and portforward: it finds the agent of the pod and passes bytes between client and agent, in whatever
 // protocol they agree on.
 func (s *Server) stream(w http.ResponseWriter, c *call) error {
 	pod, err := s.boundPod(c)
@@ -52,8 +52,8 @@ func (s *Server) stream(w http.ResponseWriter, c *call) error {
 	return nil
 }
 
-// translated has kubectl's own protocols over WebSocket spoken here, since agents speak SPDY: version 5 of remote commands,
-// which can tell that input has ended, and the tunnel for forwarded ports. Other clients talk to the agent themselves.
+// translated handles kubectl's own protocols over WebSocket here, since agents speak SPDY: version 5 of remote commands, which can signal
+// the end of input, and the tunnel for forwarded ports. Other clients' bytes go to the agent unchanged.
 func translated(direct http.Handler, location *url.URL, transport http.RoundTripper, c *call) http.Handler {
 	switch {
 	case c.subresource == "portforward" && wsstream.IsWebSocketRequestWithTunnelingProtocol(c.Request):
@@ -67,7 +67,7 @@ func translated(direct http.Handler, location *url.URL, transport http.RoundTrip
 	return direct
 }
 
-// streamQuery puts the options of exec and attach as agents name them.
+// streamQuery returns the options of exec and attach under the names that agents use.
 func streamQuery(c *call) (url.Values, error) {
 	query := url.Values{}
 	for theirs, ours := range map[string]string{"stdin": "input", "stdout": "output", "stderr": "error", "tty": "tty"} {
@@ -93,20 +93,20 @@ func (s *Server) proxy(c *call, nodeName string, location *url.URL, upgrade bool
 	return handler
 }
 
-// forAgent is the request as it goes to an agent: the client's certificate has said who it is, and its headers must not speak
-// to the agent in our name. The libraries that carry streams report through the context's logger that clients leave, every one
-// as an error; that is no news, and what goes wrong with an agent is answered to the client.
+// forAgent is the request as it goes to an agent, without the client's Authorization header: the API server has authenticated the client.
+// The libraries that carry streams log every disconnected client as an error through the context's logger, which is replaced by an empty
+// one; errors of an agent are returned to the client.
 func forAgent(c *call) *http.Request {
 	request := c.Clone(klog.NewContext(c.Context(), klog.Logger{}))
 	request.Header.Del("Authorization")
 	return request
 }
 
-// defaultLookEvery is how often a client is missed of which nothing is read, since the other side takes nothing.
+// defaultLookEvery is how often it is checked that a client is still connected while nothing is read from it.
 const defaultLookEvery = 5 * time.Second
 
-// carry serves a request whose connection may become a stream, with a context that ends when the client has gone. What was dialled
-// for the request ends with that.
+// carry serves a request whose connection may become a stream, with a context that ends when the client has disconnected. Connections that
+// were dialled for the request end then.
 func (s *Server) carry(w http.ResponseWriter, c *call, handle func(http.ResponseWriter, *call)) {
 	s.streams.Serve(w, c.Request, func(w http.ResponseWriter, r *http.Request) {
 		carried := *c
@@ -115,7 +115,7 @@ func (s *Server) carry(w http.ResponseWriter, c *call, handle func(http.Response
 	})
 }
 
-// proxyErrors answers for an agent that cannot.
+// proxyErrors answers for an agent that could not be reached.
 type proxyErrors struct{ host string }
 
 func (p proxyErrors) Error(w http.ResponseWriter, r *http.Request, err error) {
@@ -125,7 +125,7 @@ func (p proxyErrors) Error(w http.ResponseWriter, r *http.Request, err error) {
 	writeError(w, r, err)
 }
 
-// boundPod returns the pod that a request is about. A pod without a node has nobody to talk to.
+// boundPod returns the pod that a request is about. A pod without a node is an error: there is no agent to connect to.
 func (s *Server) boundPod(c *call) (*corev1.Pod, error) {
 	obj, err := s.registry.Get(c.Context(), kinds.Pods, c.namespace, c.name, "")
 	if err != nil {
@@ -141,7 +141,7 @@ func (s *Server) boundPod(c *call) (*corev1.Pod, error) {
 	return pod, nil
 }
 
-// containerOf returns the name of the container that is meant, which may stay unsaid where there is only one.
+// containerOf returns the name of the container that is meant, which may be omitted where there is only one.
 func containerOf(pod *corev1.Pod, name string) (string, error) {
 	names := func(containers []corev1.Container) (out []string) {
 		for i := range containers {
@@ -169,7 +169,7 @@ func containerOf(pod *corev1.Pod, name string) (string, error) {
 	return name, nil
 }
 
-// logQuery are the options of log that agents understand under the same name.
+// logQuery are the options of log that agents have under the same name.
 var logQuery = []string{"follow", "previous", "timestamps", "sinceSeconds", "sinceTime", "tailLines", "limitBytes", "stream"}
 
 // log answers with a container's output.
@@ -216,7 +216,7 @@ func (s *Server) log(w http.ResponseWriter, c *call) error {
 	return nil
 }
 
-// agentError passes on what an agent refuses.
+// agentError passes on an agent's error.
 func agentError(code int, text string) error {
 	reason := metav1.StatusReasonUnknown
 	switch code {
@@ -234,7 +234,7 @@ func agentError(code int, text string) error {
 	return statusError(int32(code), reason, text)
 }
 
-// copyFlushing passes a stream on as it comes: who follows a log wants each line at once.
+// copyFlushing passes a stream on as it comes: a client that follows a log is to get each line at once.
 func copyFlushing(w http.ResponseWriter, from io.Reader) {
 	control := http.NewResponseController(w)
 	_ = control.Flush()

@@ -12,8 +12,8 @@ import (
 	"strings"
 )
 
-// through returns a transport whose connections go to pods through an agent. Each serves one request: an address may be
-// another pod's a moment later, which a kept connection would not notice.
+// through returns a transport whose connections go to pods through an agent. Each connection serves one request: the address may soon be
+// another pod's, which a kept connection would not notice.
 func (a *agents) through(nodeName string, agent netip.AddrPort) *http.Transport {
 	return &http.Transport{
 		DialContext: func(ctx context.Context, _, address string) (net.Conn, error) {

@@ -19,7 +19,7 @@ import (
 	"github.com/skep-io/skep/controlplane/watchcache"
 )
 
-// defaultWriteTimeout is how long a watch waits for its client to take what was written.
+// defaultWriteTimeout is how long a watch waits for its client to read what was written.
 const defaultWriteTimeout = 30 * time.Second
 
 // minWatch is the shortest time after which a watch without a timeout of its own ends, so that clients spread over the
@@ -42,7 +42,7 @@ func (s *Server) watchList(w http.ResponseWriter, c *call) error {
 	}
 	ctx, cancel := context.WithTimeout(c.Context(), timeout)
 	defer cancel()
-	// What is there at the beginning is as much work as a list, and takes a place as a list does.
+	// The initial events are as much work as a list, and take seats as a list does.
 	leave, err := s.acquireSeats(ctx, s.limits.classify(c), 1)
 	if err != nil {
 		s.metrics.terminated(c, err)
@@ -59,7 +59,7 @@ func (s *Server) watchList(w http.ResponseWriter, c *call) error {
 	})
 	switch {
 	case apierrors.IsResourceExpired(err) || apierrors.IsGone(err):
-		// Clients know a window that has moved on from within the stream, as from a watch that fell behind.
+		// Clients get the error of an expired revision inside the stream, as from a watch that fell behind.
 		stream.begin()
 		stream.fail(err)
 		return nil
@@ -111,10 +111,10 @@ func (e *eventStream) begin() {
 	_ = e.control.Flush()
 }
 
-// maxBuffered is about how much of a watch is put together before the client has to take it.
+// maxBuffered is about how much of a watch is buffered before it is written to the client.
 const maxBuffered = 256 << 10
 
-// send writes events and lets the client have them.
+// send writes events and flushes them.
 func (e *eventStream) send(events []watchcache.Event) error {
 	e.buf = e.buf[:0]
 	for i := range events {
@@ -145,7 +145,7 @@ func (e *eventStream) flush() error {
 	if err := e.control.Flush(); err != nil {
 		return err
 	}
-	// HTTP/2 resets the stream when the deadline comes, also of a stream with nothing to write.
+	// HTTP/2 resets the stream at the deadline, even if there is nothing to write.
 	if err := e.control.SetWriteDeadline(time.Time{}); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return err
 	}
@@ -172,7 +172,7 @@ func (e *eventStream) append(event *watchcache.Event) error {
 	return e.frameObject(event.Type, shaped)
 }
 
-// bookmark makes the object that says how far a watch has come.
+// bookmark makes the object that carries the revision up to which a watch has delivered.
 func (e *eventStream) bookmark(event *watchcache.Event) resource.Object {
 	obj := e.call.kind.New()
 	obj.GetObjectKind().SetGroupVersionKind(e.call.kind.GVK)

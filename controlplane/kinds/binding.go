@@ -46,7 +46,7 @@ func (b Binding) apply(current resource.Object) (resource.Object, error) {
 	case len(old.Spec.SchedulingGates) > 0:
 		return nil, b.conflict(fmt.Errorf("pod %v has non-empty .spec.schedulingGates", b.Name))
 	}
-	// Only what changes needs to be its own.
+	// Only what changes is copied.
 	pod := *old
 	pod.Spec.NodeName = b.Node
 	pod.Status.Conditions = scheduled(old.Status.Conditions)

@@ -25,8 +25,8 @@ var Endpoints = &resource.Kind{
 	Warnings:       endpointsWarnings,
 }
 
-// endpointsWarnings warns of addresses in unusual forms. The endpoints controller
-// writes none, so its objects, which are most, are not searched.
+// endpointsWarnings warns of addresses in unusual forms. The endpoints controller writes
+// none, so its objects, the majority, are not searched.
 func endpointsWarnings(obj resource.Object) []string {
 	const managedBy, controller = "endpoints.kubernetes.io/managed-by", "endpoint-controller"
 	endpoints := obj.(*corev1.Endpoints)

@@ -14,7 +14,7 @@ import (
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
-// Events is the kind of v1 Event. Events go away by themselves after an hour.
+// Events is the kind of v1 Event. Events expire after an hour.
 var Events = &resource.Kind{
 	GVK: coreV1.WithKind("Event"), Resource: "events", Singular: "event",
 	ShortNames: []string{"ev"}, Namespaced: true, Verbs: allVerbs,
@@ -31,7 +31,7 @@ var Events = &resource.Kind{
 		return validation.ValidateEventUpdate(event, old, coreV1)
 	}),
 	Fields: eventFields,
-	// The same objects by another name, validated strictly when they come by it.
+	// The same objects in another group, validated strictly when they are written in that group.
 	Versions: []resource.Version{{
 		GVK:     eventsv1.SchemeGroupVersion.WithKind("Event"),
 		New:     func() resource.Object { return &eventsv1.Event{} },

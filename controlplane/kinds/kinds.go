@@ -1,7 +1,7 @@
 // Package kinds holds the rules of every kind that Skep serves, one file each:
 // defaults, validation, what may change, subresources, selectable fields and
-// indexes, with Kubernetes' own code where there is any. It says what goes with a
-// kind; how objects are stored and given out is resource's.
+// indexes, with Kubernetes' own code where there is any. It holds no code that stores or
+// serves objects: that is in resource.
 package kinds
 
 import (

@@ -70,8 +70,8 @@ var Namespaces = &resource.Kind{
 	},
 }
 
-// labelWithName says a generated name in the label, too: when defaults are given,
-// the name is not known yet.
+// labelWithName sets the label to a generated name, too: when defaults are set, the name
+// is not generated yet.
 func labelWithName(obj resource.Object) {
 	ns := obj.(*corev1.Namespace)
 	if ns.Labels == nil {

@@ -144,7 +144,7 @@ func validatePodCreate(pod *core.Pod) field.ErrorList {
 func preparePodUpdate(pod, old *core.Pod) {
 	pod.Status = old.Status
 	if pod.Spec.Resources == nil && old.Spec.Resources != nil {
-		// Clients that do not know pod-level resources drop them without meaning to.
+		// Clients without support for pod-level resources drop them without intent.
 		pod.Spec.Resources = old.Spec.Resources
 	}
 	podapi.DropDisabledPodFields(pod, old)
@@ -229,8 +229,8 @@ func podFields(obj resource.Object) fields.Set {
 	}
 }
 
-// podGracePeriod gives the node time to stop the containers, unless there is no
-// node or nothing runs any more.
+// podGracePeriod gives the node time to stop the containers, unless the pod has no node
+// or has ended.
 func podGracePeriod(obj resource.Object, opts *metav1.DeleteOptions) (int64, bool) {
 	pod := obj.(*corev1.Pod)
 	seconds := int64(0)

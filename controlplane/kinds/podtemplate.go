@@ -15,7 +15,7 @@ import (
 	"github.com/skep-io/skep/controlplane/scheme"
 )
 
-// PodTemplates is the kind of v1 PodTemplate. Nothing here makes pods of them; clients keep them.
+// PodTemplates is the kind of v1 PodTemplate. They are only stored: nothing here makes pods from them.
 var PodTemplates = &resource.Kind{
 	GVK: coreV1.WithKind("PodTemplate"), Resource: "podtemplates", Singular: "podtemplate",
 	Namespaced: true, Verbs: allVerbs,

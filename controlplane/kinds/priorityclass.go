@@ -14,8 +14,8 @@ import (
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
-// PriorityClasses is the kind of scheduling.k8s.io/v1 PriorityClass: what a pod's priority is called. Pods get the number by
-// admission, when they are created.
+// PriorityClasses is the kind of scheduling.k8s.io/v1 PriorityClass: a name for a pod's priority. Admission sets the number in pods when
+// they are created.
 var PriorityClasses = &resource.Kind{
 	GVK:      schema.GroupVersionKind{Group: "scheduling.k8s.io", Version: "v1", Kind: "PriorityClass"},
 	Resource: "priorityclasses", Singular: "priorityclass",

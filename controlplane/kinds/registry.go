@@ -9,10 +9,10 @@ import (
 	"github.com/skep-io/skep/controlplane/storage"
 )
 
-// Allocated are the kinds in whose objects it is recorded what services and nodes hold.
+// Allocated are the kinds whose objects record what is allocated to services and nodes.
 var Allocated = allocator.Kinds{Nodes: Nodes, Services: Services, IPAddresses: IPAddresses, ServiceCIDRs: ServiceCIDRs}
 
-// Admitted are the kinds that admission plugins look at.
+// Admitted are the kinds that admission plugins check.
 var Admitted = admission.Kinds{
 	Namespaces: Namespaces, Nodes: Nodes, Pods: Pods, Services: Services, Events: Events, Ingresses: Ingresses, IngressClasses: IngressClasses,
 	PriorityClasses: PriorityClasses, NetworkPolicies: NetworkPolicies,
@@ -25,7 +25,7 @@ type Options struct {
 	Encrypted bool
 }
 
-// NewRegistry makes a registry of all kinds, with all that goes with their objects.
+// NewRegistry makes a registry of all kinds, with their allocators and admission plugins.
 func NewRegistry(store storage.Interface, o Options) *resource.Registry {
 	return resource.New(store, resource.Config{
 		Allocators: Allocated.Allocators(o.Cluster),

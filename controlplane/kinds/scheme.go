@@ -15,9 +15,9 @@ import (
 // setDefaults gives a v1 object the defaults of its version.
 func setDefaults(obj resource.Object) { scheme.Scheme.Default(obj) }
 
-// replace puts what an internal object says into obj, in the form in which
-// Kubernetes would store it. It starts from an empty object: conversions leave
-// alone the old names of fields that are not set.
+// replace converts an internal object into obj, in the form in which Kubernetes would
+// store it. It starts from an empty object: conversions do not reset the old names of
+// fields that are not set.
 func replace(obj resource.Object, in any) {
 	fresh := reflect.New(reflect.TypeOf(obj).Elem())
 	if err := scheme.Scheme.Convert(in, fresh.Interface(), nil); err != nil {
@@ -28,7 +28,7 @@ func replace(obj resource.Object, in any) {
 	obj.GetObjectKind().SetGroupVersionKind(kind)
 }
 
-// prepareCreate makes a Kind's PrepareForCreate of a function on the internal type.
+// prepareCreate makes a Kind's PrepareForCreate from a function on the internal type.
 func prepareCreate[I any](prepare func(*I)) func(resource.Object) {
 	return func(obj resource.Object) {
 		in := scheme.Internal[I](obj)
@@ -37,9 +37,8 @@ func prepareCreate[I any](prepare func(*I)) func(resource.Object) {
 	}
 }
 
-// prepareUpdate makes a PrepareForUpdate of a function on the internal type. The
-// old object is copied: prepare moves parts of it into the new one, which others
-// change later.
+// prepareUpdate makes a PrepareForUpdate from a function on the internal type. The old
+// object is copied: prepare moves parts of it into the new one, which is changed later.
 func prepareUpdate[I any](prepare func(obj, old *I)) func(obj, old resource.Object) {
 	return func(obj, old resource.Object) {
 		in := scheme.Internal[I](obj)
@@ -48,8 +47,8 @@ func prepareUpdate[I any](prepare func(obj, old *I)) func(obj, old resource.Obje
 	}
 }
 
-// validateCreate makes a ValidateCreate of Kubernetes' hand-written validation,
-// joined with the declarative one of the type.
+// validateCreate makes a ValidateCreate from Kubernetes' hand-written validation, joined
+// with the declarative one of the type.
 func validateCreate[I any](validate func(*I) field.ErrorList) func(resource.Object) field.ErrorList {
 	return func(obj resource.Object) field.ErrorList {
 		declared := scheme.Scheme.Validate(context.Background(), validationOptions, obj)
@@ -66,8 +65,8 @@ func validateUpdate[I any](validate func(obj, old *I) field.ErrorList, subresour
 	}
 }
 
-// validationOptions are the feature gates that declarative validation asks for,
-// as they stand in Kubernetes by default.
+// validationOptions are the feature gates that declarative validation asks for, with
+// Kubernetes' defaults.
 var validationOptions = map[string]bool{
 	"InPlacePodVerticalScalingSchedulerPreemption": false,
 }

@@ -12,8 +12,8 @@ import (
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
-// Secrets is the kind of v1 Secret. stringData is folded into data by the
-// conversion that every write goes through, and never stored.
+// Secrets is the kind of v1 Secret. stringData is merged into data by the conversion that
+// every write goes through, and never stored.
 var Secrets = &resource.Kind{
 	GVK: coreV1.WithKind("Secret"), Resource: "secrets", Singular: "secret",
 	Namespaced: true, Verbs: allVerbs,

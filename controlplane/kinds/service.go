@@ -59,10 +59,9 @@ var Services = &resource.Kind{
 	},
 }
 
-// prepareServiceUpdate reads what the writer means by fields that hang together:
-// values that were allocated for an old manifest stay when it is sent again, and
-// those that a new type has no use for go away, unless the writer changed them,
-// which is for validation to refuse.
+// prepareServiceUpdate sets fields that depend on each other: values that were allocated
+// for an old manifest stay when it is sent again, and those that a new type does not use
+// are removed, unless the writer changed them, which validation refuses.
 func prepareServiceUpdate(service, old *core.Service) {
 	service.Status = old.Status
 	keepAllocated(service, old)
@@ -106,7 +105,7 @@ func keepNodePorts(ports, old []core.ServicePort) {
 	}
 }
 
-// alignClusterIPs lets a writer that knows only clusterIP change clusterIPs with it.
+// alignClusterIPs lets a writer that sets only clusterIP change clusterIPs with it.
 func alignClusterIPs(service, old *core.Service) {
 	if service.Spec.ClusterIP == old.Spec.ClusterIP {
 		if len(service.Spec.ClusterIPs) == 0 {

@@ -34,8 +34,8 @@ var ServiceAccounts = &resource.Kind{
 	},
 }
 
-// keepSecretNames drops what references to secrets say besides the name: the
-// rest is fixed by the account's own namespace.
+// keepSecretNames drops everything but the name from references to secrets: the account's
+// own namespace determines the rest.
 func keepSecretNames(account *core.ServiceAccount) {
 	for i, secret := range account.Secrets {
 		account.Secrets[i] = core.ObjectReference{Name: secret.Name}

@@ -47,10 +47,10 @@ var ServiceCIDRs = &resource.Kind{
 	},
 }
 
-// EnsureServiceCIDR makes the ServiceCIDR that says where service addresses come
-// from, and marks it ready. One that has other ranges than the configuration is
-// an error: addresses in use would be outside of the new ones. A second range
-// may be added, which makes the cluster dual-stack.
+// EnsureServiceCIDR makes the ServiceCIDR with the ranges of service addresses, and marks
+// it ready. A stored one with other ranges than the configuration is an error: addresses
+// in use would be outside of the new ones. A second range may be added, which makes the
+// cluster dual-stack.
 func EnsureServiceCIDR(ctx context.Context, r *resource.Registry, configured []netip.Prefix) error {
 	ranges := make([]string, len(configured))
 	for i, prefix := range configured {

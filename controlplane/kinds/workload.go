@@ -14,7 +14,7 @@ import (
 	"github.com/skep-io/skep/controlplane/scheme"
 )
 
-// workload is what kinds of apps/v1 that keep pods of a template have in common;
+// workload is what the apps/v1 kinds that keep pods from a template have in common;
 // I is the internal type.
 type workload[I any] struct {
 	template       func(*I) *core.PodTemplateSpec
@@ -24,7 +24,7 @@ type workload[I any] struct {
 	validateUpdate func(obj, old *I, opts validation.PodValidationOptions) field.ErrorList
 }
 
-// rules gives a kind its defaults and validation, and says what writers may change.
+// rules sets a kind's defaults and validation, and what writers may change.
 func (w workload[I]) rules(k *resource.Kind) *resource.Kind {
 	k.Categories, k.Namespaced, k.Verbs, k.Default = []string{"all"}, true, allVerbs, setDefaults
 	k.PrepareForCreate = prepareCreate(func(obj *I) {
@@ -46,7 +46,7 @@ func (w workload[I]) rules(k *resource.Kind) *resource.Kind {
 	return k
 }
 
-// atLeastOne is what a number of replicas that nobody has given means.
+// atLeastOne is the number of replicas: 1 if none was given.
 func atLeastOne(replicas *int32) int32 {
 	if replicas == nil {
 		return 1
@@ -54,7 +54,7 @@ func atLeastOne(replicas *int32) int32 {
 	return *replicas
 }
 
-// immutable refuses another selector: pods that the old one matched would be nobody's.
+// immutable refuses another selector: pods that the old one matched would have no owner.
 func immutable(selector, old *metav1.LabelSelector) field.ErrorList {
 	if apiequality.Semantic.DeepEqual(selector, old) {
 		return nil

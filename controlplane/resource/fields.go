@@ -23,8 +23,8 @@ import (
 	"github.com/skep-io/skep/controlplane/scheme"
 )
 
-// builtin knows how the fields of Kubernetes' own types are merged, from the schema that upstream generates for clients. It is read
-// when the first object is applied: a cluster in which nobody does pays nothing.
+// builtin says how the fields of Kubernetes' own types are merged, from the schema that upstream generates for clients. It is read when the
+// first object is applied: a cluster in which nothing is applied pays nothing.
 var builtin = sync.OnceValue(func() managedfields.TypeConverter { return applyconfigurations.NewTypeConverter(scheme.Scheme) })
 
 // fieldTypes is what upstream's field manager needs to know of one type: it makes, converts and describes its objects. Defaults
@@ -40,7 +40,7 @@ func (k *Kind) fieldManager(part string) (*managedfields.FieldManager, error) {
 	return t.manager(part, k.resetFields(part))
 }
 
-// scaleManager does so for the scale of an object.
+// scaleManager is fieldManager for the scale of an object.
 func scaleManager() (*managedfields.FieldManager, error) {
 	t := fieldTypes{gvk: ScaleKind, new: func() runtime.Object { return &autoscalingv1.Scale{} }}
 	return t.manager("scale", nil)
@@ -54,7 +54,7 @@ func (t fieldTypes) manager(part string, reset *fieldpath.Set) (*managedfields.F
 	return managedfields.NewDefaultFieldManager(t.converter(), t, t, t, t.gvk, t.gvk.GroupVersion(), part, filters)
 }
 
-// converter deduces how a type is merged that Kubernetes' schema does not have, as upstream does for custom resources without one.
+// converter deduces how to merge a type that Kubernetes' schema does not have, as upstream does for custom resources without a schema.
 func (t fieldTypes) converter() managedfields.TypeConverter {
 	if t.gvk == ScaleKind || !scheme.Scheme.Recognizes(t.gvk) {
 		return managedfields.NewDeducedTypeConverter()
@@ -80,7 +80,7 @@ func (k *Kind) resetFields(part string) *fieldpath.Set {
 }
 
 // ConvertToVersion makes an object of the type out of its merged form. What managers have in another version of the kind is not
-// converted: they lose it, as upstream has it of versions that are no longer there.
+// converted: they lose it, as they do upstream when a version is no longer served.
 func (t fieldTypes) ConvertToVersion(in runtime.Object, to runtime.GroupVersioner) (runtime.Object, error) {
 	if gvk, ok := to.KindForGroupVersionKinds([]schema.GroupVersionKind{t.gvk}); !ok || gvk != t.gvk {
 		return nil, runtime.NewNotRegisteredErrForTarget("fields", reflect.TypeOf(in), to)
@@ -127,11 +127,11 @@ func (t fieldTypes) New(schema.GroupVersionKind) (runtime.Object, error) {
 	return obj, nil
 }
 
-// tracked says whether it is kept who set the fields of an object: from the first time on that it is applied, or that somebody
+// tracked says whether the record of who set the fields of an object is kept: from the first time that it is applied, or that somebody
 // writes the record with it.
 func tracked(obj metav1.Object) bool { return len(obj.GetManagedFields()) > 0 }
 
-// track records that a manager has made obj of live, if live or obj is tracked. On creation live is nil.
+// track records that a manager has changed live into obj, if live or obj is tracked. On creation live is nil.
 func (k *Kind) track(ctx context.Context, part string, obj, live Object, manager string) error {
 	if entries := obj.GetManagedFields(); tracked(obj) && (live == nil || !empties(entries)) && !readable(entries) {
 		obj.SetManagedFields(nil) // the one that is stored stays
@@ -153,11 +153,11 @@ func (k *Kind) track(ctx context.Context, part string, obj, live Object, manager
 	return nil
 }
 
-// maxFieldDepth is how deep the fields of a record may lie. No type of the API is nested so deep, while JSON decoders take 10,000:
-// a record near that, which comes in protobuf unseen, would make every list that has its object unreadable for clients.
+// maxFieldDepth is how deep the fields of a record may be nested. No type of the API is nested so deep, while JSON decoders take 10,000:
+// a record near that, which protobuf lets pass, would make every list that has its object unreadable for clients.
 const maxFieldDepth = 500
 
-// readable says whether a record that a client sends is one.
+// readable says whether a record that a client sends can be decoded.
 func readable(entries []metav1.ManagedFieldsEntry) bool {
 	return !slices.ContainsFunc(entries, tooDeep) && managedfields.ValidateManagedFields(entries) == nil
 }
@@ -197,7 +197,7 @@ func managerName(ctx context.Context, name string) string {
 	return strings.TrimPrefix(identity.From(ctx).GetName(), "system:")
 }
 
-// sameManagers says whether two records differ in nothing but times.
+// sameManagers says whether two records differ only in times.
 func sameManagers(a, b []metav1.ManagedFieldsEntry) bool {
 	if len(a) != len(b) {
 		return false
@@ -212,7 +212,7 @@ func sameManagers(a, b []metav1.ManagedFieldsEntry) bool {
 	return true
 }
 
-// applyError passes what a client can act upon, and tells the rest as kube-apiserver does: with 500 and in its own words.
+// applyError returns errors that a client can act upon as they are, and other errors as kube-apiserver does: as a 500 with their text.
 func applyError(err error) error {
 	if _, ok := err.(apierrors.APIStatus); ok {
 		return err

@@ -1,8 +1,7 @@
-// Package resource is what the API server and the control loops read and write
-// through: it owns the ways in which objects are listed, watched, created,
-// changed and deleted, with Kubernetes' semantics and error texts. What differs
-// between kinds is in Kind values; it has no kind of its own. It never speaks
-// HTTP, and it reaches etcd through storage only.
+// Package resource is the registry, through which the API server and the control loops
+// read and write: it lists, watches, creates, changes and deletes objects with
+// Kubernetes' semantics and error texts. What differs between kinds is in Kind values; it
+// has no kind of its own. It never speaks HTTP, and it reaches etcd through storage only.
 package resource
 
 import (
@@ -24,9 +23,9 @@ import (
 // Object is an API object of a v1 type.
 type Object = watchcache.Resource
 
-// Kind says how the objects of one resource behave. Functions may be nil where
-// a kind has nothing to say. Objects that come to a function as old or current
-// are shared and must not be changed.
+// Kind says how the objects of one resource behave. Functions may be nil where a kind has
+// no rule. Objects that come to a function as old or current are shared and must not be
+// changed.
 type Kind struct {
 	GVK        schema.GroupVersionKind
 	Resource   string
@@ -42,21 +41,21 @@ type Kind struct {
 	// Versions are further groups and versions of the same objects.
 	Versions []Version
 
-	// base is the kind of which this one is the stored version of a further one, or a further version itself; nil: itself.
+	// base is the kind as it was registered, for the Kind of a further version and for what stored points to; nil: this one.
 	base *Kind
 	// stored is set for a further version: the kind in the stored version, with what is different for this one.
 	stored *Kind
 	// Path is where objects are stored, below storage.Root; empty: the resource's name, as nearly all of Kubernetes' own have it,
 	// while custom resources have GROUP/RESOURCE.
 	Path string
-	// Codec is the form in which objects are stored; nil: that of the scheme.
+	// Codec is the encoding in which objects are stored; nil: that of the scheme.
 	Codec storage.Codec
 	// Unstructured says that objects are of no Go type, but unstructured JSON, which Schema explains; see NewUnstructured.
 	Unstructured bool
 	Schema       *spec.Schema
-	// Absence is what it means to the control loops that their cache does not have an object.
+	// Absence says whether control loops act on an object's absence from their cache.
 	Absence Absence
-	// TTL is after how long an object goes away by itself; 0: never.
+	// TTL is after how long an object expires; 0: never.
 	TTL time.Duration
 
 	Default          func(Object)
@@ -79,7 +78,7 @@ type Kind struct {
 	Fields func(Object) fields.Set
 	// Indexes are looked up by a field selector on the same name, and by ByIndex.
 	Indexes map[string]func(Object) []string
-	// Canonicalize sets what follows from the rest of a valid object, its name among that.
+	// Canonicalize sets what follows from the rest of a valid object, including its name.
 	Canonicalize func(Object)
 	// GracePeriod says how long a deletion waits for the object's owner on a node,
 	// and whether it waits at all. Nil: objects are deleted at once.
@@ -89,13 +88,13 @@ type Kind struct {
 	MarkDeleted func(Object) (changed bool)
 	// Awaited says whether a deletion waits for more than the finalizers in the metadata.
 	Awaited func(Object) bool
-	// OrphanByDefault leaves dependents alone when a deletion does not say what is to become of them.
+	// OrphanByDefault orphans dependents when a deletion does not name a propagation policy.
 	OrphanByDefault bool
 	// ReturnsDeleted says that a deletion is answered with the object, not with a Status.
 	ReturnsDeleted bool
 }
 
-// Absence says whether control loops or the scheduler act on it that an object of a kind is absent.
+// Absence says whether control loops or the scheduler act when an object of a kind is absent.
 type Absence uint8
 
 const (

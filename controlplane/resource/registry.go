@@ -15,15 +15,15 @@ import (
 
 // Config says what a registry does beyond the rules of its kinds.
 type Config struct {
-	// Allocators are those of kinds whose objects hold what no two may have.
+	// Allocators are those of kinds whose objects hold what must be unique, such as addresses.
 	Allocators map[*Kind]Allocator
-	// Admission makes the plugins that every change passes, whoever makes it, in their order; nil: none.
+	// Admission makes the plugins that every change passes, in their order; nil: none.
 	Admission func(*Registry) []admission.Interface
 	// Encrypted says that the store encrypts, so that what it holds can be of an earlier configuration.
 	Encrypted bool
 }
 
-// Allocator adds to tx what must land, or be freed, together with an object; it may set fields of obj, and refuse what only the
+// Allocator adds to tx what must be stored, or freed, together with an object; it may set fields of obj, and refuse what only the
 // store shows to be wrong. old is nil on create, obj is nil on delete. part is empty, or the subresource that is updated.
 type Allocator func(ctx context.Context, r *Registry, tx *Tx, part string, obj, old Object) error
 
@@ -60,7 +60,7 @@ type CreateOptions struct {
 	DryRun bool
 	// FieldManager is who the fields are recorded for; empty: who acts.
 	FieldManager string
-	// FieldsTracked says that the object carries the record of who set its fields as it is to be.
+	// FieldsTracked says that the object already carries the record of who set its fields, which is to be stored as it is.
 	FieldsTracked bool
 }
 

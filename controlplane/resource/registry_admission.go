@@ -11,7 +11,7 @@ import (
 	"github.com/skep-io/skep/controlplane/identity"
 )
 
-// gate is what a change has to pass before it is written, whoever makes it.
+// gate is the plugins that every change has to pass before it is written.
 type gate struct {
 	mutating   []admission.MutationInterface
 	validating []admission.ValidationInterface
@@ -51,7 +51,7 @@ func untyped(obj Object) runtime.Object {
 	return obj
 }
 
-// admit has plugins change, or refuse, what is about to be prepared and validated.
+// admit has plugins change or refuse an object before it is prepared and validated.
 func (g *gate) admit(ctx context.Context, a admission.Attributes) error {
 	for _, plugin := range g.mutating {
 		if plugin.Handles(a.GetOperation()) {
@@ -66,7 +66,7 @@ func (g *gate) admit(ctx context.Context, a admission.Attributes) error {
 	return nil
 }
 
-// validate has plugins refuse what is otherwise valid, and complete with what was allocated for it.
+// validate lets plugins refuse an object that is valid and has what was allocated for it.
 func (g *gate) validate(ctx context.Context, a admission.Attributes) error {
 	for _, plugin := range g.validating {
 		if plugin.Handles(a.GetOperation()) {

@@ -19,14 +19,14 @@ type ApplyOptions struct {
 	DryRun bool
 	// FieldManager is who applies. It must not be empty.
 	FieldManager string
-	// Force takes fields from other managers that want them otherwise; without, they are a conflict.
+	// Force takes over fields that other managers have set to other values; without it they are a conflict.
 	Force bool
-	// MayCreate is an error for whoever may not create the object; nil: everybody may.
+	// MayCreate returns an error if the caller may not create the object; nil: everybody may.
 	MayCreate func() error
 }
 
-// Apply merges what a manager wants of an object, or of a part of it, into what is there, and removes what the manager wanted
-// earlier and nobody else does. An object that is not there is created. patch is kept as it is.
+// Apply merges the fields that a manager applies, of an object or of a part of it, into the stored object, and removes those that the
+// manager applied earlier and that no other manager owns. A missing object is created. patch is not changed.
 func (r *Registry) Apply(ctx context.Context, k *Kind, part, ns, name string, patch *unstructured.Unstructured, o ApplyOptions) (obj Object, created bool, err error) {
 	update := UpdateOptions{DryRun: o.DryRun, FieldManager: o.FieldManager, FieldsTracked: true}
 	for range maxAttempts {
@@ -61,7 +61,7 @@ func (r *Registry) applyNew(ctx context.Context, k *Kind, patch *unstructured.Un
 	return r.Create(ctx, k, obj, CreateOptions{DryRun: o.DryRun, FieldManager: o.FieldManager, FieldsTracked: true})
 }
 
-// apply is the object that live becomes. It carries the record of who set what.
+// apply returns the object that live becomes. It carries the record of who set what.
 func (k *Kind) apply(part string, live Object, patch *unstructured.Unstructured, o ApplyOptions) (Object, error) {
 	fields, err := k.fieldManager(part)
 	if err != nil {
@@ -81,16 +81,16 @@ func (k *Kind) apply(part string, live Object, patch *unstructured.Unstructured,
 	return obj, nil
 }
 
-// Managers of what an object had before it was first applied: upstream's name for all of it, and kubectl's for what was applied by
-// the client.
+// Managers of the fields that an object had before it was first applied: upstream's name for all of them, and kubectl's for those that were
+// applied by the client.
 const (
 	beforeFirstApply = "before-first-apply"
 	clientSideApply  = "kubectl-client-side-apply"
 )
 
-// firstRecord tells apart, for an object that was not tracked, what kubectl has applied on the client side from what others set.
+// firstRecord separates, for an object that was not tracked, what kubectl has applied on the client side from what others set.
 // kubectl takes over all that the owner of its annotation has when it begins to apply on the server, and what it does not apply
-// itself is removed then: labels, finalizers and status of others must not be among that. Objects without the annotation stay as
+// itself is removed then: that must not include labels, finalizers and status that others set. Objects without the annotation stay as
 // they are.
 func (k *Kind) firstRecord(live Object) Object {
 	text, ok := live.GetAnnotations()[corev1.LastAppliedConfigAnnotation]
@@ -130,7 +130,7 @@ func (k *Kind) firstRecord(live Object) Object {
 	return copied
 }
 
-// setByClient are the fields of what a client applied, defaults among them, that have the same values still.
+// setByClient returns the fields that a client applied, defaults included, and that still have the same values.
 func (k *Kind) setByClient(last *unstructured.Unstructured, live Object) (*fieldpath.Set, error) {
 	t := fieldTypes{gvk: k.GVK, new: func() runtime.Object { return k.New() }}
 	applied, err := t.ConvertToVersion(last, k.GVK.GroupVersion())
@@ -171,7 +171,7 @@ func (k *Kind) setByClient(last *unstructured.Unstructured, live Object) (*field
 	return made.Added.Union(made.Modified).Difference(since.Modified), nil
 }
 
-// entryOf is the entry for another set of fields, none if that is empty.
+// entryOf returns entry for another manager and set of fields, none if that set is empty.
 func entryOf(entry metav1.ManagedFieldsEntry, manager string, set *fieldpath.Set) []metav1.ManagedFieldsEntry {
 	raw, err := set.ToJSON()
 	if err != nil || set.Empty() {

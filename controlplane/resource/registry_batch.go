@@ -16,17 +16,17 @@ import (
 // Change is one change of a batch.
 type Change struct {
 	Namespace, Name string
-	// Part is the subresource by which the change is made; plugins see an update of it.
+	// Part is the subresource through which the change is made; plugins see an update of it.
 	Part string
-	// Apply makes the new state of the current one, which it must not touch. It may be called several times, first with the cached
-	// state, which can be old; its error is the change's if the store's state leads to it. What it returns is encoded and dropped,
-	// so that it may share what it does not change.
+	// Apply makes the new state from the current one, which it must not change. It may be called several times, first with the cached state,
+	// which can be old; its error is returned only if it comes from the store's state. What Apply returns is encoded and dropped, so that it
+	// may share memory with the current state.
 	Apply func(current Object) (Object, error)
 }
 
-// ModifyBatch changes objects of a kind, as many as a transaction takes at a time, without defaults and validation: Apply answers
-// for what it makes. Plugins may refuse a change, but not add to it. It returns an error for each change that was not made. One change does not wait for another: if a transaction
-// fails because one of its objects has changed, the others are tried again without what was wrong.
+// ModifyBatch changes objects of a kind, as many as fit into a transaction at a time, without defaults and validation: Apply must return
+// valid objects. Plugins may refuse a change, but not add to it. It returns an error for each change that was not made. One change does not
+// fail another: if a transaction fails because an object has changed, all are tried again, that one as it is in the store now.
 func (r *Registry) ModifyBatch(ctx context.Context, k *Kind, changes []Change) []error {
 	errs := make([]error, len(changes))
 	if err := r.Cache(k).WaitForSync(ctx); err != nil {
@@ -139,8 +139,8 @@ func (b *batch) prepareAgain(ctx context.Context, todo []pending, changed []stri
 	return rest
 }
 
-// prepare makes the new state from the cached one, or, if that is nil or speaks
-// against the change, from the store's.
+// prepare makes the new state from the cached one, or, if that is nil or Apply refuses
+// it, from the store's.
 func (b *batch) prepare(ctx context.Context, at int, key string, cached *watchcache.Object) (pending, error) {
 	c := b.changes[at]
 	if cached != nil {

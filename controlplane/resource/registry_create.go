@@ -18,11 +18,11 @@ const (
 	// maxGeneratedName leaves room in a DNS label for the suffix of a generated name.
 	maxGeneratedName = 63 - generatedSuffix
 	generatedSuffix  = 5
-	// maxGenerateAttempts is how many generated names are tried before it is an error that they exist.
+	// maxGenerateAttempts is how many generated names are tried before "already exists" is returned.
 	maxGenerateAttempts = 8
 )
 
-// Create makes an object, which is taken over and returned as it was stored.
+// Create stores an object and returns it as it was stored. The caller must not use obj afterwards.
 func (r *Registry) Create(ctx context.Context, k *Kind, obj Object, o CreateOptions) (Object, error) {
 	if k.stored != nil {
 		return r.createIn(ctx, k, obj, o)
@@ -64,7 +64,7 @@ func (r *Registry) Create(ctx context.Context, k *Kind, obj Object, o CreateOpti
 	}
 }
 
-// prepareCreate fills in what is the server's to say.
+// prepareCreate sets the fields that only the server sets.
 func (k *Kind) prepareCreate(obj Object) {
 	if k.PrepareForCreate != nil {
 		k.PrepareForCreate(obj)
@@ -84,8 +84,8 @@ func generateName(base string) string {
 	return base + rand.String(generatedSuffix)
 }
 
-// insert writes an object together with what is allocated for it, by which it is complete and can be judged. What is refused
-// leaves nothing allocated: both land in one transaction. Plugins hear the name that was asked for.
+// insert writes an object together with what is allocated for it, after which it is complete and can be validated. A refused object leaves
+// nothing allocated: both are written in one transaction. Plugins see the name that was asked for.
 func (r *Registry) insert(ctx context.Context, k *Kind, obj Object, asked string, o CreateOptions) (Object, error) {
 	for range maxAttempts {
 		var tx Tx
@@ -97,7 +97,7 @@ func (r *Registry) insert(ctx context.Context, k *Kind, obj Object, asked string
 				return nil, err
 			}
 		}
-		if err := k.judgeCreate(stored); err != nil {
+		if err := k.validateCreate(stored); err != nil {
 			return nil, err
 		}
 		complete := attributes(ctx, k, "", admission.Create, stored.GetNamespace(), asked, stored, nil, o.DryRun)
@@ -132,8 +132,8 @@ func (r *Registry) insert(ctx context.Context, k *Kind, obj Object, asked string
 	return nil, k.conflict(obj.GetName(), errors.New("what is allocated with the object was taken again and again; please try again"))
 }
 
-// judgeCreate validates a complete object.
-func (k *Kind) judgeCreate(obj Object) error {
+// validateCreate validates a complete object.
+func (k *Kind) validateCreate(obj Object) error {
 	if k.ValidateCreate != nil {
 		if errs := k.ValidateCreate(obj); len(errs) > 0 {
 			return k.invalid(obj.GetName(), errs)

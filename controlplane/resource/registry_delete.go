@@ -22,8 +22,8 @@ import (
 )
 
 // Delete deletes an object, or marks it as being deleted if its grace period or
-// a finalizer asks for that. It returns the last state, and whether it is gone;
-// there is no state of one that was deleted because it cannot be read.
+// a finalizer asks for that. It returns the last state, and whether the object was
+// removed; the state is nil for one that was deleted because it cannot be read.
 func (r *Registry) Delete(ctx context.Context, k *Kind, ns, name string, o *metav1.DeleteOptions) (Object, bool, error) {
 	if k.stored != nil {
 		return r.deleteIn(ctx, k, ns, name, o)
@@ -52,21 +52,21 @@ func (r *Registry) Delete(ctx context.Context, k *Kind, ns, name string, o *meta
 				return nil, false, err
 			}
 		}
-		obj, gone, err := r.tryDelete(ctx, k, current, o)
+		obj, removed, err := r.tryDelete(ctx, k, current, o)
 		if errors.Is(err, errAgain) {
 			current, cached = nil, false
 			continue
 		}
 		if !cached || err == nil && obj != current.Value() {
-			return obj, gone, err
+			return obj, removed, err
 		}
-		// An error, or that there is nothing to do, may be due to an old state only.
+		// An error, or that there is nothing to do, may be only because the state is old.
 		latest, freshErr := r.Fresh(ctx, k, key, name)
 		if freshErr != nil {
 			return nil, false, freshErr
 		}
 		if latest.Revision == current.Revision {
-			return obj, gone, err
+			return obj, removed, err
 		}
 		current, cached = latest, false
 	}
@@ -74,14 +74,14 @@ func (r *Registry) Delete(ctx context.Context, k *Kind, ns, name string, o *meta
 }
 
 // tryDelete returns the current value itself if there is nothing to do but wait.
-func (r *Registry) tryDelete(ctx context.Context, k *Kind, current *watchcache.Object, o *metav1.DeleteOptions) (obj Object, gone bool, err error) {
+func (r *Registry) tryDelete(ctx context.Context, k *Kind, current *watchcache.Object, o *metav1.DeleteOptions) (obj Object, removed bool, err error) {
 	if err := k.check(o.Preconditions, current.Value()); err != nil {
 		return nil, false, err
 	}
 	if err := r.gate.validate(ctx, attributes(ctx, k, "", admission.Delete, current.Value().GetNamespace(), current.Value().GetName(), nil, current.Value(), len(o.DryRun) > 0)); err != nil {
 		return nil, false, err
 	}
-	// Only what is marked is written; the last state of what goes is a copy of its own too.
+	// Only a marked object is written; the last state of a removed one is a copy too.
 	obj = current.Value().DeepCopyObject().(Object)
 	verdict := k.markDeleted(obj, o)
 	if verdict == deletePending {
@@ -100,9 +100,9 @@ func (r *Registry) tryDelete(ctx context.Context, k *Kind, current *watchcache.O
 		}
 		tx.Ops = append(tx.Ops, storage.Op{Key: current.Key, Value: value, TTL: k.TTL})
 	}
-	gone = verdict == deleteNow
+	removed = verdict == deleteNow
 	if len(o.DryRun) > 0 {
-		return obj, gone, nil
+		return obj, removed, nil
 	}
 	revision, err := r.store.Commit(ctx, tx.Guards, tx.Ops)
 	var conflict *storage.ConflictError
@@ -116,10 +116,10 @@ func (r *Registry) tryDelete(ctx context.Context, k *Kind, current *watchcache.O
 		return nil, false, StoreError(ctx, err)
 	}
 	obj.SetResourceVersion(strconv.FormatInt(revision, 10))
-	return obj, gone, nil
+	return obj, removed, nil
 }
 
-// deletion says what a delete request comes to.
+// deletion is the result of a delete request.
 type deletion uint8
 
 const (
@@ -128,7 +128,7 @@ const (
 	deletePending                 // it is being deleted already, and nothing changes
 )
 
-// markDeleted changes obj as the deletion asks.
+// markDeleted changes obj as the deletion requires.
 func (k *Kind) markDeleted(obj Object, o *metav1.DeleteOptions) deletion {
 	grace, graceful, pending := k.grace(obj, o)
 	if pending {
@@ -178,8 +178,8 @@ func shorten(obj Object, grace int64) {
 	obj.SetDeletionGracePeriodSeconds(&grace)
 }
 
-// grace says how long the deletion waits, whether at all, and whether it is
-// pending: an object that is being deleted can only get less time.
+// grace returns how long the deletion waits, whether it waits at all, and whether it is
+// already pending: for an object that is being deleted the time can only become shorter.
 func (k *Kind) grace(obj Object, o *metav1.DeleteOptions) (seconds int64, graceful, pending bool) {
 	if k.GracePeriod == nil {
 		return 0, false, false
@@ -235,7 +235,7 @@ func (k *Kind) finalizersFor(obj Object, o *metav1.DeleteOptions) []string {
 // that etcd can sync them to disk together.
 const deleteWorkers = 16
 
-// DeleteCollection deletes what a list finds, and returns that.
+// DeleteCollection deletes the objects that a list finds, and returns them.
 func (r *Registry) DeleteCollection(ctx context.Context, k *Kind, ns string, o *metav1.DeleteOptions, l ListOptions) (*List, error) {
 	if o != nil && o.Preconditions != nil && o.Preconditions.UID != nil {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("a UID precondition cannot hold for a collection of %s", k.Resource))

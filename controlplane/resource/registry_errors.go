@@ -15,7 +15,7 @@ import (
 	"github.com/skep-io/skep/controlplane/watchcache"
 )
 
-// errModified is what Kubernetes says of an update that comes too late.
+// errModified is Kubernetes' text for an update that was made from an old state.
 var errModified = errors.New("the object has been modified; please apply your changes to the latest version and try again")
 
 func (k *Kind) notFound(name string) error { return apierrors.NewNotFound(k.GroupResource(), name) }
@@ -35,7 +35,7 @@ func (k *Kind) invalid(name string, errs field.ErrorList) error {
 	return apierrors.NewInvalid(k.GVK.GroupKind(), name, errs)
 }
 
-// StoreError turns what the store says into a Status. What a client gave up on stays as it is.
+// StoreError turns an error of the store into a Status. The error of a request that its client gave up stays as it is.
 func StoreError(ctx context.Context, err error) error {
 	switch {
 	case errors.Is(ctx.Err(), context.Canceled):
@@ -50,7 +50,7 @@ func StoreError(ctx context.Context, err error) error {
 	return apierrors.NewInternalError(err)
 }
 
-// versionOnCreate is Kubernetes' answer, a plain 500, to a resource version where there can be none.
+// versionOnCreate is Kubernetes' answer, a plain 500, to a create with a resource version.
 func versionOnCreate() error {
 	return &apierrors.StatusError{ErrStatus: metav1.Status{
 		Status:  metav1.StatusFailure,
@@ -59,10 +59,10 @@ func versionOnCreate() error {
 	}}
 }
 
-// expired says 410, so that clients list again.
+// expired makes a 410, so that clients list again.
 func expired(err error) error { return apierrors.NewResourceExpired(err.Error()) }
 
-// tooNew says that a revision has not been reached, in the form that makes clients retry.
+// tooNew makes the error that a revision has not been reached, in the form that makes clients retry.
 func tooNew(want, have int64) error {
 	err := apierrors.NewTimeoutError(fmt.Sprintf("Too large resource version: %d, current: %d", want, have), 1)
 	err.ErrStatus.Details.Causes = []metav1.StatusCause{{
@@ -87,5 +87,5 @@ func (k *Kind) check(p *metav1.Preconditions, obj Object) error {
 	return nil
 }
 
-// Modified is the conflict of a change with one that came first.
+// Modified is the conflict of a change with an earlier one.
 func (k *Kind) Modified(name string) error { return k.conflict(name, errModified) }

@@ -15,15 +15,15 @@ import (
 	"github.com/skep-io/skep/controlplane/watchcache"
 )
 
-// served are the kinds that a registry serves, with their caches. It is never changed, but replaced as a whole: who has one sees
-// the same kinds for as long as it looks.
+// served are the kinds that a registry serves, with their caches. It is never changed, but replaced as a whole: a reader that holds one
+// always sees the same kinds.
 type served struct {
 	kinds  []*Kind
 	byName map[schema.GroupVersionResource]*Kind
 	caches map[*Kind]*watchcache.Cache
 }
 
-// kindSet is what a registry serves now, and who follows that.
+// kindSet is the kinds that a registry serves now, and the functions that follow them.
 type kindSet struct {
 	store storage.Interface
 	now   atomic.Pointer[served]
@@ -108,7 +108,7 @@ func (s *kindSet) change(next *served) {
 	}
 }
 
-// Serve adds a kind while the registry runs. Its name and the place of its objects must not be another's.
+// Serve adds a kind while the registry runs. Its name and its storage path must not be another kind's.
 func (r *Registry) Serve(k *Kind) error {
 	s := r.set
 	s.mu.Lock()

@@ -78,7 +78,7 @@ func (r *Registry) reach(ctx context.Context, k *Kind, o ListOptions) (exact int
 	return 0, apierrors.NewBadRequest(fmt.Sprintf("resourceVersionMatch %q is not supported", o.ResourceVersionMatch))
 }
 
-// listDirectly looks the objects up without going through all, or returns nil if that can't be done.
+// listDirectly finds the objects by an index or by name, or returns nil if that can't be done.
 func (r *Registry) listDirectly(k *Kind, s *selector) *List {
 	list := &List{}
 	var found []*watchcache.Object
@@ -163,7 +163,7 @@ func (r *Registry) listRest(ctx context.Context, k *Kind, s *selector, o ListOpt
 	return k.page(snapshot, s, from, o.Limit), nil
 }
 
-// continueToken has Kubernetes' form. A negative revision means: whatever is there now.
+// continueToken has Kubernetes' form. A negative revision means the current state.
 type continueToken struct {
 	Version  string `json:"v"`
 	Revision int64  `json:"rv"`
@@ -198,8 +198,8 @@ func decodeContinue(s string) (continueToken, error) {
 	return token, nil
 }
 
-// continueExpired says 410, with a token for clients that would rather have the
-// rest as it is now than start again.
+// continueExpired makes a 410, with a token for clients that prefer the rest as it is now
+// to starting again.
 func continueExpired(start string) error {
 	err := apierrors.NewResourceExpired("The provided continue parameter is too old to display a consistent list result. " +
 		"You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. " +

@@ -65,7 +65,7 @@ func (r *Registry) Fresh(ctx context.Context, k *Kind, key, name string) (*watch
 	return o, nil
 }
 
-// cached reads an object from the cache. One that is stored and that the cache cannot show is an error, and not absent.
+// cached reads an object from the cache. One that is stored but cannot be decoded is an error, and not absent.
 func (r *Registry) cached(k *Kind, key, name string) (*watchcache.Object, error) {
 	if o, ok := r.Cache(k).Get(key); ok {
 		return o, nil
@@ -78,7 +78,7 @@ func (r *Registry) cached(k *Kind, key, name string) (*watchcache.Object, error)
 	return nil, k.notFound(name)
 }
 
-// WaitUntil waits until the cache has a revision; 0 is there from the start.
+// WaitUntil waits until the cache has a revision; it does not wait for 0.
 func (r *Registry) WaitUntil(ctx context.Context, k *Kind, revision int64) error {
 	c := r.Cache(k)
 	limited, cancel := context.WithTimeout(ctx, freshWait)

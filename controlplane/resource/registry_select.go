@@ -18,8 +18,8 @@ const (
 	fieldNamespace = watchcache.ByNamespace
 )
 
-// selector is what a list or a watch looks for, in the form in which it is
-// quickest to test.
+// selector is what a list or a watch selects, in the form in which it is quickest to
+// test.
 type selector struct {
 	namespace string
 	name      string // set if metadata.name must be this
@@ -123,7 +123,7 @@ func (k *Kind) unknownField(name string) error {
 	return apierrors.NewBadRequest(fmt.Sprintf("field label not supported: %s", name))
 }
 
-// matches says whether an object of the right namespace is one that is looked for.
+// matches says whether an object of the right namespace is selected.
 func (s *selector) matches(o *watchcache.Object) bool {
 	for _, test := range s.tests {
 		if !test(o) {

@@ -62,7 +62,7 @@ func (r *Registry) Reread() {
 // complete is kube-apiserver's error for a list that would leave out an object
 // that is stored: one that cannot be decoded and of which no earlier state is
 // known. Agents and controllers then keep what they have, instead of taking the
-// object for deleted. One with an earlier state is shown in that.
+// object for deleted. An object with an earlier state is shown in that state.
 func (r *Registry) complete(k *Kind, s *selector) error {
 	prefix := k.prefix(s.namespace)
 	if s.name != "" && (s.namespace != "" || !k.Namespaced) {
@@ -96,9 +96,8 @@ func (r *Registry) complete(k *Kind, s *selector) error {
 	}}
 }
 
-// deleteUnreadable removes a stored object that cannot be decoded, without what
-// a deletion otherwise waits for: finalizers, grace and dependents. Any other
-// object it refuses.
+// deleteUnreadable removes a stored object that cannot be decoded, without waiting for
+// finalizers, grace or dependents. It refuses any other object.
 func (r *Registry) deleteUnreadable(ctx context.Context, k *Kind, key, name string, dryRun bool) error {
 	kv, err := r.store.Get(ctx, key)
 	if errors.Is(err, storage.ErrNotFound) {

@@ -44,7 +44,7 @@ func (r *Registry) Watch(ctx context.Context, k *Kind, ns string, o WatchOptions
 	return w, nil
 }
 
-// startOf fills in where the watch begins, once the cache is fresh enough for it.
+// startOf sets where the watch begins, once the cache is fresh enough for it.
 func (r *Registry) startOf(ctx context.Context, k *Kind, o WatchOptions, options *watchcache.WatchOptions) error {
 	revision, err := ParseRevision(o.ResourceVersion)
 	if err != nil {
@@ -61,7 +61,7 @@ func (r *Registry) startOf(ctx context.Context, k *Kind, o WatchOptions, options
 		case revision == 0:
 			return r.WaitUntil(ctx, k, 0)
 		}
-		// A revision that is still to come is no error: its events will follow.
+		// A future revision is no error: its events will follow.
 		return r.Cache(k).WaitForSync(ctx)
 	}
 	if o.ResourceVersionMatch != metav1.ResourceVersionMatchNotOlderThan {

@@ -16,16 +16,16 @@ import (
 	"github.com/skep-io/skep/controlplane/watchcache"
 )
 
-// maxAttempts bounds how often a change is made again because its object, or
-// what is allocated with it, changed meanwhile.
+// maxAttempts bounds how often a change is tried again because its object, or what is
+// allocated with it, changed meanwhile.
 const maxAttempts = 32
 
-// Update replaces an object, or a part of it if sub names a subresource. The
-// object is taken over. With a resource version it must be the current one;
-// without, whatever is there is replaced.
+// Update replaces an object, or a part of it if sub names a subresource. The caller must
+// not use obj afterwards. A resource version in it must be the current one; without one,
+// any state is replaced.
 func (r *Registry) Update(ctx context.Context, k *Kind, sub string, obj Object, o UpdateOptions) (Object, error) {
 	ns, name := obj.GetNamespace(), obj.GetName()
-	// Each attempt fills the object in, so that one that may take several is given a copy.
+	// Each attempt changes the object; if there may be several, each gets a copy.
 	retried := obj.GetResourceVersion() == "" || r.config.Allocators[k.Stored()] != nil
 	return r.Modify(ctx, k, sub, ns, name, o, func(Object) (Object, error) {
 		if retried {
@@ -35,19 +35,18 @@ func (r *Registry) Update(ctx context.Context, k *Kind, sub string, obj Object, 
 	})
 }
 
-// Modify reads an object, has change make the new state from it, and writes
-// that, again and again until nothing came in between; if the new state carries
-// another resource version than the current one, it is a conflict at once.
-// change must not touch what it is given; returning that means no change. It may
-// be called several times, first with the cached state, which can be old. Errors
-// of change are returned as they are.
+// Modify reads an object, has change make the new state from it, and writes that; it
+// tries again when another write came in between. If the new state carries another
+// resource version than the current one, it is a conflict at once. change must not change
+// its argument; returning that means no change. It may be called several times, first
+// with the cached state, which can be old. Errors of change are returned as they are.
 func (r *Registry) Modify(ctx context.Context, k *Kind, sub, ns, name string, o UpdateOptions, change func(current Object) (Object, error)) (Object, error) {
 	return r.ModifyWith(ctx, k, sub, ns, name, o, func(current Object, _ *Tx) (Object, error) { return change(current) })
 }
 
-// ModifyWith is Modify for a change that must land together with other keys: what
-// change adds to tx is guarded and written with the object, or not at all. A
-// guard that does not hold has change called again, with a new tx.
+// ModifyWith is Modify for a change that must be written together with other keys: what
+// change adds to tx is guarded and written with the object, or not at all. If a guard
+// does not hold, change is called again, with a new tx.
 func (r *Registry) ModifyWith(ctx context.Context, k *Kind, sub, ns, name string, o UpdateOptions, change func(current Object, tx *Tx) (Object, error)) (Object, error) {
 	if k.stored != nil {
 		return r.modifyIn(ctx, k, sub, ns, name, o, change)
@@ -69,10 +68,10 @@ func (r *Registry) ModifyWith(ctx context.Context, k *Kind, sub, ns, name string
 	return nil, k.conflict(name, errModified)
 }
 
-// errAgain says that an attempt did not count: it was made on an old state.
+// errAgain says that an attempt was made on an old state and is to be repeated.
 var errAgain = errors.New("state was old")
 
-// modification is one Modify.
+// modification is one call of Modify.
 type modification struct {
 	r       *Registry
 	k       *Kind
@@ -101,7 +100,7 @@ func (u *modification) attempt(ctx context.Context) (Object, error) {
 	if err == nil && result != current.Value() || errors.Is(err, errAgain) || !cached {
 		return result, err
 	}
-	// An error, or that there is nothing to do, may be due to an old state only.
+	// An error, or that there is nothing to do, may be only because the state is old.
 	now, freshErr := u.r.Fresh(ctx, u.k, u.key, u.name)
 	if freshErr != nil {
 		return nil, freshErr
@@ -146,7 +145,7 @@ func (u *modification) try(ctx context.Context, current *watchcache.Object) (Obj
 			return nil, err
 		}
 	}
-	if err := u.judge(obj, old); err != nil {
+	if err := u.validate(obj, old); err != nil {
 		return nil, err
 	}
 	if err := u.r.gate.validate(ctx, admitted); err != nil {
@@ -158,7 +157,7 @@ func (u *modification) try(ctx context.Context, current *watchcache.Object) (Obj
 	return u.write(ctx, &tx, current, obj)
 }
 
-// sameObject refuses an update that means another object, or another state of it.
+// sameObject refuses an update with another UID or another resource version than the object's.
 func (k *Kind) sameObject(obj, old Object) error {
 	if uid := obj.GetUID(); uid != "" && uid != old.GetUID() {
 		return k.check(&metav1.Preconditions{UID: &uid}, old)
@@ -169,7 +168,7 @@ func (k *Kind) sameObject(obj, old Object) error {
 	return nil
 }
 
-// prepare fills in what an update cannot change.
+// prepare sets the fields that an update cannot change.
 func (u *modification) prepare(obj, old Object) {
 	obj.SetResourceVersion(old.GetResourceVersion())
 	obj.SetGeneration(old.GetGeneration())
@@ -193,8 +192,8 @@ func (u *modification) prepare(obj, old Object) {
 	}
 }
 
-// judge validates what is complete with what was allocated for it.
-func (u *modification) judge(obj, old Object) error {
+// validate validates an object after what is allocated for it has been set.
+func (u *modification) validate(obj, old Object) error {
 	if u.rules.Validate != nil {
 		if errs := u.rules.Validate(obj, old); len(errs) > 0 {
 			return u.k.invalid(obj.GetName(), errs)
@@ -231,7 +230,7 @@ func (u *modification) write(ctx context.Context, tx *Tx, current *watchcache.Ob
 	return obj, u.commit(ctx, tx, obj)
 }
 
-// onlyTimes says whether an update changes nothing but when its manager last wrote, which is not worth a write.
+// onlyTimes says whether an update changes only the time when its manager last wrote, which is not worth a write.
 func (u *modification) onlyTimes(obj, old Object, before []byte) bool {
 	entries := obj.GetManagedFields()
 	if !tracked(obj) || !sameManagers(entries, old.GetManagedFields()) {
@@ -246,7 +245,7 @@ func (u *modification) onlyTimes(obj, old Object, before []byte) bool {
 	return false
 }
 
-// rewrites says whether a write without a change is one for the store.
+// rewrites says whether a write without a change is to be written to the store all the same.
 func (u *modification) rewrites(ctx context.Context) bool {
 	return u.r.config.Encrypted && !u.options.DryRun && u.r.stale(ctx, u.key)
 }
@@ -298,8 +297,8 @@ func (k *Kind) finished(obj, old Object) bool {
 	return grace == nil || *grace == 0
 }
 
-// catchUp waits until the caches of the kinds whose keys were in conflict have
-// seen why, so that what is allocated next is not the same again.
+// catchUp waits until the caches of the kinds whose keys were in conflict have the
+// conflicting writes, so that the same is not allocated again.
 func (r *Registry) catchUp(ctx context.Context, conflict *storage.ConflictError) error {
 	for _, k := range r.Kinds() {
 		prefix := k.Prefix()
@@ -315,5 +314,5 @@ func (r *Registry) catchUp(ctx context.Context, conflict *storage.ConflictError)
 	return nil
 }
 
-// now is the time as objects carry it: in whole seconds.
+// now is the time in whole seconds, as objects carry it.
 func now() metav1.Time { return metav1.NewTime(time.Now().Truncate(time.Second)) }

@@ -10,26 +10,26 @@ import (
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 )
 
-// Subresource is what is served below an object's own path: a part of the object, the object in another form, an action, or a
-// connection. Discovery, OpenAPI and the API server's routes are made of it.
+// Subresource is what is served below an object's own path: a part of the object, the object in another form, an action, or a connection.
+// Discovery, OpenAPI and the API server's routes are made from it.
 type Subresource struct {
 	Name string
 	// Verbs are those that discovery lists, and that are served; a connection with a path accepts every method.
 	Verbs []string
-	// GVK is of what is read and sent, or of the options of a connection. Empty: the kind's own.
+	// GVK is that of the body, or of the options of a connection. Empty: the kind's own.
 	GVK schema.GroupVersionKind
-	// New makes what is read and sent; nil: the kind's own objects.
+	// New makes an empty body; nil: the kind's own objects.
 	New func() runtime.Object
 
 	// Update is set for a part of the object: how it is written through the registry.
 	Update *UpdateRules
 	// Scale is set for the replicas of an object, shown as a Scale.
 	Scale *ScaleAccess
-	// Options is set for what streams bytes: what its query may hold.
+	// Options is set for a subresource that streams bytes: it makes the type that its query is read into.
 	Options func() runtime.Object
 	// MediaType is of the bytes that are streamed.
 	MediaType string
-	// Path says that whatever follows the subresource's name in a path belongs to it.
+	// Path says that the rest of the request path after the subresource's name belongs to it.
 	Path bool
 }
 

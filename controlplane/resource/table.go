@@ -61,7 +61,7 @@ func (k *Kind) rows(obj Object) (*metav1.Table, error) {
 	return printed, nil
 }
 
-// include puts the object that a row is about beside it, in the form that was asked for.
+// include adds to a row its object, in the form that was asked for.
 func include(row *metav1.TableRow, obj Object, k *Kind, policy metav1.IncludeObjectPolicy) error {
 	switch policy {
 	case metav1.IncludeNone:

@@ -19,7 +19,7 @@ import (
 	"github.com/skep-io/skep/controlplane/storage"
 )
 
-// Unstructured is what is to be known of a kind whose objects are of no Go type. They are stored as JSON.
+// Unstructured describes a kind whose objects are of no Go type. They are stored as JSON.
 type Unstructured struct {
 	GVK                    schema.GroupVersionKind
 	Resource, Singular     string
@@ -78,7 +78,7 @@ func newUnstructured(gvk schema.GroupVersionKind) *unstructured.Unstructured {
 
 func fieldsOf(obj Object) map[string]any { return obj.(*unstructured.Unstructured).Object }
 
-// moveStatus gives to the status of from. The values are shared and not changed any more.
+// moveStatus copies the status of from into to. They share the values, which must not be changed any more.
 func moveStatus(to, from map[string]any) {
 	if status, ok := from["status"]; ok {
 		to["status"] = runtime.DeepCopyJSONValue(status)
@@ -104,7 +104,7 @@ func prepareStatus(obj, old Object) {
 	}
 }
 
-// content is what of an object raises its generation.
+// content returns the fields whose change raises an object's generation.
 func content(obj Object, status bool) map[string]any {
 	fields := maps.Clone(fieldsOf(obj))
 	for _, name := range []string{"apiVersion", "kind", "metadata"} {
@@ -116,7 +116,7 @@ func content(obj Object, status bool) map[string]any {
 	return fields
 }
 
-// validateMetadata refuses metadata that is not of its type: accessors would take it for empty.
+// validateMetadata refuses metadata that has the wrong type: accessors would take it for empty.
 func validateMetadata(obj Object) field.ErrorList {
 	metadata, given := fieldsOf(obj)["metadata"]
 	typed, ok := metadata.(map[string]any)
@@ -141,7 +141,7 @@ func pruneMetadata(obj Object) {
 	}
 }
 
-// unstructuredRows print names and ages, as kube-apiserver does of custom resources that say no more.
+// unstructuredRows print names and ages, as kube-apiserver does for custom resources that define no columns.
 func unstructuredRows(obj Object) *metav1.Table {
 	age := "<unknown>"
 	if t := obj.GetCreationTimestamp(); !t.IsZero() {

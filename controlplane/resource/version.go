@@ -29,7 +29,7 @@ type Version struct {
 	ValidateUpdate func(obj, old Object) field.ErrorList
 }
 
-// AllVersions are the kind and one Kind for each of its further versions, which is read and written through the registry as any.
+// AllVersions are the kind and one Kind for each of its further versions, which is read and written through the registry like any other.
 func (k *Kind) AllVersions() []*Kind {
 	all := []*Kind{k}
 	for _, v := range k.Versions {
@@ -76,7 +76,7 @@ func (k *Kind) Has(gk schema.GroupKind) bool {
 	return k.GVK.GroupKind() == gk
 }
 
-// In is an object of the kind in its version: itself, if it is in that. It shares memory with obj.
+// In returns an object of the kind in the kind's version: obj itself, if it has that version. It shares memory with obj.
 func (k *Kind) In(obj Object) (Object, error) {
 	if k.base == nil && len(k.Versions) == 0 || obj == nil {
 		return obj, nil
@@ -96,7 +96,7 @@ func (k *Kind) In(obj Object) (Object, error) {
 	return out, nil
 }
 
-// Encoded is a cached object in the kind's version, as encode writes it. The cache keeps it by the content type and the version.
+// Encoded returns a cached object in the kind's version, as encode writes it. The cache keeps it by the content type and the version.
 func (k *Kind) Encoded(o *watchcache.Object, contentType string, encode func(runtime.Object) ([]byte, error)) ([]byte, error) {
 	if k.stored == nil {
 		return o.Encoded(contentType, encode)

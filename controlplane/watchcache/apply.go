@@ -18,7 +18,7 @@ type change struct {
 	err      error
 }
 
-// decode makes a change of a value, unless the store could not read it.
+// decode makes a change from a value, unless the store could not read it.
 func (c *Cache) decode(key string, value []byte, revision int64, err error) change {
 	if err != nil {
 		return change{key: key, revision: revision, err: err}
@@ -56,7 +56,7 @@ func (c *Cache) decodeEvents(events []storage.Event) []change {
 	return changes
 }
 
-// apply brings changes in, in order, and hands them to the watchers.
+// apply stores changes in the cache, in order, and sends them to the watchers.
 func (c *Cache) apply(changes []change, revision int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -69,8 +69,8 @@ func (c *Cache) apply(changes []change, revision int64) {
 	c.advance(revision)
 }
 
-// put brings one change into the tree and the indexes. A value that cannot be
-// decoded leaves the last state where it is. The caller holds mu.
+// put stores one change in the tree and the indexes. A value that cannot be decoded
+// leaves the last state in place. The caller holds mu.
 func (c *Cache) put(ch change) (Event, bool) {
 	if ch.err != nil {
 		c.keep(ch)
@@ -91,7 +91,7 @@ func (c *Cache) put(ch change) (Event, bool) {
 	if !replaced {
 		return Event{Type: watch.Added, Object: ch.object, Revision: ch.revision}, true
 	}
-	return Event{Type: watch.Modified, Object: ch.object, Previous: old, Revision: ch.revision, left: &left{}}, true
+	return Event{Type: watch.Modified, Object: ch.object, Previous: old, Revision: ch.revision, deleted: &deletedState{}}, true
 }
 
 // index replaces old by obj in every index; either may be nil.
@@ -117,15 +117,15 @@ func (c *Cache) index(old, obj *Object) {
 	}
 }
 
-// replace brings in a whole list. Watchers see the difference, in order of
-// revisions; what happened in between is lost, so nobody can resume from before it.
+// replace stores a whole list. Watchers see the difference, in order of revisions; the
+// events in between are lost, so no watch can resume from before the list.
 func (c *Cache) replace(listed []change, revision int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, ch := range c.difference(listed, revision) {
 		if ev, ok := c.put(ch); ok {
 			if ev.Revision <= c.revision {
-				// A value has become readable without a write: it is older than where watches are.
+				// A value has become readable without a write: its revision is below those that watches have reached.
 				ev.Revision, ev.relisted = c.revision, true
 			}
 			c.watchers.dispatch(ev)
@@ -152,18 +152,18 @@ func (c *Cache) difference(listed []change, revision int64) []change {
 		}
 		changes = append(changes, ch)
 	}
-	gone := func(key string) {
+	missing := func(key string) {
 		if !there[key] {
 			there[key] = true
 			changes = append(changes, change{key: key, revision: revision})
 		}
 	}
 	c.tree.Ascend(func(o *Object) bool {
-		gone(o.Key)
+		missing(o.Key)
 		return true
 	})
 	for key := range c.unreadable {
-		gone(key)
+		missing(key)
 	}
 	slices.SortStableFunc(changes, func(a, b change) int { return int(a.revision - b.revision) })
 	return changes

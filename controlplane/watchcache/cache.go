@@ -54,8 +54,8 @@ type Cache struct {
 	snapshot *Snapshot
 	indexes  map[string]map[string]map[string]*Object // index, value, key
 	window   window
-	// unreadable are the keys whose values cannot be decoded. Those that the tree
-	// has are there with the last state that could.
+	// unreadable are the keys whose values cannot be decoded. The tree has the last state of
+	// each that could be decoded, if there was one.
 	unreadable map[string]*Unreadable
 	// revision is that of etcd up to which everything is in the tree.
 	revision int64
@@ -103,7 +103,7 @@ func newTree() *btree.BTreeG[*Object] {
 	return btree.NewG(treeDegree, func(a, b *Object) bool { return a.Key < b.Key })
 }
 
-// Run keeps the cache current until ctx ends, through errors of the store.
+// Run keeps the cache current until ctx ends. It retries after errors of the store.
 func (c *Cache) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	c.mu.Lock()
@@ -152,7 +152,7 @@ func (c *Cache) Run(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// follow lists once, says that it has, then applies changes for as long as the watch lasts.
+// follow lists once, calls listed, then applies changes for as long as the watch lasts.
 func (c *Cache) follow(ctx context.Context, listed func()) error {
 	kvs, revision, err := c.store.List(ctx, c.prefix)
 	if err != nil {
@@ -182,7 +182,7 @@ func (c *Cache) follow(ctx context.Context, listed func()) error {
 	}
 }
 
-// WaitForSync waits until the first list is in.
+// WaitForSync waits until the first list has been stored.
 func (c *Cache) WaitForSync(ctx context.Context) error {
 	select {
 	case <-c.closed:
@@ -199,14 +199,14 @@ func (c *Cache) WaitForSync(ctx context.Context) error {
 	}
 }
 
-// Revision is up to where the cache is.
+// Revision is the revision up to which the cache has everything.
 func (c *Cache) Revision() int64 {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	return c.revision
 }
 
-// waiter is a reader that waits for a revision; done is closed when it is there.
+// waiter is a reader that waits for a revision; done is closed when the cache has it.
 type waiter struct {
 	revision int64
 	done     chan struct{}
@@ -242,7 +242,7 @@ func (c *Cache) WaitUntil(ctx context.Context, revision int64) error {
 	return c.await(ctx, w.done)
 }
 
-// advance sets the revision and wakes who waits for it. The caller holds mu.
+// advance sets the revision and wakes the readers that wait for it. The caller holds mu.
 func (c *Cache) advance(revision int64) {
 	if revision <= c.revision {
 		return

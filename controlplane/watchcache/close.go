@@ -2,10 +2,10 @@ package watchcache
 
 import "errors"
 
-// ErrClosed ends the watches of a cache whose kind is served no more.
+// ErrClosed ends the watches of a cache whose kind is no longer served.
 var ErrClosed = errors.New("the resource is no longer served")
 
-// Close ends the watches of a cache and refuses new ones, with ErrClosed; who waits for its first list gets that error, too. The
+// Close ends the watches of a cache and refuses new ones, with ErrClosed; readers that wait for its first list get that error, too. The
 // caller ends Run.
 func (c *Cache) Close() {
 	c.mu.Lock()

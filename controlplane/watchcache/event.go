@@ -23,8 +23,8 @@ type Event struct {
 	// relisted marks a value that became readable without a write. It is for every
 	// watch that it was queued at, whatever its revision.
 	relisted bool
-	// left is shared by all watchers that the object leaves with this change.
-	left *left
+	// deleted is shared by all watchers whose filter the object no longer meets after this change.
+	deleted *deletedState
 }
 
 // size is what an event keeps in memory, counted in bytes of etcd: the state after the change and the one before it.
@@ -39,15 +39,15 @@ func (e *Event) size() int {
 	return size
 }
 
-// left is the previous state under the revision of the change, made when the first watcher needs it.
-type left struct {
+// deletedState is the previous state under the revision of the change, made when the first watcher needs it.
+type deletedState struct {
 	once   sync.Once
 	object *Object
 }
 
 // seenThrough is the event as a watch with this filter has it: an object that
-// starts to match is Added, one that no longer does is Deleted. It is not ok if
-// the watch has nothing to see.
+// starts to match is Added, one that no longer does is Deleted. ok is false if the event
+// does not concern the watch.
 func (e Event) seenThrough(filter func(*Object) bool) (Event, bool) {
 	if filter == nil {
 		return e, true
@@ -61,8 +61,8 @@ func (e Event) seenThrough(filter func(*Object) bool) (Event, bool) {
 	case now:
 		return Event{Type: watch.Added, Object: e.Object, Revision: e.Revision, relisted: e.relisted}, true
 	case before:
-		e.left.once.Do(func() { e.left.object = e.Previous.at(e.Revision) })
-		return Event{Type: watch.Deleted, Object: e.left.object, Previous: e.Previous, Revision: e.Revision}, true
+		e.deleted.once.Do(func() { e.deleted.object = e.Previous.at(e.Revision) })
+		return Event{Type: watch.Deleted, Object: e.deleted.object, Previous: e.Previous, Revision: e.Revision}, true
 	}
 	return Event{}, false
 }

@@ -7,7 +7,7 @@ import (
 	"github.com/skep-io/skep/backoff"
 )
 
-// How long to wait after the store could not be asked its revision: at first, and at most.
+// How long to wait before the store is asked again for its revision after an error: at first, and at most.
 const (
 	freshRetry    = 200 * time.Millisecond
 	freshRetryMax = 2 * time.Second

@@ -1,7 +1,7 @@
 // Package watchcache keeps the objects of one kind in memory, as etcd has them:
 // one etcd watch, every change decoded once, and encoded once per content type
 // however many read it. It owns the window of past events from which a watch
-// can resume. It never writes to etcd, and it knows nothing of kinds' rules.
+// can resume. It never writes to etcd, and has no rules of kinds.
 package watchcache
 
 import (

@@ -6,10 +6,9 @@ import (
 	"time"
 )
 
-// askProgress asks etcd how far the watch is for as long as readers wait for a
-// revision. It has one request under way at a time, however many readers wait: a
-// pile of them could fill the watch's stream, and an answer serves all who came
-// before the question.
+// askProgress asks etcd how far the watch is for as long as readers wait for a revision.
+// It sends one request at a time, however many readers wait: many requests could fill the
+// watch's stream, and one answer serves all readers that came before the request.
 func (c *Cache) askProgress(ctx context.Context) {
 	for {
 		select {

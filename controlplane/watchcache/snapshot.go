@@ -10,7 +10,7 @@ import (
 	"github.com/google/btree"
 )
 
-// GoneError says that a revision has left the window.
+// GoneError says that a revision is no longer in the window.
 type GoneError struct{ Revision, Oldest int64 }
 
 func (e *GoneError) Error() string {

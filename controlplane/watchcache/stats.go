@@ -14,7 +14,7 @@ var waitSeconds = promauto.NewHistogramVec(prometheus.HistogramOpts{
 	Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 3, 10},
 }, []string{"prefix"})
 
-// Stats is the size of a cache, and how far it is.
+// Stats is the size of a cache, and its revision.
 type Stats struct {
 	Objects      int
 	WindowEvents int
@@ -29,7 +29,7 @@ func (c *Cache) Stats() Stats {
 	return Stats{Objects: c.tree.Len(), WindowEvents: c.window.count, WindowBytes: c.window.bytes, Revision: c.revision}
 }
 
-// await waits for what is closed when the cache is where a reader needs it.
+// await waits for a channel that is closed when the cache has what a reader needs.
 func (c *Cache) await(ctx context.Context, there <-chan struct{}) error {
 	began := time.Now()
 	defer func() { waitSeconds.WithLabelValues(c.prefix).Observe(time.Since(began).Seconds()) }()

@@ -2,8 +2,8 @@ package watchcache
 
 // Subscribe calls h with the whole state, as Added events, and then with every
 // event in order, from one goroutine, while Run runs. h may read the cache. It
-// should only enqueue: what it does not take piles up in memory. After etcd's
-// history was lost, h gets the difference.
+// should only enqueue: events that wait for h use memory without a limit. When the cache
+// has to list again, h gets the difference.
 func (c *Cache) Subscribe(h func(Event)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -13,7 +13,7 @@ func (c *Cache) Subscribe(h func(Event)) {
 	}
 }
 
-// startHandler begins to feed h. The caller holds mu.
+// startHandler begins to call h. The caller holds mu.
 func (c *Cache) startHandler(h func(Event)) {
 	ctx := c.running
 	c.group.Add(1)

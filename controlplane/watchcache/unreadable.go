@@ -26,8 +26,8 @@ var (
 // errReread ends a watch so that Run lists again.
 var errReread = errors.New("values are to be read again")
 
-// Unreadable is a stored object whose value cannot be decoded. It is not gone:
-// whoever has it must go on with what is known of it.
+// Unreadable is a stored object whose value cannot be decoded. It is not deleted: readers
+// that have an earlier state must go on with that.
 type Unreadable struct {
 	Key      string
 	Revision int64
@@ -37,7 +37,7 @@ type Unreadable struct {
 	Kept bool
 }
 
-// keep notes a value that cannot be decoded, and leaves the last state where it is. The caller holds mu.
+// keep records a value that cannot be decoded, and leaves the last state in place. The caller holds mu.
 func (c *Cache) keep(ch change) {
 	old, noted := c.unreadable[ch.key]
 	if noted && old.Revision == ch.revision {
@@ -57,7 +57,7 @@ func (c *Cache) keep(ch change) {
 	slog.Error(message, "key", ch.key, "revision", ch.revision, "err", ch.err)
 }
 
-// forget drops the note on a key that is written or deleted. The caller holds mu.
+// forget drops the record of a key that is written or deleted. The caller holds mu.
 func (c *Cache) forget(ch change) {
 	if _, noted := c.unreadable[ch.key]; noted {
 		delete(c.unreadable, ch.key)
@@ -80,7 +80,7 @@ func (c *Cache) Unreadable(prefix string) []Unreadable {
 	return found
 }
 
-// Reread lists again if there are objects that could not be decoded: what it takes to do so may have changed.
+// Reread lists again if there are objects that could not be decoded: they may be readable now, with another encryption key for example.
 func (c *Cache) Reread() {
 	c.mu.RLock()
 	defer c.mu.RUnlock()

@@ -75,7 +75,7 @@ type Watcher struct {
 	err     error
 }
 
-// Watch begins a watch. It returns a *GoneError if events after o.After have left the window.
+// Watch begins a watch. It returns a *GoneError if events after o.After are no longer in the window.
 func (c *Cache) Watch(o WatchOptions) (*Watcher, error) {
 	w := &Watcher{
 		cache:     c,
@@ -131,7 +131,7 @@ func (c *Cache) initial(w *Watcher, o WatchOptions) {
 	})
 }
 
-// push queues an event, or says that the watch has ended.
+// push queues an event, or returns that the watch has ended.
 func (w *Watcher) push(ev Event) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -192,7 +192,7 @@ func (w *Watcher) Next(ctx context.Context) ([]Event, error) {
 	}
 }
 
-// Starting says whether Next still has something that was there when the watch began. Only the reader may ask.
+// Starting says whether Next still has initial events to return. Only the reader may call it.
 func (w *Watcher) Starting() bool {
 	if len(w.initial) > 0 || w.initialEnd {
 		return true
@@ -223,7 +223,7 @@ func (w *Watcher) nextInitial() []Event {
 	return events
 }
 
-// drain empties the queue and returns what of it the watch sees.
+// drain empties the queue and returns those of its events that concern the watch.
 func (w *Watcher) drain() ([]Event, error) {
 	w.mu.Lock()
 	queued, err := w.queue, w.err
@@ -241,8 +241,7 @@ func (w *Watcher) drain() ([]Event, error) {
 	return seen, err
 }
 
-// bookmark returns one if it is due. Nothing may be queued: what is queued
-// belongs before it.
+// bookmark returns one if it is due and nothing is queued: queued events come before it.
 func (w *Watcher) bookmark() (Event, bool) {
 	if !w.bookmarks || time.Now().Before(w.nextBookmark) {
 		return Event{}, false

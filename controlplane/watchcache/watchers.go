@@ -6,9 +6,9 @@ const (
 	ByName      = "metadata.name"
 )
 
-// Trigger says that a watch sees only objects that have Value in an index, or
-// with ByNamespace or ByName in their metadata. Thousands of watches with
-// triggers cost an event no more than those that it concerns.
+// Trigger says that a watch sees only objects that have Value in an index, or with
+// ByNamespace or ByName in their metadata. An event costs nothing for watches whose
+// trigger it does not meet.
 type Trigger struct{ Index, Value string }
 
 // watchers are all watches of a cache, found by their triggers.

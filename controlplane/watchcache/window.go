@@ -9,7 +9,7 @@ const DefaultWindow = 16384
 // they take a few times that.
 const DefaultWindowBytes = 32 << 20
 
-// windowAge is after how long an event leaves the window even when there is
+// windowAge is after how long an event is dropped from the window even when there is
 // room, so that an idle cache does not hold old states for ever.
 const windowAge = 5 * time.Minute
 
@@ -55,8 +55,8 @@ func (w *window) add(ev Event) {
 	w.bytes += size
 }
 
-// drop lets the oldest revision go. Events of one transaction share a revision: who resumes from it must have seen all of
-// them, so they leave together.
+// drop removes the oldest revision. Events of one transaction share a revision: a watch that resumes from it must have seen all of them, so
+// they are removed together.
 func (w *window) drop() {
 	w.low = w.events[w.head].Revision
 	for w.count > 0 && w.events[w.head].Revision == w.low {
@@ -79,7 +79,7 @@ func (w *window) grow() {
 
 func (w *window) at(i int) *Event { return &w.events[(w.head+i)%len(w.events)] }
 
-// after returns the events that came after revision; ok is false if some of them have left the window.
+// after returns the events that came after revision; ok is false if some of them are no longer in the window.
 func (w *window) after(revision int64) (events []Event, ok bool) {
 	if revision < w.low {
 		return nil, false
