@@ -10,15 +10,15 @@ import (
 
 type failureKey struct{}
 
-// WithFailure returns a context under which the first part of a control loop
-// that fails ends all of them: the context ends, and context.Cause is why.
+// WithFailure returns a context that ends when the first part of a control loop fails, so
+// that all parts end; context.Cause says why.
 func WithFailure(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, fail := context.WithCancelCause(ctx)
 	return context.WithValue(ctx, failureKey{}, fail), func() { fail(context.Canceled) }
 }
 
-// Fail says that a part of a control loop is over although its context is not.
-// Nobody does its work from then on, so the process must not go on as the leader.
+// Fail reports that a part of a control loop has ended although its context has not. Its
+// work is no longer done, so the process must not go on as the leader.
 func Fail(ctx context.Context, err error) {
 	slog.Error("Control loop failed", "err", err)
 	if fail, ok := ctx.Value(failureKey{}).(context.CancelCauseFunc); ok {
@@ -26,8 +26,8 @@ func Fail(ctx context.Context, err error) {
 	}
 }
 
-// Guard runs a part of a control loop. A panic in it is a failure of the loop by
-// that name; under a context that takes no failures it stays a panic.
+// Guard runs a part of a control loop. A panic in it is a failure of the named loop;
+// under a context that is not of WithFailure it stays a panic.
 func Guard(ctx context.Context, loop string, part func()) {
 	defer func() {
 		v := recover()
@@ -43,7 +43,7 @@ func Guard(ctx context.Context, loop string, part func()) {
 	part()
 }
 
-// Go is wg.Go of a guarded part.
+// Go runs a guarded part with wg.Go.
 func Go(ctx context.Context, wg *sync.WaitGroup, loop string, part func()) {
 	wg.Go(func() { Guard(ctx, loop, part) })
 }

@@ -9,7 +9,7 @@ import (
 )
 
 // ObserveKinds calls begin for every kind that is served, and then, from a goroutine of wg until ctx ends, for every one that is
-// served later. The context that begin gets ends when the kind is served no more. It returns when begin has returned for all that
+// served later. The context that begin gets ends when the kind is no longer served. It returns when begin has returned for all kinds that
 // are served now.
 func ObserveKinds(ctx context.Context, wg *sync.WaitGroup, r *resource.Registry, begin func(ctx context.Context, k *resource.Kind)) {
 	changed := make(chan struct{}, 1)

@@ -16,9 +16,8 @@ import (
 
 // Observe calls change for every object that exists, and then, from a goroutine
 // of wg until ctx ends, for every change in order. It returns when what existed
-// has been delivered: what a loop decides after that it decides on the whole
-// state. It ends when the kind is served no more. old is the zero value for an object that is new, cur for one that is
-// gone; revision is that of the change. change must not block.
+// has been delivered, so that a loop decides on the whole state after that. It ends when the kind is no longer served. old is the zero
+// value for a new object, cur for a deleted one; revision is that of the change. change must not block.
 func Observe[T resource.Object](ctx context.Context, wg *sync.WaitGroup, r *resource.Registry, k *resource.Kind, change func(old, cur T, revision int64)) {
 	delivered := make(chan struct{})
 	arrived := sync.OnceFunc(func() { close(delivered) })

@@ -22,8 +22,8 @@ func PodReady(pod *corev1.Pod) bool {
 	return c != nil && c.Status == corev1.ConditionTrue
 }
 
-// PodAvailable says whether a pod has been ready for minReady, and if it is
-// ready but not for long enough, how long it lacks.
+// PodAvailable says whether a pod has been ready for minReady, and if it has not been
+// ready for long enough, how long it still lacks.
 func PodAvailable(pod *corev1.Pod, minReady time.Duration, now time.Time) (available bool, lacks time.Duration) {
 	c := PodCondition(pod, corev1.PodReady)
 	if c == nil || c.Status != corev1.ConditionTrue {
@@ -44,7 +44,7 @@ func PodTerminal(pod *corev1.Pod) bool {
 	return pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
 }
 
-// PodActive says whether a pod counts: it has not ended and is not being deleted.
+// PodActive says whether a pod has not ended and is not being deleted.
 func PodActive(pod *corev1.Pod) bool {
 	return !PodTerminal(pod) && pod.DeletionTimestamp == nil
 }

@@ -1,7 +1,7 @@
-// Package controller holds what every control loop is built from: a queue of
-// keys with back-off, typed observation of a kind's changes, and calls in growing
-// batches. The loops themselves are its sub-packages, and dependents is what those
-// share whose objects control others. It never decides anything about objects.
+// Package controller holds what every control loop is built from: a queue of keys with
+// back-off, typed observation of a kind's changes, and calls in growing batches. The
+// loops themselves are its sub-packages; loops whose objects control others share package
+// dependents. It never decides anything about objects.
 package controller
 
 import (
@@ -24,7 +24,7 @@ const (
 	maxBackoff = 30 * time.Second
 )
 
-// Key names an object that a loop has to look at.
+// Key names an object that a loop works on.
 type Key struct{ Namespace, Name string }
 
 func (k Key) String() string {
@@ -34,8 +34,8 @@ func (k Key) String() string {
 	return k.Namespace + "/" + k.Name
 }
 
-// Queue hands keys to workers: a key that is added many times before it is its
-// turn is worked on once, and never by two workers at a time.
+// Queue passes keys to workers: a key that is added many times before a worker gets it is
+// worked on once, and never by two workers at a time.
 type Queue[K comparable] struct {
 	name string
 	q    workqueue.TypedRateLimitingInterface[K]
@@ -46,14 +46,14 @@ func NewQueue[K comparable](name string) *Queue[K] {
 	return NewQueueOn[K](name, clock.RealClock{})
 }
 
-// NewQueueOn makes a queue whose delays go by a clock.
+// NewQueueOn makes a queue with a clock of the caller's.
 func NewQueueOn[K comparable](name string, clock clock.WithTicker) *Queue[K] {
 	return &Queue[K]{name: name, q: workqueue.NewTypedRateLimitingQueueWithConfig(limiter[K]{backoff.NewKeyed[K](minBackoff, maxBackoff)}, workqueue.TypedRateLimitingQueueConfig[K]{
 		Name: name, MetricsProvider: queueMetrics{}, Clock: clock,
 	})}
 }
 
-// limiter has keys come back after their back-off, with jitter: thousands that failed for one cause do not come back at once.
+// limiter adds jitter to the back-off of keys, so that thousands that failed for one cause are not retried at once.
 type limiter[K comparable] struct{ *backoff.Keyed[K] }
 
 func (l limiter[K]) When(key K) time.Duration { return l.Next(key) }
@@ -66,8 +66,8 @@ func (q *Queue[K]) Add(key K) { q.q.Add(key) }
 // AddAfter asks for work on a key after a delay.
 func (q *Queue[K]) AddAfter(key K, delay time.Duration) { q.q.AddAfter(key, delay) }
 
-// Run works on keys until ctx ends. A key whose work fails comes again after a
-// back-off that doubles with each failure in a row.
+// Run works on keys until ctx ends. A key whose work fails is retried after a back-off
+// that doubles with each failure in a row.
 func (q *Queue[K]) Run(ctx context.Context, workers int, work func(context.Context, K) error) {
 	stop := context.AfterFunc(ctx, q.q.ShutDown)
 	defer stop()
@@ -94,7 +94,7 @@ func (q *Queue[K]) next(ctx context.Context, work func(context.Context, K) error
 	case ctx.Err() != nil:
 		return false
 	default:
-		// A conflict is another writer being faster, which the next round sees.
+		// A conflict means that another writer was faster; the next try sees its write.
 		if !apierrors.IsConflict(err) {
 			slog.Warn("Control loop failed on a key and tries again", "loop", q.name, "key", key, "err", err)
 		}

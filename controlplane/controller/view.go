@@ -18,19 +18,19 @@ type View[T resource.Object] struct {
 	grouped   map[Key]map[string]T // by group, by name
 }
 
-// NewView makes a view whose objects are in the groups that groups names. An
-// object is in groups of its own namespace only.
+// NewView makes a view in which groups returns the groups of an object. They must be of
+// the object's own namespace.
 func NewView[T resource.Object](groups func(T) []Key) *View[T] {
 	return &View[T]{groups: groups, known: map[Key]T{}, grouped: map[Key]map[string]T{}}
 }
 
-// Deliver takes over a change from the cache; one of old and cur may be the zero
-// value. news is false for what the loop has written itself: it knows that already.
-func (v *View[T]) Deliver(old, cur T, gone bool, revision int64) (news bool) {
+// Deliver takes over a change from the cache; one of old and cur may be the zero value.
+// changed is false for the loop's own writes, which the view already has.
+func (v *View[T]) Deliver(old, cur T, deleted bool, revision int64) (changed bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.delivered = max(v.delivered, revision)
-	if gone {
+	if deleted {
 		v.remove(KeyOf(old), revision)
 		return true
 	}
@@ -39,7 +39,7 @@ func (v *View[T]) Deliver(old, cur T, gone bool, revision int64) (news bool) {
 	return !ok || Revision(known) < Revision(cur)
 }
 
-// Get returns what is known of one object.
+// Get returns one object.
 func (v *View[T]) Get(key Key) (obj T, ok bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -47,8 +47,8 @@ func (v *View[T]) Get(key Key) (obj T, ok bool) {
 	return obj, ok
 }
 
-// Wrote takes over the result of the loop's own write. If its revision has been
-// delivered already, then what is known is at least as new.
+// Wrote takes over the result of the loop's own write. If its revision has been delivered
+// already, the view is at least as new.
 func (v *View[T]) Wrote(obj T) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -72,7 +72,7 @@ func (v *View[T]) Group(group Key) []T {
 	return list
 }
 
-// Smallest returns the objects of that one of the groups that has the fewest.
+// Smallest returns the objects of the group that has the fewest.
 func (v *View[T]) Smallest(groups []Key) []T {
 	if len(groups) == 0 {
 		return nil
@@ -88,7 +88,7 @@ func (v *View[T]) Smallest(groups []Key) []T {
 	return v.Group(least)
 }
 
-// set replaces what is known of an object, unless that is newer.
+// set replaces the state of an object, unless that is newer.
 func (v *View[T]) set(obj T) {
 	key, revision := KeyOf(obj), Revision(obj)
 	if known, ok := v.known[key]; ok && Revision(known) > revision {
@@ -106,7 +106,7 @@ func (v *View[T]) set(obj T) {
 	}
 }
 
-// remove forgets an object, unless what is known is newer than revision: another of the same name.
+// remove removes an object, unless its state is newer than revision: then it is another of the same name.
 func (v *View[T]) remove(key Key, revision int64) {
 	known, ok := v.known[key]
 	if !ok || Revision(known) > revision {

@@ -35,7 +35,7 @@ func appendAsked(list []asked, name string, obj metav1.Object, frontends []servi
 	return list
 }
 
-// claim is one holder's to a frontend; node is "" if it holds on every node.
+// claim is the claim of one holder to a frontend; node is "" if it holds on every node.
 type claim struct {
 	servicespec.Claim
 	holder holder
@@ -44,7 +44,7 @@ type claim struct {
 
 func (c claim) compare(other claim) int { return c.Claim.Compare(other.Claim) }
 
-// meets says whether two claims can hold at one place.
+// meets says whether two claims can be on the same node.
 func (c claim) meets(other claim) bool {
 	return c.node == "" || other.node == "" || c.node == other.node
 }
@@ -55,8 +55,8 @@ type held struct {
 	list []asked
 }
 
-// claims knows who asks for what, indexed so that a change finds whom it concerns
-// without looking at the rest.
+// claims holds which holder asks for which frontend, indexed so that a change finds the
+// holders it concerns without a search of all.
 type claims struct {
 	mu      sync.Mutex
 	of      map[holder]held
@@ -93,8 +93,8 @@ func (c *claims) clusterHolder(addr netip.Addr) (controller.Key, bool) {
 	return key, ok
 }
 
-// set takes over what a holder asks for now and returns all holders for whom
-// something may have changed by it, the holder among them if it is one.
+// set replaces what a holder asks for and returns all holders that this may concern,
+// including the holder itself.
 func (c *claims) set(h holder, node string, list []asked) (affected []holder) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -117,7 +117,7 @@ func (c *claims) set(h holder, node string, list []asked) (affected []holder) {
 	return slices.Collect(maps.Keys(concerned))
 }
 
-// concern adds those that may win or lose by a change of who asks for f.
+// concern adds the holders that may gain or lose f when another holder asks for it or stops to.
 func (c *claims) concern(concerned map[holder]struct{}, f servicespec.Frontend) {
 	for _, other := range c.by[f] {
 		concerned[other.holder] = struct{}{}
@@ -164,7 +164,7 @@ func (c *claims) drop(h holder, node string, a asked) {
 	}
 }
 
-// setNode takes over the addresses of a node; none if it is gone.
+// setNode replaces the addresses of a node; none if it was deleted.
 func (c *claims) setNode(name string, addrs []netip.Addr) (affected []holder) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -186,7 +186,7 @@ func (c *claims) setNode(name string, addrs []netip.Addr) (affected []holder) {
 	}
 	for _, addr := range slices.Concat(before, addrs) {
 		for f := range c.at[addr] {
-			c.concern(concerned, f) // an external address there is one no more
+			c.concern(concerned, f) // a node's address no longer counts as an external one, or the reverse
 			if c.isHost(addr) {
 				addTo(c.within, everywhere(f), addr)
 			} else {

@@ -1,10 +1,8 @@
-// Package conflict says on a Service, once for all nodes, what of it the data plane
-// cannot do because of what others are: addresses and ports that belong to another
-// service or to a pod's host port, external addresses that are the cluster's own, and
-// endpoints at addresses where no endpoint can be. It owns three conditions, which are there as long as what they describe, and the
-// events that go with them; for a pod whose host port another has there is the event
-// alone. It decides nothing: who has an address that several ask for is servicespec's
-// rule, which every node goes by, and what is not in conflict works.
+// Package conflict reports on a Service, once for all nodes, which parts of it the data plane cannot serve because of other objects:
+// addresses and ports that belong to another service or to a pod's host port, external addresses that are the cluster's own, and endpoints
+// at addresses where no endpoint can be. It owns three conditions, which last as long as what they describe, and their events; a pod whose
+// host port another pod or service has gets only the event. It decides nothing: servicespec has the rule for an address that several ask
+// for, which every node applies, and what is not in conflict works.
 package conflict
 
 import (
@@ -144,7 +142,7 @@ func (c *Controller) reserved(addr netip.Addr) string {
 	})
 }
 
-// sync brings what is said of one service, or one pod, up to date.
+// sync brings the conditions and events of one service, or one pod, up to date.
 func (c *Controller) sync(ctx context.Context, h holder) error {
 	lost := lossText(h, c.claims.losses(h, c.hasPort))
 	if h.pod {
@@ -202,7 +200,7 @@ func said(service *corev1.Service, condition string) string {
 	return ""
 }
 
-// say makes a condition hold, or go if it has no message; fresh if it says something new.
+// say sets a condition, or removes it if it has no message; fresh if its message changed.
 func say(service *corev1.Service, condition metav1.Condition) (fresh bool) {
 	if condition.Message == "" {
 		apimeta.RemoveStatusCondition(&service.Status.Conditions, condition.Type)
@@ -232,7 +230,7 @@ func (c *Controller) reportToPod(ctx context.Context, h holder, lost string) err
 	return nil
 }
 
-// hasPort says whether a service answers at a port of its cluster addresses.
+// hasPort says whether a service has a frontend's port at its cluster addresses.
 func (c *Controller) hasPort(key controller.Key, f servicespec.Frontend) bool {
 	service, err := resource.Get[*corev1.Service](context.Background(), c.registry, kinds.Services, key.Namespace, key.Name)
 	if err != nil {

@@ -18,8 +18,8 @@ type loss struct {
 	at       netip.Addr // only there, as the other asks for that very address; zero: everywhere
 }
 
-// losses lists what a holder does not get. hasPort says whether a service answers
-// at a frontend's port of its cluster addresses.
+// losses lists the frontends that a holder does not get. hasPort says whether a service
+// has a frontend's port at its cluster addresses.
 func (c *claims) losses(h holder, hasPort func(controller.Key, servicespec.Frontend) bool) (out []loss) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -51,8 +51,8 @@ func (c *claims) losses(h holder, hasPort func(controller.Key, servicespec.Front
 	return out
 }
 
-// before calls lost for those that have a frontend before a claim: one that has it
-// everywhere, or those that have it on some nodes.
+// before calls lost for the claims that take precedence over a claim to a frontend: one
+// that holds everywhere, or those that hold on some nodes.
 func (c *claims) before(f servicespec.Frontend, mine claim, lost func(claim, netip.Addr)) (everywhere bool) {
 	for _, other := range c.by[f] {
 		if other.compare(mine) >= 0 {
@@ -69,7 +69,7 @@ func (c *claims) before(f servicespec.Frontend, mine claim, lost func(claim, net
 	return false
 }
 
-// reaches says whether a claim can hold at an address: its node has it, or it is one to all nodes.
+// reaches says whether a claim can hold at an address: its node has the address, or the claim is for all nodes.
 func (c *claims) reaches(mine claim, addr netip.Addr) bool {
 	return mine.node == "" || addr.IsLoopback() || slices.Contains(c.nodes[mine.node], addr)
 }
@@ -86,7 +86,7 @@ func lossText(h holder, losses []loss) string {
 	return enumerate(lines, "; all else of it works")
 }
 
-// enumerate joins lines in order, each once, and the last words.
+// enumerate joins lines in order, each once, and adds end.
 func enumerate(lines []string, end string) string {
 	if len(lines) == 0 {
 		return ""

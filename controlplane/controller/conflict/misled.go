@@ -10,7 +10,7 @@ import (
 	"github.com/skep-io/skep/controlplane/controller"
 )
 
-// misled knows the endpoints at addresses where none can be.
+// misled holds the endpoints at addresses where no endpoint can be.
 type misled struct {
 	mu sync.Mutex
 	by map[controller.Key]map[string][]netip.Addr // service -> slice -> some of its bad endpoints
@@ -18,7 +18,7 @@ type misled struct {
 
 func newMisled() *misled { return &misled{by: map[controller.Key]map[string][]netip.Addr{}} }
 
-// set takes over a changed slice and returns the services for which that is news.
+// set takes over a changed slice and returns the services whose bad endpoints it changes.
 func (m *misled) set(old, cur *discoveryv1.EndpointSlice, reserved func(netip.Addr) string) (concerned []controller.Key) {
 	var bad []netip.Addr
 	var owner controller.Key
@@ -54,7 +54,7 @@ func ownerOf(slice *discoveryv1.EndpointSlice) controller.Key {
 	return controller.Key{Namespace: slice.Namespace, Name: slice.Labels[discoveryv1.LabelServiceName]}
 }
 
-// badEndpoints are as many as a message can name, and one more.
+// badEndpoints returns as many bad endpoints as a message can name, and one more.
 func badEndpoints(slice *discoveryv1.EndpointSlice, reserved func(netip.Addr) string) (bad []netip.Addr) {
 	for i := range slice.Endpoints {
 		if len(slice.Endpoints[i].Addresses) == 0 {

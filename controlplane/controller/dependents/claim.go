@@ -19,7 +19,7 @@ var errChanged = errors.New("object changed")
 
 // Claim returns the objects that belong to owner, of those for which counts returns true (nil: all): those that it controls and that
 // match its selector, and matching ones that nobody controls, which it adopts. Those that it controls and that no longer match are
-// released. An owner that is being deleted adopts and releases nothing.
+// released. An owner that is being deleted neither adopts nor releases.
 func (d *Dependents[T]) Claim(ctx context.Context, owner metav1.Object, selector labels.Selector, counts func(T) bool) ([]T, error) {
 	owned, orphans := d.of(owner)
 	deleted := owner.GetDeletionTimestamp() != nil
@@ -97,8 +97,8 @@ func (d *Dependents[T]) release(ctx context.Context, owner metav1.Object, select
 	return err
 }
 
-// changeOwners applies change to the object as it is stored now. ok is false without an error if the object is gone or is no longer
-// what the change was decided for: its event, which is still to come, brings its owners back.
+// changeOwners applies change to the object as it is stored now. ok is false without an error if the object is deleted or is no longer what
+// the change was decided for: the event of that, which is still to come, queues its owners again.
 func (d *Dependents[T]) changeOwners(ctx context.Context, obj T, change func(T) error) (changed T, ok bool, err error) {
 	ctx, cancel, err := begin(ctx)
 	if err != nil {

@@ -1,6 +1,6 @@
-// Package dependents is what control loops share whose objects control others, as a ReplicaSet controls its pods: which objects an
-// owner has, with the loop's own writes that its cache does not have yet; adoption and release; creation and deletion. It decides
-// neither how many dependents an owner is to have nor which of them go.
+// Package dependents is shared by the control loops whose objects control others, as a ReplicaSet controls its pods: which objects an owner
+// has, with the loop's own writes that its cache does not have yet; adoption and release; creation and deletion. It decides neither how
+// many dependents an owner is to have nor which of them are deleted.
 package dependents
 
 import (
@@ -27,7 +27,7 @@ const (
 // Owners are the objects that control others.
 type Owners struct {
 	Kind *resource.Kind
-	// Selector is which dependents an owner is to have.
+	// Selector selects the dependents that an owner is to have.
 	Selector func(owner resource.Object) labels.Selector
 }
 
@@ -41,8 +41,8 @@ type Dependents[T resource.Object] struct {
 	view *controller.View[T]
 
 	mu sync.Mutex
-	// deleting are the objects whose deletion was requested at that time and has not been delivered by the cache. They do not count:
-	// a deletion is noted before it is requested, so that no look at the dependents in between counts the object.
+	// deleting are the objects whose deletion was requested at that time and has not been delivered by the cache. They do not count: a
+	// deletion is recorded before it is requested, so that the object is not counted in between.
 	deleting map[types.UID]time.Time
 }
 
@@ -141,7 +141,7 @@ func (d *Dependents[T]) of(owner metav1.Object) (owned, orphans []T) {
 }
 
 func (d *Dependents[T]) group(key controller.Key) []T {
-	// Held over both: deliver changes the view before it ends the wait for a deletion.
+	// Held while both are read: deliver changes the view before it ends the wait for a deletion.
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	all := d.view.Group(key)

@@ -10,8 +10,8 @@ import (
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
-// begin returns the context of one write. A write that has begun goes on to its end though the loop's context ends: given up halfway
-// it could be stored after the next leader's loop has counted.
+// begin returns the context of one write. A write that has begun goes on when the loop's context ends: if it were given up, it could be
+// stored after the next leader's loop has counted.
 func begin(ctx context.Context) (context.Context, context.CancelFunc, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, nil, err
@@ -27,7 +27,7 @@ func (d *Dependents[T]) Create(ctx context.Context, obj T) (T, error) {
 	})
 }
 
-// Update writes a dependent that is still the one that was decided about; any other is a conflict.
+// Update writes a dependent if it is still in the state that was decided about; otherwise that is a conflict.
 func (d *Dependents[T]) Update(ctx context.Context, obj T) (T, error) {
 	return d.write(ctx, func(ctx context.Context) (resource.Object, error) {
 		return d.registry.Update(ctx, d.kind, "", obj, resource.UpdateOptions{})
@@ -49,14 +49,14 @@ func (d *Dependents[T]) write(ctx context.Context, write func(context.Context) (
 	return written, nil
 }
 
-// Delete deletes a dependent, which does not count any more from then on, and says whether it did: one that is gone already, or has
-// another under its name, is no error.
+// Delete deletes a dependent, which does not count from then on, and says whether it did: it is no error if the dependent is deleted
+// already, or another has its name.
 func (d *Dependents[T]) Delete(ctx context.Context, obj T) (bool, error) {
 	uid := obj.GetUID()
 	return d.delete(ctx, obj, &metav1.Preconditions{UID: &uid})
 }
 
-// DeleteUnchanged deletes a dependent if it is still as the caller has seen it; that it is not is no error.
+// DeleteUnchanged deletes a dependent if it is still as the caller has seen it; it is no error if it is not.
 func (d *Dependents[T]) DeleteUnchanged(ctx context.Context, obj T) (bool, error) {
 	uid, version := obj.GetUID(), obj.GetResourceVersion()
 	deleted, err := d.delete(ctx, obj, &metav1.Preconditions{UID: &uid, ResourceVersion: &version})
@@ -77,7 +77,7 @@ func (d *Dependents[T]) delete(ctx context.Context, obj T, preconditions *metav1
 	if err == nil {
 		return true, nil
 	}
-	if gone, getErr := d.gone(ctx, obj, err); getErr != nil || !gone {
+	if missing, getErr := d.missing(ctx, obj, err); getErr != nil || !missing {
 		d.expectNoDeletion(obj)
 		return false, err
 	}
@@ -88,8 +88,8 @@ func (d *Dependents[T]) delete(ctx context.Context, obj T, preconditions *metav1
 	return false, nil
 }
 
-// gone says whether an object whose deletion failed is not stored any more.
-func (d *Dependents[T]) gone(ctx context.Context, obj T, deletion error) (bool, error) {
+// missing says whether an object whose deletion failed is not stored any more.
+func (d *Dependents[T]) missing(ctx context.Context, obj T, deletion error) (bool, error) {
 	if !apierrors.IsConflict(deletion) {
 		return apierrors.IsNotFound(deletion), nil
 	}

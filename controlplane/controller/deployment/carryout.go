@@ -15,7 +15,7 @@ import (
 	"github.com/skep-io/skep/controlplane/kinds"
 )
 
-// carryOut writes what a plan says about ReplicaSets. Failures to make one are also put into the plan's status.
+// carryOut writes a plan's changes to ReplicaSets. Failures to create one are also reported in the plan's status.
 func (c *Controller) carryOut(ctx context.Context, d *appsv1.Deployment, p *plan) error {
 	var failures []error
 	if p.create != nil {
@@ -73,7 +73,7 @@ func (c *Controller) collided(ctx context.Context, d *appsv1.Deployment, p *plan
 	return err
 }
 
-// update writes a set that is still the one that was decided about; any other is decided about again.
+// update writes a set if it is still in the state that was decided about; otherwise the deployment is decided about again.
 func (c *Controller) update(ctx context.Context, d *appsv1.Deployment, change update) error {
 	before, after := change.before, *change.set.Spec.Replicas
 	updated, err := c.sets.Update(ctx, change.set)

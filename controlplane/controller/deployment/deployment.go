@@ -2,7 +2,7 @@
 // pods each of them is to have, step by step, as Kubernetes documents for apps/v1. It owns the deployment's status and
 // revisions. It never touches pods: those are the ReplicaSets'.
 //
-// rollout.go decides, without side effects, from what is known of one deployment; this file brings that about.
+// rollout.go decides, without side effects, what to do about one deployment; this file carries that out.
 package deployment
 
 import (
@@ -77,7 +77,7 @@ func (c *Controller) podChanged(old, cur *corev1.Pod, _ int64) {
 	}
 	set, err := resource.Get[*appsv1.ReplicaSet](context.Background(), c.registry, kinds.ReplicaSets, old.Namespace, ref.Name)
 	if err != nil {
-		return // deleted too: its own event comes
+		return // deleted too: its own event follows
 	}
 	if ref := dependents.OwnerOf(set, kinds.Deployments); ref != nil {
 		c.queue.Add(controller.Key{Namespace: set.Namespace, Name: ref.Name})
@@ -127,7 +127,7 @@ func (c *Controller) podsOf(set types.UID) []*corev1.Pod {
 	return resource.ByIndex[*corev1.Pod](c.registry, kinds.Pods, kinds.PodsByController, string(set))
 }
 
-// writeStatus writes what has changed. A deployment that has another spec meanwhile is decided about again.
+// writeStatus writes the status if it has changed. A deployment whose spec has changed meanwhile is decided about again.
 func (c *Controller) writeStatus(ctx context.Context, d *appsv1.Deployment, p *plan) error {
 	_, err := c.registry.Modify(ctx, kinds.Deployments, "status", d.Namespace, d.Name, resource.UpdateOptions{}, func(current resource.Object) (resource.Object, error) {
 		now := current.(*appsv1.Deployment)

@@ -24,7 +24,7 @@ import (
 // revisionHistory bounds the annotation that remembers a set's earlier revisions, in characters.
 const revisionHistory = 2000
 
-// plan is what is to be done about a deployment next. What it leads to is another look at the deployment.
+// plan is what is to be done about a deployment next. Its results queue the deployment again.
 type plan struct {
 	create  *appsv1.ReplicaSet
 	updates []update
@@ -36,13 +36,13 @@ type plan struct {
 	after time.Duration
 }
 
-// update is a set as it is to be, and how many pods it had until now.
+// update is a set as it is to be, and how many pods it was to have until now.
 type update struct {
 	set    *appsv1.ReplicaSet
 	before int32
 }
 
-// look is what is decided about. Its sets are copies, whose size and annotations are changed to what they are to be.
+// look is the state that is decided about. Its sets are copies, whose size and annotations are changed to what they are to be.
 type look struct {
 	d       *appsv1.Deployment
 	current *appsv1.ReplicaSet // of the deployment's template; nil: there is none yet
@@ -52,7 +52,7 @@ type look struct {
 	plan  *plan
 }
 
-// decide makes a plan. It owns d; sets are shared. podsOf returns the pods that a set still has.
+// decide makes a plan. It may change d; sets are shared. podsOf returns the pods that a set still has.
 func decide(d *appsv1.Deployment, sets []*appsv1.ReplicaSet, podsOf func(types.UID) []*corev1.Pod) (*plan, error) {
 	l := &look{d: d, given: map[types.UID]*appsv1.ReplicaSet{}, plan: &plan{}}
 	var copies []*appsv1.ReplicaSet
@@ -111,7 +111,7 @@ func active(sets []*appsv1.ReplicaSet) []*appsv1.ReplicaSet {
 	return slices.DeleteFunc(slices.Clone(sets), func(set *appsv1.ReplicaSet) bool { return size(set) == 0 })
 }
 
-// scaledFromOutside says whether the deployment has another size than the one that its sets were last sized for.
+// scaledFromOutside says whether the deployment's size differs from the one that its sets were last sized for.
 func (l *look) scaledFromOutside() bool {
 	for _, set := range active(l.all()) {
 		if sizedFor, ok := deploymentutil.GetDesiredReplicasAnnotation(klog.Logger{}, set); ok && sizedFor != l.replicas() {
@@ -139,7 +139,7 @@ func (l *look) describeCurrent() {
 	}
 }
 
-// notePause says in the status that nothing is expected to go on, or that it is again: the time of a pause does not count.
+// notePause records in the status that the rollout is paused, or resumed: the time of a pause does not count for the deadline.
 func (l *look) notePause() {
 	if !deploymentutil.HasProgressDeadline(l.d) {
 		return
@@ -155,7 +155,7 @@ func (l *look) notePause() {
 	}
 }
 
-// resize gives a set its size, and notes for which size of the deployment that is.
+// resize sets a set's size, and records for which size of the deployment that is.
 func (l *look) resize(set *appsv1.ReplicaSet, replicas int32) {
 	*set.Spec.Replicas = replicas
 	deploymentutil.SetReplicasAnnotations(set, l.replicas(), l.replicas()+deploymentutil.MaxSurge(*l.d))
@@ -216,8 +216,8 @@ func (l *look) roll() error {
 	return nil
 }
 
-// shrinkOld takes from the old sets what is not needed for the minimum that has to be available: first the pods that are
-// unavailable anyhow, which would hold up the rollout for good, then as many as there are available ones to spare.
+// shrinkOld removes from the old sets the pods that are not needed for the minimum that has to be available: first the unavailable pods,
+// which would hold up the rollout for good, then as many available ones as exceed the minimum.
 func (l *look) shrinkOld() (shrunk bool) {
 	old := active(l.old)
 	slices.SortFunc(old, func(a, b *appsv1.ReplicaSet) int {
@@ -225,7 +225,7 @@ func (l *look) shrinkOld() (shrunk bool) {
 	})
 	total := deploymentutil.GetReplicaCountForReplicaSets(l.all())
 	minimum := deploymentutil.MinAvailable(l.d)
-	// Pods of the new set that are not available yet do not count: a rollout that never comes up must not take the old pods.
+	// Pods of the new set that are not available yet do not count: a rollout whose pods never become available must not remove the old pods.
 	spare := total - minimum - (size(l.current) - l.current.Status.AvailableReplicas)
 	take := func(set *appsv1.ReplicaSet, n int32) int32 {
 		if n = min(n, size(set)); n <= 0 {
@@ -271,7 +271,7 @@ func (l *look) recreate(podsOf func(types.UID) []*corev1.Pod) error {
 	return nil
 }
 
-// cleanUp removes the oldest of the sets that are empty and kept for a way back, where there are more than wanted.
+// cleanUp removes the oldest of the empty sets that are kept for a rollback, where there are more than the history limit.
 func (l *look) cleanUp() {
 	if !deploymentutil.HasRevisionHistoryLimit(l.d) {
 		return

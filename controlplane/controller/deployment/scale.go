@@ -10,7 +10,7 @@ import (
 	deploymentutil "k8s.io/kubernetes/pkg/controller/deployment/util"
 )
 
-// scale follows a deployment's new size. In the middle of a rollout every set grows or shrinks in proportion: giving all to
+// scale applies a deployment's new size. In the middle of a rollout every set grows or shrinks in proportion: giving all to
 // one of them would be a step of the rollout, and a larger one than the strategy allows.
 func (l *look) scale() {
 	if only := deploymentutil.FindActiveOrLatest(l.current, l.old); only != nil {
@@ -63,7 +63,7 @@ func (l *look) scaleInProportion() {
 	}
 }
 
-// collectUpdates puts the sets that are to be other than they are into the plan.
+// collectUpdates adds the sets that are to be changed to the plan.
 func (l *look) collectUpdates() {
 	for _, set := range l.all() {
 		given := l.given[set.UID]

@@ -34,8 +34,8 @@ func (l *look) status() appsv1.DeploymentStatus {
 	return status
 }
 
-// judgeProgress sets the conditions of a rollout in the plan's status, and returns when the deadline for progress is to be
-// looked at; 0: it does not matter now.
+// judgeProgress sets the conditions of a rollout in the plan's status, and returns after how long the deadline for progress is to be
+// checked; 0: there is none now.
 func (l *look) judgeProgress() time.Duration {
 	status := &l.plan.status
 	deploymentutil.RemoveDeploymentCondition(status, appsv1.DeploymentReplicaFailure)
@@ -78,7 +78,7 @@ func (l *look) judgeProgress() time.Duration {
 	return max(time.Until(deadline), 0) + time.Second
 }
 
-// failureOf returns why pods cannot be made, the newest set's reason before those of the others; nil: they can.
+// failureOf returns why pods cannot be created, the newest set's reason before those of the others; nil: they can.
 func failureOf(current *appsv1.ReplicaSet, old []*appsv1.ReplicaSet) *appsv1.DeploymentCondition {
 	for _, set := range append([]*appsv1.ReplicaSet{current}, old...) {
 		if set == nil {
@@ -98,7 +98,7 @@ func setProgress(status *appsv1.DeploymentStatus, value corev1.ConditionStatus, 
 	deploymentutil.SetDeploymentCondition(status, *deploymentutil.NewDeploymentCondition(appsv1.DeploymentProgressing, value, reason, message))
 }
 
-// progress notes in a plan what became of the new set.
+// progress records in a plan what became of the new set.
 func (p *plan) progress(d *appsv1.Deployment, value corev1.ConditionStatus, reason, message string) {
 	if deploymentutil.HasProgressDeadline(d) {
 		setProgress(&p.status, value, reason, message)

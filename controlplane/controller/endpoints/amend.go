@@ -13,9 +13,9 @@ import (
 	"github.com/skep-io/skep/controlplane/controller"
 )
 
-// changes notes which pods of a service changed since its slices were written, so
-// that a change of one among many costs the one. What is not noted pod by pod is
-// noted as everything; so is what could not be written.
+// changes records which pods of a service changed since its slices were written, so that
+// a change of one pod costs work for one pod. A change that is not of single pods is
+// recorded as everything; so is a write that failed.
 type changes struct {
 	mu   sync.Mutex
 	pods map[controller.Key]map[string]struct{} // service -> names of pods; nil: everything
@@ -61,7 +61,7 @@ func (c *Controller) places(service *corev1.Service, pod *corev1.Pod) (list []pl
 		return nil
 	}
 	zone, known := c.zone(pod.Spec.NodeName)
-	// A pod outlives its node in the store for a while: nobody reaches it there.
+	// A pod stays in the store for a while after its node was deleted: it cannot be reached.
 	if !known && !service.Spec.PublishNotReadyAddresses {
 		return nil
 	}
@@ -73,8 +73,8 @@ func (c *Controller) places(service *corev1.Service, pod *corev1.Pod) (list []pl
 	return list
 }
 
-// amend plans for some pods of a service only. ok is false if that needs a look at
-// all: slices come or go, or say something else of the service.
+// amend plans for some pods of a service only. ok is false if all pods have to be looked
+// at: slices are to be created or deleted, or their labels and annotations to be changed.
 func (c *Controller) amend(f frame, existing []*discoveryv1.EndpointSlice, service *corev1.Service, names map[string]struct{}) (plan, bool) {
 	selector := labels.SelectorFromValidatedSet(service.Spec.Selector)
 	want := make(map[string][]place, len(names))
@@ -107,18 +107,18 @@ func (f frame) amend(existing []*discoveryv1.EndpointSlice, want map[string][]pl
 		}
 		drafts[i] = &draft{EndpointSlice: &slice, bundle: bundleKey(old.AddressType, sortPorts(old.Ports))}
 	}
-	left := map[string][]place{} // by bundle
+	unplaced := map[string][]place{} // by bundle
 	for _, places := range want {
 		for _, p := range places {
 			key := bundleKey(p.addressType, sortPorts(p.ports))
-			left[key] = append(left[key], p)
+			unplaced[key] = append(unplaced[key], p)
 		}
 	}
 	for _, d := range drafts {
-		d.settle(want, left)
+		d.settle(want, unplaced)
 	}
-	for bundle, rest := range left {
-		if !f.lodge(drafts, bundle, rest) {
+	for bundle, rest := range unplaced {
+		if !f.distribute(drafts, bundle, rest) {
 			return nil, false
 		}
 	}
@@ -133,9 +133,9 @@ func (f frame) amend(existing []*discoveryv1.EndpointSlice, want map[string][]pl
 	return update, true
 }
 
-// settle brings the endpoints of changed pods in a slice up to date, takes those
-// that stay out of left, and drops the others.
-func (d *draft) settle(want map[string][]place, left map[string][]place) {
+// settle brings the endpoints of changed pods in a slice up to date: it removes those
+// that stay from unplaced, and drops the others.
+func (d *draft) settle(want map[string][]place, unplaced map[string][]place) {
 	old, shared := d.Endpoints, true
 	own := func(i int) {
 		if shared {
@@ -147,7 +147,7 @@ func (d *draft) settle(want map[string][]place, left map[string][]place) {
 		e := &old[i]
 		if e.TargetRef != nil {
 			if _, concerned := want[e.TargetRef.Name]; concerned {
-				now, stays := takePlace(left, d.bundle, e)
+				now, stays := takePlace(unplaced, d.bundle, e)
 				if !stays {
 					own(i)
 					continue
@@ -164,20 +164,20 @@ func (d *draft) settle(want map[string][]place, left map[string][]place) {
 	}
 }
 
-// takePlace takes from a bundle the place of the pod that an endpoint is of.
-func takePlace(left map[string][]place, bundle string, e *discoveryv1.Endpoint) (discoveryv1.Endpoint, bool) {
-	i := slices.IndexFunc(left[bundle], func(p place) bool { return endpointKey(p.endpoint) == endpointKey(*e) })
+// takePlace removes from a bundle the place of an endpoint's pod, and returns its endpoint.
+func takePlace(unplaced map[string][]place, bundle string, e *discoveryv1.Endpoint) (discoveryv1.Endpoint, bool) {
+	i := slices.IndexFunc(unplaced[bundle], func(p place) bool { return endpointKey(p.endpoint) == endpointKey(*e) })
 	if i < 0 {
 		return discoveryv1.Endpoint{}, false
 	}
-	found := left[bundle][i].endpoint
-	left[bundle] = slices.Delete(left[bundle], i, i+1)
+	found := unplaced[bundle][i].endpoint
+	unplaced[bundle] = slices.Delete(unplaced[bundle], i, i+1)
 	return found, true
 }
 
-// lodge puts new endpoints of a bundle where a write is due anyway, then where
-// they fit best; false if there is no room for all.
-func (f frame) lodge(drafts []*draft, bundle string, rest []place) bool {
+// distribute adds new endpoints of a bundle to slices that are written anyway, then to
+// those where they fit best; false if there is no room for all.
+func (f frame) distribute(drafts []*draft, bundle string, rest []place) bool {
 	var open []*draft
 	for _, d := range drafts {
 		if d.bundle == bundle && len(d.Endpoints) < f.perSlice {

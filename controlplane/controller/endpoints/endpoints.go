@@ -1,4 +1,4 @@
-// Package endpoints says where services are served: it keeps the EndpointSlices
+// Package endpoints keeps the EndpointSlices
 // and the Endpoints of services with a selector, and mirrors hand-written
 // Endpoints of services without one into slices. It owns nothing else, and it
 // never decides whether a pod is ready.
@@ -48,9 +48,8 @@ type Controller struct {
 	endpoints *controller.Queue[controller.Key]
 	mirrors   *controller.Queue[controller.Key]
 
-	// Pods by label ("key=value"), and services by one label of their selector:
-	// which services a pod concerns, and which pods a service, is found without
-	// looking at all of either.
+	// Pods by label ("key=value"), and services by one label of their selector: the services
+	// of a pod, and the pods of a service, are found without looking at all of them.
 	pods       *controller.View[*corev1.Pod]
 	services   *controller.View[*corev1.Service]
 	sliceView  *controller.View[*discoveryv1.EndpointSlice]
@@ -91,7 +90,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	controller.Observe(ctx, &wg, c.registry, kinds.EndpointSlices, c.sliceChanged)
 	controller.Observe(ctx, &wg, c.registry, kinds.Endpoints, c.endpointsChanged)
 	controller.Observe(ctx, &wg, c.registry, kinds.Nodes, c.nodeChanged)
-	// Services last: when the workers start, everything that their endpoints are made of is known.
+	// Services last: when the workers start, the views have everything that endpoints are made from.
 	controller.Observe(ctx, &wg, c.registry, kinds.Pods, c.podChanged)
 	controller.Observe(ctx, &wg, c.registry, kinds.Services, c.serviceChanged)
 	wg.Go(func() { c.slices.Run(ctx, sliceWorkers, c.syncSlices) })
@@ -120,7 +119,7 @@ func (c *Controller) serviceChanged(old, cur *corev1.Service, revision int64) {
 func (c *Controller) podChanged(old, cur *corev1.Pod, revision int64) {
 	c.pods.Deliver(old, cur, cur == nil, revision)
 	concerned := map[controller.Key]struct{}{}
-	// Both states' services: a pod whose labels changed leaves some and joins others.
+	// The services of both states: a pod whose labels changed leaves some services and joins others.
 	if old != nil && (cur == nil || endpointChanged(old, cur) || !labels.Equals(old.Labels, cur.Labels)) {
 		c.servicesOf(old, concerned)
 	}
@@ -179,20 +178,20 @@ func (c *Controller) sliceChanged(old, cur *discoveryv1.EndpointSlice, revision 
 }
 
 func (c *Controller) endpointsChanged(old, cur *corev1.Endpoints, revision int64) {
-	news := c.legacyView.Deliver(old, cur, cur == nil, revision)
+	changed := c.legacyView.Deliver(old, cur, cur == nil, revision)
 	key := controller.Key{}
 	if cur != nil {
 		key = controller.KeyOf(cur)
 	} else {
 		key = controller.KeyOf(old)
 	}
-	if news {
+	if changed {
 		c.endpoints.Add(key)
 	}
 	c.mirrors.Add(key)
 }
 
-// gather is how long changes of a large Endpoints object are gathered: it is one object, written whole.
+// gather is how long changes of a large Endpoints object are collected: it is one object, and each write writes all of it.
 const gather = 100 * time.Millisecond
 
 // patience is how long the Endpoints of a service may wait for more changes.
@@ -209,7 +208,7 @@ func (c *Controller) patience(key controller.Key) time.Duration {
 	return gather
 }
 
-// nodeChanged has the endpoints on a node take over that it came, went, or changed its zone.
+// nodeChanged queues the services of the pods on a node that was added or deleted, or changed its zone.
 func (c *Controller) nodeChanged(old, cur *corev1.Node, _ int64) {
 	if cur != nil && old != nil && zoneOf(old) == zoneOf(cur) {
 		return

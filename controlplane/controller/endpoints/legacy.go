@@ -22,7 +22,7 @@ func (c *Controller) syncEndpoints(ctx context.Context, key controller.Key) erro
 	if err != nil {
 		return err
 	}
-	// Without a selector they are written by hand, or by whoever runs the service.
+	// Endpoints of a service without a selector are written by hand, or by another controller.
 	if len(service.Spec.Selector) == 0 || service.Spec.Type == corev1.ServiceTypeExternalName || service.DeletionTimestamp != nil {
 		return nil
 	}
@@ -62,8 +62,8 @@ func (c *Controller) endpointsNow(key controller.Key) *corev1.Endpoints {
 	return nil
 }
 
-// deleteEndpoints removes what is left of a service that is gone: only what
-// this loop made, for Endpoints may be there before their service.
+// deleteEndpoints removes the Endpoints of a deleted service: only those that this loop
+// made, since Endpoints may be created before their service.
 func (c *Controller) deleteEndpoints(ctx context.Context, key controller.Key) error {
 	have := c.endpointsNow(key)
 	if have == nil || have.Labels[labelEndpointsBy] != managedEndpoints {
@@ -78,7 +78,7 @@ func (c *Controller) deleteEndpoints(ctx context.Context, key controller.Key) er
 	return err
 }
 
-// endpointsOf makes the Endpoints object of a service from the one that there is, or from nothing.
+// endpointsOf makes the Endpoints object of a service from the existing one, if there is one.
 func (c *Controller) endpointsOf(service *corev1.Service, have *corev1.Endpoints) *corev1.Endpoints {
 	e := &corev1.Endpoints{ObjectMeta: metav1.ObjectMeta{Name: service.Name, Namespace: service.Namespace}}
 	if have != nil {
@@ -105,7 +105,7 @@ func (c *Controller) endpointsOf(service *corev1.Service, have *corev1.Endpoints
 	return e
 }
 
-// addresses lists the pods of a service, in its first family: Endpoints have one.
+// addresses lists the pods of a service, in its first family: Endpoints have only one.
 func (c *Controller) addresses(service *corev1.Service) []address {
 	family := familiesOf(service)[0]
 	var list []address

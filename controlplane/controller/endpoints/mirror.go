@@ -37,7 +37,7 @@ func (c *Controller) syncMirror(ctx context.Context, key controller.Key) error {
 		labels:       maps.Clone(source.Labels),
 		annotations:  map[string]string{},
 		owner:        controllerRef(source, "Endpoints"),
-		// As many as are mirrored of a subset: one slice for each, and for each family.
+		// As many as are mirrored of a subset, so that there is one slice for each subset and family.
 		perSlice: maxAddresses,
 		exact:    true,
 	}
@@ -59,7 +59,7 @@ func (c *Controller) syncMirror(ctx context.Context, key controller.Key) error {
 	return nil
 }
 
-// reportSkipped reports once for each state of the source what of it is not mirrored.
+// reportSkipped reports, once for each state of the source, which of its addresses are not mirrored.
 func (c *Controller) reportSkipped(source *corev1.Endpoints, s skipped) {
 	if !c.firstLook(source) {
 		return
@@ -105,9 +105,9 @@ func mirrored(service *corev1.Service, source *corev1.Endpoints) bool {
 // skipped counts the addresses that are not mirrored.
 type skipped struct{ invalid, tooMany int }
 
-// mirrorOf turns subsets into endpoints. First they are brought into Kubernetes'
-// own form, in which ports that have the same addresses are together. Of each
-// subset no more than maxAddresses are taken, the ready ones first.
+// mirrorOf turns subsets into endpoints. First they are brought into Kubernetes' own
+// form, in which ports that have the same addresses are together. Of each subset at most
+// maxAddresses are mirrored, the ready ones first.
 func mirrorOf(source *corev1.Endpoints) (want bundles, s skipped) {
 	want = bundles{}
 	for _, subset := range endpointsv1.RepackSubsets(source.Subsets) {
@@ -124,7 +124,7 @@ func mirrorOf(source *corev1.Endpoints) (want bundles, s skipped) {
 	return want, s
 }
 
-func mirrorAddresses(want bundles, s *skipped, ports []discoveryv1.EndpointPort, from []corev1.EndpointAddress, ready bool, room int) (left int) {
+func mirrorAddresses(want bundles, s *skipped, ports []discoveryv1.EndpointPort, from []corev1.EndpointAddress, ready bool, room int) (remaining int) {
 	for _, a := range from {
 		if room == 0 {
 			s.tooMany++

@@ -17,7 +17,7 @@ import (
 // maxPerSlice is the most endpoints that a slice is filled with.
 const maxPerSlice = 100
 
-// bundle is the endpoints that share an address family and ports.
+// bundle is the set of endpoints that share an address family and ports.
 type bundle struct {
 	addressType discoveryv1.AddressType
 	ports       []discoveryv1.EndpointPort
@@ -55,7 +55,7 @@ func bundleKey(addressType discoveryv1.AddressType, ports []discoveryv1.Endpoint
 	return key.String()
 }
 
-// portKey is made for every endpoint: it is kept cheap.
+// portKey is called for every endpoint, so it has to be cheap.
 func portKey(p discoveryv1.EndpointPort) string {
 	return val(p.Name) + "/" + string(val(p.Protocol)) + "/" + strconv.Itoa(int(val(p.Port))) + "/" + val(p.AppProtocol)
 }
@@ -87,7 +87,7 @@ type plan struct {
 // makePlan finds the fewest writes that turn the existing slices into the
 // wanted ones. Endpoints stay in the slice that they are in.
 func makePlan(f frame, existing []*discoveryv1.EndpointSlice, wanted bundles) plan {
-	// By age: of two slices that could be filled or freed the older one is kept.
+	// By age: of two slices that could be filled or deleted the older one is kept.
 	slices.SortFunc(existing, func(a, b *discoveryv1.EndpointSlice) int {
 		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.Name, b.Name))
 	})
@@ -117,9 +117,9 @@ func makePlan(f frame, existing []*discoveryv1.EndpointSlice, wanted bundles) pl
 
 // fill distributes the endpoints of one bundle over its slices.
 func (p *plan) fill(f frame, existing []*discoveryv1.EndpointSlice, want *bundle) {
-	left := map[string]discoveryv1.Endpoint{}
+	unplaced := map[string]discoveryv1.Endpoint{}
 	for _, e := range want.endpoints {
-		left[endpointKey(e)] = e
+		unplaced[endpointKey(e)] = e
 	}
 	type state struct {
 		slice   *discoveryv1.EndpointSlice
@@ -127,11 +127,11 @@ func (p *plan) fill(f frame, existing []*discoveryv1.EndpointSlice, want *bundle
 	}
 	states := make([]*state, len(existing))
 	for i, old := range existing {
-		slice, changed := keep(f, old, left)
+		slice, changed := keep(f, old, unplaced)
 		states[i] = &state{slice: slice, changed: changed}
 	}
-	rest := make([]discoveryv1.Endpoint, 0, len(left))
-	for _, e := range left {
+	rest := make([]discoveryv1.Endpoint, 0, len(unplaced))
+	for _, e := range unplaced {
 		rest = append(rest, e)
 	}
 	slices.SortFunc(rest, func(a, b discoveryv1.Endpoint) int { return cmp.Compare(endpointKey(a), endpointKey(b)) })
@@ -143,7 +143,7 @@ func (p *plan) fill(f frame, existing []*discoveryv1.EndpointSlice, want *bundle
 			rest = rest[n:]
 		}
 	}
-	// First where a write is due anyway, then where the rest fits best.
+	// First slices that are written anyway, then those where the rest fits best.
 	for _, s := range states {
 		if s.changed && len(s.slice.Endpoints) > 0 {
 			put(s)
@@ -196,21 +196,21 @@ func (p *plan) reuse(f frame) {
 	p.create = slices.DeleteFunc(p.create, func(s *discoveryv1.EndpointSlice) bool { return s.GenerateName == "" })
 }
 
-// keep returns the slice with those of its endpoints that are wanted, which it
-// takes out of left, and whether that differs from the slice. What did not change
-// is shared with the old one: a service of many endpoints costs one look at each.
-func keep(f frame, old *discoveryv1.EndpointSlice, left map[string]discoveryv1.Endpoint) (*discoveryv1.EndpointSlice, bool) {
+// keep returns the slice with those of its endpoints that are wanted, which it removes
+// from unplaced, and whether that differs from the old slice. Unchanged parts are shared
+// with the old one, so that many endpoints are not copied.
+func keep(f frame, old *discoveryv1.EndpointSlice, unplaced map[string]discoveryv1.Endpoint) (*discoveryv1.EndpointSlice, bool) {
 	slice := *old
 	slice.Annotations, slice.Endpoints = maps.Clone(old.Annotations), make([]discoveryv1.Endpoint, 0, len(old.Endpoints))
 	changed := f.dress(&slice)
 	for i := range old.Endpoints {
 		key := endpointKey(old.Endpoints[i])
-		want, ok := left[key]
+		want, ok := unplaced[key]
 		if !ok {
 			changed = true
 			continue
 		}
-		delete(left, key)
+		delete(unplaced, key)
 		slice.Endpoints = append(slice.Endpoints, want)
 		changed = changed || !sameEndpoint(&old.Endpoints[i], &want)
 	}
@@ -227,8 +227,8 @@ func sameEndpoint(a, b *discoveryv1.Endpoint) bool {
 		equality.Semantic.DeepEqual(a.Hints, b.Hints)
 }
 
-// dress sets what slices have in common and says whether anything changed. When
-// a change was triggered is no change by itself.
+// dress sets what slices have in common and says whether anything changed. Another
+// trigger time alone is no change.
 func (f frame) dress(slice *discoveryv1.EndpointSlice) bool {
 	const trigger = corev1.EndpointsLastChangeTriggerTime
 	changed := !maps.Equal(slice.Labels, f.labels)

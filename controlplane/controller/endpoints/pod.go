@@ -93,7 +93,7 @@ func namedPort(containers []corev1.Container, port *corev1.ServicePort) (int32, 
 	return 0, false
 }
 
-// hostnameOf is the name under which a headless service's DNS knows a pod, or "".
+// hostnameOf is a pod's name in a headless service's DNS, or "".
 func hostnameOf(pod *corev1.Pod, service *corev1.Service) string {
 	if pod.Spec.Hostname != "" && pod.Spec.Subdomain == service.Name {
 		return pod.Spec.Hostname
@@ -127,8 +127,8 @@ func toEndpoint(pod *corev1.Pod, service *corev1.Service, address, zone string) 
 	return e
 }
 
-// hintsFor names the zone, and the node, whose clients a ready endpoint is to
-// serve first, as the service's trafficDistribution asks; nil: everyone's.
+// hintsFor names the zone, and the node, whose clients a ready endpoint is to serve
+// first, as the service's trafficDistribution asks; nil: all clients.
 func hintsFor(service *corev1.Service, e *discoveryv1.Endpoint) *discoveryv1.EndpointHints {
 	if !*e.Conditions.Ready {
 		return nil

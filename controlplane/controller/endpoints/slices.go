@@ -77,8 +77,8 @@ func (c *Controller) zone(node string) (zone string, known bool) {
 	return zoneOf(n), true
 }
 
-// familiesOf returns the families that a service is served in. One that has
-// none yet was written before there were any: it is of the family of its address.
+// familiesOf returns the families that a service is served in. A service without any was
+// stored before the field existed: it has the family of its address.
 func familiesOf(service *corev1.Service) []corev1.IPFamily {
 	if len(service.Spec.IPFamilies) > 0 {
 		return service.Spec.IPFamilies
@@ -132,7 +132,7 @@ func (c *Controller) slicesBy(key controller.Key, managedBy string) []*discovery
 }
 
 // carryOut writes a plan. Updates are guarded by the revision that the plan was
-// made from; a conflict makes the whole sync come again.
+// made from; after a conflict the whole sync is retried.
 func (c *Controller) carryOut(ctx context.Context, p plan) error {
 	for _, s := range p.update {
 		obj, err := c.registry.Update(ctx, kinds.EndpointSlices, "", s, resource.UpdateOptions{})

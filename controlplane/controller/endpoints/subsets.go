@@ -74,8 +74,8 @@ func endpointPortKey(p corev1.EndpointPort) string {
 	return fmt.Sprintf("%s/%s/%d/%s", p.Name, p.Protocol, p.Port, val(p.AppProtocol))
 }
 
-// truncate cuts the addresses to maxAddresses, the not ready ones first, and
-// from every subset in proportion. It says whether it had to.
+// truncate cuts the addresses to maxAddresses, the not ready ones first, and from every
+// subset in proportion. It returns whether it removed any.
 func truncate(subsets []corev1.EndpointSubset) bool {
 	ready, notReady := 0, 0
 	for i := range subsets {
@@ -96,13 +96,13 @@ func truncate(subsets []corev1.EndpointSubset) bool {
 	return true
 }
 
-// cut keeps a subset's share of room, rounded up, and no more than what is left.
-func cut(list []corev1.EndpointAddress, room, total int, left *int) []corev1.EndpointAddress {
+// cut keeps a subset's share of room, rounded up, and at most remaining.
+func cut(list []corev1.EndpointAddress, room, total int, remaining *int) []corev1.EndpointAddress {
 	if total == 0 || len(list) == 0 {
 		return nil
 	}
-	n := min((len(list)*room+total-1)/total, *left, len(list))
-	*left -= n
+	n := min((len(list)*room+total-1)/total, *remaining, len(list))
+	*remaining -= n
 	if n == 0 {
 		return nil
 	}

@@ -9,9 +9,8 @@ import (
 	"github.com/skep-io/skep/controlplane/controller"
 )
 
-// trigger notes since when a service's endpoints have been out of date: the
-// annotation last-change-trigger-time is for those who measure how long
-// changes take.
+// trigger records since when a service's endpoints have been out of date: the annotation
+// last-change-trigger-time is for measuring how long changes take.
 func (c *Controller) trigger(key controller.Key, old, cur *corev1.Pod) {
 	when := triggerTime(old, cur)
 	if when.IsZero() {
@@ -51,7 +50,7 @@ func controllerRef(owner metav1.Object, kind string) metav1.OwnerReference {
 	return *metav1.NewControllerRef(owner, corev1.SchemeGroupVersion.WithKind(kind))
 }
 
-// restoreTrigger puts back what a write that failed had taken.
+// restoreTrigger restores the trigger time of a write that failed.
 func (c *Controller) restoreTrigger(key controller.Key, annotations map[string]string) {
 	when, err := time.Parse(time.RFC3339Nano, annotations[corev1.EndpointsLastChangeTriggerTime])
 	if err != nil {

@@ -15,19 +15,19 @@ import (
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
-// ownership is what is known of an owner reference.
+// ownership is the state of the owner that a reference names.
 type ownership uint8
 
 const (
-	// solid: the owner exists, or its kind is none that is served here, so that nothing can be known.
+	// solid: the owner exists, or its kind is not served here, so that nothing is known of it.
 	solid ownership = iota
-	// dangling: the owner is gone.
+	// dangling: the owner does not exist.
 	dangling
 	// waiting: the owner is being deleted and waits for its dependents.
 	waiting
 )
 
-// syncDependent deletes an object all of whose owners are gone, or drops the references to those that are.
+// syncDependent deletes an object none of whose owners exists, or drops the references to missing owners.
 func (c *Controller) syncDependent(ctx context.Context, it item) error {
 	if !c.registry.Serves(it.kind) {
 		return nil
@@ -64,7 +64,7 @@ func (c *Controller) syncDependent(ctx context.Context, it item) error {
 	return c.delete(ctx, it, metav1.DeletePropagationBackground)
 }
 
-// ownership looks an owner up: in the cache, and if it is not there, in the store.
+// ownership looks up an owner in the cache, and if it is not there, in the store.
 func (c *Controller) ownership(ctx context.Context, obj resource.Object, ref metav1.OwnerReference) (ownership, error) {
 	k, ok := c.kindOf(ref.APIVersion, ref.Kind)
 	if !ok {
@@ -91,7 +91,7 @@ func (c *Controller) ownership(ctx context.Context, obj resource.Object, ref met
 	return solid, nil
 }
 
-// current reads an object, or returns nil if it is gone or another one of the same name.
+// current reads an object, or returns nil if it was deleted, also if another one has its name now.
 func (c *Controller) current(ctx context.Context, it item, minRevision string) (resource.Object, error) {
 	obj, err := c.registry.Get(ctx, it.kind, it.key.Namespace, it.key.Name, minRevision)
 	if apierrors.IsNotFound(err) || err == nil && obj.GetUID() != it.uid {
@@ -131,7 +131,7 @@ func (c *Controller) dropOwners(ctx context.Context, it item, drop func(metav1.O
 	})
 }
 
-// modify changes a copy of the object, unless it is gone or another one.
+// modify changes a copy of the object, unless it was deleted, also if another one has its name now.
 func (c *Controller) modify(ctx context.Context, it item, change func(resource.Object)) error {
 	_, err := c.registry.Modify(ctx, it.kind, "", it.key.Namespace, it.key.Name, resource.UpdateOptions{}, func(current resource.Object) (resource.Object, error) {
 		if current.GetUID() != it.uid {
@@ -184,7 +184,7 @@ func (c *Controller) orphan(ctx context.Context, owner item) error {
 	return c.removeFinalizer(ctx, owner, metav1.FinalizerOrphanDependents)
 }
 
-// deleteDependents has all dependents deleted, and lets the owner go when none is left that blocks it.
+// deleteDependents deletes all dependents, and removes the owner's finalizer when no dependent blocks its deletion any more.
 func (c *Controller) deleteDependents(ctx context.Context, owner item) error {
 	dependents, err := c.listDependents(ctx, owner)
 	if err != nil {
@@ -202,7 +202,7 @@ func (c *Controller) deleteDependents(ctx context.Context, owner item) error {
 		}
 	}
 	if blocked {
-		return nil // The last dependent to go brings the owner here again.
+		return nil // The deletion of the last dependent queues the owner again.
 	}
 	return c.removeFinalizer(ctx, owner, metav1.FinalizerDeleteDependents)
 }
@@ -213,9 +213,9 @@ func blocks(obj resource.Object, owner types.UID) bool {
 	})
 }
 
-// listDependents lists from the store, not from the index: a dependent that was
-// made just before its owner was deleted must be seen. It looks at all that can
-// be one, which only deletions that wait for dependents cost.
+// listDependents lists from the store, not from the index: a dependent that was created
+// just before its owner was deleted must be found. It lists every kind that can have the
+// owner, which only deletions that wait for dependents cost.
 func (c *Controller) listDependents(ctx context.Context, owner item) ([]item, error) {
 	var list []item
 	for _, k := range c.registry.Kinds() {

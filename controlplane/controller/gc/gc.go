@@ -50,7 +50,7 @@ func New(registry *resource.Registry) *Controller {
 func (c *Controller) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	controller.ObserveKinds(ctx, &wg, c.registry, func(ctx context.Context, k *resource.Kind) {
-		// What goes away by itself, such as events, belongs to nothing, and there is too much of it to look.
+		// Objects that expire, such as events, have no owners, and there are too many of them to watch.
 		if k.TTL == 0 {
 			controller.Observe(ctx, &wg, c.registry, k, func(old, cur resource.Object, _ int64) { c.changed(k, old, cur) })
 		}
@@ -65,7 +65,7 @@ func itemOf(k *resource.Kind, obj resource.Object) item {
 	return item{kind: k, key: controller.KeyOf(obj), uid: obj.GetUID()}
 }
 
-// changed keeps the index of dependents and queues whom the change concerns.
+// changed updates the index of dependents and queues the items that the change concerns.
 func (c *Controller) changed(k *resource.Kind, old, cur resource.Object) {
 	if old != nil && cur != nil && old.GetUID() != cur.GetUID() {
 		c.changed(k, old, nil)

@@ -12,8 +12,8 @@ import (
 	"github.com/skep-io/skep/controlplane/servicespec"
 )
 
-// announcers knows which nodes may announce addresses, and who announces which
-// service's. One service is one node's at a time.
+// announcers holds which nodes may announce addresses, and which node announces which
+// service's. A service has one announcer at a time.
 type announcers struct {
 	mu     sync.Mutex
 	able   map[string]bool
@@ -29,8 +29,8 @@ func newAnnouncers() *announcers {
 	}
 }
 
-// canAnnounce says whether a node may take part: it is ready, its uplinks work,
-// and nobody has excluded it from load balancing or is about to remove it.
+// canAnnounce says whether a node may announce addresses: it is ready, its uplinks work,
+// and it is neither excluded from load balancing nor about to be removed.
 func canAnnounce(node *corev1.Node) bool {
 	const aboutToGo = "ToBeDeletedByClusterAutoscaler"
 	if node == nil || node.DeletionTimestamp != nil {
@@ -49,8 +49,8 @@ func canAnnounce(node *corev1.Node) bool {
 	return ready != nil && ready.Status == corev1.ConditionTrue
 }
 
-// setNode takes over whether a node may announce, and returns the services that
-// this concerns: its own if it may no longer, those without a node if it now may.
+// setNode records whether a node may announce, and returns the services that this
+// concerns: its own if it may no longer, those without a node if it may now.
 func (a *announcers) setNode(name string, able bool) (concerned []controller.Key) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -65,19 +65,19 @@ func (a *announcers) setNode(name string, able bool) (concerned []controller.Key
 	return slices.Collect(maps.Keys(a.owned[name]))
 }
 
-// learn takes over what a service says of its announcer, if nothing else is known:
-// a new leader must count what is announced before it gives out the first.
+// learn records the announcer that a service's annotation names, if none is recorded: a
+// new leader must count the existing announcers before it chooses one.
 func (a *announcers) learn(key controller.Key, node string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.owner[key] == "" && node != "" {
-		a.put(key, node)
+		a.record(key, node)
 	}
 }
 
-// choose returns the node that is to announce a service, "" if none can. among
-// are the nodes to choose from, nil for all. It stays with the node that it had;
-// a new one is that with the fewest services.
+// choose returns the node that is to announce a service, "" if none can. among are the
+// nodes to choose from, nil for all. A service stays with the node that it had; a new
+// node is the one with the fewest services.
 func (a *announcers) choose(key controller.Key, among map[string]bool) string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -102,7 +102,7 @@ func (a *announcers) choose(key controller.Key, among map[string]bool) string {
 	for node := range candidates {
 		consider(node)
 	}
-	a.put(key, best)
+	a.record(key, best)
 	return best
 }
 
@@ -116,9 +116,9 @@ func weight(key controller.Key, node string) uint64 {
 	return h.Sum64()
 }
 
-// put records an owner, or that there is none.
-func (a *announcers) put(key controller.Key, node string) {
-	a.take(key)
+// record records an owner, or that there is none.
+func (a *announcers) record(key controller.Key, node string) {
+	a.remove(key)
 	if node == "" {
 		a.orphan[key] = struct{}{}
 		return
@@ -130,7 +130,7 @@ func (a *announcers) put(key controller.Key, node string) {
 	a.owned[node][key] = struct{}{}
 }
 
-func (a *announcers) take(key controller.Key) {
+func (a *announcers) remove(key controller.Key) {
 	delete(a.orphan, key)
 	node, ok := a.owner[key]
 	if !ok {
@@ -146,5 +146,5 @@ func (a *announcers) take(key controller.Key) {
 func (a *announcers) forget(key controller.Key) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.take(key)
+	a.remove(key)
 }

@@ -18,8 +18,8 @@ import (
 	"github.com/skep-io/skep/controlplane/servicespec"
 )
 
-// Condition is the type of the condition that a service has as long as it lacks
-// an address, and whose reason and message say why.
+// Condition is the type of the condition that a service has as long as it lacks an
+// address. Its reason and message say why.
 const Condition = servicespec.LoadBalancerAddress
 
 // Reasons of the condition and of the events.
@@ -33,12 +33,12 @@ const (
 // lack says why a service does not have all the addresses that it should.
 type lack struct{ reason, message string }
 
-// assign makes the status of a service show the addresses that it is to have.
-// What it takes or gives up for that goes into tx.
+// assign sets the addresses that a service is to have in its status. The records of
+// addresses that it gets or releases are added to tx.
 func (c *Controller) assign(ctx context.Context, tx *resource.Tx, service *corev1.Service) (*lack, error) {
 	have := allocator.LoadBalancerIPs(service)
 	if len(c.pool) == 0 {
-		// Perhaps another controller serves services without a class: its addresses are not ours to judge.
+		// Perhaps another controller serves services without a class: its addresses are not checked here.
 		if len(have) > 0 {
 			return nil, nil
 		}
@@ -69,25 +69,25 @@ func (c *Controller) assign(ctx context.Context, tx *resource.Tx, service *corev
 	return problem, nil
 }
 
-// forgiven says whether a lack is none: who only prefers two families is content with one.
+// forgiven says whether a lack does not count: a service that only prefers two families may have one.
 func forgiven(service *corev1.Service, why *lack) bool {
 	return why.reason == ReasonNoFamily && len(service.Spec.IPFamilies) > 1 &&
 		ptr.Deref(service.Spec.IPFamilyPolicy, "") == corev1.IPFamilyPolicyPreferDualStack
 }
 
-// addressFor returns the address of a family that the service is to have: the
-// one that it asks for, or has, or a free one.
+// addressFor returns the address of a family that the service is to have: the one that it
+// asks for, or already has, or a free one.
 func (c *Controller) addressFor(ctx context.Context, tx *resource.Tx, service *corev1.Service, have []netip.Addr, four bool) (netip.Addr, *lack, error) {
 	has := slices.IndexFunc(have, func(addr netip.Addr) bool { return addr.Is4() == four && c.pool.Contains(addr) })
 	if asked, err := netip.ParseAddr(service.Spec.LoadBalancerIP); err == nil && asked.Is4() == four {
 		if !c.pool.Contains(asked) {
 			return netip.Addr{}, &lack{ReasonUnavailable, fmt.Sprintf("spec.loadBalancerIP %s is not of the pool (--lb-cidr %s)", asked, c.pool)}, nil
 		}
-		return c.take(ctx, tx, service, asked, slices.Contains(have, asked))
+		return c.acquire(ctx, tx, service, asked, slices.Contains(have, asked))
 	}
 	if has >= 0 {
-		// Taken again where it is shown but not recorded, as after a restore.
-		if addr, why, err := c.take(ctx, tx, service, have[has], true); err != nil || why == nil {
+		// Recorded again if the status shows it but there is no record, as after a restore.
+		if addr, why, err := c.acquire(ctx, tx, service, have[has], true); err != nil || why == nil {
 			return addr, why, err
 		}
 	}
@@ -99,7 +99,7 @@ func (c *Controller) addressFor(ctx context.Context, tx *resource.Tx, service *c
 		if _, used := c.ledger.user(addr, key); used {
 			continue
 		}
-		got, why, err := c.take(ctx, tx, service, addr, false)
+		got, why, err := c.acquire(ctx, tx, service, addr, false)
 		if err != nil || why == nil {
 			return got, nil, err
 		}
@@ -114,9 +114,9 @@ func familyName(four bool) corev1.IPFamily {
 	return corev1.IPv6Protocol
 }
 
-// take takes one address, or says who has it. One that the service has it keeps,
-// whoever else asks for it as an external address since.
-func (c *Controller) take(ctx context.Context, tx *resource.Tx, service *corev1.Service, addr netip.Addr, has bool) (netip.Addr, *lack, error) {
+// acquire records one address for a service, or says who has it. A service keeps an address that it has,
+// even if others ask for it as an external address since.
+func (c *Controller) acquire(ctx context.Context, tx *resource.Tx, service *corev1.Service, addr netip.Addr, has bool) (netip.Addr, *lack, error) {
 	taken := func(by string) (netip.Addr, *lack, error) {
 		return netip.Addr{}, &lack{ReasonUnavailable, fmt.Sprintf("address %s is used by %s", addr, by)}, nil
 	}
@@ -138,7 +138,7 @@ func (c *Controller) take(ctx context.Context, tx *resource.Tx, service *corev1.
 	return addr, nil, nil
 }
 
-// show writes addresses into a service's status, which keeps what it says of those that stay.
+// show writes addresses into a service's status, and keeps the other fields of those that stay.
 func show(service *corev1.Service, addrs []netip.Addr) {
 	before := service.Status.LoadBalancer.Ingress
 	var after []corev1.LoadBalancerIngress
@@ -152,7 +152,7 @@ func show(service *corev1.Service, addrs []netip.Addr) {
 	service.Status.LoadBalancer.Ingress = after
 }
 
-// setCondition shows a lack, or that there is none.
+// setCondition sets the condition for a lack, or removes it if why is nil.
 func setCondition(service *corev1.Service, why *lack) (changed bool) {
 	if why == nil {
 		return apimeta.RemoveStatusCondition(&service.Status.Conditions, Condition)

@@ -7,9 +7,9 @@ import (
 	"github.com/skep-io/skep/controlplane/controller"
 )
 
-// ledger records who uses which address, as far as the cache shows: services have
-// them in their status or claim them as external addresses, nodes have them. It
-// says where to look for a free one; that it is free the store decides.
+// ledger records who uses which address, as far as the cache shows: services have them in
+// their status or claim them as external addresses, nodes have them. It is only a hint
+// for a free address; the store decides whether it is free.
 type ledger struct {
 	mu    sync.Mutex
 	addrs map[controller.Key][]netip.Addr
@@ -20,7 +20,7 @@ func newLedger() *ledger {
 	return &ledger{addrs: map[controller.Key][]netip.Addr{}, users: map[netip.Addr]map[controller.Key]struct{}{}}
 }
 
-// set takes over what an object uses now, and says whether any address became free.
+// set replaces the addresses that an object uses, and says whether any address became free.
 func (l *ledger) set(key controller.Key, addrs []netip.Addr) (freed bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -46,7 +46,7 @@ func (l *ledger) set(key controller.Key, addrs []netip.Addr) (freed bool) {
 	return freed
 }
 
-// user returns one that uses an address and is not key, a node if one does.
+// user returns an object other than key that uses an address, a node if one does.
 func (l *ledger) user(addr netip.Addr, key controller.Key) (controller.Key, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

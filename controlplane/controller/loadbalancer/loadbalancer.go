@@ -1,19 +1,18 @@
 // Package loadbalancer gives services of type LoadBalancer an address of the
 // cluster's own pool and says which node announces it. It owns the ingress in
 // their status, the records of who holds which address, and the annotation
-// skep.io/announced-by. It never announces anything itself: the named node's
-// agent answers ARP and NDP for the addresses of the service, and every other
-// node's does not.
+// skep.io/announced-by. It never announces anything itself: the named node's agent
+// answers ARP and NDP for the addresses of the service, and agents of other nodes do not.
 //
 // # Whose services
 //
 // A service is this loop's if its spec.loadBalancerClass is not set or is
 // "skep.io/arp". Any other class belongs to a controller of that name, as in
-// Kubernetes: this loop neither reads nor writes such a service. A cloud's
-// controller is therefore put in place by giving services its class; it writes
-// status.loadBalancer.ingress, and the data plane of every node serves the
-// addresses that it finds there (with ipMode Proxy it leaves them to the
-// cloud's proxy). Who announces such an address is the cloud's business.
+// Kubernetes: this loop neither reads nor writes such a service. To use a cloud's
+// controller, give services its class; it writes status.loadBalancer.ingress, and the
+// data plane of every node serves the addresses that it finds there (with ipMode Proxy it
+// leaves them to the cloud's proxy). Who announces such an address is the cloud's
+// business.
 //
 // Without a pool (no --lb-cidr) services without a class are left to whoever
 // serves them; one that has no address yet gets an event that says so
@@ -23,10 +22,10 @@
 //
 // A service gets one address for each of its families, the lowest that is free,
 // or spec.loadBalancerIP if it names one of the pool. It keeps them until it is
-// deleted or changes its type, or until skepd starts with a pool that has them
-// not. Addresses that nodes have, or that services claim as external addresses,
-// are not given out. What cannot be given is reported by an event and by the
-// condition skep.io/LoadBalancerAddress, which goes when the lack does.
+// deleted or changes its type, or until skepd starts with a pool without them. Addresses
+// that nodes have, or that services claim as external addresses, are not given out. A
+// service that gets no address has an event and the condition
+// skep.io/LoadBalancerAddress, which is removed when it gets one.
 //
 // # Announcers
 //
@@ -61,7 +60,7 @@ import (
 const Component = "loadbalancer-controller"
 
 const (
-	// Class is the loadBalancerClass of services that are this loop's; none will do as well.
+	// Class is the loadBalancerClass of services that are this loop's; services without a class are, too.
 	Class = servicespec.LoadBalancerClass
 	// AnnouncedBy is the annotation that names the node which announces a service's addresses.
 	AnnouncedBy = servicespec.AnnouncedByAnnotation
@@ -176,7 +175,7 @@ func (c *Controller) sliceChanged(old, cur *discoveryv1.EndpointSlice, _ int64) 
 	}
 }
 
-// wake lets those try again that lack an address: one has become free.
+// wake queues the services that lack an address: one has become free.
 func (c *Controller) wake() {
 	c.waitingMu.Lock()
 	defer c.waitingMu.Unlock()
@@ -218,7 +217,7 @@ func (c *Controller) sync(ctx context.Context, key controller.Key) error {
 			return service, err
 		})
 	if apierrors.IsNotFound(err) {
-		// What was learnt of it after it went must go too.
+		// Forget also what was recorded after the service was deleted.
 		c.announcers.forget(key)
 		c.satisfied(key)
 		return nil
@@ -230,7 +229,7 @@ func (c *Controller) sync(ctx context.Context, key controller.Key) error {
 	return nil
 }
 
-// change makes a service what it should be.
+// change sets a service's addresses, condition and announcer.
 func (c *Controller) change(ctx context.Context, tx *resource.Tx, service *corev1.Service) (done outcome, err error) {
 	key := controller.KeyOf(service)
 	done.before, done.from = allocator.LoadBalancerIPs(service), service.Annotations[AnnouncedBy]
@@ -242,7 +241,7 @@ func (c *Controller) change(ctx context.Context, tx *resource.Tx, service *corev
 		done.before = nil
 		return done, nil
 	}
-	// Before the look for a free address: one that becomes free after it must not be missed.
+	// Before the search for a free address: one that becomes free after the search must not be missed.
 	c.lacks(key)
 	if done.why, err = c.assign(ctx, tx, service); err != nil {
 		return done, err
@@ -270,7 +269,7 @@ func (c *Controller) announcer(ctx context.Context, service *corev1.Service) (st
 	key := controller.KeyOf(service)
 	shown := allocator.LoadBalancerIPs(service)
 	if len(c.pool) == 0 {
-		// Only what an earlier pool gave is ours to announce.
+		// Without a pool, only addresses of an earlier pool are announced.
 		for _, addr := range shown {
 			held, err := allocator.HoldsLoadBalancerIP(ctx, c.registry, service, addr)
 			if err != nil {

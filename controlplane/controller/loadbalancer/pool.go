@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// Pool is the addresses that services of type LoadBalancer can have.
+// Pool is the set of addresses that services of type LoadBalancer can have.
 type Pool []span
 
 // span is a run of addresses of one family, ends included.

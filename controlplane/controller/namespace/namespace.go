@@ -24,8 +24,8 @@ import (
 
 const (
 	workers = 4
-	// recheck is how often a namespace is looked at while it has content whose
-	// deletion takes time; deletions of pods bring it here earlier.
+	// recheck is how often a namespace is checked while it has content whose deletion takes
+	// time; a deleted pod queues it earlier.
 	recheck = time.Second
 )
 
@@ -40,7 +40,7 @@ func New(registry *resource.Registry) *Controller {
 	return &Controller{registry: registry, queue: controller.NewQueue[string]("namespace")}
 }
 
-// kinds are those of what a namespace can hold, pods last, when nothing is left that would replace them.
+// kinds are the namespaced kinds, pods last, when nothing remains that would replace them.
 func (c *Controller) kinds() []*resource.Kind {
 	others := slices.DeleteFunc(slices.Clone(c.registry.Kinds()), func(k *resource.Kind) bool { return !k.Namespaced || k == kinds.Pods })
 	return append(others, kinds.Pods)
@@ -70,7 +70,7 @@ func (c *Controller) terminating(ctx context.Context, name string) bool {
 }
 
 func (c *Controller) sync(ctx context.Context, name string) error {
-	// From the store: the cache of a namespace may be behind those of its content.
+	// From the store: the cache of namespaces may be behind those of their content.
 	obj, err := c.registry.Get(ctx, kinds.Namespaces, "", name, "")
 	if apierrors.IsNotFound(err) {
 		return nil
@@ -82,14 +82,14 @@ func (c *Controller) sync(ctx context.Context, name string) error {
 	if ns.DeletionTimestamp == nil || !slices.Contains(ns.Spec.Finalizers, corev1.FinalizerKubernetes) {
 		return nil
 	}
-	left, err := c.empty(ctx, name)
-	if statusErr := c.setConditions(ctx, ns, left, err); statusErr != nil && !apierrors.IsNotFound(statusErr) {
+	rest, err := c.empty(ctx, name)
+	if statusErr := c.setConditions(ctx, ns, rest, err); statusErr != nil && !apierrors.IsNotFound(statusErr) {
 		err = errors.Join(err, statusErr)
 	}
 	if err != nil {
 		return err
 	}
-	if left.objects > 0 {
+	if rest.objects > 0 {
 		c.queue.AddAfter(name, recheck)
 		return nil
 	}
@@ -105,7 +105,7 @@ type remains struct {
 
 // empty deletes everything and reports what is still there.
 func (c *Controller) empty(ctx context.Context, name string) (remains, error) {
-	left := remains{byKind: map[string]int{}, finalizers: map[string]int{}}
+	rest := remains{byKind: map[string]int{}, finalizers: map[string]int{}}
 	var failures []error
 	for _, k := range c.kinds() {
 		list, err := c.registry.List(ctx, k, name, resource.ListOptions{})
@@ -115,37 +115,37 @@ func (c *Controller) empty(ctx context.Context, name string) (remains, error) {
 		}
 		for _, o := range list.Objects {
 			obj := o.Value()
-			gone := false
+			removed := false
 			if obj.GetDeletionTimestamp() == nil || k == kinds.Pods {
-				gone, err = c.delete(ctx, k, obj)
+				removed, err = c.delete(ctx, k, obj)
 				if err != nil {
 					failures = append(failures, err)
 				}
 			}
-			if !gone {
-				left.objects++
-				left.byKind[k.GroupResource().String()]++
+			if !removed {
+				rest.objects++
+				rest.byKind[k.GroupResource().String()]++
 				for _, f := range obj.GetFinalizers() {
-					left.finalizers[f]++
+					rest.finalizers[f]++
 				}
 			}
 		}
 	}
-	return left, errors.Join(failures...)
+	return rest, errors.Join(failures...)
 }
 
-func (c *Controller) delete(ctx context.Context, k *resource.Kind, obj resource.Object) (gone bool, err error) {
+func (c *Controller) delete(ctx context.Context, k *resource.Kind, obj resource.Object) (removed bool, err error) {
 	if obj.GetDeletionTimestamp() != nil {
 		return false, nil
 	}
-	_, gone, err = c.registry.Delete(ctx, k, obj.GetNamespace(), obj.GetName(), &metav1.DeleteOptions{
+	_, removed, err = c.registry.Delete(ctx, k, obj.GetNamespace(), obj.GetName(), &metav1.DeleteOptions{
 		PropagationPolicy: ptr.To(metav1.DeletePropagationBackground),
 		Preconditions:     &metav1.Preconditions{UID: ptr.To(obj.GetUID())},
 	})
 	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 		return true, nil
 	}
-	return gone, err
+	return removed, err
 }
 
 // finalize removes the finalizer, after which the namespace is deleted.
@@ -167,8 +167,8 @@ func (c *Controller) finalize(ctx context.Context, ns *corev1.Namespace) error {
 }
 
 // setConditions says why a namespace is still there.
-func (c *Controller) setConditions(ctx context.Context, ns *corev1.Namespace, left remains, failure error) error {
-	if left.objects == 0 && failure == nil {
+func (c *Controller) setConditions(ctx context.Context, ns *corev1.Namespace, rest remains, failure error) error {
+	if rest.objects == 0 && failure == nil {
 		return nil
 	}
 	_, err := c.registry.Modify(ctx, kinds.Namespaces, "status", "", ns.Name, resource.UpdateOptions{}, func(current resource.Object) (resource.Object, error) {
@@ -184,10 +184,10 @@ func (c *Controller) setConditions(ctx context.Context, ns *corev1.Namespace, le
 		}
 		set(corev1.NamespaceDeletionContentFailure, failure != nil, "ContentDeletionFailed", "ContentDeleted",
 			fmt.Sprintf("Failed to delete all resource types, %v", failure), "All content successfully deleted, may be waiting on finalization")
-		set(corev1.NamespaceContentRemaining, left.objects > 0, "SomeResourcesRemain", "ContentRemoved",
-			"Some resources are remaining: "+counts(left.byKind, "%s has %d resource instances"), "All content successfully removed")
-		set(corev1.NamespaceFinalizersRemaining, len(left.finalizers) > 0, "SomeFinalizersRemain", "ContentHasNoFinalizers",
-			"Some content in the namespace has finalizers remaining: "+counts(left.finalizers, "%s in %d resource instances"), "All content-preserving finalizers finished")
+		set(corev1.NamespaceContentRemaining, rest.objects > 0, "SomeResourcesRemain", "ContentRemoved",
+			"Some resources are remaining: "+counts(rest.byKind, "%s has %d resource instances"), "All content successfully removed")
+		set(corev1.NamespaceFinalizersRemaining, len(rest.finalizers) > 0, "SomeFinalizersRemain", "ContentHasNoFinalizers",
+			"Some content in the namespace has finalizers remaining: "+counts(rest.finalizers, "%s in %d resource instances"), "All content-preserving finalizers finished")
 		if !changed {
 			return current, nil
 		}

@@ -1,6 +1,6 @@
-// Package networkpolicy says that network policies are accepted and not enforced, where whoever relies on them sees it: in a
-// condition of every namespace that has one, as long as it has one, and once in an event about each policy. A policy has no
-// status of its own (networking.k8s.io/v1), and what lies open is the namespace's pods. It enforces nothing.
+// Package networkpolicy reports that network policies are accepted and not enforced, where users see it: in a condition of every namespace
+// that has a policy, as long as it has one, and once in an event about each policy. A policy has no status of its own
+// (networking.k8s.io/v1), and it is the namespace's pods that are not protected. It enforces nothing.
 package networkpolicy
 
 import (
@@ -23,7 +23,7 @@ import (
 // Component is the source of this loop's events.
 const Component = "networkpolicy-controller"
 
-// What the condition and the events are called.
+// Names of the condition and of the events.
 const (
 	// Enforced is False in namespaces that have network policies.
 	Enforced corev1.NamespaceConditionType = "skep.io/NetworkPoliciesEnforced"
@@ -40,7 +40,7 @@ type Controller struct {
 
 	mu       sync.Mutex
 	policies map[string]map[string]bool // by namespace, by name
-	began    bool                       // what existed before is known
+	began    bool                       // the existing policies have been read
 }
 
 // New makes the loop. It runs once.
@@ -85,7 +85,7 @@ func (c *Controller) policyChanged(old, cur *networkingv1.NetworkPolicy, _ int64
 	}
 }
 
-// namespaceChanged corrects what a leader before has left, and what others have written.
+// namespaceChanged corrects conditions that an earlier leader or other writers have set.
 func (c *Controller) namespaceChanged(_, cur *corev1.Namespace, _ int64) {
 	if cur != nil && says(cur) != c.has(cur.Name) {
 		c.queue.Add(cur.Name)

@@ -12,7 +12,7 @@ import (
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
-// What the conditions of a silent node say, in Kubernetes' words.
+// The conditions of a silent node, in Kubernetes' words.
 const (
 	reasonUnknown  = "NodeStatusUnknown"
 	messageUnknown = "Kubelet stopped posting node status."
@@ -20,7 +20,7 @@ const (
 	messageNever   = "Kubelet never posted node status."
 )
 
-// monitored are the conditions that nobody knows about a silent node.
+// monitored are the conditions that are unknown for a silent node.
 var monitored = []corev1.NodeConditionType{
 	corev1.NodeReady, corev1.NodeMemoryPressure, corev1.NodeDiskPressure, corev1.NodePIDPressure,
 }
@@ -34,7 +34,7 @@ func (c *Controller) markUnknown(ctx context.Context, node *corev1.Node) error {
 	_, err := c.registry.Modify(ctx, kinds.Nodes, "status", "", node.Name, resource.UpdateOptions{}, func(current resource.Object) (resource.Object, error) {
 		changed = false
 		n := current.(*corev1.Node)
-		// It may have come back between the look and this write.
+		// It may have returned between the check and this write.
 		if n.UID != node.UID || !c.health.isSilent(n.Name) {
 			return n, nil
 		}

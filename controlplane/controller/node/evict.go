@@ -15,7 +15,7 @@ import (
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
-// syncPod does to one pod what the state of its node asks for.
+// syncPod evicts, removes or marks one pod as the state of its node requires.
 func (c *Controller) syncPod(ctx context.Context, key controller.Key) error {
 	pod, err := resource.Get[*corev1.Pod](ctx, c.registry, kinds.Pods, key.Namespace, key.Name)
 	if apierrors.IsNotFound(err) || err == nil && pod.Spec.NodeName == "" {
@@ -32,8 +32,8 @@ func (c *Controller) syncPod(ctx context.Context, key controller.Key) error {
 		return err
 	}
 	if unreachable(node) {
-		// The taint without the silence: the node is back, or this process has just
-		// begun and does not know yet. Its sync brings its pods here again.
+		// The node has the taint but is not silent: it is back, or this process has just begun
+		// and has not noticed yet. The node's sync queues its pods again.
 		if !c.health.isSilent(node.Name) {
 			return nil
 		}
@@ -55,7 +55,7 @@ func (c *Controller) syncPod(ctx context.Context, key controller.Key) error {
 	return c.evict(ctx, pod)
 }
 
-// unreachable says whether the taint is there that says so. Without it evictions are held.
+// unreachable says whether a node has the unreachable taint. Without it evictions wait.
 func unreachable(node *corev1.Node) bool {
 	for i := range node.Spec.Taints {
 		if node.Spec.Taints[i].Key == corev1.TaintNodeUnreachable {
@@ -65,7 +65,7 @@ func unreachable(node *corev1.Node) bool {
 	return false
 }
 
-// evictionTime is when the taints of its node drive a pod out, if they ever do.
+// evictionTime is when the taints of its node evict a pod, if they ever do.
 func evictionTime(pod *corev1.Pod, node *corev1.Node, now time.Time) (when time.Time, evict bool) {
 	for i := range node.Spec.Taints {
 		t := &node.Spec.Taints[i]
@@ -124,8 +124,8 @@ func (c *Controller) evict(ctx context.Context, pod *corev1.Pod) error {
 	return err
 }
 
-// finish removes a deleted pod of which its silent node has not said that it
-// stopped it, once it has had the time.
+// finish removes a deleted pod that its silent node has not reported as stopped, once the
+// node has had the time to.
 func (c *Controller) finish(ctx context.Context, pod *corev1.Pod, node *corev1.Node) error {
 	if !unreachable(node) {
 		return nil

@@ -5,9 +5,9 @@ import (
 	"time"
 )
 
-// health knows which nodes are silent. All its times are this process's own
-// observations on its own clock: a node's clock is not trusted, and what passed
-// while this process did not run is not held against any node.
+// health holds which nodes are silent. All its times are this process's own observations
+// on its own clock: a node's clock is not trusted, and time in which this process did not
+// run is not counted as a node's silence.
 type health struct {
 	grace time.Duration
 
@@ -16,7 +16,7 @@ type health struct {
 	ticked time.Time // the last look; zero: none yet
 }
 
-// source is where a sign of life comes from.
+// source is the object that a sign of life comes from.
 type source int
 
 const (
@@ -28,7 +28,7 @@ const (
 type nodeState struct {
 	seen   time.Time
 	silent bool
-	// signs is what was last seen of the node, per source: it is alive when one changes.
+	// signs is what was last seen of the node, per source: a change of one ends its silence.
 	signs map[source]string
 }
 
@@ -36,7 +36,7 @@ func newHealth(grace time.Duration) *health {
 	return &health{grace: grace, nodes: map[string]*nodeState{}}
 }
 
-// watchNode begins to expect signs of a node. Its time runs from now.
+// watchNode begins to expect signs of a node. Its grace runs from now.
 func (h *health) watchNode(name string, now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -51,7 +51,7 @@ func (h *health) forget(name string) {
 	delete(h.nodes, name)
 }
 
-// observe notes a sign of life, and says whether it ends a silence.
+// observe records a sign of life, and says whether it ends a silence.
 func (h *health) observe(name string, from source, sign string, now time.Time) (returned bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -76,7 +76,7 @@ func (h *health) isSilent(name string) bool {
 	return p != nil && p.silent
 }
 
-// extend gives all nodes time from now on: this process has just begun, or did not run for a while.
+// extend gives all nodes time until then: this process has just begun, or did not run for a while.
 func (h *health) extend(until time.Time) {
 	for _, p := range h.nodes {
 		if p.seen.Before(until) && !p.silent {
@@ -85,8 +85,8 @@ func (h *health) extend(until time.Time) {
 	}
 }
 
-// start gives every node twice the grace from now: nodes have to find this
-// process first.
+// start gives every node twice the grace from now: nodes have to connect to this process
+// first.
 func (h *health) start(now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -94,9 +94,9 @@ func (h *health) start(now time.Time) {
 	h.extend(now.Add(h.grace))
 }
 
-// overdue returns the nodes whose grace has passed and that are not known as
-// silent. If the time since the last look is so long that this process must have
-// been stopped or starved, it returns none and all nodes get time from now.
+// overdue returns the nodes whose grace has passed and that are not yet declared silent.
+// If the time since the last look is so long that this process must have been stopped or
+// starved, it returns none and all nodes get time from now.
 func (h *health) overdue(now time.Time) (names []string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -114,7 +114,7 @@ func (h *health) overdue(now time.Time) (names []string) {
 	return names
 }
 
-// isOverdue says whether a node's grace has passed and it is not known as silent.
+// isOverdue says whether a node's grace has passed and it is not yet declared silent.
 func (h *health) isOverdue(name string, now time.Time) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -122,7 +122,7 @@ func (h *health) isOverdue(name string, now time.Time) bool {
 	return p != nil && !p.silent && now.Sub(p.seen) > h.grace
 }
 
-// declare says that a node is silent.
+// declare marks a node as silent.
 func (h *health) declare(name string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -1,7 +1,7 @@
-// Package node acts on nodes that fall silent and on taints that evict. It owns
+// Package node acts on nodes that stop reporting and on taints that evict. It owns
 // the Unknown state of node conditions, the taints that conditions ask for,
 // the readiness of pods on a silent node, and evictions by taints. It never starts
-// anything on a node, and it does not judge by the clocks of nodes.
+// anything on a node, and it does not use the clocks of nodes.
 package node
 
 import (
@@ -35,10 +35,10 @@ const (
 	looksPerGrace = 25
 	// hold is how long evictions wait while most of the nodes are silent.
 	hold = time.Minute
-	// returnGraces is for how many graces after all nodes were silent the rest may still return.
+	// returnGraces is how many graces the other nodes have to return after all nodes were silent.
 	returnGraces = 3
-	// finalAfter is how long after the end of its grace period a deleted pod is
-	// kept whose node is silent. Until then the node may return and say that it stopped it.
+	// finalAfter is how long after the end of its grace period a deleted pod is kept whose
+	// node is silent. Until then the node may return and report that it stopped the pod.
 	finalAfter = 2 * time.Minute
 	// confirmTimeout bounds the read that confirms a silence.
 	confirmTimeout = 2 * time.Second
@@ -139,9 +139,9 @@ func (c *Controller) look(ctx context.Context, ticker clock.Ticker) {
 	}
 }
 
-// confirm asks the store whether a node that seems silent has renewed its lease
-// after all: a watch that is late must not cost a host its pods. It fails if the
-// store does not answer, and then nothing is known.
+// confirm asks the store whether a node that seems silent has renewed its lease after
+// all: a late watch must not evict a host's pods. It fails if the store does not answer;
+// the node is not declared silent then.
 func (c *Controller) confirm(ctx context.Context, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, confirmTimeout)
 	defer cancel()
@@ -193,16 +193,16 @@ func (c *Controller) syncNode(ctx context.Context, name string) error {
 	return nil
 }
 
-// holdFor is how long to wait before pods of silent nodes are moved. While all
-// nodes are silent it has no end, and when the first is back the others get time
-// to return as well: the caller asks again.
+// holdFor is how long to wait before pods of silent nodes are evicted. While all nodes
+// are silent the wait has no end, and when the first is back the others get time to
+// return as well: the caller asks again.
 func (c *Controller) holdFor() time.Duration {
 	now := c.clock.Now()
 	state := c.health.disrupted(now)
 	grace := c.health.grace
 	c.heldMu.Lock()
 	defer c.heldMu.Unlock()
-	var left time.Duration
+	var remaining time.Duration
 	switch state {
 	case fullDisruption:
 		c.all = now
@@ -211,12 +211,12 @@ func (c *Controller) holdFor() time.Duration {
 		if c.held.IsZero() {
 			c.held = now
 		}
-		left = c.held.Add(hold).Sub(now)
+		remaining = c.held.Add(hold).Sub(now)
 	default:
 		c.held = time.Time{}
 	}
 	if !c.all.IsZero() {
-		left = max(left, c.all.Add(returnGraces*grace).Sub(now))
+		remaining = max(remaining, c.all.Add(returnGraces*grace).Sub(now))
 	}
-	return min(max(left, 0), grace)
+	return min(max(remaining, 0), grace)
 }

@@ -14,8 +14,8 @@ import (
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
-// conditionTaints are the taints that conditions ask for, as Kubernetes' node lifecycle controller has them. Only Ready drives
-// pods out; the others keep new ones away. No condition at all counts as the status "".
+// conditionTaints are the taints that conditions ask for, as Kubernetes' node lifecycle controller has them. Only those of Ready evict
+// pods; the others keep new pods away. A missing condition counts as the status "".
 var conditionTaints = []struct {
 	condition corev1.NodeConditionType
 	status    corev1.ConditionStatus
@@ -84,7 +84,7 @@ func (c *Controller) reconcileTaints(ctx context.Context, node *corev1.Node) (*c
 	return obj.(*corev1.Node), nil
 }
 
-// taint changes a node's taints to what its conditions ask for, and says whether that was a change.
+// taint sets a node's taints to what its conditions ask for, and says whether they changed.
 func taint(node *corev1.Node, now metav1.Time) bool {
 	before, want := node.Spec.Taints, taintsOf(node)
 	var after []corev1.Taint

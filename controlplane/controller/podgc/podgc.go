@@ -24,12 +24,12 @@ import (
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
-// DefaultThreshold is how many terminated pods stay, as in kube-controller-manager.
+// DefaultThreshold is how many terminated pods are kept, as in kube-controller-manager.
 const DefaultThreshold = 12500
 
 const (
 	workers = 8
-	// quarantine is how long pods of a node that does not exist stay: a node may be created again under its name.
+	// quarantine is how long pods of a node that does not exist are kept: a node may be created again under its name.
 	quarantine = 5 * time.Second
 	// excessDelay is how long pods that terminate above the threshold are collected before they are removed together.
 	excessDelay = time.Second
@@ -131,7 +131,7 @@ func isOutOfService(node *corev1.Node) bool {
 		slices.ContainsFunc(node.Spec.Taints, func(t corev1.Taint) bool { return t.Key == corev1.TaintNodeOutOfService })
 }
 
-// count notes whether a pod has terminated.
+// count records whether a pod has terminated.
 func (c *Controller) count(old, cur *corev1.Pod) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -213,7 +213,7 @@ func (c *Controller) syncPod(ctx context.Context, key controller.Key) error {
 	return nil
 }
 
-// remove deletes a pod without waiting for its node. One that has not run to its end has failed: nobody else is there to say so.
+// remove deletes a pod without waiting for its node. It first marks one that has not run to its end as failed, since no agent does.
 func (c *Controller) remove(ctx context.Context, pod *corev1.Pod, why reason) error {
 	err := c.markFailed(ctx, pod, why)
 	if err == nil {

@@ -14,7 +14,7 @@ import (
 // flavour is a kind whose objects keep sets of pods.
 type flavour struct {
 	kind *resource.Kind
-	// read returns what an object says as a ReplicaSet, which shares memory with it.
+	// read returns an object as a ReplicaSet, which shares memory with it.
 	read func(resource.Object) *appsv1.ReplicaSet
 	// setStatus changes the status of an object that is the caller's own.
 	setStatus func(resource.Object, appsv1.ReplicaSetStatus)
@@ -78,7 +78,7 @@ func (f *flavour) podSet(obj resource.Object) *podSet {
 	set := &podSet{ReplicaSet: f.read(obj), kind: f.kind.GVK, selector: labels.Nothing()}
 	set.SetGroupVersionKind(f.kind.GVK) // by which events name it
 	if s := set.Spec.Selector; s != nil && len(s.MatchLabels)+len(s.MatchExpressions) > 0 {
-		// Validation has seen it. One that cannot be read selects nothing.
+		// It has been validated. One that cannot be read selects nothing.
 		if selector, err := metav1.LabelSelectorAsSelector(s); err == nil {
 			set.selector = selector
 		}

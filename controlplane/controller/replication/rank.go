@@ -82,9 +82,9 @@ func restarts(pod *corev1.Pod) (most int32) {
 	return most
 }
 
-// magnitude is the order of magnitude of an age. Pods of about the same age
-// compare equal, and any of them (by UID) goes first, not always the newest:
-// otherwise all of a scale-up's pods would go from the same hosts.
+// magnitude is the order of magnitude of an age. Pods of about the same age compare
+// equal, and the UID decides which is deleted first, not the age: otherwise all of a
+// scale-up's pods would be deleted from the same hosts.
 func magnitude(t, now time.Time) int64 {
 	age := now.Sub(t)
 	if age <= 0 {

@@ -1,7 +1,7 @@
 // Package replication keeps as many pods of every ReplicationController and
 // ReplicaSet as it asks for, in a loop for each of the two kinds. It owns which
 // pods a set claims, creates and deletes, and the set's status. It never binds pods to nodes, and it never waits for
-// a pod that is being deleted: that one counts as gone.
+// a pod that is being deleted: that one no longer counts.
 package replication
 
 import (
@@ -29,9 +29,9 @@ const (
 
 const (
 	workers = 8
-	// resync is how often every controller is looked at though nothing happened.
+	// resync is how often every controller is checked without a change.
 	resync = 10 * time.Minute
-	// burst is the most pods that one sync creates or deletes for one controller.
+	// burst is the maximum number of pods that one sync creates or deletes for one controller.
 	burst = 500
 )
 

@@ -10,7 +10,7 @@ import (
 	"github.com/skep-io/skep/controlplane/controller"
 )
 
-// scale creates what lacks or deletes what is too many.
+// scale creates missing pods or deletes surplus ones.
 func (c *Controller) scale(ctx context.Context, set *podSet, pods []*corev1.Pod) error {
 	switch surplus := len(pods) - set.wanted(); {
 	case surplus < 0:

@@ -16,7 +16,7 @@ import (
 )
 
 // writeStatus brings the status up to date, and returns after how long a ready
-// pod becomes available by time alone; 0: none does.
+// pod becomes available without a further change; 0: none does.
 func (c *Controller) writeStatus(ctx context.Context, set *podSet, pods []*corev1.Pod, scaleErr error) (time.Duration, error) {
 	status, lacks := c.status(set, pods, scaleErr)
 	if equality.Semantic.DeepEqual(set.Status, status) {
@@ -26,7 +26,7 @@ func (c *Controller) writeStatus(ctx context.Context, set *podSet, pods []*corev
 		if current.GetUID() != set.UID {
 			return nil, apierrors.NewNotFound(c.flavour.kind.GroupResource(), set.Name)
 		}
-		// A newer spec has not been acted upon: observedGeneration stays at the one that has.
+		// A newer spec has not been acted upon yet: observedGeneration stays at the generation that has.
 		updated := current.DeepCopyObject().(resource.Object)
 		updated.SetResourceVersion("")
 		c.flavour.setStatus(updated, status)

@@ -1,6 +1,6 @@
-// Package serviceaccount furnishes every namespace with what pods count on to
-// be there: the service account "default" and the config map kube-root-ca.crt.
-// It makes them again if they are deleted, and it owns nothing else of either.
+// Package serviceaccount creates in every namespace what pods rely on: the service
+// account "default" and the config map kube-root-ca.crt. It creates them again if they
+// are deleted, and owns nothing else of either kind.
 package serviceaccount
 
 import (
@@ -35,7 +35,7 @@ type Controller struct {
 	queue    *controller.Queue[string]
 }
 
-// Renewed has the CA written to every namespace again. It may be called at any time, from any goroutine.
+// Renewed queues a write of the CA to every namespace. It may be called at any time, from any goroutine.
 func (c *Controller) Renewed() {
 	for _, ns := range resource.ListAs[*corev1.Namespace](c.registry, kinds.Namespaces, "", nil) {
 		c.queue.Add(ns.Name)
@@ -130,7 +130,7 @@ func (c *Controller) rootCA(ctx context.Context, namespace string) error {
 	return err
 }
 
-// ignoreSettled drops errors that mean that there is nothing left to do: it is there already, or the namespace goes.
+// ignoreSettled drops errors that mean that nothing remains to be done: the object exists already, or the namespace is being deleted.
 func ignoreSettled(err error) error {
 	if apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err) || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 		return nil

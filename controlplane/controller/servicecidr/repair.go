@@ -15,7 +15,7 @@ import (
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
-// known says whether all is well with the addresses of a service, as far as the cache knows.
+// known says whether all addresses of a service are recorded correctly, as far as the cache shows.
 func (c *Controller) known(service *corev1.Service) bool {
 	for _, ip := range clusterIPs(service) {
 		addr, err := netip.ParseAddr(ip)
@@ -54,7 +54,7 @@ func familyOf(addr netip.Addr) corev1.IPFamily {
 	return corev1.IPv6Protocol
 }
 
-// syncService sees to it that every address of a service, and every node port, is
+// syncService makes sure that every address of a service, and every node port, is
 // recorded as its own.
 func (c *Controller) syncService(ctx context.Context, key controller.Key) error {
 	service, err := resource.Get[*corev1.Service](ctx, c.registry, kinds.Services, key.Namespace, key.Name)
@@ -67,7 +67,7 @@ func (c *Controller) syncService(ctx context.Context, key controller.Key) error 
 	if err := c.repairPorts(ctx, service); err != nil || c.known(service) {
 		return err
 	}
-	// The cache of addresses may be behind that of services: ask the store before anything is said or done.
+	// The cache of addresses may be behind that of services: ask the store before anything is reported or written.
 	obj, err := c.registry.Get(ctx, kinds.Services, key.Namespace, key.Name, "")
 	if apierrors.IsNotFound(err) {
 		return nil
@@ -125,7 +125,7 @@ func (c *Controller) repairIP(ctx context.Context, service *corev1.Service, ip s
 	return nil
 }
 
-// rival returns the service that an address is recorded for, if that has it; "" if not.
+// rival returns the service that an address is recorded for, if that service has the address; "" if not.
 func (c *Controller) rival(ctx context.Context, address *networkingv1.IPAddress) (string, error) {
 	ref := address.Spec.ParentRef
 	if ref == nil || ref.Group != "" || ref.Resource != "services" {
@@ -181,7 +181,7 @@ func (c *Controller) syncAddress(ctx context.Context, name string) error {
 			reason, message = "IPAddressWrongReference", "IPAddress: "+name+" for Service "+ref.Namespace+"/"+ref.Name+" has a wrong reference; cleaning up"
 		}
 	}
-	// What was read from the cache may be gone with its service: then there was nothing to clean up.
+	// The address may have been deleted with its service since the cache was read: then there is nothing to clean up.
 	_, _, err = c.registry.Delete(ctx, kinds.IPAddresses, "", name, &metav1.DeleteOptions{
 		Preconditions: &metav1.Preconditions{UID: &address.UID, ResourceVersion: &address.ResourceVersion},
 	})

@@ -1,9 +1,9 @@
-// Package servicecidr keeps the ranges of service addresses: it makes
-// ServiceCIDRs ready, keeps one that is being deleted as long as an address in
-// use would be left without a range, and makes the default one again. It also
-// looks for services and IPAddresses that disagree, which only hand-written
-// objects and restored backups do, and repairs or reports them. It never gives
-// out an address: that is the registry's, together with the service.
+// Package servicecidr manages the ranges of service addresses: it marks ServiceCIDRs
+// ready, keeps one that is being deleted as long as an address in use would have no other
+// range, and creates the default one again. It also looks for services and IPAddresses
+// that disagree, which only hand-written objects and restored backups do, and repairs or
+// reports them. It never allocates an address: the registry does, together with the
+// service.
 package servicecidr
 
 import (
@@ -34,7 +34,7 @@ const (
 // Finalizer keeps a ServiceCIDR until no address needs it.
 const Finalizer = "networking.k8s.io/service-cidr-finalizer"
 
-// managedBy is the value of the label managed-by of the addresses that are given out with services.
+// managedBy is the value of the label managed-by of the addresses that are allocated with services.
 const managedBy = "ipallocator.k8s.io"
 
 const workers = 4
@@ -90,7 +90,7 @@ func (c *Controller) rangeChanged(old, cur *networkingv1.ServiceCIDR, _ int64) {
 			c.ranges.Add(other.Name)
 		}
 	}
-	// Addresses may be in a range now that were in none, or the reverse.
+	// Addresses that were in no range may be in one now, or the reverse.
 	for _, service := range resource.ListAs[*corev1.Service](c.registry, kinds.Services, "", nil) {
 		if !c.known(service) {
 			c.services.Add(controller.KeyOf(service))
@@ -116,7 +116,7 @@ func (c *Controller) addressChanged(old, cur *networkingv1.IPAddress, _ int64) {
 	}
 }
 
-// holderOf has the service looked at that an address says it is of.
+// holderOf queues the service that an address names.
 func (c *Controller) holderOf(address *networkingv1.IPAddress) {
 	if ref := address.Spec.ParentRef; ref != nil && ref.Resource == "services" && ref.Group == "" {
 		c.services.Add(controller.Key{Namespace: ref.Namespace, Name: ref.Name})
@@ -170,9 +170,9 @@ func (c *Controller) syncRange(ctx context.Context, name string) error {
 	return c.setReady(ctx, cidr, metav1.ConditionTrue, "", "Kubernetes Service CIDR is ready")
 }
 
-// finish lets a ServiceCIDR go, if no address needs it. Who takes an address of a
-// range guards that the range has not changed, so since the deletion was
-// committed nobody has: what the store holds now is all that there will be.
+// finish removes the finalizer of a ServiceCIDR if no address needs it. A write that
+// allocates an address guards that the range has not changed, so none has been allocated
+// since the deletion was committed: the store has all addresses of the range.
 func (c *Controller) finish(ctx context.Context, cidr *networkingv1.ServiceCIDR) error {
 	needed, err := c.needed(ctx, cidr)
 	if err != nil {
@@ -185,7 +185,7 @@ func (c *Controller) finish(ctx context.Context, cidr *networkingv1.ServiceCIDR)
 	return c.protect(ctx, cidr, false)
 }
 
-// needed says whether an address that is in use would be left without a range.
+// needed says whether an address that is in use would have no range without this one.
 func (c *Controller) needed(ctx context.Context, cidr *networkingv1.ServiceCIDR) (bool, error) {
 	list, err := c.registry.List(ctx, kinds.ServiceCIDRs, "", resource.ListOptions{})
 	if err != nil {

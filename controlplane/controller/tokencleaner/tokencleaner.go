@@ -1,5 +1,5 @@
-// Package tokencleaner deletes the Secrets of join tokens whose time is over. It owns nothing else: a token that has expired opens
-// nothing already before.
+// Package tokencleaner deletes the Secrets of expired join tokens. It owns nothing else: an expired token is refused even before it is
+// deleted.
 package tokencleaner
 
 import (
