@@ -1,7 +1,7 @@
 // Package controlplane puts the parts of skepd together: etcd or a connection to
-// it, the registry, certificates, the API server, and at the leader the
-// scheduler and the controllers. It owns the order in which they start and stop
-// and what every cluster has from the start. It decides nothing that a part decides.
+// it, the registry, certificates, the API server, and at the leader the scheduler and the
+// controllers. It owns the order in which they start and stop and the objects that every
+// cluster has from the start. It leaves all other decisions to the parts.
 package controlplane
 
 import (
@@ -72,7 +72,7 @@ func Run(ctx context.Context, options Options) error {
 	return err
 }
 
-// serve runs the parts. The caches and the store outlive what reads and writes through them.
+// serve runs the parts. The caches and the store end after the parts that read and write through them.
 func serve(ctx context.Context, s *settings, store *store, authority *pki.PKI, identity string, api, dns net.Listener) error {
 	stored, provider, err := store.encrypted(ctx, s, identity)
 	if err != nil {
@@ -216,7 +216,7 @@ func (s *store) watch(ctx context.Context) error {
 	}
 }
 
-// maintainer looks after the size of the database.
+// maintainer keeps the database from filling up.
 func (s *store) maintainer() *etcd.Maintainer {
 	if s.server != nil {
 		return s.server.Maintainer()

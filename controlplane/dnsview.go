@@ -9,7 +9,7 @@ import (
 	"github.com/skep-io/skep/controlplane/scheme"
 )
 
-// dnsViews are the keys that cluster DNS may read, and what of them: all that it makes answers from, and nothing more.
+// dnsViews are the keys that cluster DNS may read, and which parts of their values: only what answers are made from.
 var dnsViews = map[string]etcd.View{
 	kinds.Services.Prefix():       nil,
 	kinds.EndpointSlices.Prefix(): nil,
@@ -17,7 +17,7 @@ var dnsViews = map[string]etcd.View{
 	kinds.Pods.Prefix():           podForDNS,
 }
 
-// podForDNS leaves of a pod its name and its addresses: its environment, commands and annotations hold secrets of users.
+// podForDNS keeps only a pod's name and addresses: its environment, commands and annotations hold secrets of users.
 func podForDNS(value []byte) []byte {
 	obj, err := scheme.Codec.Decode(value, 0)
 	if err != nil {

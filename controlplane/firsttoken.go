@@ -17,11 +17,11 @@ import (
 	"github.com/skep-io/skep/controlplane/storage"
 )
 
-// firstTokenKey is there once the token for the cluster's first nodes has been made.
+// firstTokenKey exists once the token for the cluster's first nodes has been made.
 const firstTokenKey = "/skep/first-join-token"
 
-// ensureFirstToken leaves a join token for the cluster's first nodes in a file, once: it expires as others do, and further ones are
-// made by `skep token create`. A token of earlier versions, which never expired, is replaced in the same way.
+// ensureFirstToken writes a join token for the cluster's first nodes to a file, once: it expires as other tokens do, and `skep token
+// create` makes further ones. A token of earlier versions, which never expired, is replaced in the same way.
 func ensureFirstToken(ctx context.Context, registry *resource.Registry, authority *pki.PKI) error {
 	_, err := registry.Store().Get(ctx, firstTokenKey)
 	if err == nil {
@@ -48,7 +48,7 @@ func ensureFirstToken(ctx context.Context, registry *resource.Registry, authorit
 	return err
 }
 
-// keepFirstToken has the first token's file follow the authority's certificate.
+// keepFirstToken rewrites the first token's file when the authority's certificate is renewed.
 func keepFirstToken(authority *pki.PKI) {
 	authority.OnRenewal(func() {
 		if err := refreshFirstToken(authority); err != nil {
@@ -57,7 +57,7 @@ func keepFirstToken(authority *pki.PKI) {
 	})
 }
 
-// refreshFirstToken has the file name the authority's certificate of today.
+// refreshFirstToken writes the hash of the authority's current certificate into the file.
 func refreshFirstToken(authority *pki.PKI) error {
 	data, err := os.ReadFile(authority.TokenPath())
 	if errors.Is(err, fs.ErrNotExist) {

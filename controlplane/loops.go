@@ -33,15 +33,15 @@ import (
 	"github.com/skep-io/skep/controlplane/scheduler"
 )
 
-// How long a new leader waits before it asks again for what it has to know: at first, and at most.
+// How long a new leader waits before it tries again to read the current state: at first, and at most.
 const (
 	catchUpRetry    = 200 * time.Millisecond
 	catchUpRetryMax = 2 * time.Second
 )
 
-// lead runs the scheduler and the controllers until ctx ends. It returns an
-// error if one of them ends before that: its work would not be done, and not be
-// missed, for as long as this process holds the lease.
+// lead runs the scheduler and the controllers until ctx ends. It returns an error if one
+// of them ends before that: otherwise nothing would do its work for as long as this
+// process holds the lease.
 func lead(ctx context.Context, s *settings, registry *resource.Registry, authority *pki.PKI) error {
 	if !catchUp(ctx, registry) {
 		return nil
@@ -95,7 +95,7 @@ func as(u user.Info, l loop) loop { return acting{u, l} }
 
 func (a acting) Run(ctx context.Context) error { return a.loop.Run(identity.With(ctx, a.user)) }
 
-// runLoops runs loops under wg. One that ends before ctx does is a failure.
+// runLoops runs loops under wg. If one ends before ctx does, that is a failure.
 func runLoops(ctx context.Context, wg *sync.WaitGroup, loops map[string]loop) {
 	for name, l := range loops {
 		controller.Go(ctx, wg, name, func() {
@@ -111,9 +111,9 @@ func runLoops(ctx context.Context, wg *sync.WaitGroup, loops map[string]loop) {
 
 var errLoopReturned = errors.New("it returned without an error")
 
-// catchUp waits until the caches have all that leaders before have written, and
-// nothing that loops decide by is stored and cannot be seen: a loop that begins
-// on less would do work again, or undo it.
+// catchUp waits until the caches have all that earlier leaders have written, and every
+// stored object that loops decide by can be decoded: a loop that begins with less would
+// do work again, or undo it.
 func catchUp(ctx context.Context, registry *resource.Registry) bool {
 	return backoff.Retry{
 		First: catchUpRetry, Last: catchUpRetryMax,
@@ -126,7 +126,7 @@ func catchUp(ctx context.Context, registry *resource.Registry) bool {
 	}) == nil
 }
 
-// complete is an error while the caches lack an object that is stored.
+// complete returns an error while the caches lack a stored object.
 func complete(registry *resource.Registry) error {
 	for _, k := range registry.Kinds() {
 		if k.Absence == resource.AbsenceIgnored {

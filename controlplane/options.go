@@ -23,7 +23,7 @@ type Options struct {
 	DataDir string
 	// Listen is the address and port of the API.
 	Listen string
-	// AdvertiseAddress is where others reach the API; empty: the address of Listen, or the host's if that is all of them.
+	// AdvertiseAddress is where others reach the API; empty: the address of Listen, or the host's if Listen has none.
 	AdvertiseAddress string
 	// Etcd is an etcd cluster to use; without endpoints an etcd of our own runs in the process.
 	Etcd storage.DialConfig
@@ -50,7 +50,7 @@ type Options struct {
 	DNSEtcdListen string
 	// NodeMonitorGrace is how long a node may be silent.
 	NodeMonitorGrace time.Duration
-	// TerminatedPodGCThreshold is how many terminated pods stay; 0 or less: all.
+	// TerminatedPodGCThreshold is how many terminated pods are kept; 0 or less: all.
 	TerminatedPodGCThreshold int
 	// Version is Skep's own.
 	Version string
@@ -130,7 +130,7 @@ func (o Options) complete() (*settings, error) {
 	return s, cmp.Or(s.checkServices(), s.checkPool(), s.apart())
 }
 
-// advertised works out where others reach the API.
+// advertised is the address at which others reach the API.
 func (s *settings) advertised() (netip.Addr, error) {
 	text := s.AdvertiseAddress
 	if text == "" {
@@ -181,7 +181,7 @@ func (s *settings) url() string {
 	return "https://" + net.JoinHostPort(s.advertise.String(), s.listenPort)
 }
 
-// cluster is what allocation needs to know.
+// cluster is the configuration of allocation.
 func (s *settings) cluster() allocator.Cluster {
 	cluster := allocator.Cluster{
 		ServiceCIDRs: s.services, PodCIDRs: s.pods, APIServers: []netip.Addr{s.advertise}, DenyExternalIPs: s.DenyExternalIPs,
@@ -192,7 +192,7 @@ func (s *settings) cluster() allocator.Cluster {
 	return cluster
 }
 
-// network is what hosts ask for before they can be nodes.
+// network is the configuration that hosts fetch before they join.
 func (s *settings) network() skepv1.Network {
 	dns := s.services[0].Addr()
 	for range 10 {
@@ -231,7 +231,7 @@ func checkDataDir(dir string) error {
 	return os.Remove(filepath.Clean(probe.Name()))
 }
 
-// bare takes the path off an error of the file system, where the message names it already.
+// bare removes the path from an error of the file system, for messages that name it already.
 func bare(err error) error {
 	var path *os.PathError
 	if errors.As(err, &path) {

@@ -9,8 +9,8 @@ import (
 	"github.com/skep-io/skep/controlplane/controller"
 )
 
-// parts are what a skepd runs beside each other. The first that ends, whichever way, ends all: its work would not be done, and not be
-// missed, for as long as the others run.
+// parts are what a skepd runs side by side. The first part that ends, with an error or without, ends all: otherwise nothing would do its
+// work for as long as the others run.
 type parts struct {
 	group *errgroup.Group
 	ctx   context.Context // ends with the first part

@@ -69,10 +69,10 @@ func (o Options) podRanges() ([]allocator.PodRange, error) {
 	return pods, nil
 }
 
-// minServiceBits are of a range of 8 service addresses, the fewest that Kubernetes takes.
+// minServiceBits are the host bits of a range of 8 service addresses, the fewest that Kubernetes accepts.
 const minServiceBits = 3
 
-// checkServices refuses ranges that services cannot be given addresses of, or whose services could have no pods.
+// checkServices refuses ranges that services cannot get addresses from, or whose services could have no pods.
 func (s *settings) checkServices() error {
 	for _, services := range s.services {
 		if services.Addr().BitLen()-services.Bits() < minServiceBits {
@@ -88,7 +88,7 @@ func (s *settings) checkServices() error {
 	return nil
 }
 
-// checkPool refuses load-balancer addresses that no service could be given, and this server's own.
+// checkPool refuses load-balancer addresses that no service could get, and this server's own.
 func (s *settings) checkPool() error {
 	for _, four := range []bool{true, false} {
 		has := func(p netip.Prefix) bool { return p.Addr().Is4() == four }
@@ -102,7 +102,7 @@ func (s *settings) checkPool() error {
 	return nil
 }
 
-// apart refuses ranges that share addresses: one address can mean one thing only.
+// apart refuses ranges that share addresses: each address must belong to one range.
 func (s *settings) apart() error {
 	for _, services := range s.services {
 		for _, pods := range s.pods {

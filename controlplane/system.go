@@ -27,9 +27,9 @@ const (
 	dnsSecret  = "skep-dns-etcd"
 )
 
-// system keeps the objects that say where the control plane itself is: the
+// system keeps the objects that lead to the control plane itself: the
 // service default/kubernetes with its endpoints, and the Secret by which cluster
-// DNS reads etcd. They are made again when someone deletes or changes them.
+// DNS reads etcd. It creates or repairs them when they are deleted or changed.
 type system struct {
 	registry *resource.Registry
 	settings *settings
@@ -79,7 +79,7 @@ func observe(ctx context.Context, wg *sync.WaitGroup, y *system, k *resource.Kin
 	})
 }
 
-// ensure creates an object, or has repair change it, where it says that the object is not as it should be.
+// ensure creates an object, or writes what repair returns if the existing object is not as it should be.
 func ensure[T resource.Object](ctx context.Context, y *system, k *resource.Kind, want T, repair func(have T) bool) error {
 	_, err := y.registry.Modify(ctx, k, "", want.GetNamespace(), want.GetName(), resource.UpdateOptions{}, func(current resource.Object) (resource.Object, error) {
 		have := current.DeepCopyObject().(T)

@@ -1,9 +1,9 @@
-// Package admission holds what refuses or completes changes by what else is
-// stored and by who makes them, one plugin a file, as Kubernetes' admission
-// plugins of the same names. The registry runs them for every create, update and
-// delete, of clients and of control loops alike: those that change an object
-// between its defaults and its validation, those that only judge it after that.
-// They store nothing. Which kinds they look at is handed in.
+// Package admission holds the plugins that refuse or complete changes depending on what
+// else is stored and on who makes them, one plugin in each file, as Kubernetes' admission
+// plugins of the same names. The registry runs them for every create, update and delete,
+// of clients and of control loops alike: those that change an object between its defaults
+// and its validation, those that only check it after that. They store nothing. The caller
+// passes the kinds that they check.
 package admission
 
 import (
@@ -13,7 +13,7 @@ import (
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
-// Kinds are those that plugins look at.
+// Kinds are those that plugins check or read.
 type Kinds struct {
 	Namespaces, Nodes, Pods, Services, Events, Ingresses, IngressClasses, PriorityClasses, NetworkPolicies *resource.Kind
 }
@@ -31,7 +31,7 @@ func (k Kinds) Plugins(r *resource.Registry, cluster allocator.Cluster, allocate
 	}
 }
 
-// of says whether a change is of an object of a kind itself, not of a subresource.
+// of says whether a change is to an object of a kind, and not to a subresource.
 func of(a admission.Attributes, k *resource.Kind) bool {
 	return a.GetSubresource() == "" && a.GetResource() == k.GroupVersionResource()
 }

@@ -16,23 +16,23 @@ import (
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
-// Events live for an hour, so that what one identity may write in an hour bounds what it can fill etcd with. A write takes a
-// token for each eventUnit of the event that it has begun.
+// Events expire after an hour, so that what one identity may write in an hour bounds how much of etcd it can fill. A write uses a token for
+// each eventUnit, or part of one, of the event's size.
 const (
 	eventUnit = 1 << 10
 
-	// A node's agent correlates its events, as kubelet: it needs far less than 5 a second for long. An hour of it is 18 MiB.
+	// A node's agent correlates its events, as kubelet does: in the long run it needs far fewer than 5 a second. An hour of that is 18 MiB.
 	nodeEventRate, nodeEventBurst = 5, 300
 	// Administrators' tools and control loops.
 	eventRate, eventBurst = 50, 3000
 
-	// maxEvents is how many there may be at once, whoever wrote them.
+	// maxEvents is how many events there may be at once, of all writers.
 	maxEvents = 200_000
-	// maxEventWriters bounds the memory of who wrote; beyond it all begin anew.
+	// maxEventWriters bounds the number of writers whose rate is kept; above it all limits are reset.
 	maxEventWriters = 10_000
 )
 
-// eventRateLimit holds each identity's events within bounds.
+// eventRateLimit limits the rate of each identity's events.
 type eventRateLimit struct {
 	*admission.Handler
 	events   *resource.Kind
@@ -50,7 +50,7 @@ func newEventRateLimit(r *resource.Registry, events *resource.Kind) *eventRateLi
 	}
 }
 
-// Admit is a 429 for a write of an event that is too much.
+// Admit returns a 429 for a write of an event above the limits.
 func (p *eventRateLimit) Admit(_ context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
 	if !of(a, p.events) || a.IsDryRun() {
 		return nil

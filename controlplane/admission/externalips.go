@@ -15,9 +15,9 @@ import (
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
-// externalIPs refuses external addresses that are new to a service and the cluster's own: whoever may make a service could take
-// the connections of everybody to the API server, to a node or to a pod (CVE-2020-8554). What is stored stays, and is ignored by
-// nodes. With --deny-external-ips it refuses all that are new, as Kubernetes' DenyServiceExternalIPs.
+// externalIPs refuses external addresses that are new to a service and are the cluster's own: anybody who may create a service could
+// redirect all connections to the API server, to a node or to a pod (CVE-2020-8554). Stored addresses stay, and nodes ignore them. With
+// --deny-external-ips it refuses all new ones, as Kubernetes' DenyServiceExternalIPs.
 type externalIPs struct {
 	*admission.Handler
 	services  *resource.Kind

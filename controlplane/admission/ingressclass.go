@@ -27,7 +27,7 @@ func (p *defaultIngressClass) Admit(_ context.Context, a admission.Attributes, _
 		return nil
 	}
 	var chosen *networkingv1.IngressClass
-	// They come in order of their names, so that of two of one age the first by name is chosen.
+	// They are listed in order of their names, so that of two of the same age the first by name is chosen.
 	for _, class := range resource.ListAs[*networkingv1.IngressClass](p.registry, p.kinds.IngressClasses, "", nil) {
 		if class.Annotations[networkingv1.AnnotationIsDefaultIngressClass] == "true" &&
 			(chosen == nil || chosen.CreationTimestamp.Before(&class.CreationTimestamp)) {

@@ -15,10 +15,11 @@ import (
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
-// protectedNamespaces are those that a cluster cannot do without.
+// protectedNamespaces are those that a cluster needs.
 var protectedNamespaces = []string{metav1.NamespaceDefault, metav1.NamespaceSystem, metav1.NamespacePublic}
 
-// namespaceLifecycle lets objects come into namespaces that exist and are not about to go, and keeps those that must not go.
+// namespaceLifecycle allows new objects only in namespaces that exist and are not being deleted, and refuses to delete the protected
+// namespaces.
 type namespaceLifecycle struct {
 	*admission.Handler
 	namespaces *resource.Kind

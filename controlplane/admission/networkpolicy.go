@@ -12,7 +12,7 @@ import (
 // NetworkPolicyWarning is the message for everybody who relies on a policy.
 const NetworkPolicyWarning = "network policies are stored and not enforced: pods are reached, and reach others, as if there were none"
 
-// networkPolicyWarning warns whoever writes a network policy that nothing enforces it. It refuses nothing.
+// networkPolicyWarning warns writers of a network policy that nothing enforces it. It refuses nothing.
 type networkPolicyWarning struct {
 	*admission.Handler
 	policies *resource.Kind

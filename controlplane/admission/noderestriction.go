@@ -20,8 +20,8 @@ import (
 	"github.com/skep-io/skep/controlplane/servicespec"
 )
 
-// nodeRestriction decides about what a node writes, as Kubernetes' NodeRestriction does and somewhat stricter. It judges an update by
-// what the store has, never by what the request says of it (CVE-2021-25735), once what the update cannot change is filled in.
+// nodeRestriction decides what a node may write, as Kubernetes' NodeRestriction does and somewhat stricter. It compares an update with the
+// stored object, never with what the request says of that (CVE-2021-25735), after the fields that the update cannot change have been set.
 type nodeRestriction struct {
 	*admission.Handler
 	kinds    Kinds
@@ -79,7 +79,7 @@ func (p *nodeRestriction) restrict(ctx context.Context, a admission.Attributes) 
 	return admission.NewForbidden(a, errors.New(reason))
 }
 
-// restrictNode says why a node may not make its Node object this, or nothing.
+// restrictNode says why a node may not write this state of its Node object; "" if it may.
 func restrictNode(name string, node, old *corev1.Node) string {
 	if node.Name != name {
 		return fmt.Sprintf("node %q is not allowed to modify node %q", name, node.Name)
@@ -125,8 +125,8 @@ func restrictNode(name string, node, old *corev1.Node) string {
 	return "is not allowed to modify labels: " + strings.Join(refused, ", ")
 }
 
-// nodeMayLabel says whether a node may set a label of its own: when it registers, those that kubelets may. Later only those that
-// state facts of the host, so that a compromised node cannot attract pods by its zone or by labels of the administrator's.
+// nodeMayLabel says whether a node may set a label of its own: when it registers, those that kubelets may. Later only those that describe
+// the host, so that a compromised node cannot attract pods with its zone or with labels of the administrator's.
 func nodeMayLabel(key string, registering bool) bool {
 	domain, _, ok := strings.Cut(key, "/")
 	if !ok {
@@ -161,7 +161,7 @@ func changedKeys(a, b map[string]string) []string {
 	return slices.Sorted(maps.Keys(changed))
 }
 
-// restrictPod says why a node may not write this of a pod, or nothing. Only the status of its own pods gets here.
+// restrictPod says why a node may not write this state of a pod; "" if it may. It is called only for the status of the node's own pods.
 func restrictPod(node string, pod, old *corev1.Pod) string {
 	switch {
 	case old == nil:
@@ -180,8 +180,8 @@ func restrictPod(node string, pod, old *corev1.Pod) string {
 	return ""
 }
 
-// restrictEvent says why a node may not write this event, or nothing: it speaks in its own name, of itself, of its pods, and of
-// services that do not work on it, for the reasons that agents have for that.
+// restrictEvent says why a node may not write this event; "" if it may: in its own name, about itself, its pods, and services that do not
+// work on it, with the reasons that agents use for that.
 func (p *nodeRestriction) restrictEvent(ctx context.Context, node string, event, old *corev1.Event) string {
 	if old != nil && !isFrom(old, node) {
 		return fmt.Sprintf("node %q cannot change the events of others", node)
@@ -197,7 +197,7 @@ func (p *nodeRestriction) restrictEvent(ctx context.Context, node string, event,
 	return ""
 }
 
-// reportsOn says whether what the event is about is the node's to report on.
+// reportsOn says whether the node may report on the event's object.
 func (p *nodeRestriction) reportsOn(ctx context.Context, node string, event *corev1.Event) bool {
 	about := event.InvolvedObject
 	switch {
@@ -218,7 +218,7 @@ func (p *nodeRestriction) reportsOn(ctx context.Context, node string, event *cor
 	return false
 }
 
-// isFrom says whether an event names the node as its source, and nobody else.
+// isFrom says whether an event names the node as its only source.
 func isFrom(event *corev1.Event, node string) bool {
 	host, instance := event.Source.Host, event.ReportingInstance
 	return (host == node || host == "") && (instance == node || instance == "") && (host != "" || instance != "")

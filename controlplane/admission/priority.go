@@ -16,8 +16,8 @@ import (
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
-// priority gives new pods the priority and the preemption policy of their class, or of the default one, and refuses others; it
-// keeps the default class the only one, and the system's classes from being deleted.
+// priority sets the priority and the preemption policy of new pods from their class, or from the default one, and refuses other values; it
+// refuses a second default class, and the deletion of the system's classes.
 type priority struct {
 	*admission.Handler
 	kinds    Kinds
@@ -44,14 +44,14 @@ func (p *priority) Validate(ctx context.Context, a admission.Attributes, _ admis
 	if !class.GlobalDefault {
 		return nil
 	}
-	// An update of the default one is none of another.
+	// The default class itself may be updated.
 	if other := p.defaultClass(ctx); other != nil && (a.GetOperation() == admission.Create || other.Name != class.Name) {
 		return admission.NewForbidden(a, fmt.Errorf("PriorityClass %v is already marked as default. Only one default can exist", other.Name))
 	}
 	return nil
 }
 
-// resolve fills in what a new pod's class says.
+// resolve sets the values of a new pod's class.
 func (p *priority) resolve(ctx context.Context, a admission.Attributes) error {
 	spec := &a.GetObject().(*corev1.Pod).Spec
 	class, err := p.classOf(ctx, a, spec.PriorityClassName)
@@ -84,7 +84,7 @@ func keepPriority(pod, old *corev1.Pod) {
 	}
 }
 
-// classOf is the class of a name, or for none the default one. It is shared.
+// classOf is the class with a name, or the default one without a name. It is shared.
 func (p *priority) classOf(ctx context.Context, a admission.Attributes, name string) (*schedulingv1.PriorityClass, error) {
 	if name == "" {
 		if class := p.defaultClass(ctx); class != nil {
@@ -117,7 +117,7 @@ func (p *priority) classOf(ctx context.Context, a admission.Attributes, name str
 	return nil, admission.NewForbidden(a, fmt.Errorf("no PriorityClass with name %v was found", name))
 }
 
-// defaultClass is that of pods without one: of several, which only a race can have made, the lowest. It is shared.
+// defaultClass is the class of pods that name none: the lowest if a race has made several. It is shared.
 func (p *priority) defaultClass(ctx context.Context) (chosen *schedulingv1.PriorityClass) {
 	if p.registry.Cache(p.kinds.PriorityClasses).WaitForSync(ctx) != nil {
 		return nil

@@ -1,8 +1,8 @@
 // Package allocator gives services their addresses and node ports and nodes their
 // pod ranges, so that no two hold the same. A record of each is written in the
-// transaction of the object that holds it, guarded against whoever takes it at
-// the same time; nothing is kept in memory, and there is nothing to repair after a
-// crash. Which kinds it reads and records in is handed in.
+// transaction of the object that holds it, guarded against others that allocate it at the
+// same time; nothing is kept in memory, and there is nothing to repair after a crash. The
+// caller passes the kinds that it reads and records in.
 package allocator
 
 import (
@@ -18,7 +18,7 @@ import (
 // DefaultServiceCIDR is the ServiceCIDR that holds the cluster's configured ranges.
 const DefaultServiceCIDR = "kubernetes"
 
-// Cluster is what allocation needs to know of the cluster.
+// Cluster is the cluster's configuration as far as allocation needs it.
 type Cluster struct {
 	// ServiceCIDRs are the ranges of service addresses, the first one of the primary family.
 	ServiceCIDRs []netip.Prefix
@@ -27,7 +27,7 @@ type Cluster struct {
 	PodCIDRs []PodRange
 	// APIServers are where others reach the API.
 	APIServers []netip.Addr
-	// DenyExternalIPs refuses external addresses of services that they do not have already.
+	// DenyExternalIPs refuses new external addresses of services.
 	DenyExternalIPs bool
 	// LoadBalancerPool are the addresses that the load-balancer loop gives to services of its class; nil: it gives none.
 	LoadBalancerPool AddressPool
@@ -39,13 +39,13 @@ type AddressPool interface {
 	String() string
 }
 
-// PodRange is a range that is cut into one of NodeMask bits for every node.
+// PodRange is a range that is divided into one of NodeMask bits for every node.
 type PodRange struct {
 	netip.Prefix
 	NodeMask int
 }
 
-// Kinds are those whose objects allocation reads, and records in what is held.
+// Kinds are those whose objects allocation reads, and in which it records what is held.
 type Kinds struct {
 	Nodes, Services, IPAddresses, ServiceCIDRs *resource.Kind
 }
@@ -86,11 +86,11 @@ type work struct {
 	tx      *resource.Tx
 }
 
-// service gives a service its addresses and node ports, and frees those
-// that it no longer has. A record of each lands in the service's own transaction,
-// guarded against another service that takes the same one: none is ever held
-// twice, and none is lost when a process dies in between. The service is valid only
-// with what it gets here: validation comes after this, as in kube-apiserver.
+// service gives a service its addresses and node ports, and frees those that it no longer
+// has. A record of each is written in the service's own transaction, guarded against
+// another service that gets the same one: none is ever held twice, and none is lost when
+// a process ends in between. The service is valid only with what it gets here: validation
+// comes after this, as in kube-apiserver.
 func (w *work) service(ctx context.Context, service, before *corev1.Service) error {
 	if service == nil {
 		if err := w.releaseIPs(ctx, before, nil); err != nil {
@@ -113,7 +113,7 @@ func (w *work) service(ctx context.Context, service, before *corev1.Service) err
 	return w.releaseLoadBalancerIPs(ctx, service, before)
 }
 
-// node gives a node its pod ranges; with a node go its ranges and its membership.
+// node gives a node its pod ranges; a deleted node's ranges are freed and its membership ends.
 func (w *work) node(ctx context.Context, node, before *corev1.Node) error {
 	if node != nil {
 		return w.allocatePodCIDRs(ctx, node, before)

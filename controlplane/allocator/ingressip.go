@@ -12,9 +12,9 @@ import (
 	"github.com/skep-io/skep/controlplane/storage"
 )
 
-// checkLoadBalancerIPs refuses load-balancer addresses in a status that are new to the service and the cluster's own, or another's:
-// every node would lead connections there to this service's endpoints, whoever may write its status (CVE-2020-8554). A balancer that
-// answers by itself (ipMode Proxy) may have any address: nodes leave it alone.
+// checkLoadBalancerIPs refuses load-balancer addresses in a status that are new to the service and are the cluster's own, or another
+// service's: every node would send connections to them to this service's endpoints, for anybody who may write its status (CVE-2020-8554). A
+// balancer that answers by itself (ipMode Proxy) may have any address: nodes do not serve it.
 func (w *work) checkLoadBalancerIPs(ctx context.Context, service, before *corev1.Service) error {
 	var inside *servicespec.Inside
 	var errs field.ErrorList
@@ -50,13 +50,13 @@ func isProxy(ingress corev1.LoadBalancerIngress) bool {
 	return ingress.IPMode != nil && *ingress.IPMode == corev1.LoadBalancerIPModeProxy
 }
 
-// hasIngress says whether nodes serve that address for the service already.
+// hasIngress says whether the service's status has that address already, for nodes to serve.
 func hasIngress(service *corev1.Service, ip string) bool {
 	return slices.ContainsFunc(service.Status.LoadBalancer.Ingress, func(i corev1.LoadBalancerIngress) bool { return i.IP == ip && !isProxy(i) })
 }
 
-// notGiven says why an address cannot be a service's beside the pool that skepd gives addresses from; "" if it can. One of the pool
-// is then recorded as the service's, unless the transaction does that already.
+// notGiven says why skepd's pool of addresses rules out an address for a service; "" if it does not. An address of the pool is then
+// recorded as the service's, unless the transaction does that already.
 func (w *work) notGiven(ctx context.Context, service *corev1.Service, addr netip.Addr) (why string, err error) {
 	pool := w.cluster.LoadBalancerPool
 	if pool == nil {

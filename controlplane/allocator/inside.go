@@ -10,7 +10,7 @@ import (
 	"github.com/skep-io/skep/controlplane/servicespec"
 )
 
-// Inside is what the store knows of the cluster's own addresses.
+// Inside returns the cluster's own addresses according to the store.
 func (k Kinds) Inside(ctx context.Context, r *resource.Registry, cluster Cluster) (servicespec.Inside, error) {
 	inside := servicespec.Inside{ServiceCIDRs: cluster.ServiceCIDRs, APIServers: cluster.APIServers}
 	for _, pods := range cluster.PodCIDRs {

@@ -15,10 +15,10 @@ import (
 	"github.com/skep-io/skep/controlplane/storage"
 )
 
-// loadBalancerPrefix is above the keys that say which service holds a
-// load-balancer address: /skep/loadbalancers/<address>, the value is
-// "namespace/name". A record lands with the status that shows its address, and
-// goes with the service, or with its type.
+// loadBalancerPrefix is the prefix of the keys that say which service holds a
+// load-balancer address: /skep/loadbalancers/<address>, the value is "namespace/name". A
+// record is written with the status that shows its address, and deleted with the service,
+// or when its type changes.
 const loadBalancerPrefix = "/skep/loadbalancers/"
 
 func loadBalancerKey(addr netip.Addr) string { return loadBalancerPrefix + addr.String() }
@@ -37,10 +37,10 @@ func LoadBalancerIPs(service *corev1.Service) []netip.Addr {
 	return addrs
 }
 
-// TakeLoadBalancerIP adds to tx that a service holds an address. If another
-// service does, it returns that one's name and adds nothing. A record is worth
-// what its service's status says: one whose service is gone or does not show
-// the address is taken over.
+// TakeLoadBalancerIP adds to tx that a service holds an address. If another service does,
+// it returns that one's name and adds nothing. A record counts only if its service's
+// status shows the address: one whose service was deleted or does not show it is taken
+// over.
 func (k Kinds) TakeLoadBalancerIP(ctx context.Context, r *resource.Registry, tx *resource.Tx, service *corev1.Service, addr netip.Addr) (holder string, err error) {
 	key, name := loadBalancerKey(addr), service.Namespace+"/"+service.Name
 	record := storage.Guard{Key: key}
@@ -58,7 +58,7 @@ func (k Kinds) TakeLoadBalancerIP(ctx context.Context, r *resource.Registry, tx 
 		if err != nil || shown {
 			return string(kv.Value), err
 		}
-		// The other one may be about to show it again: then it changes.
+		// The other service may be about to show the address again: then the service changes, and this guard fails.
 		tx.Guards = append(tx.Guards, other)
 	}
 	tx.Guards = append(tx.Guards, record)
@@ -82,7 +82,7 @@ func (k Kinds) showsLoadBalancerIP(ctx context.Context, r *resource.Registry, se
 }
 
 // ReleaseLoadBalancerIP adds to tx that a service no longer holds an address. A
-// record of another service is left alone.
+// record of another service stays.
 func ReleaseLoadBalancerIP(ctx context.Context, r *resource.Registry, tx *resource.Tx, service *corev1.Service, addr netip.Addr) error {
 	kv, err := r.Store().Get(ctx, loadBalancerKey(addr))
 	if errors.Is(err, storage.ErrNotFound) {
@@ -99,7 +99,7 @@ func ReleaseLoadBalancerIP(ctx context.Context, r *resource.Registry, tx *resour
 	return nil
 }
 
-// releaseLoadBalancerIPs frees what a service shows no longer; service is nil when it goes.
+// releaseLoadBalancerIPs frees the addresses that a service no longer shows; service is nil when it is deleted.
 func (w *work) releaseLoadBalancerIPs(ctx context.Context, service, before *corev1.Service) error {
 	keep := LoadBalancerIPs(service)
 	for _, addr := range LoadBalancerIPs(before) {

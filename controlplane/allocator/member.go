@@ -12,11 +12,11 @@ import (
 	"github.com/skep-io/skep/controlplane/storage"
 )
 
-// MemberPrefix is above the keys that say which certificates of a node count: the key ends in the node's name. A node's key goes
-// with its Node object, in one transaction, which leaves word of that in a record of EndedKey.
+// MemberPrefix is the prefix of the keys that say which certificates of a node count: the key ends in the node's name. A node's key is
+// deleted with its Node object, in one transaction, which records that at EndedKey.
 const MemberPrefix = "/skep/members/"
 
-// EndedPrefix is above the records of memberships that have ended, within MemberPrefix, so that one watch sees both in order. No
+// EndedPrefix is the prefix of the records of memberships that have ended, within MemberPrefix, so that one watch sees both in order. No
 // node's name holds a slash.
 const EndedPrefix = MemberPrefix + "ended/"
 
@@ -26,20 +26,20 @@ func MemberKey(node string) string { return MemberPrefix + node }
 // EndedKey is the key of the record of a node's earlier memberships.
 func EndedKey(node string) string { return EndedPrefix + node }
 
-// Member is what is stored of one node, and in a record of EndedKey of the membership that ended last.
+// Member is a node's stored membership, and at EndedKey the one that ended last.
 type Member struct {
 	// ID is the number that certificates of this membership carry.
 	ID string `json:"id"`
-	// Unnumbered is set where certificates without a number count too: those from before there were numbers.
+	// Unnumbered is set where certificates without a number count too: those from before numbers were introduced.
 	Unnumbered bool `json:"unnumbered,omitempty"`
 	// Earlier are the numbers that ended before ID did, the newest first. Only ended memberships have any.
 	Earlier []string `json:"earlier,omitempty"`
 }
 
-// endedTTL is how long it is known that a membership was ended: longer than its certificates last.
+// endedTTL is how long the record of an ended membership is kept: longer than its certificates are valid.
 const endedTTL = 366 * 24 * time.Hour
 
-// maxEarlier bounds how many numbers of one name are remembered.
+// maxEarlier bounds how many earlier numbers of one name are kept.
 const maxEarlier = 16
 
 // Covers says whether the membership, or one of the earlier ones, is that of a certificate with that number.
@@ -47,8 +47,8 @@ func (m *Member) Covers(id string) bool {
 	return id != "" && (id == m.ID || slices.Contains(m.Earlier, id)) || id == "" && m.Unnumbered
 }
 
-// EndMember adds to tx what records that the node's present membership has ended, if it has one. A certificate that the store says
-// nothing about is not one that was revoked: it may be younger than the snapshot that the store was restored from.
+// EndMember adds to tx the record that the node's present membership has ended, if it has one. Without a record a certificate does not
+// count as revoked: it may be newer than the snapshot that the store was restored from.
 func EndMember(ctx context.Context, store storage.Interface, tx *resource.Tx, node string) error {
 	var present, before Member
 	revision, err := getMember(ctx, store, MemberKey(node), &present)
@@ -77,7 +77,7 @@ func EndMember(ctx context.Context, store storage.Interface, tx *resource.Tx, no
 	return nil
 }
 
-// getMember reads a record; one that cannot be read is as none, since the certificates of it do not count either.
+// getMember reads a record; one that cannot be decoded counts as missing, since its certificates do not count either.
 func getMember(ctx context.Context, store storage.Interface, key string, into *Member) (revision int64, err error) {
 	kv, err := store.Get(ctx, key)
 	if errors.Is(err, storage.ErrNotFound) {

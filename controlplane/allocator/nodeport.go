@@ -17,14 +17,14 @@ import (
 	"github.com/skep-io/skep/controlplane/storage"
 )
 
-// Node ports are those of Kubernetes' default range. The lowest are left to
-// those who ask for one, as long as others are free (KEP-3668).
+// Node ports are those of Kubernetes' default range. The lowest are reserved for services
+// that ask for one, as long as others are free (KEP-3668).
 const (
 	FirstNodePort   = 30000
 	lastNodePort    = 32767
 	staticNodePorts = 86
 
-	// nodePortPrefix is above the keys that say which service holds a port:
+	// nodePortPrefix is the prefix of the keys that say which service holds a port:
 	// /skep/nodeports/<protocol>/<port>, the value is "namespace/name".
 	nodePortPrefix = "/skep/nodeports/"
 )
@@ -77,7 +77,7 @@ func needsHealthCheckPort(service *corev1.Service) bool {
 // guarded together: a transaction takes no more guards than storage.MaxOps.
 const manyPorts = 40
 
-// nodePortAllocation is the work of one transaction. held has what the
+// nodePortAllocation is the allocation in one transaction. held has the ports that the
 // service has, or gets in it.
 type nodePortAllocation struct {
 	store   storage.Interface
@@ -94,7 +94,7 @@ func (w *work) allocateNodePorts(ctx context.Context, service, before *corev1.Se
 		return err
 	}
 	if mayHaveNodePorts(service) {
-		// What is asked for comes first, so that no port that gets any takes it.
+		// Requested ports come first, so that they are not allocated to a port that gets any.
 		for i, port := range service.Spec.Ports {
 			if port.NodePort != 0 {
 				path := field.NewPath("spec", "ports").Index(i).Child("nodePort")
@@ -117,7 +117,7 @@ func (w *work) allocateNodePorts(ctx context.Context, service, before *corev1.Se
 	return a.release(ctx, before, heldNodePorts(service))
 }
 
-// releaseNodePorts frees the ports of a service that goes.
+// releaseNodePorts frees the ports of a deleted service.
 func (w *work) releaseNodePorts(ctx context.Context, service *corev1.Service) error {
 	a := nodePortAllocation{store: w.r.Store(), tx: w.tx, service: service}
 	if err := a.begin(ctx, len(service.Spec.Ports)); err != nil {
@@ -126,7 +126,7 @@ func (w *work) releaseNodePorts(ctx context.Context, service *corev1.Service) er
 	return a.release(ctx, service, nil)
 }
 
-// begin reads all records and guards them together, if many ports are in play.
+// begin reads all records and guards them together, if there are many ports.
 func (a *nodePortAllocation) begin(ctx context.Context, ports int) error {
 	if ports < manyPorts || !mayHaveNodePorts(a.service) && len(a.held) == 0 {
 		return nil
@@ -165,7 +165,7 @@ func (a *nodePortAllocation) record(ctx context.Context, port nodePort) (storage
 	return kv, nil
 }
 
-// take claims a port that was asked for.
+// allocate records a requested port.
 func (a *nodePortAllocation) allocate(ctx context.Context, path *field.Path, port nodePort) error {
 	if slices.Contains(a.held, port) {
 		return nil
@@ -231,7 +231,7 @@ func (a *nodePortAllocation) allocateHealthCheck(ctx context.Context) error {
 	return err
 }
 
-// next claims any free port: of the upper band, or else of the lower one.
+// next records any free port: of the upper band, or else of the lower one.
 func (a *nodePortAllocation) next(ctx context.Context, protocol corev1.Protocol) (int32, error) {
 	held, err := a.heldNumbers(ctx, protocol)
 	if err != nil {
@@ -280,7 +280,7 @@ func (a *nodePortAllocation) claim(port nodePort) {
 	a.tx.Ops = append(a.tx.Ops, storage.Op{Key: port.key(), Value: []byte(a.service.Namespace + "/" + a.service.Name)})
 }
 
-// release frees the ports of a service but those that it keeps.
+// release frees the ports of a service, except those that it keeps.
 func (a *nodePortAllocation) release(ctx context.Context, service *corev1.Service, keep []nodePort) error {
 	for _, port := range heldNodePorts(service) {
 		if slices.Contains(keep, port) {

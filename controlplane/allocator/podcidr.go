@@ -17,15 +17,15 @@ import (
 	"github.com/skep-io/skep/controlplane/storage"
 )
 
-// podCIDRPrefix is above the keys that say which node holds a pod range: the
+// podCIDRPrefix is the prefix of the keys that say which node holds a pod range: the
 // key ends in the range with its slash written as a dash, the value is the
 // node's name.
 const podCIDRPrefix = "/skep/podcidrs/"
 
-// oddPodCIDRKey changes whenever a node gets a range that is not one of those
-// that PodRanges are cut into. Such a range can overlap one that has another
-// key: who takes a range of the cut guards that no odd one came in between, and
-// who takes an odd one, that none came at all.
+// oddPodCIDRKey changes whenever a node gets a range that is not one of those that
+// PodRanges are divided into. Such an odd range can overlap one that has another key: an
+// allocation of a regular range guards that no odd one was allocated meanwhile, and an
+// allocation of an odd range that no range was.
 const oddPodCIDRKey = "/skep/podcidrs-odd"
 
 func podCIDRKey(prefix netip.Prefix) string {
@@ -40,11 +40,11 @@ func podCIDROfKey(key string) (netip.Prefix, error) {
 	return netip.ParsePrefix(text)
 }
 
-// allocatePodCIDRs gives a new node a pod range of each family that no other
-// node holds, or the ranges that it asks for, and frees them with the node. The
-// keys of all its ranges and the node land in one transaction, so a range is held
-// exactly as long as its node exists. A node that has ranges keeps them, also
-// after the cluster has gained a family.
+// allocatePodCIDRs gives a new node a pod range of each family that no other node holds,
+// or the ranges that it asks for, and frees them with the node. The keys of all its
+// ranges and the node are written in one transaction, so a range is held exactly as long
+// as its node exists. A node that has ranges keeps them, also after the cluster has
+// gained a family.
 func (w *work) allocatePodCIDRs(ctx context.Context, node, before *corev1.Node) error {
 	if before != nil && before.Spec.PodCIDR != "" {
 		return nil // Validation refuses to change a range once it is set.
@@ -80,7 +80,7 @@ func podCIDRsOf(node *corev1.Node) []string {
 	return node.Spec.PodCIDRs
 }
 
-// podCIDRAllocation is the work of one transaction.
+// podCIDRAllocation is the allocation in one transaction.
 type podCIDRAllocation struct {
 	*work
 	node   *corev1.Node
@@ -89,7 +89,7 @@ type podCIDRAllocation struct {
 	ops    []storage.Op
 }
 
-// allocateFree takes a range of each family. Another node may take one first, which its guard notices.
+// allocateFree allocates a range of each family. If another node gets one first, the guard fails.
 func (a *podCIDRAllocation) allocateFree(ctx context.Context) error {
 	if len(a.cluster.PodCIDRs) == 0 {
 		return nil
@@ -107,7 +107,7 @@ func (a *podCIDRAllocation) allocateFree(ctx context.Context) error {
 	return nil
 }
 
-// guardCut sees to it that the cache knows all odd ranges, and that no other comes before the commit.
+// guardCut makes sure that the cache has all odd ranges, and that no other is allocated before the commit.
 func (a *podCIDRAllocation) guardCut(ctx context.Context) error {
 	guard, err := a.odd(ctx)
 	if err != nil {
@@ -117,7 +117,7 @@ func (a *podCIDRAllocation) guardCut(ctx context.Context) error {
 	return a.r.WaitUntil(ctx, a.Nodes, guard.ModRevision)
 }
 
-// odd is the guard on oddPodCIDRKey as it is now.
+// odd is a guard on the current state of oddPodCIDRKey.
 func (a *podCIDRAllocation) odd(ctx context.Context) (storage.Guard, error) {
 	kv, err := a.r.Store().Get(ctx, oddPodCIDRKey)
 	if err != nil && !errors.Is(err, storage.ErrNotFound) {
@@ -132,7 +132,7 @@ func (a *podCIDRAllocation) free(ctx context.Context, within PodRange) (netip.Pr
 		prefix, ok := freeSubnet(within.Prefix, within.NodeMask, holders)
 		switch {
 		case ok:
-			// The cache may not know of this one's holder yet.
+			// The cache may not have this range's holder yet.
 			holder, err := podCIDRHolder(ctx, a.r.Store(), prefix)
 			if err != nil || holder.Key == "" {
 				return prefix, err
@@ -143,7 +143,7 @@ func (a *podCIDRAllocation) free(ctx context.Context, within PodRange) (netip.Pr
 				"no pod range of /%d is left in %s for node %q: delete nodes that no longer exist, or use a larger pod range",
 				within.NodeMask, within.Prefix, a.node.Name))
 		default:
-			// Nor of those that were freed.
+			// Nor the release of others.
 			if err := a.r.WaitForStore(ctx, a.Nodes); err != nil {
 				return netip.Prefix{}, err
 			}
@@ -152,7 +152,7 @@ func (a *podCIDRAllocation) free(ctx context.Context, within PodRange) (netip.Pr
 	}
 }
 
-// holders are the ranges of all other nodes, as the cache knows them.
+// holders are the ranges of all other nodes in the cache, and their nodes.
 func (a *podCIDRAllocation) holders() map[netip.Prefix]string {
 	holders := map[netip.Prefix]string{}
 	for _, other := range resource.ListAs[*corev1.Node](a.r, a.Nodes, "", nil) {
@@ -180,8 +180,9 @@ func podCIDRHolder(ctx context.Context, store storage.Interface, prefix netip.Pr
 	return kv, nil
 }
 
-// allocateRequested takes what the node asks for, unless it overlaps what another holds.
-// It takes the records from etcd, and guards that no other came since.
+// allocateRequested allocates the ranges that the node asks for, unless they overlap
+// another node's. It reads the records from etcd, and guards that no other was added
+// since.
 func (a *podCIDRAllocation) allocateRequested(ctx context.Context, asked []string) error {
 	odd, err := a.odd(ctx)
 	if err != nil {
@@ -287,7 +288,7 @@ func subnetAt(within netip.Prefix, mask int, n uint64) netip.Prefix {
 	return netip.PrefixFrom(out, mask)
 }
 
-// releasePodCIDRs frees those of the node's ranges that the node is the one to hold.
+// releasePodCIDRs frees those of the node's ranges that are recorded as the node's.
 func (w *work) releasePodCIDRs(ctx context.Context, node *corev1.Node) error {
 	for _, text := range podCIDRsOf(node) {
 		prefix, err := netip.ParsePrefix(text)

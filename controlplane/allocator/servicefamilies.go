@@ -21,10 +21,10 @@ var (
 	pathClusterIPs   = field.NewPath("spec", "clusterIPs")
 )
 
-// setFamilies completes ipFamilyPolicy and ipFamilies by what the cluster has,
-// and refuses what it has not. A service that prefers two families keeps what it
-// got when it was made, also after the cluster has gained or lost one, until its
-// writer changes something about it.
+// setFamilies sets missing ipFamilyPolicy and ipFamilies from the cluster's families, and
+// refuses others. A service that prefers two families keeps those that it got when it was
+// created, also after the cluster has gained or lost one, until a client changes its
+// addresses, families, policy or type.
 func setFamilies(service, old *corev1.Service, configured []corev1.IPFamily) error {
 	if service.Spec.Type == corev1.ServiceTypeExternalName || prefersAsBefore(service, old) {
 		return nil
@@ -68,8 +68,8 @@ func prefersAsBefore(service, old *corev1.Service) bool {
 		slices.Equal(service.Spec.ClusterIPs, old.Spec.ClusterIPs) && slices.Equal(service.Spec.IPFamilies, old.Spec.IPFamilies)
 }
 
-// trimFamilies drops the second address and family of a service that is set to
-// one, and refuses to drop or keep them where the policy says otherwise.
+// trimFamilies drops the second address and family of a service that is set to one
+// family, and refuses to drop or keep them against the policy.
 func trimFamilies(service, old *corev1.Service) field.ErrorList {
 	var errs field.ErrorList
 	spec := &service.Spec
@@ -136,9 +136,9 @@ func familiesNotConfigured(service *corev1.Service, configured []corev1.IPFamily
 	return errs
 }
 
-// addFamilies fills in the cluster's primary family, and the other one where the
-// policy asks for two and the cluster has them. A headless service without a
-// selector gets two in any case: its endpoints are not the cluster's to know.
+// addFamilies sets the cluster's primary family, and the other one where the policy asks
+// for two and the cluster has them. A headless service without a selector gets two in any
+// case: its endpoints may be outside of the cluster.
 func addFamilies(service *corev1.Service, configured []corev1.IPFamily, headlessWithoutSelector bool) {
 	if len(service.Spec.IPFamilies) == 0 {
 		service.Spec.IPFamilies = []corev1.IPFamily{configured[0]}

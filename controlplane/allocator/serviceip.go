@@ -65,8 +65,8 @@ func (w *work) allocateIPs(ctx context.Context, service, before *corev1.Service)
 	return w.releaseIPs(ctx, before, heldIPs(service))
 }
 
-// allocateIP takes the address that is asked for, or any free one. The range that
-// it is of must not change before the address is had: it may be about to go.
+// allocateIP allocates the requested address, or any free one. Its range must not change
+// before the commit: it may be about to be deleted.
 func (w *work) allocateIP(ctx context.Context, service *corev1.Service, family corev1.IPFamily, requested string) (string, error) {
 	var addr netip.Addr
 	var guard storage.Guard
@@ -122,15 +122,15 @@ func (k Kinds) serviceIPRecord(service *corev1.Service, addr netip.Addr, family 
 	return record
 }
 
-// serviceRange is a range of service addresses, and the guard that holds as long as it is one.
+// serviceRange is a range of service addresses, and the guard that holds as long as the range is valid.
 type serviceRange struct {
 	netip.Prefix
 	guard storage.Guard
 }
 
 // serviceRanges are the ranges that addresses of a family come from: those of
-// the ServiceCIDR objects that are ready, the default one's first. Before there
-// is a default one, the configuration stands for it.
+// the ServiceCIDR objects that are ready, the default one's first. Before the default one
+// exists, the configured ranges are used.
 func (w *work) serviceRanges(family corev1.IPFamily) []serviceRange {
 	var ranges []serviceRange
 	add := func(prefix netip.Prefix, guard storage.Guard) {
@@ -162,7 +162,7 @@ func (w *work) serviceRanges(family corev1.IPFamily) []serviceRange {
 	return ranges
 }
 
-// serviceCIDRReady takes a range that nobody has judged for ready, as Kubernetes does.
+// serviceCIDRReady counts a range without a Ready condition as ready, as Kubernetes does.
 func serviceCIDRReady(cidr *networkingv1.ServiceCIDR) bool {
 	for _, condition := range cidr.Status.Conditions {
 		if condition.Type == networkingv1.ServiceCIDRConditionReady {
@@ -172,9 +172,9 @@ func serviceCIDRReady(cidr *networkingv1.ServiceCIDR) bool {
 	return true
 }
 
-// checkServiceIP says why an address that was asked for cannot be had. It asks
-// etcd, not the cache: an address that was just freed must be free, and one of a
-// range that was just made must be known.
+// checkServiceIP returns an error if a requested address cannot be allocated. It reads
+// etcd, not the cache: an address that was just freed must be free, and a range that was
+// just created must count.
 func (w *work) checkServiceIP(ctx context.Context, family corev1.IPFamily, addr netip.Addr) (storage.Guard, error) {
 	within, ok := w.serviceRangeOf(family, addr)
 	if !ok {
@@ -207,9 +207,8 @@ func (w *work) serviceRangeOf(family corev1.IPFamily, addr netip.Addr) (serviceR
 	return serviceRange{}, false
 }
 
-// freeServiceIP finds an address that the cache knows no holder of. Before it
-// says that there is none, it waits until the caches have seen what was freed,
-// and which ranges were made.
+// freeServiceIP finds an address without a holder in the cache. Before it returns that
+// there is none, it waits until the caches have all freed addresses and new ranges.
 func (w *work) freeServiceIP(ctx context.Context, family corev1.IPFamily) (addr netip.Addr, guard storage.Guard, ok bool, err error) {
 	inUse := func(addr netip.Addr) bool {
 		_, held := w.r.Cache(w.IPAddresses).Get(w.IPAddresses.Key("", addr.String()))
@@ -235,8 +234,8 @@ func (w *work) freeServiceIP(ctx context.Context, family corev1.IPFamily) (addr 
 	return addr, guard, ok, nil
 }
 
-// addressBand is the usable part of a range: [first, last], of which the first
-// static addresses are left to those who ask for one, as long as others are free
+// addressBand is the usable part of a range: [first, last], of which the first static
+// addresses are reserved for services that ask for one, as long as others are free
 // (KEP-3070).
 type addressBand struct {
 	first, last netip.Addr
@@ -259,7 +258,7 @@ func newAddressBand(prefix netip.Prefix) addressBand {
 	return band
 }
 
-// free returns an address that is not in use, from a random place on.
+// free returns an address that is not in use, searching from a random place on.
 func (b addressBand) free(inUse func(netip.Addr) bool) (netip.Addr, bool) {
 	scan := func(from, count uint64) (netip.Addr, bool) {
 		if count == 0 {
@@ -289,8 +288,8 @@ func addrAt(base netip.Addr, n uint64) netip.Addr {
 	return netip.AddrFrom16(bytes)
 }
 
-// releaseIPs frees the addresses of a service but those that it keeps. A record
-// that is gone, or that names another service, is left alone.
+// releaseIPs frees the addresses of a service, except those that it keeps. A missing
+// record, or one that names another service, is ignored.
 func (w *work) releaseIPs(ctx context.Context, service *corev1.Service, keep []string) error {
 	for _, ip := range heldIPs(service) {
 		if slices.Contains(keep, ip) {

@@ -13,9 +13,9 @@ import (
 	"github.com/skep-io/skep/controlplane/storage"
 )
 
-// RecordServiceIP writes the record of an address that a service has, in the
-// place of one that is wrong or, if that is nil, of none. If the service or the
-// record has changed since they were read, it is a conflict.
+// RecordServiceIP writes the record of an address that a service has; it replaces a wrong
+// record, or creates one if that is nil. If the service or the record has changed since
+// they were read, it is a conflict.
 func (k Kinds) RecordServiceIP(ctx context.Context, r *resource.Registry, service *corev1.Service, addr netip.Addr, wrong *networkingv1.IPAddress) error {
 	value, err := k.IPAddresses.Encode(k.serviceIPRecord(service, addr, familyOf(addr.String())))
 	if err != nil {
@@ -30,15 +30,15 @@ func (k Kinds) RecordServiceIP(ctx context.Context, r *resource.Registry, servic
 	return k.record(ctx, r, service, []storage.Guard{guard}, []storage.Op{{Key: guard.Key, Value: value}})
 }
 
-// PortFinding is a node port of a service that is not recorded as the
-// service's. Holder is the service that it is recorded for, if there is one.
+// PortFinding is a node port of a service that is not recorded as the service's. Holder
+// is the service that it is recorded for, if any.
 type PortFinding struct {
 	Port   int32
 	Holder string
 }
 
-// RecordNodePorts records the node ports of a service that have no record, as
-// those of a store that another control plane wrote, and returns what it found.
+// RecordNodePorts records the node ports of a service that have no record, as in a store
+// that another control plane wrote, and returns what it found.
 func (k Kinds) RecordNodePorts(ctx context.Context, r *resource.Registry, service *corev1.Service) ([]PortFinding, error) {
 	var findings []PortFinding
 	name := service.Namespace + "/" + service.Name
@@ -63,7 +63,7 @@ func (k Kinds) RecordNodePorts(ctx context.Context, r *resource.Registry, servic
 	if len(findings) == 0 {
 		return nil, nil
 	}
-	// Also with nothing to write: what was found must be true of the service as it is now.
+	// Also with nothing to write: the findings must apply to the service as it is now.
 	if err := k.record(ctx, r, service, tx.Guards, tx.Ops); err != nil {
 		return nil, err
 	}

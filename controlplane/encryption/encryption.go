@@ -1,8 +1,7 @@
 // Package encryption encrypts what is stored in etcd, as the file of
 // --encryption-provider-config says: with kube-apiserver's own transformers, so
-// that either reads what the other wrote. It owns which key encrypts and which
-// decrypt. It lies under storage.Interface: caches, kinds and loops do not know
-// of it.
+// that either reads what the other wrote. It owns which key encrypts and which decrypt.
+// It works below storage.Interface: caches, kinds and loops do not depend on it.
 package encryption
 
 import (
@@ -23,7 +22,7 @@ import (
 	"github.com/skep-io/skep/controlplane/storage"
 )
 
-// reloadEvery is how often the file is looked at, if it is to be read again.
+// reloadEvery is how often the file is checked for changes, if it is to be reloaded.
 const reloadEvery = 10 * time.Second
 
 var reloads = promauto.NewCounterVec(prometheus.CounterOpts{
@@ -40,7 +39,7 @@ type Provider struct {
 	configured atomic.Pointer[configured]
 }
 
-// configured is one content of the file.
+// configured is one version of the file.
 type configured struct {
 	transformers encryptionconfig.StaticTransformers
 	hash         string
@@ -72,7 +71,7 @@ func (p *Provider) load(ctx context.Context) (*configured, error) {
 	return &configured{transformers: config.Transformers, hash: config.EncryptionFileContentHash, grace: config.KMSCloseGracePeriod, stop: stop}, nil
 }
 
-// Run reads the file again whenever it changes, if it was opened so, and then calls changed, until ctx ends.
+// Run reloads the file whenever it changes, if Open was called with reload, and then calls changed, until ctx ends.
 func (p *Provider) Run(ctx context.Context, changed func()) error {
 	defer func() { p.configured.Load().stop() }()
 	if !p.reload {
@@ -91,7 +90,7 @@ func (p *Provider) Run(ctx context.Context, changed func()) error {
 	}
 }
 
-// Refresh applies a changed file; one that cannot be used is logged and changes nothing.
+// Refresh applies a changed file; one that cannot be used is logged and not applied.
 func (p *Provider) Refresh(ctx context.Context, changed func()) {
 	old := p.configured.Load()
 	hash, err := encryptionconfig.GetEncryptionConfigHash(p.path)
@@ -108,14 +107,14 @@ func (p *Provider) Refresh(ctx context.Context, changed func()) {
 		return
 	}
 	p.configured.Store(next)
-	// Requests under way may still ask the KMS plugins of the old one.
+	// Requests that have begun may still call the KMS plugins of the old configuration.
 	time.AfterFunc(old.grace, old.stop)
 	reloads.WithLabelValues("success").Inc()
 	slog.Info("Encryption configuration read again", "path", p.path)
 	changed()
 }
 
-// transformer is what a key's value goes through, nil for a key that holds no object.
+// transformer encrypts and decrypts a key's value; nil for a key that holds no object.
 func (p *Provider) transformer(key string) value.Transformer {
 	rest, ok := strings.CutPrefix(key, storage.Root)
 	if !ok {
@@ -133,7 +132,7 @@ func (p *Provider) transformer(key string) value.Transformer {
 			return p.configured.Load().transformers.TransformerForResource(gr)
 		}
 	}
-	// What is served at run time has GROUP/RESOURCE, and no resource of Kubernetes' own has a dot in its name.
+	// Kinds that are added at run time have GROUP/RESOURCE, and no resource of Kubernetes' own has a dot in its name.
 	parts := strings.SplitN(rest, "/", 3)
 	if len(parts) == 3 && strings.Contains(parts[0], ".") {
 		return p.configured.Load().transformers.TransformerForResource(schema.GroupResource{Group: parts[0], Resource: parts[1]})
@@ -141,7 +140,7 @@ func (p *Provider) transformer(key string) value.Transformer {
 	return nil
 }
 
-// decrypt returns what a stored value says, and whether it would be written otherwise now.
+// decrypt returns a stored value in plain form, and whether it would be encrypted differently now.
 func (p *Provider) decrypt(ctx context.Context, key string, stored []byte, revision int64) (plain []byte, stale bool, err error) {
 	t := p.transformer(key)
 	if t == nil {

@@ -10,7 +10,7 @@ import (
 	"github.com/skep-io/skep/controlplane/etcd"
 )
 
-// Reader decrypts what is read in etcd's own protocol, for cluster DNS, which has
+// Reader decrypts values that are read in etcd's own protocol, for cluster DNS, which has
 // no keys. A value that cannot be decrypted is passed on as it is.
 func (p *Provider) Reader(r etcd.Reader) etcd.Reader {
 	return etcd.Reader{KV: plainKV{r.KV, p}, Watch: plainWatch{r.Watch, p}}

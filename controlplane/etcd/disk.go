@@ -9,16 +9,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// exitOnFatal ends the process when etcd cannot go on, as with a full disk: it has
-// acknowledged nothing that is not on the disk, and the next start takes up there.
-// There is nothing to clean up, and waiting would keep the address and the lease.
+// exitOnFatal ends the process when etcd cannot go on, as with a full disk: etcd has
+// acknowledged only what is on the disk, and the next start continues from there. There
+// is nothing to clean up, and waiting would keep the address and the lease.
 func exitOnFatal(err error) {
 	slog.Error("etcd failed; skepd exits and continues from the data on disk when it is started again", "err", err)
 	fmt.Fprintln(os.Stderr, "skepd:", err)
 	os.Exit(1)
 }
 
-// explain adds to an error of a full disk which one it is.
+// explain adds the name of the disk to the error of a full disk.
 func explain(dir string, err error) error {
 	if !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
 		return err

@@ -15,9 +15,9 @@ func newLogger(h *fatalHook) *zap.Logger {
 	return zap.New(slogCore{}, zap.WithFatalHook(h), zap.WithPanicHook(h))
 }
 
-// fatalHook is where etcd would end the process. While it starts, that is a panic
-// that start makes an error of; later, from whichever goroutine, the process ends
-// with an error that says why.
+// fatalHook is called where etcd would end the process. While etcd starts, it panics, and
+// start returns an error; later, on any goroutine, the process ends with an error that
+// says why.
 type fatalHook struct {
 	dir     string
 	started atomic.Bool
@@ -36,14 +36,14 @@ func (h *fatalHook) OnWrite(entry *zapcore.CheckedEntry, fields []zapcore.Field)
 	panic(fatal{message})
 }
 
-// slogCore hands zap's entries to slog.
+// slogCore writes zap's entries to slog.
 type slogCore struct{ fields []zapcore.Field }
 
-// expected is what etcd warns of although it is meant to be so here.
+// expected are warnings of etcd about what is intended here.
 var expected = map[string]bool{
 	"Running http and grpc server on single port. This is not recommended for production.": true,
 	"simple token is not cryptographically signed":                                         true,
-	// A server on an empty directory looks for the schema before the first write may have made it, and looks again.
+	// A server on an empty directory may look for the schema before the first write has made it, and looks again later.
 	"Failed to detect schema version":  true,
 	"failed to update storage version": true,
 }

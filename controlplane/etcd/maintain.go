@@ -19,25 +19,25 @@ import (
 )
 
 const (
-	// maintainEvery is how often the database is looked at, alarmedEvery while it has an alarm.
+	// maintainEvery is how often the database is checked, alarmedEvery while it has an alarm.
 	maintainEvery = 30 * time.Second
 	alarmedEvery  = 5 * time.Second
-	// maintainTimeout bounds a question, defragmentTimeout a defragmentation.
+	// maintainTimeout bounds a request, defragmentTimeout a defragmentation.
 	maintainTimeout   = 10 * time.Second
 	defragmentTimeout = 5 * time.Minute
-	// aliveTimeout bounds the question of a health check, as kube-apiserver's.
+	// aliveTimeout bounds the request of a health check, as in kube-apiserver.
 	aliveTimeout = 2 * time.Second
-	// defragmentFree and defragmentShare are what a defragmentation must give back at
-	// least: in bytes, and as a share of the file.
+	// defragmentFree and defragmentShare are what a defragmentation must free at least: in
+	// bytes, and as a share of the file.
 	defragmentFree  = 128 << 20
 	defragmentShare = 0.5
-	// nearlyFull is the share of the quota from which on it is worth a defragmentation
-	// for less, and a warning.
+	// nearlyFull is the share of the quota from which on a defragmentation is worth it for
+	// less, and a warning is logged.
 	nearlyFull = 0.8
-	// stillFull is the share in use from which on the alarm stays: a few writes more would raise it again.
+	// stillFull is the share in use from which on the alarm stays: a few more writes would raise it again.
 	stillFull = 0.9
-	// restBetween is how long a member is left alone after a defragmentation, which
-	// stops it for as long as it takes.
+	// restBetween is the minimum time between two defragmentations of a member, each of
+	// which stops the member.
 	restBetween = 10 * time.Minute
 )
 
@@ -59,10 +59,9 @@ var (
 	}, []string{"result"})
 )
 
-// Maintainer watches the size of etcd's database, gives back what compaction has
-// freed, and leads etcd out of the alarm that it raises when the file has reached
-// its quota. Of an etcd that is not skepd's own it watches and reports only,
-// unless asked.
+// Maintainer watches the size of etcd's database, defragments it after compaction, and
+// clears the alarm that etcd raises when the file has reached its quota. An etcd that is
+// not skepd's own it only watches and reports, except on request.
 type Maintainer struct {
 	client *clientv3.Client
 	own    bool
@@ -89,7 +88,7 @@ func NewMaintainer(client *clientv3.Client, own bool) *Maintainer {
 func (s *Server) Maintainer() *Maintainer {
 	m := NewMaintainer(s.Client, true)
 	m.quota = s.quota
-	// etcd's own request for it wants a health service that a server without a listener lacks.
+	// etcd's own request for it needs a health service that a server without a listener lacks.
 	m.rewrite = func(context.Context, string) error { return s.etcd.Server.Backend().Defrag() }
 	return m
 }
@@ -112,7 +111,7 @@ func (m *Maintainer) Run(ctx context.Context) error {
 	}
 }
 
-// Problem is why etcd takes no writes at the moment, or nil.
+// Problem is why etcd accepts no writes at the moment, or nil.
 func (m *Maintainer) Problem() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -131,7 +130,7 @@ func (m *Maintainer) setProblem(err error) {
 	m.problem = err
 }
 
-// Maintain looks once, and does what is needed.
+// Maintain checks the database once, and does what is needed.
 func (m *Maintainer) Maintain(ctx context.Context) error {
 	members, err := m.Status(ctx)
 	if err != nil {
@@ -161,7 +160,7 @@ func (m *Maintainer) Maintain(ctx context.Context) error {
 	return nil
 }
 
-// pays says whether a defragmentation gives back enough for the stop that it is.
+// pays says whether a defragmentation frees enough space to be worth stopping the member.
 func (m *Maintainer) pays(s skepv1.EtcdMember) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -175,9 +174,8 @@ func (m *Maintainer) pays(s skepv1.EtcdMember) bool {
 	return free > defragmentFree && free > defragmentShare*size
 }
 
-// makeRoom leads out of the alarm: history is dropped, the file is made small, and
-// the alarm is taken back if there is room then. Otherwise only deletions help,
-// which etcd takes all the time.
+// makeRoom ends the alarm: it compacts history, defragments the file, and clears the
+// alarm if there is room then. Otherwise only deletions help, which etcd always accepts.
 func (m *Maintainer) makeRoom(ctx context.Context) error {
 	if !m.own {
 		m.setProblem(errors.New("etcd has raised the alarm NOSPACE: its database has reached its quota; run `skep etcd defragment`"))
@@ -200,7 +198,7 @@ func (m *Maintainer) makeRoom(ctx context.Context) error {
 }
 
 // Defragment drops the history of all keys and has each member rewrite its file,
-// one at a time, the leader last. A member answers nothing while it does.
+// one at a time, the leader last. A member does not answer meanwhile.
 func (m *Maintainer) Defragment(ctx context.Context) error {
 	members, err := m.Status(ctx)
 	if err != nil {
@@ -222,7 +220,7 @@ func (m *Maintainer) Defragment(ctx context.Context) error {
 	return nil
 }
 
-// Report is Status for a reader of JSON.
+// Report is Status in the form of the API.
 func (m *Maintainer) Report(ctx context.Context) (*skepv1.EtcdReport, error) {
 	members, err := m.Status(ctx)
 	if err != nil {
@@ -240,7 +238,7 @@ func (m *Maintainer) Snapshot(ctx context.Context) (io.ReadCloser, error) {
 	return snapshot, nil
 }
 
-// Alive asks etcd for something that it has to agree on.
+// Alive makes a request to etcd that needs a quorum.
 func (m *Maintainer) Alive(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, aliveTimeout)
 	defer cancel()
@@ -250,7 +248,7 @@ func (m *Maintainer) Alive(ctx context.Context) error {
 	return nil
 }
 
-// disarm takes the alarm NOSPACE back, if there is one and room for more.
+// disarm clears the alarm NOSPACE, if there is one and there is room.
 func (m *Maintainer) disarm(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, maintainTimeout)
 	defer cancel()
@@ -301,7 +299,7 @@ func (m *Maintainer) defragment(ctx context.Context, member string) error {
 	return nil
 }
 
-// alarms says whether etcd is out of space. A corrupt member is a problem that no one here can solve.
+// alarms says whether etcd is out of space. A corrupt member is a problem that cannot be solved here.
 func (m *Maintainer) alarms(ctx context.Context) (noSpace bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, maintainTimeout)
 	defer cancel()

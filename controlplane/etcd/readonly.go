@@ -47,16 +47,16 @@ func ReaderOf(client *clientv3.Client) Reader {
 
 // ReadOnlyConfig says who may read what.
 type ReadOnlyConfig struct {
-	// TLS holds the server's certificate and, as ClientCAs, whose clients to believe.
+	// TLS holds the server's certificate and, as ClientCAs, the authorities of accepted clients.
 	TLS *tls.Config
 	// ClientName is the common name that a client's certificate must have.
 	ClientName string
-	// Prefixes are those of the keys that may be read, and how much of what is below each: nil shows values as they are. Each
-	// prefix ends in a slash.
+	// Prefixes are those of the keys that may be read, each with the view of the values below it: nil shows values as they are. Each prefix
+	// ends in a slash.
 	Prefixes map[string]View
 }
 
-// View makes of a value what may be seen of it. It must not change what it is given.
+// View returns the part of a value that may be seen. It must not change the value.
 type View func(value []byte) []byte
 
 // ServeReadOnly answers etcd's Range and Watch requests on l for keys below the
@@ -90,11 +90,11 @@ func ServeReadOnly(ctx context.Context, l net.Listener, r Reader, cfg ReadOnlyCo
 }
 
 const (
-	// maxResponseBytes bounds what one Range may answer.
+	// maxResponseBytes bounds the response to one Range.
 	maxResponseBytes = 256 << 20
-	// maxQuestionBytes bounds what a client may ask: a request is a key or two.
+	// maxQuestionBytes bounds a client's request: a request is a key or two.
 	maxQuestionBytes = 64 << 10
-	// maxConnections bounds those that are open, strangers' among them, who have ten seconds to show a certificate.
+	// maxConnections bounds the open connections, including those without a certificate yet, which have ten seconds to send one.
 	maxConnections = 500
 )
 
@@ -112,7 +112,7 @@ type readOnly struct {
 	prefixes   map[string]View
 }
 
-// unary lets only the Range of a known client through.
+// unary passes on only a Range of the named client.
 func (d *readOnly) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
 	if err := d.known(ctx); err != nil {
 		return nil, err
@@ -123,7 +123,7 @@ func (d *readOnly) unary(ctx context.Context, req any, info *grpc.UnaryServerInf
 	return handle(ctx, req)
 }
 
-// stream lets only the Watch of a known client through.
+// stream passes on only a Watch of the named client.
 func (d *readOnly) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
 	if err := d.known(stream.Context()); err != nil {
 		return err
@@ -146,13 +146,13 @@ func (d *readOnly) known(ctx context.Context) error {
 	return nil
 }
 
-// allowed says whether all keys from key up to end, or only key if end is empty, are below one prefix, and how they are seen.
+// allowed says whether all keys from key up to end, or only key if end is empty, are below one prefix, and returns its view.
 func (d *readOnly) allowed(key, end []byte) (View, bool) {
 	for prefix, view := range d.prefixes {
 		if !strings.HasPrefix(string(key), prefix) {
 			continue
 		}
-		// An end of "\x00" means all keys there are, and it is less than any prefix's end.
+		// An end of "\x00" means all keys from key on, and it is less than any prefix's end.
 		if len(end) == 0 || string(end) > string(key) && string(end) <= clientv3.GetPrefixRangeEnd(prefix) {
 			return view, true
 		}
@@ -160,7 +160,7 @@ func (d *readOnly) allowed(key, end []byte) (View, bool) {
 	return nil, false
 }
 
-// show reduces a pair to what may be seen of it. The pair may be shared with others, so it is not changed.
+// show applies a view to a pair. The pair may be shared with others, so it is not changed.
 func (d *readOnly) show(kv *mvccpb.KeyValue) *mvccpb.KeyValue {
 	if kv == nil || len(kv.Value) == 0 {
 		return kv
@@ -207,7 +207,7 @@ func (d *readOnly) Watch(client pb.Watch_WatchServer) error {
 		return err
 	}
 	received := make(chan error, 1)
-	// Recv on the client's side ends only with its stream, that is when this returns: nothing waits for it.
+	// Recv on the client's side ends only with its stream, which is when this function returns: nothing waits for it.
 	go func() { received <- d.forwardRequests(client, store) }()
 	group.Go(func() error {
 		for {
@@ -223,8 +223,8 @@ func (d *readOnly) Watch(client pb.Watch_WatchServer) error {
 	group.Go(func() error {
 		select {
 		case err := <-received:
-			// Returning it ends the other half, after it: ended before, that half's
-			// Canceled could be what the client receives.
+			// The return ends the other half. If that half ended first, the client could receive
+			// its Canceled.
 			return err
 		case <-ctx.Done():
 			return ctx.Err()
@@ -236,7 +236,7 @@ func (d *readOnly) Watch(client pb.Watch_WatchServer) error {
 	return nil
 }
 
-// showAll reduces the events of a watch. Etcd's own watches share the events with each other.
+// showAll applies the views to the events of a watch. Etcd's own watches share events, so these are copied.
 func (d *readOnly) showAll(resp *pb.WatchResponse) *pb.WatchResponse {
 	changed := false
 	events := make([]*mvccpb.Event, len(resp.Events))

@@ -12,15 +12,15 @@ import (
 	"github.com/skep-io/skep/durable"
 )
 
-// revisionBump is by how much a restored database is ahead of its snapshot: more
-// than was written since. Clients and caches that know a revision of that time
-// must not take it for one of the restored history.
+// revisionBump is by how much a restored database's revision is above its snapshot's:
+// more than was written since. Clients and caches that have a revision of that time must
+// not take it for one of the restored history.
 const revisionBump = 1_000_000_000
 
 // Restore makes the data of skepd's etcd in an empty data directory from a
 // snapshot, whose sum it checks. All history before counts as compacted, so that
-// whoever watches lists again. A restore that was broken off leaves nothing that
-// a start would take for data.
+// all watchers list again. An interrupted restore leaves nothing that a start would take
+// for data.
 func Restore(snapshotPath, dataDir string) error {
 	if _, err := os.Stat(snapshotPath); err != nil {
 		return fmt.Errorf("snapshot: %w", err)
@@ -49,7 +49,7 @@ func Restore(snapshotPath, dataDir string) error {
 	return durable.SyncDir(dataDir)
 }
 
-// makeWay removes a folder of etcd's without data, and refuses one with data or in use.
+// makeWay removes an etcd folder without data, and refuses one with data or in use.
 func makeWay(target string) error {
 	if _, err := os.Stat(target); errors.Is(err, os.ErrNotExist) {
 		return nil

@@ -1,7 +1,6 @@
 // Package etcd runs the etcd server that skepd embeds, and the read-only endpoint
-// to a store through which cluster DNS follows it. It owns the server's data
-// directory. It knows nothing of API objects; those who store go through
-// package storage.
+// to a store through which cluster DNS follows it. It owns the server's data directory.
+// It does not handle API objects: those are stored through package storage.
 package etcd
 
 import (
@@ -33,9 +32,9 @@ const (
 	maxRequestBytes = 8 << 20
 	compactAfter    = "5m"
 	progressEvery   = 20 * time.Second
-	// readyTimeout is for electing itself; replaying the log comes before it and takes what it takes.
+	// readyTimeout bounds the election of itself; replaying the log comes before it and has no limit.
 	readyTimeout = 20 * time.Second
-	// lockTimeout is how long an etcd that is not skepd's may hold the database.
+	// lockTimeout is how long to wait for an etcd that is not skepd's to release the database.
 	lockTimeout = time.Second
 )
 
@@ -94,7 +93,7 @@ func (s *Server) Close() {
 // Err reports when the server stops by itself.
 func (s *Server) Err() <-chan error { return s.etcd.Err() }
 
-// checkDir refuses a directory with something else in it than etcd's data.
+// checkDir refuses a directory that holds anything but etcd's data.
 func checkDir(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -115,7 +114,7 @@ func checkDir(dir string) error {
 	return checkMember(filepath.Join(dir, "member"))
 }
 
-// checkMember finds out what etcd would find too late to make an error of it.
+// checkMember makes an error of problems on which etcd would end the process.
 func checkMember(member string) error {
 	if info, err := os.Stat(member); errors.Is(err, fs.ErrNotExist) {
 		return nil

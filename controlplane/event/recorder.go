@@ -1,7 +1,7 @@
-// Package event writes Event objects for the control loops, straight through
-// the registry. It owns the correlation (the same event again is counted, a
-// flood is cut as client-go cuts it) and never delays or fails a loop: an event
-// that cannot be written is logged and dropped.
+// Package event writes Event objects for the control loops, straight through the
+// registry. It owns the correlation (a repeated event is counted, and event rates are
+// limited as by client-go) and never delays or fails a loop: an event that cannot be
+// written is logged and dropped.
 package event
 
 import (
@@ -63,7 +63,7 @@ func (r *Recorder) Eventf(object runtime.Object, eventType, reason, format strin
 	r.EventfRef(*ref, eventType, reason, format, args...)
 }
 
-// EventfRef records an event about what ref names.
+// EventfRef records an event about the object that ref names.
 func (r *Recorder) EventfRef(ref corev1.ObjectReference, eventType, reason, format string, args ...any) {
 	namespace := ref.Namespace
 	if namespace == "" {
@@ -137,14 +137,14 @@ func (r *Recorder) write(ctx context.Context, correlator *record.EventCorrelator
 		r.count("written")
 		correlator.UpdateState(written)
 	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause), apierrors.IsNotFound(err), ctx.Err() != nil:
-		// The namespace goes, and its events with it.
+		// The namespace is being deleted, with its events.
 	default:
 		r.count("failed")
 		slog.Error("Event not written", "event", e.Namespace+"/"+e.Name, "reason", e.Reason, "message", e.Message, "err", err)
 	}
 }
 
-// store counts up an event that was written before, or creates it if it is new or has expired meanwhile.
+// store increments the count of an event that was written before, or creates it if it is new or has expired meanwhile.
 func (r *Recorder) store(ctx context.Context, e *corev1.Event, patch []byte) (*corev1.Event, error) {
 	if e.Count > 1 {
 		obj, err := r.registry.Modify(ctx, kinds.Events, "", e.Namespace, e.Name, resource.UpdateOptions{}, func(current resource.Object) (resource.Object, error) {

@@ -1,6 +1,6 @@
-// Package flowcontrol shares places among the requests of many users. It owns classes of requests, called priority levels as
-// in Kubernetes, each with places of its own, so that a class that is flooded does not hold up another one; inside a class
-// the users take turns. It knows nothing of HTTP, and it decides nothing about what a request may do.
+// Package flowcontrol shares seats among the requests of many users. It owns classes of requests, called priority levels as in Kubernetes,
+// each with seats of its own, so that a flooded class does not delay another one; inside a class the users take turns. It does not depend
+// on HTTP, and it does not decide what a request may do.
 package flowcontrol
 
 import (
@@ -10,7 +10,7 @@ import (
 	"sync"
 )
 
-// Why a request got no place. Their texts are the reasons that metrics count by, in Kubernetes' words.
+// Why a request got no seat. Their texts are the reasons that metrics count by, in Kubernetes' words.
 var (
 	ErrQueueFull = errors.New("queue-full")
 	ErrTimeout   = errors.New("time-out")
@@ -20,11 +20,11 @@ var (
 // Config says how large a level is.
 type Config struct {
 	Name string
-	// Seats is how many places there are. No user has more than half of them at once.
+	// Seats is how many seats there are. No user has more than half of them at once.
 	Seats int
-	// Queue is how many requests may wait for a place.
+	// Queue is how many requests may wait for a seat.
 	Queue int
-	// Bytes is how much the bodies of requests may take in memory, of one user half of it.
+	// Bytes is how much memory the bodies of requests may take; those of one user may take half of it.
 	Bytes int
 }
 
@@ -38,26 +38,26 @@ type Level struct {
 	used, held, waiting int
 	// flows are those that use, hold or wait for something, by the name of the user.
 	flows map[string]*flow
-	// queued are the flows with somebody waiting, the one that was served last at the end.
+	// queued are the flows with waiting requests, the one that was served last at the end.
 	queued   []*flow
 	rejected map[error]int
 	served   int
 }
 
-// flow is what one user has and wants in a level.
+// flow is what one user holds and waits for in a level.
 type flow struct {
 	used, held int
 	queue      []*waiter
 }
 
-// waiter is a request without a place yet. ready has room for the one value that it receives: nil with its place, or why it
-// gets none.
+// waiter is a request without a seat yet. ready has room for the one value that it receives: nil when it gets its seats, or why it gets
+// none.
 type waiter struct {
 	width int
 	ready chan error
 }
 
-// NewLevel makes a level in which nobody is.
+// NewLevel makes an empty level.
 func NewLevel(config Config) *Level {
 	return &Level{Config: config, flows: map[string]*flow{}, rejected: map[error]int{}}
 }
@@ -65,8 +65,8 @@ func NewLevel(config Config) *Level {
 // share is the part of a whole that one user may have.
 func share(whole int) int { return max(whole/2, 1) }
 
-// Enter takes places for a request of a user, and waits for them until ctx ends where there are none. Width is how many; one
-// that is wider than a user's share is taken as that. The caller calls leave once.
+// Enter takes seats for a request of a user, and waits for them until ctx ends if none are free. Width is how many; a width above a user's
+// share is reduced to it. The caller calls leave once.
 func (l *Level) Enter(ctx context.Context, user string, width int) (leave func(), err error) {
 	width = max(1, min(width, share(l.Seats)))
 	l.mu.Lock()
@@ -107,7 +107,7 @@ func (l *Level) Enter(ctx context.Context, user string, width int) (leave func()
 	return leave, nil
 }
 
-// giveUp takes a request out of the queue. A place that was given to it in the last moment it keeps.
+// giveUp removes a request from the queue. If it has got its seats meanwhile, it keeps them.
 func (l *Level) giveUp(ctx context.Context, f *flow, w *waiter) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -124,8 +124,8 @@ func (l *Level) giveUp(ctx context.Context, f *flow, w *waiter) error {
 	return ErrCancelled
 }
 
-// makeRoom makes room in the queue for one more of a flow: where the queue is full, whoever waits with the most gives up
-// their last place in it. The caller holds mu.
+// makeRoom makes room in the queue for one more request of a flow: if the queue is full, the last request of the flow with the most waiting
+// requests is removed. The caller holds mu.
 func (l *Level) makeRoom(f *flow) error {
 	if l.waiting < l.Queue {
 		return nil
@@ -145,8 +145,8 @@ func (l *Level) makeRoom(f *flow) error {
 	return nil
 }
 
-// dispatch gives free places to those who wait: the next is of the user who has the fewest places. One who needs several is
-// not overtaken until there are enough. The caller holds mu.
+// dispatch gives free seats to waiting requests: the next is of the user who has the fewest seats. A request that needs several is not
+// overtaken until there are enough. The caller holds mu.
 func (l *Level) dispatch() {
 	for {
 		var next *flow
@@ -169,7 +169,7 @@ func (l *Level) dispatch() {
 	}
 }
 
-// fits says whether a user may have width places more.
+// fits says whether a user may have width more seats.
 func (l *Level) fits(f *flow, width int) bool { return f.used+width <= share(l.Seats) }
 
 func (l *Level) occupy(f *flow, width int) {
@@ -189,7 +189,7 @@ func (l *Level) leave(user string, f *flow, width int) {
 	l.forget(user, f)
 }
 
-// remove takes the waiter at i out of a flow's queue.
+// remove removes the waiter at i from a flow's queue.
 func (l *Level) remove(f *flow, i int) {
 	f.queue = slices.Delete(f.queue, i, i+1)
 	l.waiting--
@@ -199,7 +199,7 @@ func (l *Level) remove(f *flow, i int) {
 	}
 }
 
-// Hold adds bytes to what a user's bodies take, or says that there is no room. Release gives them back.
+// Hold adds bytes to the memory of a user's bodies, or returns that there is no room. Release frees them.
 func (l *Level) Hold(user string, bytes int) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -233,7 +233,7 @@ func (l *Level) flow(user string) *flow {
 	return f
 }
 
-// forget lets a flow go that has and wants nothing.
+// forget removes a flow that holds nothing and waits for nothing.
 func (l *Level) forget(user string, f *flow) {
 	if l.flows[user] == f && f.used == 0 && f.held == 0 && len(f.queue) == 0 {
 		delete(l.flows, user)

@@ -11,7 +11,7 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/request"
 )
 
-// nodePrefix begins the names of nodes' users.
+// nodePrefix is the prefix of the names of nodes' users.
 const nodePrefix = "system:node:"
 
 // The parts of skepd that write objects, by the names of Kubernetes' own.
@@ -21,10 +21,10 @@ var (
 	Controllers user.Info = &user.DefaultInfo{Name: user.KubeControllerManager, Groups: []string{user.AllAuthenticated}}
 )
 
-// With names who acts in ctx.
+// With sets the user who acts in ctx.
 func With(ctx context.Context, u user.Info) context.Context { return request.WithUser(ctx, u) }
 
-// From is who acts in ctx: the API server itself, if nobody is named.
+// From is the user who acts in ctx: the API server itself, if none is set.
 func From(ctx context.Context) user.Info {
 	if u, ok := request.UserFrom(ctx); ok {
 		return u
@@ -35,7 +35,7 @@ func From(ctx context.Context) user.Info {
 // Master says whether a user is an administrator, who may do anything.
 func Master(u user.Info) bool { return slices.Contains(u.GetGroups(), user.SystemPrivilegedGroup) }
 
-// Node is the name of the node whose agent the user is; "" if it is nobody's.
+// Node is the name of the node whose agent the user is; "" if the user is no agent.
 func Node(u user.Info) string {
 	name, ok := strings.CutPrefix(u.GetName(), nodePrefix)
 	if !ok || !slices.Contains(u.GetGroups(), user.NodesGroup) {

@@ -1,5 +1,5 @@
 // Package jointoken is the form of the tokens by which hosts join a cluster: as text, for the host, and as the Secret of type
-// bootstrap.kubernetes.io/token in kube-system by which the API server knows it, with kubeadm's names and keys.
+// bootstrap.kubernetes.io/token in kube-system that the API server compares it with, with kubeadm's names and keys.
 //
 // It reads and makes both and says whether a token counts. It never stores anything and signs nothing.
 package jointoken
@@ -32,7 +32,7 @@ const (
 	keyNode           = "node-name" // Skep's own: the only node that may join with it
 )
 
-// DefaultTTL is how long a token counts if nothing else is asked for.
+// DefaultTTL is how long a token is valid if nothing else is asked for.
 const DefaultTTL = 24 * time.Hour
 
 const (
@@ -49,8 +49,8 @@ var (
 	hashPattern   = regexp.MustCompile(`^[0-9a-f]{32}$`)
 )
 
-// Text is a token as a host is given it: skep2.HASH.ID.SECRET. By the hash the host knows the authority that an unverified server
-// shows it, by the secret the server knows the host.
+// Text is a token as a host gets it: skep2.HASH.ID.SECRET. The host verifies by the hash the authority that an unverified server sends, and
+// the server verifies the host by the secret.
 type Text struct{ CAHash, ID, Secret string }
 
 func (t Text) String() string { return strings.Join([]string{prefix, t.CAHash, t.ID, t.Secret}, ".") }
@@ -88,7 +88,7 @@ func New(caPEM []byte) (Text, error) {
 	return Text{CAHash: hash, ID: id, Secret: secret}, err
 }
 
-// random makes a word of letters and digits that are all equally likely.
+// random makes a word of letters and digits with equal probability.
 func random(size int) (string, error) {
 	word := make([]byte, 0, size)
 	for len(word) < size {
@@ -103,7 +103,7 @@ func random(size int) (string, error) {
 	return string(word), nil
 }
 
-// Token is what is stored of a token.
+// Token is the stored part of a token.
 type Token struct {
 	ID, Secret, Description string
 	Expires                 time.Time // zero: never
@@ -130,7 +130,7 @@ func (t Token) Object() *corev1.Secret {
 	return secret
 }
 
-// Of reads a token from its Secret. A Secret that is not exactly one counts as none.
+// Of reads a token from its Secret. A Secret that is not exactly of that form is an error.
 func Of(secret *corev1.Secret) (Token, error) {
 	t := Token{
 		ID: string(secret.Data[keyID]), Secret: string(secret.Data[keySecret]), Description: string(secret.Data[keyDescription]),
@@ -154,10 +154,10 @@ func Of(secret *corev1.Secret) (Token, error) {
 	return t, nil
 }
 
-// Expired says whether the token's time is over.
+// Expired says whether the token has expired.
 func (t Token) Expired(now time.Time) bool { return !t.Expires.IsZero() && !now.Before(t.Expires) }
 
-// Matches says whether a host shows the token. The time that it takes does not depend on how much of the secret is right.
+// Matches says whether a host sent this token. It takes constant time, however much of the secret is right.
 func (t Token) Matches(shown Text, now time.Time) bool {
 	same := subtle.ConstantTimeCompare([]byte(t.Secret), []byte(shown.Secret)) == 1
 	return same && t.ID == shown.ID && t.Authentication && !t.Expired(now)

@@ -1,6 +1,6 @@
-// Package leader decides which skepd runs the scheduler and the controllers. It
-// owns the lease object that they compete for and nothing of what they do. A
-// leader that cannot renew in time stops its work before another may begin.
+// Package leader decides which skepd runs the scheduler and the controllers. It owns only
+// the lease object that the skepds compete for. A leader that cannot renew in time stops
+// its work before another may begin.
 package leader
 
 import (
@@ -35,7 +35,7 @@ const (
 	leaseDuration = 10 * time.Second
 	renewDeadline = 7 * time.Second
 	retryPeriod   = 2 * time.Second
-	// releaseTimeout bounds giving the lease up.
+	// releaseTimeout bounds the release of the lease.
 	releaseTimeout = 3 * time.Second
 )
 
@@ -44,9 +44,9 @@ var leading = promauto.NewGaugeVec(prometheus.GaugeOpts{
 	Name: "leader_election_master_status", Help: "1 if this skepd runs the scheduler and the controllers.",
 }, []string{"name"}).WithLabelValues(LeaseName)
 
-// Identity returns the identity of the skepd whose data is in dir. It is made
-// once and kept there: a skepd that was killed and starts again is the one that
-// holds the lease, and goes on without waiting for it to run out.
+// Identity returns the identity of the skepd whose data is in dir. It is made once and
+// stored there: a skepd that was killed and starts again still holds the lease, and goes
+// on without waiting for it to expire.
 func Identity(dir string) (string, error) {
 	path := filepath.Join(dir, "identity")
 	data, err := os.ReadFile(path)
@@ -67,7 +67,7 @@ func Identity(dir string) (string, error) {
 	return identity, nil
 }
 
-// keep writes the identity so that a crash leaves all of it or nothing.
+// keep writes the identity so that after a crash the file is complete or missing.
 func keep(path, identity string) error {
 	f, err := os.CreateTemp(filepath.Dir(path), ".identity-*")
 	if err != nil {
@@ -85,8 +85,8 @@ func keep(path, identity string) error {
 
 // Run calls lead whenever this identity becomes the leader, with a context that
 // ends when it no longer is, until ctx ends or lead returns an error, which Run
-// returns. lead is never called again before it has returned. A leader that ends
-// gives the lease up, once lead has returned.
+// returns. lead is never called again before it has returned. A leader that ends releases
+// the lease, once lead has returned.
 func Run(ctx context.Context, registry *resource.Registry, identity string, lead func(context.Context) error) error {
 	for ctx.Err() == nil {
 		if err := run(ctx, registry, identity, lead); err != nil {
@@ -125,7 +125,7 @@ func run(parent context.Context, registry *resource.Registry, identity string, l
 		return fmt.Errorf("leader election: %w", err)
 	}
 	elector.Run(ctx)
-	// A lease that was written makes the elector call lead, be it after Run has returned.
+	// If the lease was written, the elector calls lead, even after Run has returned.
 	if !held.written {
 		return nil
 	}
@@ -136,7 +136,7 @@ func run(parent context.Context, registry *resource.Registry, identity string, l
 	return failed
 }
 
-// release gives the lease up, so that another need not wait for it to run out.
+// release releases the lease, so that another skepd need not wait for it to expire.
 func (l *lock) release(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
 	defer cancel()

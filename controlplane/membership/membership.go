@@ -1,8 +1,8 @@
-// Package membership knows which node certificates count. A host that joins gets a membership, whose number its certificates carry;
-// deleting the Node object ends the membership in the same transaction, and with it every certificate that was issued for it. That
-// it ended is recorded, which distinguishes a node that was removed from one that the store has never had.
+// Package membership decides which node certificates count. A host that joins gets a membership, whose number its certificates carry;
+// deleting the Node object ends the membership in the same transaction, and revokes every certificate that was issued for it. The end is
+// recorded, which distinguishes a removed node from one that the store has never had.
 //
-// It owns the keys below allocator.MemberPrefix and keeps a copy of them in memory, which is what requests are compared with. It
+// It owns the keys below allocator.MemberPrefix and keeps a copy of them in memory, which requests are compared with. It
 // never signs anything and does not decide who may join.
 package membership
 
@@ -26,20 +26,21 @@ import (
 	"github.com/skep-io/skep/controlplane/storage"
 )
 
-// ErrTaken says that a node of the name exists: only its own certificate or the administrator's word lets a host take its place.
+// ErrTaken says that a node of the name exists: a host may take its place only with the node's own certificate or with a token for that
+// node.
 var ErrTaken = errors.New("a node of this name exists")
 
-// How long to wait after the store did not answer: doubling.
+// How long to wait after the store did not answer: at first, and at most, doubling.
 const (
 	retryFirst = 200 * time.Millisecond
 	retryMax   = 5 * time.Second
 )
 
-// Standing is what a node's certificate is worth.
+// Standing says whether a node's certificate counts, and why not.
 type Standing uint8
 
 const (
-	// Unknown is a certificate that the store says nothing of: it was restored from before the node joined.
+	// Unknown is a certificate of whose membership the store has no record: the store was restored from before the node joined.
 	Unknown Standing = iota
 	// Removed is one whose membership was ended: the node was deleted, or another host has its name.
 	Removed
@@ -55,11 +56,11 @@ type Members struct {
 	mu    sync.Mutex
 	known map[string]known
 	ended map[string]known
-	// requests are those under way, by node and number. Each is cancelled when its membership ends.
+	// requests are the running requests of nodes. Each is cancelled when its membership ends.
 	requests map[string]map[*request]struct{}
 }
 
-// known is a membership, or the record of ended ones, as of a revision.
+// known is a membership, or the record of ended ones, at a revision.
 type known struct {
 	allocator.Member
 	revision int64
@@ -70,12 +71,12 @@ type request struct {
 	cancel context.CancelFunc
 }
 
-// New makes memberships over a store. Nothing counts before Run has read it.
+// New makes memberships over a store. No certificate counts before Run has read it.
 func New(store storage.Interface) *Members {
 	return &Members{store: store, synced: make(chan struct{}), known: map[string]known{}, ended: map[string]known{}, requests: map[string]map[*request]struct{}{}}
 }
 
-// Run follows the store until ctx ends. While the store is away, what was known last holds.
+// Run follows the store until ctx ends. While the store does not answer, the last state applies.
 func (m *Members) Run(ctx context.Context) error {
 	wait := backoff.New(retryFirst, retryMax)
 	for ctx.Err() == nil {
@@ -96,7 +97,7 @@ func (m *Members) Run(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// follow reads the store, says that it has, and applies changes for as long as the watch lasts.
+// follow reads the store, calls read, and applies changes for as long as the watch lasts.
 func (m *Members) follow(ctx context.Context, read func()) error {
 	kvs, revision, err := m.store.List(ctx, allocator.MemberPrefix)
 	if err != nil {
@@ -143,7 +144,7 @@ func (m *Members) replace(kvs []storage.KeyValue, revision int64) {
 	}
 }
 
-// apply takes over a change unless a later one is known.
+// apply applies a change unless a later one has been applied.
 func (m *Members) apply(key string, value []byte, revision int64, gone bool) {
 	name, ended := strings.CutPrefix(key, allocator.EndedPrefix)
 	if !ended {
@@ -166,7 +167,7 @@ func (m *Members) apply(key string, value []byte, revision int64, gone bool) {
 	case into[name].revision > revision:
 		return
 	case gone:
-		// The revision stays, so that what a join wrote before does not come back when the join hears of it late.
+		// The revision stays, so that an earlier write of a join does not come back when the join applies it late.
 		into[name] = known{revision: revision}
 	default:
 		into[name] = known{stored, revision}
@@ -174,7 +175,7 @@ func (m *Members) apply(key string, value []byte, revision int64, gone bool) {
 	m.endRequests(name)
 }
 
-// endRequests cancels those of the node whose membership is not the current one. The caller holds mu.
+// endRequests cancels the node's requests whose membership is not the current one. The caller holds mu.
 func (m *Members) endRequests(name string) {
 	for r := range m.requests[name] {
 		if !m.counts(name, r.id) {
@@ -189,7 +190,7 @@ func (m *Members) counts(name, id string) bool {
 	return k.Covers(id)
 }
 
-// WaitForSync waits until the stored memberships are known.
+// WaitForSync waits until the stored memberships have been read.
 func (m *Members) WaitForSync(ctx context.Context) error {
 	select {
 	case <-m.synced:
@@ -199,7 +200,7 @@ func (m *Members) WaitForSync(ctx context.Context) error {
 	}
 }
 
-// Enter says what a certificate of the node with that number is worth. If it counts, cancel is called when it no longer does, unless
+// Enter returns the standing of a certificate of the node with that number. If it counts, cancel is called when it no longer does, unless
 // leave was called before.
 func (m *Members) Enter(name, id string, cancel context.CancelFunc) (leave func(), standing Standing) {
 	m.mu.Lock()
@@ -233,8 +234,8 @@ func (m *Members) Number(name string) (id string, ok bool) {
 	return id, id != ""
 }
 
-// Join begins a membership and ends the one before. With replace it does so also where a Node of the name exists, and otherwise
-// returns ErrTaken then.
+// Join begins a membership and ends the one before. If a Node of the name exists, it does so only with replace, and returns ErrTaken
+// without.
 func (m *Members) Join(ctx context.Context, name string, replace bool) (id string, err error) {
 	for range joinAttempts {
 		if id, err = m.tryJoin(ctx, name, replace); !errors.As(err, new(*storage.ConflictError)) {
@@ -289,11 +290,11 @@ func newMember() (allocator.Member, error) {
 
 func nodeKey(name string) string { return kinds.Nodes.Key("", name) }
 
-// recordedKey is there once the nodes from before there were memberships have been given one.
+// recordedKey exists once the nodes from before memberships were introduced have got one.
 const recordedKey = "/skep/members-recorded"
 
-// Record gives every node from before there were memberships one, by which the certificate that it has counts. It does so once
-// in a cluster's life: a node that is made by hand later has no certificate.
+// Record gives every node from before memberships were introduced a membership, so that its certificate counts. It does so once in a
+// cluster's life: a node that is made by hand later has no certificate.
 func Record(ctx context.Context, store storage.Interface) error {
 	_, err := store.Get(ctx, recordedKey)
 	if !errors.Is(err, storage.ErrNotFound) {

@@ -231,8 +231,8 @@ func swagger(kinds []*resource.Kind, defs *definitions) *spec.Swagger {
 	}}
 }
 
-// openAPIv3 describes kinds in OpenAPI v3: what it has in common with v2, and
-// the values that may be of several types.
+// openAPIv3 describes kinds in OpenAPI v3: as in v2, with the values that may be of
+// several types.
 func openAPIv3(kinds []*resource.Kind) *spec3.OpenAPI {
 	defs := newDefinitions()
 	out := openapiconv.ConvertV2ToV3(swagger(kinds, defs))

@@ -22,7 +22,7 @@ const (
 	extensionListMapKeys   = "x-kubernetes-list-map-keys"
 )
 
-// Types of k8s.io say about themselves what reflection cannot see.
+// Methods by which types of k8s.io describe what reflection cannot see.
 type (
 	named     interface{ OpenAPIModelName() string }
 	described interface{ SwaggerDoc() map[string]string }
@@ -33,7 +33,7 @@ type (
 	oneOf interface{ OpenAPIV3OneOfTypes() []string }
 )
 
-// opaque are structs whose JSON form is not that of their fields.
+// opaque are structs whose JSON form does not follow from their fields.
 var opaque = map[reflect.Type]spec.Schema{
 	reflect.TypeFor[metav1.FieldsV1](): object("FieldsV1 stores a set of fields in a data structure like a Trie, in JSON format."),
 	reflect.TypeFor[runtime.RawExtension](): object(
@@ -52,7 +52,7 @@ func object(description string) spec.Schema {
 }
 
 // mergedByMoreThanTheirKey are lists, by their elements' type, whose elements
-// differ in more fields than the one that strategic merge goes by.
+// differ in more fields than the one that strategic merge uses as the key.
 var mergedByMoreThanTheirKey = map[string][]string{
 	"io.k8s.api.core.v1.ContainerPort":            {"containerPort", "protocol"},
 	"io.k8s.api.core.v1.ServicePort":              {"port", "protocol"},
@@ -120,8 +120,8 @@ func modelName(t reflect.Type) (string, bool) {
 	return "", false
 }
 
-// define adds the definition of a struct, once. The name is taken before the
-// fields are visited: types may contain themselves.
+// define adds the definition of a struct, once. The name is reserved before the fields
+// are visited: types may contain themselves.
 func (d *definitions) define(name string, t reflect.Type) {
 	if _, ok := d.schemas[name]; ok {
 		return
@@ -180,8 +180,8 @@ func (d *definitions) addFields(schema *spec.Schema, t reflect.Type, docs map[st
 	}
 }
 
-// addMergeRules says how clients merge a list, by the tags that strategic merge
-// itself goes by.
+// addMergeRules describes how clients merge a list, from the tags that strategic merge
+// itself uses.
 func addMergeRules(property *spec.Schema, field reflect.StructField) {
 	strategy, key := field.Tag.Get("patchStrategy"), field.Tag.Get("patchMergeKey")
 	if strategy != "" {

@@ -14,7 +14,7 @@ import (
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
-// nameOf is the name of what is sent or answered: that of its type, or of its kind where it has no type of its own.
+// nameOf is the name of a request's or response's body: that of its type, or of its kind where it has no type of its own.
 func nameOf(obj any, gvk schema.GroupVersionKind) (string, bool) {
 	switch obj.(type) {
 	case *unstructured.Unstructured:
@@ -32,7 +32,7 @@ func unstructuredName(gvk schema.GroupVersionKind) string {
 	return strings.Join(append(parts, gvk.Version, gvk.Kind), ".")
 }
 
-// form is the schema of what is sent or answered.
+// form is the schema of a request's or response's body.
 func (b *pathBuilder) form(obj any, gvk schema.GroupVersionKind) spec.Schema {
 	switch obj.(type) {
 	case *unstructured.Unstructured, *unstructured.UnstructuredList:

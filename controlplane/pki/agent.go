@@ -8,7 +8,8 @@ import (
 	"strings"
 )
 
-// agentSuffix makes a host name of a node's: some nodes are called like an address, which TLS would look for elsewhere.
+// agentSuffix makes a host name from a node's name: some nodes have an address as their name, which TLS would look for among a
+// certificate's addresses.
 const agentSuffix = ".node"
 
 // AgentHost is the host name by which the agent of a node is dialled with AgentTLS.
@@ -17,8 +18,8 @@ func AgentHost(node string) string { return node + agentSuffix }
 // NodeOfAgent is the node whose AgentHost a name is.
 func NodeOfAgent(host string) (node string, ok bool) { return strings.CutSuffix(host, agentSuffix) }
 
-// AgentTLS returns what the API server dials agents with, by their AgentHost. Whatever address a node says that it has: who
-// answers there has to hold the certificate of the node that is meant.
+// AgentTLS returns the configuration with which the API server dials agents, by their AgentHost. Whatever address a node claims, the server
+// that answers there has to hold the certificate of the intended node.
 func (p *PKI) AgentTLS() *tls.Config {
 	return &tls.Config{
 		MinVersion:         tls.VersionTLS12,

@@ -40,8 +40,8 @@ func parsePair(certPEM, keyPEM []byte) (*pair, error) {
 	return &pair{leaf: certificate.Leaf, key: key, certPEM: certPEM, keyPEM: keyPEM, tls: certificate}, nil
 }
 
-// openCA reads the authority or makes it. A lost certificate is signed again with the kept key, which every certificate
-// already handed out still verifies against; a lost key cannot be made up for.
+// openCA reads the authority or makes it. A lost certificate is signed again with the stored key, against which every issued certificate
+// still verifies; a lost key cannot be replaced.
 func (p *PKI) openCA() (*pair, error) {
 	certPath, keyPath := p.path("ca.crt"), p.path("ca.key")
 	certPEM, certErr := os.ReadFile(certPath)
@@ -153,7 +153,7 @@ func (p *PKI) sign(template *x509.Certificate, public crypto.PublicKey) ([]byte,
 	return encodePEM("CERTIFICATE", der), nil
 }
 
-// serves says whether an existing certificate is signed by the authority, is not near its end and names what is wanted.
+// serves says whether an existing certificate is signed by the authority, does not expire soon and has the wanted names.
 func (p *PKI) serves(have, want *x509.Certificate) bool {
 	if !p.fresh(have) || have.CheckSignatureFrom(p.ca.Load().leaf) != nil {
 		return false
@@ -172,7 +172,7 @@ func (p *PKI) serves(have, want *x509.Certificate) bool {
 		slices.Equal(addresses(have.IPAddresses), addresses(want.IPAddresses))
 }
 
-// fresh says whether more than a third of a certificate's life is left.
+// fresh says whether more than a third of a certificate's lifetime remains.
 func (p *PKI) fresh(c *x509.Certificate) bool {
 	return p.now().Before(renewal(c)) && !p.now().Before(c.NotBefore)
 }
@@ -232,7 +232,7 @@ func newSerial() (*big.Int, error) {
 	return serial, nil
 }
 
-// unreadable passes on whatever kept a file from being read, except that it is not there.
+// unreadable returns the errors of reading files, except that a file does not exist.
 func unreadable(errs ...error) error {
 	for _, err := range errs {
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -10,7 +10,7 @@ import (
 )
 
 // writeKubeconfig writes the administrator's kubeconfig where it differs from what it should be. It holds a key that may do
-// everything, hence its mode.
+// everything, so only its owner may read it.
 func (p *PKI) writeKubeconfig(admin *pair) error {
 	const name = "skep"
 	config := clientcmdapi.NewConfig()

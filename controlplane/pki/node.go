@@ -18,19 +18,19 @@ import (
 // NodeRequest asks for the certificate of a node.
 type NodeRequest struct {
 	Name string
-	// CSR is a certificate request in PEM. Of it only the key counts: it may ask for the node's own name and for From, which the
-	// certificate has anyway, and for nothing else.
+	// CSR is a certificate request in PEM. Only its key is used: it may ask for the node's own name and for From, which the certificate has
+	// anyway, and for nothing else.
 	CSR []byte
 	// From is the address that the request came from; the certificate names it, unless it is one of the cluster's own. It may be
 	// the zero Addr.
 	From netip.Addr
-	// Number is asked for the number of the node's membership once nothing else speaks against the certificate, which then carries
-	// it as its subject's serialNumber; nil: it carries none.
+	// Number returns the number of the node's membership, and is called after all other checks; the certificate carries it as its subject's
+	// serialNumber. nil: it carries none.
 	Number func() (string, error)
 }
 
-// SignNode issues the certificate of a node, valid as client and as server. Subject and names are made from what the cluster
-// knows: the node's name, and the address that it connects from.
+// SignNode issues the certificate of a node, valid as client and as server. Subject and names come from the node's name and the address
+// that it connects from, not from the CSR.
 func (p *PKI) SignNode(r NodeRequest) ([]byte, error) {
 	csr, err := parseRequest(r.CSR)
 	if err != nil {
@@ -87,7 +87,7 @@ func parseRequest(data []byte) (*x509.CertificateRequest, error) {
 	return csr, nil
 }
 
-// checkNodeName refuses a name by which clients know the API server, and an address that is not the node's own.
+// checkNodeName refuses a name that clients reach the API server by, and an address that is not the node's own.
 func (p *PKI) checkNodeName(name string, from netip.Addr) error {
 	if problems := validation.IsDNS1123Subdomain(name); len(problems) > 0 {
 		return fmt.Errorf("node name %q: %s", name, strings.Join(problems, "; "))
@@ -101,7 +101,7 @@ func (p *PKI) checkNodeName(name string, from netip.Addr) error {
 	return nil
 }
 
-// reserved says whether an address is one that clients know the API server by, or lies in a range of the cluster.
+// reserved says whether an address is one that clients reach the API server by, or is in a range of the cluster.
 func (p *PKI) reserved(addr netip.Addr) bool {
 	return addr.IsLoopback() || addr.IsUnspecified() || addr.IsMulticast() ||
 		slices.ContainsFunc(p.servingTemplate().IPAddresses, func(ip net.IP) bool { return ip.Equal(addr.AsSlice()) }) ||

@@ -1,7 +1,7 @@
 // Package pki owns the cluster's certificate authority and what is made from it in a control plane's data folder: the API
 // server's serving certificate, its client certificate towards the agents, the administrator's kubeconfig, the DNS server's
-// client certificate and node certificates. Whatever is missing, unreadable as a pair, wrong for the current
-// options or close to its end is made again; the CA's key alone is never replaced, since every node trusts it.
+// client certificate and node certificates. A file that is missing, unreadable as a pair, wrong for the current options or about to expire
+// is made again; only the CA's key is never replaced, since every node trusts it.
 //
 // It never listens, dials or decides what an identity may do.
 package pki
@@ -23,7 +23,7 @@ import (
 	"github.com/skep-io/skep/durable"
 )
 
-// Identities that the authority hands out beside node certificates.
+// Identities that the authority issues certificates for beside nodes.
 const (
 	AdminName     = "skep:admin"
 	APIServerName = "skep:apiserver"
@@ -71,8 +71,8 @@ type PKI struct {
 	renewed []func() // under mu
 }
 
-// Open reads the authority below dir (a control plane's data folder), makes what is missing and returns it. It fails where
-// only a person can help: an unreadable folder, or a CA certificate whose key is gone.
+// Open reads the authority below dir (a control plane's data folder), makes what is missing and returns it. It fails where only a person
+// can help: with an unreadable folder, or a CA certificate whose key is missing.
 func Open(dir string, options Options) (*PKI, error) {
 	if options.ClusterDomain == "" {
 		options.ClusterDomain = "cluster.local"
@@ -90,7 +90,7 @@ func Open(dir string, options Options) (*PKI, error) {
 	return p, nil
 }
 
-// Run renews certificates before they end, until ctx does.
+// Run renews certificates before they expire, until ctx ends.
 func (p *PKI) Run(ctx context.Context) error {
 	ticker := time.NewTicker(renewCheck)
 	defer ticker.Stop()
@@ -106,7 +106,7 @@ func (p *PKI) Run(ctx context.Context) error {
 	}
 }
 
-// refresh brings every file to what the options ask for. The order matters: each later one is signed by or names the CA.
+// refresh makes every file as the options require. The order matters: the CA comes first, since the later ones are signed by it or name it.
 func (p *PKI) refresh() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -149,8 +149,8 @@ func (p *PKI) CA() []byte { return p.ca.Load().certPEM }
 // Pool returns a pool that trusts the authority's key and nothing else, through renewals of its certificate.
 func (p *PKI) Pool() *x509.CertPool { return p.anchor.Load() }
 
-// ServerTLS returns what the API server and the filtered etcd endpoint listen with: the serving certificate of the moment,
-// and client certificates verified where a client sends one.
+// ServerTLS returns the configuration with which the API server and the filtered etcd endpoint listen: with the current serving
+// certificate, and client certificates verified if a client sends one.
 func (p *PKI) ServerTLS() *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS12,
@@ -169,20 +169,20 @@ func (p *PKI) DNSClient() (certificate, key []byte) {
 	return dns.certPEM, dns.keyPEM
 }
 
-// KubeconfigPath is where the administrator's kubeconfig lies.
+// KubeconfigPath is the path of the administrator's kubeconfig.
 func (p *PKI) KubeconfigPath() string { return filepath.Join(p.dir, "admin.kubeconfig") }
 
-// TokenPath is where the join token of the first nodes lies.
+// TokenPath is the path of the first nodes' join token.
 func (p *PKI) TokenPath() string { return filepath.Join(p.dir, "join-token") }
 
-// WriteToken leaves the join token of the first nodes for the administrator.
+// WriteToken writes the join token of the first nodes for the administrator.
 func (p *PKI) WriteToken(token string) error {
 	return writeFile(p.TokenPath(), []byte(token+"\n"), 0o600)
 }
 
 func (p *PKI) path(file string) string { return filepath.Join(p.dir, "pki", file) }
 
-// writeFile writes a record: a key that a node already trusts must outlive a power cut.
+// writeFile writes a file and syncs it: a key that a node already trusts must survive a power cut.
 func writeFile(path string, data []byte, mode os.FileMode) error {
 	return durable.WriteFile(path, data, mode)
 }

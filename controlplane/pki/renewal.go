@@ -8,17 +8,17 @@ import (
 	"time"
 )
 
-// warnBefore is how long before its end a certificate that is not renewed by itself is worth a warning.
+// warnBefore is how long before it expires a certificate that is not renewed automatically is warned of.
 const warnBefore = 60 * 24 * time.Hour
 
-// Certificate is one that the authority keeps, and when it is made again.
+// Certificate is one that the authority keeps, with the time of its renewal.
 type Certificate struct {
 	Name    string
 	Subject string
-	// Path is where it lies.
+	// Path is its file.
 	Path                string
 	NotBefore, NotAfter time.Time
-	// Renewal is from when on it is made again.
+	// Renewal is the time from which on it is renewed.
 	Renewal time.Time
 }
 
@@ -38,19 +38,19 @@ func (p *PKI) Certificates() []Certificate {
 	}
 }
 
-// renewal is when a third of a certificate's life is left.
+// renewal is when a third of a certificate's lifetime remains.
 func renewal(c *x509.Certificate) time.Time {
 	return c.NotAfter.Add(-c.NotAfter.Sub(c.NotBefore) / 3)
 }
 
-// Ending says how long a client's certificate is still good, and whether that is worth a warning: nobody renews the copies
-// that people made of the administrator's kubeconfig.
+// Ending returns how long a client's certificate is still valid, and whether to warn of its end: nothing renews the copies that people made
+// of the administrator's kubeconfig.
 func (p *PKI) Ending(c *x509.Certificate) (left time.Duration, soon bool) {
 	left = c.NotAfter.Sub(p.now())
 	return left, left < warnBefore
 }
 
-// Now is the time by the clock that certificates go by.
+// Now is the time on the clock that certificates are made and checked by.
 func (p *PKI) Now() time.Time { return p.now() }
 
 // OnRenewal has f called after certificates were renewed. f must not block.
@@ -60,7 +60,7 @@ func (p *PKI) OnRenewal(f func()) {
 	p.renewed = append(p.renewed, f)
 }
 
-// Renew makes again what is close to its end, as Run does every hour.
+// Renew renews what is about to expire, as Run does every hour.
 func (p *PKI) Renew() error {
 	before := p.generation()
 	if err := p.refresh(); err != nil {
@@ -91,9 +91,8 @@ func (p *PKI) generation() [5]string {
 // anchorLifetime is longer than any skepd runs.
 const anchorLifetime = 100 * 365 * 24 * time.Hour
 
-// anchorOf is a certificate of the authority's key that this process trusts and nobody else sees. The authority's own
-// certificate ends and is made again with the same key; what it signed, and connections' configurations, which are made once,
-// stay good through that.
+// anchorOf is a certificate of the authority's key that only this process uses, as its root. The authority's own certificate expires and is
+// renewed with the same key; certificates that it signed, and TLS configurations, which are made once, stay valid through that.
 func anchorOf(ca *pair) (*x509.CertPool, error) {
 	template := &x509.Certificate{
 		SerialNumber: ca.leaf.SerialNumber, Subject: ca.leaf.Subject, SubjectKeyId: ca.leaf.SubjectKeyId,

@@ -15,21 +15,21 @@ import (
 const (
 	// binders is how many batches are written at a time.
 	binders = 4
-	// batch is the most bindings that one write takes.
+	// batch is the maximum number of bindings in one write.
 	batch = 64
-	// underWay is the most bindings that wait; beyond it scheduling waits for them.
+	// underWay is the maximum number of bindings that wait; beyond it scheduling waits for them.
 	underWay = 4096
 )
 
-// binding is a placement that is assumed and not yet written.
+// binding is an assumed placement that is not written yet.
 type binding struct {
 	waiting *waiting
 	request *request
 	node    string
 }
 
-// binder writes bindings in batches while scheduling goes on: what gathers
-// during one write goes out together in the next.
+// binder writes bindings in batches while scheduling goes on: bindings that come in
+// during one write are written together in the next.
 type binder struct {
 	s       *Scheduler
 	pending chan binding
@@ -101,8 +101,8 @@ func (b *binder) done(ctx context.Context, what binding, err error) {
 	if ctx.Err() != nil {
 		return
 	}
-	// Whether it was written after all is for the cache to say: if so, the pod is
-	// delivered as bound and placed again.
+	// It may have been written after all: if so, the cache delivers the pod as bound, and it
+	// is placed again.
 	bindErrors.Inc()
 	b.s.cluster.forget(what.request)
 	defer b.s.roomOn(what.node)

@@ -7,8 +7,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// host is a node and what is placed on it. It exists without a node object as
-// long as pods are bound to a node that is not known.
+// host is a node and the pods placed on it. It exists without a node object as long as
+// pods are bound to a node that does not exist.
 type host struct {
 	name        string
 	node        *corev1.Node // nil: not known
@@ -21,8 +21,8 @@ type host struct {
 	ports       map[hostPort]int
 }
 
-// placement is a pod that takes up room on a host: bound, or assumed to be
-// bound until the store confirms or refuses it.
+// placement is a pod that uses room on a host: bound, or assumed to be bound until the
+// store confirms or refuses it.
 type placement struct {
 	request *request
 	host    *host
@@ -37,9 +37,9 @@ type group struct {
 	byZone map[string]int
 }
 
-// cluster is what the scheduler knows of hosts and of the room on them. It is
-// kept up to date change by change; nothing in it costs more per change than
-// the change is large, but a node's change of zone, which moves its pods.
+// cluster is the scheduler's state of hosts and of the room on them. It is updated with
+// every change; the cost is in proportion to the change, except for a node's change of
+// zone, which moves its pods.
 type cluster struct {
 	mu     sync.Mutex
 	hosts  map[string]*host
@@ -65,7 +65,7 @@ func (c *cluster) host(name string) *host {
 	return h
 }
 
-// setNode takes over a node's state. It says whether pods may fit now that did not before.
+// setNode replaces a node's state. It returns whether pods may fit now that did not before.
 func (c *cluster) setNode(node *corev1.Node) (roomier bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -112,14 +112,14 @@ func (c *cluster) removeNode(name string) {
 	c.drop(h)
 }
 
-// drop forgets a host that has neither node nor pods.
+// drop removes a host that has neither node nor pods.
 func (c *cluster) drop(h *host) {
 	if h.node == nil && h.pods == 0 {
 		delete(c.hosts, h.name)
 	}
 }
 
-// place records a pod that the store says is bound.
+// place records a pod that is bound in the store.
 func (c *cluster) place(req *request) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

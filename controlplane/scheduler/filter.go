@@ -88,7 +88,7 @@ func fits(req *request, h *host, why *misfit) bool {
 	return roomFor(req, h, why)
 }
 
-// roomFor checks the amounts; all that lack are reasons.
+// roomFor checks the amounts; each resource that lacks is a reason.
 func roomFor(req *request, h *host, why *misfit) bool {
 	ok := true
 	if h.pods+1 > h.maxPods {

@@ -24,5 +24,5 @@ var (
 	})
 )
 
-// profile is the one that there is.
+// profile is the name of the only profile.
 const profile = "default-scheduler"

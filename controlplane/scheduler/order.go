@@ -5,9 +5,9 @@ import (
 	"sort"
 )
 
-// hostOrder lists the hosts so that zones alternate, and remembers where the
-// last search stopped: a search of a part of the hosts sees all zones, and hosts
-// that are equally good get their turn one after the other.
+// hostOrder lists the hosts so that zones alternate, and keeps where the last search
+// stopped: a search of a part of the hosts covers all zones, and equally good hosts take
+// turns.
 type hostOrder struct {
 	zones map[string][]*host // hosts of a zone by name
 	list  []*host            // nil: to be made from zones
@@ -35,7 +35,7 @@ func (o *hostOrder) remove(h *host) {
 	o.list = nil
 }
 
-// hosts returns the hosts in order; it is made again only after hosts came or went.
+// hosts returns the hosts in order; the list is made again only after hosts were added or removed.
 func (o *hostOrder) hosts() []*host {
 	if o.list != nil {
 		return o.list

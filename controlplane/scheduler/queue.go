@@ -12,8 +12,8 @@ import (
 	"github.com/skep-io/skep/backoff"
 )
 
-// Back-off of a pod whose binding failed, and of a pod that fits nowhere and
-// that no change is known to help.
+// Back-off of a pod whose binding failed, and of a pod that fits nowhere while no change
+// makes room for it.
 const (
 	minBackoff = time.Second
 	maxBackoff = 10 * time.Second
@@ -31,8 +31,8 @@ type waiting struct {
 	changed bool      // its spec changed while it was worked on
 }
 
-// queue holds the pods to schedule: those whose turn comes, the most important
-// first and then the oldest, and those that are parked because they fit nowhere.
+// queue holds the pods to schedule: the active ones, by priority and then by age, and
+// those that are parked because they fit nowhere.
 type queue struct {
 	mu     sync.Mutex
 	clock  clock.Clock
@@ -56,7 +56,7 @@ func newQueue(clock clock.Clock) *queue {
 	}
 }
 
-// set adds a pod, or replaces its state; a parked pod whose spec or labels changed gets another turn.
+// set adds a pod, or replaces its state; a parked pod whose spec or labels changed becomes active again.
 func (q *queue) set(pod *corev1.Pod) {
 	req := newRequest(pod)
 	q.mu.Lock()
@@ -103,13 +103,13 @@ func (q *queue) drop(key types.NamespacedName, w *waiting) {
 	q.count()
 }
 
-// count brings the metrics in line. q.mu is held.
+// count updates the metrics. q.mu is held.
 func (q *queue) count() {
 	pendingActive.Set(float64(len(q.active)))
 	pendingParked.Set(float64(len(q.parked)))
 }
 
-// activate gives a pod a turn. q.mu is held.
+// activate puts a pod in the heap. q.mu is held.
 func (q *queue) activate(w *waiting) {
 	delete(q.parked, keyOf(w.request.pod))
 	w.parked, w.backoff = false, false
@@ -121,7 +121,7 @@ func (q *queue) activate(w *waiting) {
 	}
 }
 
-// pop takes the next pod, or returns nil if there is none.
+// pop removes and returns the next pod, or nil if there is none.
 func (q *queue) pop() *waiting {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -134,10 +134,10 @@ func (q *queue) pop() *waiting {
 	return w
 }
 
-// park puts a pod back that fits nowhere.
+// park requeues a pod that fits nowhere.
 func (q *queue) park(w *waiting) { q.requeue(w, maxParked, false) }
 
-// fail puts a pod back whose binding failed, with a back-off.
+// fail requeues a pod whose binding failed, with a back-off.
 func (q *queue) fail(w *waiting) {
 	q.requeue(w, q.failures.Next(keyOf(w.request.pod)), true)
 }
@@ -158,7 +158,7 @@ func (q *queue) requeue(w *waiting, after time.Duration, backoff bool) {
 	q.count()
 }
 
-// wake gives a turn to the parked pods for which may says yes.
+// wake activates the parked pods for which may returns true.
 func (q *queue) wake(may func(*request) bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -169,7 +169,7 @@ func (q *queue) wake(may func(*request) bool) {
 	}
 }
 
-// wakeDue gives a turn to the parked pods whose time has come.
+// wakeDue activates the parked pods whose retry is due.
 func (q *queue) wakeDue() {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -11,14 +11,14 @@ import (
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 )
 
-// What a container is taken to use for scoring if it requests nothing: an empty
-// request must not make a host look idle for ever.
+// What a container is assumed to use for scoring if it requests nothing: containers
+// without requests must not make a host look idle for ever.
 const (
 	assumedMilliCPU = 100
 	assumedMemory   = 200 << 20
 )
 
-// resources is an amount of what a node has: millicores and bytes.
+// resources is an amount of a node's resources: millicores and bytes.
 type resources struct {
 	milliCPU, memory, ephemeral int64
 	scalar                      map[corev1.ResourceName]int64
@@ -63,7 +63,7 @@ type hostPort struct {
 	ip       string
 }
 
-// request is what placing a pod needs to know of it, worked out once.
+// request is what scheduling needs of a pod, computed once.
 type request struct {
 	pod       *corev1.Pod
 	uid       types.UID
@@ -125,9 +125,9 @@ func toHostPort(p corev1.ContainerPort) hostPort {
 	return hp
 }
 
-// groupOf names the set of pods that a pod is spread with: those of its
-// controller, else those of its namespace with the very same labels, which is
-// what the pods of a service look like that nobody controls.
+// groupOf names the set of pods that a pod is spread with: those of its controller, else
+// those of its namespace with exactly the same labels, as pods of a service without a
+// controller have.
 func groupOf(pod *corev1.Pod) string {
 	if ref := metav1.GetControllerOfNoCopy(pod); ref != nil {
 		return string(ref.UID)

@@ -1,7 +1,7 @@
-// Package scheduler binds pods to nodes. It owns what fits where and what is
-// best, the room on every node as the registry's caches and its own bindings
-// under way make it, and the PodScheduled condition of pods that fit nowhere.
-// It never starts, moves or deletes a pod.
+// Package scheduler binds pods to nodes. It owns what fits where and what is best, the
+// room on every node according to the registry's caches and its own pending bindings, and
+// the PodScheduled condition of pods that fit nowhere. It never starts, moves or deletes
+// a pod.
 package scheduler
 
 import (
@@ -25,7 +25,7 @@ const Component = "default-scheduler"
 const (
 	// reporters is how many conditions of pods that fit nowhere are written at a time.
 	reporters = 4
-	// sweep is how often parked pods are looked at whose time has come.
+	// sweep is how often parked pods whose retry is due are activated.
 	sweep = time.Second
 )
 
@@ -59,7 +59,7 @@ func New(registry *resource.Registry, recorder *event.Recorder, clock clock.With
 
 // Run works until ctx ends.
 func (s *Scheduler) Run(ctx context.Context) error {
-	// Nodes and bound pods are all known before the first pod is placed.
+	// All nodes and bound pods are read before the first pod is placed.
 	var wg sync.WaitGroup
 	controller.Observe(ctx, &wg, s.registry, kinds.Nodes, s.nodeChanged)
 	controller.Observe(ctx, &wg, s.registry, kinds.Pods, s.podChanged)
@@ -140,7 +140,7 @@ func (s *Scheduler) podGone(pod *corev1.Pod) {
 	}
 }
 
-// roomOn notes that more may fit on a host.
+// roomOn records that more may fit on a host.
 func (s *Scheduler) roomOn(host string) {
 	s.changedMu.Lock()
 	s.changed.Insert(host)
@@ -162,7 +162,7 @@ func (s *Scheduler) popChanged() sets.Set[string] {
 	return changed
 }
 
-// wakeForRoom gives parked pods a turn that fit on one of the changed hosts.
+// wakeForRoom activates the parked pods that fit on one of the changed hosts.
 func (s *Scheduler) wakeForRoom() {
 	changed := s.popChanged()
 	if changed.Len() == 0 {

@@ -1,13 +1,13 @@
 package scheduler
 
-// Searches look at all hosts up to allHosts of them, and beyond at a share that
-// falls with the number of hosts, but never under minShare per cent.
+// Searches check all hosts up to allHosts of them, and above that a share that falls with
+// the number of hosts, but is at least minShare per cent.
 const (
 	allHosts = 100
 	minShare = 5
 )
 
-// enough is how many fitting hosts a search among n hosts is content with.
+// enough is after how many fitting hosts a search among n hosts stops.
 func enough(n int) int {
 	if n <= allHosts {
 		return n
@@ -33,7 +33,7 @@ func (r rating) better(other rating) bool {
 	return r.room > other.room
 }
 
-// choose finds the best host for a pod, or nil and why there is none. c.mu is held.
+// choose returns the best host for a pod, or nil and why there is none. c.mu is held.
 func (c *cluster) choose(req *request) (*host, *misfit) {
 	hosts := c.order.hosts()
 	n := len(hosts)
@@ -67,8 +67,8 @@ func (c *cluster) choose(req *request) (*host, *misfit) {
 	return nil, why
 }
 
-// advance is how far the next search starts from this one: past what was
-// looked at, or, if that was everything, one further, so that ties rotate.
+// advance is how far the next search starts from this one: after the hosts that were
+// checked, or, if those were all, one further, so that ties rotate.
 func (o *hostOrder) advance(looked, n int) int {
 	if looked == n {
 		return 1

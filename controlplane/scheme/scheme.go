@@ -1,6 +1,6 @@
-// Package scheme knows every type that the control plane speaks: the v1 types of the served groups with Kubernetes' defaults and
-// declarative validation, the internal types that Kubernetes' other rules are written for, and what requests and answers are
-// made of beside them. It owns the form in which objects of these types are stored.
+// Package scheme registers every type that the control plane uses: the v1 types of the served groups with Kubernetes' defaults and
+// declarative validation, the internal types that Kubernetes' other rules are written for, and the other types of requests and responses.
+// It owns the form in which objects of these types are stored.
 package scheme
 
 import (

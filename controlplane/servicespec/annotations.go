@@ -7,10 +7,10 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
-// What users may say about a service beyond Kubernetes' own fields.
+// Skep's annotations of a service.
 const (
 	prefix = "skep.io/"
-	// SelectionAnnotation says which pod a new connection goes to.
+	// SelectionAnnotation says how the pod of a new connection is selected.
 	SelectionAnnotation = prefix + "selection"
 	// ForwardingAnnotation says how connections from outside reach a pod on another node.
 	ForwardingAnnotation = prefix + "forwarding"
@@ -19,7 +19,7 @@ const (
 	AnnouncedByAnnotation = prefix + "announced-by"
 )
 
-// Values of SelectionAnnotation; the first is meant where there is none.
+// Values of SelectionAnnotation; the first is the default.
 const (
 	RoundRobin       = "round-robin"
 	LeastConnections = "least-connections"
@@ -27,7 +27,7 @@ const (
 	Maglev           = "maglev"
 )
 
-// Values of ForwardingAnnotation; the first is meant where there is none.
+// Values of ForwardingAnnotation; the first is the default.
 const (
 	DirectReturn      = "dsr"
 	SourceTranslation = "snat"
@@ -40,8 +40,8 @@ var values = map[string][]string{
 
 var annotationsPath = field.NewPath("metadata", "annotations")
 
-// ValidateAnnotations refuses values of Skep's annotations that mean nothing, but
-// for those that the object had before. An empty value is as none.
+// ValidateAnnotations refuses unknown values of Skep's annotations, except those that the
+// object had before. An empty value counts as none.
 func ValidateAnnotations(annotations, before map[string]string) (errs field.ErrorList) {
 	for _, name := range []string{SelectionAnnotation, ForwardingAnnotation} {
 		value := annotations[name]
@@ -66,8 +66,8 @@ func AnnotationWarnings(annotations map[string]string) (warnings []string) {
 	return warnings
 }
 
-// Setting is the value that an annotation has the meaning of: its own if that is
-// known, else the first.
+// Setting is the value that applies for an annotation: its own if that is known, else the
+// default.
 func Setting(annotations map[string]string, name string) (value string, known bool) {
 	value = annotations[name]
 	if slices.Contains(values[name], value) {

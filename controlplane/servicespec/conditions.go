@@ -3,8 +3,8 @@ package servicespec
 import corev1 "k8s.io/api/core/v1"
 
 // ServesOutside is the condition by which a node says whether its uplinks serve clients
-// outside. While it is False, others announce load-balancer addresses, and send the node
-// nothing encapsulated. A node that says nothing of it serves.
+// outside. While it is False, other nodes announce load-balancer addresses, and send the
+// node nothing encapsulated. A node without the condition counts as serving.
 const ServesOutside corev1.NodeConditionType = prefix + "ServesOutside"
 
 // Conditions that the control plane gives a Service as long as they hold.

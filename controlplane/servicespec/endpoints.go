@@ -6,13 +6,13 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// OverlayPort is where nodes take what others have wrapped in VXLAN.
+// OverlayPort is the port at which nodes receive VXLAN packets of other nodes.
 const OverlayPort = 8472
 
-// Reserved says why no endpoint of a service can have an address, "" if one can:
-// translated twice a connection would go round, and what only one node can reach is
-// another place on each. holder names the service whose cluster address it is, "" if
-// it is nobody's.
+// Reserved says why no endpoint of a service can have an address, "" if one can: a
+// connection that is translated twice would loop, and an address that is local to each
+// node is another host on each. holder names the service whose cluster address it is, ""
+// if there is none.
 func Reserved(addr netip.Addr, serviceCIDRs []netip.Prefix, holder func(netip.Addr) string) string {
 	switch {
 	case addr.IsLoopback():
@@ -33,8 +33,8 @@ func Reserved(addr netip.Addr, serviceCIDRs []netip.Prefix, holder func(netip.Ad
 	return ""
 }
 
-// Unwraps says whether a port of a node's address is where it takes what other nodes wrap: to a service's endpoint there, nodes would
-// send what anybody has made up in their own names.
+// Unwraps says whether a node decapsulates packets of other nodes at this port: if a service's endpoint were there, nodes would send
+// packets that anybody has forged in the nodes' own names.
 func Unwraps(protocol corev1.Protocol, port uint16) bool {
 	return protocol == corev1.ProtocolUDP && port == OverlayPort
 }

@@ -1,6 +1,6 @@
 package servicespec
 
-// Reasons of the events that nodes write about a Service, of what does not work of it on that node alone. They may write no others.
+// Reasons of the events that nodes write about a Service, for what does not work on that node alone. They may write no others.
 const (
 	// ReasonNotInstalled says that the node could not install all of the Service: its maps are full.
 	ReasonNotInstalled = "NotInstalled"

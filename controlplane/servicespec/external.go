@@ -7,17 +7,17 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// Inside is what is the cluster's own, at which no service answers because somebody
-// names an address there as an external or a load balancer's: every connection to it,
-// from pods and nodes, would go to that service's endpoints (CVE-2020-8554).
+// Inside are the cluster's own addresses, which no service may claim as external or
+// load-balancer addresses: every connection to them, from pods and nodes, would go to
+// that service's endpoints (CVE-2020-8554).
 type Inside struct {
 	ServiceCIDRs, PodCIDRs []netip.Prefix
 	APIServers             []netip.Addr
 	Node                   func(netip.Addr) string // the node that has an address, "" if none does
 }
 
-// Reserved says why no service can be asked for at an address that the cluster did not
-// give it, "" if one can.
+// Reserved says why no service can have an address that the cluster did not give it, ""
+// if one can.
 func (in Inside) Reserved(addr netip.Addr) string {
 	switch {
 	case addr.IsLoopback():
@@ -45,8 +45,8 @@ func (in Inside) Reserved(addr netip.Addr) string {
 	return ""
 }
 
-// IsExternal says whether a frontend of a service with these cluster addresses is at one
-// that the service has named, or that its status has, and not at every node's.
+// IsExternal says whether a frontend of a service with these cluster addresses is at an
+// external address or one in its status, and not at the addresses of every node.
 func (f Frontend) IsExternal(clusterAddrs []netip.Addr) bool {
 	return !f.Addr.IsUnspecified() && !slices.Contains(clusterAddrs, f.Addr)
 }
@@ -72,7 +72,7 @@ func ExternalAddrs(svc *corev1.Service) (addrs []netip.Addr) {
 // LoadBalancerClass is the class of services that Skep gives load-balancer addresses to, beside those without a class.
 const LoadBalancerClass = "skep.io/arp"
 
-// GivenByUs says whether a service's load-balancer addresses are Skep's to give.
+// GivenByUs says whether Skep gives a service its load-balancer addresses.
 func GivenByUs(svc *corev1.Service) bool {
 	class := svc.Spec.LoadBalancerClass
 	return svc.Spec.Type == corev1.ServiceTypeLoadBalancer && (class == nil || *class == LoadBalancerClass)

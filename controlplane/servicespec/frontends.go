@@ -1,8 +1,8 @@
 // Package servicespec is how the control plane and the nodes read a Service, so that
 // both come to the same answer: which addresses and ports it asks for, who has those
 // that several ask for, what Skep's annotations may say, and which addresses cannot be
-// endpoints. It reads objects and nothing else: it knows no API server, no kernel and
-// no state.
+// endpoints. It only reads objects: it uses no API server and no kernel, and keeps no
+// state.
 package servicespec
 
 import (
@@ -14,7 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// Labels by which services are left to others.
+// Labels of services that other proxies serve.
 const (
 	labelProxyName = "service.kubernetes.io/service-proxy-name"
 	labelHeadless  = corev1.IsHeadlessService
@@ -33,7 +33,7 @@ type Frontend struct {
 	Given        bool // the cluster gave the service this address
 }
 
-// Identity is what two services cannot both have.
+// Identity is the part of a frontend that only one service can have.
 func (f Frontend) Identity() Frontend {
 	f.Local, f.LoadBalancer, f.Given = false, false, false
 	return f
@@ -52,20 +52,20 @@ func PortName(svc *corev1.Service, port *corev1.ServicePort) string {
 	return name
 }
 
-// Since is what a claim to an address is as old as: the object that makes it.
+// Since is the age of a claim to an address: when the object that makes it was created.
 func Since(obj metav1.Object) int64 { return obj.GetCreationTimestamp().Unix() }
 
-// Claim is what a frontend is asked for with.
+// Claim is what decides between several that ask for a frontend.
 type Claim struct {
 	Given bool
 	Since int64
 	Name  string // in the data plane
 }
 
-// Compare puts first whose claim holds if several ask for a frontend: of one that the
-// cluster gave the address before one that only asks for it, then the older object, so
-// that nobody takes an address from one that serves, and by name what was made within
-// one second.
+// Compare orders claims so that the first holds if several ask for a frontend: one that
+// the cluster gave the address before one that only asks for it, then that of the older
+// object, so that no address is taken from a service in use, and by name for objects of
+// the same second.
 func (c Claim) Compare(other Claim) int {
 	given := 0
 	if c.Given != other.Given {
@@ -78,7 +78,7 @@ func (c Claim) Compare(other Claim) int {
 }
 
 // ClusterAddrs are the cluster addresses of a service; none if it has none (headless,
-// external names) or is another proxy's business: then it has no frontends at all.
+// external names) or another proxy serves it: then it has no frontends at all.
 func ClusterAddrs(svc *corev1.Service) (addrs []netip.Addr) {
 	if svc.Spec.Type == corev1.ServiceTypeExternalName {
 		return nil
@@ -100,7 +100,7 @@ func ClusterAddrs(svc *corev1.Service) (addrs []netip.Addr) {
 	return addrs
 }
 
-// ExternalLocal says whether connections from outside stay on the node they reach.
+// ExternalLocal says whether connections from outside go only to pods of the node that they reach.
 func ExternalLocal(spec *corev1.ServiceSpec) bool {
 	return spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
 }
@@ -138,12 +138,12 @@ type collector struct {
 
 func (c *collector) outside(svc *corev1.Service, port *corev1.ServicePort) {
 	spec := &svc.Spec
-	// Clients inside take any backend: what policy Local is for, the client's address, they keep anyway.
+	// Clients inside the cluster get any backend: their address, which policy Local preserves, is preserved anyway.
 	add := func(addr netip.Addr, number int32, balancer bool) {
 		c.add(Frontend{Addr: addr, Port: uint16(number), Given: balancer})
 		c.add(Frontend{Addr: addr, Port: uint16(number), Outside: true, Local: ExternalLocal(spec), LoadBalancer: balancer, Given: balancer})
 	}
-	// Load-balancer addresses first: where one is an external IP too, its source ranges hold.
+	// Load-balancer addresses first: if one is an external IP too, its source ranges apply.
 	for _, ingress := range svc.Status.LoadBalancer.Ingress {
 		if ingress.IPMode != nil && *ingress.IPMode == corev1.LoadBalancerIPModeProxy {
 			continue // packets must pass through the load balancer itself

@@ -8,8 +8,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// HostPortPrefix begins the names of host ports in the data plane. Services' names
-// have one slash, these have more.
+// HostPortPrefix is the prefix of the names of host ports in the data plane. Services'
+// names have one slash, these have more.
 const HostPortPrefix = "host-port/"
 
 // HostPort is a port of a node that leads to a pod.
@@ -76,7 +76,7 @@ func servingContainers(pod *corev1.Pod) (list []*corev1.Container) {
 	return list
 }
 
-// PodAddrs are the addresses that a pod's status shows.
+// PodAddrs are the addresses in a pod's status.
 func PodAddrs(pod *corev1.Pod) (addrs []netip.Addr) {
 	for _, ip := range pod.Status.PodIPs {
 		if addr, err := netip.ParseAddr(ip.IP); err == nil {

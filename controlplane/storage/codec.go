@@ -11,12 +11,12 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
 )
 
-// encryptedPrefix begins every value that kube-apiserver's transformers have encrypted.
+// encryptedPrefix is the prefix of every value that kube-apiserver's transformers have encrypted.
 var encryptedPrefix = []byte("k8s:enc:")
 
 // Codec is the form in which objects are stored.
 type Codec interface {
-	// Encode leaves out the resource version, since the key's revision is it. The object itself is not changed.
+	// Encode omits the resource version, which is the key's revision. The object itself is not changed.
 	Encode(obj runtime.Object) ([]byte, error)
 	// Decode reads a stored value. The object carries its kind, and as its resource
 	// version the revision at which its key last changed.
@@ -39,7 +39,7 @@ func (c *protobufCodec) Encode(obj runtime.Object) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode for storage: %w", err)
 	}
-	// Metadata is part of the struct, so that a shallow copy is enough to clear it there alone.
+	// Metadata is part of the struct, so that clearing it in a shallow copy does not change the object.
 	v := reflect.New(reflect.TypeOf(obj).Elem())
 	v.Elem().Set(reflect.ValueOf(obj).Elem())
 	stored, ok := v.Interface().(interface {

@@ -15,18 +15,17 @@ import (
 	"google.golang.org/grpc/credentials"
 )
 
-// TLSFiles name PEM files: the CA that a server's certificate comes from, empty
-// for the system's, and a client's own certificate and key, both or neither.
+// TLSFiles name PEM files: the CA that signed the server's certificate, empty for the
+// system's CAs, and a client's own certificate and key, both or neither.
 type TLSFiles struct {
 	CAFile, CertFile, KeyFile string
 	// Now is the clock that certificates are checked by; nil means time.Now.
 	Now func() time.Time
 }
 
-// Credentials are TLS credentials for etcd that read the files again for each
-// connection, so that renewed certificates are taken up without a restart. Files
-// that cannot be read then, be it because only one of a pair is new, leave those
-// read before in use.
+// Credentials are TLS credentials for etcd that read the files again for each connection,
+// so that renewed certificates are used without a restart. If the files cannot be read,
+// for example because only one of a pair is new, those read before stay in use.
 func Credentials(files TLSFiles) (credentials.TransportCredentials, error) {
 	cfg, err := files.load()
 	if err != nil {

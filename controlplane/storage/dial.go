@@ -11,8 +11,8 @@ import (
 	"google.golang.org/grpc"
 )
 
-// DialConfig names an etcd cluster, and the PEM files to reach it over TLS: the
-// CA that its certificate comes from, and our own certificate and key.
+// DialConfig names an etcd cluster, and the PEM files to reach it over TLS: the CA that
+// signed its certificate, and our own certificate and key.
 type DialConfig struct {
 	Endpoints                 []string
 	CAFile, CertFile, KeyFile string

@@ -28,12 +28,12 @@ type Etcd struct {
 
 var _ Interface = (*Etcd)(nil)
 
-// callTimeout bounds one request to etcd. One that is stopped, or whose disk
-// hangs, takes requests and never answers; loops ask without a bound of their own.
+// callTimeout bounds one request to etcd. An etcd that is stopped, or whose disk hangs,
+// accepts requests and never answers; loops set no timeout of their own.
 const callTimeout = 30 * time.Second
 
-// bounded is ctx for one request, and what to make of the error that it ends
-// with.
+// bounded returns the context for one request, and a function that converts the error
+// that the request ends with.
 func bounded(ctx context.Context, operation string, within time.Duration) (context.Context, func(error) error) {
 	began := time.Now()
 	limited, cancel := context.WithTimeout(ctx, within)
@@ -47,7 +47,7 @@ func bounded(ctx context.Context, operation string, within time.Duration) (conte
 	}
 }
 
-// NewEtcd stores through client, which stays the caller's to close.
+// NewEtcd stores through client, which the caller closes.
 func NewEtcd(client *clientv3.Client) *Etcd {
 	return &Etcd{client: client, leases: newLeases(client), within: callTimeout}
 }
@@ -70,7 +70,7 @@ func (e *Etcd) Get(ctx context.Context, key string) (KeyValue, error) {
 func (e *Etcd) List(ctx context.Context, prefix string) ([]KeyValue, int64, error) {
 	for {
 		kvs, revision, err := e.list(ctx, prefix)
-		// A compaction between two pages takes the revision away: start over at a newer one.
+		// The revision was compacted between two pages: start over at a newer one.
 		if errors.Is(err, rpctypes.ErrCompacted) {
 			continue
 		}
@@ -144,11 +144,11 @@ func (e *Etcd) Commit(ctx context.Context, guards []Guard, ops []Op) (int64, err
 	return 0, conflict
 }
 
-// maxParts is into how many transactions within the transaction ops are put.
+// maxParts is how many nested transactions the ops of one transaction are split into at most.
 const maxParts = 16
 
-// nest puts ops that are too many for one transaction into transactions within
-// it, each of which etcd allows what the outer one has not used.
+// nest splits ops that are too many for one transaction into nested transactions, each of
+// which etcd allows the ops that the outer one has not used.
 func nest(ops []clientv3.Op, guards int) []clientv3.Op {
 	room := MaxOps - max(guards, maxParts)
 	if len(ops) <= MaxOps || len(ops) > room*maxParts {
@@ -164,7 +164,7 @@ func nest(ops []clientv3.Op, guards int) []clientv3.Op {
 // compare returns the guard as etcd checks it, and what to read to know afterwards whether it held.
 func (g Guard) compare() (clientv3.Cmp, clientv3.Op) {
 	if g.Below {
-		// etcd takes a range without keys for one key that was never put.
+		// etcd treats a range without keys as one key that was never put.
 		return clientv3.Compare(clientv3.ModRevision(g.Key), "<", g.ModRevision+1).WithPrefix(),
 			clientv3.OpGet(g.Key, clientv3.WithPrefix(), clientv3.WithKeysOnly(), clientv3.WithMinModRev(g.ModRevision+1), clientv3.WithLimit(1))
 	}

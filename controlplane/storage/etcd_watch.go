@@ -44,7 +44,7 @@ func (e *Etcd) Watch(ctx context.Context, prefix string, after int64) <-chan Wat
 	return out
 }
 
-// watch is one Watch over however many etcd watches it takes.
+// watch is one Watch, which may need several etcd watches one after the other.
 type watch struct {
 	client *clientv3.Client
 	prefix string
@@ -54,7 +54,7 @@ type watch struct {
 	out      chan<- WatchResponse
 }
 
-// run forwards one etcd watch until that ends, and calls answered when etcd has made it.
+// run forwards one etcd watch until it ends, and calls answered when etcd has created it.
 func (w *watch) run(ctx context.Context, answered func()) error {
 	ctx, cancel := context.WithCancel(watchContext(ctx, w.prefix))
 	defer cancel()
@@ -83,8 +83,8 @@ func (w *watch) run(ctx context.Context, answered func()) error {
 // control, on which either side may wait for the other to read.
 func watchContext(ctx context.Context, prefix string) context.Context {
 	ctx = metadata.AppendToOutgoingContext(ctx, "skep-watch", prefix)
-	// Without a leader a member can serve only the past: better to have the watch
-	// end and to try another member.
+	// Without a leader a member has no new events: the watch ends, so that another member is
+	// tried.
 	return clientv3.WithRequireLeader(ctx)
 }
 

@@ -1,10 +1,10 @@
 package storage
 
-// Root is above every key that holds an API object.
+// Root is the prefix of every key that holds an API object.
 const Root = "/registry/"
 
-// Prefix is above all objects of a resource, with a slash at its end. Path is where kube-apiserver keeps them: the resource's
-// name for most, "minions" for nodes.
+// Prefix is the prefix of the keys of a resource's objects, with a slash at its end. Path is where kube-apiserver stores them: the
+// resource's name for most, "minions" for nodes.
 func Prefix(path string) string { return Root + path + "/" }
 
 // Key is the key of one object. Without a name it is the prefix of a namespace.

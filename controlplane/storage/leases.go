@@ -17,8 +17,8 @@ const (
 	leaseSlack = time.Minute
 )
 
-// leases hands out etcd leases that many keys share: a lease for each key would
-// cost more than the key.
+// leases returns etcd leases that many keys share: a lease for each key would cost more
+// than the key.
 type leases struct {
 	client *clientv3.Client
 
@@ -28,7 +28,7 @@ type leases struct {
 
 type lease struct {
 	id clientv3.LeaseID
-	// until is when a key with the bucket's TTL no longer fits: the lease's own end less the TTL.
+	// until is when a key with the bucket's TTL no longer fits: the end of the lease minus the TTL.
 	until time.Time
 	keys  int
 }
@@ -57,7 +57,7 @@ func (l *leases) get(ctx context.Context, ttl time.Duration) (clientv3.LeaseID, 
 	return granted.ID, nil
 }
 
-// forget drops all leases: one turned out to be gone, so the clocks disagree.
+// forget drops all leases: one had expired already, so the clocks disagree.
 func (l *leases) forget() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

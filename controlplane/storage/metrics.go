@@ -19,7 +19,7 @@ var (
 	}, []string{"operation"})
 )
 
-// observed counts a request to etcd that has ended. What its caller gave up says nothing of etcd.
+// observed counts a request to etcd that has ended, unless its caller gave it up, which is no error of etcd.
 func observed(ctx context.Context, operation string, began time.Time, err error) {
 	if ctx.Err() != nil {
 		return

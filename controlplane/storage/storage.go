@@ -1,7 +1,7 @@
 // Package storage is the only way from Skep to etcd. It owns the layout of the
-// keys, the form of the values and the transactions, all as kube-apiserver
-// writes them, so that either can read what the other wrote. It knows nothing
-// of kinds' rules, of caches or of HTTP, and it never runs an etcd server.
+// keys, the form of the values and the transactions, all as kube-apiserver writes them,
+// so that either can read what the other wrote. It has no rules of kinds, no caches and
+// no HTTP, and it never runs an etcd server.
 package storage
 
 import (
@@ -13,8 +13,8 @@ import (
 )
 
 // MaxOps is the largest number of guards that one Commit takes: the limit that
-// etcd has by default. It takes as many ops, and with fewer guards more: with at
-// most maxParts guards, maxParts times as many as are left of MaxOps.
+// etcd has by default. It takes as many ops, and more with fewer guards: with at most
+// maxParts guards, maxParts times (MaxOps - maxParts) ops.
 const MaxOps = 128
 
 var (
@@ -22,7 +22,7 @@ var (
 	ErrNotFound = errors.New("key not found")
 	// ErrCompacted says that a watch asked for a revision whose history etcd no longer has.
 	ErrCompacted = errors.New("revision has been compacted")
-	// ErrTooLarge says that a transaction is larger than etcd takes.
+	// ErrTooLarge says that a transaction is larger than etcd accepts.
 	ErrTooLarge = errors.New("request is too large")
 )
 
@@ -31,15 +31,15 @@ type KeyValue struct {
 	Key                         string
 	Value                       []byte
 	CreateRevision, ModRevision int64
-	// Err says why the value cannot be read, although it is there; Value is nil then.
+	// Err says why the stored value cannot be read; Value is nil then.
 	Err error
-	// Stale says that the same object would be written in another form now.
+	// Stale says that the same object would be encrypted differently now.
 	Stale bool
 }
 
 // Guard is a condition of a Commit: Key's last change was at ModRevision; 0 means that it must not exist.
 // With Below, Key is a prefix and no key below it was put after ModRevision;
-// deletions go unnoticed.
+// it does not detect deletions.
 type Guard struct {
 	Key         string
 	ModRevision int64
@@ -86,8 +86,8 @@ type Event struct {
 
 // WatchResponse carries the events of one or more whole revisions, in order,
 // and Revision: every change up to it has been delivered. A response without
-// events is progress alone. After Err no response follows; ErrCompacted means
-// list again.
+// events only reports progress. No response follows one with Err; after ErrCompacted the
+// caller lists again.
 type WatchResponse struct {
 	Events   []Event
 	Revision int64
