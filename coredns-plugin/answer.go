@@ -15,7 +15,7 @@ import (
 
 var errNotSynced = errors.New("etcd has not been read yet")
 
-// answer is the reply to one question while it is put together.
+// answer is the reply to one question while it is built.
 type answer struct {
 	skep  *Skep
 	zone  string
@@ -199,8 +199,8 @@ func (a *answer) serviceRecords(svc *index.Service, port, protocol string) {
 	a.shareWeight()
 }
 
-// srv adds a record once: an endpoint with addresses of both families is two
-// endpoints of one name.
+// srv adds a record once: an endpoint with addresses of both families is two endpoints
+// with one name.
 func (a *answer) srv(target string, port uint16) {
 	for _, rr := range a.records {
 		if have := rr.(*dns.SRV); have.Port == port && have.Target == target {
@@ -210,7 +210,7 @@ func (a *answer) srv(target string, port uint16) {
 	a.records = append(a.records, &dns.SRV{Hdr: a.header(dns.TypeSRV), Weight: 100, Port: port, Target: target})
 }
 
-// shareWeight gives equal weights that sum to about 100, as CoreDNS' users know them.
+// shareWeight sets equal weights that sum to about 100, as CoreDNS' kubernetes plugin does.
 func (a *answer) shareWeight() {
 	if len(a.records) == 0 {
 		return

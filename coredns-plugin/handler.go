@@ -17,7 +17,7 @@ func (s *Skep) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (
 		return plugin.NextOrFailure(s.Name(), s.Next, ctx, w, r)
 	}
 	if !s.Ready() {
-		// An empty index would say NXDOMAIN, which resolvers remember.
+		// An empty index would answer NXDOMAIN, which resolvers cache.
 		return dns.RcodeServerFailure, plugin.Error(pluginName, errNotSynced)
 	}
 	a := answer{skep: s, zone: zone, qname: state.QName(), qtype: state.QType()}

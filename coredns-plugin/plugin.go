@@ -1,9 +1,9 @@
 // Package skep is a CoreDNS plugin that serves Kubernetes' DNS names (DNS-Based
 // Service Discovery, specification 1.1) from memory, out of an index that an etcd
-// watch keeps. It reads the objects that a kube-apiserver or Skep wrote and needs
-// neither of them to run; it never writes to etcd and asks it nothing per query.
+// watch keeps current. It reads the objects that a kube-apiserver or Skep wrote and needs
+// neither of them to run; it never writes to etcd and sends it no request per query.
 //
-// The data's way is etcd -> source -> index -> handler.
+// Data flows etcd -> source -> index -> handler.
 package skep
 
 import (

@@ -114,8 +114,8 @@ func (s *Skep) podOption(c *caddy.Controller, args []string) error {
 	return nil
 }
 
-// start connects and begins to read. It does not wait for etcd: the server comes up,
-// is not ready, and answers SERVFAIL until the first read is through.
+// start connects and begins to read. It does not wait for etcd: the server starts, is not
+// ready, and answers SERVFAIL until the first read is complete.
 func (s *Skep) start() error {
 	cfg := clientv3.Config{
 		Endpoints:            s.endpoints,
@@ -167,8 +167,8 @@ func observer() source.Observer {
 	}
 }
 
-// feeds says which objects go where in the index. Pods are read only where names
-// depend on them, since they are many and change often.
+// feeds connects kinds of objects to the index. Pods are read only where names depend on
+// them, since they are many and change often.
 func (s *Skep) feeds() []source.Feed {
 	x := s.Index
 	feeds := []source.Feed{
@@ -202,8 +202,8 @@ func (s *Skep) feeds() []source.Feed {
 	return feeds
 }
 
-// typed drops objects of another type than the feed's: a key of /registry/pods/ that
-// holds no pod is not ours to answer for.
+// typed ignores objects of another type than the feed's, such as a key of /registry/pods/
+// that holds no pod.
 func typed[T runtime.Object](put func(T)) func(runtime.Object) {
 	return func(obj runtime.Object) {
 		if t, ok := obj.(T); ok {

@@ -1,11 +1,11 @@
 package v1
 
-// EtcdReport says how each member of etcd is.
+// EtcdReport is the state of each member of etcd.
 type EtcdReport struct {
 	Members []EtcdMember `json:"members"`
 }
 
-// EtcdMember is what one member says of its database. Sizes are in bytes.
+// EtcdMember is what one member reports of its database. Sizes are in bytes.
 type EtcdMember struct {
 	Member  string `json:"member"`
 	Version string `json:"version"`

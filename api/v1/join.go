@@ -9,7 +9,7 @@ type JoinRequest struct {
 	CSR string `json:"csr"`
 }
 
-// JoinResponse is what it gets: certificates in PEM.
+// JoinResponse is what the host gets: certificates in PEM.
 type JoinResponse struct {
 	Certificate string `json:"certificate"`
 	CA          string `json:"ca"`
@@ -28,7 +28,7 @@ type Certificate struct {
 	Path      string     `json:"path,omitempty"`
 	NotBefore *time.Time `json:"notBefore,omitempty"`
 	NotAfter  *time.Time `json:"notAfter,omitempty"`
-	// Renewal is from when on it is renewed without anyone's doing.
+	// Renewal is the time from which on it is renewed automatically.
 	Renewal *time.Time `json:"renewal,omitempty"`
 	// State is "valid", "renewal due", "expired" or "unknown", with Message.
 	State   string `json:"state"`

@@ -2,7 +2,7 @@ package v1
 
 import "net/netip"
 
-// Network is what all hosts of a cluster have in common. The control plane was started with it, and hosts ask for it.
+// Network is the configuration that all hosts of a cluster share. The control plane is started with it, and hosts fetch it.
 type Network struct {
 	// ServiceCIDRs and PodCIDRs are the ranges of service and of pod addresses, of each family at most one, the primary first.
 	ServiceCIDRs []netip.Prefix `json:"serviceCIDRs"`

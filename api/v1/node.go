@@ -5,11 +5,11 @@ import (
 	"time"
 )
 
-// Report is what one node's data plane has counted, since its maps were made.
+// Report is what one node's data plane has counted since its maps were created.
 type Report struct {
 	Node     string    `json:"node"`
 	Services []Service `json:"services"`
-	// Programs has for every program the packets or connections by outcome.
+	// Programs counts for every program the packets or connections by outcome.
 	Programs map[string]map[string]uint64 `json:"programs"`
 	Uplinks  []Uplink                     `json:"uplinks"`
 }
@@ -63,7 +63,7 @@ type Backend struct {
 	FromBytes   uint64        `json:"fromBytes,omitempty"`
 }
 
-// Event is a connection that came to nothing.
+// Event is a connection that failed.
 type Event struct {
 	Time     time.Time      `json:"time"`
 	Kind     string         `json:"kind"`    // why, as one word: "no_backend" and others
@@ -77,14 +77,14 @@ type Event struct {
 	Backend  netip.AddrPort `json:"backend,omitzero"`
 }
 
-// Verification compares a node's service maps with what the API says at the time.
+// Verification compares a node's service maps with the API's objects at the time.
 type Verification struct {
 	Node        string       `json:"node"`
 	Services    int          `json:"services"` // service ports in the maps
 	Differences []Difference `json:"differences"`
 }
 
-// Difference is a way in which a node's maps are not what they should be.
+// Difference is one difference between a node's maps and what they should be.
 type Difference struct {
 	Subject string `json:"subject"` // a service's name, or "node NAME"
 	What    string `json:"what"`

@@ -1,5 +1,4 @@
-// Package daemon is what skepd and skep-agent have in common as programs that run for long: their log, and what they say to
-// systemd.
+// Package daemon is what skepd and skep-agent have in common as daemons: their log, and their notifications to systemd.
 package daemon
 
 import (
@@ -13,8 +12,8 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// SetUpLog has the process log to standard error from a level on: debug, info, warn or error. A line says which of our packages it
-// comes from, as component=agent/pod. What Kubernetes' packages log goes there, too.
+// SetUpLog makes the process log to standard error from a level on: debug, info, warn or error. A line names the package of ours that it
+// comes from, as component=agent/pod. Log lines of Kubernetes' packages go there, too.
 func SetUpLog(level string) error {
 	var l slog.Level
 	if err := l.UnmarshalText([]byte(level)); err != nil {

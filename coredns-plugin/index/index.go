@@ -1,9 +1,9 @@
-// Package index holds what the cluster's DNS answers are made of: for every
+// Package index holds what the cluster's DNS answers are made from: for every
 // service one immutable snapshot, found by name or by address without a lock.
 //
 // One writer (the etcd watch) calls Put… and Delete…; any number of readers call
-// Service, Namespace, Owner and HasPod. The package never talks to etcd and knows
-// nothing of DNS messages.
+// Service, Namespace, Owner and HasPod. The package reads no etcd and handles no DNS
+// messages.
 package index
 
 import (
@@ -26,8 +26,8 @@ type Index struct {
 	mu       sync.Mutex
 	sources  map[serviceKey]*sources
 	podAddrs map[objectKey][]netip.Addr
-	// sliceOf remembers which service a slice was counted to, since a deleted
-	// slice arrives by name only and a slice's label may change.
+	// sliceOf is the service that a slice was added to, since a deleted slice is given by
+	// name only and a slice's label may change.
 	sliceOf map[objectKey]serviceKey
 }
 
@@ -107,7 +107,7 @@ func (x *Index) PutService(service *corev1.Service) {
 	x.rebuild(key)
 }
 
-// DeleteService removes a service; its slices stay known in case it comes back.
+// DeleteService removes a service; its slices are kept in case it is created again.
 func (x *Index) DeleteService(namespace, name string) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -195,8 +195,8 @@ func (x *Index) dropSlice(id objectKey, key serviceKey) {
 }
 
 // rebuild replaces one service's snapshot. The new snapshot is visible by name
-// before its addresses point to it, and the old one's addresses go last, so that a
-// reader finds an old or a new answer, never none.
+// before its addresses point to it, and the old one's addresses are removed last, so that
+// a reader finds an old or a new answer, never none.
 func (x *Index) rebuild(key serviceKey) {
 	src := x.sources[key]
 	old := x.Service(key.namespace, key.name)
@@ -214,7 +214,7 @@ func (x *Index) rebuild(key serviceKey) {
 }
 
 func (x *Index) replaceOwner(old, next *Service) {
-	// Every address of either snapshot is a key, if only to be found without owner.
+	// Every address of either snapshot is a key, even if it has no owner any more.
 	var nothing []Owner
 	touched := map[netip.Addr][]Owner{}
 	if next != nil {

@@ -9,7 +9,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 )
 
-// Service is one service as DNS sees it. It is immutable.
+// Service is what DNS answers of one service. It is immutable.
 type Service struct {
 	Namespace, Name string
 	// Addrs are the service's own addresses; empty for headless services and

@@ -1,7 +1,7 @@
 // Package source keeps an index equal to what an etcd with Kubernetes objects
-// holds: it lists each kind once, follows it by watch, and lists again only when
-// etcd has compacted what it missed. It never writes to etcd, and it never empties
-// the index because etcd is away: old answers are better than none.
+// holds: it lists each kind once, follows it by watch, and lists again only when etcd has
+// compacted events that it missed. It never writes to etcd, and it keeps the index while
+// etcd does not answer: old answers are better than none.
 package source
 
 import (
@@ -45,9 +45,9 @@ type Feed struct {
 type Observer struct {
 	// Event is called once for each object that etcd reported.
 	Event func(resource string)
-	// Undecodable is called for a value that is not an object; it is left out.
+	// Undecodable is called for a value that is not an object; it is ignored.
 	Undecodable func(resource, key string, err error)
-	// Retry is called when etcd could not be asked; the source tries again.
+	// Retry is called when a request to etcd failed; the source tries again.
 	Retry func(resource string, err error)
 }
 
@@ -95,8 +95,8 @@ func (s *Source) Run(ctx context.Context) {
 type follower struct {
 	*Source
 	feed *Feed
-	// known holds the key of every object that was put and not deleted, so that a
-	// new list shows what was deleted meanwhile.
+	// known holds the key of every object that was put and not deleted, so that a new list
+	// shows which were deleted meanwhile.
 	known  map[string]struct{}
 	listed bool
 }
@@ -123,7 +123,7 @@ func (f *follower) run(ctx context.Context) {
 	}
 }
 
-// list puts every object at one revision and deletes what is known and not listed.
+// list puts every object at one revision and deletes known objects that are not listed.
 func (f *follower) list(ctx context.Context) (int64, error) {
 	prefix := f.keyPrefix()
 	end := clientv3.GetPrefixRangeEnd(prefix)
