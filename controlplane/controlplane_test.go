@@ -24,7 +24,7 @@ import (
 	"github.com/skep-io/skep/controlplane"
 )
 
-// freePort lets the kernel choose a port. Nobody else on this machine is told it before we listen there again.
+// freePort lets the kernel choose a port, which no other process on this machine gets before we listen there again.
 func freePort(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -96,7 +96,7 @@ func echoController(replicas int32) *corev1.ReplicationController {
 	}
 }
 
-// awaitPods watches the pods of the namespace until done says yes to them.
+// awaitPods watches the pods of the namespace until done returns true for them.
 func awaitPods(t *testing.T, client kubernetes.Interface, done func(map[string]*corev1.Pod) bool) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
@@ -225,7 +225,7 @@ func wantMetrics(t *testing.T, client kubernetes.Interface) {
 	}
 }
 
-// makeReady plays the agents: it gives every pod an address and reports it ready.
+// makeReady acts as the agents: it gives every pod an address and reports it ready.
 func makeReady(t *testing.T, client kubernetes.Interface) {
 	t.Helper()
 	pods, err := client.CoreV1().Pods("default").List(t.Context(), metav1.ListOptions{})

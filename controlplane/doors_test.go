@@ -51,8 +51,7 @@ func dnsDoor(t *testing.T, client kubernetes.Interface) *clientv3.Client {
 	return door
 }
 
-// Whoever breaks into cluster DNS reads names and addresses, and neither Secrets nor what pods carry in their environment. The first
-// nodes' token expires.
+// An attacker in cluster DNS can read names and addresses, and neither Secrets nor the environment of pods. The first nodes' token expires.
 func TestDNSSeesNoSecrets(t *testing.T) {
 	client := start(t)
 	door := dnsDoor(t, client)

@@ -18,7 +18,7 @@ type loopFunc func(context.Context) error
 
 func (f loopFunc) Run(ctx context.Context) error { return f(ctx) }
 
-// A loop that ends, whichever way, ends the others, and the reason names it.
+// A loop that ends, with an error or without, ends the others, and the error names it.
 func TestOneLoopThatEndsEndsAll(t *testing.T) {
 	for name, ending := range map[string]loopFunc{
 		"an error": func(context.Context) error { return errors.New("lost") },
@@ -41,7 +41,7 @@ func TestOneLoopThatEndsEndsAll(t *testing.T) {
 	}
 }
 
-// Loops do not begin while a node is stored that they cannot see: they would delete its pods.
+// Loops do not begin while a stored node cannot be decoded: they would delete its pods.
 func TestLoopsWaitForUnreadableObjects(t *testing.T) {
 	registry := controlplanetest.Start(t)
 	put := func(op storage.Op) {

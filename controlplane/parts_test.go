@@ -9,7 +9,7 @@ import (
 	"github.com/skep-io/skep/controlplane/controller"
 )
 
-// Whichever part of a skepd ends, and however, all end, with an error that names it.
+// If any part of a skepd ends, with an error or without, all parts end, with an error that names it.
 func TestOnePartThatEndsEndsAll(t *testing.T) {
 	for want, ending := range map[string]func(context.Context) error{
 		"lost":                     func(context.Context) error { return errors.New("lost") },

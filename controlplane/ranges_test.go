@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// What a flag cannot be is said at once, in one line: flag, value, why, and what to give.
+// A wrong value of a flag is refused at once, in one line: flag, value, why, and what to give.
 func TestRangesThatCannotBe(t *testing.T) {
 	const both4, both6 = "10.96.0.0/16,fd00:96::/112", "10.244.0.0/16,fd00:244::/48"
 	for _, c := range []struct {

@@ -14,8 +14,8 @@ import (
 	"github.com/skep-io/skep/coredns-plugin/source"
 )
 
-// FuzzServeDNS answers any message that miekg/dns takes for one, as anyone may send it. It must not panic, and what it
-// answers must be a message again, about the same question.
+// FuzzServeDNS answers any message that miekg/dns accepts, as anyone may send it. It must not panic, and its answer must be a valid message
+// about the same question.
 func FuzzServeDNS(f *testing.F) {
 	x := index.New()
 	x.PutNamespace("a")

@@ -23,7 +23,7 @@ import (
 
 var update = flag.Bool("update", false, "write the answers given into testdata")
 
-// TestAnswers asks each question of testdata/*.txtar of a plugin that has read the
+// TestAnswers sends each question of testdata/*.txtar to a plugin that has read the
 // objects from a real etcd.
 func TestAnswers(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txtar")

@@ -54,7 +54,7 @@ type process struct {
 	cmd *exec.Cmd
 }
 
-// run starts skepd and returns when it says that it serves.
+// run starts skepd and returns when it reports that it serves.
 func run(t *testing.T, args ...string) *process {
 	t.Helper()
 	p := &process{cmd: exec.Command(skepd, args...)}
@@ -101,7 +101,7 @@ func client(t *testing.T, dataDir string) *kubernetes.Clientset {
 	return kubernetes.NewForConfigOrDie(config)
 }
 
-// A skepd that is killed in the middle of its work goes on with it at once, makes what lacks and not one pod more.
+// A skepd that is killed in the middle of its work continues at once after its start, and creates exactly the missing pods.
 func TestKilledInItsWork(t *testing.T) {
 	const replicas = 300
 	dir := t.TempDir()

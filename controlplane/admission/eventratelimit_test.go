@@ -13,7 +13,7 @@ import (
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
-// One node writes at most so many events, however large, and takes nothing from the others.
+// The events of one node are limited in number and size, and do not use up the limits of other nodes.
 func TestEventsAreBoundedByIdentity(t *testing.T) {
 	events := &resource.Kind{GVK: corev1.SchemeGroupVersion.WithKind("Event"), Resource: "events"}
 	now := time.Now()

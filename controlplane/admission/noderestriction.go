@@ -207,7 +207,7 @@ func (p *nodeRestriction) reportsOn(ctx context.Context, node string, event *cor
 	case about.Kind == "Pod":
 		pod, err := resource.Get[*corev1.Pod](ctx, p.registry, p.kinds.Pods, about.Namespace, about.Name)
 		if apierrors.IsNotFound(err) {
-			return true // what became of a pod that is gone is reported too
+			return true // events about a deleted pod are allowed too
 		}
 		return err == nil && pod.Spec.NodeName == node
 	case about.Kind == "Service":

@@ -33,7 +33,7 @@ func createClass(t *testing.T, r *resource.Registry, name string, value int32, g
 	controlplanetest.Create(t, r, &schedulingv1.PriorityClass{ObjectMeta: metav1.ObjectMeta{Name: name}, Value: value, GlobalDefault: global, PreemptionPolicy: &policy})
 }
 
-// A pod has the priority of its class, and none that it chooses itself: agents do not evict those of the system's classes.
+// A pod has the priority of its class and cannot choose another: agents do not evict pods of the system's classes.
 func TestSystemPriorities(t *testing.T) {
 	r := controlplanetest.Start(t)
 	const lower, never = corev1.PreemptLowerPriority, corev1.PreemptNever

@@ -25,7 +25,7 @@ import (
 	"github.com/skep-io/skep/controlplane/storage"
 )
 
-// allocationEtcd is a real etcd for one test, and where it is reached.
+// allocationEtcd is a real etcd for one test, and its address.
 func allocationEtcd(t *testing.T) (endpoint string) {
 	t.Helper()
 	cfg := embed.NewConfig()
@@ -107,9 +107,9 @@ func create(t *testing.T, r *resource.Registry, service *corev1.Service) *corev1
 	return created.(*corev1.Service)
 }
 
-// TestConcurrentAllocation lets two control planes on one etcd make, change and
-// delete services and nodes at once: none may hold what another holds, and what
-// is held in the end is what the objects say.
+// TestConcurrentAllocation lets two control planes on one etcd create, change and delete
+// services and nodes at once: no two objects may hold the same, and in the end the
+// records match the objects.
 func TestConcurrentAllocation(t *testing.T) {
 	store := allocationEtcd(t)
 	cfg := clusterWith("10.96.0.0/26")
@@ -133,8 +133,8 @@ func TestConcurrentAllocation(t *testing.T) {
 	}
 }
 
-// allocateAtRandom does one thing to one object, which others of its name may
-// exist for or not. Only errors that say so are fine.
+// allocateAtRandom makes one random change to one object, which may or may not exist. It
+// accepts only the errors that follow from that.
 func allocateAtRandom(t *testing.T, r *resource.Registry, random *rand.Rand, name string) error {
 	var err error
 	switch random.IntN(6) {

@@ -18,7 +18,7 @@ func external(ips ...string) func(*corev1.ServiceSpec) {
 	return func(s *corev1.ServiceSpec) { s.ExternalIPs = ips }
 }
 
-// CVE-2020-8554: a service takes the connections of others to the API server, to nodes, pods or services.
+// CVE-2020-8554: a service redirects connections of others to the API server, to nodes, pods or services.
 func TestExternalAddressesOfTheClusterAreRefused(t *testing.T) {
 	config := clusterWith("10.96.0.0/16", "fd00:96::/112")
 	config.APIServers = []netip.Addr{netip.MustParseAddr("192.0.2.100")}
@@ -60,7 +60,7 @@ func TestExternalAddressesOfTheClusterAreRefused(t *testing.T) {
 			t.Errorf("update to %s: %v, want %s", ip, err, want)
 		}
 	}
-	// What is stored stays, so that the rest of the service can be changed.
+	// Stored addresses stay, so that the rest of the service can be changed.
 	if err := set("192.0.2.11", "203.0.113.8"); err != nil {
 		t.Errorf("update beside an address that was stored: %v", err)
 	}

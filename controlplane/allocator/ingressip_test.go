@@ -19,7 +19,7 @@ type prefixes []netip.Prefix
 func (p prefixes) Contains(addr netip.Addr) bool { return p[0].Contains(addr) }
 func (p prefixes) String() string                { return p[0].String() }
 
-// CVE-2020-8554, by way of the status: who may write it takes the connections of others.
+// CVE-2020-8554 by the status: anybody who may write it could redirect connections of others.
 func TestLoadBalancerAddressesInAStatus(t *testing.T) {
 	client := allocationEtcd(t)
 	config := clusterWith("10.96.0.0/16")

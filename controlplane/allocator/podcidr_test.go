@@ -36,7 +36,7 @@ func TestPodRanges(t *testing.T) {
 	if _, err := add("overlaps", "10.244.1.0/24"); !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), `overlaps 10.244.1.0/24, which node "asks" holds`) {
 		t.Errorf("a range that another has: %v", err)
 	}
-	// Every host routes a node's range to it: others' addresses, the API server's among them, must not get there.
+	// Every host routes a node's range to the node: the range must not contain addresses of others, such as the API server's.
 	for _, podCIDR := range []string{"8.0.0.0/7", "0.0.0.0/0", "10.96.0.0/24", "198.18.0.1/32", "10.245.0.0/24", "10.244.0.0/22", "10.244.2.0/23", "10.244.2.128/25", "fd00::/64"} {
 		if _, err := add("outside", podCIDR); !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), "a /24 of 10.244.0.0/22") {
 			t.Errorf("%s: %v", podCIDR, err)
@@ -63,7 +63,7 @@ func TestPodRanges(t *testing.T) {
 	checkRecords(t, r)
 }
 
-// TestPodRangesOfBothFamilies also covers a cluster that gains a family: nodes keep what they have.
+// TestPodRangesOfBothFamilies also covers a cluster that gains a family: nodes keep their ranges.
 func TestPodRangesOfBothFamilies(t *testing.T) {
 	store := allocationEtcd(t)
 	cfg := clusterWith("10.96.0.0/16")
@@ -110,7 +110,7 @@ func TestPodRangesOfBothFamilies(t *testing.T) {
 			held[podCIDR] = true
 		}
 	}
-	// Of four IPv4 ranges three are taken: what is asked for in the last is had, of the rest nothing.
+	// Three of four IPv4 ranges are allocated: a request for the last one succeeds, and one more node fails.
 	for i := range 4 {
 		if cidr := fmt.Sprintf("10.244.%d", i); !held[cidr+".0/24"] {
 			asked[0] = cidr + ".0/24"
@@ -129,8 +129,8 @@ func TestPodRangesOfBothFamilies(t *testing.T) {
 	checkRecords(t, r)
 }
 
-// TestPodRangesOfTwoSizesAtOnce has nodes ask at once for ranges that overlap without being equal, at two control planes of
-// which one has been told another size, while others take any.
+// TestPodRangesOfTwoSizesAtOnce has nodes ask at once for ranges that overlap without being equal, at two control planes with different
+// node masks, while other nodes get any range.
 func TestPodRangesOfTwoSizesAtOnce(t *testing.T) {
 	store := allocationEtcd(t)
 	cfg, larger := clusterWith("10.96.0.0/16"), clusterWith("10.96.0.0/16")

@@ -16,7 +16,7 @@ import (
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
-// judge notes the services that plugins see complete, and refuses those that are labelled so.
+// judge records the services that plugins see complete, and refuses those that are labelled so.
 type judge struct {
 	*admission.Handler
 	saw []*corev1.Service
@@ -34,8 +34,8 @@ func (j *judge) Validate(_ context.Context, a admission.Attributes, _ admission.
 	return nil
 }
 
-// Services are validated once, when they have their addresses and ports, and plugins see these as well. Whoever refuses a service
-// then, nothing of it stays held.
+// Services are validated once, when they have their addresses and ports, and plugins see these as well. If a service is refused then,
+// nothing stays allocated for it.
 func TestRefusedServicesHoldNothing(t *testing.T) {
 	host := allocationRegistry(t, allocationEtcd(t), clusterWith("10.96.0.0/16"))
 	plugin := &judge{Handler: admission.NewHandler(admission.Create, admission.Update)}

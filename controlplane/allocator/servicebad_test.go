@@ -98,7 +98,7 @@ func TestNodePortOfTwoProtocols(t *testing.T) {
 }
 
 // TestBadServices are refused in Kubernetes' words; services that overlap on an
-// external address are not: the loop for conflicts tells of them.
+// external address are not: the conflict loop reports them.
 func TestBadServices(t *testing.T) {
 	r := allocationRegistry(t, allocationEtcd(t), clusterWith("10.96.0.0/16"))
 	for name, tc := range map[string]struct {
@@ -169,8 +169,8 @@ func TestBadEndpoints(t *testing.T) {
 	}
 }
 
-// TestFamilyPolicyChanges takes a service from one family to two and back, asked
-// for in each way that there is.
+// TestFamilyPolicyChanges changes a service from one family to two and back, in every way
+// that the API has.
 func TestFamilyPolicyChanges(t *testing.T) {
 	r := allocationRegistry(t, allocationEtcd(t), clusterWith("10.96.0.0/16", "fd00::/112"))
 	single, prefer, require := corev1.IPFamilyPolicySingleStack, corev1.IPFamilyPolicyPreferDualStack, corev1.IPFamilyPolicyRequireDualStack
@@ -222,8 +222,7 @@ func TestFamilyPolicyChanges(t *testing.T) {
 	}
 }
 
-// TestAnnotations of Skep's own take the values that mean something. What an object already says does not keep it from
-// being changed.
+// TestAnnotations: Skep's annotations accept only known values. A stored unknown value does not keep the object from being changed.
 func TestAnnotations(t *testing.T) {
 	r := allocationRegistry(t, allocationEtcd(t), clusterWith("10.96.0.0/16"))
 	annotated := func(name string, annotations map[string]string) *corev1.Service {

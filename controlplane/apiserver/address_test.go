@@ -15,7 +15,7 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// claim makes a node say that it has an address and a port.
+// claim sets an address and a port in a node's status.
 func claim(t *testing.T, name, address, port string) {
 	t.Helper()
 	nodes := shared.client.CoreV1().Nodes()
@@ -34,7 +34,7 @@ func claim(t *testing.T, name, address, port string) {
 	}
 }
 
-// upgrade asks for a stream, for which HTTP/2 has no way, or just asks.
+// upgrade sends a request for a stream, which HTTP/2 does not have, or a plain one.
 func (p *controlPlane) upgrade(t *testing.T, path string, stream bool) (*http.Response, []byte) {
 	t.Helper()
 	header, config := http.Header{}, rest.CopyConfig(p.config)
@@ -63,8 +63,8 @@ func TestNodesLeadToNoAddressThatIsNotTheirs(t *testing.T) {
 	}
 }
 
-// Whoever answers at the address that a node claims has to hold that node's certificate: neither another node nor the API server
-// itself will do, nor a stranger, whatever the path.
+// The server at the address that a node claims has to hold that node's certificate: another node, the API server itself and strangers are
+// refused, on every path.
 func TestAgentsProveWhichNodeTheyAre(t *testing.T) {
 	ns := namespace(t)
 	var asked atomic.Int32
@@ -104,7 +104,7 @@ func TestAgentsProveWhichNodeTheyAre(t *testing.T) {
 			}
 		}
 	}
-	// What runs beside an agent that is the node's is reached.
+	// A server beside the node's true agent is reached.
 	response, body := shared.raw(t, shared.config, "GET", "/api/v1/nodes/honest-1:"+besidePort+"/proxy/", nil, "")
 	if response.StatusCode != 200 || string(body) != "beside" {
 		t.Errorf("beside the node's agent: %s %s", response.Status, body)
@@ -137,7 +137,7 @@ func TestAgentsRedirectsAreNotFollowed(t *testing.T) {
 	}
 }
 
-// A node may be called like an address: what is verified is its name, not where that leads.
+// A node may have an address as its name: the certificate is verified against the name, not against that address.
 func TestNodeThatIsCalledLikeAnAddress(t *testing.T) {
 	serveAgent(t, "10.1.2.3", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, tls.VersionName(r.TLS.Version)) }))
 	if response, body := shared.raw(t, shared.config, "GET", "/api/v1/nodes/10.1.2.3/proxy/pods", nil, ""); response.StatusCode != 200 || string(body) != "TLS 1.3" {

@@ -21,8 +21,7 @@ import (
 	metricsclient "k8s.io/metrics/pkg/client/clientset/versioned"
 )
 
-// serveAgent listens as a node's agent with the node's own certificate, takes the API server's certificate alone, and
-// registers the node.
+// serveAgent listens as a node's agent with the node's own certificate, accepts only the API server's certificate, and registers the node.
 func serveAgent(t *testing.T, name string, handler http.Handler) {
 	t.Helper()
 	_, pair := shared.node(t, name)
@@ -47,7 +46,7 @@ func serveAgent(t *testing.T, name string, handler http.Handler) {
 	registerNode(t, name, port)
 }
 
-// hostAddress is one of this host's that a node may have, which no loopback address is.
+// hostAddress is an address of this host that a node may have, so no loopback address.
 func hostAddress(t *testing.T) string {
 	t.Helper()
 	addrs, err := net.InterfaceAddrs()
@@ -137,7 +136,7 @@ func TestLogsAndNodeProxy(t *testing.T) {
 	}
 }
 
-// A body cannot be sent twice, so it must not go to a connection that was kept: the agent may have died since.
+// A body cannot be sent twice, so it must not be sent on a kept connection: the agent may have ended since.
 func TestBodiesGoToFreshConnections(t *testing.T) {
 	serveAgent(t, "fresh-1", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
@@ -153,7 +152,7 @@ func TestBodiesGoToFreshConnections(t *testing.T) {
 	}
 }
 
-// A log that is followed arrives line by line, and the agent learns when nobody reads any more.
+// A followed log arrives line by line, and the agent notices when the client has disconnected.
 func TestFollowedLog(t *testing.T) {
 	ns := namespace(t)
 	lines, left := make(chan string), make(chan struct{})
@@ -209,7 +208,7 @@ func summary(node string, pods ...*corev1.Pod) statsv1alpha1.Summary {
 	return s
 }
 
-// An agent that accepts connections and never answers costs others a second, and only itself its figures.
+// An agent that accepts connections and never answers delays the others' figures by a second, and only its own are missing.
 func TestMetricsWithADeadAgent(t *testing.T) {
 	ns := namespace(t)
 	live, dead := makePod(t, ns, "live", "stats-1"), makePod(t, ns, "dead", "stats-2")

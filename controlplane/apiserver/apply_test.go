@@ -50,8 +50,8 @@ func wantOwners(t *testing.T, obj metav1.Object, field string, want ...string) {
 	}
 }
 
-// What a manager applies is merged, is its own, and goes when it applies it no longer. What two want differently is a conflict in
-// Kubernetes' words, which can be forced.
+// Fields that a manager applies are merged, owned by it, and removed when it no longer applies them. Different values of two managers are a
+// conflict in Kubernetes' words, which can be forced.
 func TestApply(t *testing.T) {
 	ctx, ns := t.Context(), namespace(t)
 	maps := shared.client.CoreV1().ConfigMaps(ns)
@@ -98,7 +98,7 @@ func TestApply(t *testing.T) {
 	}
 	wantOwners(t, shared2, "data.b", "one Apply", "two Apply")
 
-	// Other writes are recorded from now on, those of loops by their component.
+	// Other writes are recorded from now on, those of loops under their component's name.
 	if _, err := maps.Patch(ctx, "c", types.MergePatchType, []byte(`{"data":{"p":"1"}}`), metav1.PatchOptions{FieldManager: "patcher"}); err != nil {
 		t.Fatal(err)
 	}
@@ -118,7 +118,7 @@ func TestApply(t *testing.T) {
 	if _, err = maps.Apply(ctx, data("b", "1", "p", "2"), as("one")); err == nil || !strings.Contains(err.Error(), `conflict with "patcher" using v1: .data.p`) {
 		t.Errorf("conflict with an update: %v", err)
 	}
-	// A client that does not know the record does not lose it, one that empties it does.
+	// A write without the record keeps it, one with an empty record removes it.
 	now.ManagedFields, now.Data = nil, map[string]string{"b": "1", "u": "1"}
 	updated, err := maps.Update(ctx, now, metav1.UpdateOptions{FieldManager: "updater"})
 	if err != nil {
@@ -130,7 +130,7 @@ func TestApply(t *testing.T) {
 	if updated, err = maps.Update(ctx, updated, metav1.UpdateOptions{}); err != nil || len(updated.ManagedFields) != 0 {
 		t.Errorf("after the record was emptied: %v, %v", updated.ManagedFields, err)
 	}
-	// An object that nobody has applied carries no record, until somebody does.
+	// An object has no record until it is applied.
 	plain, err := maps.Create(ctx, configMap("plain", "k", "v"), metav1.CreateOptions{FieldManager: "creator"})
 	if err != nil || len(plain.ManagedFields) != 0 {
 		t.Errorf("created: %v, %v", plain.ManagedFields, err)
@@ -143,7 +143,7 @@ func TestApply(t *testing.T) {
 	wantOwners(t, applied, "data.l", "one Apply")
 }
 
-// The status and the scale of an object are applied for themselves, and nobody comes to own by one part what another part is for.
+// The status and the scale of an object are applied separately, and an apply to one part gives no ownership of fields of another.
 func TestApplyParts(t *testing.T) {
 	ctx, ns := t.Context(), namespace(t)
 	sets := shared.client.AppsV1().ReplicaSets(ns)
@@ -188,7 +188,7 @@ func TestApplyParts(t *testing.T) {
 	wantOwners(t, set, "spec.template", "one Apply")
 }
 
-// Objects of every kind can be applied: what stands against it is validation alone.
+// Objects of every kind can be applied: only validation may refuse them.
 func TestApplyEveryKind(t *testing.T) {
 	ns := namespace(t)
 	header := http.Header{"Content-Type": {string(types.ApplyYAMLPatchType)}}
@@ -209,7 +209,7 @@ func TestApplyEveryKind(t *testing.T) {
 	}
 }
 
-// What cannot be applied is refused in Kubernetes' words. Nobody creates by applying what they may not create.
+// Invalid applies are refused in Kubernetes' words. A client that may not create an object cannot create it by applying it.
 func TestApplyRefused(t *testing.T) {
 	ns := namespace(t)
 	for _, test := range []struct {
@@ -256,7 +256,7 @@ func TestApplyRefused(t *testing.T) {
 }
 
 // Stock kubectl applies on the server, sees conflicts, forces them, and takes over what it applied on the client, without what
-// others have set since: their labels and finalizers stay.
+// removing what others have set since: their labels and finalizers stay.
 func TestKubectlServerSideApply(t *testing.T) {
 	ns := namespace(t)
 	edited := strings.ReplaceAll(controllerYAML, "replicas: 2", "replicas: 3")

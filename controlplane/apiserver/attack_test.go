@@ -17,7 +17,7 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// The server that attacks are played against: its deadlines are short, so that the tests do not wait for them.
+// The attacked server: its deadlines are short, so that the tests do not wait for them.
 const attackTimeout = 3 * time.Second
 
 var attacked = sync.OnceValues(func() (*controlPlane, error) {
@@ -36,8 +36,8 @@ func attackedServer(t *testing.T) *controlPlane {
 	return p
 }
 
-// leaseAge is how old a node's lease may become at most while the server is attacked. On a quiet machine it is a fraction of a
-// second; a node that is silent for 40 seconds is given up.
+// leaseAge is the maximum age of a node's lease while the server is attacked. On a quiet machine it is a fraction of a second; a node that
+// is silent for 40 seconds loses its pods.
 const leaseAge = 20 * time.Second
 
 // underAttack runs attack while a node's agent renews its lease and writes its Node's status. Every renewal must succeed, in time, and the
@@ -111,7 +111,7 @@ func ended(done <-chan struct{}) bool {
 	}
 }
 
-// liveHeap is what objects take on the heap, garbage that has not been collected yet among them.
+// liveHeap is the size of the objects on the heap, including garbage that has not been collected yet.
 func liveHeap() int64 {
 	sample := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
 	metrics.Read(sample)

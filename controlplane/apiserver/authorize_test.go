@@ -39,7 +39,7 @@ func TestAnonymous(t *testing.T) {
 	}
 }
 
-// Hosts learn the cluster's ranges before they are nodes; how the store is, and when certificates end, is the administrator's.
+// Hosts may read the cluster's ranges before they are nodes; only the administrator may read the store's state and the certificates' ends.
 func TestNodesLearnTheNetwork(t *testing.T) {
 	config, _ := shared.node(t, "network-1")
 	for path, want := range map[string]int{skepv1.PathNetwork: 200, skepv1.PathCertificates: 403, skepv1.PathEtcd + "status": 403} {
@@ -57,7 +57,7 @@ func TestNodesLearnTheNetwork(t *testing.T) {
 	}
 }
 
-// A node's agent may do what it needs for itself, and nothing of what concerns others.
+// A node's agent may do what it needs for its own node, and nothing that concerns others.
 func TestNodeAuthorization(t *testing.T) {
 	ctx, ns := t.Context(), namespace(t)
 	config, _ := shared.node(t, "auth-1")
@@ -165,7 +165,7 @@ func newLease(name string) *coordinationv1.Lease {
 	return &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: name}}
 }
 
-// A request on behalf of somebody has that one's rights and no more, and only the administrator may make one.
+// An impersonated request has the rights of the impersonated user and no more, and only the administrator may make one.
 func TestImpersonation(t *testing.T) {
 	ns := namespace(t)
 	agent, _ := shared.node(t, "impersonate-1")

@@ -16,7 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// largestAnswer is what an answer to a bad body may have: it repeats little of it.
+// largestAnswer is the maximum size of an answer to a bad body: it repeats little of the body.
 const largestAnswer = 64 << 10
 
 // Bodies and requests that would take far more memory or time than they have bytes are answered with a Status that says what
@@ -137,7 +137,7 @@ func protobufPod(spec string) string {
 	return string(append(append(document, pod...), protobufTrailer...))
 }
 
-// nestedProtobuf are n groups in each other, which end in nothing.
+// nestedProtobuf is n nested groups, the innermost empty.
 func nestedProtobuf(n int) string {
 	return strings.Repeat(string(binary.AppendUvarint(nil, 999<<3|3)), n)
 }

@@ -19,7 +19,7 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// withContentType returns a client that speaks one content type.
+// withContentType returns a client that uses one content type.
 func withContentType(t *testing.T, mediaType string) *kubernetes.Clientset {
 	t.Helper()
 	config := rest.CopyConfig(shared.config)
@@ -135,7 +135,7 @@ func TestSelectorsAndPages(t *testing.T) {
 			}
 			break
 		}
-		// Written behind the pages' back; they show the state of the first.
+		// Written between the pages, which show the state of the first.
 		if err := maps.Delete(ctx, fmt.Sprintf("m%02d", 24-pages), metav1.DeleteOptions{}); err != nil {
 			t.Fatal(err)
 		}
@@ -208,7 +208,7 @@ func TestPatches(t *testing.T) {
 	}
 }
 
-// Two patches that do not name a resource version must both land, however they interleave.
+// Two patches without a resource version must both be applied, however they interleave.
 func TestPatchesDoNotLoseEachOther(t *testing.T) {
 	ctx, maps := t.Context(), shared.client.CoreV1().ConfigMaps(namespace(t))
 	if _, err := maps.Create(ctx, configMap("a"), metav1.CreateOptions{}); err != nil {
@@ -313,7 +313,7 @@ func TestDiscovery(t *testing.T) {
 		var lines []string
 		for _, list := range resources {
 			for _, r := range list.APIResources {
-				// The legacy form leaves out what is the same as the list's.
+				// The legacy form omits what is the same as the list's.
 				gv := schema.GroupVersion{Group: r.Group, Version: r.Version}
 				if gv.Empty() {
 					if gv, err = schema.ParseGroupVersion(list.GroupVersion); err != nil {

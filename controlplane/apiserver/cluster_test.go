@@ -30,7 +30,7 @@ import (
 	"github.com/skep-io/skep/controlplane/storage"
 )
 
-// controlPlane is a whole API server over a real etcd, as the tests drive it.
+// controlPlane is a complete API server over a real etcd, for tests.
 type controlPlane struct {
 	dir      string
 	url      string
@@ -74,7 +74,7 @@ var network = skepv1.Network{
 	DNS: []netip.Addr{netip.MustParseAddr("10.96.0.10")}, Domain: "cluster.local",
 }
 
-// start brings up etcd, a registry with all kinds and a server on a port of the kernel's choice.
+// start starts etcd, a registry with all kinds and a server on a port that the kernel chooses.
 func start(dir string, config Config) (*controlPlane, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var group sync.WaitGroup

@@ -109,7 +109,7 @@ func TestSlowWatcher(t *testing.T) {
 	}
 }
 
-// A watch on which nothing happens lives longer than its client is given to take what is written.
+// A watch without events lasts longer than the write timeout.
 func TestQuietWatch(t *testing.T) {
 	const limit = 200 * time.Millisecond
 	p, err := start(t.TempDir(), Config{WriteTimeout: limit})

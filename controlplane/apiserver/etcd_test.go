@@ -11,7 +11,7 @@ import (
 	"github.com/skep-io/skep/controlplane/pki"
 )
 
-// The whole database, with every secret in it, and the list of certificates are the administrator's alone.
+// Only the administrator may read the whole database, with every secret in it, and the list of certificates.
 func TestOnlyTheAdministratorMaintains(t *testing.T) {
 	node := &user.DefaultInfo{Name: pki.NodePrefix + "node1", Groups: []string{pki.NodesGroup}}
 	for _, u := range []*user.DefaultInfo{node, {Name: pki.DNSName}, {Name: "someone", Groups: []string{"system:authenticated"}}} {

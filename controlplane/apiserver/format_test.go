@@ -33,7 +33,7 @@ func podObjects(n int) []*watchcache.Object {
 	return objects
 }
 
-// A list put together of its items' bytes must read as the list that the codec would have written.
+// A list assembled from its items' bytes must decode to the same as the list that the codec would have written.
 func TestJoinedListsReadAsTypedOnes(t *testing.T) {
 	remaining := int64(7)
 	for _, n := range []int{0, 1, 2, 500} {
@@ -67,7 +67,7 @@ func TestJoinedListsReadAsTypedOnes(t *testing.T) {
 	}
 }
 
-// Events must read as client-go reads them, in both framings.
+// client-go must be able to read events, in both framings.
 func TestEventsReadByClientGo(t *testing.T) {
 	objects := podObjects(3)
 	for _, f := range []*format{jsonFormat, protobufFormat} {

@@ -55,7 +55,7 @@ func FuzzBody(f *testing.F) {
 	})
 }
 
-// FuzzPatch applies patches of every kind to a pod, which stays as it is.
+// FuzzPatch applies patches of every kind to a pod, which must not be changed itself.
 func FuzzPatch(f *testing.F) {
 	for i, body := range []string{
 		`[{"op":"copy","from":"/spec","path":"/spec/x"},{"op":"copy","from":"","path":"/spec/y"}]`, `[{"op":"add","path":"/spec/containers/-","value":{}}]`,

@@ -19,7 +19,7 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
-// http2Conn is a connection on which the test writes frames that no client would.
+// http2Conn is a connection on which the test writes frames that no normal client sends.
 type http2Conn struct {
 	*http2.Framer
 	conn    *tls.Conn
@@ -53,7 +53,7 @@ func (c *http2Conn) block(path string, more ...string) []byte {
 	return bytes.Clone(c.headers.Bytes())
 }
 
-// Floods of frames cost the client its connection, or nobody anything: net/http bounds what it keeps of each.
+// A flood of frames either ends the client's connection or costs nothing: net/http bounds what it keeps of each.
 func TestHTTP2Floods(t *testing.T) {
 	p := attackedServer(t)
 	const watch = "/api/v1/configmaps?watch=1&resourceVersion=0"
@@ -113,7 +113,7 @@ func TestHTTP2Floods(t *testing.T) {
 	}
 }
 
-// A request line or headers that do not end are refused as HTTP has it.
+// A request line or headers without an end are refused with HTTP's status codes.
 func TestLargeHeaders(t *testing.T) {
 	p := attackedServer(t)
 	underAttack(t, p, 100<<20, func(context.Context) {
@@ -130,7 +130,7 @@ func TestLargeHeaders(t *testing.T) {
 			conn.Close()
 		}
 	})
-	// One that is sent too slowly is cut off.
+	// A request that is sent too slowly is ended.
 	conn := p.dial(t, "http/1.1")
 	if _, err := conn.Write([]byte("GET /api HTTP/1.1\r\nHost")); err != nil {
 		t.Fatal(err)

@@ -9,7 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// Requests that a client library would not send, and what they get: a Status that says what is wrong.
+// Requests that a client library would not send are answered with a Status that says what is wrong.
 func TestBadRequests(t *testing.T) {
 	ns := namespace(t)
 	base := "/api/v1/namespaces/" + ns

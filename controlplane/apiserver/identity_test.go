@@ -15,8 +15,8 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 )
 
-// A way to show who one is is one value in a list. A certificate goes before what else a request carries, what nobody knows is 401,
-// and a token that was understood does not go on to whom the request is passed.
+// An authenticator is one value in a list. A certificate takes precedence over other credentials of a request, unknown credentials get a
+// 401, and an accepted token is not forwarded with the request.
 func TestAuthenticatorsAreAList(t *testing.T) {
 	tokens := authenticator.TokenFunc(func(_ context.Context, token string) (*authenticator.Response, bool, error) {
 		switch token {

@@ -106,7 +106,7 @@ func TestJoin(t *testing.T) {
 	if _, err := pair.Leaf.Verify(x509.VerifyOptions{Roots: p.pki.Pool(), DNSName: "join-1"}); err != nil {
 		t.Error(err)
 	}
-	// A node renews its own certificate with the one it has, and nobody else's.
+	// A node can renew its own certificate with the one that it has, and no other.
 	if response, body := p.raw(t, config, "POST", skepv1.PathJoin, nil, joinBody(t, "join-1", csr)); response.StatusCode != http.StatusOK {
 		t.Errorf("renewal: %s: %s", response.Status, body)
 	}

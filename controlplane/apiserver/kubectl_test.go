@@ -61,7 +61,7 @@ metadata: {name: web}
 spec: {selector: {app: web}, ports: [{port: 80}]}
 `
 
-// The verbs of stock kubectl in the order in which a person would try them.
+// The verbs of stock kubectl in the order of ordinary use.
 func TestKubectl(t *testing.T) {
 	ns := namespace(t)
 	makePod(t, ns, "p", "")

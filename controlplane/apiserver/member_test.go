@@ -40,7 +40,8 @@ func registered(t *testing.T, name, token string) (*rest.Config, *kubernetes.Cli
 	return config, client
 }
 
-// deleteNode waits until the server knows that the membership has ended: a node that is made anew joins with another number.
+// deleteNode deletes a node and waits until the server has seen the end of its membership: a node that is created again joins with another
+// number.
 func deleteNode(t *testing.T, name string) {
 	t.Helper()
 	if err := shared.client.CoreV1().Nodes().Delete(context.Background(), name, metav1.DeleteOptions{}); err != nil {
@@ -56,7 +57,7 @@ func deleteNode(t *testing.T, name string) {
 	}
 }
 
-// A token counts until it expires or is deleted, whole and for what it is for.
+// A token is valid until it expires or is deleted, only in full and only for its purpose.
 func TestJoinTokensThatDoNotCount(t *testing.T) {
 	secrets := shared.client.CoreV1().Secrets(metav1.NamespaceSystem)
 	_, csr := certificateRequest(t, "tokens-1")
@@ -109,7 +110,7 @@ func TestJoinTokensThatDoNotCount(t *testing.T) {
 	}
 }
 
-// A token does not let a host take the place of a node that exists; the administrator's word does, and ends what was before.
+// A token does not let a host take the place of an existing node; a token that names the node does, and ends the old membership.
 func TestNameOfANodeIsNotTaken(t *testing.T) {
 	token := makeToken(t, jointoken.Token{})
 	config, client := registered(t, "taken-1", token)
@@ -132,7 +133,8 @@ func TestNameOfANodeIsNotTaken(t *testing.T) {
 	if _, err := client.CoreV1().Nodes().Get(t.Context(), "taken-1", metav1.GetOptions{}); !apierrors.IsUnauthorized(err) {
 		t.Errorf("the host whose place was taken: %v", err)
 	}
-	// A name that is free again, or of which no Node was made, is had with any token; whoever had it before is out.
+	// A name that is free again, or for which no Node was created, can be joined with any token; certificates of the earlier host no longer
+	// count.
 	first := mustClient(t, joined(t, "taken-2", token))
 	joined(t, "taken-2", token)
 	if _, err := first.CoreV1().Services("").List(t.Context(), metav1.ListOptions{}); !apierrors.IsUnauthorized(err) {
@@ -140,7 +142,7 @@ func TestNameOfANodeIsNotTaken(t *testing.T) {
 	}
 }
 
-// Deleting a node ends all that its certificate opened, at once: kept connections and watches too, and for good.
+// Deleting a node ends all use of its certificate at once and for good, kept connections and watches included.
 func TestDeletedNodeIsRefused(t *testing.T) {
 	token := makeToken(t, jointoken.Token{})
 	config, client := registered(t, "gone-1", token)
@@ -190,7 +192,7 @@ func TestDeletedNodeIsRefused(t *testing.T) {
 	refused("a node of the name joined anew")
 }
 
-// A node that the restored state does not know is refused as that, not as one that was removed: its pods are to run on.
+// A node that is missing in the restored state is refused as unknown, not as removed: its pods are to keep running.
 func TestNodeUnknownToTheStore(t *testing.T) {
 	config, client := registered(t, "restored-1", makeToken(t, jointoken.Token{}))
 	nodeKey := kinds.Nodes.Key("", "restored-1")
@@ -211,7 +213,7 @@ func TestNodeUnknownToTheStore(t *testing.T) {
 		}
 		break
 	}
-	// The certificate alone does not let it in again: a node that was removed after the snapshot would come with it too.
+	// The certificate alone does not let it join again: a node that was removed after the snapshot would have one too.
 	_, csr := certificateRequest(t, "restored-1")
 	if response, body := shared.raw(t, config, "POST", skepv1.PathJoin, nil, joinBody(t, "restored-1", csr)); response.StatusCode != 401 {
 		t.Errorf("renewal: %s %s", response.Status, body)

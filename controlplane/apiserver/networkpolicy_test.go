@@ -8,7 +8,7 @@ import (
 	"github.com/skep-io/skep/controlplane/admission"
 )
 
-// Whoever creates or changes a network policy hears that it is not enforced.
+// A client that creates or changes a network policy is warned that it is not enforced.
 func TestNetworkPolicyWarning(t *testing.T) {
 	base := "/apis/networking.k8s.io/v1/namespaces/" + namespace(t) + "/networkpolicies"
 	want := "299 - " + strconv.Quote(admission.NetworkPolicyWarning)

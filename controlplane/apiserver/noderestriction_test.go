@@ -13,7 +13,7 @@ import (
 	"github.com/skep-io/skep/controlplane/servicespec"
 )
 
-// A node may register with the labels that kubelets may have, and chooses nothing else of its own place.
+// A node may register with the labels that kubelets may have, and with nothing else that affects where pods are placed.
 func TestNodeRegistersAsKubeletsMay(t *testing.T) {
 	config, _ := shared.node(t, "restrict-1")
 	nodes := mustClient(t, config).CoreV1().Nodes()
@@ -63,8 +63,8 @@ func TestNodeRegistersAsKubeletsMay(t *testing.T) {
 	}
 }
 
-// A node changes its status, and of itself nothing by which pods come to it. What it sends as the old state counts for nothing
-// (CVE-2021-25735): each way to write is tried, the status's among them.
+// A node may change its status, and nothing of its Node that attracts pods. The old state that it sends is ignored (CVE-2021-25735): every
+// way to write is tried, including the status.
 func TestNodeChangesItsStatusOnly(t *testing.T) {
 	config, _ := shared.node(t, "restrict-2")
 	client := mustClient(t, config)
@@ -136,7 +136,7 @@ func TestNodeChangesItsStatusOnly(t *testing.T) {
 	}
 }
 
-// Of its pods a node writes the status and nothing else, and it speaks of itself and of them.
+// A node may write only the status of its pods, and events about itself and about them.
 func TestNodeAndItsPods(t *testing.T) {
 	ns := namespace(t)
 	config, _ := shared.node(t, "restrict-3")
@@ -230,7 +230,8 @@ func TestNodeAndItsPods(t *testing.T) {
 	}
 }
 
-// No form of a path or of a selector leads to what is not the node's (as in CVE-2022-3162, where a list reached into another resource).
+// No form of a path or of a selector gives a node access to other objects (as in CVE-2022-3162, where a list reached into another
+// resource).
 func TestNodeReadsNothingByOddPaths(t *testing.T) {
 	ns := namespace(t)
 	config, _ := shared.node(t, "restrict-5")
@@ -253,7 +254,7 @@ func TestNodeReadsNothingByOddPaths(t *testing.T) {
 			t.Errorf("GET %s: %s %.200s", path, response.Status, body)
 		}
 	}
-	// Of two selectors one counts, the same in both places.
+	// Of two selectors one counts, the same for authorization and for the answer.
 	for _, query := range []string{"fieldSelector=spec.nodeName%3Drestrict-5&fieldSelector=spec.nodeName%3Drestrict-6", "fieldSelector=spec.nodeName%3Drestrict-6&fieldSelector=spec.nodeName%3Drestrict-5"} {
 		if response, body := shared.raw(t, config, "GET", "/api/v1/pods?"+query, nil, ""); response.StatusCode < 300 && strings.Contains(string(body), "foreign") {
 			t.Errorf("%s: %s %.300s", query, response.Status, body)

@@ -20,7 +20,7 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// Requests whose bodies never come take no places: others write on, of the same user too, and each is told 408 in the end.
+// Requests whose bodies never arrive use no seats: others are served, of the same user too, and each gets a 408 in the end.
 func TestBodiesThatNeverCome(t *testing.T) {
 	p := attackedServer(t)
 	transport := roundTripper(t, p.config)
@@ -94,8 +94,8 @@ func (p *controlPlane) dial(t *testing.T, protocol string) *tls.Conn {
 	return conn
 }
 
-// Clients that ask for large lists and watches and read nothing hold half of the places of their user's level at most, and
-// their connections are closed.
+// Clients that request large lists and watches and read nothing hold at most half of the seats of their user's level, and their connections
+// are closed.
 func TestClientsThatDoNotRead(t *testing.T) {
 	p, err := start(t.TempDir(), Config{Seats: 150, WriteTimeout: attackTimeout})
 	if err != nil {
@@ -152,7 +152,7 @@ func (s *Server) sessions() int {
 	return n
 }
 
-// One user may have so many watches and streams open, and others are not counted with them.
+// The number of open watches and streams of one user is limited, and those of others are not counted with them.
 func TestSessionsAreBounded(t *testing.T) {
 	p, err := start(t.TempDir(), Config{})
 	if err != nil {
@@ -231,7 +231,7 @@ func floodWithConnections(address string) error {
 	return err
 }
 
-// Ten thousand connections of strangers that say nothing, or half a greeting, make room for those of others.
+// Ten thousand connections of strangers that send nothing, or half a handshake, are closed in favour of others.
 func TestIdleConnections(t *testing.T) {
 	p := attackedServer(t)
 	underAttack(t, p, 400<<20, func(ctx context.Context) {

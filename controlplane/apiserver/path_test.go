@@ -39,7 +39,7 @@ func TestParseTarget(t *testing.T) {
 	}
 }
 
-// FuzzPath reads paths: what it names is in the path, in order, whole between slashes, with nothing missing in the middle.
+// FuzzPath reads paths: the parts that are found are in the path, in order, complete between slashes, with none missing in between.
 func FuzzPath(f *testing.F) {
 	for _, path := range []string{
 		"/api/v1/namespaces/a/pods/b/exec", "/apis/apps/v1/watch/deployments", "/api/v1/nodes/https:a:1/proxy/x/../y", "/api//", "//", "", "/apis/a/b/c/d/e/f/g",

@@ -80,7 +80,7 @@ func webPod(t *testing.T, node string, secure bool, handler http.HandlerFunc) (n
 	}
 	_, err = shared.client.DiscoveryV1().EndpointSlices(ns).Create(t.Context(), &discoveryv1.EndpointSlice{
 		ObjectMeta: metav1.ObjectMeta{Name: "web-1", Labels: map[string]string{discoveryv1.LabelServiceName: "web"}}, AddressType: discoveryv1.AddressTypeIPv4,
-		// The first is an address that no pod has: it is never proxied to.
+		// The first is an address that no pod has: the proxy must not connect to it.
 		Endpoints: []discoveryv1.Endpoint{endpoint("192.0.2.1", "web"), endpoint("10.244.7.7", "web"), endpoint("10.244.7.7", "other")},
 		Ports:     []discoveryv1.EndpointPort{{Name: ptr.To("http"), Port: ptr.To[int32](9090)}},
 	}, metav1.CreateOptions{})
@@ -152,13 +152,13 @@ func TestProxyToSecurePod(t *testing.T) {
 	if response.StatusCode != 200 || string(body) != "true" {
 		t.Errorf("https: %s %s", response.Status, body)
 	}
-	// Plain HTTP to it is the pod's to refuse.
+	// Plain HTTP is passed on, and the pod refuses it.
 	if response, body = shared.raw(t, shared.config, "GET", "/api/v1/namespaces/"+ns+"/pods/web/proxy/", nil, ""); response.StatusCode != 400 {
 		t.Errorf("http to a TLS server: %s %s", response.Status, body)
 	}
 }
 
-// A pod that the agent does not have, a node without an agent and a pod without an address are told apart.
+// A pod that the agent does not have, a node without an agent and a pod without an address have different errors.
 func TestProxyWhereNobodyAnswers(t *testing.T) {
 	ns := webPod(t, "proxy-4", false, nil)
 	pods := shared.client.CoreV1().Pods(ns)

@@ -21,7 +21,7 @@ const gzipThreshold = 128 << 10
 // writeObject answers with a whole object.
 func writeObject(w http.ResponseWriter, r *http.Request, o output, code int, obj runtime.Object) {
 	f := o.format
-	// An object of a kind without a protobuf form goes out as JSON, and says so.
+	// An object of a kind without a protobuf form is sent as JSON, with that content type.
 	if _, ok := obj.(interface{ Marshal() ([]byte, error) }); f == protobufFormat && !ok {
 		f = jsonFormat
 	}
@@ -64,7 +64,7 @@ func writeBytes(w http.ResponseWriter, r *http.Request, mediaType string, code i
 				return
 			}
 		}
-		_ = writer.Close() // fails only where the client has gone
+		_ = writer.Close() // fails only if the client has disconnected
 		return
 	}
 	header.Set("Content-Length", strconv.Itoa(size))

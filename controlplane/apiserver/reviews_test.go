@@ -39,7 +39,7 @@ func TestSelfReview(t *testing.T) {
 	}
 }
 
-// A review says of a request what authorization would say of it.
+// A review gives the same answer for a request as authorization.
 func TestSelfAccessReview(t *testing.T) {
 	agentConfig, _ := shared.node(t, "review-1")
 	agent, err := kubernetes.NewForConfig(agentConfig)

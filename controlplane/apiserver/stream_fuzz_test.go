@@ -54,8 +54,8 @@ func streamServer(t testing.TB, execute streaming.Executor, within time.Duration
 	return server.Listener.Addr().String()
 }
 
-// FuzzStreamFrames sends what kubectl's WebSocket protocols and the agents' SPDY are read from: nothing panics, and a client that has
-// gone leaves nothing open, here and at the agent.
+// FuzzStreamFrames sends random frames of kubectl's WebSocket protocols and of the agents' SPDY: nothing panics, and a client that has
+// disconnected leaves nothing open, here and at the agent.
 func FuzzStreamFrames(f *testing.F) {
 	frame := streamtest.Frame
 	streamtest.Fuzz(f, streamServer(f, echoExecutor{}, 50*time.Millisecond), []streamtest.Upgrade{
@@ -77,7 +77,7 @@ func (d silentExecutor) ExecInContainer(ctx context.Context, _, _, _ string, _ [
 	return ctx.Err()
 }
 
-// CVE-2022-23471's kind: a command ends at the agent when its client has gone, also while it takes nothing of what the client sent.
+// As in CVE-2022-23471: a command ends at the agent when its client has disconnected, also while it does not read what the client sent.
 func TestClientsThatLeaveEndTheirCommands(t *testing.T) {
 	large := streamtest.Frame(2, "\x00"+strings.Repeat("x", 32<<10))
 	for name, c := range map[string]struct {

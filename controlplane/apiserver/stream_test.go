@@ -73,7 +73,7 @@ func TestExec(t *testing.T) {
 	if err := stream(executor); err != nil || out.String() != "p/c echo a b\ninput" || errOut.String() != "done" {
 		t.Errorf("exec: %q %q %v", out.String(), errOut.String(), err)
 	}
-	// Stock kubectl speaks a protocol over WebSocket that can end the input. Its two outputs come together, in no order.
+	// Stock kubectl uses a protocol over WebSocket that can end the input. Its two outputs arrive mixed, in any order.
 	got, err := kubectl(t, "more", "-n", ns, "exec", "-i", "p", "--", "cat")
 	if err != nil || strings.Replace(got, "done", "", 1) != "p/c cat\nmore" {
 		t.Errorf("kubectl exec: %q, %v", got, err)

@@ -72,7 +72,7 @@ func serveWidgets(t *testing.T, group string) (*resource.Kind, dynamic.Namespace
 	return k, client.Resource(k.GroupVersionResource())
 }
 
-// TestUnstructuredKind does with objects of no Go type all that can be done with objects, while the server runs.
+// TestUnstructuredKind uses every operation on objects of no Go type, while the server runs.
 func TestUnstructuredKind(t *testing.T) {
 	ctx := t.Context()
 	k, all := serveWidgets(t, "example.com")
@@ -144,7 +144,7 @@ func TestUnstructuredKind(t *testing.T) {
 	wantEvent(t, events, watch.Deleted, "b")
 }
 
-// TestUnstructuredFormats: objects of no Go type are JSON and YAML, and nothing else is taken for them.
+// TestUnstructuredFormats: objects of no Go type are accepted only as JSON and YAML.
 func TestUnstructuredFormats(t *testing.T) {
 	k, all := serveWidgets(t, "example.com")
 	ns := namespace(t)
@@ -256,7 +256,7 @@ func TestSameNameInTwoGroups(t *testing.T) {
 	}
 }
 
-// TestUnstructuredObjectsGo with their owner, and with their namespace.
+// TestUnstructuredObjectsGo: they are deleted with their owner, and with their namespace.
 func TestUnstructuredObjectsGo(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	var loops sync.WaitGroup

@@ -34,7 +34,7 @@ func oldEvent(ns, name, message string) *corev1.Event {
 	}
 }
 
-// TestTwoVersionsOfOneStore writes events by either of their groups and finds them by the other.
+// TestTwoVersionsOfOneStore writes events in either of their groups and finds them in the other.
 func TestTwoVersionsOfOneStore(t *testing.T) {
 	for _, mediaType := range []string{mediaJSON, mediaProtobuf} {
 		t.Run(mediaType, func(t *testing.T) {
@@ -114,7 +114,7 @@ func TestTwoVersionsOfOneStore(t *testing.T) {
 	}
 }
 
-// TestVersionsValidate: the new group demands what the old one never did.
+// TestVersionsValidate: the new group requires fields that the old one does not.
 func TestVersionsValidate(t *testing.T) {
 	ns := namespace(t)
 	newer, older := shared.client.EventsV1().Events(ns), shared.client.CoreV1().Events(ns)

@@ -82,7 +82,7 @@ func (s *Server) watchList(w http.ResponseWriter, c *call) error {
 			return nil
 		}
 		if stream.send(events) != nil {
-			return nil // the client has gone or does not read
+			return nil // the client has disconnected or does not read
 		}
 	}
 }
@@ -203,7 +203,7 @@ func (e *eventStream) fail(err error) {
 	}
 	e.buf = e.buf[:0]
 	if e.frameObject(watch.Error, statusOf(err)) == nil {
-		_ = e.flush() // whether or not the client hears it, the stream ends here
+		_ = e.flush() // the stream ends here, whether or not the client gets it
 	}
 }
 

@@ -67,7 +67,7 @@ func TestInformers(t *testing.T) {
 	}
 }
 
-// A watch shows each change of what its selector picks, and what comes into or leaves the selection.
+// A watch shows each change of selected objects, and which objects begin or cease to be selected.
 func TestWatchSelection(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
@@ -133,7 +133,7 @@ func TestWatchEndsWithItsTimeout(t *testing.T) {
 	}
 }
 
-// A server that starts again remembers no events from before: a watch from then is told so, within the stream.
+// A restarted server has no events from before: a watch from an earlier revision gets that error inside the stream.
 func TestWatchFromBeforeARestart(t *testing.T) {
 	dir := t.TempDir()
 	first, err := start(dir, Config{})

@@ -1,5 +1,5 @@
-// Package controlplanetest starts a registry on a real etcd for the tests of
-// what works on one, and waits for states by watching them. It is for tests only.
+// Package controlplanetest starts a registry on a real etcd for tests, and waits for
+// states by watching them. It is for tests only.
 package controlplanetest
 
 import (
@@ -30,7 +30,7 @@ import (
 	"github.com/skep-io/skep/controlplane/watchcache"
 )
 
-// patience is how long a state may take to come about on a busy machine.
+// patience is how long to wait for a state on a busy machine.
 const patience = 30 * time.Second
 
 // SingleStack and DualStack are configurations of the usual ranges.
@@ -165,8 +165,8 @@ func Create(t testing.TB, r *resource.Registry, objects ...resource.Object) []re
 	return created
 }
 
-// hasStatus says whether an object carries a status: to write an empty one would
-// undo what a loop has written meanwhile.
+// hasStatus says whether an object carries a status: writing an empty one would undo what
+// a loop has written meanwhile.
 func hasStatus(t testing.TB, obj resource.Object) bool {
 	t.Helper()
 	fields, err := runtime.DefaultUnstructuredConverter.ToUnstructured(obj)
@@ -193,7 +193,7 @@ func Modify[T resource.Object](t testing.TB, r *resource.Registry, k *resource.K
 	return obj.(T)
 }
 
-// seen waits until the cache has a write of the test, so that what is read from it next includes that.
+// seen waits until the cache has a write of the test, so that the next read includes it.
 func seen(t testing.TB, r *resource.Registry, k *resource.Kind, obj resource.Object) {
 	t.Helper()
 	revision, err := strconv.ParseInt(obj.GetResourceVersion(), 10, 64)
@@ -210,8 +210,8 @@ func List[T resource.Object](r *resource.Registry, k *resource.Kind, namespace s
 	return resource.ListAs[T](r, k, namespace, labels.Everything())
 }
 
-// Await returns when check returns "", which is asked again after every change
-// of one of the kinds. What check returned last is what was wrong.
+// Await returns when check returns "". It calls check again after every change of one of
+// the kinds; the last result of check is the error.
 func Await(t testing.TB, r *resource.Registry, kinds []*resource.Kind, check func() string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)

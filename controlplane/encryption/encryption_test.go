@@ -120,7 +120,7 @@ func TestSecretsAreEncryptedInEtcd(t *testing.T) {
 	config := filepath.Join(t.TempDir(), "encryption.yaml")
 	identity := "      - identity: {}\n"
 
-	// Before there is a key, and with one that is to be used for what is written from now on.
+	// Without a key, and with one that encrypts values written from now on.
 	r, _, stop := open(t, client, "")
 	for _, obj := range []resource.Object{&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, newSecret()} {
 		kind := kinds.Secrets
@@ -181,7 +181,7 @@ func TestSecretsAreEncryptedInEtcd(t *testing.T) {
 		stop()
 	}
 
-	// A file without the key that wrote: no panic, no empty object, but an error that names the file.
+	// A file without the key that encrypted a value: no panic, no empty object, but an error that names the file.
 	configure(t, config, "secrets", provider("aescbc", key(9)))
 	r, _, _ = open(t, client, config)
 	_, err = r.Get(t.Context(), kinds.Secrets, "default", "password", "")
@@ -195,7 +195,7 @@ func TestSecretsAreEncryptedInEtcd(t *testing.T) {
 	}
 }
 
-// stockReads decrypts what etcd holds with the transformer that kube-apiserver makes of the same file.
+// stockReads decrypts what etcd holds with the transformer that kube-apiserver makes from the same file.
 func stockReads(t *testing.T, config string, stored []byte) {
 	t.Helper()
 	loaded, err := encryptionconfig.LoadEncryptionConfig(t.Context(), config, false, "stock")
@@ -225,7 +225,7 @@ func doorReads(t *testing.T, r *resource.Registry, p *encryption.Provider, serve
 	}
 }
 
-// A changed file is taken into use, and one that is broken is not.
+// A changed file is applied, and a broken one is not.
 func TestConfigurationIsReadAgain(t *testing.T) {
 	server, err := etcd.Start(t.Context(), etcd.Config{DataDir: t.TempDir()})
 	if err != nil {

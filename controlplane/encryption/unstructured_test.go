@@ -15,7 +15,7 @@ import (
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
-// What is served at run time is encrypted by its name in the configuration, which was opened before.
+// A kind that is added at run time is encrypted by its name in the configuration, which was opened before.
 func TestKindsOfRunTimeAreEncrypted(t *testing.T) {
 	server, err := etcd.Start(t.Context(), etcd.Config{DataDir: t.TempDir()})
 	if err != nil {

@@ -26,7 +26,7 @@ const (
 	madeRoom = 80 << 20
 )
 
-// fillDisk writes large values and says which are acknowledged, until etcd ends the process.
+// fillDisk writes large values and prints which are acknowledged, until etcd ends the process.
 func fillDisk(dir string) error {
 	ctx := context.Background()
 	s, err := Start(ctx, Config{DataDir: dir})
@@ -42,7 +42,7 @@ func fillDisk(dir string) error {
 	}
 }
 
-// onFullDisk runs fillDisk in a process, and returns what it acknowledged and what it said at its end.
+// onFullDisk runs fillDisk in a process, and returns what it acknowledged and its last output.
 func onFullDisk(t *testing.T, dir string) (acknowledged []string, said string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
@@ -62,8 +62,8 @@ func onFullDisk(t *testing.T, dir string) (acknowledged []string, said string) {
 
 func tail(text string) string { return text[max(0, len(text)-2000):] }
 
-// When the disk is full, the process ends with an error that names the disk, what was acknowledged is there after room was
-// made, and a start in between says the same and harms nothing.
+// When the disk is full, the process ends with an error that names the disk, acknowledged values are there after room was made, and a start
+// in between ends with the same error and harms nothing.
 func TestFullDisk(t *testing.T) {
 	mount := t.TempDir()
 	if err := unix.Mount("tmpfs", mount, "tmpfs", 0, diskSize); err != nil {
@@ -86,7 +86,7 @@ func TestFullDisk(t *testing.T) {
 	if len(written) == 0 || !strings.Contains(said, "no space left on device") || !strings.Contains(said, "the disk of "+filepath.Join(dir, "etcd")+" is full") {
 		t.Fatalf("after %d writes the process ended with\n%s", len(written), tail(said))
 	}
-	// To the brim.
+	// Until the disk is full.
 	rest, err := os.Create(filepath.Join(mount, "rest"))
 	if err != nil {
 		t.Fatal(err)

@@ -25,7 +25,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// write writes keys and says so, until it is killed.
+// write writes keys and prints them, until it is killed.
 func write(dir string) error {
 	ctx := context.Background()
 	s, err := Start(ctx, Config{DataDir: dir})

@@ -12,7 +12,7 @@ import (
 	skepv1 "github.com/skep-io/skep/api/v1"
 )
 
-// fill writes values until etcd says that there is no space, and returns the last key that was acknowledged.
+// fill writes values until etcd reports that there is no space, and returns the last key that was acknowledged.
 func fill(t *testing.T, s *Server, key func(int) string) (acknowledged int) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -28,8 +28,8 @@ func fill(t *testing.T, s *Server, key func(int) string) (acknowledged int) {
 	}
 }
 
-// A database that has reached its quota takes writes again without anyone's doing: once history is what fills it, at once,
-// and where it is objects, when some have been deleted.
+// A database that has reached its quota accepts writes again automatically: at once if history fills it, and if objects fill it, when some
+// have been deleted.
 func TestFullDatabaseRecovers(t *testing.T) {
 	s, err := Start(t.Context(), Config{DataDir: t.TempDir(), QuotaBytes: 16 << 20})
 	if err != nil {
@@ -52,7 +52,7 @@ func TestFullDatabaseRecovers(t *testing.T) {
 		t.Errorf("the last value is gone: %v (%v)", got, err)
 	}
 
-	// Pages that history has left are in the way at first, so that it may not be full of objects yet.
+	// Pages of deleted history count at first, so that the database may not be full of objects yet.
 	last, err := 0, error(nil)
 	for range 8 {
 		from := last

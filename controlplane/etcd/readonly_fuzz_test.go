@@ -11,7 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// askedKV notes what reaches etcd through the door.
+// askedKV records the requests that reach etcd through the endpoint.
 type askedKV struct {
 	pb.KVClient
 	asked *pb.RangeRequest
@@ -22,7 +22,7 @@ func (k *askedKV) Range(_ context.Context, req *pb.RangeRequest, _ ...grpc.CallO
 	return &pb.RangeResponse{}, nil
 }
 
-// FuzzReadOnlyDoor sends any request that decodes. What gets through asks for keys below one of the prefixes only.
+// FuzzReadOnlyDoor sends any request that decodes. Requests that reach etcd are only for keys below one of the prefixes.
 func FuzzReadOnlyDoor(f *testing.F) {
 	prefixes := map[string]View{"/registry/services/": nil, "/registry/namespaces/": nil}
 	for _, req := range []*pb.RangeRequest{

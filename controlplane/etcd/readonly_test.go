@@ -74,7 +74,7 @@ func (a *authority) config(t *testing.T, name string) *tls.Config {
 	}
 }
 
-// door serves s and returns how a client with this TLS side gets in.
+// door serves s and returns the configuration with which a client with this TLS side connects.
 func door(t *testing.T, s *Server, ca *authority) func(*tls.Config) *clientv3.Client {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -107,13 +107,13 @@ func door(t *testing.T, s *Server, ca *authority) func(*tls.Config) *clientv3.Cl
 	}
 }
 
-// beforeColon shows of a value what is before its first colon.
+// beforeColon shows the part of a value before its first colon.
 func beforeColon(value []byte) []byte {
 	shown, _, _ := bytes.Cut(value, []byte(":"))
 	return shown
 }
 
-// Whatever way a value is read, only the view of it is seen.
+// Only the view of a value is seen, in whichever way it is read.
 func TestDoorShowsViews(t *testing.T) {
 	s := startServer(t, t.TempDir())
 	defer s.Close()

@@ -11,8 +11,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// What was written before a snapshot is there after a restore, what came later is not, and no client takes a revision
-// that it knows for one of the restored history.
+// Values written before a snapshot are there after a restore, later ones are not, and no client takes an earlier revision for one of the
+// restored history.
 func TestSnapshotAndRestore(t *testing.T) {
 	dir := t.TempDir()
 	s, err := Start(t.Context(), Config{DataDir: dir})

@@ -15,7 +15,7 @@ func now(t *testing.T) context.Context {
 	return ctx
 }
 
-// enter takes a place that must be free.
+// enter takes a seat that must be free.
 func enter(t *testing.T, l *Level, user string, width int) func() {
 	t.Helper()
 	leave, err := l.Enter(now(t), user, width)
@@ -43,7 +43,7 @@ func TestOneUserHasHalf(t *testing.T) {
 	}
 }
 
-// queue has a request of user wait, and returns a channel that tells how it went.
+// queue has a request of user wait, and returns a channel with its result.
 func queue(t *testing.T, l *Level, user string) <-chan error {
 	t.Helper()
 	done := make(chan error, 1)
@@ -117,7 +117,7 @@ func TestBytes(t *testing.T) {
 	}
 }
 
-// However requests of random widths come, wait and go, the bounds hold, and nothing is left at the end.
+// With requests of random widths that come, wait and leave, the bounds hold, and nothing remains at the end.
 func TestBoundsHold(t *testing.T) {
 	l := NewLevel(Config{Seats: 8, Queue: 10, Bytes: 100})
 	var group sync.WaitGroup

@@ -6,7 +6,7 @@ import (
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
-// Whoever adds a kind says whether control loops may start while an object of it cannot be decoded.
+// Every kind declares whether control loops may start while an object of it cannot be decoded.
 func TestEveryKindSaysWhatAbsenceMeans(t *testing.T) {
 	for _, k := range All() {
 		if k.Absence != resource.AbsenceDecides && k.Absence != resource.AbsenceIgnored {

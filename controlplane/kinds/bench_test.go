@@ -16,7 +16,7 @@ func benchmarkPod() *corev1.Pod {
 	}
 }
 
-// BenchmarkPodCreate is what the rules cost a create of a pod.
+// BenchmarkPodCreate is the cost of the rules for a create of a pod.
 func BenchmarkPodCreate(b *testing.B) {
 	for b.Loop() {
 		pod := benchmarkPod()
@@ -28,7 +28,7 @@ func BenchmarkPodCreate(b *testing.B) {
 	}
 }
 
-// BenchmarkPodStatusUpdate is what they cost an agent's report.
+// BenchmarkPodStatusUpdate is their cost for an agent's report.
 func BenchmarkPodStatusUpdate(b *testing.B) {
 	old := benchmarkPod()
 	Pods.Default(old)

@@ -12,7 +12,7 @@ import (
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
-// written is an object as it stands in etcd after its creation.
+// written is an object as it is stored in etcd after its creation.
 func written(t *testing.T, manifest string) (*resource.Kind, resource.Object) {
 	t.Helper()
 	kind, obj := parseManifest(t, []byte(manifest))
@@ -37,7 +37,7 @@ spec:
 `
 
 // TestPodPermissions says what an update of a pod may change: "" if it may, the
-// start of the refusal's path if not, "kept" if the change is passed over.
+// start of the refusal's path if not, "kept" if the change is ignored.
 func TestPodPermissions(t *testing.T) {
 	for name, tc := range map[string]struct {
 		change func(*corev1.Pod)

@@ -11,7 +11,7 @@ import (
 	"github.com/skep-io/skep/controlplane/storage"
 )
 
-// What was stored in another version of a kind is read as the one that is stored now.
+// An object that was stored in another version of a kind is read in the version that is stored now.
 func TestStoredInAnotherVersion(t *testing.T) {
 	data, err := scheme.Codec.Encode(&eventsv1.Event{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "x"}, Note: "note"})
 	if err != nil {

@@ -15,8 +15,8 @@ import (
 	"github.com/skep-io/skep/controlplane/leader"
 )
 
-// A leader whose work has failed ends with the reason and gives the lease up, so that another goes on at once and not
-// when the lease has run out.
+// A leader whose work has failed ends with the reason and releases the lease, so that another leads at once and not only when the lease has
+// expired.
 func TestFailedLeaderGivesTheLeaseUp(t *testing.T) {
 	registry := controlplanetest.Start(t)
 	dead := errors.New("control loop \"endpoints\" ended")

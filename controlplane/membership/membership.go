@@ -322,7 +322,7 @@ func Record(ctx context.Context, store storage.Interface) error {
 			if len(conflict.Keys) == 1 && conflict.Keys[0] == key {
 				continue // it has one
 			}
-			return Record(ctx, store) // the node has changed, or is gone
+			return Record(ctx, store) // the node was changed or deleted
 		}
 		if err != nil {
 			return err

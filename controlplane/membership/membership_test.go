@@ -30,7 +30,7 @@ func follow(t *testing.T, registry *resource.Registry) *Members {
 	return m
 }
 
-// stands asks until the answer is the wanted one: what another process wrote arrives a moment later.
+// stands polls until the answer is the wanted one: what another process wrote arrives a moment later.
 func stands(t *testing.T, m *Members, name, id string, want Standing) {
 	t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); ; {
@@ -60,7 +60,7 @@ func remove(t *testing.T, registry *resource.Registry, name string) {
 	}
 }
 
-// A membership ends with the Node, in this process and in others, running or started later, and cancels what is under way.
+// A membership ends with the Node, in this process and in others, running or started later, and its running requests are cancelled.
 func TestMembershipEndsWithTheNode(t *testing.T) {
 	registry := controlplanetest.Start(t)
 	here, there := follow(t, registry), follow(t, registry)
@@ -103,7 +103,8 @@ func TestMembershipEndsWithTheNode(t *testing.T) {
 	}
 }
 
-// Nodes of an earlier version keep their certificates, which have no number, until they are deleted; nobody else gets in without.
+// Nodes of an earlier version keep their certificates, which have no number, until they are deleted; other certificates without a number do
+// not count.
 func TestNodesFromBefore(t *testing.T) {
 	registry := controlplanetest.Start(t)
 	makeNode(t, registry, "old")
@@ -138,8 +139,8 @@ func TestNodesFromBefore(t *testing.T) {
 	}
 }
 
-// What a snapshot from before a node joined leaves of it is nothing, and that is not a removal; a node that was removed before the
-// snapshot is still known as removed after it, and one that was removed later is a member again.
+// After a restore from before a node joined, the node is unknown and not removed; a node that was removed before the snapshot is still
+// removed, and one that was removed later is a member again.
 func TestRestoredFromBeforeTheNodeJoined(t *testing.T) {
 	start := func(dir string) (*etcd.Server, storage.Interface) {
 		server, err := etcd.Start(t.Context(), etcd.Config{DataDir: dir})
@@ -215,7 +216,7 @@ func TestRestoredFromBeforeTheNodeJoined(t *testing.T) {
 	stands(t, m, "late", late, Unknown)
 }
 
-// A join hears of its own write after the watch has seen the node's deletion: the certificate does not count again.
+// A join applies its own write after the watch has seen the node's deletion: the certificate does not count again.
 func TestLateWordOfAJoin(t *testing.T) {
 	m := New(nil)
 	key, value := allocator.MemberKey("n"), []byte(`{"id":"1"}`)

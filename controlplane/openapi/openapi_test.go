@@ -140,8 +140,8 @@ type parsed struct {
 
 func (p parsed) OpenAPISchema() (openapiclient.Resources, error) { return p.Parse() }
 
-// TestClientSideValidation checks manifests as kubectl does where it does not
-// trust the server with it, by the v2 document.
+// TestClientSideValidation checks manifests by the v2 document, as kubectl does where the
+// server does not validate them.
 func TestClientSideValidation(t *testing.T) {
 	client := discovery.NewDiscoveryClientForConfigOrDie(serve(t))
 	schema := validation.NewSchemaValidation(parsed{openapiclient.NewOpenAPIParser(client)})

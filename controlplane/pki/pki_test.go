@@ -186,7 +186,7 @@ func TestSignNode(t *testing.T) {
 	}
 }
 
-// A node's certificate names that node and nobody else: with another's name or address it could take the API server's part.
+// A node's certificate names only that node: with another's name or address it could impersonate the API server.
 func TestSignNodeRefusesNamesOfOthers(t *testing.T) {
 	options := testOptions()
 	options.Reserved = []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("10.244.0.0/16")}
@@ -224,7 +224,7 @@ func TestSignNodeRefusesNamesOfOthers(t *testing.T) {
 			t.Errorf("%s was signed: %s", what, signed)
 		}
 	}
-	// What it connects from is left out of the certificate where it is not the node's own: a node on the API server's host, say.
+	// The certificate omits the address that a node connects from if it is not the node's own, as for a node on the API server's host.
 	for _, from := range []string{"198.18.0.1", "::ffff:198.18.0.1", "127.0.0.1", "::1", "10.96.0.1", "10.244.3.4"} {
 		signed, err := p.SignNode(NodeRequest{Name: "node1", CSR: request(t, nil), From: netip.MustParseAddr(from)})
 		if err != nil {

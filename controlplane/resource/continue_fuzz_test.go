@@ -9,8 +9,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
 
-// FuzzContinue reads continue tokens, which clients hand back: what is accepted means the same when it is written again, and no key
-// outside of the list; what is not is the client's fault.
+// FuzzContinue reads continue tokens, which clients send back: an accepted token means the same when it is written again, and no key
+// outside of the list; a refused one is an error of the client.
 func FuzzContinue(f *testing.F) {
 	f.Add(encodeContinue(7, "ns/name\x00"))
 	f.Add(encodeContinue(-1, "a"))

@@ -14,8 +14,8 @@ import (
 	"github.com/skep-io/skep/controlplane/storage"
 )
 
-// BenchmarkTracking is what a write takes in the process, without the store, of pods for which nobody keeps who set which fields and
-// of those for which the registry does.
+// BenchmarkTracking is the cost of a write in the process, without the store, for pods without the record of who set which fields and for
+// pods with it.
 func BenchmarkTracking(b *testing.B) {
 	ctx, cancel := context.WithCancel(context.Background())
 	server, err := etcd.Start(ctx, etcd.Config{DataDir: b.TempDir()})

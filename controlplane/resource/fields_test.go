@@ -16,8 +16,8 @@ import (
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
-// A pod that was applied keeps the record of who set what through its binding and its status; one that was not has none. What
-// loops write is theirs by name, and what a status update cannot change nobody comes to own by it.
+// An applied pod keeps the record of who set what through its binding and its status; any other has none. Writes of loops are recorded
+// under their names, and a status update gives no ownership of fields that it cannot change.
 func TestRecordOfAnAppliedPod(t *testing.T) {
 	r, _ := newRegistry(t)
 	ctx := t.Context()
@@ -78,7 +78,7 @@ func TestRecordOfAnAppliedPod(t *testing.T) {
 	}
 }
 
-// A record that is nested so deep that clients could not read a list with it is dropped, as one that is no record.
+// A record that is nested so deep that clients could not read a list with it is dropped, as one that cannot be decoded.
 func TestRecordTooDeep(t *testing.T) {
 	r, _ := newRegistry(t)
 	for name, fields := range map[string]string{

@@ -17,7 +17,7 @@ import (
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
-// scribe writes down what passes it, marks pods in its mutating turn, and refuses those that are labelled so in the other.
+// scribe records what it is called with, marks pods when it mutates, and refuses those that are labelled so when it validates.
 type scribe struct {
 	*admission.Handler
 	seen []string
@@ -53,8 +53,8 @@ func (s *scribe) Validate(_ context.Context, a admission.Attributes, _ admission
 	return nil
 }
 
-// Whoever changes an object passes the plugins, by the name of who it is: mutating ones after defaults, validating ones on what is
-// complete. What one refuses is not written.
+// Every change passes the plugins, with its user's name: mutating ones after defaults, validating ones on the complete object. A refused
+// change is not written.
 func TestEveryChangePassesAdmission(t *testing.T) {
 	_, store := newRegistry(t)
 	plugin := &scribe{Handler: admission.NewHandler(admission.Create, admission.Update, admission.Delete)}

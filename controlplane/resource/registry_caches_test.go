@@ -9,7 +9,7 @@ import (
 	"github.com/skep-io/skep/controlplane/kinds"
 )
 
-// A cache that ends by itself ends the registry with an error: nobody would read anything new of its kind.
+// A cache that ends by itself ends the registry with an error: otherwise reads would get no new state of its kind.
 func TestCacheThatEndsEndsTheRegistry(t *testing.T) {
 	_, store := newRegistry(t)
 	r := kinds.NewRegistry(store, kinds.Options{})
@@ -17,7 +17,7 @@ func TestCacheThatEndsEndsTheRegistry(t *testing.T) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer stop()
-	// The registry's own run of a cache that runs already returns at once.
+	// The registry's Run of a cache that runs already returns at once.
 	pods := r.Cache(kinds.Pods)
 	wg.Go(func() { _ = pods.Run(ctx) })
 	if err := pods.WaitForSync(ctx); err != nil {

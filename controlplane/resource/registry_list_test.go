@@ -42,7 +42,7 @@ func TestListIsLinearizable(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// Nothing of this kind changes, and still the list must be as new as the store.
+	// No object of this kind changes, and still the list must be as new as the store.
 	create(t, writer, kinds.Pods, pod("elsewhere", ""))
 	revision, err := store.Revision(testContext(t))
 	if err != nil {
@@ -119,7 +119,7 @@ func TestPagesAreOfOneRevision(t *testing.T) {
 			t.Errorf("page %d: at %d, continues %q, remaining %v; the list began at %d and has %d more", page, list.Revision, list.Continue, list.Remaining, revision, left)
 		}
 		options.Continue = list.Continue
-		// What comes in between is not for this list.
+		// Objects that are created in between are not in this list.
 		create(t, r, kinds.ConfigMaps, configMap(fmt.Sprintf("m%02d-new", 5*page)))
 		del(t, r, kinds.ConfigMaps, "default", want[24-page], nil)
 	}

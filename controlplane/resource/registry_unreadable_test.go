@@ -13,7 +13,7 @@ import (
 	"github.com/skep-io/skep/controlplane/storage"
 )
 
-// A registry that has seen an object go on showing it when its value breaks; one that starts after that fails the lists
+// A registry that has read an object keeps showing it when its value breaks; one that starts after that fails the lists
 // that would leave it out, as kube-apiserver does: an agent takes what a list leaves out for deleted.
 func TestUnreadableObjects(t *testing.T) {
 	r, store := newRegistry(t)

@@ -7,8 +7,8 @@ import (
 	"k8s.io/utils/ptr"
 )
 
-// TestHostPorts places a pod beside one that has a host port: they are in each
-// other's way if port and protocol are the same and the addresses meet.
+// TestHostPorts places a pod beside one that has a host port: they conflict if port and
+// protocol are the same and the addresses overlap.
 func TestHostPorts(t *testing.T) {
 	port := func(ip string, protocol corev1.Protocol, number int32) corev1.ContainerPort {
 		return corev1.ContainerPort{ContainerPort: 80, HostPort: number, HostIP: ip, Protocol: protocol}
@@ -57,7 +57,7 @@ func TestHostPorts(t *testing.T) {
 			if got := choose(); got != tc.fits {
 				t.Errorf("fits is %v, want %v", got, tc.fits)
 			}
-			// When the other one goes, its ports go with it.
+			// When the other pod is removed, its ports are free.
 			c.free(bound)
 			if !choose() {
 				t.Error("does not fit alone")

@@ -42,7 +42,8 @@ spec:
 `, name, cpu)
 }
 
-// A pod that fits nowhere says why, and is bound as soon as there is room: when a node comes, and when a pod goes.
+// A pod that fits nowhere has the reason in its condition, and is bound as soon as there is room: when a node is added, and when a pod is
+// deleted.
 func TestUnschedulableUntilThereIsRoom(t *testing.T) {
 	r := controlplanetest.Start(t)
 	start(t, r)
@@ -64,7 +65,7 @@ func TestUnschedulableUntilThereIsRoom(t *testing.T) {
 	awaitNode(t, r, "next", "large")
 }
 
-// A scheduler that starts anew knows what is bound, and none of its bindings overcommits a host.
+// A restarted scheduler counts the bound pods, and none of its bindings overcommits a host.
 func TestRestartKeepsCapacity(t *testing.T) {
 	r := controlplanetest.Start(t)
 	for i := range 4 {

@@ -38,7 +38,7 @@ func testPod(name, app string, milliCPU int64, port int32) *corev1.Pod {
 	return pod
 }
 
-// twin knows the same as the cluster and works everything out from nothing, each time.
+// twin has the same state as the cluster and computes everything from scratch, each time.
 type twin struct {
 	nodes  map[string]*corev1.Node
 	placed map[string]*corev1.Pod // by name, with nodeName

@@ -2,5 +2,5 @@ package storage
 
 import "time"
 
-// SetBound is for tests that do not want to wait as long as a skepd.
+// SetBound sets a shorter timeout for tests.
 func (e *Etcd) SetBound(within time.Duration) { e.within = within }

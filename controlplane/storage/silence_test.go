@@ -12,8 +12,8 @@ import (
 	"github.com/skep-io/skep/controlplane/storage"
 )
 
-// frozenLink passes bytes between an etcd and its clients until it is frozen: then connections stay, and nothing moves, as when
-// etcd is stopped or its disk hangs.
+// frozenLink passes bytes between an etcd and its clients until it is frozen: then connections stay open, and no bytes pass, as when etcd
+// is stopped or its disk hangs.
 type frozenLink struct {
 	net.Listener
 	mu     sync.RWMutex // held for writing while frozen
@@ -70,7 +70,7 @@ func (l *frozenLink) thaw() {
 	}
 }
 
-// An etcd that goes silent: every request says so in bounded time, and works again when etcd does.
+// When etcd stops answering, every request fails in bounded time, and works again when etcd does.
 func TestEtcdThatNeverAnswers(t *testing.T) {
 	server := newServerProcess(t)
 	link := newFrozenLink(t, strings.TrimPrefix(server.endpoint, "http://"))

@@ -37,8 +37,8 @@ func (s *emptyStore) Watch(ctx context.Context, _ string, _ int64) <-chan storag
 	return s.events
 }
 
-// Large objects that are written again and again leave the window by their bytes, long before they are too many, and a
-// watch that nobody reads is ended by its bytes too: together they hold a bounded part of what was written.
+// Large objects that are written repeatedly are dropped from the window for their bytes, long before they are too many, and a watch that
+// nobody reads is ended for its bytes too: together they hold a bounded part of what was written.
 func TestLargeObjectsAreBoundedByBytes(t *testing.T) {
 	const size, writes = 1 << 20, 160
 	s := &emptyStore{events: make(chan storage.WatchResponse)}

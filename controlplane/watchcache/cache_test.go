@@ -91,7 +91,7 @@ func commit(t *testing.T, s storage.Interface, ops ...storage.Op) int64 {
 	return revision
 }
 
-// state is what a twin knows of each key: mark@revision of the pod and its node.
+// state is a twin's state of each key: mark@revision of the pod and its node.
 type state map[string]string
 
 func describe(o *watchcache.Object) string {

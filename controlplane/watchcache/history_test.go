@@ -15,7 +15,7 @@ import (
 	"github.com/skep-io/skep/controlplane/watchcache"
 )
 
-// history writes random transactions and remembers the state after each.
+// history writes random transactions and keeps the state after each.
 func history(t *testing.T, s storage.Interface, seed uint64, n int) (revisions []int64, states map[int64]state) {
 	t.Helper()
 	r := rand.New(rand.NewPCG(seed, seed))
@@ -87,7 +87,7 @@ func replay(t *testing.T, w *watchcache.Watcher, from state, last int64) state {
 	}
 }
 
-// filtered is the part of a state that a filter on the node lets through.
+// filtered is the part of a state that passes a filter on the node.
 func (s state) filtered(node string) state {
 	got := maps.Clone(s)
 	maps.DeleteFunc(got, func(_, v string) bool { return !strings.HasSuffix(v, " on "+node) })
@@ -182,7 +182,7 @@ func TestLiveWatchesSeeWhatTheTwinHas(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The twin writes on from nothing; what its first part left is taken away first.
+	// The twin starts from an empty store; the objects of its first part are deleted first.
 	var ops []storage.Op
 	for key := range states[revisions[len(revisions)-1]] {
 		ops = append(ops, storage.Op{Key: key, Delete: true})

@@ -13,7 +13,7 @@ import (
 )
 
 // Many caches on one in-process etcd client, with many readers each that wait for a
-// revision, once stopped for good: every stream had its reader wait for the other.
+// revision, once stopped for good: the reader of every stream waited for the other.
 func TestManyReadersOnOneClientNeverBlock(t *testing.T) {
 	store := newStore(t)
 	ctx, cancel := context.WithCancel(testContext(t))

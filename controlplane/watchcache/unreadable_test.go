@@ -9,11 +9,11 @@ import (
 	"github.com/skep-io/skep/controlplane/watchcache"
 )
 
-// rubbish is a value that no decoder reads.
+// rubbish is a value that cannot be decoded.
 var rubbish = []byte("k8s\x00\xff\xff\xff")
 
-// A stored object that cannot be decoded is not deleted: an agent that were told so would stop the pod. Neither the
-// watch nor a new list takes it away, and when it can be read again it is one change.
+// A stored object that cannot be decoded is not deleted: on a Deleted event an agent would stop the pod. Neither the watch nor a new list
+// removes it, and when it can be decoded again that is one change.
 func TestUnreadableObjectsKeepTheirLastState(t *testing.T) {
 	s := &lossyStore{Interface: newStore(t), cut: make(chan struct{}), relist: make(chan struct{})}
 	c := newCache(t, s, 0)

@@ -13,8 +13,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// TestAnyHistoryGivesTheSameIndex holds an index that lived through random changes
-// against one that was only ever shown the end.
+// TestAnyHistoryGivesTheSameIndex compares an index after random changes with one that
+// got only the final state.
 func TestAnyHistoryGivesTheSameIndex(t *testing.T) {
 	for seed := uint64(0); seed < 200; seed++ {
 		r := rand.New(rand.NewPCG(seed, 1))

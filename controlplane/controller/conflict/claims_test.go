@@ -13,8 +13,8 @@ import (
 	"github.com/skep-io/skep/controlplane/servicespec"
 )
 
-// TestClaimsFollowChanges makes random changes and compares what is known after each with what the same state gives
-// when it is learnt at once. Whoever has lost or won something must have been named as affected.
+// TestClaimsFollowChanges makes random changes and compares the claims after each with those that the same state gives when it is set at
+// once. Every holder that has lost or gained something must have been returned as affected.
 func TestClaimsFollowChanges(t *testing.T) {
 	random := rand.New(rand.NewPCG(3, 4))
 	type state struct {

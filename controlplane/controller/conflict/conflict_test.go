@@ -43,7 +43,7 @@ func get(t *testing.T, r *resource.Registry, name string) *corev1.Service {
 	return service
 }
 
-// await waits until a service says this in a condition; "" for no such condition.
+// await waits until a service has a condition with this message; "" for no such condition.
 func await(t *testing.T, r *resource.Registry, name, condition, want string) {
 	t.Helper()
 	controlplanetest.Await(t, r, watched, func() string {
@@ -56,7 +56,7 @@ func await(t *testing.T, r *resource.Registry, name, condition, want string) {
 	})
 }
 
-// awaitEvent waits for an event, and fails if it was told more than once.
+// awaitEvent waits for an event, and fails if it was recorded more than once.
 func awaitEvent(t *testing.T, r *resource.Registry, kind, name, reason, message string) {
 	t.Helper()
 	controlplanetest.Await(t, r, watched, func() string {
@@ -83,7 +83,8 @@ metadata: {name: %s, annotations: {skep.io/selection: random}}
 spec: {externalIPs: [192.0.2.1], ports: [{name: a, port: 80}, {name: b, port: 81}]}
 `
 
-// The first to ask for an address keeps it, whatever the names are; the other is told by whom, until that ends.
+// The first service to ask for an address keeps it, whatever the names are; the other has a condition that names it, until the conflict
+// ends.
 func TestExternalAddresses(t *testing.T) {
 	r := controlplanetest.Start(t)
 	stop := start(t, r)
@@ -108,7 +109,7 @@ spec: {externalIPs: [192.0.2.1, 192.0.2.2], ports: [{name: a, port: 80}, {name: 
 	await(t, r, rival, servicespec.AddressConflict, "")
 	awaitEvent(t, r, "Service", loser, conflict.ReasonInUse, lost)
 
-	// A change that leaves it as it is says nothing; another leader says nothing again.
+	// A change that leaves the conflict as it is records no event; nor does another leader.
 	controlplanetest.Modify(t, r, kinds.Services, "", "default", loser, func(s *corev1.Service) { s.Labels = map[string]string{"a": "b"} })
 	stop()
 	start(t, r)
@@ -116,7 +117,7 @@ spec: {externalIPs: [192.0.2.1, 192.0.2.2], ports: [{name: a, port: 80}, {name: 
 	await(t, r, loser, servicespec.AddressConflict, "")
 	awaitEvent(t, r, "Service", loser, conflict.ReasonInUse, lost)
 
-	// Who goes gives it up.
+	// A deleted service releases the address.
 	controlplanetest.Modify(t, r, kinds.Services, "", "default", rival, func(s *corev1.Service) { s.Spec.Ports[0].Port = 80 })
 	await(t, r, loser, servicespec.AddressConflict, lost)
 	if _, _, err := r.Delete(t.Context(), kinds.Services, "default", rival, nil); err != nil {
@@ -125,7 +126,8 @@ spec: {externalIPs: [192.0.2.1, 192.0.2.2], ports: [{name: a, port: 80}, {name: 
 	await(t, r, loser, servicespec.AddressConflict, "")
 }
 
-// CVE-2020-8554: who asked for an address that is the cluster's own by now is told that no node serves it there, until it is not.
+// CVE-2020-8554: a service that asked for an address that is the cluster's own now has a condition that no node serves it there, until it
+// no longer is.
 func TestExternalAddressesInside(t *testing.T) {
 	r := controlplanetest.Start(t)
 	start(t, r)
@@ -151,7 +153,7 @@ status: {addresses: [{type: InternalIP, address: 192.0.2.77}]}
 	await(t, r, "thief", servicespec.ExternalAddressesIgnored, "")
 }
 
-// Host ports and node ports meet on the nodes where the pods are; the port at one address of a node goes before that at all.
+// Host ports and node ports conflict on the nodes where the pods are; a port at one address of a node takes precedence over that at all.
 func TestHostPorts(t *testing.T) {
 	r := controlplanetest.Start(t)
 	start(t, r)
@@ -208,7 +210,7 @@ status: {podIPs: [{ip: 10.244.1.3}]}
 	await(t, r, "web", servicespec.AddressConflict, "")
 }
 
-// Endpoints that lead to a service are left out, and the message names it.
+// Endpoints at a service's address are ignored, and the message names that service.
 func TestMisledEndpoints(t *testing.T) {
 	r := controlplanetest.Start(t)
 	start(t, r)

@@ -38,7 +38,7 @@ func selectorOf(obj resource.Object) labels.Selector {
 	return labels.SelectorFromSet(obj.(*appsv1.ReplicaSet).Spec.Selector.MatchLabels)
 }
 
-// fixture is a set of pods whose cache delivers only what a test delivers.
+// fixture is a set of pods to which only the test delivers changes.
 type fixture struct {
 	*testing.T
 	r     *resource.Registry
@@ -105,7 +105,7 @@ func TestClaim(t *testing.T) {
 	f.pod("orphan", "web", nil)
 	f.pod("stranger", "db", nil)
 	f.pod("others", "web", other)
-	// Each was changed after the cache delivered it: Claim decides by what is stored.
+	// Each was changed after the cache delivered it: Claim decides by the stored state.
 	f.pod("lost", "web", nil)
 	controlplanetest.Modify(t, f.r, kinds.Pods, "", "default", "lost", func(p *corev1.Pod) {
 		p.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(other, kinds.ReplicaSets.GVK)}
@@ -130,11 +130,11 @@ func TestClaim(t *testing.T) {
 	if ref := metav1.GetControllerOf(f.stored("orphan")); ref.APIVersion != "apps/v1" || ref.Kind != "ReplicaSet" || ref.Name != "web" || !ptr.Deref(ref.BlockOwnerDeletion, false) {
 		t.Errorf("the adopted pod has %+v", ref)
 	}
-	// Its own writes are known before the cache delivers them: the pod that was released is an orphan, the adopted one is not adopted again.
+	// Its own writes count before the cache delivers them: the released pod is an orphan, the adopted one is not adopted again.
 	f.wantClaimed(web, "orphan owned")
 }
 
-// An owner that the store says is gone or going adopts nothing, whatever its loop's cache says.
+// An owner that is deleted or being deleted in the store adopts nothing, whatever its loop's cache has.
 func TestAdoptionAsksTheStore(t *testing.T) {
 	orphaning := &metav1.DeleteOptions{PropagationPolicy: ptr.To(metav1.DeletePropagationOrphan)}
 	background := &metav1.DeleteOptions{PropagationPolicy: ptr.To(metav1.DeletePropagationBackground)}
@@ -211,7 +211,7 @@ func TestOwnWritesCountBeforeTheCacheHasThem(t *testing.T) {
 		t.Error("a pod that was replaced:", deleted, err)
 	}
 	f.wantClaimed(web, "a b c")
-	// One that has changed is deleted by Delete only.
+	// A changed one is deleted by Delete only.
 	controlplanetest.Modify(t, f.r, kinds.Pods, "", "default", "b", func(p *corev1.Pod) { p.Annotations = map[string]string{"seen": "no"} })
 	if deleted, err := f.pods.DeleteUnchanged(t.Context(), b); deleted || err != nil {
 		t.Error("a pod that changed:", deleted, err)
@@ -232,7 +232,7 @@ func TestOwnWritesCountBeforeTheCacheHasThem(t *testing.T) {
 	}
 }
 
-// A deletion that the cache never shows is given up after five minutes, as Kubernetes' expectations are.
+// A deletion that the cache never shows is no longer expected after five minutes, as in Kubernetes.
 func TestDeletionThatIsNeverSeenTimesOut(t *testing.T) {
 	f := start(t)
 	web := f.set("web")
@@ -246,7 +246,7 @@ func TestDeletionThatIsNeverSeenTimesOut(t *testing.T) {
 	f.wantClaimed(web, "a")
 }
 
-// What changes brings exactly those owners back that it concerns.
+// A change queues exactly the owners that it concerns.
 func TestObserveEnqueuesOwners(t *testing.T) {
 	f := start(t)
 	web, other := f.set("web"), f.set("other")

@@ -40,7 +40,7 @@ const (
 	recreate = "{type: Recreate}"
 )
 
-// start runs the loops, and a kubelet that makes pods ready or not as ready says of their image.
+// start runs the loops, and a kubelet that makes pods ready if ready returns true for their image.
 func start(t *testing.T, r *resource.Registry, ready func(image string) bool) {
 	recorder := event.NewRecorder(r, deployment.Component)
 	controlplanetest.Go(t, recorder.Run)
@@ -61,7 +61,7 @@ func image(name string) func(*appsv1.Deployment) {
 	return func(d *appsv1.Deployment) { d.Spec.Template.Spec.Containers[0].Image = name }
 }
 
-// settled waits until the deployment says that it is all there, in so many pods of an image and no others.
+// settled waits until the deployment reports that it is complete, with so many pods of an image and no others.
 func settled(t *testing.T, r *resource.Registry, image string, replicas int) *appsv1.Deployment {
 	t.Helper()
 	var d *appsv1.Deployment
@@ -142,7 +142,7 @@ func TestRollsOutAndBack(t *testing.T) {
 	})
 }
 
-// A template that never comes up takes none of the pods that work, and going back ends it.
+// A template whose pods never become ready removes no working pods, and a rollback ends it.
 func TestBrokenTemplateKeepsWhatWorks(t *testing.T) {
 	r := controlplanetest.Start(t)
 	start(t, r, func(image string) bool { return image != "broken" })
@@ -195,8 +195,7 @@ func TestRecreateNeverMixes(t *testing.T) {
 	}
 }
 
-// A set that matches and that nobody owns is adopted, whether or not it has the deployment's template; one whose labels are
-// changed is let go.
+// A matching set without an owner is adopted, whether or not it has the deployment's template; one whose labels are changed is released.
 func TestAdoptsAndReleases(t *testing.T) {
 	r := controlplanetest.Start(t)
 	orphan := controlplanetest.Create(t, r, controlplanetest.Parse(t, `

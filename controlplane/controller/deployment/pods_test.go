@@ -42,7 +42,7 @@ func runPods(ctx context.Context, t *testing.T, r *resource.Registry, ready func
 	wg.Wait()
 }
 
-// watchImages tells of the first moment at which pods of two images are there, those that are ending included.
+// watchImages reports the first moment at which pods of two images exist, terminating ones included.
 func watchImages(ctx context.Context, r *resource.Registry, mixed chan<- string) {
 	var wg sync.WaitGroup
 	count := map[string]int{}

@@ -12,15 +12,15 @@ import (
 	"k8s.io/utils/ptr"
 )
 
-// podEndpoint is that of a pod in its life-th life, at another address and under another UID each.
+// podEndpoint is the endpoint of the life-th pod with a name, each with another address and UID.
 func podEndpoint(pod, life int, ready bool) discoveryv1.Endpoint {
 	e := endpointN(pod*8+life, ready)
 	e.TargetRef = &corev1.ObjectReference{Name: fmt.Sprint("p", pod), UID: types.UID(fmt.Sprint(pod, "-", life))}
 	return e
 }
 
-// TestAmendIsWhatAFullPlanFinds changes some pods at random and amends the slices for them; a plan that looks at all then
-// finds nothing to do. What the old slices say stays as it was: the cache holds them.
+// TestAmendIsWhatAFullPlanFinds changes some pods at random and amends the slices for them; a plan from all pods then finds nothing to do.
+// The old slices are not changed: the cache holds them.
 func TestAmendIsWhatAFullPlanFinds(t *testing.T) {
 	other := []discoveryv1.EndpointPort{{Name: ptr.To("http"), Port: ptr.To[int32](81), Protocol: ptr.To(corev1.ProtocolTCP)}}
 	type state struct {

@@ -170,7 +170,7 @@ func dumpSlice(s *discoveryv1.EndpointSlice) string {
 	return fmt.Sprintf("EndpointSlice %s %s %v%s\n  %s\n%s", s.Labels[discoveryv1.LabelServiceName], s.AddressType, s.Labels, annotations, strings.Join(ports, " "), strings.Join(lines, ""))
 }
 
-// What a service leaves behind goes with it, and what changes owner changes hands.
+// Slices and Endpoints are deleted with their service, and change their manager with its selector.
 func TestServiceGoesAndLosesItsSelector(t *testing.T) {
 	r := controlplanetest.Start(t)
 	start(t, r)

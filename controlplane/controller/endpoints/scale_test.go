@@ -126,7 +126,7 @@ spec: {selector: {app: web}, ports: [{port: 80}]}
 		})
 	}
 	await(1000)
-	// As many slices as it takes, give or take what coming in one by one has left: never one over full.
+	// As many slices as needed, or a few more since the pods came in one by one: never one over full.
 	got, _ := sizes(r, "web")
 	if slices.Max(got) > 100 || len(got) > 11 {
 		t.Errorf("slices hold %v", got)
@@ -139,7 +139,7 @@ spec: {selector: {app: web}, ports: [{port: 80}]}
 	}
 }
 
-// TestMirrorLimit mirrors a thousand addresses of a subset and tells of the rest.
+// TestMirrorLimit mirrors a thousand addresses of a subset and reports the rest.
 func TestMirrorLimit(t *testing.T) {
 	r := controlplanetest.Start(t)
 	start(t, r)
@@ -157,7 +157,7 @@ func TestMirrorLimit(t *testing.T) {
 		}
 		return fmt.Sprintf("slices hold %v", got)
 	})
-	// An annotation that goes, goes from the slice too; and all goes with the Endpoints.
+	// A removed annotation is removed from the slice too; and all slices are deleted with the Endpoints.
 	controlplanetest.Modify(t, r, kinds.Endpoints, "", "default", "many", func(e *corev1.Endpoints) {
 		e.Annotations, e.Subsets[0].Addresses = nil, e.Subsets[0].Addresses[:2]
 	})

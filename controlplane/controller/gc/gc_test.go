@@ -36,7 +36,7 @@ func family(t *testing.T, r *resource.Registry) resource.Object {
 	return o
 }
 
-// state tells who is there, with how many owners.
+// state lists the objects that exist, with how many owners.
 func state(r *resource.Registry) string {
 	out := ""
 	for _, rc := range controlplanetest.List[*corev1.ReplicationController](r, kinds.ReplicationControllers, "default") {
@@ -79,7 +79,7 @@ func TestPropagation(t *testing.T) {
 	}
 }
 
-// Who names an owner that never was goes; who names one of a kind that is not served stays.
+// An object with an owner that never existed is deleted; one with an owner of a kind that is not served stays.
 func TestDanglingAndUnknownOwners(t *testing.T) {
 	r := controlplanetest.Start(t)
 	controlplanetest.Go(t, func(ctx context.Context) { _ = gc.New(r).Run(ctx) })

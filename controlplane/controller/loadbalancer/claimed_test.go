@@ -10,7 +10,7 @@ import (
 	"github.com/skep-io/skep/controlplane/kinds"
 )
 
-// Who claims a load-balancer's address as an external one does not take it away.
+// A service that claims a load-balancer address as an external one does not get it.
 func TestAddressStaysWhenAnotherClaimsIt(t *testing.T) {
 	r := controlplanetest.Start(t)
 	addNode(t, r, "node1", "198.51.100.1")
@@ -20,7 +20,7 @@ func TestAddressStaysWhenAnotherClaimsIt(t *testing.T) {
 	held := state(get(t, r, "web"))
 	addr := get(t, r, "web").Status.LoadBalancer.Ingress[0].IP
 	addService(t, r, "thief", func(s *corev1.ServiceSpec) { s.Type, s.ExternalIPs = corev1.ServiceTypeClusterIP, []string{addr} })
-	// Each change has the loop look again; the last one it must have looked at before it gave a third service its address.
+	// Each change queues a sync; the loop must have done the last before it gave a third service its address.
 	for port := range int32(5) {
 		controlplanetest.Modify(t, r, kinds.Services, "", "default", "web", func(s *corev1.Service) { s.Spec.Ports[0].Port = 100 + port })
 		name := fmt.Sprintf("next%d", port)

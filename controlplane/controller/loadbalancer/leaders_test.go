@@ -10,7 +10,7 @@ import (
 	"github.com/skep-io/skep/controlplane/kinds"
 )
 
-// TestTwoLeaders runs two loops at once, as they never should: no address is given twice all the same.
+// TestTwoLeaders runs two loops at once, which must never happen: even so no address is given twice.
 func TestTwoLeaders(t *testing.T) {
 	r := controlplanetest.Start(t)
 	addNode(t, r, "node1", "10.0.0.1")

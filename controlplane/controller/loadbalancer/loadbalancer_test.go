@@ -166,12 +166,12 @@ func TestAddresses(t *testing.T) {
 	awaitEvent(t, r, "nodes", "LoadBalancerIPUnavailable", "192.0.2.1 is used by node node1")
 	checkRecords(t, r)
 
-	// What is not ours stays as it is.
+	// Services of other classes stay as they are.
 	addService(t, r, "cloud", func(s *corev1.ServiceSpec) { s.LoadBalancerClass = ptr.To("example.org/cloud") })
 	controlplanetest.Modify(t, r, kinds.Services, "status", "default", "cloud", func(s *corev1.Service) {
 		s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "192.0.2.4", IPMode: ptr.To(corev1.LoadBalancerIPModeVIP)}}
 	})
-	// Nor is what it shows given to others, nor what a service claims as external address.
+	// Addresses in their status, or that a service claims as external addresses, are not given to others.
 	addService(t, r, "external", func(s *corev1.ServiceSpec) {
 		s.Type, s.ExternalIPs = corev1.ServiceTypeClusterIP, []string{"192.0.2.5"}
 	})
@@ -182,7 +182,7 @@ func TestAddresses(t *testing.T) {
 		t.Errorf("the service of another class is %q", got)
 	}
 
-	// An address that becomes free goes to who waits: by deletion, by type, by another wish.
+	// An address that becomes free is given to a waiting service: by deletion, by a changed type, by another requested address.
 	remove(t, r, "asks")
 	await(t, r, "late", "192.0.2.6 at node1", "LoadBalancerIPUnavailable")
 	controlplanetest.Modify(t, r, kinds.Services, "", "default", "class", func(s *corev1.Service) {
@@ -225,12 +225,12 @@ func TestNoPool(t *testing.T) {
 	addService(t, r, "web", nil)
 	await(t, r, "web", "NoLoadBalancerPool")
 	awaitEvent(t, r, "web", "NoLoadBalancerPool", "start it with --lb-cidr")
-	// Another controller may serve it: then there is nothing to complain of, nor to announce.
+	// Another controller may serve it: then there is nothing to report, nor to announce.
 	controlplanetest.Modify(t, r, kinds.Services, "status", "default", "web", func(s *corev1.Service) {
 		s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "198.51.100.7", IPMode: ptr.To(corev1.LoadBalancerIPModeVIP)}}
 	})
 	await(t, r, "web", "198.51.100.7")
-	// What an earlier pool gave stays, and is announced by who is there.
+	// Addresses of an earlier pool stay, and a ready node announces them.
 	addNode(t, r, "node2", "10.0.0.2")
 	setReady(t, r, "node1", corev1.ConditionUnknown)
 	await(t, r, "given", "192.0.2.1 at node2")
@@ -245,7 +245,7 @@ func TestPoolChanges(t *testing.T) {
 		await(t, r, fmt.Sprintf("web%d", i), fmt.Sprintf("192.0.2.%d at node1", i+1))
 	}
 	stop()
-	// A status that somebody wrote: the record of what it showed before is worth nothing any more.
+	// A status that somebody wrote: the record of the earlier address no longer counts.
 	controlplanetest.Modify(t, r, kinds.Services, "status", "default", "web0", func(s *corev1.Service) { s.Status.LoadBalancer = corev1.LoadBalancerStatus{} })
 	// On its own: beside web2, which the next pool moves, either may come first.
 	stop = start(t, r, "192.0.2.0/29")
@@ -263,7 +263,7 @@ func TestPoolChanges(t *testing.T) {
 	checkRecords(t, r)
 }
 
-// TestAnnouncers follows services over nodes that come and go.
+// TestAnnouncers follows services while nodes are added and deleted.
 func TestAnnouncers(t *testing.T) {
 	r := controlplanetest.Start(t)
 	for i := range 3 {

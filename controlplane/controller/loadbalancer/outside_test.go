@@ -10,7 +10,7 @@ import (
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
-// setOutside is what an agent says of its uplinks.
+// setOutside sets the condition by which an agent reports on its uplinks.
 func setOutside(t *testing.T, r *resource.Registry, node string, status corev1.ConditionStatus) {
 	t.Helper()
 	controlplanetest.Modify(t, r, kinds.Nodes, "status", "", node, func(n *corev1.Node) {

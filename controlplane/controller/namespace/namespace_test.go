@@ -47,7 +47,7 @@ func TestNamespaceIsFurnishedEmptiedAndFinalized(t *testing.T) {
 	}
 	both := []*resource.Kind{kinds.ConfigMaps, kinds.ServiceAccounts}
 	controlplanetest.Await(t, r, both, furnished)
-	// What someone deletes or spoils comes again.
+	// Deleted or changed objects are restored.
 	if _, _, err := r.Delete(t.Context(), kinds.ServiceAccounts, "team", "default", nil); err != nil {
 		t.Fatal(err)
 	}

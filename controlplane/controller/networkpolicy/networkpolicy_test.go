@@ -27,8 +27,8 @@ func start(t *testing.T, r *resource.Registry) (stop func()) {
 	}
 }
 
-// A namespace says that its policies are not enforced while it has one, through a change of the leader too; each policy's event
-// comes once.
+// A namespace has the condition that its policies are not enforced while it has one, also after a change of the leader; each policy's event
+// is recorded once.
 func TestNamespaceSaysThatPoliciesAreNotEnforced(t *testing.T) {
 	r := controlplanetest.Start(t)
 	policy := func(name string) {
@@ -86,7 +86,7 @@ spec: {podSelector: {}}
 	remove("one")
 	controlplanetest.Modify(t, r, kinds.NetworkPolicies, "", "default", "two", func(p *networkingv1.NetworkPolicy) { p.Labels = map[string]string{"a": "b"} })
 	await(true)
-	// While nobody leads, the last one goes.
+	// The last policy is deleted while there is no leader.
 	stop()
 	remove("two")
 	start(t, r)

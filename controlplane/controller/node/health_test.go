@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// beat is one second of a story: who gives a sign of life, and what is overdue after it.
+// beat is one second of a test: which nodes give a sign of life, and which are overdue after it.
 func TestHealth(t *testing.T) {
 	const grace = 5 * time.Second
 	base := time.Unix(1000, 0)
@@ -19,7 +19,7 @@ func TestHealth(t *testing.T) {
 		h.start(base)
 		return h
 	}
-	// run looks every half second up to end; alive nodes renew every second.
+	// run checks every half second up to end; the nodes in alive renew every second.
 	run := func(h *health, from, end float64, alive ...string) (overdue []string) {
 		for s := from; s <= end; s += 0.5 {
 			for _, n := range alive {

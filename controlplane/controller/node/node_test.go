@@ -75,7 +75,7 @@ status: {phase: Running, conditions: [{type: Ready, status: "True"}]}
 	return h
 }
 
-// await waits for something in the loop's memory, which it can only ask for.
+// await polls for something in the loop's memory.
 func (h *hosts) await(is func() bool) {
 	h.t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); !is(); runtime.Gosched() {
@@ -85,7 +85,7 @@ func (h *hosts) await(is func() bool) {
 	}
 }
 
-// live lets seconds pass in which the alive nodes renew their leases.
+// live lets seconds pass in which the nodes in alive renew their leases.
 func (h *hosts) live(seconds int, alive ...string) {
 	h.t.Helper()
 	for range seconds {
@@ -134,7 +134,7 @@ func (h *hosts) awaitPod(name string, is func(*corev1.Pod) bool) {
 	})
 }
 
-// pod returns nil for a pod that is gone.
+// pod returns nil for a deleted pod.
 func (h *hosts) pod(name string) *corev1.Pod {
 	p, err := resource.Get[*corev1.Pod](h.t.Context(), h.r, kinds.Pods, "default", name)
 	if err != nil {
@@ -181,7 +181,7 @@ func TestSilentNode(t *testing.T) {
 	}
 	h.live(3, "node1", "node2")
 	h.awaitPod("tolerant-node3", terminating)
-	// Deleted pods of a node that stays away go in the end.
+	// Deleted pods of a node that stays silent are removed in the end.
 	h.live(180, "node1", "node2")
 	h.awaitPod("web-node3", func(p *corev1.Pod) bool { return p == nil })
 	for _, name := range []string{"web-node1", "web-node2"} {
@@ -198,7 +198,7 @@ func TestSilentNode(t *testing.T) {
 	h.awaitNode("node3", func(n *corev1.Node) bool { return len(n.Spec.Taints) == 0 })
 }
 
-// When all nodes fall silent it is this process that is cut off, or there is nowhere to go.
+// When all nodes are silent, this process is cut off, or there is no node for the pods.
 func TestAllSilent(t *testing.T) {
 	h := startHosts(t, "node1", "node2", "node3")
 	h.live(12, "node1", "node2", "node3")
@@ -213,17 +213,17 @@ func TestAllSilent(t *testing.T) {
 			t.Errorf("the pod of %s suffered", name)
 		}
 	}
-	// Two return; the third is given time, and then given up.
+	// Two return; the third gets time, and then its pods are evicted.
 	h.live(5, "node1", "node2")
 	if terminating(h.pod("web-node3")) {
 		t.Error("the last node got no time to return as well")
 	}
 	h.live(25, "node1", "node2")
-	// On this clock its time to be kept may be over already.
+	// On this clock the time for which it is kept may be over already.
 	h.awaitPod("web-node3", func(p *corev1.Pod) bool { return p == nil || terminating(p) })
 }
 
-// A process that was stopped blames nobody.
+// After a stop of this process no node counts as silent.
 func TestStalledProcess(t *testing.T) {
 	h := startHosts(t, "node1", "node2", "node3")
 	h.live(12, "node1", "node2", "node3")
@@ -238,8 +238,8 @@ func TestStalledProcess(t *testing.T) {
 	}
 }
 
-// A node that is short of something takes no new pods until it says that it no longer is; what runs there is left to its agent,
-// and taints that others set stay.
+// A node that is short of a resource gets no new pods until it reports that it no longer is; its running pods are its agent's business, and
+// taints that others set stay.
 func TestPressureTaints(t *testing.T) {
 	h := startHosts(t, "a")
 	set := func(kind corev1.NodeConditionType, status corev1.ConditionStatus) {

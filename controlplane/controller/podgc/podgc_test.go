@@ -58,7 +58,7 @@ func awaitPods(t *testing.T, r *resource.Registry, check func(*corev1.Pod) strin
 	})
 }
 
-// Pods whose node does not exist go, and have failed for who still looks at them; those of a node that was created again stay.
+// Pods whose node does not exist are removed, after they are marked as failed; those of a node that was created again stay.
 func TestPodsOfNodesThatDoNotExist(t *testing.T) {
 	r := controlplanetest.Start(t)
 	nodes := controlplanetest.Parse(t, `
@@ -88,7 +88,7 @@ func TestPodsOfNodesThatDoNotExist(t *testing.T) {
 	}, "c-held", "d-again", "e-stays", "f-unbound")
 }
 
-// A pod that is being deleted and was never bound has failed, so that who holds its finalizer can let it go.
+// A pod that is being deleted and was never bound is marked as failed, so that its finalizer's owner can remove the finalizer.
 func TestUnboundPodThatIsBeingDeleted(t *testing.T) {
 	r := controlplanetest.Start(t)
 	run(t, r, DefaultThreshold)
@@ -102,7 +102,7 @@ func TestUnboundPodThatIsBeingDeleted(t *testing.T) {
 	}, "held", "waits")
 }
 
-// Pods that are being deleted go from a node of which the administrator says that it is out of service and that is not ready.
+// Pods that are being deleted are removed from a node that the administrator has marked as out of service and that is not ready.
 func TestNodeOutOfService(t *testing.T) {
 	r := controlplanetest.Start(t)
 	run(t, r, DefaultThreshold)
@@ -126,7 +126,7 @@ status: {conditions: [{type: Ready, status: "True"}]}
 	awaitPods(t, r, nil, "stays")
 }
 
-// Terminated pods above the threshold go: evicted ones first, then the oldest; those that run do not count.
+// Terminated pods above the threshold are removed: evicted ones first, then the oldest; running pods do not count.
 func TestTerminatedPodsAboveThreshold(t *testing.T) {
 	r := controlplanetest.Start(t)
 	run(t, r, 3)
@@ -151,7 +151,7 @@ func TestTerminatedPodsAboveThreshold(t *testing.T) {
 	}
 }
 
-// counted is what a metric says of terminated pods of the namespace default.
+// counted is the value of a metric for terminated pods of the namespace default.
 func counted(t *testing.T, name string) float64 {
 	t.Helper()
 	families, err := prometheus.DefaultGatherer.Gather()

@@ -20,7 +20,7 @@ func TestRankForDeletion(t *testing.T) {
 		change(p)
 		return p
 	}
-	// From the first to go to the last, each for the one reason that its name tells.
+	// From the first to be deleted to the last, each for the one reason in its name.
 	pods := []*corev1.Pod{
 		pod("1-unassigned", func(p *corev1.Pod) { p.Spec.NodeName = "" }),
 		pod("2-pending", func(p *corev1.Pod) { p.Status.Phase = corev1.PodPending }),

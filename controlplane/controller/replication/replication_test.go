@@ -53,8 +53,8 @@ func active(r *resource.Registry) (pods []*corev1.Pod) {
 	return pods
 }
 
-// settled waits until the controller's status tells of so many pods, and as many
-// are there and owned by it, none of them called one of gone.
+// settled waits until the controller's status has so many pods, and as many exist and are
+// owned by it, none of them with a name in gone.
 func settled(t *testing.T, r *resource.Registry, rc *corev1.ReplicationController, replicas int, gone ...string) []*corev1.Pod {
 	t.Helper()
 	var pods []*corev1.Pod
@@ -98,13 +98,13 @@ func TestScaleUpReplaceAndScaleDown(t *testing.T) {
 	if all := active(r); len(all) != 20 {
 		t.Fatalf("%d pods were made for 20", len(all))
 	}
-	// One ends, one is deleted: both are replaced.
+	// One pod ends, one is deleted: both are replaced.
 	controlplanetest.Modify(t, r, kinds.Pods, "status", "default", pods[0].Name, func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed })
 	if _, _, err := r.Delete(t.Context(), kinds.Pods, "default", pods[1].Name, nil); err != nil {
 		t.Fatal(err)
 	}
 	settled(t, r, rc, 20, pods[0].Name, pods[1].Name)
-	// Ready pods outlive those that are not.
+	// Pods that are not ready are deleted first.
 	ready := map[string]bool{}
 	for _, p := range pods[2:5] {
 		ready[p.Name] = true
@@ -196,7 +196,7 @@ spec: {containers: [{name: c, image: i}]}
 	}
 }
 
-// However often the loop is stopped in its work, there are never more pods than asked for.
+// However often the loop is stopped in its work, there are never more pods than requested.
 func TestNeverTooManyOverRestarts(t *testing.T) {
 	r := controlplanetest.Start(t)
 	var rc *corev1.ReplicationController

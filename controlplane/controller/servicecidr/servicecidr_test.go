@@ -45,7 +45,7 @@ func addRange(t *testing.T, r *resource.Registry, name string, cidrs ...string) 
 	controlplanetest.Create(t, r, &networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: cidrs}})
 }
 
-// rangeState is "gone", or what the condition Ready says and whether the finalizer is there.
+// rangeState is "gone", or the status of the condition Ready and whether there is a finalizer.
 func rangeState(t *testing.T, r *resource.Registry, name string) string {
 	t.Helper()
 	cidr, err := resource.Get[*networkingv1.ServiceCIDR](t.Context(), r, kinds.ServiceCIDRs, "", name)
@@ -128,7 +128,7 @@ func TestRanges(t *testing.T) {
 	remove(t, r, kinds.Services, "default", "web")
 	awaitRange(t, r, "more", "gone")
 
-	// A range may also go when others hold its addresses: here they come later.
+	// A range may also be deleted when other ranges contain its addresses: here they are added later.
 	addRange(t, r, "small", "10.98.0.0/28")
 	awaitRange(t, r, "small", "True, protected")
 	if _, err := addService(r, t.Context(), "web", "10.98.0.3"); err != nil {
@@ -139,7 +139,7 @@ func TestRanges(t *testing.T) {
 	addRange(t, r, "large", "10.98.0.0/16")
 	awaitRange(t, r, "small", "gone")
 
-	// The default one is needed as long as it is the only one for an address, and made again if it goes.
+	// The default range is needed as long as it is the only one for an address, and created again if it is deleted.
 	remove(t, r, kinds.ServiceCIDRs, "", allocator.DefaultServiceCIDR)
 	awaitRange(t, r, allocator.DefaultServiceCIDR, "False Terminating, protected")
 	service, err := addService(r, t.Context(), "elsewhere", "")
@@ -150,8 +150,8 @@ func TestRanges(t *testing.T) {
 	awaitRange(t, r, allocator.DefaultServiceCIDR, "True, protected")
 }
 
-// TestAllocationRacesDeletion takes addresses of ranges while these are deleted:
-// none may be left without a range.
+// TestAllocationRacesDeletion allocates addresses of ranges while these are deleted: no
+// address may end up without a range.
 func TestAllocationRacesDeletion(t *testing.T) {
 	r := controlplanetest.Start(t)
 	start(t, r)
@@ -240,7 +240,7 @@ func TestRepair(t *testing.T) {
 		for _, e := range controlplanetest.List[*corev1.Event](r, kinds.Events, "default") {
 			seen = append(seen, e.InvolvedObject.Name+" "+e.Reason)
 		}
-		// Which of the two gets the port is open, but one does and the other is told.
+		// Either of the two gets the port, and the other has an event.
 		a, b := slices.Contains(seen, "unrecorded PortNotAllocated"), slices.Contains(seen, "rival PortNotAllocated")
 		x, y := slices.Contains(seen, "unrecorded PortAlreadyAllocated"), slices.Contains(seen, "rival PortAlreadyAllocated")
 		if a && y && !b || b && x && !a {
@@ -259,7 +259,7 @@ func TestRepair(t *testing.T) {
 		}
 		return ""
 	})
-	// A range that takes the one outside ends its trouble.
+	// A range that contains the address outside ends the warnings.
 	addRange(t, r, "more", "10.55.0.0/24")
 	awaitEvent(t, r, "outside", "ClusterIPNotAllocated", "10.55.0.1 is not allocated; repairing")
 }

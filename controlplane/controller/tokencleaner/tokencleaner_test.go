@@ -17,7 +17,7 @@ import (
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
-// Expired tokens go, also those that a person wrote by hand; all else stays.
+// Expired tokens are deleted, also hand-written ones; everything else stays.
 func TestExpiredTokensGo(t *testing.T) {
 	registry := controlplanetest.Start(t)
 	begin := time.Now().Truncate(time.Second)
@@ -37,7 +37,7 @@ func TestExpiredTokensGo(t *testing.T) {
 	left := func(want ...string) {
 		t.Helper()
 		controlplanetest.Await(t, registry, []*resource.Kind{kinds.Secrets}, func() string {
-			// A fake clock moves only when told, and a loop may ask for its delay after that.
+			// A fake clock moves only when it is stepped, and a loop may set its delay after that.
 			clock.Step(0)
 			var have []string
 			for _, s := range controlplanetest.List[*corev1.Secret](registry, kinds.Secrets, "") {
