@@ -84,14 +84,14 @@ func (s *Server) enter(c *call) (leave func(), err error) {
 		cancel()
 		return nil, err
 	}
-	leave, standing := s.members.Enter(node, memberOf(c.user), cancel)
+	leaveMembers, standing := s.members.Enter(node, memberOf(c.user), cancel)
 	if standing != membership.Counts {
 		cancel()
 		return nil, refusedNode(node, standing)
 	}
 	c.Request = c.WithContext(ctx)
 	return func() {
-		leave()
+		leaveMembers()
 		cancel()
 	}, nil
 }
