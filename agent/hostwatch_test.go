@@ -186,7 +186,7 @@ func TestPodsAndPeersCauseNoWork(t *testing.T) {
 	}
 }
 
-// findUplinks finds the interfaces at which packets from outside arrive.
+// Uplinks are the interfaces at which packets from outside arrive.
 func TestUplinksAreFound(t *testing.T) {
 	for _, c := range []struct {
 		name  string

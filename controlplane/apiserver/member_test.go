@@ -47,14 +47,10 @@ func deleteNode(t *testing.T, name string) {
 	if err := shared.client.CoreV1().Nodes().Delete(context.Background(), name, metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
-		if _, member := shared.server.members.Number(name); !member {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("node %s is deleted, and its membership still counts after a minute", name)
-		}
-	}
+	waitFor(t, "the end of node "+name+"'s membership", func() bool {
+		_, member := shared.server.members.Number(name)
+		return !member
+	})
 }
 
 // A token is valid until it expires or is deleted, only in full and only for its purpose.

@@ -13,17 +13,27 @@ import (
 
 // gate is the plugins that every change has to pass before it is written.
 type gate struct {
-	mutating   []admission.MutationInterface
-	validating []admission.ValidationInterface
+	mutating   []mutating
+	validating []validating
+}
+
+type mutating struct {
+	admission.MutationInterface
+	timer admissionTimer
+}
+
+type validating struct {
+	admission.ValidationInterface
+	timer admissionTimer
 }
 
 func newGate(plugins []admission.Interface) (g gate) {
 	for _, plugin := range plugins {
 		if p, ok := plugin.(admission.MutationInterface); ok {
-			g.mutating = append(g.mutating, p)
+			g.mutating = append(g.mutating, mutating{p, newAdmissionTimer(p, "admit")})
 		}
 		if p, ok := plugin.(admission.ValidationInterface); ok {
-			g.validating = append(g.validating, p)
+			g.validating = append(g.validating, validating{p, newAdmissionTimer(p, "validate")})
 		}
 	}
 	return g
@@ -57,7 +67,7 @@ func (g *gate) admit(ctx context.Context, a admission.Attributes) error {
 		if plugin.Handles(a.GetOperation()) {
 			began := time.Now()
 			err := plugin.Admit(ctx, a, nil)
-			observeAdmission(plugin, "admit", a, began, err)
+			plugin.timer.observe(a.GetOperation(), began, err)
 			if err != nil {
 				return err
 			}
@@ -72,7 +82,7 @@ func (g *gate) validate(ctx context.Context, a admission.Attributes) error {
 		if plugin.Handles(a.GetOperation()) {
 			began := time.Now()
 			err := plugin.Validate(ctx, a, nil)
-			observeAdmission(plugin, "validate", a, began, err)
+			plugin.timer.observe(a.GetOperation(), began, err)
 			if err != nil {
 				return err
 			}

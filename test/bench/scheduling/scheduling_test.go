@@ -21,8 +21,6 @@ const (
 	nodes     = 5000
 	podsRound = 2000
 	workers   = 32
-	// settle is how long a control plane is left alone before its memory is read.
-	settle = 5 * time.Second
 )
 
 // baseline names, in the environment, another skepd program, that of an earlier revision say, to measure in turns with bin/skepd.
@@ -39,13 +37,11 @@ func BenchmarkPods(b *testing.B) {
 	for name, program := range programs {
 		running[name] = start(b, program)
 	}
-	time.Sleep(settle)
 	memory := map[string]float64{}
 	for name, s := range running {
 		memory[name+"-idle-MB"] = s.residentMB(b)
 		s.makeNodes(b)
 	}
-	time.Sleep(settle)
 	for name, s := range running {
 		memory[name+"-nodes-MB"] = s.residentMB(b)
 	}
