@@ -30,7 +30,7 @@ type statusWriter struct {
 
 	mu      sync.Mutex
 	pod     *corev1.Pod       // newest from the API
-	written *corev1.Pod       // as the API had it after our last write; may be newer than pod
+	written *corev1.Pod       // as the API had it after our last write, or when there was nothing to write; may be newer than pod
 	sent    *corev1.PodStatus // the status of that write
 	pending *corev1.PodStatus
 	sending bool
@@ -130,9 +130,12 @@ func (s *statusWriter) writePending(ctx context.Context) error {
 	if status == nil {
 		return nil
 	}
-	err := s.send(ctx, pod, &base.Status, status)
+	err := s.send(ctx, pod, base, status)
 	s.mu.Lock()
 	s.sending = false
+	if err == nil && newer(s.pod, s.written) && differs(&s.pod.Status, status) {
+		err = errOverruled // the watch was faster than the answer
+	}
 	s.mu.Unlock()
 	if err == nil || apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 		// The pod was deleted, or is another of the same name: the status is of no use.
@@ -149,10 +152,16 @@ func (s *statusWriter) writePending(ctx context.Context) error {
 // errOverruled reports a write that the API accepted, but after which the status is not the one written.
 var errOverruled = errors.New("another write came in between")
 
-func (s *statusWriter) send(ctx context.Context, pod *corev1.Pod, base, status *corev1.PodStatus) error {
-	data, err := statusPatch(string(pod.UID), base, status)
-	if err != nil || data == nil {
+func (s *statusWriter) send(ctx context.Context, pod, base *corev1.Pod, status *corev1.PodStatus) error {
+	data, err := statusPatch(string(pod.UID), &base.Status, status)
+	if err != nil {
 		return err
+	}
+	if data == nil { // after a restart of the agent, for example
+		s.mu.Lock()
+		s.written, s.sent = base, status
+		s.mu.Unlock()
+		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
