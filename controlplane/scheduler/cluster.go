@@ -13,6 +13,7 @@ type host struct {
 	name        string
 	node        *corev1.Node // nil: not known
 	zone        string
+	ready       bool // as the node's condition Ready has it
 	allocatable resources
 	maxPods     int64
 	requested   resources
@@ -71,7 +72,8 @@ func (c *cluster) setNode(node *corev1.Node) (roomier bool) {
 	defer c.mu.Unlock()
 	h := c.host(node.Name)
 	old := h.node
-	h.node = node
+	wasReady := h.ready
+	h.node, h.ready = node, ready(node)
 	h.allocatable = toResources(node.Status.Allocatable)
 	h.maxPods = node.Status.Allocatable.Pods().Value()
 	zone := node.Labels[corev1.LabelTopologyZone]
@@ -83,7 +85,7 @@ func (c *cluster) setNode(node *corev1.Node) (roomier bool) {
 		c.recount(h)
 		c.order.add(h)
 	}
-	return old == nil || placementChanged(old, node)
+	return old == nil || wasReady != h.ready || placementChanged(old, node)
 }
 
 // recount moves the pods of a host to its zone.

@@ -71,7 +71,7 @@ func fits(req *request, h *host, why *misfit) bool {
 		}
 		return false
 	}
-	if !ready(node) && !tolerates(pod, &corev1.Taint{Key: corev1.TaintNodeNotReady, Effect: corev1.TaintEffectNoSchedule}) {
+	if !h.ready && !tolerates(pod, &corev1.Taint{Key: corev1.TaintNodeNotReady, Effect: corev1.TaintEffectNoSchedule}) {
 		why.add(reasonNotReady)
 		return false
 	}
@@ -145,9 +145,9 @@ func tolerates(pod *corev1.Pod, taint *corev1.Taint) bool {
 	return corev1helpers.TolerationsTolerateTaint(klog.Logger{}, pod.Spec.Tolerations, taint, false)
 }
 
-// placementChanged says whether a node's change can let pods fit that did not before.
+// placementChanged says whether a node's change, other than of its condition, can let pods fit that did not before.
 func placementChanged(old, cur *corev1.Node) bool {
-	return old.Spec.Unschedulable != cur.Spec.Unschedulable || ready(old) != ready(cur) ||
+	return old.Spec.Unschedulable != cur.Spec.Unschedulable ||
 		!equality.Semantic.DeepEqual(old.Spec.Taints, cur.Spec.Taints) ||
 		!equality.Semantic.DeepEqual(old.Labels, cur.Labels) ||
 		!equality.Semantic.DeepEqual(old.Status.Allocatable, cur.Status.Allocatable)
