@@ -80,13 +80,14 @@ var allowed = map[string][]string{
 	"bpf":            {},
 	"connections":    {},
 	"durable":        {},
+	"witness":        {"api", "controlplane/servicespec"},
 	"dataplane":      {"backoff", "bpf"},
-	"agent":          {"api", "backoff", "dataplane", "controlplane/servicespec", "connections", "durable"},
-	"controlplane":   {"api", "backoff", "connections", "durable"},
+	"agent":          {"api", "backoff", "dataplane", "controlplane/servicespec", "connections", "durable", "witness"},
+	"controlplane":   {"api", "backoff", "connections", "durable", "witness"},
 	"coredns-plugin": {"backoff", "controlplane/storage"},
 	"cmd":            {"agent", "controlplane", "coredns-plugin", "dataplane/service"},
 	"docs":           {}, // embeds its examples
-	"test":           {"agent", "api", "bpf", "controlplane", "coredns-plugin", "dataplane", "cmd", "docs"},
+	"test":           {"agent", "api", "bpf", "controlplane", "coredns-plugin", "dataplane", "cmd", "docs", "witness"},
 
 	// What agents read, too, stands on nothing.
 	"controlplane/servicespec": {},
