@@ -61,7 +61,7 @@ func (a *announcer) Own(addrs []netip.Addr) {
 	if slices.Equal(a.addrs, addrs) {
 		return
 	}
-	slog.Info("load-balancer addresses answered for here", "addresses", addrs)
+	slog.Info("load-balancer addresses announced here", "addresses", addrs)
 	a.addrs = addrs
 	for addr := range a.yielded {
 		if !slices.Contains(addrs, addr) {
@@ -112,7 +112,7 @@ func (a *announcer) look(now time.Time) {
 	}
 	taken, err := flows.InUse(asked)
 	if err != nil {
-		slog.Error("neighbours not asked who has load-balancer addresses: this node falls silent about them when its lease ends", "addresses", asked, "err", err)
+		slog.Error("the neighbours cannot be asked who announces load-balancer addresses: this node stops announcing them when its lease expires", "addresses", asked, "err", err)
 		return
 	}
 	a.mu.Lock()
@@ -122,11 +122,11 @@ func (a *announcer) look(now time.Time) {
 			continue
 		}
 		if !taken[addr] {
-			slog.Info("a load-balancer address is answered for here again: the other node is silent", "address", addr)
+			slog.Info("load-balancer address announced here again: the other node does not announce it", "address", addr)
 			delete(a.yielded, addr)
 			continue
 		}
-		slog.Warn("a load-balancer address is left to another node, which answers for it", "address", addr)
+		slog.Warn("load-balancer address no longer announced here: another node announces it", "address", addr)
 		if a.yielded == nil {
 			a.yielded = map[netip.Addr]bool{}
 		}

@@ -72,7 +72,7 @@ func (p *dataPlane) start(ctx context.Context, group *errgroup.Group) (err error
 	}
 	p.sweeper, err = sockets.New(sockets.Options{Plane: p.services, CgroupPath: hooks, Namespaces: p.containers.runtime.NetNamespaces})
 	if err != nil {
-		return fmt.Errorf("sockets on backends that are gone: %w", err)
+		return fmt.Errorf("sockets to removed backends: %w", err)
 	}
 	p.census, err = census.New(census.Options{Plane: p.services, Flows: p.flows, CgroupPath: hooks})
 	if err != nil {
@@ -102,7 +102,7 @@ func (p *dataPlane) stop() {
 	}{
 		{"events of connections", p.failures != nil, func() error { return p.failures.Close() }},
 		{"count of connections", p.census != nil, func() error { return p.census.Close() }},
-		{"sockets on backends that are gone", p.sweeper != nil, func() error { return p.sweeper.Close() }},
+		{"sockets to removed backends", p.sweeper != nil, func() error { return p.sweeper.Close() }},
 		{"pods' traffic", p.path != nil, func() error { return p.path.Close() }},
 		{"traffic from outside", p.flows != nil, func() error { return p.flows.Close() }},
 		{"service data plane", p.services != nil, func() error { return p.services.Close() }},

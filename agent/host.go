@@ -200,7 +200,7 @@ func readPodCIDRs(cfg Config) ([]netip.Prefix, bool) {
 	}
 	fields := strings.Fields(string(data))
 	if len(fields) < 2 || fields[0] != cfg.NodeName {
-		slog.Warn("the file of this node's pod ranges says nothing of it; asking the API server", "path", podCIDRFile(cfg), "node", cfg.NodeName)
+		slog.Warn("the file of pod ranges is not this node's; asking the API server", "path", podCIDRFile(cfg), "node", cfg.NodeName)
 		return nil, false
 	}
 	var ranges []netip.Prefix

@@ -31,7 +31,7 @@ func followHost(ctx context.Context, changes *podnet.HostChanges, look func(podn
 			continue
 		}
 		if !wait.Failing() && ctx.Err() == nil {
-			slog.Error("this host's interfaces are looked at again every second until that succeeds", "err", err)
+			slog.Error("this host's interfaces could not be read; trying again every second", "err", err)
 		}
 		changes.Again(change, wait.Next())
 	}

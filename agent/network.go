@@ -68,7 +68,7 @@ func writeNetwork(cfg Config, n skepv1.Network) error {
 func (m *membership) askNetwork(ctx context.Context) (n skepv1.Network, err error) {
 	ask := backoff.Retry{
 		First: 200 * time.Millisecond, Last: 5 * time.Second, Attrs: []any{"server", m.cfg.Server},
-		Failing: "the API server does not say what the cluster's network is; trying again", Working: "the API server says what the cluster's network is",
+		Failing: "no cluster network settings from the API server; trying again", Working: "cluster network settings received from the API server",
 		Final: func(err error) bool { return apierrors.IsNotFound(err) || apierrors.IsForbidden(err) },
 	}
 	err = ask.Do(ctx, func(ctx context.Context) (err error) {

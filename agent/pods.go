@@ -69,7 +69,7 @@ func (p *pods) limit(ctx context.Context, group *errgroup.Group) {
 	try := func() error {
 		err := p.containers.runtime.Cgroups().LimitPods(p.membership.size.pods)
 		if err != nil {
-			slog.Warn("what pods use together is not limited yet; trying again in a minute", "err", err)
+			slog.Warn("the limit of all pods together is not set; trying again in a minute", "err", err)
 			p.membership.event(corev1.EventTypeWarning, "FailedNodeAllocatableEnforcement",
 				fmt.Sprintf("Failed to update Node Allocatable Limits %q: %v", "kubepods", err))
 		}

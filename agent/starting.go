@@ -27,7 +27,7 @@ func (m *membership) renewWhileStarting(ctx context.Context, group *errgroup.Gro
 		return fmt.Errorf("record of the agent's start: %w", err)
 	}
 	if left <= 0 {
-		slog.Warn("the agent has not come up for a while: this host is reported alive only once it has", "tried", startLimit-left)
+		slog.Warn("the agent has not started in time: its lease is not renewed until it has", "tried", startLimit-left)
 	}
 	ctx, cancel := context.WithTimeout(ctx, max(left, 0))
 	renewed := make(chan struct{})

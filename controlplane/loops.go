@@ -117,7 +117,7 @@ var errLoopReturned = errors.New("it returned without an error")
 func catchUp(ctx context.Context, registry *resource.Registry) bool {
 	return backoff.Retry{
 		First: catchUpRetry, Last: catchUpRetryMax,
-		Failing: "New leader waits for its caches", Working: "New leader has its caches",
+		Failing: "New leader waits for its caches", Working: "Caches of the new leader are complete",
 	}.Do(ctx, func(ctx context.Context) error {
 		if err := caughtUp(ctx, registry); err != nil {
 			return err

@@ -74,12 +74,12 @@ func (s *Skep) option(c *caddy.Controller) error {
 		}
 	case "tls":
 		if len(args) != 3 {
-			return c.Err("tls takes three files: CERTIFICATE KEY CA")
+			return c.Err("tls needs three files: CERTIFICATE KEY CA")
 		}
 		s.tls = args
 	case "prefix":
 		if len(args) != 1 || !strings.HasPrefix(args[0], "/") {
-			return c.Err("prefix takes one path, such as /registry")
+			return c.Err("prefix needs one path, such as /registry")
 		}
 		s.prefix = args[0]
 	case "ttl":
@@ -158,7 +158,7 @@ func observer() source.Observer {
 		Event: func(resource string) { eventsTotal.WithLabelValues(resource).Inc() },
 		Undecodable: func(resource, key string, err error) {
 			undecodableTotal.WithLabelValues(resource).Inc()
-			log.Errorf("left out %s: %v", key, err)
+			log.Errorf("%s cannot be decoded and is ignored: %v", key, err)
 		},
 		Retry: func(resource string, err error) {
 			retriesTotal.WithLabelValues(resource).Inc()

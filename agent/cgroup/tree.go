@@ -206,7 +206,7 @@ func delegate(dir string) error {
 				continue
 			}
 			if err := write(control, "+"+name); err != nil {
-				return fmt.Errorf("cgroup: hand the controller %s down: %w; is there a process in %s itself?", name, err, dir)
+				return fmt.Errorf("cgroup: enable the controller %s for child cgroups: %w; is there a process in %s itself?", name, err, dir)
 			}
 		}
 	}

@@ -118,10 +118,10 @@ func (m *Monitor) look(ctx context.Context) *corev1.Pod {
 	m.cfg.Event(corev1.EventTypeWarning, "EvictionThresholdMet", "Attempting to reclaim "+string(name))
 	if t.Signal.aboutDisk() {
 		if err := m.reclaim(ctx, t.Signal); err != nil {
-			slog.Error("not all that no pod needs could be removed", "resource", name, "err", err)
+			slog.Error("not everything that no pod needs could be removed", "resource", name, "err", err)
 		}
 		if o = m.observe(ctx); !anyMet(m.cfg.Thresholds, o) {
-			slog.Info("node is no longer short of a resource, and no pod had to go", "resource", name)
+			slog.Info("node is no longer short of a resource, and no pod had to be evicted", "resource", name)
 			return nil
 		}
 	}
@@ -193,7 +193,7 @@ func (m *Monitor) awaitRelease(ctx context.Context, evicted *corev1.Pod) {
 		case <-ctx.Done():
 			return
 		case <-timeout.C:
-			slog.Warn("evicted pod is not gone yet; looking whether others have to go", "pod", evicted.Namespace+"/"+evicted.Name, "uid", evicted.UID)
+			slog.Warn("evicted pod has not ended in time; checking whether another must be evicted", "pod", evicted.Namespace+"/"+evicted.Name, "uid", evicted.UID)
 			return
 		case <-ticker.C:
 		}

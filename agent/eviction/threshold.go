@@ -144,7 +144,7 @@ func pairs(flag, text, sign string, each func(signal Signal, value string) error
 			return fmt.Errorf("%s: unsupported eviction signal %s: it is one of %v", flag, signal, signals)
 		}
 		if seen[signal] {
-			return fmt.Errorf("%s gives %s twice: give it once", flag, signal)
+			return fmt.Errorf("%s sets %s twice: set it once", flag, signal)
 		}
 		seen[signal] = true
 		if err := each(signal, value); err != nil {

@@ -253,7 +253,7 @@ func (l *Logs) Retain(keep func(containerID string) bool) {
 	}
 	entries, err := os.ReadDir(fifoDir(l.cfg.RunDir))
 	if err != nil {
-		l.cfg.Logger.Error("FIFOs of containers that are gone stay", "err", err)
+		l.cfg.Logger.Error("FIFOs of removed containers not deleted", "err", err)
 		return
 	}
 	for _, e := range entries {

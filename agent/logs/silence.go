@@ -44,7 +44,7 @@ func (l *Logs) killSilent(ctx context.Context, conn net.Conn) {
 func killPeer(conn net.Conn) error {
 	unixConn, ok := conn.(*net.UnixConn)
 	if !ok {
-		return fmt.Errorf("%T is no Unix socket", conn)
+		return fmt.Errorf("%T is not a Unix socket", conn)
 	}
 	raw, err := unixConn.SyscallConn()
 	if err != nil {

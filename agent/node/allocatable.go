@@ -67,7 +67,7 @@ func ParseReserved(flag, text string) (corev1.ResourceList, error) {
 			return nil, fmt.Errorf("%s: resource quantity for %q cannot be negative: %s", flag, name, value)
 		}
 		if _, twice := list[name]; twice {
-			return nil, fmt.Errorf("%s gives %s twice: give it once", flag, name)
+			return nil, fmt.Errorf("%s sets %s twice: set it once", flag, name)
 		}
 		list[name] = q
 	}

@@ -167,7 +167,7 @@ func (n *Node) noteUnknown(unknown bool, err error) {
 	switch {
 	case !changed:
 	case !unknown:
-		slog.Info("the cluster knows this node again", "node", n.cfg.Name)
+		slog.Info("this node is a member of the cluster again", "node", n.cfg.Name)
 	default:
 		slog.Error("the cluster does not know this node's certificate, as after a restore from before the node joined: its pods run on, and nothing of them changes until it joins again. Make a token (skep token create --node with its name) and start the agent with it",
 			"node", n.cfg.Name, "err", err)
@@ -273,7 +273,7 @@ func (n *Node) awaitPodCIDR(ctx context.Context, resourceVersion string) (*corev
 			return obj, nil
 		}
 	}
-	return nil, fmt.Errorf("node %s has not been given a pod range", n.cfg.Name)
+	return nil, fmt.Errorf("node %s has no pod range yet", n.cfg.Name)
 }
 
 func (n *Node) labels() map[string]string {
@@ -312,7 +312,7 @@ func (n *Node) syncLabels(ctx context.Context, obj *corev1.Node) error {
 	}
 	for key := range n.cfg.Labels {
 		if value, other := missing[key]; other {
-			slog.Warn("a label of --labels differs from the node's and is left: set it with skep label node", "node", n.cfg.Name, "label", key, "value", value)
+			slog.Warn("a label of --labels differs from the Node object's, which is kept: change it with skep label node", "node", n.cfg.Name, "label", key, "value", value)
 			delete(missing, key)
 		}
 	}

@@ -23,7 +23,7 @@ func (w *worker) create(ctx context.Context, pod *corev1.Pod, spec *corev1.Conta
 	cfg, failure := w.containerConfig(ctx, pod, spec, s, attempt)
 	if failure != nil {
 		if err := w.runtime.Discard(context.WithoutCancel(ctx), prepared); err != nil {
-			w.log().Warn("prepared root file system stays until the next start", "err", err)
+			w.log().Warn("prepared root file system not removed; the agent's next start removes it", "err", err)
 		}
 		return failure
 	}
@@ -73,7 +73,7 @@ func (w *worker) attemptFailed(ctx context.Context, name string, kind life.Failu
 
 func (w *worker) discardCreated(ctx context.Context, name, id string) {
 	if err := w.runtime.Remove(context.WithoutCancel(ctx), id); err != nil {
-		w.log().Warn("created container stays until the next start", "container", name, "id", id, "err", err)
+		w.log().Warn("created container not removed; the agent's next start removes it", "container", name, "id", id, "err", err)
 	}
 }
 

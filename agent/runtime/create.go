@@ -275,7 +275,7 @@ func (r *Runtime) Forget(id string) {
 	_ = os.Remove(r.recordPath(&c))
 	_ = os.Remove(r.messagePath(&c))
 	if err := removeLogs(c.LogPath); err != nil {
-		slog.Warn("log of an earlier attempt stays", "container", id, "err", err)
+		slog.Warn("log of an earlier attempt not removed", "container", id, "err", err)
 	}
 }
 

@@ -257,6 +257,6 @@ func (r *Runtime) discard(ctx context.Context, id string) {
 		slog.Warn("snapshot not removed", "container", id, "err", err)
 	}
 	if err := os.RemoveAll(r.stdinDir(id)); err != nil {
-		slog.Warn("standard input's FIFO stays", "container", id, "err", err)
+		slog.Warn("standard input's FIFO not removed", "container", id, "err", err)
 	}
 }

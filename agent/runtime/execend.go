@@ -146,7 +146,7 @@ func (r *Runtime) endExec(ctx context.Context, id string, process containerd.Pro
 		request := &tasks.DeleteProcessRequest{ContainerID: id, ExecID: process.ID()}
 		_, err := r.client.TaskService().DeleteProcess(ctx, request)
 		if err = errgrpc.ToNative(err); err != nil && !errdefs.IsNotFound(err) && !errdefs.IsCanceled(err) {
-			slog.Warn("command in a container is not removed; it goes with the container", "container", id, "pid", process.Pid(), "err", err)
+			slog.Warn("command in a container not removed; it is removed with the container", "container", id, "pid", process.Pid(), "err", err)
 		}
 		if err := process.IO().Close(); err != nil {
 			slog.Debug("command's streams not closed", "container", id, "err", err)

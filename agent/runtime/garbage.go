@@ -37,7 +37,7 @@ func (r *Runtime) lease(ctx context.Context, what string) (context.Context, func
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
 		defer cancel()
 		if err := done(ctx); err != nil {
-			slog.Warn("lease of containerd's content stays for a day", "of", what, "err", err)
+			slog.Warn("containerd lease not deleted; it expires after a day", "of", what, "err", err)
 		}
 	}, nil
 }
@@ -211,7 +211,7 @@ func (r *Runtime) RemoveStrayLogs() error {
 			continue
 		}
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			failed = append(failed, fmt.Errorf("log of a container that is gone: %w", err))
+			failed = append(failed, fmt.Errorf("log of a removed container: %w", err))
 		}
 	}
 	return errors.Join(failed...)

@@ -320,7 +320,7 @@ func diskFull(folder string) error {
 	}
 	capacity, free := int64(st.Blocks)*st.Bsize, int64(st.Bavail)*st.Bsize
 	if floor := min(capacity/20, 1<<30); free < floor {
-		return fmt.Errorf("%w: %s has %d bytes free, and %d are kept", ErrDiskFull, folder, free, floor)
+		return fmt.Errorf("%w: %s has %d bytes free, and %d must stay free", ErrDiskFull, folder, free, floor)
 	}
 	if st.Files > 0 && st.Ffree < st.Files/50 {
 		return fmt.Errorf("%w: %s has %d of %d inodes free", ErrDiskFull, folder, st.Ffree, st.Files)

@@ -290,7 +290,7 @@ func sizes() images.HandlerFunc {
 			}
 		}
 		if desc.Size < 0 || bound > 0 && desc.Size > bound {
-			return nil, fmt.Errorf("%s %s has %d bytes, and at most %d are taken: %w", what, desc.Digest, desc.Size, bound, ErrTooLarge)
+			return nil, fmt.Errorf("%s %s has %d bytes, and at most %d are accepted: %w", what, desc.Digest, desc.Size, bound, ErrTooLarge)
 		}
 		return nil, nil
 	}

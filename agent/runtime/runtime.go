@@ -358,7 +358,7 @@ func (r *Runtime) removeStraySnapshots(ctx context.Context, present map[string]b
 			continue
 		}
 		if err := r.snapshotter().Remove(ctx, name); err != nil && !errdefs.IsNotFound(err) {
-			slog.Warn("stray snapshot stays", "snapshot", name, "err", err)
+			slog.Warn("stray snapshot not removed", "snapshot", name, "err", err)
 		}
 	}
 	return nil

@@ -42,7 +42,7 @@ func (r *Runtime) retainStdin(present map[string]bool) {
 	for _, e := range entries {
 		if !present[e.Name()] {
 			if err := os.RemoveAll(r.stdinDir(e.Name())); err != nil {
-				slog.Warn("standard input's FIFO stays", "container", e.Name(), "err", err)
+				slog.Warn("standard input's FIFO not removed", "container", e.Name(), "err", err)
 			}
 		}
 	}

@@ -110,14 +110,14 @@ func (a *attacher) endsInput() bool { return a.container.StdinOnce && !a.contain
 func (a *attacher) send(stdin *os.File, in io.Reader) {
 	_, err := io.Copy(stdin, in)
 	if err = errors.Join(err, stdin.Close()); err != nil {
-		slog.Debug("client's input cut short", "container", a.container.ID, "err", err) // the client left, or the container ended
+		slog.Debug("client's input ended early", "container", a.container.ID, "err", err) // the client left, or the container ended
 	}
 	if a.endsInput() {
 		// Not with the client's context, which has ended if the client has left: the container's input must end then too.
 		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 		defer cancel()
 		if err := a.runtime.CloseStdin(ctx, a.container.ID); err != nil {
-			slog.Debug("container's input not ended", "container", a.container.ID, "err", err) // the container has ended
+			slog.Debug("container's standard input not closed", "container", a.container.ID, "err", err) // the container has ended
 		}
 	}
 }

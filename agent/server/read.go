@@ -131,7 +131,7 @@ func (s *Server) containerLogs(w http.ResponseWriter, r *http.Request) {
 	case errors.Is(err, fs.ErrNotExist) && opts.Previous:
 		fail(w, r, &requestError{fmt.Sprintf("previous terminated container %q in pod %q not found", c.Name, c.PodName)})
 	case errors.Is(err, fs.ErrNotExist):
-		fail(w, r, &requestError{fmt.Sprintf("the log of container %q in pod %q is gone", c.Name, c.PodName)})
+		fail(w, r, &requestError{fmt.Sprintf("the log of container %q in pod %q no longer exists", c.Name, c.PodName)})
 	default:
 		fail(w, r, err)
 	}

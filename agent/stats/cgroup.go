@@ -127,7 +127,7 @@ type Cgroup struct {
 }
 
 // ErrGone means that the cgroup does not exist (any more).
-var ErrGone = errors.New("cgroup is gone")
+var ErrGone = errors.New("the cgroup no longer exists")
 
 // Open opens a cgroup by its path, the same in every hierarchy.
 func (h *Hierarchy) Open(path string) (*Cgroup, error) {

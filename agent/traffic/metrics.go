@@ -36,7 +36,7 @@ var (
 	outcomes           = prometheus.NewDesc("skep_program_outcomes_total", "Packets (connections, for the program \"socket\") by why a program let go of them.", []string{"program", "reason"}, nil)
 	uplinkServes       = prometheus.NewDesc("skep_uplink_serves", "1 where the program that serves clients outside runs at an uplink, 0 where it does not.", []string{"uplink", "xdp"}, nil)
 	mapCapacity        = prometheus.NewDesc("skep_map_capacity", "Entries that a kernel map can hold.", []string{"map"}, nil)
-	mapEntries         = prometheus.NewDesc("skep_map_entries", "Entries that a kernel map holds, where they come and go.", []string{"map"}, nil)
+	mapEntries         = prometheus.NewDesc("skep_map_entries", "Entries in a kernel map whose number changes.", []string{"map"}, nil)
 	mapBytes           = prometheus.NewDesc("skep_map_bytes", "Memory that the kernel counts for a map.", []string{"map"}, nil)
 )
 

@@ -21,6 +21,6 @@ func Lower() {
 		return // by systemd's OOMScoreAdjust
 	}
 	if err := os.WriteFile(file, []byte(want), 0); err != nil {
-		slog.Warn("the out-of-memory killer may take this process: its score is not lowered", "score", Own, "err", err)
+		slog.Warn("the out-of-memory killer may kill this process: its score is not lowered", "score", Own, "err", err)
 	}
 }

@@ -37,10 +37,10 @@ func newEtcdCommand(config genericclioptions.RESTClientGetter, streams genericio
 			Take a snapshot of what the cluster knows, through the API server and as its
 			administrator, see how large etcd's database is, or make it smaller.`),
 		Example: templates.Examples(`
-			# Take a backup
+			# Make a backup
 			skep etcd snapshot backup.db
 
-			# Put it back, on skepd's host, with skepd stopped and /var/lib/skepd/etcd moved away
+			# Restore it, on skepd's host, with skepd stopped and /var/lib/skepd/etcd moved away
 			skepd restore backup.db --data-dir /var/lib/skepd`),
 		Args: cobra.NoArgs,
 		RunE: showHelp,
@@ -92,7 +92,7 @@ func newEtcdCommand(config genericclioptions.RESTClientGetter, streams genericio
 		&cobra.Command{
 			Use: "restore FILE", Short: "Say how to restore a snapshot", Args: one("file"),
 			RunE: func(_ *cobra.Command, args []string) error {
-				return fmt.Errorf("a restore is done on skepd's host, since the API server stands on what is restored: stop skepd, move the folder etcd out of its data directory, and run `skepd restore %s`", args[0])
+				return fmt.Errorf("a restore is done on skepd's host, since the API server needs the etcd that is restored: stop skepd, move the folder etcd out of its data directory, and run `skepd restore %s`", args[0])
 			},
 		},
 	)

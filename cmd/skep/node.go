@@ -27,7 +27,7 @@ func newNodeCommand(streams genericiooptions.IOStreams) *cobra.Command {
 			Do to a virtual host what happens to real ones: a power failure, a hang, a
 			cable cut; or run a command on it. The hosts are node1, node2 and so on.`),
 		Example: templates.Examples(`
-			# Take a host off the network, and watch its pods move
+			# Disconnect a host from the network, and watch its pods move
 			skep node cut node2
 			skep get pods -o wide -w
 
@@ -43,8 +43,8 @@ func newNodeCommand(streams genericiooptions.IOStreams) *cobra.Command {
 		n.verb("start", "Boot a host again after 'kill'", "started", (*cluster.Node).Start),
 		n.verb("pause", "Stop a host's processes where they are", "paused", (*cluster.Node).Pause),
 		n.verb("resume", "Let a paused host run on", "resumed", (*cluster.Node).Resume),
-		n.verb("cut", "Take a host off the network", "cut off", func(node *cluster.Node, _ context.Context) error { return node.Cut() }),
-		n.verb("heal", "Put a host back on the network", "healed", func(node *cluster.Node, _ context.Context) error { return node.Heal() }),
+		n.verb("cut", "Disconnect a host from the network", "cut off", func(node *cluster.Node, _ context.Context) error { return node.Cut() }),
+		n.verb("heal", "Connect a host to the network again", "healed", func(node *cluster.Node, _ context.Context) error { return node.Heal() }),
 		n.exec(), n.list(),
 	)
 	return command

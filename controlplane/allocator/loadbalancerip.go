@@ -89,7 +89,7 @@ func ReleaseLoadBalancerIP(ctx context.Context, r *resource.Registry, tx *resour
 		return nil
 	}
 	if err != nil {
-		return apierrors.NewInternalError(fmt.Errorf("read who holds load-balancer address %s: %w", addr, err))
+		return apierrors.NewInternalError(fmt.Errorf("read the owner of load-balancer address %s: %w", addr, err))
 	}
 	if string(kv.Value) != service.Namespace+"/"+service.Name {
 		return nil

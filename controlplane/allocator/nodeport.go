@@ -160,7 +160,7 @@ func (a *nodePortAllocation) record(ctx context.Context, port nodePort) (storage
 		return storage.KeyValue{}, nil
 	}
 	if err != nil {
-		return kv, apierrors.NewInternalError(fmt.Errorf("read who holds node port %d: %w", port.number, err))
+		return kv, apierrors.NewInternalError(fmt.Errorf("read the owner of node port %d: %w", port.number, err))
 	}
 	return kv, nil
 }

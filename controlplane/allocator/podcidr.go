@@ -140,7 +140,7 @@ func (a *podCIDRAllocation) free(ctx context.Context, within PodRange) (netip.Pr
 			holders[prefix] = string(holder.Value)
 		case waited:
 			return netip.Prefix{}, apierrors.NewInternalError(fmt.Errorf(
-				"no pod range of /%d is left in %s for node %q: delete nodes that no longer exist, or use a larger pod range",
+				"no free pod range of /%d in %s for node %q: delete nodes that no longer exist, or use a larger pod range",
 				within.NodeMask, within.Prefix, a.node.Name))
 		default:
 			// Nor the release of others.
@@ -175,7 +175,7 @@ func podCIDRHolder(ctx context.Context, store storage.Interface, prefix netip.Pr
 		return storage.KeyValue{}, nil
 	}
 	if err != nil {
-		return storage.KeyValue{}, apierrors.NewInternalError(fmt.Errorf("read who holds pod range %s: %w", prefix, err))
+		return storage.KeyValue{}, apierrors.NewInternalError(fmt.Errorf("read the owner of pod range %s: %w", prefix, err))
 	}
 	return kv, nil
 }

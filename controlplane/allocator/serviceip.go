@@ -195,7 +195,7 @@ func (w *work) checkServiceIP(ctx context.Context, family corev1.IPFamily, addr 
 	case errors.Is(err, storage.ErrNotFound):
 		return within.guard, nil
 	}
-	return storage.Guard{}, apierrors.NewInternalError(fmt.Errorf("read who holds %s: %w", addr, err))
+	return storage.Guard{}, apierrors.NewInternalError(fmt.Errorf("read the owner of %s: %w", addr, err))
 }
 
 func (w *work) serviceRangeOf(family corev1.IPFamily, addr netip.Addr) (serviceRange, bool) {
@@ -301,7 +301,7 @@ func (w *work) releaseIPs(ctx context.Context, service *corev1.Service, keep []s
 			continue
 		}
 		if err != nil {
-			return apierrors.NewInternalError(fmt.Errorf("read who holds %s: %w", ip, err))
+			return apierrors.NewInternalError(fmt.Errorf("read the owner of %s: %w", ip, err))
 		}
 		if !w.heldBy(kv, service) {
 			continue

@@ -42,7 +42,7 @@ func (s *Server) receive(c *call, class class) (body []byte, release func(), err
 	}
 	if encoding := c.Header.Get("Content-Encoding"); encoding != "" && encoding != "identity" {
 		return nil, nothing, statusError(http.StatusUnsupportedMediaType, metav1.StatusReasonUnsupportedMediaType,
-			fmt.Sprintf("the body of the request has the content encoding %.40q, but bodies are taken as they are only", encoding))
+			fmt.Sprintf("the body of the request has the content encoding %.40q, but bodies are accepted without encoding only", encoding))
 	}
 	if c.ContentLength > maxBody {
 		return nil, nothing, errBodyTooLarge()

@@ -33,7 +33,7 @@ func Restore(snapshotPath, dataDir string) error {
 		return err
 	}
 	if err := os.RemoveAll(unfinished); err != nil {
-		return fmt.Errorf("remove what an earlier restore left: %w", err)
+		return fmt.Errorf("clean up after an earlier restore: %w", err)
 	}
 	err := snapshot.NewV3(zap.NewNop()).Restore(snapshot.RestoreConfig{
 		SnapshotPath: snapshotPath, OutputDataDir: unfinished,

@@ -129,7 +129,7 @@ func (r *Registry) insert(ctx context.Context, k *Kind, obj Object, asked string
 			return nil, err
 		}
 	}
-	return nil, k.conflict(obj.GetName(), errors.New("what is allocated with the object was taken again and again; please try again"))
+	return nil, k.conflict(obj.GetName(), errors.New("what was allocated to the object went to others at the same time, several times; please try again"))
 }
 
 // validateCreate validates a complete object.

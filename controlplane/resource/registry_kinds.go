@@ -121,7 +121,7 @@ func (r *Registry) Serve(k *Kind) error {
 	}
 	for _, version := range k.AllVersions() {
 		if next.byName[version.GroupVersionResource()] != nil {
-			return fmt.Errorf("serve %s: the name is taken", version.GroupVersionResource())
+			return fmt.Errorf("serve %s: the name is in use", version.GroupVersionResource())
 		}
 	}
 	next.add(k, s.store)

@@ -52,7 +52,7 @@ var (
 	cacheLabels      = []string{"group", "resource"}
 	cacheObjects     = prometheus.NewDesc("skep_watchcache_objects", "Objects in the cache.", cacheLabels, nil)
 	cacheEvents      = prometheus.NewDesc("skep_watchcache_window_events", "Past events that watches can resume from.", cacheLabels, nil)
-	cacheEventsBytes = prometheus.NewDesc("skep_watchcache_window_bytes", "Bytes that the objects of those events take in etcd.", cacheLabels, nil)
+	cacheEventsBytes = prometheus.NewDesc("skep_watchcache_window_bytes", "Size in etcd of the objects of those events, in bytes.", cacheLabels, nil)
 	cacheRevision    = prometheus.NewDesc("skep_watchcache_revision", "Revision of etcd up to which the cache has everything.", cacheLabels, nil)
 )
 

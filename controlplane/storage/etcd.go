@@ -119,7 +119,7 @@ func (e *Etcd) Commit(ctx context.Context, guards []Guard, ops []Op) (int64, err
 		then[i] = etcdOp
 	}
 	if then = nest(then, len(guards)); len(guards) > MaxOps || len(then) > MaxOps {
-		return 0, fmt.Errorf("commit to etcd: %d guards and %d ops are more than a transaction takes", len(guards), len(ops))
+		return 0, fmt.Errorf("commit to etcd: %d guards and %d ops are more than a transaction may have", len(guards), len(ops))
 	}
 	limited, done := bounded(ctx, "commit", e.within)
 	resp, err := e.client.Txn(limited).If(compares...).Then(then...).Else(current...).Commit()

@@ -129,7 +129,7 @@ func (w *HostWatch) Run(ctx context.Context) {
 			wait.Reset()
 		}
 		if !wait.Failing() {
-			slog.Warn("changes of this host's interfaces may have been missed; subscribing again and looking at all of them", "err", err)
+			slog.Warn("changes of this host's interfaces may have been missed; subscribing again and reading all of them", "err", err)
 		}
 		_ = wait.Wait(ctx) // the loop ends with ctx
 	}

@@ -156,7 +156,7 @@ func (n *Network) start() error {
 	}
 	n.reportUplinks()
 	if err := n.adopt(); err != nil {
-		return fmt.Errorf("take over pod interfaces: %w", err)
+		return fmt.Errorf("adopt pod interfaces: %w", err)
 	}
 	if err := n.refuseUnused(); err != nil {
 		return err

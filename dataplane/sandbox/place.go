@@ -133,7 +133,7 @@ func sweep(root string) error {
 			err = p.remove()
 		}
 		if err != nil {
-			return fmt.Errorf("remove what a killed test left: %w", err)
+			return fmt.Errorf("clean up after a killed test: %w", err)
 		}
 	}
 	return nil

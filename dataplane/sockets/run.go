@@ -120,6 +120,6 @@ func (s *Sweeper) work(ctx context.Context, w work) {
 		}
 	}
 	if _, err := s.Sweep(ctx, w.targets); err != nil && ctx.Err() == nil {
-		s.log.Error("sockets to backends that are gone are not all closed", "backends", describe(w.targets), "err", err)
+		s.log.Error("not all sockets to removed backends are closed", "backends", describe(w.targets), "err", err)
 	}
 }

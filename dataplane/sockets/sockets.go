@@ -150,7 +150,7 @@ func New(o Options) (*Sweeper, error) {
 		host.Close()
 		return nil, err
 	}
-	s.log.Info("sockets on backends that are gone are closed", "with", s.method.String())
+	s.log.Info("sockets to removed backends are closed", "with", s.method.String())
 	return s, nil
 }
 
@@ -238,7 +238,7 @@ func (s *Sweeper) sweep(ctx context.Context, targets []Target) (Result, error) {
 	s.total.add(all)
 	s.mu.Unlock()
 	if all.Closed+all.Refused > 0 {
-		s.log.Info("closed sockets left on backends that are gone", "closed", all.Closed,
+		s.log.Info("closed sockets that were still connected to removed backends", "closed", all.Closed,
 			"refused", all.Refused, "left", all.Served+all.Direct+all.Alive, "backends", describe(targets))
 	}
 	return all, failed

@@ -292,7 +292,7 @@ func (e Released) apply(p *Pod) {
 	default:
 		if p.clean.failed(p.now, e.Err) {
 			p.report("", corev1.EventTypeWarning, "FailedKillPod", "error killing pod: %v", e.Err)
-			p.do(LogError{Message: "what the pod holds is not given back; trying again", Err: e.Err})
+			p.do(LogError{Message: "the pod's resources could not be released; trying again", Err: e.Err})
 		}
 		p.becomeReleaseBackOff()
 	}

@@ -109,7 +109,7 @@ func delegateControllers(folder string) error {
 		case "cpu", "cpuset", "io", "memory", "pids":
 			err := os.WriteFile(filepath.Join(folder, "cgroup.subtree_control"), []byte("+"+controller), 0o644)
 			if err != nil {
-				return fmt.Errorf("cgroup: hand %s down from %s: %w", controller, folder, err)
+				return fmt.Errorf("cgroup: enable %s for child cgroups of %s: %w", controller, folder, err)
 			}
 		}
 	}

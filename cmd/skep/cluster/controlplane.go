@@ -216,7 +216,7 @@ func (c *Cluster) joinToken() (string, error) {
 	left := filepath.Join(c.skepdDir(), "join-token")
 	data, err := os.ReadFile(left)
 	if errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("skepd has left no join token yet (%w): has it ever run? see %s", err, c.SkepdLog())
+		return "", fmt.Errorf("skepd has written no join token yet (%w): has it ever run? see %s", err, c.SkepdLog())
 	}
 	if err != nil {
 		return "", err

@@ -51,7 +51,7 @@ func Down(ctx context.Context, name, dir string, progress io.Writer) error {
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("cluster %q is not all gone; run `skep down` again: %w", c.Name, err)
+		return fmt.Errorf("cluster %q is not completely removed; run `skep down` again: %w", c.Name, err)
 	}
 	if len(removed) == 0 {
 		c.say("No cluster %q: nothing to remove.", c.Name)

@@ -48,7 +48,7 @@ func ensureBridge(name string, subnet int, ipv6 bool) (int, error) {
 			return 0, err
 		}
 	} else if subnet == 0 {
-		return 0, fmt.Errorf("bridge %s exists, but not this cluster's state: remove what an earlier cluster left with `skep down --name %s`", bridgeName(name), name)
+		return 0, fmt.Errorf("bridge %s exists, but not this cluster's state: remove the earlier cluster with `skep down --name %s`", bridgeName(name), name)
 	}
 	if err := netlink.LinkSetUp(bridge); err != nil {
 		return 0, fmt.Errorf("bridge %s: %w", bridgeName(name), err)
@@ -155,7 +155,7 @@ func freeSubnet(wanted int) (int, error) {
 			return subnet, nil
 		}
 	}
-	return 0, errors.New("no free subnet left in 198.18.0.0/16: remove a cluster with `skep down`")
+	return 0, errors.New("no free subnet in 198.18.0.0/16: remove a cluster with `skep down`")
 }
 
 // plug connects a host's namespace to its segment: eth0 inside, a port outside.

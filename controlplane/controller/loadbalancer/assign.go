@@ -104,7 +104,7 @@ func (c *Controller) addressFor(ctx context.Context, tx *resource.Tx, service *c
 			return got, nil, err
 		}
 	}
-	return netip.Addr{}, &lack{ReasonExhausted, fmt.Sprintf("all %s addresses of the pool are taken (--lb-cidr %s): delete services that need none, or give skepd a larger pool", familyName(four), c.pool)}, nil
+	return netip.Addr{}, &lack{ReasonExhausted, fmt.Sprintf("all %s addresses of the pool are in use (--lb-cidr %s): delete services that need none, or give skepd a larger pool", familyName(four), c.pool)}, nil
 }
 
 func familyName(four bool) corev1.IPFamily {

@@ -178,7 +178,7 @@ func (c *Controller) syncNode(ctx context.Context, name string) error {
 			return err
 		}
 		if wait := c.holdFor(); wait > 0 {
-			slog.Warn("Too many nodes are silent at once; evictions wait", "node", name, "for", wait)
+			slog.Warn("Too many nodes do not report; evictions are paused", "node", name, "for", wait)
 			c.nodes.AddAfter(name, wait)
 			return nil
 		}
