@@ -160,7 +160,7 @@ func allocateAtRandom(t *testing.T, r *resource.Registry, random *rand.Rand, nam
 		_, _, err = r.Delete(t.Context(), kinds.Services, "default", name, nil)
 	case 4:
 		_, err = r.Create(t.Context(), kinds.Nodes, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}, resource.CreateOptions{})
-		if apierrors.IsInternalError(err) && strings.Contains(err.Error(), "no pod range of /30 is left") {
+		if apierrors.IsInternalError(err) && strings.Contains(err.Error(), "no free pod range of /30") {
 			err = nil
 		}
 	case 5:

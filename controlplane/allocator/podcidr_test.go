@@ -51,7 +51,7 @@ func TestPodRanges(t *testing.T) {
 			t.Errorf("podCIDR %s, podCIDRs %v", node.Spec.PodCIDR, node.Spec.PodCIDRs)
 		}
 	}
-	if _, err := add("toomany", ""); err == nil || !strings.Contains(err.Error(), "no pod range of /24 is left in 10.244.0.0/22") {
+	if _, err := add("toomany", ""); err == nil || !strings.Contains(err.Error(), "no free pod range of /24 in 10.244.0.0/22") {
 		t.Errorf("a fifth node: %v", err)
 	}
 	if _, _, err := r.Delete(t.Context(), kinds.Nodes, "", "asks", nil); err != nil {
@@ -123,7 +123,7 @@ func TestPodRangesOfBothFamilies(t *testing.T) {
 	if err != nil || !slices.Equal(node.Spec.PodCIDRs, asked) {
 		t.Errorf("asked for %v: %+v, %v", asked, node, err)
 	}
-	if _, err := add(r, "toomany"); err == nil || !strings.Contains(err.Error(), "no pod range of /24 is left") {
+	if _, err := add(r, "toomany"); err == nil || !strings.Contains(err.Error(), "no free pod range of /24") {
 		t.Errorf("a fifth node: %v", err)
 	}
 	checkRecords(t, r)
@@ -148,7 +148,7 @@ func TestPodRangesOfTwoSizesAtOnce(t *testing.T) {
 				_, err := plane.Create(t.Context(), kinds.Nodes, &corev1.Node{
 					ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("node%d", i)}, Spec: corev1.NodeSpec{PodCIDR: asked},
 				}, resource.CreateOptions{})
-				full := apierrors.IsInternalError(err) && strings.Contains(err.Error(), "no pod range of /28 is left")
+				full := apierrors.IsInternalError(err) && strings.Contains(err.Error(), "no free pod range of /28")
 				overlaps := apierrors.IsInvalid(err) && strings.Contains(err.Error(), "overlaps")
 				if err != nil && !full && !overlaps {
 					t.Errorf("%q: %v", asked, err)

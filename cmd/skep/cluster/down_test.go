@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -125,8 +126,15 @@ func TestDownAfterCrash(t *testing.T) {
 			}
 		}},
 		{"state folder removed", func(t *testing.T, c *Cluster) {
-			if err := os.RemoveAll(c.Dir); err != nil {
-				t.Fatal(err)
+			// The host runs, and writes in its folder.
+			for try := 0; ; try++ {
+				err := os.RemoveAll(c.Dir)
+				if err == nil {
+					return
+				}
+				if !errors.Is(err, syscall.ENOTEMPTY) || try == 100 {
+					t.Fatal(err)
+				}
 			}
 		}},
 		{"state damaged", func(t *testing.T, c *Cluster) {
