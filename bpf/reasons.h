@@ -31,6 +31,7 @@ enum uplink_reason {
 	UPLINK_TIME_EXCEEDED,     /* ICMP time exceeded */
 	UPLINK_ARP_ANSWERED,      /* for an announced address */
 	UPLINK_NEIGHBOUR_ANSWERED, /* the same by NDP */
+	UPLINK_PROBE_ANSWERED,    /* another node's, whether it reaches this one */
 	/* dropped */
 	UPLINK_ANSWER_LIMITED,   /* more ICMP errors than we send in a second */
 	UPLINK_NO_ANSWER,        /* refused, but nothing may be sent about it */
@@ -51,6 +52,9 @@ enum uplink_reason {
 	UPLINK_FORGED,           /* with the source MAC of frames that we hand over */
 	UPLINK_MARTIAN,          /* from what is no client's address, or from the
 				  * overlay's port, to which no answer may go */
+	UPLINK_PROBE_NO_KEY,     /* a probe, before the agent has set the key */
+	UPLINK_PROBE_FOREIGN,    /* a probe from what is no node's address */
+	UPLINK_PROBE_FORGED,     /* a probe with a wrong MAC, length or kind */
 	/* events on the way */
 	UPLINK_EVENT_FLOW_MADE,
 	UPLINK_EVENT_FLOW_GONE,     /* its backend went away */

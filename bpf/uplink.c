@@ -40,6 +40,7 @@
 #include "neighbour.h"
 #include "shortcut.h"
 #include "uplink_flow.h"
+#include "reflect.h"
 
 /* Takes the steps that the others leave. */
 static __always_inline int finish(struct xdp_md *ctx, struct arrival *arrival,
@@ -120,6 +121,8 @@ static __always_inline int arrive(struct xdp_md *ctx, struct arrival *arrival,
 		mirror(&arrival->packet.inner);
 		__attribute__((fallthrough));
 	case PARSED_PORTS:
+		if (is_probe(ctx, arrival))
+			return reflect_probe(ctx, arrival);
 		return finish(ctx, arrival, serve(ctx, arrival));
 	case PARSED_ICMP:
 		if (is_our_solicitation(ctx, &arrival->packet.outer))

@@ -282,6 +282,31 @@ type UplinkPathMtu struct {
 	Pad   uint32
 }
 
+type UplinkProbe struct {
+	_     structs.HostLayout
+	Magic uint32
+	Kind  uint8
+	Pad   [3]uint8
+	Nonce uint64
+	Mac   uint64
+}
+
+type UplinkProbeFormat uint32
+
+const (
+	UplinkProbeFormatPROBE_PORT    UplinkProbeFormat = 10260
+	UplinkProbeFormatPROBE_MAGIC   UplinkProbeFormat = 1936420978
+	UplinkProbeFormatPROBE_REQUEST UplinkProbeFormat = 1
+	UplinkProbeFormatPROBE_ANSWER  UplinkProbeFormat = 2
+)
+
+type UplinkProbeKey struct {
+	_    structs.HostLayout
+	Half [2]uint64
+	Port UplinkProbeFormat
+	Pad  uint32
+}
+
 type UplinkRecent struct {
 	_       structs.HostLayout
 	Key     UplinkFlowKey
@@ -372,33 +397,37 @@ const (
 	UplinkUplinkReasonUPLINK_TIME_EXCEEDED        UplinkUplinkReason = 18
 	UplinkUplinkReasonUPLINK_ARP_ANSWERED         UplinkUplinkReason = 19
 	UplinkUplinkReasonUPLINK_NEIGHBOUR_ANSWERED   UplinkUplinkReason = 20
-	UplinkUplinkReasonUPLINK_ANSWER_LIMITED       UplinkUplinkReason = 21
-	UplinkUplinkReasonUPLINK_NO_ANSWER            UplinkUplinkReason = 22
-	UplinkUplinkReasonUPLINK_NO_LOCAL_BACKEND     UplinkUplinkReason = 23
-	UplinkUplinkReasonUPLINK_SOURCE_REFUSED       UplinkUplinkReason = 24
-	UplinkUplinkReasonUPLINK_NOT_SELECTED         UplinkUplinkReason = 25
-	UplinkUplinkReasonUPLINK_NO_FLOW              UplinkUplinkReason = 26
-	UplinkUplinkReasonUPLINK_COLLISION            UplinkUplinkReason = 27
-	UplinkUplinkReasonUPLINK_NO_PORT              UplinkUplinkReason = 28
-	UplinkUplinkReasonUPLINK_FLOWS_FULL           UplinkUplinkReason = 29
-	UplinkUplinkReasonUPLINK_SECOND_HOP           UplinkUplinkReason = 30
-	UplinkUplinkReasonUPLINK_FRAGMENT_LOST        UplinkUplinkReason = 31
-	UplinkUplinkReasonUPLINK_SCTP_PORT            UplinkUplinkReason = 32
-	UplinkUplinkReasonUPLINK_OTHER_FAMILY         UplinkUplinkReason = 33
-	UplinkUplinkReasonUPLINK_NO_NODE              UplinkUplinkReason = 34
-	UplinkUplinkReasonUPLINK_NO_ROUTE             UplinkUplinkReason = 35
-	UplinkUplinkReasonUPLINK_NO_ROOM              UplinkUplinkReason = 36
-	UplinkUplinkReasonUPLINK_FORGED               UplinkUplinkReason = 37
-	UplinkUplinkReasonUPLINK_MARTIAN              UplinkUplinkReason = 38
-	UplinkUplinkReasonUPLINK_EVENT_FLOW_MADE      UplinkUplinkReason = 39
-	UplinkUplinkReasonUPLINK_EVENT_FLOW_GONE      UplinkUplinkReason = 40
-	UplinkUplinkReasonUPLINK_EVENT_MID_FLOW       UplinkUplinkReason = 41
-	UplinkUplinkReasonUPLINK_EVENT_RESELECTED     UplinkUplinkReason = 42
-	UplinkUplinkReasonUPLINK_EVENT_DECAPSULATED   UplinkUplinkReason = 43
-	UplinkUplinkReasonUPLINK_EVENT_ANOTHER_HOP    UplinkUplinkReason = 44
-	UplinkUplinkReasonUPLINK_EVENT_FRAGMENT_NOTED UplinkUplinkReason = 45
-	UplinkUplinkReasonUPLINK_EVENT_HOP_LOOKUP     UplinkUplinkReason = 46
-	UplinkUplinkReasonUPLINK_REASON_COUNT         UplinkUplinkReason = 47
+	UplinkUplinkReasonUPLINK_PROBE_ANSWERED       UplinkUplinkReason = 21
+	UplinkUplinkReasonUPLINK_ANSWER_LIMITED       UplinkUplinkReason = 22
+	UplinkUplinkReasonUPLINK_NO_ANSWER            UplinkUplinkReason = 23
+	UplinkUplinkReasonUPLINK_NO_LOCAL_BACKEND     UplinkUplinkReason = 24
+	UplinkUplinkReasonUPLINK_SOURCE_REFUSED       UplinkUplinkReason = 25
+	UplinkUplinkReasonUPLINK_NOT_SELECTED         UplinkUplinkReason = 26
+	UplinkUplinkReasonUPLINK_NO_FLOW              UplinkUplinkReason = 27
+	UplinkUplinkReasonUPLINK_COLLISION            UplinkUplinkReason = 28
+	UplinkUplinkReasonUPLINK_NO_PORT              UplinkUplinkReason = 29
+	UplinkUplinkReasonUPLINK_FLOWS_FULL           UplinkUplinkReason = 30
+	UplinkUplinkReasonUPLINK_SECOND_HOP           UplinkUplinkReason = 31
+	UplinkUplinkReasonUPLINK_FRAGMENT_LOST        UplinkUplinkReason = 32
+	UplinkUplinkReasonUPLINK_SCTP_PORT            UplinkUplinkReason = 33
+	UplinkUplinkReasonUPLINK_OTHER_FAMILY         UplinkUplinkReason = 34
+	UplinkUplinkReasonUPLINK_NO_NODE              UplinkUplinkReason = 35
+	UplinkUplinkReasonUPLINK_NO_ROUTE             UplinkUplinkReason = 36
+	UplinkUplinkReasonUPLINK_NO_ROOM              UplinkUplinkReason = 37
+	UplinkUplinkReasonUPLINK_FORGED               UplinkUplinkReason = 38
+	UplinkUplinkReasonUPLINK_MARTIAN              UplinkUplinkReason = 39
+	UplinkUplinkReasonUPLINK_PROBE_NO_KEY         UplinkUplinkReason = 40
+	UplinkUplinkReasonUPLINK_PROBE_FOREIGN        UplinkUplinkReason = 41
+	UplinkUplinkReasonUPLINK_PROBE_FORGED         UplinkUplinkReason = 42
+	UplinkUplinkReasonUPLINK_EVENT_FLOW_MADE      UplinkUplinkReason = 43
+	UplinkUplinkReasonUPLINK_EVENT_FLOW_GONE      UplinkUplinkReason = 44
+	UplinkUplinkReasonUPLINK_EVENT_MID_FLOW       UplinkUplinkReason = 45
+	UplinkUplinkReasonUPLINK_EVENT_RESELECTED     UplinkUplinkReason = 46
+	UplinkUplinkReasonUPLINK_EVENT_DECAPSULATED   UplinkUplinkReason = 47
+	UplinkUplinkReasonUPLINK_EVENT_ANOTHER_HOP    UplinkUplinkReason = 48
+	UplinkUplinkReasonUPLINK_EVENT_FRAGMENT_NOTED UplinkUplinkReason = 49
+	UplinkUplinkReasonUPLINK_EVENT_HOP_LOOKUP     UplinkUplinkReason = 50
+	UplinkUplinkReasonUPLINK_REASON_COUNT         UplinkUplinkReason = 51
 )
 
 // Names of all BPF objects in the ELF.
@@ -425,6 +454,7 @@ const (
 	UplinkMapSkepNodes          = "skep_nodes"
 	UplinkMapSkepPathMtu        = "skep_path_mtu"
 	UplinkMapSkepPrimaries      = "skep_primaries"
+	UplinkMapSkepProbeKey       = "skep_probe_key"
 	UplinkMapSkepRecent         = "skep_recent"
 	UplinkMapSkepReverse        = "skep_reverse"
 	UplinkMapSkepServices       = "skep_services"
@@ -506,6 +536,7 @@ type UplinkMapSpecs struct {
 	SkepNodes          *ebpf.MapSpec `ebpf:"skep_nodes"`
 	SkepPathMtu        *ebpf.MapSpec `ebpf:"skep_path_mtu"`
 	SkepPrimaries      *ebpf.MapSpec `ebpf:"skep_primaries"`
+	SkepProbeKey       *ebpf.MapSpec `ebpf:"skep_probe_key"`
 	SkepRecent         *ebpf.MapSpec `ebpf:"skep_recent"`
 	SkepReverse        *ebpf.MapSpec `ebpf:"skep_reverse"`
 	SkepServices       *ebpf.MapSpec `ebpf:"skep_services"`
@@ -563,6 +594,7 @@ type UplinkMaps struct {
 	SkepNodes          *ebpf.Map `ebpf:"skep_nodes"`
 	SkepPathMtu        *ebpf.Map `ebpf:"skep_path_mtu"`
 	SkepPrimaries      *ebpf.Map `ebpf:"skep_primaries"`
+	SkepProbeKey       *ebpf.Map `ebpf:"skep_probe_key"`
 	SkepRecent         *ebpf.Map `ebpf:"skep_recent"`
 	SkepReverse        *ebpf.Map `ebpf:"skep_reverse"`
 	SkepServices       *ebpf.Map `ebpf:"skep_services"`
@@ -596,6 +628,7 @@ func (m *UplinkMaps) Close() error {
 		m.SkepNodes,
 		m.SkepPathMtu,
 		m.SkepPrimaries,
+		m.SkepProbeKey,
 		m.SkepRecent,
 		m.SkepReverse,
 		m.SkepServices,

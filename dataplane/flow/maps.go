@@ -22,6 +22,7 @@ type kernelMaps struct {
 	flows     pinned.Table[bpf.UplinkFlowKey, bpf.UplinkFlow]
 	uplinks   pinned.Table[uint32, bpf.UplinkUplink]
 	announced pinned.Table[bpf.UplinkAddress, uint64]
+	probeKey  pinned.Table[uint32, bpf.UplinkProbeKey]
 	counters  *ebpf.Map
 }
 
@@ -70,6 +71,7 @@ func openMaps(dir string, spec *ebpf.CollectionSpec, owner Maps, log *slog.Logge
 	m := &kernelMaps{Maps: all, counters: all.ByName[bpf.UplinkMapSkepUplinkCounters]}
 	m.flows.Map = all.ByName[bpf.UplinkMapSkepFlows]
 	m.uplinks.Map = all.ByName[bpf.UplinkMapSkepUplinks]
+	m.probeKey.Map = all.ByName[bpf.UplinkMapSkepProbeKey]
 	m.announced.Map = all.ByName[bpf.UplinkMapSkepAnnounced]
 	return m, nil
 }
