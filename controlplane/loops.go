@@ -12,6 +12,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"github.com/skep-io/skep/backoff"
+	"github.com/skep-io/skep/controlplane/apiserver"
 	"github.com/skep-io/skep/controlplane/controller"
 	"github.com/skep-io/skep/controlplane/controller/conflict"
 	"github.com/skep-io/skep/controlplane/controller/deployment"
@@ -66,7 +67,7 @@ func lead(ctx context.Context, s *settings, registry *resource.Registry, authori
 		"deployments":    deployment.New(registry, recorder(deployment.Component)),
 		"endpoints":      endpoints.New(registry, recorder(endpoints.Component), recorder(endpoints.MirrorComponent)),
 		"load balancers": loadbalancer.New(registry, recorder(loadbalancer.Component), s.pool),
-		"node":           node.New(registry, recorder(node.Component), realClock, s.NodeMonitorGrace),
+		"node":           node.New(registry, recorder(node.Component), realClock, s.NodeMonitorGrace, apiserver.HostAnswers),
 		"namespace":      namespace.New(registry),
 		"gc":             gc.New(registry),
 		"podgc":          podgc.New(registry, s.TerminatedPodGCThreshold),

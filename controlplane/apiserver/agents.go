@@ -3,6 +3,7 @@ package apiserver
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -10,6 +11,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -24,6 +26,8 @@ import (
 const (
 	agentDialTimeout = 5 * time.Second
 	agentPort        = 10250
+	// hostAnswerTimeout is longer than a retransmission of a lost SYN would be worth: whoever asks will ask again.
+	hostAnswerTimeout = 300 * time.Millisecond
 )
 
 // agents connects to the agents' HTTPS servers.
@@ -114,6 +118,22 @@ func agentAddress(node *corev1.Node) (netip.AddrPort, error) {
 		return netip.AddrPortFrom(addr, uint16(port)), nil
 	}
 	return netip.AddrPort{}, apierrors.NewServiceUnavailable(fmt.Sprintf("node %q reports no InternalIP yet", node.Name))
+}
+
+// HostAnswers says whether a node's host answers a connection to its agent, also by refusing it: the kernel does so whether the agent
+// lives or not. It waits for a moment only.
+func HostAnswers(ctx context.Context, node *corev1.Node) bool {
+	address, err := agentAddress(node)
+	if err != nil {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, hostAnswerTimeout)
+	defer cancel()
+	conn, err := agentDialer.DialContext(ctx, "tcp", address.String())
+	if err == nil {
+		_ = conn.Close()
+	}
+	return err == nil || errors.Is(err, syscall.ECONNREFUSED)
 }
 
 // location returns the URL of a path at a node's agent.

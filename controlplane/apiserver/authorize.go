@@ -48,6 +48,9 @@ func (r *rules) authorize(ctx context.Context, a authorizer.Attributes) (authori
 		if a.GetVerb() == "get" && (isDiscoveryPath(path) || path == skepv1.PathNetwork && identity.Node(u) != "") {
 			return authorizer.DecisionAllow, "", nil
 		}
+		if of, ok := skepv1.NodeOfStatements(path); ok && a.GetVerb() == "post" && identity.Node(u) == of {
+			return authorizer.DecisionAllow, "", nil
+		}
 		return authorizer.DecisionNoOpinion, "", nil
 	}
 	asked := target{group: a.GetAPIGroup(), version: a.GetAPIVersion(), namespace: a.GetNamespace(), resource: a.GetResource(), name: a.GetName()}

@@ -68,6 +68,9 @@ func (s *Server) serveDocument(w http.ResponseWriter, c *call) error {
 	if isDocument && c.Method != http.MethodGet && c.Method != http.MethodHead {
 		return statusError(http.StatusMethodNotAllowed, metav1.StatusReasonMethodNotAllowed, "the server does not allow this method on the requested resource")
 	}
+	if _, ok := skepv1.NodeOfStatements(path); ok {
+		return s.only(w, c, map[string]handler{http.MethodPost: s.acceptStatements})
+	}
 	switch {
 	case path == "":
 		s.answerDocument(w, c, metav1.RootPaths{Paths: s.api.Load().catalog.paths})

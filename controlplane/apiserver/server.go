@@ -72,6 +72,7 @@ type Server struct {
 	agents   *agents
 	members  *membership.Members
 	stats    *statistics
+	verdicts *verdicts
 	health   *http.ServeMux
 	// authenticator identifies the client; authorizer says whether it may do what it asks for.
 	authenticator authenticator.Request
@@ -116,6 +117,7 @@ func New(config Config) (*Server, error) {
 	s.authorizer = authorizer.AuthorizerFunc((&rules{registry: config.Registry}).authorize)
 	s.agents = newAgents(config.Registry, config.PKI)
 	s.stats = newStatistics(config.Registry, s.agents)
+	s.verdicts = newVerdicts(config.Registry)
 	s.health = s.newHealth(config.StoreAlive, config.StoreTakesWrites)
 	s.etcd, s.network = config.Etcd, config.Network
 	var err error

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"slices"
 	"sync"
 	"time"
 )
@@ -30,6 +31,10 @@ type nodeState struct {
 	silent bool
 	// signs is what was last seen of the node, per source: a change of one ends its silence.
 	signs map[source]string
+	zone  string
+	// accused is when statements that the node cannot be reached were last received, and evidence identifies them; zero: there are none.
+	accused  time.Time
+	evidence string
 }
 
 func newHealth(grace time.Duration) *health {
@@ -37,12 +42,13 @@ func newHealth(grace time.Duration) *health {
 }
 
 // watchNode begins to expect signs of a node. Its grace runs from now.
-func (h *health) watchNode(name string, now time.Time) {
+func (h *health) watchNode(name, zone string, now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.nodes[name] == nil {
 		h.nodes[name] = &nodeState{seen: now, signs: map[source]string{}}
 	}
+	h.nodes[name].zone = zone
 }
 
 func (h *health) forget(name string) {
@@ -111,15 +117,28 @@ func (h *health) overdue(now time.Time) (names []string) {
 			names = append(names, name)
 		}
 	}
-	return names
+	lost, _ := h.lost(now)
+	return append(names, lost...)
 }
 
-// isOverdue says whether a node's grace has passed and it is not yet declared silent.
-func (h *health) isOverdue(name string, now time.Time) bool {
+// isOverdue says whether a node's grace has passed and it is not yet declared silent. Early: it has not passed, but other nodes cannot
+// reach it either.
+func (h *health) isOverdue(name string, now time.Time) (overdue, early bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	p := h.nodes[name]
-	return p != nil && !p.silent && now.Sub(p.seen) > h.grace
+	if p == nil || p.silent {
+		return false, false
+	}
+	if now.Sub(p.seen) > h.grace {
+		return true, false
+	}
+	if p.accused.IsZero() || now.Sub(h.ticked) > earlyAfter/2 {
+		return false, false
+	}
+	lost, _ := h.lost(now)
+	early = slices.Contains(lost, name)
+	return early, early
 }
 
 // declare marks a node as silent.

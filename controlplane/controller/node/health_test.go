@@ -14,7 +14,7 @@ func TestHealth(t *testing.T) {
 	newOne := func(names ...string) *health {
 		h := newHealth(grace)
 		for _, n := range names {
-			h.watchNode(n, base)
+			h.watchNode(n, "", base)
 		}
 		h.start(base)
 		return h

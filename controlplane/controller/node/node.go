@@ -53,15 +53,20 @@ type Controller struct {
 	nodes    *controller.Queue[string]
 	pods     *controller.Queue[controller.Key]
 
+	// answers says whether a node's host answers this one.
+	answers func(context.Context, *corev1.Node) bool
+
 	heldMu sync.Mutex
 	held   time.Time // since when most nodes have been silent; zero: they are not
 	all    time.Time // when last all nodes were silent
+	zones  string    // those in which too many nodes seem gone for early evictions, as logged last
 }
 
-// New makes the loop; grace is how long a node may be silent. It runs once.
-func New(registry *resource.Registry, recorder *event.Recorder, clock clock.WithTicker, grace time.Duration) *Controller {
+// New makes the loop; grace is how long a node may be silent. A node that others cannot reach is given less, unless its host answers:
+// answers asks it, for a short time. The loop runs once.
+func New(registry *resource.Registry, recorder *event.Recorder, clock clock.WithTicker, grace time.Duration, answers func(context.Context, *corev1.Node) bool) *Controller {
 	return &Controller{
-		registry: registry, recorder: recorder, clock: clock,
+		registry: registry, recorder: recorder, clock: clock, answers: answers,
 		health: newHealth(grace),
 		nodes:  controller.NewQueueOn[string]("node", clock),
 		pods:   controller.NewQueueOn[controller.Key]("eviction", clock),
@@ -90,7 +95,8 @@ func (c *Controller) nodeChanged(old, cur *corev1.Node, _ int64) {
 		return
 	}
 	now := c.clock.Now()
-	c.health.watchNode(cur.Name, now)
+	c.health.watchNode(cur.Name, cur.Labels[corev1.LabelTopologyZone], now)
+	c.evidenceChanged(cur, now)
 	if cond := controller.NodeCondition(cur, corev1.NodeReady); cond != nil && cond.Status != corev1.ConditionUnknown {
 		c.health.observe(cur.Name, fromStatus, cond.LastHeartbeatTime.String(), now)
 	}
@@ -132,9 +138,11 @@ func (c *Controller) look(ctx context.Context, ticker clock.Ticker) {
 		case <-ctx.Done():
 			return
 		case <-ticker.C():
-			for _, name := range c.health.overdue(c.clock.Now()) {
+			now := c.clock.Now()
+			for _, name := range c.health.overdue(now) {
 				c.nodes.Add(name)
 			}
+			c.noteHeldZones(c.health.heldZones(now))
 		}
 	}
 }
@@ -158,19 +166,14 @@ func (c *Controller) confirm(ctx context.Context, name string) error {
 
 // syncNode brings conditions, taints and the readiness of pods in line with a node's state.
 func (c *Controller) syncNode(ctx context.Context, name string) error {
-	if c.health.isOverdue(name, c.clock.Now()) {
-		if err := c.confirm(ctx, name); err != nil {
-			return err
-		}
-		if c.health.isOverdue(name, c.clock.Now()) {
-			c.health.declare(name)
-		}
-	}
 	node, err := resource.Get[*corev1.Node](ctx, c.registry, kinds.Nodes, "", name)
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
 	if err != nil {
+		return err
+	}
+	if err := c.judge(ctx, node); err != nil {
 		return err
 	}
 	if c.health.isSilent(name) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -27,6 +28,8 @@ type hosts struct {
 	c     *Controller
 	clock *clocktesting.FakeClock
 	beats int
+	// answers says whether hosts answer skepd's own.
+	answers atomic.Bool
 }
 
 func startHosts(t *testing.T, names ...string) *hosts {
@@ -65,7 +68,8 @@ status: {phase: Running, conditions: [{type: Ready, status: "True"}]}
 	fake := clocktesting.NewFakeClock(time.Now())
 	recorder := event.NewRecorder(r, Component)
 	controlplanetest.Go(t, recorder.Run)
-	h := &hosts{t: t, r: r, clock: fake, c: New(r, recorder, fake, 5*time.Second)}
+	h := &hosts{t: t, r: r, clock: fake}
+	h.c = New(r, recorder, fake, 5*time.Second, func(context.Context, *corev1.Node) bool { return h.answers.Load() })
 	controlplanetest.Go(t, func(ctx context.Context) { _ = h.c.Run(ctx) })
 	h.await(func() bool {
 		h.c.health.mu.Lock()
