@@ -1,9 +1,11 @@
 package scheduler
 
 import (
+	"slices"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/types"
 )
 
@@ -11,15 +13,19 @@ import (
 // pods are bound to a node that does not exist.
 type host struct {
 	name        string
+	index       int32
 	node        *corev1.Node // nil: not known
 	zone        string
 	ready       bool // as the node's condition Ready has it
+	open        bool // takes pods without tolerations
 	allocatable resources
 	maxPods     int64
 	requested   resources
 	scored      resources
 	pods        int64
 	ports       map[hostPort]int
+	placed      map[*placement]struct{}
+	images      []corev1.ContainerImage
 }
 
 // placement is a pod that uses room on a host: bound, or assumed to be bound until the
@@ -27,40 +33,47 @@ type host struct {
 type placement struct {
 	request *request
 	host    *host
-	zone    string // in which it was counted
+	class   *class
+	bears   []bearing
 	assumed bool
-}
-
-// group counts the placed pods that are to be spread.
-type group struct {
-	total  int
-	byHost map[string]int
-	byZone map[string]int
 }
 
 // cluster is the scheduler's state of hosts and of the room on them. It is updated with
 // every change; the cost is in proportion to the change, except for a node's change of
-// zone, which moves its pods.
+// labels or taints, which counts its pods anew.
 type cluster struct {
 	mu     sync.Mutex
 	hosts  map[string]*host
+	unused []int32 // indexes of hosts that are gone
 	placed map[types.NamespacedName]*placement
-	groups map[string]*group
-	order  hostOrder
+	images map[string]*image
+	// discouraged counts the nodes with a taint of the effect PreferNoSchedule.
+	discouraged int
+	decision    int64 // counts decisions
+	moved       bool  // a pod or a node came, went or changed in a way that counts for other pods, since popMoved
+	order       hostOrder
+	scratch     scratch
+	books
+	owners
 }
 
 func newCluster() *cluster {
 	return &cluster{
 		hosts:  map[string]*host{},
 		placed: map[types.NamespacedName]*placement{},
-		groups: map[string]*group{},
+		images: map[string]*image{},
+		books:  newBooks(),
+		owners: newOwners(),
 	}
 }
 
 func (c *cluster) host(name string) *host {
 	h := c.hosts[name]
 	if h == nil {
-		h = &host{name: name, ports: map[hostPort]int{}}
+		h = &host{name: name, index: int32(len(c.hosts)), ports: map[hostPort]int{}, placed: map[*placement]struct{}{}}
+		if n := len(c.unused); n > 0 {
+			h.index, c.unused = c.unused[n-1], c.unused[:n-1]
+		}
 		c.hosts[name] = h
 	}
 	return h
@@ -71,35 +84,54 @@ func (c *cluster) setNode(node *corev1.Node) (roomier bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	h := c.host(node.Name)
-	old := h.node
-	wasReady := h.ready
-	h.node, h.ready = node, ready(node)
+	old, wasReady := h.node, h.ready
+	c.setImages(h, node.Status.Images)
+	if old != nil && sameDomains(old, node) {
+		h.node = node
+	} else {
+		c.leave(h)
+		h.node = node
+		c.join(h)
+	}
+	h.ready, h.open = ready(node), open(node)
 	h.allocatable = toResources(node.Status.Allocatable)
 	h.maxPods = node.Status.Allocatable.Pods().Value()
-	zone := node.Labels[corev1.LabelTopologyZone]
-	if old == nil || zone != h.zone {
-		if old != nil {
-			c.order.remove(h)
-		}
-		h.zone = zone
-		c.recount(h)
-		c.order.add(h)
-	}
 	return old == nil || wasReady != h.ready || placementChanged(old, node)
 }
 
-// recount moves the pods of a host to its zone.
-func (c *cluster) recount(h *host) {
-	if h.pods == 0 {
+// join takes up a host with its node, where searches and counts find it.
+func (c *cluster) join(h *host) {
+	c.moved = true
+	h.zone = h.node.Labels[corev1.LabelTopologyZone]
+	c.order.add(h)
+	c.joinDomains(h)
+	if discourages(h.node) {
+		c.discouraged++
+	}
+}
+
+// leave undoes join; nothing happens to a host without a node.
+func (c *cluster) leave(h *host) {
+	if h.node == nil {
 		return
 	}
-	for _, p := range c.placed {
-		if p.host == h && p.zone != h.zone {
-			c.count(p, -1)
-			p.zone = h.zone
-			c.count(p, +1)
-		}
+	c.moved = true
+	c.order.remove(h)
+	c.leaveDomains(h)
+	if discourages(h.node) {
+		c.discouraged--
 	}
+}
+
+// sameDomains says whether a node's change leaves it where it was in all topologies and pools. The name of a node never changes.
+func sameDomains(old, cur *corev1.Node) bool {
+	return equality.Semantic.DeepEqual(old.Labels, cur.Labels) && equality.Semantic.DeepEqual(old.Spec.Taints, cur.Spec.Taints)
+}
+
+// placementChanged says whether a node's change, other than of its condition, can let pods fit that did not before.
+func placementChanged(old, cur *corev1.Node) bool {
+	return old.Spec.Unschedulable != cur.Spec.Unschedulable || !sameDomains(old, cur) ||
+		!equality.Semantic.DeepEqual(old.Status.Allocatable, cur.Status.Allocatable)
 }
 
 func (c *cluster) removeNode(name string) {
@@ -109,8 +141,9 @@ func (c *cluster) removeNode(name string) {
 	if h == nil || h.node == nil {
 		return
 	}
-	c.order.remove(h)
-	h.node = nil
+	c.setImages(h, nil)
+	c.leave(h)
+	h.node, h.ready, h.open = nil, false, false
 	c.drop(h)
 }
 
@@ -118,6 +151,7 @@ func (c *cluster) removeNode(name string) {
 func (c *cluster) drop(h *host) {
 	if h.node == nil && h.pods == 0 {
 		delete(c.hosts, h.name)
+		c.unused = append(c.unused, h.index)
 	}
 }
 
@@ -163,56 +197,73 @@ func (c *cluster) free(pod *corev1.Pod) string {
 }
 
 func (c *cluster) record(key types.NamespacedName, req *request, h *host, assumed bool) {
-	p := &placement{request: req, host: h, zone: h.zone, assumed: assumed}
+	p := &placement{request: req, host: h, assumed: assumed}
 	c.placed[key] = p
+	c.put(p)
+}
+
+func (c *cluster) remove(key types.NamespacedName, p *placement) {
+	delete(c.placed, key)
+	c.lift(p)
+	c.drop(p.host)
+}
+
+// put adds a placement to all that it uses and all that counts it.
+func (c *cluster) put(p *placement) {
+	h, req := p.host, p.request
+	h.placed[p] = struct{}{}
 	h.requested.add(&req.needs, +1)
 	h.scored.add(&req.scored, +1)
 	h.pods++
 	for _, port := range req.hostPorts {
 		h.ports[port]++
 	}
-	c.count(p, +1)
+	p.class = c.class(req)
+	p.class.placed[p] = struct{}{}
+	c.bear(p)
+	c.contribute(p, +1)
+	c.moved = true
 }
 
-func (c *cluster) remove(key types.NamespacedName, p *placement) {
-	delete(c.placed, key)
-	h := p.host
-	h.requested.add(&p.request.needs, -1)
-	h.scored.add(&p.request.scored, -1)
-	h.pods--
-	for _, port := range p.request.hostPorts {
+// lift undoes put.
+func (c *cluster) lift(p *placement) {
+	h, req := p.host, p.request
+	c.moved = true
+	c.contribute(p, -1)
+	c.unbear(p)
+	delete(p.class.placed, p)
+	for _, port := range req.hostPorts {
 		if h.ports[port]--; h.ports[port] == 0 {
 			delete(h.ports, port)
 		}
 	}
-	c.count(p, -1)
-	c.drop(h)
+	h.pods--
+	h.scored.add(&req.scored, -1)
+	h.requested.add(&req.needs, -1)
+	delete(h.placed, p)
 }
 
-func (c *cluster) count(p *placement, n int) {
-	name := p.request.group
-	if name == "" {
-		return
-	}
-	g := c.groups[name]
-	if g == nil {
-		g = &group{byHost: map[string]int{}, byZone: map[string]int{}}
-		c.groups[name] = g
-	}
-	g.total += n
-	bump(g.byHost, p.host.name, n)
-	bump(g.byZone, p.zone, n)
-	if g.total == 0 {
-		delete(c.groups, name)
-	}
+// popMoved says whether anything has happened since the last call by which pods that fit nowhere because of other pods may fit.
+func (c *cluster) popMoved() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	moved := c.moved
+	c.moved = false
+	return moved
 }
 
-func bump(m map[string]int, key string, n int) {
-	if m[key] += n; m[key] == 0 {
-		delete(m, key)
-	}
+// related says whether it depends on other pods, on other hosts too, where a pod fits.
+func (c *cluster) related(req *request) bool {
+	return len(req.near) > 0 || len(req.anti) > 0 || len(c.class(req).repelled) > 0 || slices.ContainsFunc(req.spread, func(r spreadRule) bool { return r.hard })
 }
 
 func keyOf(pod *corev1.Pod) types.NamespacedName {
 	return types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name}
+}
+
+// sameNeeds says whether two states of a pod ask for the same.
+func sameNeeds(a, b *request) bool {
+	return a.classID == b.classID && a.owner == b.owner && a.deleting == b.deleting && a.priority == b.priority &&
+		equality.Semantic.DeepEqual(a.pod.Spec, b.pod.Spec) &&
+		a.needs.milliCPU == b.needs.milliCPU && a.needs.memory == b.needs.memory && a.needs.ephemeral == b.needs.ephemeral
 }

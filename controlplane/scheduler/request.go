@@ -1,14 +1,11 @@
 package scheduler
 
 import (
-	"sort"
-	"strings"
-
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	resourcehelper "k8s.io/component-helpers/resource"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
+	"k8s.io/utils/ptr"
 )
 
 // What a container is assumed to use for scoring if it requests nothing: containers
@@ -71,17 +68,26 @@ type request struct {
 	scored    resources // needs, with an assumption where nothing is requested
 	hostPorts []hostPort
 	affinity  nodeaffinity.RequiredNodeAffinity
-	anywhere  bool   // neither node selector nor affinity
-	group     string // pods of one group are spread; empty: of no group
+	anywhere  bool // neither node selector nor required node affinity
+	priority  int32
+	deleting  bool
+	classID   string
+	class     *class // as found last
+	relations
 }
 
+// newRequest reads a pod. What its class and its counts are is looked up by the cluster when they are asked for.
 func newRequest(pod *corev1.Pod) *request {
 	req := &request{
 		pod: pod, uid: pod.UID,
 		needs:    toResources(resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{UseStatusResources: true})),
 		affinity: nodeaffinity.GetRequiredNodeAffinity(pod),
-		anywhere: len(pod.Spec.NodeSelector) == 0 && (pod.Spec.Affinity == nil || pod.Spec.Affinity.NodeAffinity == nil),
-		group:    groupOf(pod),
+		anywhere: len(pod.Spec.NodeSelector) == 0 && (pod.Spec.Affinity == nil || pod.Spec.Affinity.NodeAffinity == nil ||
+			pod.Spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution == nil),
+		priority:  ptr.Deref(pod.Spec.Priority, 0),
+		deleting:  pod.DeletionTimestamp != nil,
+		classID:   classID(pod.Namespace, pod.Labels),
+		relations: newRelations(pod),
 	}
 	req.scored = resources{milliCPU: req.needs.milliCPU, memory: req.needs.memory}
 	if req.scored.milliCPU == 0 {
@@ -123,22 +129,4 @@ func toHostPort(p corev1.ContainerPort) hostPort {
 		hp.ip = "0.0.0.0"
 	}
 	return hp
-}
-
-// groupOf names the set of pods that a pod is spread with: those of its controller, else
-// those of its namespace with exactly the same labels, as pods of a service without a
-// controller have.
-func groupOf(pod *corev1.Pod) string {
-	if ref := metav1.GetControllerOfNoCopy(pod); ref != nil {
-		return string(ref.UID)
-	}
-	if len(pod.Labels) == 0 {
-		return ""
-	}
-	keys := make([]string, 0, len(pod.Labels))
-	for k, v := range pod.Labels {
-		keys = append(keys, k+"="+v)
-	}
-	sort.Strings(keys)
-	return pod.Namespace + "/" + strings.Join(keys, ",")
 }

@@ -25,8 +25,10 @@ const Component = "default-scheduler"
 const (
 	// reporters is how many conditions of pods that fit nowhere are written at a time.
 	reporters = 4
-	// sweep is how often parked pods whose retry is due are activated.
+	// sweep is how often parked pods are activated whose retry is due, or for which the placement of other pods may make room.
 	sweep = time.Second
+	// sweepBooks is how often counts are dropped that no pod has asked for since.
+	sweepBooks = time.Minute
 )
 
 // Scheduler is the scheduling loop.
@@ -38,10 +40,25 @@ type Scheduler struct {
 	queue    *queue
 	binder   *binder
 	reports  *controller.Queue[report]
+	swept    time.Time
 
 	// changed names the hosts on which there may be room now that there was not before.
 	changedMu sync.Mutex
 	changed   sets.Set[string]
+}
+
+// tick does what is due by time.
+func (s *Scheduler) tick() {
+	s.queue.wakeDue()
+	if s.cluster.popMoved() {
+		s.cluster.mu.Lock()
+		s.queue.wake(s.cluster.related)
+		s.cluster.mu.Unlock()
+	}
+	if now := s.clock.Now(); now.Sub(s.swept) >= sweepBooks {
+		s.swept = now
+		s.cluster.sweep()
+	}
 }
 
 // New makes the loop. It runs once.
@@ -61,6 +78,7 @@ func New(registry *resource.Registry, recorder *event.Recorder, clock clock.With
 func (s *Scheduler) Run(ctx context.Context) error {
 	// All nodes and bound pods are read before the first pod is placed.
 	var wg sync.WaitGroup
+	s.observeOwners(ctx, &wg)
 	controller.Observe(ctx, &wg, s.registry, kinds.Nodes, s.nodeChanged)
 	controller.Observe(ctx, &wg, s.registry, kinds.Pods, s.podChanged)
 	controller.Go(ctx, &wg, "scheduler", func() { s.binder.run(ctx) })
@@ -74,6 +92,11 @@ func (s *Scheduler) loop(ctx context.Context) {
 	ticker := s.clock.NewTicker(sweep)
 	defer ticker.Stop()
 	for ctx.Err() == nil {
+		select {
+		case <-ticker.C():
+			s.tick()
+		default:
+		}
 		s.wakeForRoom()
 		w := s.queue.pop()
 		if w == nil {
@@ -81,7 +104,7 @@ func (s *Scheduler) loop(ctx context.Context) {
 			case <-ctx.Done():
 			case <-s.queue.ready:
 			case <-ticker.C():
-				s.queue.wakeDue()
+				s.tick()
 			}
 			continue
 		}
@@ -171,8 +194,9 @@ func (s *Scheduler) wakeForRoom() {
 	s.cluster.mu.Lock()
 	defer s.cluster.mu.Unlock()
 	s.queue.wake(func(req *request) bool {
+		checks := s.cluster.checksFor(req)
 		for name := range changed {
-			if h := s.cluster.hosts[name]; h != nil && h.node != nil && fits(req, h, nil) {
+			if h := s.cluster.hosts[name]; h != nil && h.node != nil && fitsAll(checks, h) {
 				return true
 			}
 		}

@@ -16,21 +16,32 @@ func enough(n int) int {
 	return max(n*share/100, allHosts)
 }
 
-// rating orders fitting hosts: fewest pods of the group in the zone, then on
-// the host, then most room.
-type rating struct {
-	zone, host int
-	room       int64
+// scratch is what one decision after the other uses again. Its contents are those of the last decision.
+type scratch struct {
+	checks  []check
+	fitting []*host
+	ratings []int64
+	totals  []int64
 }
 
-func (r rating) better(other rating) bool {
-	if r.zone != other.zone {
-		return r.zone < other.zone
+// checksFor returns what decides where a pod may be. They are valid until the next call.
+func (c *cluster) checksFor(req *request) []check {
+	c.scratch.checks = c.scratch.checks[:0]
+	for _, f := range filters {
+		if k := f.check(c, req); k != nil {
+			c.scratch.checks = append(c.scratch.checks, k)
+		}
 	}
-	if r.host != other.host {
-		return r.host < other.host
+	return c.scratch.checks
+}
+
+func fitsAll(checks []check, h *host) bool {
+	for _, k := range checks {
+		if !k.fits(h) {
+			return false
+		}
 	}
-	return r.room > other.room
+	return true
 }
 
 // choose returns the best host for a pod, or nil and why there is none. c.mu is held.
@@ -40,31 +51,55 @@ func (c *cluster) choose(req *request) (*host, *misfit) {
 	if n == 0 {
 		return nil, &misfit{}
 	}
-	g := c.groups[req.group]
-	var best *host
-	var top rating
-	found, want := 0, enough(n)
+	checks := c.checksFor(req)
+	fitting, want := c.scratch.fitting[:0], enough(n)
 	start := c.order.next % n
 	i := 0
-	for ; i < n && found < want; i++ {
-		h := hosts[(start+i)%n]
-		if !fits(req, h, nil) {
+	for at := start; i < n && len(fitting) < want; i++ {
+		if h := hosts[at]; fitsAll(checks, h) {
+			fitting = append(fitting, h)
+		}
+		if at++; at == n {
+			at = 0
+		}
+	}
+	c.scratch.fitting = fitting
+	if len(fitting) == 0 {
+		return nil, c.explain(checks, hosts)
+	}
+	c.order.next = (start + c.order.advance(i, n)) % n
+	return c.best(req, fitting), nil
+}
+
+// best returns the host with the highest sum of weighted scores, and among equal ones the first.
+func (c *cluster) best(req *request, hosts []*host) *host {
+	if len(hosts) == 1 {
+		return hosts[0]
+	}
+	n := len(hosts)
+	if cap(c.scratch.ratings) < n {
+		c.scratch.ratings, c.scratch.totals = make([]int64, n), make([]int64, n)
+	}
+	ratings, totals := c.scratch.ratings[:n], c.scratch.totals[:n]
+	clear(totals)
+	for _, s := range scores {
+		r := s.rating(c, req)
+		if r == nil {
 			continue
 		}
-		found++
-		if r := rate(req, h, g); best == nil || r.better(top) {
-			best, top = h, r
+		r.rate(hosts, ratings)
+		weight := s.weight()
+		for i, score := range ratings {
+			totals[i] += weight * score
 		}
 	}
-	if best != nil {
-		c.order.next = (start + c.order.advance(i, n)) % n
-		return best, nil
+	best := 0
+	for i, total := range totals {
+		if total > totals[best] {
+			best = i
+		}
 	}
-	why := &misfit{nodes: n}
-	for _, h := range hosts {
-		fits(req, h, why)
-	}
-	return nil, why
+	return hosts[best]
 }
 
 // advance is how far the next search starts from this one: after the hosts that were
@@ -74,21 +109,4 @@ func (o *hostOrder) advance(looked, n int) int {
 		return 1
 	}
 	return looked
-}
-
-func rate(req *request, h *host, g *group) (r rating) {
-	if g != nil {
-		r.zone, r.host = g.byZone[h.zone], g.byHost[h.name]
-	}
-	r.room = (free(h.allocatable.milliCPU, h.scored.milliCPU+req.scored.milliCPU) +
-		free(h.allocatable.memory, h.scored.memory+req.scored.memory)) / 2
-	return r
-}
-
-// free is the share that is free, in per cent.
-func free(have, used int64) int64 {
-	if have <= 0 || used >= have {
-		return 0
-	}
-	return (have - used) * 100 / have
 }

@@ -8,12 +8,13 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 )
 
 func testNode(name, zone string, milliCPU, pods int64) *corev1.Node {
 	return &corev1.Node{
-		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{corev1.LabelTopologyZone: zone, "disk": "ssd"}},
+		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{corev1.LabelTopologyZone: zone, corev1.LabelHostname: name, "disk": "ssd"}},
 		Status: corev1.NodeStatus{
 			Allocatable: corev1.ResourceList{
 				corev1.ResourceCPU:    *resource.NewMilliQuantity(milliCPU, resource.DecimalSI),
@@ -38,77 +39,25 @@ func testPod(name, app string, milliCPU int64, port int32) *corev1.Pod {
 	return pod
 }
 
-// twin has the same state as the cluster and computes everything from scratch, each time.
-type twin struct {
-	nodes  map[string]*corev1.Node
-	placed map[string]*corev1.Pod // by name, with nodeName
-}
-
-func (w *twin) on(node string) (pods []*corev1.Pod) {
-	for _, p := range w.placed {
-		if p.Spec.NodeName == node {
-			pods = append(pods, p)
-		}
-	}
-	return pods
-}
-
-func cpuOf(p *corev1.Pod) int64 { return p.Spec.Containers[0].Resources.Requests.Cpu().MilliValue() }
-
-func (w *twin) fits(pod *corev1.Pod, node *corev1.Node) bool {
-	used, pods := int64(0), w.on(node.Name)
-	for _, p := range pods {
-		used += cpuOf(p)
-		for _, have := range p.Spec.Containers[0].Ports {
-			for _, want := range pod.Spec.Containers[0].Ports {
-				if have.HostPort == want.HostPort {
-					return false
-				}
-			}
-		}
-	}
-	return !node.Spec.Unschedulable && used+cpuOf(pod) <= node.Status.Allocatable.Cpu().MilliValue() &&
-		int64(len(pods)) < node.Status.Allocatable.Pods().Value()
-}
-
-// spread is how many pods of the same app are in a node's zone and on the node.
-func (w *twin) spread(pod *corev1.Pod, node *corev1.Node) (zone, host int) {
-	for _, p := range w.placed {
-		if p.Labels["app"] != pod.Labels["app"] {
-			continue
-		}
-		if p.Spec.NodeName == node.Name {
-			host++
-		}
-		if w.nodes[p.Spec.NodeName].Labels[corev1.LabelTopologyZone] == node.Labels[corev1.LabelTopologyZone] {
-			zone++
-		}
-	}
-	return zone, host
-}
-
 // check says what is wrong with a choice.
 func (w *twin) check(pod *corev1.Pod, chosen *host) string {
-	bestZone, bestHost, any := 0, 0, false
-	for _, n := range w.nodes {
-		if !w.fits(pod, n) {
-			continue
-		}
-		zone, host := w.spread(pod, n)
-		if !any || zone < bestZone || zone == bestZone && host < bestHost {
-			bestZone, bestHost, any = zone, host, true
-		}
+	totals := w.totals(pod)
+	best := int64(-1)
+	for _, total := range totals {
+		best = max(best, total)
 	}
 	switch {
-	case chosen == nil && any:
-		return "no node was chosen, but there is room"
+	case chosen == nil && len(totals) > 0:
+		return fmt.Sprintf("no node was chosen, but there is room: %v", totals)
 	case chosen == nil:
 		return ""
-	case !w.fits(pod, w.nodes[chosen.name]):
+	}
+	total, fits := totals[chosen.name]
+	if !fits {
 		return "does not fit on " + chosen.name
 	}
-	if zone, host := w.spread(pod, w.nodes[chosen.name]); zone != bestZone || host != bestHost {
-		return fmt.Sprintf("%s has %d of its group in the zone and %d on the host, %d and %d are possible", chosen.name, zone, host, bestZone, bestHost)
+	if len(totals) > 1 && total != best {
+		return fmt.Sprintf("%s has the score %d of %v", chosen.name, total, totals)
 	}
 	return ""
 }
@@ -124,7 +73,7 @@ func step(t *testing.T, c *cluster, w *twin, pod *corev1.Pod) bool {
 	}
 	c.mu.Unlock()
 	if wrong := w.check(pod, h); wrong != "" {
-		t.Fatalf("pod %s: %s", pod.Name, wrong)
+		t.Fatalf("pod %s: %s", textOf(pod), wrong)
 	}
 	if h == nil {
 		return false
@@ -137,13 +86,12 @@ func step(t *testing.T, c *cluster, w *twin, pod *corev1.Pod) bool {
 }
 
 func TestChoiceAgainstTwin(t *testing.T) {
-	for seed := range uint64(40) {
+	for seed := range uint64(60) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			rng := rand.New(rand.NewPCG(seed, 1))
-			c, w := newCluster(), &twin{nodes: map[string]*corev1.Node{}, placed: map[string]*corev1.Pod{}}
+			c, w := newCluster(), newTwin()
 			addNode := func(i int) {
-				n := testNode(fmt.Sprintf("node%02d", i), fmt.Sprintf("zone%d", rng.IntN(4)), 500+rng.Int64N(4000), 1+rng.Int64N(12))
-				n.Spec.Unschedulable = rng.IntN(8) == 0
+				n := randomNode(rng, i)
 				w.nodes[n.Name] = n
 				c.setNode(n)
 			}
@@ -152,30 +100,52 @@ func TestChoiceAgainstTwin(t *testing.T) {
 				addNode(i)
 			}
 			for i := range 150 {
-				switch rng.IntN(10) {
+				switch rng.IntN(16) {
 				case 0: // a pod goes
-					for name, p := range w.placed {
-						delete(w.placed, name)
+					for _, p := range w.any(rng) {
+						delete(w.placed, p.Name)
 						c.free(p)
-						break
 					}
-				case 1: // a node changes, perhaps its zone too
+				case 1: // a pod begins to go
+					for _, p := range w.any(rng) {
+						p.DeletionTimestamp = &metav1.Time{}
+						w.placed[p.Name] = p
+						c.place(newRequest(p))
+					}
+				case 2: // a pod's labels change
+					for _, p := range w.any(rng) {
+						p.Labels = map[string]string{"app": fmt.Sprint("app", rng.IntN(3))}
+						w.placed[p.Name] = p
+						c.place(newRequest(p))
+					}
+				case 3: // a node changes, perhaps its labels and taints too
 					addNode(rng.IntN(nodes))
-				default:
-					port := int32(0)
-					if rng.IntN(6) == 0 {
-						port = 8000 + rng.Int32N(2)
+				case 4: // a node goes, and its pods stay
+					name := fmt.Sprintf("node%02d", rng.IntN(nodes))
+					delete(w.nodes, name)
+					c.removeNode(name)
+				case 5:
+					team := map[string]string{"team": fmt.Sprint(rng.IntN(2))}
+					w.namespaces["other"] = team
+					c.setNamespace("other", team)
+				case 6:
+					w.service = labels.Set{"app": fmt.Sprint("app", rng.IntN(3))}
+					c.setService("default", "web", labels.SelectorFromSet(w.service))
+				case 7:
+					for range rng.IntN(4) {
+						c.sweep()
 					}
-					step(t, c, w, testPod(fmt.Sprintf("pod%d", i), fmt.Sprintf("app%d", rng.IntN(3)), 10+rng.Int64N(900), port))
+				default:
+					step(t, c, w, randomPod(rng, i))
 				}
 			}
 		})
 	}
 }
 
-// Equal hosts take turns, and groups stay even to within one, per zone and per host.
+// Equal hosts take turns, and pods of a kind stay even to within one, per zone and per host.
 func TestSpreadIsEven(t *testing.T) {
-	c, w := newCluster(), &twin{nodes: map[string]*corev1.Node{}, placed: map[string]*corev1.Pod{}}
+	c, w := newCluster(), newTwin()
 	for i := range 9 {
 		n := testNode(fmt.Sprintf("node%d", i), fmt.Sprintf("zone%d", i%3), 100000, 110)
 		w.nodes[n.Name] = n
@@ -185,10 +155,13 @@ func TestSpreadIsEven(t *testing.T) {
 		if !step(t, c, w, testPod(fmt.Sprintf("pod%d", i), "web", 1, 0)) {
 			t.Fatal("no room")
 		}
-		g := c.groups["default/app=web"]
-		for what, counts := range map[string]map[string]int{"host": g.byHost, "zone": g.byZone} {
+		hosts, zones := map[string]int{}, map[string]int{}
+		for _, p := range w.placed {
+			hosts[p.Spec.NodeName]++
+			zones[w.nodes[p.Spec.NodeName].Labels[corev1.LabelTopologyZone]]++
+		}
+		for total, counts := range map[int]map[string]int{9: hosts, 3: zones} {
 			least, most := 1<<30, 0
-			total := map[string]int{"host": 9, "zone": 3}[what]
 			if len(counts) < total {
 				least = 0
 			}
@@ -196,7 +169,7 @@ func TestSpreadIsEven(t *testing.T) {
 				least, most = min(least, n), max(most, n)
 			}
 			if most-least > 1 {
-				t.Fatalf("after %d pods the %ss have %v", i+1, what, counts)
+				t.Fatalf("after %d pods they are spread as %v", i+1, counts)
 			}
 		}
 	}

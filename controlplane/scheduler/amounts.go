@@ -1,0 +1,129 @@
+package scheduler
+
+import (
+	"math"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+const reasonTooManyPods = "Too many pods"
+
+// resourceFilter keeps pods from hosts that have too little left of what they request.
+type resourceFilter struct{}
+
+type resourceCheck struct{ *request }
+
+func (resourceFilter) check(_ *cluster, req *request) check { return resourceCheck{req} }
+
+func (k resourceCheck) fits(h *host) bool {
+	need, used, have := &k.needs, &h.requested, &h.allocatable
+	if h.pods+1 > h.maxPods ||
+		need.milliCPU > 0 && need.milliCPU > have.milliCPU-used.milliCPU ||
+		need.memory > 0 && need.memory > have.memory-used.memory ||
+		need.ephemeral > 0 && need.ephemeral > have.ephemeral-used.ephemeral {
+		return false
+	}
+	for name, n := range need.scalar {
+		if n > 0 && n > have.scalar[name]-used.scalar[name] {
+			return false
+		}
+	}
+	return true
+}
+
+// explain names each resource that lacks. Removing pods does not help if the host never had as much.
+func (k resourceCheck) explain(h *host) (reasons []string, curable bool) {
+	curable = true
+	if h.pods+1 > h.maxPods {
+		reasons = append(reasons, reasonTooManyPods)
+		curable = h.maxPods > 0
+	}
+	lacks := func(name corev1.ResourceName, need, used, have int64) {
+		if need > 0 && need > have-used {
+			reasons = append(reasons, "Insufficient "+string(name))
+			curable = curable && need <= have
+		}
+	}
+	lacks(corev1.ResourceCPU, k.needs.milliCPU, h.requested.milliCPU, h.allocatable.milliCPU)
+	lacks(corev1.ResourceMemory, k.needs.memory, h.requested.memory, h.allocatable.memory)
+	lacks(corev1.ResourceEphemeralStorage, k.needs.ephemeral, h.requested.ephemeral, h.allocatable.ephemeral)
+	for name, need := range k.needs.scalar {
+		lacks(name, need, h.requested.scalar[name], h.allocatable.scalar[name])
+	}
+	return reasons, curable
+}
+
+// leastAllocatedScore prefers hosts of which the least is requested: NodeResourcesFit with the strategy LeastAllocated.
+type leastAllocatedScore struct{}
+
+type leastAllocatedRating struct {
+	cpu, memory int64
+}
+
+func (leastAllocatedScore) weight() int64 { return 1 }
+
+func (leastAllocatedScore) rating(_ *cluster, req *request) rating {
+	return leastAllocatedRating{cpu: req.scored.milliCPU, memory: req.scored.memory}
+}
+
+func (r leastAllocatedRating) rate(hosts []*host, scores []int64) {
+	for n, h := range hosts {
+		scores[n] = r.of(h)
+	}
+}
+
+func (r leastAllocatedRating) of(h *host) int64 {
+	sum, of := int64(0), int64(0)
+	if h.allocatable.milliCPU > 0 {
+		sum, of = free(h.allocatable.milliCPU, h.scored.milliCPU+r.cpu), 1
+	}
+	if h.allocatable.memory > 0 {
+		sum, of = sum+free(h.allocatable.memory, h.scored.memory+r.memory), of+1
+	}
+	if of == 0 {
+		return 0
+	}
+	return sum / of
+}
+
+// free is the share that is free, in per cent.
+func free(have, used int64) int64 {
+	if used >= have {
+		return 0
+	}
+	return (have - used) * maxScore / have
+}
+
+// balanceScore prefers hosts whose shares of CPU and memory in use come nearer to each other by the pod: NodeResourcesBalancedAllocation.
+type balanceScore struct{}
+
+type balanceRating struct {
+	cpu, memory int64
+}
+
+func (balanceScore) weight() int64 { return 1 }
+
+func (balanceScore) rating(_ *cluster, req *request) rating {
+	if req.needs.milliCPU == 0 && req.needs.memory == 0 {
+		return nil
+	}
+	return balanceRating{cpu: req.needs.milliCPU, memory: req.needs.memory}
+}
+
+func (r balanceRating) rate(hosts []*host, scores []int64) {
+	for n, h := range hosts {
+		with := balance(h, h.requested.milliCPU+r.cpu, h.requested.memory+r.memory)
+		without := balance(h, h.requested.milliCPU, h.requested.memory)
+		scores[n] = maxScore/2 + (maxScore/2+with-without)/2
+	}
+}
+
+// balance is maxScore less the standard deviation of the two shares.
+func balance(h *host, cpu, memory int64) int64 {
+	if h.allocatable.milliCPU == 0 || h.allocatable.memory == 0 {
+		return maxScore
+	}
+	a := min(float64(cpu)/float64(h.allocatable.milliCPU), 1)
+	b := min(float64(memory)/float64(h.allocatable.memory), 1)
+	return int64((1 - math.Abs((a-b)/2)) * maxScore)
+}

@@ -1,0 +1,97 @@
+package scheduler_test
+
+import (
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/skep-io/skep/controlplane/controlplanetest"
+	"github.com/skep-io/skep/controlplane/kinds"
+	"github.com/skep-io/skep/controlplane/resource"
+)
+
+func zoned(t *testing.T, r *resource.Registry, name, zone string) {
+	t.Helper()
+	n := controlplanetest.Parse(t, node(name, 4))[0].(*corev1.Node)
+	n.Labels = map[string]string{corev1.LabelTopologyZone: zone, corev1.LabelHostname: name}
+	controlplanetest.Create(t, r, n)
+}
+
+func labelled(name, app string, spec corev1.PodSpec) *corev1.Pod {
+	spec.Containers = []corev1.Container{{Name: "c", Image: "i"}}
+	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"app": app}}, Spec: spec}
+}
+
+func nodeOf(t *testing.T, r *resource.Registry, name string) (node string) {
+	t.Helper()
+	awaitPod(t, r, name, func(p *corev1.Pod) bool { node = p.Spec.NodeName; return node != "" })
+	return node
+}
+
+// A pod that other pods keep out everywhere says so in Kubernetes' words, and is bound when one of them, on whatever host, is gone.
+func TestPodsKeepAway(t *testing.T) {
+	r := controlplanetest.Start(t)
+	start(t, r)
+	zoned(t, r, "a1", "a")
+	zoned(t, r, "a2", "a")
+	zoned(t, r, "b1", "b")
+	spread := corev1.PodSpec{TopologySpreadConstraints: []corev1.TopologySpreadConstraint{{
+		MaxSkew: 1, TopologyKey: corev1.LabelTopologyZone, WhenUnsatisfiable: corev1.DoNotSchedule,
+		LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}},
+	}}, NodeSelector: map[string]string{corev1.LabelTopologyZone: "a"}}
+	spread.TopologySpreadConstraints[0].NodeAffinityPolicy = new(corev1.NodeInclusionPolicyIgnore)
+	away := corev1.PodSpec{Affinity: &corev1.Affinity{PodAntiAffinity: &corev1.PodAntiAffinity{RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{{
+		TopologyKey: corev1.LabelTopologyZone, LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}},
+	}}}}}
+	near := corev1.PodSpec{Affinity: &corev1.Affinity{PodAffinity: &corev1.PodAffinity{RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{{
+		TopologyKey: corev1.LabelHostname, LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "cache"}},
+	}}}}}
+
+	controlplanetest.Create(t, r, labelled("web1", "web", spread))
+	nodeOf(t, r, "web1")
+	controlplanetest.Create(t, r, labelled("web2", "web", spread))
+	awaitUnschedulable(t, r, "web2", "0/3 nodes are available: 1 node(s) didn't match Pod's node affinity/selector, 2 node(s) didn't match pod topology spread constraints.")
+	controlplanetest.Create(t, r, labelled("near", "near", near))
+	awaitUnschedulable(t, r, "near", "0/3 nodes are available: 3 node(s) didn't match pod affinity rules.")
+	controlplanetest.Create(t, r, labelled("away", "away", away))
+	awaitNode(t, r, "away", "b1")
+	// The third pod of the application would go beside it.
+	web := corev1.PodSpec{NodeSelector: map[string]string{corev1.LabelTopologyZone: "b"}}
+	controlplanetest.Create(t, r, labelled("web3", "web", web))
+	awaitUnschedulable(t, r, "web3", "0/3 nodes are available: 1 node(s) didn't satisfy existing pods anti-affinity rules, 2 node(s) didn't match Pod's node affinity/selector.")
+
+	zero := int64(0)
+	if _, _, err := r.Delete(t.Context(), kinds.Pods, "default", "away", deleteNow(&zero)); err != nil {
+		t.Fatal(err)
+	}
+	awaitNode(t, r, "web3", "b1") // now each zone has one, so that a second may be in a
+	nodeOf(t, r, "web2")
+	controlplanetest.Create(t, r, labelled("cache", "cache", corev1.PodSpec{}))
+	awaitNode(t, r, "near", nodeOf(t, r, "cache"))
+}
+
+// Pods of a service go to different zones by default, though their labels differ.
+func TestPodsOfAServiceAreSpread(t *testing.T) {
+	r := controlplanetest.Start(t)
+	start(t, r)
+	zoned(t, r, "a1", "a")
+	zoned(t, r, "b1", "b")
+	controlplanetest.Create(t, r, controlplanetest.Parse(t, `{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {selector: {tier: front}, ports: [{port: 80}]}}`)...)
+	// On the second node there is less room, so that by room alone both would go to the first.
+	controlplanetest.Create(t, r, controlplanetest.Parse(t, `
+apiVersion: v1
+kind: Pod
+metadata: {name: large}
+spec: {nodeName: b1, containers: [{name: c, image: i, resources: {requests: {cpu: "1", memory: 2Gi}}}]}
+`)...)
+	for _, name := range []string{"one", "two"} {
+		pod := labelled(name, name, corev1.PodSpec{})
+		pod.Labels["tier"] = "front"
+		controlplanetest.Create(t, r, pod)
+		nodeOf(t, r, name)
+	}
+	if one, two := nodeOf(t, r, "one"), nodeOf(t, r, "two"); one == two {
+		t.Errorf("both are on %s", one)
+	}
+}
