@@ -5,6 +5,7 @@
 package controlplane
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,21 +28,29 @@ import (
 	"github.com/skep-io/skep/controlplane/membership"
 	"github.com/skep-io/skep/controlplane/pki"
 	"github.com/skep-io/skep/controlplane/resource"
+	"github.com/skep-io/skep/controlplane/servers"
 	"github.com/skep-io/skep/controlplane/storage"
 )
 
 // Run runs a control plane until ctx ends. It returns nil then, and an error if
 // it could not start or a part of it failed.
 func Run(ctx context.Context, options Options) error {
-	s, err := options.complete()
+	s, cluster, lock, err := options.settle(ctx)
 	if err != nil {
 		return err
 	}
-	if err := checkDataDir(s.DataDir); err != nil {
+	authority, err := pki.Open(s.DataDir, pki.Options{
+		Server: s.url(), SANs: s.names(), ServiceIPs: s.firstServiceIPs(), ClusterDomain: s.ClusterDomain, Reserved: s.reserved(),
+		Peers: []netip.Addr{s.advertise}, Servers: func() []netip.Addr { return s.others() },
+	})
+	if err != nil {
 		return err
 	}
-	store, err := openStore(ctx, s)
-	if err != nil {
+	store, err := openStore(ctx, s, authority, cluster, lock)
+	if err = s.joined(cluster, err); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
 		return err
 	}
 	defer store.close()
@@ -55,33 +64,71 @@ func Run(ctx context.Context, options Options) error {
 		return err
 	}
 	defer dns.Close()
-	authority, err := pki.Open(s.DataDir, pki.Options{
-		Server: s.url(), SANs: s.names(), ServiceIPs: s.firstServiceIPs(), ClusterDomain: s.ClusterDomain, Reserved: s.reserved(),
-	})
-	if err != nil {
-		return err
-	}
 	identity, err := leader.Identity(s.DataDir)
 	if err != nil {
 		return err
 	}
-	err = serve(ctx, s, store, authority, identity, api, dns)
+	err = serve(ctx, s, store, authority, identity, cluster, api, dns)
 	if ctx.Err() != nil {
 		return nil
 	}
-	return err
+	return s.joined(cluster, err)
+}
+
+// settle completes the options: for a server that is one of several, or joins, with what it knows or learns from the others. It returns
+// the lock on the data of skepd's own etcd, if it has one.
+func (o Options) settle(ctx context.Context) (s *settings, cluster *serverFile, lock *etcd.Lock, err error) {
+	o.DataDir = cmp.Or(o.DataDir, DefaultDataDir)
+	f, err := readServerFile(o.DataDir)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	if f == nil && o.Join == "" {
+		// Errors of flags come before anything is made.
+		if s, err = o.complete(); err != nil {
+			return nil, nil, nil, err
+		}
+	}
+	if err := checkDataDir(o.DataDir); err != nil {
+		return nil, nil, nil, err
+	}
+	if len(o.Etcd.Endpoints) > 0 {
+		if o.Join != "" {
+			return nil, nil, nil, fmt.Errorf("--join %s: servers that use --etcd-servers do not join: copy the folder pki of another server's data folder and start this one with the same flags", o.Join)
+		}
+		s, err = o.complete()
+		return s, nil, nil, err
+	}
+	if lock, err = etcd.TakeLock(o.DataDir); err != nil {
+		return nil, nil, nil, err
+	}
+	if cluster, err = o.enrol(ctx, lock); err == nil {
+		if o, err = o.with(cluster); err == nil {
+			s, err = o.complete()
+		}
+	}
+	if err != nil {
+		lock.Release()
+	}
+	return s, cluster, lock, err
 }
 
 // serve runs the parts. The caches and the store end after the parts that read and write through them.
-func serve(ctx context.Context, s *settings, store *store, authority *pki.PKI, identity string, api, dns net.Listener) error {
+func serve(ctx context.Context, s *settings, store *store, authority *pki.PKI, identity string, cluster *serverFile, api, dns net.Listener) error {
 	stored, provider, err := store.encrypted(ctx, s, identity)
 	if err != nil {
 		return err
 	}
+	directory := servers.NewDirectory(stored, s.record(store.server != nil))
+	s.others = func() []netip.Addr { return others(directory) }
 	registry := kinds.NewRegistry(stored, kinds.Options{Cluster: s.cluster(), Encrypted: s.EncryptionConfig != ""})
 	maintainer := store.maintainer()
 	server, err := apiserver.New(apiserver.Config{
 		Registry: registry, PKI: authority, Version: s.Version, Etcd: maintainer, Network: s.network(),
+		Servers: servers.New(servers.Config{
+			Registry: registry, Directory: directory, PKI: authority, Etcd: store.server, Settings: s.shared(), EncryptionConfig: s.EncryptionConfig,
+		}),
+		ServerURLs:       func() []string { return urls(directory) },
 		StoreAlive:       func(r *http.Request) error { return maintainer.Alive(r.Context()) },
 		StoreTakesWrites: func(*http.Request) error { return maintainer.Problem() },
 	})
@@ -112,6 +159,7 @@ func serve(ctx context.Context, s *settings, store *store, authority *pki.PKI, i
 	p.run("etcd", store.watch)
 	p.run("certificates", authority.Run)
 	p.run("maintenance of etcd", maintainer.Run)
+	p.run("directory of servers", directory.Run)
 	if provider != nil {
 		p.run("encryption", func(ctx context.Context) error { return provider.Run(ctx, registry.Reread) })
 	}
@@ -119,13 +167,16 @@ func serve(ctx context.Context, s *settings, store *store, authority *pki.PKI, i
 		if err := ensureObjects(ctx, s, registry, authority); err != nil {
 			return err
 		}
+		if err := endToken(ctx, registry, cluster); err != nil {
+			slog.Warn("The token that this server joined with is not deleted; it expires", "token", cluster.Token, "err", err)
+		}
 		p.run("API server", func(ctx context.Context) error { return server.Run(ctx, api) })
 		p.run("etcd for cluster DNS", func(ctx context.Context) error {
 			return etcd.ServeReadOnly(ctx, dns, store.reader, etcd.ReadOnlyConfig{
 				TLS: authority.ServerTLS(), ClientName: pki.DNSName, Prefixes: dnsViews,
 			})
 		})
-		p.run("system objects", newSystem(registry, s, authority).Run)
+		p.run("system objects", newSystem(registry, s, authority, directory).Run)
 		p.run("leader election", func(ctx context.Context) error {
 			return leader.Run(ctx, registry, identity, func(ctx context.Context) error { return lead(ctx, s, registry, authority) })
 		})
@@ -168,7 +219,7 @@ type store struct {
 	server *etcd.Server // nil: not ours
 }
 
-func openStore(ctx context.Context, s *settings) (*store, error) {
+func openStore(ctx context.Context, s *settings, authority *pki.PKI, cluster *serverFile, lock *etcd.Lock) (*store, error) {
 	if len(s.Etcd.Endpoints) > 0 {
 		client, err := storage.Dial(ctx, s.Etcd)
 		if err != nil {
@@ -176,7 +227,12 @@ func openStore(ctx context.Context, s *settings) (*store, error) {
 		}
 		return &store{client: client, reader: etcd.ReaderOf(client)}, nil
 	}
-	server, err := etcd.Start(ctx, etcd.Config{DataDir: s.DataDir})
+	peer := &etcd.Peer{URL: s.peerURL(), Listen: s.PeerListen, TLS: authority.PeerTLS()}
+	peer.CertFile, peer.KeyFile, peer.CAFile = authority.PeerFiles()
+	if cluster != nil {
+		peer.Members = cluster.Members
+	}
+	server, err := etcd.Start(ctx, etcd.Config{DataDir: s.DataDir, Name: s.Name, Peer: peer, Lock: lock})
 	if err != nil {
 		return nil, err
 	}
@@ -208,12 +264,43 @@ func (s *store) watch(ctx context.Context) error {
 		<-ctx.Done()
 		return ctx.Err()
 	}
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case err := <-s.server.Err():
-		return fmt.Errorf("etcd stopped: %w", err)
+	return s.server.Wait(ctx)
+}
+
+// record is this server's in the directory of servers.
+func (s *settings) record(ownEtcd bool) servers.Record {
+	r := servers.Record{Name: s.Name, URL: s.url(), Address: s.advertise, DNS: s.dnsURL()}
+	if ownEtcd {
+		r.PeerURL = s.peerURL()
 	}
+	return r
+}
+
+// others are the addresses of the other servers.
+func others(directory *servers.Directory) []netip.Addr {
+	var addresses []netip.Addr
+	for _, r := range directory.Known() {
+		addresses = append(addresses, r.Address)
+	}
+	return addresses
+}
+
+// urls are the APIs of all servers.
+func urls(directory *servers.Directory) []string {
+	var urls []string
+	for _, r := range directory.Known() {
+		urls = append(urls, r.URL)
+	}
+	return urls
+}
+
+// dnsURL is where cluster DNS reads etcd at this server.
+func (s *settings) dnsURL() string {
+	host, port, _ := net.SplitHostPort(s.DNSEtcdListen) // complete has checked it
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = s.advertise.String()
+	}
+	return "https://" + net.JoinHostPort(host, port)
 }
 
 // maintainer keeps the database from filling up.

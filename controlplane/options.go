@@ -8,7 +8,10 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
+
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	skepv1 "github.com/skep-io/skep/api/v1"
 	"github.com/skep-io/skep/controlplane/allocator"
@@ -52,6 +55,13 @@ type Options struct {
 	NodeMonitorGrace time.Duration
 	// TerminatedPodGCThreshold is how many terminated pods are kept; 0 or less: all.
 	TerminatedPodGCThreshold int
+	// Name is this server's among several; empty: the host's.
+	Name string
+	// Join is the URL of a server of the cluster to join, with Token; only used until the server has joined.
+	Join, Token string
+	// PeerListen is where the etcd of other servers reaches this one's, from the moment on that there are any; empty: port 2380 at the address
+	// of Listen.
+	PeerListen string
 	// Version is Skep's own.
 	Version string
 	// Serving is called once, when the API answers; it may be nil.
@@ -76,7 +86,8 @@ const (
 	DefaultNodeMask4 = 24
 	DefaultNodeMask6 = 64
 
-	dnsEtcdPort = "2379"
+	dnsEtcdPort  = "2379"
+	peerEtcdPort = "2380"
 )
 
 // settings are options that have been checked and completed.
@@ -87,6 +98,8 @@ type settings struct {
 	services               []netip.Prefix
 	pods                   []allocator.PodRange
 	pool                   loadbalancer.Pool
+	// others are the addresses of all servers at the moment.
+	others func() []netip.Addr
 }
 
 func (o Options) complete() (*settings, error) {
@@ -106,7 +119,7 @@ func (o Options) complete() (*settings, error) {
 	if o.NodeMonitorGrace < 100*time.Millisecond {
 		return nil, fmt.Errorf("--node-monitor-grace %s is too short for any node to renew its lease in: give at least 100ms", o.NodeMonitorGrace)
 	}
-	s := &settings{Options: o}
+	s := &settings{Options: o, others: func() []netip.Addr { return nil }}
 	var err error
 	if s.listenHost, s.listenPort, err = net.SplitHostPort(o.Listen); err != nil {
 		return nil, fmt.Errorf("--listen %q is not ADDR:PORT: %w", o.Listen, err)
@@ -118,6 +131,13 @@ func (o Options) complete() (*settings, error) {
 	if _, _, err := net.SplitHostPort(s.DNSEtcdListen); err != nil {
 		return nil, fmt.Errorf("--dns-etcd-listen %q is not ADDR:PORT: %w", s.DNSEtcdListen, err)
 	}
+	set(&s.PeerListen, net.JoinHostPort(s.listenHost, peerEtcdPort))
+	if _, port, err := net.SplitHostPort(s.PeerListen); err != nil || port == "" {
+		return nil, fmt.Errorf("--etcd-peer-listen %q is not ADDR:PORT", s.PeerListen)
+	}
+	if err := s.nameSelf(); err != nil {
+		return nil, err
+	}
 	if s.services, err = parseRanges("--service-cidr", o.ServiceCIDR); err != nil {
 		return nil, err
 	}
@@ -128,6 +148,21 @@ func (o Options) complete() (*settings, error) {
 		return nil, fmt.Errorf("--lb-cidr %s: %w", o.LoadBalancerCIDR, err)
 	}
 	return s, cmp.Or(s.checkServices(), s.checkPool(), s.apart())
+}
+
+// nameSelf sets the server's name, by default from the host's.
+func (s *settings) nameSelf() error {
+	if s.Name == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			return fmt.Errorf("read this host's name: %w", err)
+		}
+		s.Name = strings.ToLower(host)
+	}
+	if problems := validation.IsDNS1123Subdomain(s.Name); len(problems) > 0 {
+		return fmt.Errorf("the name of this server, %q: %s; give another with --name", s.Name, problems[0])
+	}
+	return nil
 }
 
 // advertised is the address at which others reach the API.
@@ -184,7 +219,7 @@ func (s *settings) url() string {
 // cluster is the configuration of allocation.
 func (s *settings) cluster() allocator.Cluster {
 	cluster := allocator.Cluster{
-		ServiceCIDRs: s.services, PodCIDRs: s.pods, APIServers: []netip.Addr{s.advertise}, DenyExternalIPs: s.DenyExternalIPs,
+		ServiceCIDRs: s.services, PodCIDRs: s.pods, APIServers: []netip.Addr{s.advertise}, OtherServers: s.others, DenyExternalIPs: s.DenyExternalIPs,
 	}
 	if s.LoadBalancerCIDR != "" {
 		cluster.LoadBalancerPool = s.pool

@@ -4,8 +4,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net"
 	"strconv"
+	"strings"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
@@ -20,6 +20,7 @@ import (
 	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/pki"
 	"github.com/skep-io/skep/controlplane/resource"
+	"github.com/skep-io/skep/controlplane/servers"
 )
 
 const (
@@ -31,14 +32,15 @@ const (
 // service default/kubernetes with its endpoints, and the Secret by which cluster
 // DNS reads etcd. It creates or repairs them when they are deleted or changed.
 type system struct {
-	registry *resource.Registry
-	settings *settings
-	pki      *pki.PKI
-	queue    *controller.Queue[string]
+	registry  *resource.Registry
+	settings  *settings
+	pki       *pki.PKI
+	directory *servers.Directory
+	queue     *controller.Queue[string]
 }
 
-func newSystem(registry *resource.Registry, s *settings, authority *pki.PKI) *system {
-	return &system{registry: registry, settings: s, pki: authority, queue: controller.NewQueue[string]("system objects")}
+func newSystem(registry *resource.Registry, s *settings, authority *pki.PKI, directory *servers.Directory) *system {
+	return &system{registry: registry, settings: s, pki: authority, directory: directory, queue: controller.NewQueue[string]("system objects")}
 }
 
 // Run works until ctx ends.
@@ -59,6 +61,11 @@ func (y *system) Run(ctx context.Context) error {
 	}
 	observe(ctx, &wg, y, kinds.Secrets, metav1.NamespaceSystem, dnsSecret, "secret")
 	y.pki.OnRenewal(func() { y.queue.Add("secret") })
+	y.directory.OnChange(func() {
+		for name := range work {
+			y.queue.Add(name)
+		}
+	})
 	for name := range work {
 		y.queue.Add(name)
 	}
@@ -130,11 +137,28 @@ func (y *system) service(ctx context.Context) error {
 	})
 }
 
+// servers are the addresses at which the API is served at the moment; ok is false while they are not known.
+func (y *system) servers() (addresses []string, ok bool) {
+	alive, ok := y.directory.Alive()
+	for _, addr := range alive {
+		if addr.Is4() == y.settings.advertise.Is4() && !addr.IsLoopback() {
+			addresses = append(addresses, addr.String())
+		}
+	}
+	return addresses, ok
+}
+
 func (y *system) endpoints(ctx context.Context) error {
+	servers, ok := y.servers()
+	if !ok {
+		return nil // once they are known, this is called again
+	}
 	subsets := []corev1.EndpointSubset{{
-		Addresses: []corev1.EndpointAddress{{IP: y.settings.advertise.String()}},
-		Ports:     []corev1.EndpointPort{{Name: "https", Port: y.port(), Protocol: corev1.ProtocolTCP}},
+		Ports: []corev1.EndpointPort{{Name: "https", Port: y.port(), Protocol: corev1.ProtocolTCP}},
 	}}
+	for _, address := range servers {
+		subsets[0].Addresses = append(subsets[0].Addresses, corev1.EndpointAddress{IP: address})
+	}
 	want := &corev1.Endpoints{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: metav1.NamespaceDefault, Name: apiService,
@@ -153,6 +177,10 @@ func (y *system) endpoints(ctx context.Context) error {
 }
 
 func (y *system) slice(ctx context.Context) error {
+	servers, ok := y.servers()
+	if !ok {
+		return nil
+	}
 	family := discoveryv1.AddressTypeIPv6
 	if y.settings.advertise.Is4() {
 		family = discoveryv1.AddressTypeIPv4
@@ -166,10 +194,11 @@ func (y *system) slice(ctx context.Context) error {
 		Ports: []discoveryv1.EndpointPort{{
 			Name: ptr.To("https"), Port: ptr.To(y.port()), Protocol: ptr.To(corev1.ProtocolTCP),
 		}},
-		Endpoints: []discoveryv1.Endpoint{{
-			Addresses:  []string{y.settings.advertise.String()},
-			Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(true)},
-		}},
+	}
+	for _, address := range servers {
+		want.Endpoints = append(want.Endpoints, discoveryv1.Endpoint{
+			Addresses: []string{address}, Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(true)},
+		})
 	}
 	current, err := y.registry.Get(ctx, kinds.EndpointSlices, metav1.NamespaceDefault, apiService, "0")
 	if err == nil && current.(*discoveryv1.EndpointSlice).AddressType != family {
@@ -190,19 +219,16 @@ func (y *system) slice(ctx context.Context) error {
 
 // secret holds what cluster DNS mounts to read etcd.
 func (y *system) secret(ctx context.Context) error {
-	host, port, err := net.SplitHostPort(y.settings.DNSEtcdListen)
-	if err != nil {
-		return err
-	}
-	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
-		host = y.settings.advertise.String()
-	}
 	certificate, key := y.pki.DNSClient()
+	var endpoints []string
+	for _, r := range y.directory.Known() {
+		endpoints = append(endpoints, r.DNS)
+	}
 	data := map[string][]byte{
 		"ca.crt":    y.pki.CA(),
 		"tls.crt":   certificate,
 		"tls.key":   key,
-		"endpoints": []byte("https://" + net.JoinHostPort(host, port)),
+		"endpoints": []byte(strings.Join(endpoints, ",")),
 	}
 	want := &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: dnsSecret},
@@ -210,6 +236,15 @@ func (y *system) secret(ctx context.Context) error {
 		Data:       data,
 	}
 	return ensure(ctx, y, kinds.Secrets, want, func(have *corev1.Secret) bool {
+		// Each server has a certificate of its own, and any of them will do.
+		if y.pki.ServesDNS(have.Data["tls.crt"], have.Data["tls.key"]) && pki.SameAuthority(have.Data["ca.crt"], data["ca.crt"]) {
+			for _, name := range []string{"tls.crt", "tls.key"} {
+				data[name] = have.Data[name]
+			}
+			if y.pki.Newer(have.Data["ca.crt"]) {
+				data["ca.crt"] = have.Data["ca.crt"]
+			}
+		}
 		if equality.Semantic.DeepEqual(have.Data, data) {
 			return false
 		}

@@ -13,6 +13,9 @@ const (
 	PathJoin = "/skep/v1/join"
 	// PathNetwork returns a Network, to nodes and administrators.
 	PathNetwork = "/skep/v1/network"
+	// PathServers accepts (POST) a ServerJoinRequest with a token for servers and returns a ServerJoinResponse; for administrators it returns
+	// (GET) a ServerList, and below it, by name, a server can be removed (DELETE).
+	PathServers = "/skep/v1/servers"
 	// PathCertificates returns a CertificateList, to administrators.
 	PathCertificates = "/skep/v1/certificates"
 	// PathEtcd is the prefix of "status" (GET: an EtcdReport), "defragment" (POST: an EtcdReport, afterwards) and "snapshot" (GET: the

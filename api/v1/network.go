@@ -11,4 +11,6 @@ type Network struct {
 	DNS []netip.Addr `json:"dns"`
 	// Domain is the suffix of service names.
 	Domain string `json:"domain"`
+	// Servers are the URLs of the API at each server of the cluster, whether or not it answers at the moment.
+	Servers []string `json:"servers,omitempty"`
 }

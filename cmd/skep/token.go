@@ -41,8 +41,8 @@ func newTokenCommand(flags *genericclioptions.ConfigFlags, streams genericioopti
 		Long: templates.LongDesc(`
 			Make, list and delete the tokens by which hosts join the cluster as nodes.
 
-			A token lets any host that has it join under a new name until it expires. It
-			is a Secret of type bootstrap.kubernetes.io/token in kube-system.`),
+			A token lets any host that has it join under a new name until it expires; one
+			for a server lets one host become a server. It is a Secret of type bootstrap.kubernetes.io/token in kube-system.`),
 		Args: cobra.NoArgs,
 		RunE: showHelp,
 	}
@@ -62,7 +62,7 @@ func (t *tokenCommand) connect() (kubernetes.Interface, *rest.Config, error) {
 func (t *tokenCommand) create() *cobra.Command {
 	var ttl time.Duration
 	var description, node string
-	var join bool
+	var join, server bool
 	command := &cobra.Command{
 		Use:   "create",
 		Short: "Make a token and print it",
@@ -71,7 +71,10 @@ func (t *tokenCommand) create() *cobra.Command {
 			skep token create --print-join-command
 
 			# Let the host that was set up anew take the place of node3
-			skep token create --node node3 --ttl 1h`),
+			skep token create --node node3 --ttl 1h
+
+			# Let one more host become a server, within the hour
+			skep token create --server --print-join-command`),
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
 			if ttl < 0 {
@@ -80,13 +83,29 @@ func (t *tokenCommand) create() *cobra.Command {
 			if problems := validation.IsDNS1123Subdomain(node); node != "" && len(problems) > 0 {
 				return fmt.Errorf("--node %q: %s", node, problems[0])
 			}
+			token := jointoken.Token{Description: description, Node: node, Authentication: !server, Server: server}
+			if server {
+				if node != "" {
+					return errors.New("--server and --node: a token is for a server or for a node")
+				}
+				if !command.Flags().Changed("ttl") {
+					ttl = jointoken.ServerTTL
+				}
+				if ttl <= 0 || ttl > jointoken.MaxServerTTL {
+					return fmt.Errorf("--ttl %s: a token for a server, which is worth the whole cluster, expires after %s at the latest", ttl, jointoken.MaxServerTTL)
+				}
+			}
 			client, config, err := t.connect()
 			if err != nil {
 				return err
 			}
-			text, err := makeToken(command.Context(), client, config, ttl, description, node)
+			text, err := makeToken(command.Context(), client, config, ttl, token)
 			if err != nil {
 				return err
+			}
+			if join && server {
+				fmt.Fprintf(t.streams.Out, "skepd --join %s --token %s\n", strings.TrimSuffix(config.Host, "/"), text)
+				return nil
 			}
 			if !join {
 				fmt.Fprintln(t.streams.Out, text)
@@ -101,7 +120,8 @@ func (t *tokenCommand) create() *cobra.Command {
 		},
 	}
 	flags := command.Flags()
-	flags.DurationVar(&ttl, "ttl", jointoken.DefaultTTL, "How long the token counts, as 1s, 2m or 3h; 0: it never expires")
+	flags.DurationVar(&ttl, "ttl", jointoken.DefaultTTL, "How long the token counts, as 1s, 2m or 3h; 0: it never expires. With --server at most 24h, and 1h if not given")
+	flags.BoolVar(&server, "server", false, "The token lets one host become a further server (skepd --join), and no host a node. Whoever has it gets the keys of the cluster")
 	flags.StringVar(&description, "description", "", "What the token is for")
 	flags.StringVar(&node, "node", "", "The only node that may join with the token; it may take the place of a node of that name that exists")
 	flags.BoolVar(&join, "print-join-command", false, "Print the command that joins a host with the token")
@@ -109,7 +129,7 @@ func (t *tokenCommand) create() *cobra.Command {
 }
 
 // makeToken stores a token that names the authority by which the client itself verifies the API server.
-func makeToken(ctx context.Context, client kubernetes.Interface, config *rest.Config, ttl time.Duration, description, node string) (jointoken.Text, error) {
+func makeToken(ctx context.Context, client kubernetes.Interface, config *rest.Config, ttl time.Duration, token jointoken.Token) (jointoken.Text, error) {
 	ca, err := clusterCA(ctx, client, config)
 	if err != nil {
 		return jointoken.Text{}, err
@@ -118,7 +138,7 @@ func makeToken(ctx context.Context, client kubernetes.Interface, config *rest.Co
 	if err != nil {
 		return text, err
 	}
-	token := jointoken.Token{ID: text.ID, Secret: text.Secret, Description: description, Node: node, Authentication: true}
+	token.ID, token.Secret = text.ID, text.Secret
 	if ttl > 0 {
 		token.Expires = time.Now().Add(ttl)
 	}
@@ -188,8 +208,12 @@ func printTokens(out io.Writer, secrets []corev1.Secret, hash string, now time.T
 		if token.Authentication {
 			usages = "authentication"
 		}
+		node := or(token.Node, "<any new one>")
+		if token.Server {
+			usages, node = "server", "<none>"
+		}
 		text := jointoken.Text{CAHash: hash, ID: token.ID, Secret: token.Secret}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", text, ttl, expires, or(usages, "<none>"), or(token.Description, "<none>"), or(token.ExtraGroups, "<none>"), or(token.Node, "<any new one>"))
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", text, ttl, expires, or(usages, "<none>"), or(token.Description, "<none>"), or(token.ExtraGroups, "<none>"), node)
 	}
 	return table.Flush()
 }

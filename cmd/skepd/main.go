@@ -35,7 +35,7 @@ func main() {
 
 func newCommand() *cobra.Command {
 	options := controlplane.Options{Version: version}
-	var join, etcdServers, logLevel string
+	var etcdServers, logLevel string
 	command := &cobra.Command{
 		Use:   "skepd",
 		Short: "Run Skep's control plane",
@@ -44,12 +44,10 @@ knows is in etcd: its own, in the data directory, or one that --etcd-servers nam
 In the data directory lie also the administrator's kubeconfig (admin.kubeconfig)
 and the token by which the first agents join (join-token).`,
 		Example: `  skepd --data-dir /var/lib/skepd --listen 192.168.1.10:6443
+  skepd --join https://192.168.1.10:6443 --token skep2.…
   skepd --etcd-servers https://10.0.0.1:2379,https://10.0.0.2:2379 --etcd-cafile ca.crt --etcd-certfile skepd.crt --etcd-keyfile skepd.key`,
 		Args: cobra.NoArgs, Version: version, SilenceUsage: true, SilenceErrors: true,
 		RunE: func(command *cobra.Command, _ []string) error {
-			if join != "" {
-				return fmt.Errorf("--join %s: clusters of several skepd are not available yet; run one, with its own etcd or with --etcd-servers", join)
-			}
 			if err := daemon.SetUpLog(logLevel); err != nil {
 				return err
 			}
@@ -59,6 +57,17 @@ and the token by which the first agents join (join-token).`,
 			}
 			if etcdServers != "" {
 				options.Etcd.Endpoints = strings.Split(etcdServers, ",")
+			}
+			// A server that joins takes what is not given from the others.
+			for name, value := range map[string]*string{"service-cidr": &options.ServiceCIDR, "pod-cidr": &options.PodCIDR, "cluster-domain": &options.ClusterDomain} {
+				if !command.Flags().Changed(name) {
+					*value = ""
+				}
+			}
+			for name, value := range map[string]*int{"node-cidr-mask-size-ipv4": &options.NodeMask4, "node-cidr-mask-size-ipv6": &options.NodeMask6} {
+				if !command.Flags().Changed(name) {
+					*value = 0
+				}
 			}
 			options.Serving = announce
 			defer daemon.Notify("STOPPING=1")
@@ -80,7 +89,10 @@ and the token by which the first agents join (join-token).`,
 	f.StringVar(&options.Etcd.CAFile, "etcd-cafile", "", "CA of --etcd-servers, in PEM")
 	f.StringVar(&options.Etcd.CertFile, "etcd-certfile", "", "Client certificate for --etcd-servers, in PEM")
 	f.StringVar(&options.Etcd.KeyFile, "etcd-keyfile", "", "Key of the client certificate for --etcd-servers, in PEM")
-	f.StringVar(&join, "join", "", "Another skepd to form a cluster with (not available yet)")
+	f.StringVar(&options.Join, "join", "", "URL of a server of the cluster to join as a further server, https://ADDR:6443; ignored once joined")
+	f.StringVar(&options.Token, "token", "", "Token for --join, from skep token create --server")
+	f.StringVar(&options.Name, "name", "", "Name of this server among several; this host's name if empty")
+	f.StringVar(&options.PeerListen, "etcd-peer-listen", "", "ADDR:PORT at which the etcd of other servers reaches this one's, open once there are any; port 2380 at --listen's address if empty")
 	f.StringVar(&options.LoadBalancerCIDR, "lb-cidr", "", "Addresses for services of type LoadBalancer: CIDRs and ranges (192.0.2.10-192.0.2.99) of the hosts' link, separated by commas")
 	f.StringVar(&options.ServiceCIDR, "service-cidr", controlplane.DefaultServiceCIDR, "Range of service addresses; two, of different families, separated by a comma")
 	f.StringVar(&options.PodCIDR, "pod-cidr", controlplane.DefaultPodCIDR, "Range of pod addresses, of which every node gets a part; two, of different families, separated by a comma (also --cluster-cidr)")

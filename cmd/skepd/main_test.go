@@ -92,6 +92,14 @@ func (p *process) end(t *testing.T, signal syscall.Signal) error {
 	return p.cmd.Wait()
 }
 
+// signal sends a signal that does not end the process.
+func (p *process) signal(t *testing.T, signal syscall.Signal) {
+	t.Helper()
+	if err := p.cmd.Process.Signal(signal); err != nil {
+		t.Error(err)
+	}
+}
+
 func client(t *testing.T, dataDir string) *kubernetes.Clientset {
 	t.Helper()
 	config, err := clientcmd.BuildConfigFromFlags("", filepath.Join(dataDir, "admin.kubeconfig"))
@@ -163,6 +171,8 @@ func TestErrors(t *testing.T) {
 	dir := t.TempDir()
 	taken := freePort(t)
 	run(t, "--data-dir", dir, "--listen", taken, "--dns-etcd-listen", freePort(t))
+	own := t.TempDir()
+	_ = run(t, "--data-dir", own, "--listen", freePort(t), "--dns-etcd-listen", freePort(t)).end(t, syscall.SIGTERM)
 	file := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -175,7 +185,10 @@ func TestErrors(t *testing.T) {
 		{"port taken", []string{"--data-dir", t.TempDir(), "--listen", taken}, []string{"--listen " + taken, "the port is in use", "ss -ltnp"}},
 		{"data directory in use", []string{"--data-dir", dir, "--listen", freePort(t)}, []string{dir, "another skepd", "--data-dir"}},
 		{"data directory is a file", []string{"--data-dir", file, "--listen", freePort(t)}, []string{"data directory " + file, "not a directory"}},
-		{"join", []string{"--data-dir", t.TempDir(), "--join", "10.0.0.1:6443"}, []string{"--join 10.0.0.1:6443", "not available yet"}},
+		{"join without a token", []string{"--data-dir", t.TempDir(), "--join", "https://10.0.0.1:6443"}, []string{"--join needs a --token", "skep token create --server"}},
+		{"join with a cluster of its own", []string{"--data-dir", own, "--join", "https://10.0.0.1:6443", "--token", "t"}, []string{own, "holds a cluster of its own"}},
+		{"join without a URL", []string{"--data-dir", t.TempDir(), "--join", "10.0.0.1:6443", "--token", "skep2." + strings.Repeat("0", 32) + ".aaaaaa." + strings.Repeat("b", 16),
+			"--listen", freePort(t), "--dns-etcd-listen", freePort(t), "--etcd-peer-listen", freePort(t)}, []string{`--join "10.0.0.1:6443"`, "https://ADDR:6443"}},
 		{"lb-cidr", []string{"--data-dir", t.TempDir(), "--lb-cidr", "192.0.2.9-192.0.2.1"}, []string{"--lb-cidr", "192.0.2.9-192.0.2.1 ends before it begins"}},
 		{"lb-cidr in a range of others", []string{"--data-dir", t.TempDir(), "--lb-cidr", "198.51.100.0/24,10.244.7.0/28"}, []string{"--lb-cidr 10.244.7.0/28 and --pod-cidr 10.244.0.0/16 overlap"}},
 		{"pod range too small", []string{"--data-dir", t.TempDir(), "--cluster-cidr", "10.244.0.0/25"}, []string{"--pod-cidr 10.244.0.0/25 is too small", "/24"}},

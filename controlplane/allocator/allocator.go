@@ -25,8 +25,9 @@ type Cluster struct {
 	// PodCIDRs are the ranges that nodes' pod ranges come from: at most one of
 	// each family, the primary one first.
 	PodCIDRs []PodRange
-	// APIServers are where others reach the API.
-	APIServers []netip.Addr
+	// APIServers are where others reach the API, and OtherServers further ones, which come and go; it may be nil.
+	APIServers   []netip.Addr
+	OtherServers func() []netip.Addr
 	// DenyExternalIPs refuses new external addresses of services.
 	DenyExternalIPs bool
 	// LoadBalancerPool are the addresses that the load-balancer loop gives to services of its class; nil: it gives none.

@@ -3,6 +3,7 @@ package allocator
 import (
 	"context"
 	"net/netip"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -10,9 +11,17 @@ import (
 	"github.com/skep-io/skep/controlplane/servicespec"
 )
 
+// Servers are the addresses of all API servers at the moment.
+func (c Cluster) Servers() []netip.Addr {
+	if c.OtherServers == nil {
+		return c.APIServers
+	}
+	return slices.Concat(c.APIServers, c.OtherServers())
+}
+
 // Inside returns the cluster's own addresses according to the store.
 func (k Kinds) Inside(ctx context.Context, r *resource.Registry, cluster Cluster) (servicespec.Inside, error) {
-	inside := servicespec.Inside{ServiceCIDRs: cluster.ServiceCIDRs, APIServers: cluster.APIServers}
+	inside := servicespec.Inside{ServiceCIDRs: cluster.ServiceCIDRs, APIServers: cluster.Servers()}
 	for _, pods := range cluster.PodCIDRs {
 		inside.PodCIDRs = append(inside.PodCIDRs, pods.Prefix)
 	}

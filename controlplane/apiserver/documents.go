@@ -80,6 +80,8 @@ func (s *Server) serveDocument(w http.ResponseWriter, c *call) error {
 		return nil
 	case strings.HasPrefix(path, skepv1.PathEtcd):
 		return s.maintainEtcd(w, c, strings.TrimPrefix(path, skepv1.PathEtcd))
+	case path == skepv1.PathServers || strings.HasPrefix(path, skepv1.PathServers+"/"):
+		return s.serveServers(w, c, strings.TrimPrefix(strings.TrimPrefix(path, skepv1.PathServers), "/"))
 	case path == skepv1.PathNetwork:
 		return s.only(w, c, map[string]handler{http.MethodGet: s.describeNetwork})
 	case path == skepv1.PathCertificates:
@@ -96,10 +98,9 @@ func (s *Server) serveDocument(w http.ResponseWriter, c *call) error {
 
 // describeNetwork returns the network settings that a host needs before it can join.
 func (s *Server) describeNetwork(w http.ResponseWriter, c *call) error {
-	data, err := json.Marshal(s.network)
-	if err != nil {
-		return err
+	network := s.network
+	if s.serverURLs != nil {
+		network.Servers = s.serverURLs()
 	}
-	writeBytes(w, c.Request, mediaJSON, http.StatusOK, data)
-	return nil
+	return answerJSON(w, c, network)
 }

@@ -70,6 +70,9 @@ func (s *Server) serve(w http.ResponseWriter, c *call) error {
 	if done, err := s.servePublic(w, c); done {
 		return err
 	}
+	if c.URL.Path == skepv1.PathServers && c.Method == http.MethodPost {
+		return s.joinServer(w, c)
+	}
 	var err error
 	if c.user, err = s.authenticate(c.Request); err != nil {
 		if c.URL.Path != skepv1.PathJoin {

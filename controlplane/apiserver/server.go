@@ -59,6 +59,9 @@ type Config struct {
 	Network skepv1.Network
 	// Etcd maintains the store, for /skep/v1/etcd; it may be nil.
 	Etcd EtcdMaintenance
+	// Servers are those of the cluster, for /skep/v1/servers, and ServerURLs the URLs of their APIs; both may be nil.
+	Servers    Servers
+	ServerURLs func() []string
 }
 
 // Server is the API server. It is an http.Handler, so that it can be put behind another listener.
@@ -79,6 +82,8 @@ type Server struct {
 	authorizer    authorizer.Authorizer
 	etcd          EtcdMaintenance
 	network       skepv1.Network
+	servers       Servers
+	serverURLs    func() []string
 	ready         atomic.Bool
 
 	bodyTimeout, writeTimeout time.Duration
@@ -119,7 +124,7 @@ func New(config Config) (*Server, error) {
 	s.stats = newStatistics(config.Registry, s.agents)
 	s.verdicts = newVerdicts(config.Registry)
 	s.health = s.newHealth(config.StoreAlive, config.StoreTakesWrites)
-	s.etcd, s.network = config.Etcd, config.Network
+	s.etcd, s.network, s.servers, s.serverURLs = config.Etcd, config.Network, config.Servers, config.ServerURLs
 	var err error
 	if s.version, err = versionDocument(config.Version); err != nil {
 		return nil, err

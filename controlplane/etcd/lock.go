@@ -12,6 +12,37 @@ import (
 
 const lockName = "skepd.lock"
 
+// Lock is held on a data directory by the process that may use it, until it is released or the process ends, however it ends.
+type Lock struct {
+	dir  string // of etcd's data
+	file *os.File
+}
+
+// TakeLock makes the folder of etcd's data in skepd's data directory, and takes the lock on it.
+func TakeLock(dataDir string) (*Lock, error) {
+	dir := filepath.Join(dataDir, "etcd")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("create the directory for etcd's data: %w", err)
+	}
+	file, err := lockDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	return &Lock{dir: dir, file: file}, nil
+}
+
+// Release gives the lock up.
+func (l *Lock) Release() { _ = l.file.Close() } // nothing was written that must be kept
+
+// Initialized says whether a member has written to the directory.
+func (l *Lock) Initialized() bool {
+	logs, err := filepath.Glob(filepath.Join(l.dir, "member", "wal", "*.wal"))
+	return err == nil && len(logs) > 0
+}
+
+// Discard removes the data of a member that never counted.
+func (l *Lock) Discard() error { return os.RemoveAll(filepath.Join(l.dir, "member")) }
+
 // lockDir takes the lock on a data directory. It lasts until the file is closed
 // or the process ends, however it ends.
 func lockDir(dir string) (*os.File, error) {

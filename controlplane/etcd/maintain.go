@@ -65,6 +65,7 @@ var (
 type Maintainer struct {
 	client *clientv3.Client
 	own    bool
+	name   string // of the own member
 	quota  int64
 	// rewrite has a member write its file again.
 	rewrite func(ctx context.Context, member string) error
@@ -87,7 +88,7 @@ func NewMaintainer(client *clientv3.Client, own bool) *Maintainer {
 // Maintainer is that of the server.
 func (s *Server) Maintainer() *Maintainer {
 	m := NewMaintainer(s.Client, true)
-	m.quota = s.quota
+	m.quota, m.name = s.quota, s.name
 	// etcd's own request for it needs a health service that a server without a listener lacks.
 	m.rewrite = func(context.Context, string) error { return s.etcd.Server.Backend().Defrag() }
 	return m
@@ -323,7 +324,7 @@ func (m *Maintainer) alarms(ctx context.Context) (noSpace bool, err error) {
 func (m *Maintainer) Status(ctx context.Context) ([]skepv1.EtcdMember, error) {
 	endpoints := m.client.Endpoints()
 	if m.own {
-		endpoints = []string{memberName}
+		endpoints = []string{m.name}
 	}
 	members := make([]skepv1.EtcdMember, 0, len(endpoints))
 	for _, endpoint := range endpoints {

@@ -37,7 +37,7 @@ func Restore(snapshotPath, dataDir string) error {
 	}
 	err := snapshot.NewV3(zap.NewNop()).Restore(snapshot.RestoreConfig{
 		SnapshotPath: snapshotPath, OutputDataDir: unfinished,
-		Name: memberName, PeerURLs: []string{peerURL}, InitialCluster: memberName + "=" + peerURL, InitialClusterToken: "skepd",
+		Name: memberName, PeerURLs: []string{lonePeerURL}, InitialCluster: memberName + "=" + lonePeerURL, InitialClusterToken: "skepd",
 		RevisionBump: revisionBump, MarkCompacted: true,
 	})
 	if err != nil {

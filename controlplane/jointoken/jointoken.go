@@ -30,6 +30,14 @@ const (
 	keyAuthentication = "usage-bootstrap-authentication"
 	keyExtraGroups    = "auth-extra-groups"
 	keyNode           = "node-name" // Skep's own: the only node that may join with it
+	keyServer         = "usage-server-join"
+	keyServerName     = "server-name" // the server that has begun to join with it
+)
+
+// MaxServerTTL bounds the life of a token for servers, which is worth the whole cluster; ServerTTL is its default.
+const (
+	MaxServerTTL = 24 * time.Hour
+	ServerTTL    = time.Hour
 )
 
 // DefaultTTL is how long a token is valid if nothing else is asked for.
@@ -109,6 +117,8 @@ type Token struct {
 	Expires                 time.Time // zero: never
 	Authentication          bool      // hosts may join with it
 	ExtraGroups             string
+	Server                  bool   // a server may join with it, and no node
+	ServerName              string // the only server that may, once one has begun to
 	Node                    string // the only node that may join with it, also in the place of one that exists; empty: any new one
 }
 
@@ -117,12 +127,17 @@ func (t Token) Object() *corev1.Secret {
 	secret := &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: SecretPrefix + t.ID},
 		Type:       corev1.SecretTypeBootstrapToken,
-		Data:       map[string][]byte{keyID: []byte(t.ID), keySecret: []byte(t.Secret), keyAuthentication: []byte("true")},
+		Data:       map[string][]byte{keyID: []byte(t.ID), keySecret: []byte(t.Secret)},
+	}
+	if t.Server {
+		secret.Data[keyServer] = []byte("true")
+	} else {
+		secret.Data[keyAuthentication] = []byte("true")
 	}
 	if !t.Expires.IsZero() {
 		secret.Data[keyExpiration] = []byte(t.Expires.UTC().Format(time.RFC3339))
 	}
-	for key, value := range map[string]string{keyDescription: t.Description, keyNode: t.Node, keyExtraGroups: t.ExtraGroups} {
+	for key, value := range map[string]string{keyDescription: t.Description, keyNode: t.Node, keyExtraGroups: t.ExtraGroups, keyServerName: t.ServerName} {
 		if value != "" {
 			secret.Data[key] = []byte(value)
 		}
@@ -135,6 +150,7 @@ func Of(secret *corev1.Secret) (Token, error) {
 	t := Token{
 		ID: string(secret.Data[keyID]), Secret: string(secret.Data[keySecret]), Description: string(secret.Data[keyDescription]),
 		Authentication: string(secret.Data[keyAuthentication]) == "true", ExtraGroups: string(secret.Data[keyExtraGroups]), Node: string(secret.Data[keyNode]),
+		Server: string(secret.Data[keyServer]) == "true", ServerName: string(secret.Data[keyServerName]),
 	}
 	switch {
 	case secret.Type != corev1.SecretTypeBootstrapToken || secret.Namespace != metav1.NamespaceSystem:
@@ -159,6 +175,14 @@ func (t Token) Expired(now time.Time) bool { return !t.Expires.IsZero() && !now.
 
 // Matches says whether a host sent this token. It takes constant time, however much of the secret is right.
 func (t Token) Matches(shown Text, now time.Time) bool {
-	same := subtle.ConstantTimeCompare([]byte(t.Secret), []byte(shown.Secret)) == 1
-	return same && t.ID == shown.ID && t.Authentication && !t.Expired(now)
+	return t.is(shown) && t.Authentication && !t.Server && !t.Expired(now)
+}
+
+func (t Token) is(shown Text) bool {
+	return subtle.ConstantTimeCompare([]byte(t.Secret), []byte(shown.Secret)) == 1 && t.ID == shown.ID
+}
+
+// MatchesServer is Matches for a server. A token without an end, or with one too far away, never counts.
+func (t Token) MatchesServer(shown Text, made, now time.Time) bool {
+	return t.is(shown) && t.Server && !t.Authentication && !t.Expires.IsZero() && !t.Expired(now) && t.Expires.Sub(made) <= MaxServerTTL+time.Minute
 }

@@ -20,6 +20,9 @@ import (
 	"time"
 )
 
+// servingName is the subject of the API servers' serving certificates.
+const servingName = "kube-apiserver"
+
 // pair is a certificate with its key, parsed and in PEM.
 type pair struct {
 	leaf            *x509.Certificate
@@ -40,10 +43,10 @@ func parsePair(certPEM, keyPEM []byte) (*pair, error) {
 	return &pair{leaf: certificate.Leaf, key: key, certPEM: certPEM, keyPEM: keyPEM, tls: certificate}, nil
 }
 
-// openCA reads the authority or makes it. A lost certificate is signed again with the stored key, against which every issued certificate
-// still verifies; a lost key cannot be replaced.
-func (p *PKI) openCA() (*pair, error) {
-	certPath, keyPath := p.path("ca.crt"), p.path("ca.key")
+// openCA reads the authority NAME.crt and NAME.key, or makes it. A lost certificate is signed again with the stored key, against which every
+// issued certificate still verifies; a lost key cannot be replaced.
+func (p *PKI) openCA(name, subject string) (*pair, error) {
+	certPath, keyPath := p.path(name+".crt"), p.path(name+".key")
 	certPEM, certErr := os.ReadFile(certPath)
 	keyPEM, keyErr := os.ReadFile(keyPath)
 	if err := unreadable(certErr, keyErr); err != nil {
@@ -80,7 +83,7 @@ func (p *PKI) openCA() (*pair, error) {
 	}
 	now := p.now()
 	template := &x509.Certificate{
-		Subject:   pkix.Name{CommonName: "skep-ca"},
+		Subject:   pkix.Name{CommonName: subject},
 		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(caLifetime),
 		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature | x509.KeyUsageCRLSign,
 		IsCA:     true, BasicConstraintsValid: true,
@@ -100,8 +103,8 @@ func (p *PKI) openCA() (*pair, error) {
 	return parsePair(certPEM, keyPEM)
 }
 
-// openLeaf reads NAME.crt and NAME.key, or issues them again when they are not what template asks for.
-func (p *PKI) openLeaf(name string, template *x509.Certificate) (*pair, error) {
+// openLeaf reads NAME.crt and NAME.key, or has ca issue them again when they are not what template asks for.
+func (p *PKI) openLeaf(ca *pair, name string, template *x509.Certificate) (*pair, error) {
 	certPath, keyPath := p.path(name+".crt"), p.path(name+".key")
 	certPEM, certErr := os.ReadFile(certPath)
 	keyPEM, keyErr := os.ReadFile(keyPath)
@@ -109,7 +112,7 @@ func (p *PKI) openLeaf(name string, template *x509.Certificate) (*pair, error) {
 		return nil, err
 	}
 	if certErr == nil && keyErr == nil {
-		if leaf, err := parsePair(certPEM, keyPEM); err == nil && p.serves(leaf.leaf, template) {
+		if leaf, err := parsePair(certPEM, keyPEM); err == nil && p.serves(ca, leaf.leaf, template) {
 			return leaf, nil
 		}
 	}
@@ -121,7 +124,7 @@ func (p *PKI) openLeaf(name string, template *x509.Certificate) (*pair, error) {
 	if err != nil {
 		return nil, err
 	}
-	certPEM, err = p.sign(template, key.Public())
+	certPEM, err = p.sign(ca, template, key.Public())
 	if err != nil {
 		return nil, fmt.Errorf("issue the certificate %s: %w", name, err)
 	}
@@ -135,8 +138,8 @@ func (p *PKI) openLeaf(name string, template *x509.Certificate) (*pair, error) {
 }
 
 // sign issues template for a public key and returns the certificate in PEM. It sets serial number and lifetime.
-func (p *PKI) sign(template *x509.Certificate, public crypto.PublicKey) ([]byte, error) {
-	ca, now := p.ca.Load(), p.now()
+func (p *PKI) sign(ca *pair, template *x509.Certificate, public crypto.PublicKey) ([]byte, error) {
+	now := p.now()
 	var err error
 	if template.SerialNumber, err = newSerial(); err != nil {
 		return nil, err
@@ -154,8 +157,8 @@ func (p *PKI) sign(template *x509.Certificate, public crypto.PublicKey) ([]byte,
 }
 
 // serves says whether an existing certificate is signed by the authority, does not expire soon and has the wanted names.
-func (p *PKI) serves(have, want *x509.Certificate) bool {
-	if !p.fresh(have) || have.CheckSignatureFrom(p.ca.Load().leaf) != nil {
+func (p *PKI) serves(ca *pair, have, want *x509.Certificate) bool {
+	if !p.fresh(have) || have.CheckSignatureFrom(ca.leaf) != nil {
 		return false
 	}
 	addresses := func(ips []net.IP) []string {
@@ -179,7 +182,7 @@ func (p *PKI) fresh(c *x509.Certificate) bool {
 
 func (p *PKI) servingTemplate() *x509.Certificate {
 	template := &x509.Certificate{
-		Subject: pkix.Name{CommonName: "kube-apiserver"},
+		Subject: pkix.Name{CommonName: servingName},
 		DNSNames: []string{"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc",
 			"kubernetes.default.svc." + p.options.ClusterDomain},
 		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1).To4(), net.IPv6loopback},

@@ -69,7 +69,7 @@ func (p *PKI) SignNode(r NodeRequest) ([]byte, error) {
 			return nil, err
 		}
 	}
-	return p.sign(template, csr.PublicKey)
+	return p.sign(p.ca.Load(), template, csr.PublicKey)
 }
 
 func parseRequest(data []byte) (*x509.CertificateRequest, error) {
@@ -105,6 +105,7 @@ func (p *PKI) checkNodeName(name string, from netip.Addr) error {
 func (p *PKI) reserved(addr netip.Addr) bool {
 	return addr.IsLoopback() || addr.IsUnspecified() || addr.IsMulticast() ||
 		slices.ContainsFunc(p.servingTemplate().IPAddresses, func(ip net.IP) bool { return ip.Equal(addr.AsSlice()) }) ||
+		p.options.Servers != nil && slices.Contains(p.options.Servers(), addr) ||
 		slices.ContainsFunc(p.options.Reserved, func(r netip.Prefix) bool { return r.Contains(addr) })
 }
 

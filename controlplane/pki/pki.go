@@ -1,7 +1,7 @@
 // Package pki owns the cluster's certificate authority and what is made from it in a control plane's data folder: the API
 // server's serving certificate, its client certificate towards the agents, the administrator's kubeconfig, the DNS server's
-// client certificate and node certificates. A file that is missing, unreadable as a pair, wrong for the current options or about to expire
-// is made again; only the CA's key is never replaced, since every node trusts it.
+// client certificate and node certificates; and a second authority that signs only the certificates between the members of etcd. A file that is missing, unreadable as a pair, wrong for the current options or about to expire
+// is made again; only the authorities' keys are never replaced, since every node trusts it.
 //
 // It never listens, dials or decides what an identity may do.
 package pki
@@ -49,6 +49,10 @@ type Options struct {
 	ServiceIPs []netip.Addr
 	// Reserved are addresses that no node's certificate may name beside those above: the ranges of services and of pods, and etcd.
 	Reserved []netip.Prefix
+	// Peers are the addresses at which the etcd of other servers reaches this one's.
+	Peers []netip.Addr
+	// Servers are the addresses of the cluster's other servers at the moment, which no node's certificate may name either; it may be nil.
+	Servers func() []netip.Addr
 	// ClusterDomain is the suffix of service names; empty means cluster.local.
 	ClusterDomain string
 	// Now is the clock by which certificates are made and renewed; nil means time.Now.
@@ -68,7 +72,10 @@ type PKI struct {
 	dns     atomic.Pointer[pair]
 	admin   atomic.Pointer[pair]
 	anchor  atomic.Pointer[x509.CertPool]
-	renewed []func() // under mu
+	peerCA  atomic.Pointer[pair]
+	peer    atomic.Pointer[pair]
+	peers   atomic.Pointer[x509.CertPool] // trusts peerCA's key
+	renewed []func()                      // under mu
 }
 
 // Open reads the authority below dir (a control plane's data folder), makes what is missing and returns it. It fails where only a person
@@ -110,7 +117,7 @@ func (p *PKI) Run(ctx context.Context) error {
 func (p *PKI) refresh() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	ca, err := p.openCA()
+	ca, err := p.openCA("ca", "skep-ca")
 	if err != nil {
 		return err
 	}
@@ -120,19 +127,19 @@ func (p *PKI) refresh() error {
 	}
 	p.ca.Store(ca)
 	p.anchor.Store(anchor)
-	serving, err := p.openLeaf("apiserver", p.servingTemplate())
+	serving, err := p.openLeaf(ca, "apiserver", p.servingTemplate())
 	if err != nil {
 		return err
 	}
-	client, err := p.openLeaf("apiserver-agent-client", clientTemplate(APIServerName, MastersGroup))
+	client, err := p.openLeaf(ca, "apiserver-agent-client", clientTemplate(APIServerName, MastersGroup))
 	if err != nil {
 		return err
 	}
-	dns, err := p.openLeaf("skep-dns", clientTemplate(DNSName, ""))
+	dns, err := p.openLeaf(ca, "skep-dns", clientTemplate(DNSName, ""))
 	if err != nil {
 		return err
 	}
-	admin, err := p.openLeaf("admin", clientTemplate(AdminName, MastersGroup))
+	admin, err := p.openLeaf(ca, "admin", clientTemplate(AdminName, MastersGroup))
 	if err != nil {
 		return err
 	}
@@ -140,6 +147,9 @@ func (p *PKI) refresh() error {
 	p.client.Store(client)
 	p.dns.Store(dns)
 	p.admin.Store(admin)
+	if err := p.refreshPeer(); err != nil {
+		return err
+	}
 	return p.writeKubeconfig(admin)
 }
 

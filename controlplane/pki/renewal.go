@@ -35,6 +35,8 @@ func (p *PKI) Certificates() []Certificate {
 		describe("API server to agents", p.path("apiserver-agent-client.crt"), p.client.Load().leaf),
 		describe("administrator's kubeconfig", p.KubeconfigPath(), p.admin.Load().leaf),
 		describe("cluster DNS to etcd", p.path("skep-dns.crt"), p.dns.Load().leaf),
+		describe("authority of etcd's members", p.path(peerAuthority+".crt"), p.peerCA.Load().leaf),
+		describe("etcd to its other members", p.path(peerFile+".crt"), p.peer.Load().leaf),
 	}
 }
 
@@ -80,9 +82,9 @@ func (p *PKI) Renew() error {
 }
 
 // generation distinguishes one set of certificates from another.
-func (p *PKI) generation() [5]string {
-	var g [5]string
-	for i, pair := range []*pair{p.ca.Load(), p.serving.Load(), p.client.Load(), p.admin.Load(), p.dns.Load()} {
+func (p *PKI) generation() [6]string {
+	var g [6]string
+	for i, pair := range []*pair{p.ca.Load(), p.serving.Load(), p.client.Load(), p.admin.Load(), p.dns.Load(), p.peer.Load()} {
 		g[i] = pair.leaf.SerialNumber.String()
 	}
 	return g
@@ -94,6 +96,16 @@ const anchorLifetime = 100 * 365 * 24 * time.Hour
 // anchorOf is a certificate of the authority's key that only this process uses, as its root. The authority's own certificate expires and is
 // renewed with the same key; certificates that it signed, and TLS configurations, which are made once, stay valid through that.
 func anchorOf(ca *pair) (*x509.CertPool, error) {
+	anchor, err := anchorCertificate(ca)
+	if err != nil {
+		return nil, fmt.Errorf("make the anchor of trust: %w", err)
+	}
+	pool := x509.NewCertPool()
+	pool.AddCert(anchor)
+	return pool, nil
+}
+
+func anchorCertificate(ca *pair) (*x509.Certificate, error) {
 	template := &x509.Certificate{
 		SerialNumber: ca.leaf.SerialNumber, Subject: ca.leaf.Subject, SubjectKeyId: ca.leaf.SubjectKeyId,
 		NotBefore: ca.leaf.NotBefore, NotAfter: ca.leaf.NotBefore.Add(anchorLifetime),
@@ -101,13 +113,7 @@ func anchorOf(ca *pair) (*x509.CertPool, error) {
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, ca.key.Public(), ca.key)
 	if err != nil {
-		return nil, fmt.Errorf("make the anchor of trust: %w", err)
+		return nil, err
 	}
-	anchor, err := x509.ParseCertificate(der)
-	if err != nil {
-		return nil, fmt.Errorf("make the anchor of trust: %w", err)
-	}
-	pool := x509.NewCertPool()
-	pool.AddCert(anchor)
-	return pool, nil
+	return x509.ParseCertificate(der)
 }

@@ -15,7 +15,7 @@ func (c *Controller) insideText(service *corev1.Service) string {
 	if !servicespec.HasExternal(service) {
 		return ""
 	}
-	inside := servicespec.Inside{ServiceCIDRs: c.cluster.ServiceCIDRs, APIServers: c.cluster.APIServers, Node: c.claims.nodeWith}
+	inside := servicespec.Inside{ServiceCIDRs: c.cluster.ServiceCIDRs, APIServers: c.cluster.Servers(), Node: c.claims.nodeWith}
 	for _, pods := range c.cluster.PodCIDRs {
 		inside.PodCIDRs = append(inside.PodCIDRs, pods.Prefix)
 	}
