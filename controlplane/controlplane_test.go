@@ -206,7 +206,7 @@ func wantMetrics(t *testing.T, client kubernetes.Interface) {
 		}
 	}
 	for _, loop := range []string{
-		"scheduler", "replication", "replicasets", "deployments", "endpoints", "load balancers", "node", "namespace", "gc", "podgc", "conflicts",
+		"scheduler", "replication", "replicasets", "deployments", "endpoints", "load balancers", "node", "namespace", "gc", "podgc", "conflicts", "disruption",
 		"networkpolicy", "servicecidr", "serviceaccount", "tokencleaner",
 	} {
 		if line := fmt.Sprintf("\nskep_control_loop_running{loop=%q} 1\n", loop); !bytes.Contains(data, []byte(line)) {

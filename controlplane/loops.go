@@ -16,6 +16,7 @@ import (
 	"github.com/skep-io/skep/controlplane/controller"
 	"github.com/skep-io/skep/controlplane/controller/conflict"
 	"github.com/skep-io/skep/controlplane/controller/deployment"
+	"github.com/skep-io/skep/controlplane/controller/disruption"
 	"github.com/skep-io/skep/controlplane/controller/endpoints"
 	"github.com/skep-io/skep/controlplane/controller/gc"
 	"github.com/skep-io/skep/controlplane/controller/loadbalancer"
@@ -65,6 +66,7 @@ func lead(ctx context.Context, s *settings, registry *resource.Registry, authori
 		"replication":    replication.New(registry, recorder(replication.Component), realClock),
 		"replicasets":    replication.NewReplicaSets(registry, recorder(replication.ReplicaSetsComponent), realClock),
 		"deployments":    deployment.New(registry, recorder(deployment.Component)),
+		"disruption":     disruption.New(registry, recorder(disruption.Component), realClock),
 		"endpoints":      endpoints.New(registry, recorder(endpoints.Component), recorder(endpoints.MirrorComponent)),
 		"load balancers": loadbalancer.New(registry, recorder(loadbalancer.Component), s.pool),
 		"node":           node.New(registry, recorder(node.Component), realClock, s.NodeMonitorGrace, apiserver.HostAnswers),

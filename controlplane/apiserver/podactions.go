@@ -3,6 +3,7 @@ package apiserver
 import (
 	"fmt"
 	"net/http"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -10,7 +11,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/utils/ptr"
 
+	"github.com/skep-io/skep/controlplane/eviction"
 	"github.com/skep-io/skep/controlplane/kinds"
 )
 
@@ -57,33 +60,45 @@ func (s *Server) bind(w http.ResponseWriter, c *call) error {
 	return s.created(w, c)
 }
 
-// evict answers POST on a pod's eviction: a deletion, since nothing here limits how many pods may be disrupted.
+// evict answers POST on a pod's eviction: a deletion that the pod's disruption budget has to allow.
 func (s *Server) evict(w http.ResponseWriter, c *call) error {
+	create, err := createOptions(c)
+	if err != nil {
+		return err
+	}
 	body, err := readBody(c.Request)
 	if err != nil {
 		return err
 	}
-	eviction := &policyv1.Eviction{}
-	if err := decodeBody(w, c.Header.Get("Content-Type"), body, policyv1.SchemeGroupVersion.WithKind("Eviction"), eviction, metav1.FieldValidationWarn); err != nil {
+	posted := &policyv1.Eviction{}
+	if err := decodeBody(w, c.Header.Get("Content-Type"), body, policyv1.SchemeGroupVersion.WithKind("Eviction"), posted, fieldValidation(create.FieldValidation)); err != nil {
 		return err
 	}
-	if err := matchNamespace(c, eviction); err != nil {
+	if err := matchNamespace(c, posted); err != nil {
 		return err
 	}
-	if err := matchName(eviction, c.name); err != nil {
+	if err := matchName(posted, c.name); err != nil {
 		return err
 	}
-	options := eviction.DeleteOptions
+	options := posted.DeleteOptions
 	if options == nil {
 		options = &metav1.DeleteOptions{}
 	}
 	if err := invalidOptions("DeleteOptions", metavalidation.ValidateDeleteOptions(options)); err != nil {
 		return err
 	}
-	if isTrue(c.query, "dryRun") {
-		options.DryRun = c.query["dryRun"]
+	switch {
+	case len(options.DryRun) == 0:
+		options.DryRun = create.DryRun
+	case len(create.DryRun) > 0 && !slices.Equal(create.DryRun, options.DryRun):
+		return apierrors.NewBadRequest(fmt.Sprintf("Non-matching dry-run options in request and content: %v and %v", create.DryRun, options.DryRun))
 	}
-	if _, _, err := s.registry.Delete(c.Context(), kinds.Pods, c.namespace, c.name, options); err != nil {
+	if ptr.Deref(options.IgnoreStoreReadErrorWithClusterBreakingPotential, false) {
+		return apierrors.NewInvalid(policyv1.SchemeGroupVersion.WithKind("Eviction").GroupKind(), c.name, field.ErrorList{
+			field.Invalid(field.NewPath("deleteOptions").Child("ignoreStoreReadErrorWithClusterBreakingPotential"), true, "can not be set for pod eviction, try after removing the option"),
+		})
+	}
+	if err := eviction.Evict(c.Context(), s.registry, c.namespace, c.name, options); err != nil {
 		return err
 	}
 	return s.created(w, c)

@@ -15,6 +15,7 @@ func TestKeysAreThoseOfKubernetes(t *testing.T) {
 		ReplicaSets: "replicasets/ns/x", Leases: "leases/ns/x", EndpointSlices: "endpointslices/ns/x",
 		IngressClasses: "ingressclasses/x", Ingresses: "ingress/ns/x", IPAddresses: "ipaddresses/x",
 		NetworkPolicies: "networkpolicies/ns/x", ServiceCIDRs: "servicecidrs/x", PriorityClasses: "priorityclasses/x",
+		PodDisruptionBudgets: "poddisruptionbudgets/ns/x",
 	}
 	for _, k := range All() {
 		if got := k.Key("ns", "x"); got != "/registry/"+want[k] {

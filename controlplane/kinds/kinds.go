@@ -46,5 +46,6 @@ func All() []*resource.Kind {
 		NetworkPolicies,
 		ServiceCIDRs,
 		PriorityClasses,
+		PodDisruptionBudgets,
 	}
 }

@@ -48,6 +48,7 @@ func TestTableColumns(t *testing.T) {
 		Ingresses:              "Name,Class,Hosts,Address,Ports,Age",
 		IngressClasses:         "Name,Controller,Parameters,Age",
 		NetworkPolicies:        "Name,Pod-Selector,Age",
+		PodDisruptionBudgets:   "Name,Min Available,Max Unavailable,Allowed Disruptions,Age",
 		PriorityClasses:        "Name,Value,Global-Default,Age,PreemptionPolicy",
 	}
 	for _, kind := range All() {

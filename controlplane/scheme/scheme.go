@@ -9,7 +9,6 @@ import (
 	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
-	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -28,6 +27,8 @@ import (
 	eventsv1 "k8s.io/kubernetes/pkg/apis/events/v1"
 	"k8s.io/kubernetes/pkg/apis/networking"
 	networkingv1 "k8s.io/kubernetes/pkg/apis/networking/v1"
+	"k8s.io/kubernetes/pkg/apis/policy"
+	policyv1 "k8s.io/kubernetes/pkg/apis/policy/v1"
 	"k8s.io/kubernetes/pkg/apis/scheduling"
 	schedulingv1 "k8s.io/kubernetes/pkg/apis/scheduling/v1"
 	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
@@ -53,7 +54,8 @@ func newScheme() *runtime.Scheme {
 		networking.AddToScheme, networkingv1.AddToScheme,
 		scheduling.AddToScheme, schedulingv1.AddToScheme,
 		autoscaling.AddToScheme, autoscalingv1.AddToScheme,
-		policyv1.AddToScheme, authenticationv1.AddToScheme, authorizationv1.AddToScheme,
+		policy.AddToScheme, policyv1.AddToScheme,
+		authenticationv1.AddToScheme, authorizationv1.AddToScheme,
 		metricsv1beta1.AddToScheme, apidiscoveryv2.AddToScheme, metav1.AddMetaToScheme,
 	} {
 		utilruntime.Must(add(s))
