@@ -74,11 +74,12 @@ func newComponents(cfg Config, started <-chan struct{}) []component {
 	membership := newMembership(cfg, containers, announcer, started)
 	plane := &dataPlane{cfg: cfg, containers: containers, membership: membership, announcer: announcer}
 	watch := &clusterWatch{cfg: cfg, membership: membership, plane: plane, adopted: adopted}
+	reachability := &reachability{cfg: cfg, membership: membership, plane: plane, watch: watch}
 	pods := &pods{cfg: cfg, containers: containers, membership: membership, plane: plane, watch: watch, adopted: adopted}
 	statistics := &statistics{cfg: cfg, containers: containers, membership: membership, plane: plane, pods: pods}
 	pressure := newPressure(cfg, containers, membership, pods, statistics)
-	door := &door{cfg: cfg, containers: containers, membership: membership, plane: plane, watch: watch, pods: pods, statistics: statistics, pressure: pressure}
-	return []component{containers, membership, plane, watch, pods, statistics, door, pressure, &report{membership}}
+	door := &door{cfg: cfg, containers: containers, membership: membership, plane: plane, watch: watch, pods: pods, statistics: statistics, pressure: pressure, reachability: reachability}
+	return []component{containers, membership, plane, watch, reachability, pods, statistics, door, pressure, &report{membership}}
 }
 
 // Run runs the agent until ctx ends. It returns early only for an error that a restart, or the administrator, must correct.

@@ -29,6 +29,7 @@ type dataPlane struct {
 
 	network   *podnet.Network
 	services  *service.Plane
+	marked    *marks // services, with the marks of nodes that are down
 	flows     *flow.Flows
 	connector *connector
 	sweeper   *sockets.Sweeper
@@ -74,6 +75,7 @@ func (p *dataPlane) start(ctx context.Context, group *errgroup.Group) (err error
 	if err != nil {
 		return fmt.Errorf("sockets to removed backends: %w", err)
 	}
+	p.marked = newMarks(p.services, p.sweeper.NodeDown)
 	p.census, err = census.New(census.Options{Plane: p.services, Flows: p.flows, CgroupPath: hooks})
 	if err != nil {
 		return fmt.Errorf("count of connections: %w", err)

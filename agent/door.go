@@ -24,6 +24,8 @@ type door struct {
 	statistics *statistics
 	pressure   *pressure
 
+	reachability *reachability
+
 	server *server.Server
 }
 
@@ -32,6 +34,9 @@ func (d *door) start(ctx context.Context, group *errgroup.Group) (err error) {
 	counted := &traffic.Sources{Node: d.cfg.NodeName, Plane: d.plane.services, Path: d.plane.path, Census: d.plane.census, Log: d.plane.failures, Flows: d.plane.flows}
 	process.MustRegister(counted.Metrics(), d.pressure.metrics, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	process.MustRegister(d.statistics.collector.LogMetrics())
+	if d.reachability.reach != nil {
+		process.MustRegister(d.reachability.reach)
+	}
 	containers.MustRegister(d.statistics.collector.Metrics())
 	d.server, err = server.New(server.Config{
 		Listen: netip.AddrPortFrom(d.membership.nodeIPs[0], Port).String(), TLS: d.membership.identity.ServerTLS(),

@@ -1,8 +1,10 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -122,11 +124,14 @@ func (m *membership) keepNetwork(ctx context.Context) error {
 	if err := writeNetwork(m.cfg, now); err != nil {
 		return err
 	}
+	if !bytes.Equal(now.ProbeKey, m.network.ProbeKey) {
+		return errors.New("the key that nodes probe each other with is another now: starting again")
+	}
 	return fmt.Errorf("the cluster's ranges are %s for services and %s for pods now, were %s and %s: starting again", now.ServiceCIDRs, now.PodCIDRs, m.network.ServiceCIDRs, m.network.PodCIDRs)
 }
 
 func sameNetwork(a, b skepv1.Network) bool {
-	return slices.Equal(a.ServiceCIDRs, b.ServiceCIDRs) && slices.Equal(a.PodCIDRs, b.PodCIDRs) && slices.Equal(a.DNS, b.DNS) && a.Domain == b.Domain
+	return slices.Equal(a.ServiceCIDRs, b.ServiceCIDRs) && slices.Equal(a.PodCIDRs, b.PodCIDRs) && slices.Equal(a.DNS, b.DNS) && a.Domain == b.Domain && bytes.Equal(a.ProbeKey, b.ProbeKey)
 }
 
 // checkRanges refuses ranges given by flag that are not the cluster's.

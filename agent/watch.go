@@ -10,7 +10,6 @@ import (
 
 	"github.com/skep-io/skep/agent/services"
 	"github.com/skep-io/skep/dataplane/podpath"
-	"github.com/skep-io/skep/dataplane/service"
 	"github.com/skep-io/skep/dataplane/sockets"
 )
 
@@ -28,7 +27,7 @@ type clusterWatch struct {
 func (w *clusterWatch) start(ctx context.Context, group *errgroup.Group) (err error) {
 	w.factory = informers.NewSharedInformerFactory(w.membership.client, 0)
 	w.services, err = services.New(services.Config{
-		Factory: w.factory, Node: w.cfg.NodeName, Plane: sweptPlane{w.plane.services, w.plane.sweeper},
+		Factory: w.factory, Node: w.cfg.NodeName, Plane: w.plane.marked, Unreachable: w.plane.marked.unreachableNodes,
 		Router:    &router{self: podpath.Node{Addrs: w.membership.nodeIPs, PodCIDRs: w.membership.podCIDRs, Own: true}, network: w.plane.network, path: w.plane.path},
 		Announcer: w.plane.announcer, Recorder: w.membership.recorder, ServiceCIDRs: w.membership.network.ServiceCIDRs, PodCIDRs: w.membership.network.PodCIDRs, Adopted: w.adopted,
 		OwnPorts: ownPorts(w.cfg.Server, w.membership.nodeIPs), Listening: sockets.Listening,
@@ -62,17 +61,4 @@ func (w *clusterWatch) observeSelf() error {
 		AddFunc: observe, UpdateFunc: func(_, obj any) { observe(obj) },
 	})
 	return err
-}
-
-// sweptPlane has sockets closed whose backend is on a node that went down.
-type sweptPlane struct {
-	*service.Plane
-	sweeper *sockets.Sweeper
-}
-
-func (s sweptPlane) SetNodeDown(node string, down bool) {
-	s.Plane.SetNodeDown(node, down)
-	if down {
-		s.sweeper.NodeDown()
-	}
 }

@@ -3,6 +3,7 @@ package services
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 
 	corev1 "k8s.io/api/core/v1"
@@ -25,6 +26,9 @@ func (w *Watcher) Verify(ctx context.Context, client kubernetes.Interface, have 
 		return nil, fmt.Errorf("ask the API server what the maps should hold: %w", err)
 	}
 	want, down := w.expect(s)
+	if w.cfg.Unreachable != nil {
+		maps.Copy(down, w.cfg.Unreachable())
+	}
 	found := &skepv1.Verification{Node: w.cfg.Node, Services: len(have.Services), Differences: []skepv1.Difference{}}
 	for _, d := range service.Compare(w.cfg.Node, want, down, have) {
 		found.Differences = append(found.Differences, skepv1.Difference(d))

@@ -64,6 +64,8 @@ type Config struct {
 	// Nor are ports at which Listening finds a socket; nil: none is found.
 	OwnPorts  []uint16
 	Listening Listening
+	// Unreachable are the nodes that are marked as down in the plane for another reason than their Node objects; nil: none is.
+	Unreachable func() map[string]bool
 	// Adopted is closed when the host ports of adopted pods have been set; nil if there are none.
 	Adopted <-chan struct{}
 }

@@ -1,6 +1,9 @@
 package v1
 
-import "net/netip"
+import (
+	"log/slog"
+	"net/netip"
+)
 
 // Network is the configuration that all hosts of a cluster share. The control plane is started with it, and hosts fetch it.
 type Network struct {
@@ -13,4 +16,14 @@ type Network struct {
 	Domain string `json:"domain"`
 	// Servers are the URLs of the API at each server of the cluster, whether or not it answers at the moment.
 	Servers []string `json:"servers,omitempty"`
+	// ProbeKey authenticates the probes by which nodes see whether they reach each other. Only nodes get it; a skepd that is older has
+	// none.
+	ProbeKey Secret `json:"probeKey,omitempty"`
 }
+
+// Secret is bytes that are sent and stored, but not printed.
+type Secret []byte
+
+func (Secret) String() string       { return "(secret)" }
+func (Secret) GoString() string     { return "(secret)" }
+func (Secret) LogValue() slog.Value { return slog.StringValue("(secret)") }

@@ -18,6 +18,7 @@ import (
 	"github.com/skep-io/skep/controlplane/identity"
 	"github.com/skep-io/skep/controlplane/resource"
 	"github.com/skep-io/skep/controlplane/servicespec"
+	"github.com/skep-io/skep/witness"
 )
 
 // nodeRestriction decides what a node may write, as Kubernetes' NodeRestriction does and somewhat stricter. It compares an update with the
@@ -105,7 +106,7 @@ func restrictNode(name string, node, old *corev1.Node) string {
 		return fmt.Sprintf("node %q is not allowed to modify ownerReferences", name)
 	case !slices.Equal(node.Finalizers, old.Finalizers):
 		return fmt.Sprintf("node %q is not allowed to modify finalizers", name)
-	case !maps.Equal(node.Annotations, old.Annotations):
+	case !maps.Equal(withoutWitnessKey(node.Annotations), withoutWitnessKey(old.Annotations)):
 		return fmt.Sprintf("node %q is not allowed to modify annotations", name)
 	case !equality.Semantic.DeepEqual(spec, old.Spec):
 		return fmt.Sprintf("node %q is not allowed to modify its spec", name)
@@ -123,6 +124,13 @@ func restrictNode(name string, node, old *corev1.Node) string {
 		return fmt.Sprintf("node %q is not allowed to set the following labels: %s", name, strings.Join(refused, ", "))
 	}
 	return "is not allowed to modify labels: " + strings.Join(refused, ", ")
+}
+
+// withoutWitnessKey leaves out the one annotation that a node may write: the key that verifies its own statements.
+func withoutWitnessKey(annotations map[string]string) map[string]string {
+	others := maps.Clone(annotations)
+	delete(others, witness.KeyAnnotation)
+	return others
 }
 
 // nodeMayLabel says whether a node may set a label of its own: when it registers, those that kubelets may. Later only those that describe

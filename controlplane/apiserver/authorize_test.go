@@ -1,7 +1,9 @@
 package apiserver
 
 import (
+	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -49,8 +51,16 @@ func TestNodesLearnTheNetwork(t *testing.T) {
 	}
 	_, body := shared.raw(t, config, "GET", skepv1.PathNetwork, nil, "")
 	var n skepv1.Network
-	if err := json.Unmarshal(body, &n); err != nil || !reflect.DeepEqual(n, network) {
-		t.Errorf("%s: %v", body, err)
+	err := json.Unmarshal(body, &n)
+	key := n.ProbeKey
+	if n.ProbeKey = nil; err != nil || !reflect.DeepEqual(n, network) || len(key) != 16 {
+		t.Errorf("%+v with a key of %d bytes, %v", n, len(key), err)
+	}
+	if _, body = shared.raw(t, config, "GET", skepv1.PathNetwork, nil, ""); !bytes.Contains(body, []byte(base64.StdEncoding.EncodeToString(key))) {
+		t.Error("the key of probes is another the next time")
+	}
+	if response, body := shared.raw(t, shared.config, "GET", skepv1.PathNetwork, nil, ""); response.StatusCode != 200 || bytes.Contains(body, []byte("probeKey")) {
+		t.Errorf("who is no node gets the key of probes: %s", response.Status)
 	}
 	if response, _ := shared.raw(t, config, "POST", skepv1.PathNetwork, nil, ""); response.StatusCode != 403 && response.StatusCode != 405 {
 		t.Errorf("POST: %s", response.Status)

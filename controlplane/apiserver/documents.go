@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/version"
 
 	skepv1 "github.com/skep-io/skep/api/v1"
+	"github.com/skep-io/skep/controlplane/identity"
 )
 
 // kubernetesVersion is the release whose API this server speaks; clients compare their own version with it.
@@ -96,11 +97,18 @@ func (s *Server) serveDocument(w http.ResponseWriter, c *call) error {
 	return notFound()
 }
 
-// describeNetwork returns the network settings that a host needs before it can join.
+// describeNetwork returns the network settings that a host needs before it can join, to nodes with the key of probes.
 func (s *Server) describeNetwork(w http.ResponseWriter, c *call) error {
 	network := s.network
 	if s.serverURLs != nil {
 		network.Servers = s.serverURLs()
+	}
+	if identity.Node(c.user) != "" {
+		key, err := s.pki.ProbeKey()
+		if err != nil {
+			return err
+		}
+		network.ProbeKey = key
 	}
 	return answerJSON(w, c, network)
 }

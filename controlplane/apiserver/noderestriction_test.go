@@ -87,6 +87,7 @@ func TestNodeChangesItsStatusOnly(t *testing.T) {
 		"another value":       `{"metadata":{"labels":{"team":"b"}}}`,
 		"a label less":        `{"metadata":{"labels":{"team":null}}}`,
 		"an annotation":       `{"metadata":{"annotations":{"a":"b"}}}`,
+		"one beside its key":  `{"metadata":{"annotations":{"skep.io/witness-key":"AAAA","a":"b"}}}`,
 		"an owner":            `{"metadata":{"ownerReferences":[{"apiVersion":"v1","kind":"Pod","name":"p","uid":"u"}]}}`,
 		"a finalizer":         `{"metadata":{"finalizers":["a.example/stay"]}}`,
 		"a taint less":        `{"spec":{"taints":null}}`,
@@ -106,6 +107,12 @@ func TestNodeChangesItsStatusOnly(t *testing.T) {
 			if !apierrors.IsForbidden(err) && !apierrors.IsInvalid(err) {
 				t.Errorf("%s by %v: %v, want Forbidden", what, subresource, err)
 			}
+		}
+	}
+	for _, key := range []string{`"AAAA"`, `"BBBB"`, `null`} { // its own statements' key is the node's
+		patch := []byte(`{"metadata":{"annotations":{"skep.io/witness-key":` + key + `}}}`)
+		if _, err := nodes.Patch(t.Context(), "restrict-2", types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+			t.Errorf("its witness key %s: %v", key, err)
 		}
 	}
 	stolen := node.DeepCopy()

@@ -1,0 +1,116 @@
+package e2e
+
+import (
+	"flag"
+	"os/exec"
+	"runtime"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/skep-io/skep/cmd/skep/cluster"
+	"github.com/skep-io/skep/test/clustertest"
+)
+
+var saturated = flag.Duration("saturated", 10*time.Second, "how long every CPU is kept busy while hosts watch each other")
+
+// watched waits until every host watches the others, and returns them.
+func (s *space) watched() []*cluster.Node {
+	s.Helper()
+	hosts, err := local.Nodes()
+	if err != nil {
+		s.Fatal(err)
+	}
+	for _, host := range hosts {
+		for s.Metric(host.Name, "skep_reach_nodes_watched") != float64(len(hosts)-1) {
+			if s.Context().Err() != nil {
+				s.Fatalf("%s does not watch the others", host.Name)
+			}
+		}
+	}
+	return hosts
+}
+
+func (s *space) verdicts(hosts []*cluster.Node) (sum float64) {
+	s.Helper()
+	for _, host := range hosts {
+		sum += s.Metric(host.Name, "skep_reach_verdicts_total")
+	}
+	return sum
+}
+
+// A host that is cut off leaves the maps of the others by their verdict, without the control plane, and is back as fast.
+func TestCutOffHostLeavesTheMaps(t *testing.T) {
+	s := newSpace(t)
+	s.echoAndClient()
+	s.untilAsked(3)
+	hosts := s.watched()
+	for _, host := range hosts {
+		others := slices.DeleteFunc(slices.Clone(hosts), func(n *cluster.Node) bool { return n == host })
+		before := s.verdicts(others)
+		if err := host.Cut(); err != nil {
+			t.Fatal(err)
+		}
+		out, err := clustertest.AwaitMarks(others, host.Name, true)
+		if healErr := host.Heal(); err != nil || healErr != nil {
+			t.Fatal(err, healErr)
+		}
+		back, err := clustertest.AwaitMarks(others, host.Name, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("%s: out of the others' maps %v after it was cut off, in them again %v after it was healed", host.Name, out.Round(time.Millisecond), back.Round(time.Millisecond))
+		if made := s.verdicts(others) - before; made < float64(len(others)) {
+			t.Errorf("%s: %v verdicts at %d others: it was not their verdict that took it out", host.Name, made, len(others))
+		}
+	}
+}
+
+// A host whose processes all stand still for three seconds can be reached: its kernel answers, and nobody takes it out.
+func TestPausedHostIsReachable(t *testing.T) {
+	s := newSpace(t)
+	s.echoAndClient()
+	s.untilAsked(3)
+	hosts := s.watched()
+	paused, others := hosts[0], hosts[1:]
+	before := s.verdicts(others)
+	if err := paused.Pause(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); {
+		for _, host := range others {
+			if down, err := clustertest.IsDown(host, paused.Name); err != nil || down {
+				t.Errorf("%s has %s as down: %v, %v", host.Name, paused.Name, down, err)
+			}
+		}
+	}
+	if err := paused.Resume(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if made := s.verdicts(others) - before; made != 0 {
+		t.Errorf("%v verdicts while %s was paused", made, paused.Name)
+	}
+}
+
+// While every CPU of the machine is busy, nobody is taken for lost (-saturated says how long).
+func TestNoFalseAlarmWhenSaturated(t *testing.T) {
+	s := newSpace(t)
+	hosts := s.watched()
+	before := s.verdicts(hosts)
+	for range 4 * runtime.NumCPU() {
+		busy := exec.CommandContext(t.Context(), "sh", "-c", "while :; do :; done")
+		if err := busy.Start(); err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = busy.Process.Kill(); _ = busy.Wait() }()
+	}
+	time.Sleep(*saturated) // the load's time is what is tested
+	var late float64
+	for _, host := range hosts {
+		late += s.Metric(host.Name, `skep_reach_void_rounds_total{reason="late"}`)
+	}
+	if made := s.verdicts(hosts) - before; made != 0 {
+		t.Errorf("%v verdicts in %v with every CPU busy", made, *saturated)
+	}
+	t.Logf("no verdict in %v with %d busy processes on %d CPUs; %v rounds of probes were late", *saturated, 4*runtime.NumCPU(), runtime.NumCPU(), late)
+}
