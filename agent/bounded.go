@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"time"
+
+	corev1 "k8s.io/api/core/v1"
 )
 
 // apiTimeout bounds a request to the API server that is no watch: a server that accepts requests and never answers must not
@@ -20,12 +23,21 @@ type boundedTransport struct {
 	bound time.Duration
 	// reason is added to the error of a request that timed out; optional.
 	reason func() string
+	// unanswered is called when a renewal of the node's lease is not answered within leaseAnsweredWithin; optional.
+	unanswered func()
 }
+
+// leases is the path below which nodes' leases are.
+const leases = "/apis/coordination.k8s.io/v1/namespaces/" + corev1.NamespaceNodeLease + "/leases/"
 
 // RoundTrip implements http.RoundTripper.
 func (t *boundedTransport) RoundTrip(request *http.Request) (*http.Response, error) {
 	if request.URL.Query().Get("watch") != "" {
 		return t.RoundTripper.RoundTrip(request)
+	}
+	if t.unanswered != nil && request.Method == http.MethodPut && strings.HasPrefix(request.URL.Path, leases) {
+		answer := time.AfterFunc(leaseAnsweredWithin, t.unanswered)
+		defer answer.Stop()
 	}
 	late := fmt.Errorf("%s %s%s: the API server has not answered for %v", request.Method, request.URL.Host, request.URL.Path, t.bound)
 	ctx, cancel := context.WithTimeoutCause(request.Context(), t.bound, late)

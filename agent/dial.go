@@ -2,8 +2,12 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
+	"maps"
 	"net"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -23,18 +27,76 @@ const (
 	resolveAgainWithin = time.Second
 )
 
-// dialer connects to the API server, and keeps trying while that is down. Callers would otherwise back off, watches up to a
-// minute, and reconnect that much later.
+// dialer connects to the API server, or the first of several that can be connected to, and keeps trying while none can. Callers would
+// otherwise back off, watches up to a minute, and reconnect that much later.
 type dialer struct {
 	resolver *net.Resolver
+	servers  *servers // nil: only the address that is dialled
 
 	mu      sync.Mutex
 	known   map[string][]string // host name -> addresses, as last resolved
 	problem error               // why there is no connection; nil once there is one
+	open    map[*serverConn]bool
 }
 
-func newDialer() *dialer {
-	return &dialer{resolver: net.DefaultResolver, known: map[string][]string{}}
+func newDialer(s *servers) *dialer {
+	return &dialer{resolver: net.DefaultResolver, servers: s, known: map[string][]string{}, open: map[*serverConn]bool{}}
+}
+
+// serverConn is a connection to a server. When it ends, for whatever reason, another server is dialled first.
+type serverConn struct {
+	net.Conn
+	dialer  *dialer
+	address string
+}
+
+// Close implements net.Conn.
+func (c *serverConn) Close() error {
+	c.dialer.mu.Lock()
+	delete(c.dialer.open, c)
+	c.dialer.mu.Unlock()
+	c.dialer.servers.leave(c.address)
+	return c.Conn.Close()
+}
+
+// leave ends the connections to the current server, which does not answer, if there is another to turn to.
+func (d *dialer) leave() {
+	current, ok := d.servers.mayLeave(time.Now())
+	if !ok {
+		return
+	}
+	slog.Warn("the API server does not answer in time; turning to another", "server", current, "within", leaseAnsweredWithin)
+	d.servers.leave(current)
+	d.mu.Lock()
+	conns := slices.Collect(maps.Keys(d.open))
+	d.mu.Unlock()
+	for _, c := range conns {
+		if c.address == current {
+			_ = c.Close() // its reads and writes end with an error
+		}
+	}
+}
+
+// first connects to the first server that can be.
+func (d *dialer) first(ctx context.Context, network string) (net.Conn, error) {
+	var problem error
+	for _, address := range d.servers.order() {
+		host, port, err := net.SplitHostPort(address)
+		if err != nil {
+			return nil, err
+		}
+		conn, err := d.try(ctx, network, host, port)
+		if err == nil {
+			d.servers.use(address)
+			c := &serverConn{Conn: conn, dialer: d, address: address}
+			d.mu.Lock()
+			d.open[c] = true
+			d.mu.Unlock()
+			return c, nil
+		}
+		problem = errors.Join(problem, err)
+	}
+	return nil, problem
 }
 
 func (d *dialer) dial(ctx context.Context, network, address string) (net.Conn, error) {
@@ -43,7 +105,12 @@ func (d *dialer) dial(ctx context.Context, network, address string) (net.Conn, e
 		return nil, err
 	}
 	for {
-		conn, err := d.try(ctx, network, host, port)
+		var conn net.Conn
+		if d.servers != nil {
+			conn, err = d.first(ctx, network)
+		} else {
+			conn, err = d.try(ctx, network, host, port)
+		}
 		d.mu.Lock()
 		d.problem = err
 		d.mu.Unlock()

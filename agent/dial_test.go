@@ -69,7 +69,7 @@ func TestDNSThatNeverAnswers(t *testing.T) {
 	defer api.Close()
 	_, port, _ := net.SplitHostPort(api.Listener.Addr().String())
 	names := newNameServer(t)
-	d := newDialer()
+	d := newDialer(nil)
 	d.resolver = names.resolver()
 	client, err := kubernetes.NewForConfig(&rest.Config{Host: "http://api.skep.test:" + port, Dial: d.dial, WrapTransport: func(rt http.RoundTripper) http.RoundTripper {
 		return &boundedTransport{RoundTripper: rt, bound: 12 * time.Second, reason: d.reason}

@@ -167,12 +167,12 @@ func ownPorts(apiServer string, nodeIPs []netip.Addr) []uint16 {
 	return ports
 }
 
-func newClient(cfg Config, identity *node.Identity) (kubernetes.Interface, error) {
-	dialer := newDialer()
+func newClient(cfg Config, identity *node.Identity, servers *servers) (kubernetes.Interface, error) {
+	dialer := newDialer(servers)
 	client, err := kubernetes.NewForConfig(&rest.Config{
 		Host: cfg.Server,
 		// Files rather than their contents: client-go reads a renewed certificate from them.
-		TLSClientConfig: rest.TLSClientConfig{CAFile: identity.CAFile(), CertFile: identity.CertFile(), KeyFile: identity.KeyFile()},
+		TLSClientConfig: rest.TLSClientConfig{CAFile: identity.CAFile(), CertFile: identity.CertFile(), KeyFile: identity.KeyFile(), ServerName: serverName},
 		UserAgent:       "skep-agent/" + cfg.Version,
 		ContentConfig: rest.ContentConfig{
 			AcceptContentTypes: "application/vnd.kubernetes.protobuf,application/json",
@@ -181,7 +181,7 @@ func newClient(cfg Config, identity *node.Identity) (kubernetes.Interface, error
 		QPS:  -1, // the API server limits; a limit here would delay leases behind events
 		Dial: dialer.dial,
 		WrapTransport: func(t http.RoundTripper) http.RoundTripper {
-			return &boundedTransport{RoundTripper: t, bound: apiTimeout, reason: dialer.reason}
+			return &boundedTransport{RoundTripper: t, bound: apiTimeout, reason: dialer.reason, unanswered: dialer.leave}
 		},
 	})
 	if err != nil {

@@ -30,6 +30,7 @@ type membership struct {
 
 	identity *node.Identity
 	client   kubernetes.Interface
+	servers  *servers
 	network  skepv1.Network
 	nodeIPs  []netip.Addr // of this host, as other nodes reach it, the primary first
 	size     size
@@ -53,19 +54,21 @@ func newMembership(cfg Config, containers *containers, announcer *announcer, sta
 // start makes the host a node. A host that was one before starts with the pod range that it had, and registers when the API server
 // answers.
 func (m *membership) start(ctx context.Context, group *errgroup.Group) (err error) {
+	m.servers = newServers(m.cfg)
 	m.identity, err = node.OpenIdentity(ctx, node.IdentityConfig{
-		Server: m.cfg.Server, Token: m.cfg.Token, NodeName: m.cfg.NodeName, StateDir: m.cfg.StateDir,
+		Server: m.cfg.Server, Token: m.cfg.Token, NodeName: m.cfg.NodeName, StateDir: m.cfg.StateDir, Servers: m.servers.known,
 	})
 	if err != nil {
 		return err
 	}
 	group.Go(func() error { return m.identity.Run(ctx) })
-	if m.client, err = newClient(m.cfg, m.identity); err != nil {
+	if m.client, err = newClient(m.cfg, m.identity, m.servers); err != nil {
 		return err
 	}
 	if err := m.learnNetwork(ctx); err != nil {
 		return err
 	}
+	group.Go(func() error { return m.keepServers(ctx) })
 	if m.nodeIPs = m.cfg.NodeIPs; len(m.nodeIPs) == 0 {
 		if m.nodeIPs, err = ownAddresses(m.cfg.Server, m.network.PodCIDRs); err != nil {
 			return err

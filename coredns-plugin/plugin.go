@@ -47,11 +47,13 @@ type Skep struct {
 	pods podMode
 
 	endpoints []string
-	prefix    string
-	tls       []string // certificate, key, CA file
-	client    *clientv3.Client
-	source    *source.Source
-	stop      func()
+	// endpointsFile has the endpoints, and may change; empty: they are fixed.
+	endpointsFile string
+	prefix        string
+	tls           []string // certificate, key, CA file
+	client        *clientv3.Client
+	source        *source.Source
+	stop          func()
 }
 
 // Name implements plugin.Handler.

@@ -56,7 +56,7 @@ func parse(c *caddy.Controller) (*Skep, error) {
 			}
 		}
 	}
-	if len(s.endpoints) == 0 {
+	if len(s.endpoints) == 0 && s.endpointsFile == "" {
 		s.endpoints = []string{"http://localhost:2379"}
 	}
 	return s, nil
@@ -66,6 +66,10 @@ func (s *Skep) option(c *caddy.Controller) error {
 	name, args := c.Val(), c.RemainingArgs()
 	switch name {
 	case "endpoints":
+		if len(args) == 1 && strings.HasPrefix(args[0], "/") {
+			s.endpointsFile = args[0]
+			return nil
+		}
 		for _, arg := range args {
 			s.endpoints = append(s.endpoints, strings.FieldsFunc(arg, func(r rune) bool { return r == ',' })...)
 		}
@@ -117,6 +121,12 @@ func (s *Skep) podOption(c *caddy.Controller, args []string) error {
 // start connects and begins to read. It does not wait for etcd: the server starts, is not
 // ready, and answers SERVFAIL until the first read is complete.
 func (s *Skep) start() error {
+	if s.endpointsFile != "" {
+		var err error
+		if s.endpoints, err = readEndpoints(s.endpointsFile); err != nil {
+			return fmt.Errorf("plugin/%s: endpoints: %w", pluginName, err)
+		}
+	}
 	cfg := clientv3.Config{
 		Endpoints:            s.endpoints,
 		DialTimeout:          5 * time.Second,
@@ -140,6 +150,9 @@ func (s *Skep) start() error {
 	s.source = source.New(client, s.prefix, s.feeds(), observer())
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
+	if s.endpointsFile != "" {
+		go followEndpoints(ctx, s.endpointsFile, s.endpoints, client.SetEndpoints)
+	}
 	go func() { s.source.Run(ctx); close(done) }()
 	s.stop = func() { cancel(); <-done }
 	return nil

@@ -36,7 +36,9 @@ import (
 
 // IdentityConfig names the node and the cluster that it joins.
 type IdentityConfig struct {
-	Server   string // https://host:port
+	Server string // https://host:port
+	// Servers returns the URLs of all servers, in the order in which they are tried; nil: Server is the only one.
+	Servers  func() []string
 	Token    string // needed only while there is no valid certificate
 	NodeName string
 	StateDir string
@@ -262,12 +264,12 @@ func (i *Identity) join(ctx context.Context) error {
 	blind := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
 		TLSClientConfig: &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12}, DisableKeepAlives: true,
 	}}
-	caPEM, err := request(ctx, blind, http.MethodGet, i.cfg.Server+skepv1.PathCA, "", nil)
+	server, caPEM, err := i.request(ctx, blind, http.MethodGet, skepv1.PathCA, "", nil)
 	if err != nil {
 		return err
 	}
 	if !matchesHash(caPEM, hash) {
-		return &RefusedError{Reason: fmt.Sprintf("%s is not the cluster of this join token: its certificate authority is another", i.cfg.Server)}
+		return &RefusedError{Reason: fmt.Sprintf("%s is not the cluster of this join token: its certificate authority is another", server)}
 	}
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(caPEM)
@@ -289,16 +291,16 @@ func (i *Identity) obtain(ctx context.Context, config *tls.Config, authorization
 		return err
 	}
 	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{TLSClientConfig: config, DisableKeepAlives: true}}
-	answer, err := request(ctx, client, http.MethodPost, i.cfg.Server+skepv1.PathJoin, authorization, body)
+	server, answer, err := i.request(ctx, client, http.MethodPost, skepv1.PathJoin, authorization, body)
 	if err != nil {
 		return err
 	}
 	var issued skepv1.JoinResponse
 	if err := json.Unmarshal(answer, &issued); err != nil {
-		return fmt.Errorf("join: unreadable answer of %s: %w", i.cfg.Server, err)
+		return fmt.Errorf("join: unreadable answer of %s: %w", server, err)
 	}
 	if err := i.use([]byte(issued.Certificate), []byte(issued.CA)); err != nil {
-		return fmt.Errorf("join: the certificate that %s issued is not usable: %w", i.cfg.Server, err)
+		return fmt.Errorf("join: the certificate that %s issued is not usable: %w", server, err)
 	}
 	// The authority is written first: a certificate stored with another cluster's authority would never load again.
 	if err := writeFile(i.CAFile(), []byte(issued.CA)); err != nil {
@@ -317,6 +319,20 @@ func (i *Identity) certificateRequest() ([]byte, error) {
 		return nil, fmt.Errorf("make certificate request: %w", err)
 	}
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}), nil
+}
+
+// request asks the servers one after the other until one answers, and returns which.
+func (i *Identity) request(ctx context.Context, client *http.Client, method, path, authorization string, body []byte) (server string, answer []byte, err error) {
+	servers := []string{i.cfg.Server}
+	if i.cfg.Servers != nil {
+		servers = i.cfg.Servers()
+	}
+	for _, server = range servers {
+		if answer, err = request(ctx, client, method, server+path, authorization, body); err == nil || isRefused(err) {
+			return server, answer, err
+		}
+	}
+	return server, nil, err
 }
 
 func request(ctx context.Context, client *http.Client, method, url, authorization string, body []byte) ([]byte, error) {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -218,6 +219,26 @@ func TestServersJoinAndLeave(t *testing.T) {
 	if len(list) != 3 || leaders != 1 {
 		t.Errorf("the servers are %+v", list)
 	}
+	// Agents and cluster DNS hear of all of them.
+	g.eventually("the list of servers", func() error {
+		data, err := g.client(c).CoreV1().RESTClient().Get().AbsPath(skepv1.PathNetwork).DoRaw(t.Context())
+		if err != nil {
+			return err
+		}
+		var network skepv1.Network
+		if err := json.Unmarshal(data, &network); err != nil {
+			return err
+		}
+		secret, err := g.client(c).CoreV1().Secrets("kube-system").Get(t.Context(), "skep-dns-etcd", metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		dns := strings.Split(string(secret.Data["endpoints"]), ",")
+		if len(network.Servers) != 3 || !slices.Contains(network.Servers, g.url(b)) || len(dns) != 3 {
+			return fmt.Errorf("agents are told %v, and cluster DNS %v", network.Servers, dns)
+		}
+		return nil
+	})
 	// Only their keys make them servers, and these are the same.
 	for _, file := range []string{"ca.key", "etcd-ca.key"} {
 		key, err := os.ReadFile(filepath.Join(a.dir, "pki", file))
