@@ -50,6 +50,7 @@ func (b Binding) apply(current resource.Object) (resource.Object, error) {
 	pod := *old
 	pod.Spec.NodeName = b.Node
 	pod.Status.Conditions = scheduled(old.Status.Conditions)
+	pod.Status.NominatedNodeName = "" // it has served its purpose
 	return &pod, nil
 }
 

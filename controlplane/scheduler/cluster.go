@@ -25,6 +25,7 @@ type host struct {
 	pods        int64
 	ports       map[hostPort]int
 	placed      map[*placement]struct{}
+	nominees    []*placement // pods for which room is kept here, once others have left
 	images      []corev1.ContainerImage
 }
 
@@ -36,6 +37,8 @@ type placement struct {
 	class   *class
 	bears   []bearing
 	assumed bool
+	// preempted says that it has been decided to delete the pod for another one.
+	preempted bool
 }
 
 // cluster is the scheduler's state of hosts and of the room on them. It is updated with
@@ -47,6 +50,11 @@ type cluster struct {
 	unused []int32 // indexes of hosts that are gone
 	placed map[types.NamespacedName]*placement
 	images map[string]*image
+	// nominated are the nominees of all hosts; they are not placed.
+	nominated  map[types.NamespacedName]*placement
+	budgets    map[string]map[string]budget // by namespace and name
+	priorities map[int32]int                // placed pods of each priority
+	preemptAt  int                          // where the next search for victims begins
 	// discouraged counts the nodes with a taint of the effect PreferNoSchedule.
 	discouraged int
 	decision    int64 // counts decisions
@@ -59,11 +67,14 @@ type cluster struct {
 
 func newCluster() *cluster {
 	return &cluster{
-		hosts:  map[string]*host{},
-		placed: map[types.NamespacedName]*placement{},
-		images: map[string]*image{},
-		books:  newBooks(),
-		owners: newOwners(),
+		hosts:      map[string]*host{},
+		placed:     map[types.NamespacedName]*placement{},
+		images:     map[string]*image{},
+		nominated:  map[types.NamespacedName]*placement{},
+		priorities: map[int32]int{},
+		budgets:    map[string]map[string]budget{},
+		books:      newBooks(),
+		owners:     newOwners(),
 	}
 }
 
@@ -149,7 +160,7 @@ func (c *cluster) removeNode(name string) {
 
 // drop removes a host that has neither node nor pods.
 func (c *cluster) drop(h *host) {
-	if h.node == nil && h.pods == 0 {
+	if h.node == nil && h.pods == 0 && len(h.nominees) == 0 {
 		delete(c.hosts, h.name)
 		c.unused = append(c.unused, h.index)
 	}
@@ -210,37 +221,39 @@ func (c *cluster) remove(key types.NamespacedName, p *placement) {
 
 // put adds a placement to all that it uses and all that counts it.
 func (c *cluster) put(p *placement) {
-	h, req := p.host, p.request
-	h.placed[p] = struct{}{}
-	h.requested.add(&req.needs, +1)
-	h.scored.add(&req.scored, +1)
-	h.pods++
-	for _, port := range req.hostPorts {
-		h.ports[port]++
-	}
-	p.class = c.class(req)
+	p.host.placed[p] = struct{}{}
+	c.priorities[p.request.priority]++
+	p.class = c.class(p.request)
 	p.class.placed[p] = struct{}{}
 	c.bear(p)
-	c.contribute(p, +1)
+	c.use(p, +1)
 	c.moved = true
 }
 
 // lift undoes put.
 func (c *cluster) lift(p *placement) {
-	h, req := p.host, p.request
 	c.moved = true
-	c.contribute(p, -1)
+	c.use(p, -1)
 	c.unbear(p)
 	delete(p.class.placed, p)
+	delete(p.host.placed, p)
+	if c.priorities[p.request.priority]--; c.priorities[p.request.priority] == 0 {
+		delete(c.priorities, p.request.priority)
+	}
+}
+
+// use adds what a pod uses, and counts for other pods, n times: 1 or -1. It changes numbers only, so that checks that were made before still hold.
+func (c *cluster) use(p *placement, n int) {
+	h, req := p.host, p.request
+	h.requested.add(&req.needs, int64(n))
+	h.scored.add(&req.scored, int64(n))
+	h.pods += int64(n)
 	for _, port := range req.hostPorts {
-		if h.ports[port]--; h.ports[port] == 0 {
+		if h.ports[port] += n; h.ports[port] == 0 {
 			delete(h.ports, port)
 		}
 	}
-	h.pods--
-	h.scored.add(&req.scored, -1)
-	h.requested.add(&req.needs, -1)
-	delete(h.placed, p)
+	c.contribute(p, int32(n))
 }
 
 // popMoved says whether anything has happened since the last call by which pods that fit nowhere because of other pods may fit.

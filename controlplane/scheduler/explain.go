@@ -14,7 +14,7 @@ type misfit struct {
 	nodes   int
 	reasons map[string]int
 	curable []*host // hosts on which the pod may fit once pods are removed
-	// preemption says why preemption does not help; empty if it was not tried.
+	// preemption says what preemption does, or why it does not help; empty if it was not tried.
 	preemption string
 }
 
@@ -49,18 +49,13 @@ func (m *misfit) summary() string {
 }
 
 // explain says why a pod fits on none of the hosts.
-func (c *cluster) explain(checks []check, hosts []*host) *misfit {
+func (c *cluster) explain(req *request, checks []check, hosts []*host) *misfit {
 	why := &misfit{nodes: len(hosts)}
 	for _, h := range hosts {
-		for _, k := range checks {
-			if !k.fits(h) {
-				reasons, curable := k.explain(h)
-				why.add(reasons...)
-				if curable {
-					why.curable = append(why.curable, h)
-				}
-				break
-			}
+		reasons, curable := c.refusal(req, checks, h)
+		why.add(reasons...)
+		if curable {
+			why.curable = append(why.curable, h)
 		}
 	}
 	return why

@@ -19,6 +19,13 @@ var (
 	scheduledSeconds     = attempts.WithLabelValues("scheduled", profile)
 	unschedulableSeconds = attempts.WithLabelValues("unschedulable", profile)
 
+	preemptionAttempts = promauto.NewCounter(prometheus.CounterOpts{
+		Name: "scheduler_preemption_attempts_total", Help: "Searches for pods to delete so that one of higher priority fits.",
+	})
+	preemptionVictims = promauto.NewHistogram(prometheus.HistogramOpts{
+		Name: "scheduler_preemption_victims", Help: "Pods that are deleted in one preemption.", Buckets: prometheus.ExponentialBuckets(1, 2, 7),
+	})
+
 	bindErrors = promauto.NewCounter(prometheus.CounterOpts{
 		Name: "skep_scheduler_bind_errors_total", Help: "Bindings that could not be written and are tried again.",
 	})

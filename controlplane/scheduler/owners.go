@@ -6,6 +6,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/skep-io/skep/controlplane/controller"
@@ -118,7 +119,7 @@ func serviceSelector(s *corev1.Service) labels.Selector {
 	return labels.SelectorFromSet(s.Spec.Selector)
 }
 
-// observeOwners follows namespaces, services and controllers.
+// observeOwners follows namespaces, services, controllers and disruption budgets.
 func (s *Scheduler) observeOwners(ctx context.Context, wg *sync.WaitGroup) {
 	controller.Observe(ctx, wg, s.registry, kinds.Namespaces, func(old, cur *corev1.Namespace, _ int64) {
 		if cur == nil {
@@ -127,6 +128,13 @@ func (s *Scheduler) observeOwners(ctx context.Context, wg *sync.WaitGroup) {
 			return
 		}
 		s.cluster.setNamespace(cur.Name, labels.Merge(labels.Set{}, cur.Labels))
+	})
+	controller.Observe(ctx, wg, s.registry, kinds.PodDisruptionBudgets, func(old, cur *policyv1.PodDisruptionBudget, _ int64) {
+		if cur == nil {
+			s.cluster.setBudget(old.Namespace, old.Name, nil)
+			return
+		}
+		s.cluster.setBudget(cur.Namespace, cur.Name, cur)
 	})
 	controller.Observe(ctx, wg, s.registry, kinds.Services, func(old, cur *corev1.Service, _ int64) {
 		if cur == nil {

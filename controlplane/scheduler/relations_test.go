@@ -51,15 +51,15 @@ func TestPodsKeepAway(t *testing.T) {
 	controlplanetest.Create(t, r, labelled("web1", "web", spread))
 	nodeOf(t, r, "web1")
 	controlplanetest.Create(t, r, labelled("web2", "web", spread))
-	awaitUnschedulable(t, r, "web2", "0/3 nodes are available: 1 node(s) didn't match Pod's node affinity/selector, 2 node(s) didn't match pod topology spread constraints.")
+	awaitUnschedulable(t, r, "web2", "0/3 nodes are available: 1 node(s) didn't match Pod's node affinity/selector, 2 node(s) didn't match pod topology spread constraints. preemption: 0/3 nodes are available: 1 Preemption is not helpful for scheduling, 2 No preemption victims found for incoming pod.")
 	controlplanetest.Create(t, r, labelled("near", "near", near))
-	awaitUnschedulable(t, r, "near", "0/3 nodes are available: 3 node(s) didn't match pod affinity rules.")
+	awaitUnschedulable(t, r, "near", "0/3 nodes are available: 3 node(s) didn't match pod affinity rules. preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling.")
 	controlplanetest.Create(t, r, labelled("away", "away", away))
 	awaitNode(t, r, "away", "b1")
 	// The third pod of the application would go beside it.
 	web := corev1.PodSpec{NodeSelector: map[string]string{corev1.LabelTopologyZone: "b"}}
 	controlplanetest.Create(t, r, labelled("web3", "web", web))
-	awaitUnschedulable(t, r, "web3", "0/3 nodes are available: 1 node(s) didn't satisfy existing pods anti-affinity rules, 2 node(s) didn't match Pod's node affinity/selector.")
+	awaitUnschedulable(t, r, "web3", "0/3 nodes are available: 1 node(s) didn't satisfy existing pods anti-affinity rules, 2 node(s) didn't match Pod's node affinity/selector. preemption: 0/3 nodes are available: 1 No preemption victims found for incoming pod, 2 Preemption is not helpful for scheduling.")
 
 	zero := int64(0)
 	if _, _, err := r.Delete(t.Context(), kinds.Pods, "default", "away", deleteNow(&zero)); err != nil {

@@ -13,11 +13,23 @@ import (
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
-// report is the message for a pod that fits nowhere.
+// report is the message for a pod that fits nowhere; without a message only its nomination changes.
 type report struct {
 	pod     controller.Key
 	uid     types.UID
 	message string
+	nomination
+}
+
+// nomination says what becomes of the pod's nominated node; the zero value leaves it.
+type nomination struct {
+	set  bool
+	node string // "": it is cleared
+}
+
+// done says whether a pod has it already.
+func (n nomination) done(pod *corev1.Pod) bool {
+	return !n.set || pod.Status.NominatedNodeName == n.node
 }
 
 // report writes the event and the condition, unless the pod has been bound or deleted meanwhile.
@@ -29,18 +41,25 @@ func (s *Scheduler) report(ctx context.Context, r report) error {
 	if err != nil {
 		return err
 	}
-	s.recorder.Eventf(pod, corev1.EventTypeWarning, "FailedScheduling", "%s", r.message)
-	if hasMessage(pod, r.message) {
+	if r.message != "" {
+		s.recorder.Eventf(pod, corev1.EventTypeWarning, "FailedScheduling", "%s", r.message)
+	}
+	if hasMessage(pod, r.message) && r.done(pod) {
 		return nil
 	}
 	_, err = s.registry.Modify(ctx, kinds.Pods, "status", r.pod.Namespace, r.pod.Name, resource.UpdateOptions{}, func(current resource.Object) (resource.Object, error) {
 		p := current.(*corev1.Pod)
-		if !unbound(p, r.uid) || hasMessage(p, r.message) {
+		if !unbound(p, r.uid) || hasMessage(p, r.message) && r.done(p) {
 			return p, nil
 		}
 		p = p.DeepCopy()
 		p.ResourceVersion = ""
-		setUnschedulable(p, r.message, metav1.NewTime(s.clock.Now()))
+		if r.message != "" {
+			setUnschedulable(p, r.message, metav1.NewTime(s.clock.Now()))
+		}
+		if r.set {
+			p.Status.NominatedNodeName = r.node
+		}
 		return p, nil
 	})
 	if apierrors.IsNotFound(err) {
@@ -55,7 +74,7 @@ func unbound(pod *corev1.Pod, uid types.UID) bool {
 
 func hasMessage(pod *corev1.Pod, message string) bool {
 	c := controller.PodCondition(pod, corev1.PodScheduled)
-	return c != nil && c.Status == corev1.ConditionFalse && c.Reason == corev1.PodReasonUnschedulable && c.Message == message
+	return message == "" || c != nil && c.Status == corev1.ConditionFalse && c.Reason == corev1.PodReasonUnschedulable && c.Message == message
 }
 
 func setUnschedulable(pod *corev1.Pod, message string, now metav1.Time) {

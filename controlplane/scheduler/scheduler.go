@@ -1,7 +1,7 @@
 // Package scheduler binds pods to nodes. It owns what fits where and what is best, the
 // room on every node according to the registry's caches and its own pending bindings, and
-// the PodScheduled condition of pods that fit nowhere. It never starts, moves or deletes
-// a pod.
+// the PodScheduled condition of pods that fit nowhere. It deletes pods only for pods of higher priority that fit nowhere else; it never
+// starts or moves one.
 package scheduler
 
 import (
@@ -40,6 +40,7 @@ type Scheduler struct {
 	queue    *queue
 	binder   *binder
 	reports  *controller.Queue[report]
+	victims  *controller.Queue[victim]
 	swept    time.Time
 
 	// changed names the hosts on which there may be room now that there was not before.
@@ -68,6 +69,7 @@ func New(registry *resource.Registry, recorder *event.Recorder, clock clock.With
 		cluster: newCluster(),
 		queue:   newQueue(clock),
 		reports: controller.NewQueue[report]("scheduler"),
+		victims: controller.NewQueue[victim]("preemption"),
 		changed: sets.New[string](),
 	}
 	s.binder = newBinder(s)
@@ -83,6 +85,7 @@ func (s *Scheduler) Run(ctx context.Context) error {
 	controller.Observe(ctx, &wg, s.registry, kinds.Pods, s.podChanged)
 	controller.Go(ctx, &wg, "scheduler", func() { s.binder.run(ctx) })
 	wg.Go(func() { s.reports.Run(ctx, reporters, s.report) })
+	wg.Go(func() { s.victims.Run(ctx, reporters, s.remove) })
 	s.loop(ctx)
 	wg.Wait()
 	return ctx.Err()
@@ -117,13 +120,18 @@ func (s *Scheduler) schedule(ctx context.Context, w *waiting) {
 	s.cluster.mu.Lock()
 	h, why := s.cluster.choose(req)
 	if h != nil {
+		s.cluster.denominate(req)
 		s.cluster.assume(req, h)
+	}
+	var nomination nomination
+	if h == nil && why.nodes > 0 {
+		nomination = s.preempt(req, why)
 	}
 	s.cluster.mu.Unlock()
 	if h == nil {
 		unschedulableSeconds.Observe(time.Since(began).Seconds())
 		s.queue.park(w)
-		s.reports.Add(report{pod: controller.Key{Namespace: req.pod.Namespace, Name: req.pod.Name}, uid: req.uid, message: why.String()})
+		s.reports.Add(report{pod: controller.Key{Namespace: req.pod.Namespace, Name: req.pod.Name}, uid: req.uid, message: why.String(), nomination: nomination})
 		return
 	}
 	scheduledSeconds.Observe(time.Since(began).Seconds())
@@ -148,16 +156,23 @@ func (s *Scheduler) podChanged(old, cur *corev1.Pod, _ int64) {
 		s.podGone(cur)
 	case cur.Spec.NodeName != "":
 		s.queue.remove(cur)
-		s.cluster.place(newRequest(cur))
+		req := newRequest(cur)
+		s.cluster.withdraw(req)
+		s.cluster.place(req)
 	case cur.DeletionTimestamp != nil || len(cur.Spec.SchedulingGates) > 0:
 		s.queue.remove(cur)
+		s.cluster.withdraw(newRequest(cur))
 	case cur.Spec.SchedulerName == "" || cur.Spec.SchedulerName == corev1.DefaultSchedulerName:
+		if cur.Status.NominatedNodeName != "" {
+			s.cluster.nominateAs(newRequest(cur))
+		}
 		s.queue.set(cur)
 	}
 }
 
 func (s *Scheduler) podGone(pod *corev1.Pod) {
 	s.queue.remove(pod)
+	s.cluster.withdraw(newRequest(pod))
 	if host := s.cluster.free(pod); host != "" {
 		s.roomOn(host)
 	}
@@ -196,7 +211,7 @@ func (s *Scheduler) wakeForRoom() {
 	s.queue.wake(func(req *request) bool {
 		checks := s.cluster.checksFor(req)
 		for name := range changed {
-			if h := s.cluster.hosts[name]; h != nil && h.node != nil && fitsAll(checks, h) {
+			if h := s.cluster.hosts[name]; h != nil && h.node != nil && s.cluster.admits(req, checks, h) {
 				return true
 			}
 		}

@@ -49,15 +49,15 @@ func TestUnschedulableUntilThereIsRoom(t *testing.T) {
 	start(t, r)
 	controlplanetest.Create(t, r, controlplanetest.Parse(t, node("small", 1))...)
 	controlplanetest.Create(t, r, controlplanetest.Parse(t, pod("big", "2"))...)
-	awaitUnschedulable(t, r, "big", "0/1 nodes are available: 1 Insufficient cpu.")
-	awaitEvent(t, r, "big", "FailedScheduling", "0/1 nodes are available: 1 Insufficient cpu.")
+	awaitUnschedulable(t, r, "big", "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.")
+	awaitEvent(t, r, "big", "FailedScheduling", "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.")
 
 	controlplanetest.Create(t, r, controlplanetest.Parse(t, node("large", 2))...)
 	awaitNode(t, r, "big", "large")
 	awaitEvent(t, r, "big", "Scheduled", "Successfully assigned default/big to large")
 
 	controlplanetest.Create(t, r, controlplanetest.Parse(t, pod("next", "1500m"))...)
-	awaitUnschedulable(t, r, "next", "0/2 nodes are available: 2 Insufficient cpu.")
+	awaitUnschedulable(t, r, "next", "0/2 nodes are available: 2 Insufficient cpu. preemption: 0/2 nodes are available: 1 No preemption victims found for incoming pod, 1 Preemption is not helpful for scheduling.")
 	zero := int64(0)
 	if _, _, err := r.Delete(t.Context(), kinds.Pods, "default", "big", deleteNow(&zero)); err != nil {
 		t.Fatal(err)

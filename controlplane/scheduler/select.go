@@ -52,11 +52,14 @@ func (c *cluster) choose(req *request) (*host, *misfit) {
 		return nil, &misfit{}
 	}
 	checks := c.checksFor(req)
+	if p := c.nominated[keyOf(req.pod)]; p != nil && p.host.node != nil && c.admits(req, checks, p.host) {
+		return p.host, nil
+	}
 	fitting, want := c.scratch.fitting[:0], enough(n)
 	start := c.order.next % n
 	i := 0
 	for at := start; i < n && len(fitting) < want; i++ {
-		if h := hosts[at]; fitsAll(checks, h) {
+		if h := hosts[at]; c.admits(req, checks, h) {
 			fitting = append(fitting, h)
 		}
 		if at++; at == n {
@@ -65,7 +68,7 @@ func (c *cluster) choose(req *request) (*host, *misfit) {
 	}
 	c.scratch.fitting = fitting
 	if len(fitting) == 0 {
-		return nil, c.explain(checks, hosts)
+		return nil, c.explain(req, checks, hosts)
 	}
 	c.order.next = (start + c.order.advance(i, n)) % n
 	return c.best(req, fitting), nil

@@ -62,20 +62,66 @@ func (w *twin) check(pod *corev1.Pod, chosen *host) string {
 	return ""
 }
 
+// checkVictims says what is wrong with the pods that are to go for one that fits nowhere.
+func (w *twin) checkVictims(pod *corev1.Pod, k *candidate) string {
+	without := func(gone func(*corev1.Pod) bool) *twin {
+		rest := *w
+		rest.placed = map[string]*corev1.Pod{}
+		for name, p := range w.placed {
+			if !gone(p) {
+				rest.placed[name] = p
+			}
+		}
+		return &rest
+	}
+	if k == nil {
+		for name, n := range w.nodes {
+			lower := func(p *corev1.Pod) bool { return p.Spec.NodeName == name && *p.Spec.Priority < *pod.Spec.Priority }
+			if without(lower).fits(pod, n) {
+				return "no victims were found, but it fits on " + name + " without the pods of lower priority"
+			}
+		}
+		return ""
+	}
+	gone := map[string]bool{}
+	for _, v := range k.victims {
+		gone[v.request.pod.Name] = true
+		if *v.request.pod.Spec.Priority >= *pod.Spec.Priority || v.host != k.host {
+			return v.request.pod.Name + " is no victim for it"
+		}
+	}
+	if !without(func(p *corev1.Pod) bool { return gone[p.Name] }).fits(pod, w.nodes[k.host.name]) {
+		return fmt.Sprintf("it does not fit on %s without %v", k.host.name, gone)
+	}
+	return ""
+}
+
 // step schedules one pod in both and compares.
 func step(t *testing.T, c *cluster, w *twin, pod *corev1.Pod) bool {
 	t.Helper()
 	req := newRequest(pod)
 	c.mu.Lock()
-	h, _ := c.choose(req)
+	h, why := c.choose(req)
+	var victims *candidate
 	if h != nil {
 		c.assume(req, h)
+	} else if why.nodes > 0 {
+		victims, _ = c.preempt(req, c.checksFor(req), why)
 	}
 	c.mu.Unlock()
 	if wrong := w.check(pod, h); wrong != "" {
 		t.Fatalf("pod %s: %s", textOf(pod), wrong)
 	}
 	if h == nil {
+		if wrong := w.checkVictims(pod, victims); wrong != "" {
+			t.Fatalf("pod %s: %s", textOf(pod), wrong)
+		}
+		if victims != nil {
+			for _, p := range victims.victims {
+				delete(w.placed, p.request.pod.Name)
+				c.free(p.request.pod)
+			}
+		}
 		return false
 	}
 	bound := pod.DeepCopy()

@@ -268,6 +268,7 @@ func randomTerm(rng *rand.Rand) corev1.PodAffinityTerm {
 // randomPod is a pod, often one with wishes.
 func randomPod(rng *rand.Rand, i int) *corev1.Pod {
 	pod := testPod(fmt.Sprintf("pod%d", i), fmt.Sprintf("app%d", rng.IntN(3)), 10+rng.Int64N(900), 0)
+	pod.Spec.Priority = ptr.To(rng.Int32N(3))
 	pod.Namespace = []string{"default", "default", "other"}[rng.IntN(3)]
 	if rng.IntN(8) == 0 {
 		port := 8000 + rng.Int32N(2)
