@@ -118,6 +118,9 @@ func (m *membership) keepNetwork(ctx context.Context) error {
 		slog.Warn("the cluster's network is not confirmed by the API server: the known ranges stay in use", "err", err)
 		return nil
 	}
+	if len(now.ProbeKey) == 0 { // of a skepd that is older than the one that gave it
+		now.ProbeKey = m.network.ProbeKey
+	}
 	if sameNetwork(now, m.network) {
 		return nil
 	}

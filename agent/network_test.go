@@ -2,6 +2,7 @@ package agent
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -82,6 +83,32 @@ func TestNetworkThatChanges(t *testing.T) {
 	}
 	if kept := readNetwork(m.cfg); kept == nil || !sameNetwork(*kept, changed) {
 		t.Errorf("the next start has %v", kept)
+	}
+}
+
+// The key of probes is in no message, and one server that is older than another does not take it away.
+func TestProbeKeyOfTheNetwork(t *testing.T) {
+	keyed := testNetwork()
+	keyed.ProbeKey = []byte("0123456789abcdef")
+	m := networkServer(t, 0, answerNetwork(keyed))
+	m.network = testNetwork()
+	err := m.keepNetwork(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "starting again") || strings.Contains(err.Error(), "0123") {
+		t.Errorf("with a new key: %v", err)
+	}
+	if kept := readNetwork(m.cfg); kept == nil || !sameNetwork(*kept, keyed) {
+		t.Errorf("the next start has another network")
+	}
+	if info, err := os.Stat(networkFile(m.cfg)); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("file with the key: %v, %v", info.Mode(), err)
+	}
+	older := networkServer(t, 0, answerNetwork(testNetwork()))
+	older.network = keyed
+	if err := older.keepNetwork(t.Context()); err != nil {
+		t.Errorf("from a server without keys: %v", err)
+	}
+	if text := fmt.Sprintf("%v %+v %s", keyed, keyed, keyed.ProbeKey); strings.Contains(text, "0123") || strings.Contains(text, "48 49") {
+		t.Errorf("printed: %s", text)
 	}
 }
 

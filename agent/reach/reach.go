@@ -69,6 +69,9 @@ func (r *Reach) Run(ctx context.Context) error {
 	handler, err := r.nodes.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc: func(any) { r.nodesChanged() }, UpdateFunc: r.nodeUpdated, DeleteFunc: func(any) { r.nodesChanged() },
 	})
+	if err != nil && ctx.Err() != nil {
+		return nil // the informers have ended first
+	}
 	if err != nil {
 		return err
 	}

@@ -157,6 +157,9 @@ func (w *Watcher) Run(ctx context.Context) error {
 	defer w.queue.ShutDown()
 	defer w.health.close()
 	synced, err := w.handle()
+	if err != nil && ctx.Err() != nil {
+		return nil // the informers have ended first
+	}
 	if err != nil {
 		return err
 	}

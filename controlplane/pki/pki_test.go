@@ -237,3 +237,25 @@ func TestSignNodeRefusesNamesOfOthers(t *testing.T) {
 		}
 	}
 }
+
+// Every skepd of a cluster derives the same key of probes from the authority's key, and no other cluster has it.
+func TestProbeKey(t *testing.T) {
+	key := func(p *PKI) string {
+		key, err := p.ProbeKey()
+		if err != nil || len(key) != probeKeySize {
+			t.Fatalf("a key of %d bytes, %v", len(key), err)
+		}
+		return string(key)
+	}
+	dir := t.TempDir()
+	want := key(mustOpen(t, dir, testOptions()))
+	if err := os.Remove(filepath.Join(dir, "pki", "ca.crt")); err != nil {
+		t.Fatal(err)
+	}
+	if key(mustOpen(t, dir, testOptions())) != want {
+		t.Error("with a new certificate of the authority, the key of probes is another")
+	}
+	if key(mustOpen(t, t.TempDir(), testOptions())) == want {
+		t.Error("another authority has the same key of probes")
+	}
+}
