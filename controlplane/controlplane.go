@@ -178,7 +178,7 @@ func serve(ctx context.Context, s *settings, store *store, authority *pki.PKI, i
 		})
 		p.run("system objects", newSystem(registry, s, authority, directory).Run)
 		p.run("leader election", func(ctx context.Context) error {
-			return leader.Run(ctx, registry, identity, func(ctx context.Context) error { return lead(ctx, s, registry, authority) })
+			return leader.RunAmong(ctx, registry, identity, directory.Several, func(ctx context.Context) error { return lead(ctx, s, registry, authority) })
 		})
 		if s.Serving != nil {
 			s.Serving(Serving{URL: s.url(), Kubeconfig: authority.KubeconfigPath(), JoinToken: authority.TokenPath()})

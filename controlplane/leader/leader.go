@@ -1,6 +1,6 @@
 // Package leader decides which skepd runs the scheduler and the controllers. It owns only
-// the lease object that the skepds compete for. A leader that cannot renew in time stops
-// its work before another may begin.
+// the lease object that the skepds compete for, and the key of the leader's term. A leader that cannot renew in time stops
+// its work before another may begin; and should it not, because it was paused, its writes are refused by the revision of the term's key.
 package leader
 
 import (
@@ -32,11 +32,20 @@ const (
 	// LeaseName is the lease in kube-system that the leader holds.
 	LeaseName = "skep-controllers"
 
-	leaseDuration = 10 * time.Second
-	renewDeadline = 7 * time.Second
-	retryPeriod   = 2 * time.Second
 	// releaseTimeout bounds the release of the lease.
 	releaseTimeout = 3 * time.Second
+	// lookAround is how often it is looked whether there are other servers.
+	lookAround = time.Second
+)
+
+// timing is how long a lease counts, how long its holder tries to renew it, and how often it renews.
+type timing struct{ lease, renew, retry time.Duration }
+
+// A server without others is missed by nobody. Of several, one that is lost is replaced within about two seconds; that nothing is done twice
+// does not depend on it, as the leader's writes are fenced.
+var (
+	alone   = timing{10 * time.Second, 7 * time.Second, 2 * time.Second}
+	several = timing{time.Second, 800 * time.Millisecond, 200 * time.Millisecond}
 )
 
 // leading has kube-controller-manager's name.
@@ -88,32 +97,63 @@ func keep(path, identity string) error {
 // returns. lead is never called again before it has returned. A leader that ends releases
 // the lease, once lead has returned.
 func Run(ctx context.Context, registry *resource.Registry, identity string, lead func(context.Context) error) error {
+	return RunAmong(ctx, registry, identity, func() bool { return false }, lead)
+}
+
+// RunAmong is Run for a server that may have others beside it, which others says: then the lease is short.
+func RunAmong(ctx context.Context, registry *resource.Registry, identity string, others func() bool, lead func(context.Context) error) error {
 	for ctx.Err() == nil {
-		if err := run(ctx, registry, identity, lead); err != nil {
+		if err := run(ctx, registry, identity, others, lead); err != nil {
 			return err
 		}
 	}
 	return ctx.Err()
 }
 
+// endOnChange calls cancel when there are others for the first time, or none any more.
+func endOnChange(ctx context.Context, others func() bool, before bool, cancel func()) {
+	ticker := time.NewTicker(lookAround)
+	defer ticker.Stop()
+	for others() == before {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+	cancel()
+}
+
 // run competes for the lease once, and returns when it is lost or given up.
-func run(parent context.Context, registry *resource.Registry, identity string, lead func(context.Context) error) error {
+func run(parent context.Context, registry *resource.Registry, identity string, others func() bool, lead func(context.Context) error) error {
 	ctx, cancel := context.WithCancel(parent)
 	defer cancel()
+	times, among := alone, others()
+	if among {
+		times = several
+	}
+	go endOnChange(ctx, others, among, cancel)
 	done := make(chan struct{})
 	var failed error
 	held := &lock{registry: registry, identity: identity}
 	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
 		Lock:          held,
-		LeaseDuration: leaseDuration, RenewDeadline: renewDeadline, RetryPeriod: retryPeriod,
+		LeaseDuration: times.lease, RenewDeadline: times.renew, RetryPeriod: times.retry,
 		Name: LeaseName,
 		Callbacks: leaderelection.LeaderCallbacks{
 			OnStartedLeading: func(ctx context.Context) {
 				defer close(done)
 				defer cancel()
+				fencedCtx, err := fence(ctx, registry, identity, cancel)
+				if err != nil {
+					if ctx.Err() == nil {
+						slog.Warn("The leader's term is not begun; the lease is competed for again", "err", err)
+					}
+					return
+				}
 				leading.Set(1)
 				defer leading.Set(0)
-				failed = lead(ctx)
+				failed = lead(fencedCtx)
 			},
 			OnStoppedLeading: func() {},
 			OnNewLeader: func(name string) {

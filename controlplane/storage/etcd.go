@@ -105,6 +105,10 @@ func (e *Etcd) list(ctx context.Context, prefix string) (kvs []KeyValue, revisio
 
 // Commit implements Interface.
 func (e *Etcd) Commit(ctx context.Context, guards []Guard, ops []Op) (int64, error) {
+	if len(guards) > MaxOps {
+		return 0, fmt.Errorf("commit to etcd: %d guards are more than a transaction takes", len(guards))
+	}
+	guards, fence := fenced(ctx, guards)
 	compares := make([]clientv3.Cmp, len(guards))
 	current := make([]clientv3.Op, len(guards))
 	for i, g := range guards {
@@ -118,7 +122,7 @@ func (e *Etcd) Commit(ctx context.Context, guards []Guard, ops []Op) (int64, err
 		}
 		then[i] = etcdOp
 	}
-	if then = nest(then, len(guards)); len(guards) > MaxOps || len(then) > MaxOps {
+	if then = nest(then, len(guards)); len(then) > txnOps {
 		return 0, fmt.Errorf("commit to etcd: %d guards and %d ops are more than a transaction may have", len(guards), len(ops))
 	}
 	limited, done := bounded(ctx, "commit", e.within)
@@ -140,6 +144,9 @@ func (e *Etcd) Commit(ctx context.Context, guards []Guard, ops []Op) (int64, err
 		if kvs := r.GetResponseRange().GetKvs(); !guards[i].holds(kvs) {
 			conflict.Keys = append(conflict.Keys, guards[i].Key)
 		}
+	}
+	if fence.refused(conflict) {
+		return 0, fmt.Errorf("commit to etcd: %w", ErrFenced)
 	}
 	return 0, conflict
 }

@@ -110,6 +110,20 @@ func TestCommitTakesMaxOps(t *testing.T) {
 	if _, err := s.Commit(testContext(t), guards, ops); err != nil {
 		t.Errorf("%d guards and ops: %v", storage.MaxOps, err)
 	}
+	again := make([]storage.Guard, len(guards))
+	for i, g := range guards {
+		again[i] = storage.Guard{Key: g.Key, ModRevision: 2}
+	}
+	lost := 0
+	for _, fence := range []storage.Guard{{Key: "/skep/leader", ModRevision: 7}, {Key: "/skep/leader"}} {
+		_, err := s.Commit(storage.WithFence(testContext(t), fence, func() { lost++ }), again, ops)
+		if refused := errors.Is(err, storage.ErrFenced); refused != (fence.ModRevision == 7) || !refused && err != nil {
+			t.Errorf("%d guards and ops under the fence %+v: %v", len(again), fence, err)
+		}
+	}
+	if lost != 1 {
+		t.Errorf("that the fence was replaced was told %d times", lost)
+	}
 	if _, err := s.Commit(testContext(t), append(guards, storage.Guard{Key: "/registry/x"}), ops[:1]); err == nil {
 		t.Error("one guard more than MaxOps was taken")
 	}

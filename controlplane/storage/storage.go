@@ -13,9 +13,12 @@ import (
 )
 
 // MaxOps is the largest number of guards that one Commit takes: the limit that
-// etcd has by default. It takes as many ops, and more with fewer guards: with at most
+// etcd has by default, less one for a fence (WithFence). It takes as many ops, and more with fewer guards: with at most
 // maxParts guards, maxParts times (MaxOps - maxParts) ops.
-const MaxOps = 128
+const MaxOps = txnOps - 1
+
+// txnOps is etcd's own limit of a transaction's conditions, and of its operations.
+const txnOps = 128
 
 var (
 	// ErrNotFound says that a key has no value.
