@@ -73,17 +73,16 @@ func (r leastAllocatedRating) rate(hosts []*host, scores []int64) {
 }
 
 func (r leastAllocatedRating) of(h *host) int64 {
-	sum, of := int64(0), int64(0)
-	if h.allocatable.milliCPU > 0 {
-		sum, of = free(h.allocatable.milliCPU, h.scored.milliCPU+r.cpu), 1
+	cpu, memory := h.allocatable.milliCPU, h.allocatable.memory
+	switch {
+	case cpu > 0 && memory > 0:
+		return (free(cpu, h.scored.milliCPU+r.cpu) + free(memory, h.scored.memory+r.memory)) / 2
+	case cpu > 0:
+		return free(cpu, h.scored.milliCPU+r.cpu)
+	case memory > 0:
+		return free(memory, h.scored.memory+r.memory)
 	}
-	if h.allocatable.memory > 0 {
-		sum, of = sum+free(h.allocatable.memory, h.scored.memory+r.memory), of+1
-	}
-	if of == 0 {
-		return 0
-	}
-	return sum / of
+	return 0
 }
 
 // free is the share that is free, in per cent.

@@ -13,17 +13,19 @@ type books struct {
 	topologies map[string]*topology
 	pools      map[string]*pool
 	spaces     map[string]*space
-	classes    map[string]*class
-	tallies    map[string]*tally
-	repelling  map[string]*bearer // required anti-affinity of placed pods
-	rating     map[string]*bearer // other terms of placed pods
-	namespaces map[string]labels.Set
-	epoch      int64 // counts sweeps
+	// preferences are those of preferred node affinity, by its text.
+	preferences map[string]*preference
+	classes     map[string]*class
+	tallies     map[string]*tally
+	repelling   map[string]*bearer // required anti-affinity of placed pods
+	rating      map[string]*bearer // other terms of placed pods
+	namespaces  map[string]labels.Set
+	epoch       int64 // counts sweeps
 }
 
 func newBooks() books {
 	return books{
-		topologies: map[string]*topology{}, pools: map[string]*pool{}, spaces: map[string]*space{}, classes: map[string]*class{},
+		topologies: map[string]*topology{}, pools: map[string]*pool{}, spaces: map[string]*space{}, preferences: map[string]*preference{}, classes: map[string]*class{},
 		tallies: map[string]*tally{}, repelling: map[string]*bearer{}, rating: map[string]*bearer{}, namespaces: map[string]labels.Set{},
 	}
 }
@@ -274,6 +276,9 @@ func (c *cluster) joinDomains(h *host) {
 	for _, s := range c.spaces {
 		s.join(h)
 	}
+	for _, p := range c.preferences {
+		p.join(h)
+	}
 	for p := range h.placed {
 		c.contribute(p, 1)
 	}
@@ -338,6 +343,11 @@ func (c *cluster) sweep() {
 	for id, p := range c.pools {
 		if old(p.used) {
 			delete(c.pools, id)
+		}
+	}
+	for text, p := range c.preferences {
+		if old(p.used) {
+			delete(c.preferences, text)
 		}
 	}
 	for key, t := range c.topologies {

@@ -12,17 +12,18 @@ import (
 // host is a node and the pods placed on it. It exists without a node object as long as
 // pods are bound to a node that does not exist.
 type host struct {
-	name        string
+	// What decisions read comes first: it lies together.
 	index       int32
+	open        bool         // takes pods without tolerations
+	ready       bool         // as the node's condition Ready has it
 	node        *corev1.Node // nil: not known
-	zone        string
-	ready       bool // as the node's condition Ready has it
-	open        bool // takes pods without tolerations
-	allocatable resources
+	pods        int64
 	maxPods     int64
+	allocatable resources
 	requested   resources
 	scored      resources
-	pods        int64
+	name        string
+	zone        string
 	ports       map[hostPort]int
 	placed      map[*placement]struct{}
 	nominees    []*placement // pods for which room is kept here, once others have left

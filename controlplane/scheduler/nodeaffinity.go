@@ -10,19 +10,16 @@ const reasonAffinity = "node(s) didn't match Pod's node affinity/selector"
 // nodeAffinityFilter keeps pods to the nodes that their node selector and required node affinity name.
 type nodeAffinityFilter struct{}
 
-type nodeAffinityCheck struct{ *request }
+type nodeAffinityCheck struct{ *pool }
 
-func (nodeAffinityFilter) check(_ *cluster, req *request) check {
-	if req.anywhere {
+func (nodeAffinityFilter) check(c *cluster, req *request) check {
+	if req.nodes.id == "" {
 		return nil
 	}
-	return nodeAffinityCheck{req}
+	return nodeAffinityCheck{c.pool(req.nodes)}
 }
 
-func (k nodeAffinityCheck) fits(h *host) bool {
-	ok, err := k.affinity.Match(h.node)
-	return ok && err == nil
-}
+func (k nodeAffinityCheck) fits(h *host) bool { return k.in[h.index] }
 
 func (nodeAffinityCheck) explain(*host) ([]string, bool) { return []string{reasonAffinity}, false }
 
@@ -38,28 +35,64 @@ func affinityOf(pod *corev1.Pod) func(*corev1.Node) bool {
 // nodeAffinityScore prefers the nodes of a pod's preferred node affinity.
 type nodeAffinityScore struct{}
 
-type nodeAffinityRating struct {
+// preference is what preferred node affinity gives each host, computed once a change of the host's node.
+type preference struct {
 	terms *nodeaffinity.PreferredSchedulingTerms
+	of    []int64 // by the host's index
+	used  int64
 }
+
+func (p *preference) join(h *host) {
+	for int(h.index) >= len(p.of) {
+		p.of = append(p.of, 0)
+	}
+	p.of[h.index] = p.terms.Score(h.node)
+}
+
+// preference returns that of a pod, or nil if it has none.
+func (c *cluster) preference(req *request) *preference {
+	if req.preferred == "" {
+		return nil
+	}
+	p := c.preferences[req.preferred]
+	if p == nil {
+		// Validation has refused terms that cannot be read.
+		terms, err := nodeaffinity.NewPreferredSchedulingTerms(req.pod.Spec.Affinity.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution)
+		if err != nil {
+			return nil
+		}
+		p = &preference{terms: terms}
+		c.preferences[req.preferred] = p
+		c.eachNode(p.join)
+	}
+	p.used = c.epoch
+	return p
+}
+
+// preferredNodes is the text of a pod's preferred node affinity; "" if it has none.
+func preferredNodes(pod *corev1.Pod) string {
+	a := pod.Spec.Affinity
+	if a == nil || a.NodeAffinity == nil || len(a.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution) == 0 {
+		return ""
+	}
+	return textOf(a.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution)
+}
+
+type nodeAffinityRating struct{ *preference }
 
 func (nodeAffinityScore) weight() int64 { return 2 }
 
-func (nodeAffinityScore) rating(_ *cluster, req *request) rating {
-	a := req.pod.Spec.Affinity
-	if a == nil || a.NodeAffinity == nil || len(a.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution) == 0 {
+func (nodeAffinityScore) rating(c *cluster, req *request) rating {
+	p := c.preference(req)
+	if p == nil {
 		return nil
 	}
-	// Validation has refused terms that cannot be read.
-	terms, err := nodeaffinity.NewPreferredSchedulingTerms(a.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution)
-	if err != nil {
-		return nil
-	}
-	return nodeAffinityRating{terms}
+	return nodeAffinityRating{p}
 }
 
 func (r nodeAffinityRating) rate(hosts []*host, scores []int64) {
 	for n, h := range hosts {
-		scores[n] = r.terms.Score(h.node)
+		scores[n] = r.of[h.index]
 	}
 	stretch(scores, false)
 }

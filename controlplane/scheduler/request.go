@@ -4,7 +4,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	resourcehelper "k8s.io/component-helpers/resource"
-	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 	"k8s.io/utils/ptr"
 )
 
@@ -67,8 +66,8 @@ type request struct {
 	needs     resources
 	scored    resources // needs, with an assumption where nothing is requested
 	hostPorts []hostPort
-	affinity  nodeaffinity.RequiredNodeAffinity
-	anywhere  bool // neither node selector nor required node affinity
+	nodes     poolRules // where its node selector and required node affinity let it be; no id: everywhere
+	preferred string    // the text of its preferred node affinity
 	priority  int32
 	deleting  bool
 	classID   string
@@ -80,10 +79,9 @@ type request struct {
 func newRequest(pod *corev1.Pod) *request {
 	req := &request{
 		pod: pod, uid: pod.UID,
-		needs:    toResources(resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{UseStatusResources: true})),
-		affinity: nodeaffinity.GetRequiredNodeAffinity(pod),
-		anywhere: len(pod.Spec.NodeSelector) == 0 && (pod.Spec.Affinity == nil || pod.Spec.Affinity.NodeAffinity == nil ||
-			pod.Spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution == nil),
+		needs:     toResources(resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{UseStatusResources: true})),
+		nodes:     poolFor(pod, nil, true, false),
+		preferred: preferredNodes(pod),
 		priority:  ptr.Deref(pod.Spec.Priority, 0),
 		deleting:  pod.DeletionTimestamp != nil,
 		classID:   classID(pod.Namespace, pod.Labels),

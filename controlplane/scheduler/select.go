@@ -74,7 +74,8 @@ func (c *cluster) choose(req *request) (*host, *misfit) {
 	return c.best(req, fitting), nil
 }
 
-// best returns the host with the highest sum of weighted scores, and among equal ones the first.
+// best returns the host with the highest sum of weighted scores, and among equal ones that with the fewest pods: scores are whole numbers, which
+// small pods hardly change.
 func (c *cluster) best(req *request, hosts []*host) *host {
 	if len(hosts) == 1 {
 		return hosts[0]
@@ -98,7 +99,7 @@ func (c *cluster) best(req *request, hosts []*host) *host {
 	}
 	best := 0
 	for i, total := range totals {
-		if total > totals[best] {
+		if total > totals[best] || total == totals[best] && hosts[i].pods < hosts[best].pods {
 			best = i
 		}
 	}

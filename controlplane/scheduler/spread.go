@@ -104,7 +104,7 @@ func (spreadScore) rating(c *cluster, req *request) rating {
 		}
 		r.defaulted = true
 		id := "live " + m.id
-		zones := c.space(corev1.LabelTopologyZone, poolFor(req.pod, nil, true, false))
+		zones := c.space(corev1.LabelTopologyZone, req.nodes)
 		r.parts = []spreadPart{
 			{counts: c.tally(id, true, []*matcher{m}, c.space(hostItself, poolRules{})), skew: defaultHostSkew - 1},
 			{counts: c.tally(id, true, []*matcher{m}, zones), skew: defaultZoneSkew - 1},
@@ -132,15 +132,19 @@ func (r *spreadRating) rate(hosts []*host, scores []int64) {
 			least, most = min(least, s), max(most, s)
 		}
 	}
+	last, score := int64(math.MinInt64), int64(0) // many hosts have the same crowd: divisions are saved
 	for n, s := range scores {
-		switch {
-		case s == ignored:
-			scores[n] = 0
-		case most == 0:
-			scores[n] = maxScore
-		default:
-			scores[n] = maxScore * (most + least - s) / most
+		if s != last {
+			switch last = s; {
+			case s == ignored:
+				score = 0
+			case most == 0:
+				score = maxScore
+			default:
+				score = maxScore * (most + least - s) / most
+			}
 		}
+		scores[n] = score
 	}
 }
 
@@ -159,6 +163,9 @@ func (r *spreadRating) weigh(hosts []*host) {
 			size = len(hosts)
 		} else if size == 0 {
 			for _, h := range hosts {
+				if !everyHost && size == len(t.domains) {
+					break // all have been met
+				}
 				d := t.of[h.index]
 				if d == none || !r.defaulted && r.lacks(h) {
 					continue

@@ -248,17 +248,3 @@ func TestManyHosts(t *testing.T) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
-
-func BenchmarkChoose5000(b *testing.B) {
-	c := newCluster()
-	for i := range 5000 {
-		c.setNode(testNode(fmt.Sprintf("node%04d", i), fmt.Sprintf("zone%d", i%5), 64000, 1<<30))
-	}
-	for i := 0; b.Loop(); i++ {
-		req := newRequest(testPod(fmt.Sprintf("pod%d", i), fmt.Sprint("app", i%50), 1, 0))
-		c.mu.Lock()
-		h, _ := c.choose(req)
-		c.assume(req, h)
-		c.mu.Unlock()
-	}
-}
