@@ -39,6 +39,7 @@ type Config struct {
 	Uplinks    []string // interfaces that packets from outside arrive at; if none is given, those of NodeIPs and default routes
 	GenericXDP bool     // at uplinks, instead of the driver's own
 	Clsact     bool     // at pods' interfaces, instead of tcx
+	WatchHosts bool     // take part in finding hosts that cannot be reached
 
 	ClusterDNS                 []netip.Addr   // as the API server says, if none is given
 	ClusterDomain              string         // as the API server says, if none is given

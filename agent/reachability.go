@@ -18,10 +18,14 @@ type reachability struct {
 	plane      *dataPlane
 	watch      *clusterWatch
 
-	reach *reach.Reach // nil: skepd is older
+	reach *reach.Reach // nil: not wanted, or skepd is older
 }
 
 func (r *reachability) start(ctx context.Context, group *errgroup.Group) error {
+	if !r.cfg.WatchHosts {
+		group.Go(func() error { return reach.Withdraw(ctx, r.watch.factory, r.membership.client, r.cfg.NodeName) })
+		return nil
+	}
 	secret := r.membership.network.ProbeKey
 	if len(secret) == 0 {
 		slog.Warn("the API server has given no key for probes, since it is older than this agent: nodes that cannot be reached leave the service maps when their leases expire")

@@ -33,6 +33,7 @@ type council struct {
 	nodes    []witness.Node
 	lost     map[string]finding // by this node's own probes
 	renewed  time.Time
+	staleAt  time.Time       // when it was last logged that clocks differ
 	out      map[string]bool // taken out of the maps
 	held     map[string]int
 	senders  map[netip.Addr]*rate.Limiter
@@ -135,7 +136,7 @@ func (c *council) heard(from netip.Addr, statements []skepv1.Statement) {
 			c.tally.known++
 		case err != nil:
 			c.tally.refused++
-			slog.Debug("statement refused", "err", err)
+			c.noteRefusal(s.Witness, err, now)
 		default:
 			c.tally.accepted++
 		}
@@ -147,6 +148,17 @@ func (c *council) heard(from netip.Addr, statements []skepv1.Statement) {
 		}
 		c.follow([]witness.Change{*change})
 	}
+}
+
+// noteRefusal logs once a minute that clocks differ: without that a node would be no witness and nobody would know. Other refusals are
+// ordinary while Node objects change.
+func (c *council) noteRefusal(node string, err error, now time.Time) {
+	if !errors.Is(err, witness.ErrStale) || now.Sub(c.staleAt) < time.Minute {
+		slog.Debug("statement refused", "err", err)
+		return
+	}
+	c.staleAt = now
+	slog.Warn("another node's statements about nodes that it cannot reach do not count: its clock or this node's is wrong", "node", node, "err", err)
 }
 
 // refused counts a datagram that is no node's message.

@@ -101,7 +101,7 @@ func (r *Reach) Run(ctx context.Context) error {
 	group.Go(func() error { return reporter.run(ctx) })
 	group.Go(func() error { return prober.run(ctx) })
 	group.Go(func() error { return r.follow(ctx, outbox) })
-	group.Go(func() error { return r.publish(ctx) })
+	group.Go(func() error { return publish(ctx, r.cfg.Client, r.lister, r.cfg.Node, r.author.public()) })
 	return group.Wait()
 }
 
@@ -243,24 +243,28 @@ func (r *Reach) adopt(members map[string]member, outbox *outbox) {
 // publishCheck is how often this node looks whether its Node object has its key: another client may have removed it.
 const publishCheck = 2 * time.Second
 
-// publish keeps this node's public key at its Node object.
-func (r *Reach) publish(ctx context.Context) error {
+// publish keeps this node's public key at its Node object; with an empty one it keeps the annotation away.
+func publish(ctx context.Context, client kubernetes.Interface, lister corelisters.NodeLister, node, key string) error {
 	ticker := time.NewTicker(publishCheck)
 	defer ticker.Stop()
-	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": map[string]string{witness.KeyAnnotation: r.author.public()}}})
+	var value any
+	if key != "" {
+		value = key
+	}
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": map[string]any{witness.KeyAnnotation: value}}})
 	if err != nil {
 		return err
 	}
 	retry := backoff.Retry{
-		First: 200 * time.Millisecond, Last: 10 * time.Second, Attrs: []any{"node", r.cfg.Node},
-		Failing: "the key of this node's statements is not published: it watches no other nodes yet; trying again", Working: "the key of this node's statements is published",
+		First: 200 * time.Millisecond, Last: 10 * time.Second, Attrs: []any{"node", node},
+		Failing: "the key of this node's statements at its Node object is not what it should be; trying again", Working: "the key of this node's statements is published",
 	}
 	for {
-		if obj, err := r.lister.Get(r.cfg.Node); err == nil && obj.Annotations[witness.KeyAnnotation] != r.author.public() {
+		if obj, err := lister.Get(node); err == nil && obj.Annotations[witness.KeyAnnotation] != key {
 			err := retry.Do(ctx, func(ctx context.Context) error {
 				limited, cancel := context.WithTimeout(ctx, reportLimit)
 				defer cancel()
-				_, err := r.cfg.Client.CoreV1().Nodes().Patch(limited, r.cfg.Node, types.StrategicMergePatchType, patch, metav1.PatchOptions{})
+				_, err := client.CoreV1().Nodes().Patch(limited, node, types.StrategicMergePatchType, patch, metav1.PatchOptions{})
 				return err
 			})
 			if err != nil {
@@ -273,4 +277,13 @@ func (r *Reach) publish(ctx context.Context) error {
 		case <-ticker.C:
 		}
 	}
+}
+
+// Withdraw keeps a node out of the ring until ctx ends: it watches no others and is not watched.
+func Withdraw(ctx context.Context, factory informers.SharedInformerFactory, client kubernetes.Interface, node string) error {
+	nodes := factory.Core().V1().Nodes()
+	if !cache.WaitForCacheSync(ctx.Done(), nodes.Informer().HasSynced) {
+		return nil
+	}
+	return publish(ctx, client, nodes.Lister(), node, "")
 }

@@ -54,6 +54,7 @@ func (o *options) clusterFlags(command *cobra.Command) {
 	f.StringVar(&o.nodeIP, "node-ip", "", "Address of this host that the others reach; two, of different families, separated by a comma; those on the way to the API server if empty")
 	f.StringVar(&o.uplinks, "uplink", "", "Interface that packets from outside arrive at, or several separated by commas; those with the node's address and default routes if empty")
 	f.BoolVar(&o.cfg.GenericXDP, "generic-xdp", false, "Run the program at uplinks in the kernel's generic XDP, not the driver's own")
+	f.BoolVar(&o.cfg.WatchHosts, "watch-hosts", true, "Probe other hosts and be probed, so that one that cannot be reached leaves the services within half a second, and not when its lease expires")
 	f.BoolVar(&o.cfg.Clsact, "clsact", false, "Attach programs at pods' interfaces by clsact also where the kernel has tcx")
 	f.StringVar(&o.tableSizes, "table-sizes", "", "Entries of the kernel's tables, for clusters that fill them: frontends=N,services=N,backends=N,slots=N,nodes=N,flows=N; those not named have their default")
 	f.StringVar(&o.labels, "labels", "", "Labels of the node, k=v,k=v; e.g. topology.kubernetes.io/zone=a")
