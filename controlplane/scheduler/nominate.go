@@ -1,6 +1,10 @@
 package scheduler
 
-import "slices"
+import (
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+)
 
 // nominate keeps room on a host for a pod that is to be bound there once other pods have left. Pods of lower priority do not get this room.
 func (c *cluster) nominate(req *request, h *host) {
@@ -12,12 +16,12 @@ func (c *cluster) nominate(req *request, h *host) {
 	h.nominees = append(h.nominees, p)
 }
 
-// denominate undoes nominate; nothing happens for a pod that is not nominated.
-func (c *cluster) denominate(req *request) {
+// denominate undoes nominate and returns the name of the host on which the room is no longer kept; "" for a pod that is not nominated.
+func (c *cluster) denominate(req *request) (host string) {
 	key := keyOf(req.pod)
 	p := c.nominated[key]
 	if p == nil {
-		return
+		return ""
 	}
 	delete(c.nominated, key)
 	if i := slices.Index(p.host.nominees, p); i >= 0 {
@@ -25,6 +29,7 @@ func (c *cluster) denominate(req *request) {
 	}
 	c.unbear(p)
 	c.drop(p.host)
+	return p.host.name
 }
 
 // nominateAs takes over the nomination that a pod's status has, unless the pod is nominated already: what this scheduler decided is newer.
@@ -43,13 +48,14 @@ func (c *cluster) nominateAs(req *request) {
 	}
 }
 
-// withdraw ends the nomination of a pod that is gone or bound.
-func (c *cluster) withdraw(req *request) {
+// withdraw ends the nomination of a pod that is gone or bound, and returns the host for which it was.
+func (c *cluster) withdraw(pod *corev1.Pod) (host string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if p := c.nominated[keyOf(req.pod)]; p != nil && p.request.uid == req.uid {
-		c.denominate(req)
+	if p := c.nominated[keyOf(pod)]; p != nil && p.request.uid == pod.UID {
+		return c.denominate(p.request)
 	}
+	return ""
 }
 
 // dropNominees ends the nominations of pods of lower priority for a host, and returns the pods: they look for another host.

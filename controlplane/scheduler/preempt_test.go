@@ -115,6 +115,31 @@ func TestPreemption(t *testing.T) {
 	awaitDeleted(t, r)
 }
 
+// The room that was kept for a pod is for others once the pod is deleted.
+func TestNomineeIsDeleted(t *testing.T) {
+	r := controlplanetest.Start(t)
+	classes(t, r)
+	start(t, r)
+	controlplanetest.Create(t, r, controlplanetest.Parse(t, node("node1", 1))...)
+	controlplanetest.Create(t, r, of(t, "low", "low", "1"))
+	awaitNode(t, r, "low", "node1")
+	controlplanetest.Create(t, r, of(t, "high", "high", "1"))
+	awaitDeleted(t, r, "low")
+	awaitNominated(t, r, "high", "node1")
+	leave(t, r, "low")
+	awaitNode(t, r, "high", "node1")
+
+	controlplanetest.Create(t, r, of(t, "middle", "middle", "1"))
+	awaitUnschedulable(t, r, "middle", "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.")
+	critical := of(t, "system-cluster-critical", "critical", "1")
+	controlplanetest.Create(t, r, critical)
+	awaitNominated(t, r, "critical", "node1")
+	awaitDeleted(t, r, "high")
+	leave(t, r, "critical")
+	leave(t, r, "high")
+	awaitNode(t, r, "middle", "node1")
+}
+
 // Of two hosts the one is chosen where no disruption budget is violated, though its pods are more important.
 func TestPreemptionPrefersBudgets(t *testing.T) {
 	r := controlplanetest.Start(t)

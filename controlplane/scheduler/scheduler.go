@@ -119,8 +119,9 @@ func (s *Scheduler) schedule(ctx context.Context, w *waiting) {
 	req, began := w.request, time.Now()
 	s.cluster.mu.Lock()
 	h, why := s.cluster.choose(req)
+	left := ""
 	if h != nil {
-		s.cluster.denominate(req)
+		left = s.cluster.denominate(req)
 		s.cluster.assume(req, h)
 	}
 	var nomination nomination
@@ -128,6 +129,9 @@ func (s *Scheduler) schedule(ctx context.Context, w *waiting) {
 		nomination = s.preempt(req, why)
 	}
 	s.cluster.mu.Unlock()
+	if h != nil && left != "" && left != h.name {
+		s.roomOn(left)
+	}
 	if h == nil {
 		unschedulableSeconds.Observe(time.Since(began).Seconds())
 		s.queue.park(w)
@@ -156,12 +160,11 @@ func (s *Scheduler) podChanged(old, cur *corev1.Pod, _ int64) {
 		s.podGone(cur)
 	case cur.Spec.NodeName != "":
 		s.queue.remove(cur)
-		req := newRequest(cur)
-		s.cluster.withdraw(req)
-		s.cluster.place(req)
+		s.withdraw(cur)
+		s.cluster.place(newRequest(cur))
 	case cur.DeletionTimestamp != nil || len(cur.Spec.SchedulingGates) > 0:
 		s.queue.remove(cur)
-		s.cluster.withdraw(newRequest(cur))
+		s.withdraw(cur)
 	case cur.Spec.SchedulerName == "" || cur.Spec.SchedulerName == corev1.DefaultSchedulerName:
 		if cur.Status.NominatedNodeName != "" {
 			s.cluster.nominateAs(newRequest(cur))
@@ -172,8 +175,15 @@ func (s *Scheduler) podChanged(old, cur *corev1.Pod, _ int64) {
 
 func (s *Scheduler) podGone(pod *corev1.Pod) {
 	s.queue.remove(pod)
-	s.cluster.withdraw(newRequest(pod))
+	s.withdraw(pod)
 	if host := s.cluster.free(pod); host != "" {
+		s.roomOn(host)
+	}
+}
+
+// withdraw ends a pod's nomination: what was kept for it is for others.
+func (s *Scheduler) withdraw(pod *corev1.Pod) {
+	if host := s.cluster.withdraw(pod); host != "" {
 		s.roomOn(host)
 	}
 }
@@ -209,9 +219,16 @@ func (s *Scheduler) wakeForRoom() {
 	s.cluster.mu.Lock()
 	defer s.cluster.mu.Unlock()
 	s.queue.wake(func(req *request) bool {
-		checks := s.cluster.checksFor(req)
+		var checks []check
 		for name := range changed {
-			if h := s.cluster.hosts[name]; h != nil && h.node != nil && s.cluster.admits(req, checks, h) {
+			h := s.cluster.hosts[name]
+			if h == nil || h.node == nil || !(resourceCheck{req}).fits(h) {
+				continue // most often: all other checks are left out
+			}
+			if checks == nil {
+				checks = s.cluster.checksFor(req)
+			}
+			if s.cluster.admits(req, checks, h) {
 				return true
 			}
 		}

@@ -34,7 +34,9 @@ func (s *Scheduler) preempt(req *request, why *misfit) (result nomination) {
 		if refusal == waitsForVictims || refusal == neverPreempts {
 			return nomination{}
 		}
-		c.denominate(req)
+		if host := c.denominate(req); host != "" {
+			s.roomOn(host)
+		}
 		return nomination{set: req.pod.Status.NominatedNodeName != ""}
 	}
 	why.preemption = fmt.Sprintf(foundPlacement, best.host.name, len(best.victims))
