@@ -31,6 +31,7 @@ const patience = 90 * time.Second
 type group struct {
 	t       *testing.T
 	port    string
+	flags   []string // of all servers
 	servers map[string]*member
 }
 
@@ -40,7 +41,7 @@ type member struct {
 }
 
 // newGroup starts the first server, a.
-func newGroup(t *testing.T) *group {
+func newGroup(t *testing.T, flags ...string) *group {
 	t.Helper()
 	l, err := net.Listen("tcp", "0.0.0.0:0") // free at every address
 	if err != nil {
@@ -48,7 +49,7 @@ func newGroup(t *testing.T) *group {
 	}
 	_, port, _ := net.SplitHostPort(l.Addr().String())
 	l.Close()
-	g := &group{t: t, port: port, servers: map[string]*member{}}
+	g := &group{t: t, port: port, flags: flags, servers: map[string]*member{}}
 	g.start(g.add("a"))
 	return g
 }
@@ -60,7 +61,7 @@ func (g *group) add(name string) *member {
 }
 
 func (g *group) args(m *member) []string {
-	return []string{"--data-dir", m.dir, "--name", m.name, "--listen", net.JoinHostPort(m.address, g.port), "--log-level", "info"}
+	return append([]string{"--data-dir", m.dir, "--name", m.name, "--listen", net.JoinHostPort(m.address, g.port), "--log-level", "info"}, g.flags...)
 }
 
 func (g *group) start(m *member, more ...string) {
