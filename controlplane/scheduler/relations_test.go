@@ -95,3 +95,22 @@ spec: {nodeName: b1, containers: [{name: c, image: i, resources: {requests: {cpu
 		t.Errorf("both are on %s", one)
 	}
 }
+
+// A pod with scheduling gates waits until all are removed.
+func TestSchedulingGates(t *testing.T) {
+	r := controlplanetest.Start(t)
+	start(t, r)
+	zoned(t, r, "a1", "a")
+	controlplanetest.Create(t, r, labelled("gated", "x", corev1.PodSpec{SchedulingGates: []corev1.PodSchedulingGate{{Name: "example.com/one"}, {Name: "example.com/two"}}}))
+	ungate := func(n int) {
+		controlplanetest.Modify(t, r, kinds.Pods, "", "default", "gated", func(p *corev1.Pod) { p.Spec.SchedulingGates = p.Spec.SchedulingGates[:n] })
+	}
+	ungate(1)
+	controlplanetest.Create(t, r, labelled("free", "x", corev1.PodSpec{}))
+	awaitNode(t, r, "free", "a1") // the scheduler has seen both
+	awaitPod(t, r, "gated", func(p *corev1.Pod) bool {
+		return p.Spec.NodeName == "" && p.Status.Conditions[0].Reason == corev1.PodReasonSchedulingGated
+	})
+	ungate(0)
+	awaitNode(t, r, "gated", "a1")
+}
