@@ -1,8 +1,9 @@
 # make up      install what is missing, build, start three virtual hosts, run the demo
 # make down    remove that cluster
 # make test    all tests, as root; installs and builds what they need
+# make simulate  ten hours of 5,000 saturated hosts that watch each other, in virtual time
 # make fuzz    every fuzz target in turn, for an hour; FUZZ_MINUTES says otherwise
-.PHONY: all deps generate build up down test bench fuzz lint conformance
+.PHONY: all deps generate build up down test bench simulate fuzz lint conformance
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 NODES   ?= 3
@@ -57,6 +58,10 @@ fuzz: deps build
 
 lint:
 	@.ci/lint
+
+# Whether 5,000 saturated hosts that watch each other for ten hours take any for lost: about two hours.
+simulate:
+	@go test ./agent/reach -run '^$$' -bench Simulation -benchtime 1x -timeout 6h -nodes 5000 -hours 10
 
 # Kubernetes' own tests: built from its module, with these programs in their image.
 conformance: NEEDED := curl:curl nc:netcat-openbsd dig:bind9-dnsutils dash:dash
