@@ -59,7 +59,7 @@ fuzz: deps build
 lint:
 	@.ci/lint
 
-# Whether 5,000 saturated hosts that watch each other for ten hours take any for lost: about two hours.
+# Whether 5,000 saturated hosts that watch each other for ten hours take any for lost: about an hour on one CPU.
 simulate:
 	@go test ./agent/reach -run '^$$' -bench Simulation -benchtime 1x -timeout 6h -nodes 5000 -hours 10
 

@@ -2,6 +2,7 @@ package clustertest
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -10,38 +11,50 @@ import (
 	"github.com/skep-io/skep/dataplane/service"
 )
 
-// IsDown says whether a host's service maps have another as down, by the maps in its kernel.
-func IsDown(host *cluster.Node, other string) (bool, error) {
+// State is what a host's service maps have of another host's backends.
+type State int
+
+const (
+	None State = iota // there are none
+	Up
+	Down
+)
+
+// StateOf reads the maps in the host's kernel.
+func StateOf(host *cluster.Node, other string) (State, error) {
 	pins, err := host.HostPath("/sys/fs/bpf/skep")
 	if err != nil {
-		return false, err
+		return None, err
 	}
 	dump, err := service.DumpPinned(pins)
 	if err != nil {
-		return false, fmt.Errorf("maps of %s: %w", host.Name, err)
+		return None, fmt.Errorf("maps of %s: %w", host.Name, err)
 	}
 	for _, n := range dump.Nodes {
-		if n.Name == other {
-			return n.Down, nil
+		switch {
+		case n.Name == other && n.Down:
+			return Down, nil
+		case n.Name == other:
+			return Up, nil
 		}
 	}
-	return false, fmt.Errorf("%s has no backends on %s in its maps", host.Name, other)
+	return None, nil
 }
 
-// AwaitMarks waits until every one of the hosts has the other as down in its maps, or none has, and returns how long it took.
-func AwaitMarks(hosts []*cluster.Node, other string, down bool) (time.Duration, error) {
+// AwaitStates waits until the maps of every one of the hosts have the other in one of the states, and returns how long it took.
+func AwaitStates(hosts []*cluster.Node, other string, states ...State) (time.Duration, error) {
 	began := time.Now()
 	for left := hosts; len(left) > 0; {
-		is, err := IsDown(left[0], other)
+		is, err := StateOf(left[0], other)
 		if err != nil {
 			return 0, err
 		}
-		if is == down {
+		if slices.Contains(states, is) {
 			left = left[1:]
 			continue
 		}
 		if time.Since(began) > Patience {
-			return 0, fmt.Errorf("after %s %s still has %s as down: %v, want %v", Patience, left[0].Name, other, is, down)
+			return 0, fmt.Errorf("after %s %s still has %s in state %d, want %v", Patience, left[0].Name, other, is, states)
 		}
 		time.Sleep(time.Millisecond) // the clock's grain
 	}

@@ -51,11 +51,11 @@ func TestCutOffHostLeavesTheMaps(t *testing.T) {
 		if err := host.Cut(); err != nil {
 			t.Fatal(err)
 		}
-		out, err := clustertest.AwaitMarks(others, host.Name, true)
+		out, err := clustertest.AwaitStates(others, host.Name, clustertest.Down, clustertest.None)
 		if healErr := host.Heal(); err != nil || healErr != nil {
 			t.Fatal(err, healErr)
 		}
-		back, err := clustertest.AwaitMarks(others, host.Name, false)
+		back, err := clustertest.AwaitStates(others, host.Name, clustertest.Up, clustertest.None)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -79,8 +79,8 @@ func TestPausedHostIsReachable(t *testing.T) {
 	}
 	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); {
 		for _, host := range others {
-			if down, err := clustertest.IsDown(host, paused.Name); err != nil || down {
-				t.Errorf("%s has %s as down: %v, %v", host.Name, paused.Name, down, err)
+			if state, err := clustertest.StateOf(host, paused.Name); err != nil || state == clustertest.Down {
+				t.Errorf("%s has %s as down, or %v", host.Name, paused.Name, err)
 			}
 		}
 	}
