@@ -29,7 +29,7 @@ const limit = 10 * time.Minute
 
 // first are the packages that the table's rows come from; the others follow.
 var first = []string{
-	"./test/bench/service", "./dataplane/flow", "./test/bench/endpoints", "./test/bench/memory", "./test/bench/path", "./test/bench/pod", "./test/bench/scheduling",
+	"./test/bench/service", "./dataplane/flow", "./test/bench/endpoints", "./test/bench/memory", "./test/bench/path", "./test/bench/pod", "./test/bench/scheduling", "./test/bench/failure",
 }
 
 func main() {

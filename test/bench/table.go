@@ -45,6 +45,7 @@ const (
 	path   = "./test/bench/path"
 	pod    = "./test/bench/pod"
 	bind   = "./test/bench/scheduling"
+	cut    = "./test/bench/failure"
 )
 
 func rows() (all []row) {
@@ -111,6 +112,11 @@ func rows() (all []row) {
 	add("  / etcd alone, two writes a pod", bind, "Pods", "skepd/etcd", "")
 	add("  RSS of skepd without nodes", bind, "Pods", "skepd-idle-MB", "")
 	add("  RSS of skepd with the nodes", bind, "Pods", "skepd-nodes-MB", "")
+	add("a host that is cut off, until it is out of every map (20 of them)", "", "", "", "")
+	add("  p50", cut, "Cut", "out-p50-ms", "")
+	add("  longest", cut, "Cut", "out-p99-ms", "500")
+	add("  Kubernetes' default of 50 s / p50", cut, "Cut", "default/skep", "")
+	add("  tuned Kubernetes' 4 s / p50", cut, "Cut", "tuned/skep", "")
 	return all
 }
 
