@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"log/slog"
+	"strconv"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -10,6 +11,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
+
+	"github.com/skep-io/skep/controlplane/servicespec"
 )
 
 const (
@@ -20,8 +23,8 @@ const (
 // RenewLease renews the node's lease every second until ctx ends: by an unconditional PUT, since no other client writes this
 // lease. A renewal that takes too long is given up for the next, which has a later time. Run does it too.
 func (n *Node) RenewLease(ctx context.Context) {
-	ticker := time.NewTicker(leaseInterval)
-	defer ticker.Stop()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	failing := false
 	for {
 		began := time.Now()
@@ -42,10 +45,28 @@ func (n *Node) RenewLease(ctx context.Context) {
 			n.cfg.Renewed(began.Add(leaseSeconds * time.Second))
 		}
 		failing = err != nil
+		if !n.awaitRenewal(ctx, began, timer, failing) {
+			return
+		}
+	}
+}
+
+// awaitRenewal waits until a second after the last renewal began, or less if others wait for what the lease reports.
+func (n *Node) awaitRenewal(ctx context.Context, began time.Time, timer *time.Timer, failing bool) bool {
+	timer.Reset(time.Until(began.Add(leaseInterval)))
+	hurry := n.applied.hurry
+	if failing {
+		hurry = nil
+	}
+	for {
 		select {
 		case <-ctx.Done():
-			return
-		case <-ticker.C:
+			return false
+		case <-timer.C:
+			return true
+		case <-hurry:
+			timer.Reset(time.Until(began.Add(n.applied.gap())))
+			hurry = nil
 		}
 	}
 }
@@ -60,6 +81,7 @@ func (n *Node) writeLease(ctx context.Context) error {
 	lease := &coordinationv1.Lease{
 		ObjectMeta: metav1.ObjectMeta{
 			Name: n.cfg.Name, Namespace: corev1.NamespaceNodeLease,
+			Annotations: map[string]string{servicespec.AppliedAnnotation: strconv.FormatUint(n.applied.revision.Load(), 10)},
 		},
 		Spec: coordinationv1.LeaseSpec{
 			HolderIdentity:       ptr.To(n.cfg.Name),

@@ -57,6 +57,7 @@ type Node struct {
 	overruled bool
 	changed   chan struct{}
 
+	applied applied
 	removal sync.Once // of the node from the cluster
 	unknown bool      // the API server last refused the node as unknown
 }
@@ -69,7 +70,7 @@ const (
 
 // New describes the host; nothing is written before Register.
 func New(cfg Config) (*Node, error) {
-	return &Node{cfg: cfg, problems: map[string]error{},
+	return &Node{cfg: cfg, problems: map[string]error{}, applied: applied{hurry: make(chan struct{}, 1)},
 		beside: map[corev1.NodeConditionType]corev1.NodeCondition{}, changed: make(chan struct{}, 1)}, nil
 }
 

@@ -2,6 +2,7 @@ package pod_test
 
 import (
 	"context"
+	"encoding/json"
 	"os"
 	"strings"
 	"testing"
@@ -10,8 +11,11 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/utils/ptr"
 
+	"github.com/skep-io/skep/agent/pod/life"
 	"github.com/skep-io/skep/agent/runtime"
 	"github.com/skep-io/skep/agent/runtime/runtimetest"
 )
@@ -60,6 +64,27 @@ func (c *cluster) endpointOf(p *corev1.Pod) *discoveryv1.EndpointSlice {
 	return created
 }
 
+// drained is the condition that says how a pod's drain ended. The pod may be gone by then, so it is read from what was written.
+func (c *cluster) drained(name string) (cond corev1.PodCondition) {
+	c.t.Helper()
+	runtimetest.Eventually(c.t, "the condition of the drain of "+name, func() bool {
+		for _, action := range c.client.(*fake.Clientset).Actions() {
+			patch, ok := action.(clienttesting.PatchAction)
+			var pod corev1.Pod
+			if !ok || patch.GetName() != name || json.Unmarshal(patch.GetPatch(), &pod) != nil {
+				continue
+			}
+			for _, has := range pod.Status.Conditions {
+				if has.Type == life.ConditionDrained {
+					cond = has
+				}
+			}
+		}
+		return cond.Type != ""
+	})
+	return cond
+}
+
 // signalledAt is when the container's trap ran.
 func (c *cluster) signalledAt(id string) (at time.Duration) {
 	c.t.Helper()
@@ -100,6 +125,9 @@ func TestDeletionWaitsForEndpoints(t *testing.T) {
 		if after := c.signalledAt(id) - updated; after < 30*time.Millisecond {
 			t.Errorf("signalled %v after its endpoint was withdrawn: other nodes had no time to learn of it", after)
 		}
+		if cond := c.drained("announced"); cond.Status != corev1.ConditionTrue {
+			t.Errorf("condition %+v", cond)
+		}
 	})
 	t.Run("not announced", func(t *testing.T) {
 		p, id := begin("unannounced")
@@ -108,6 +136,9 @@ func TestDeletionWaitsForEndpoints(t *testing.T) {
 		c.deleteGracefully("unannounced", 30*time.Second)
 		if after := c.signalledAt(id) - began; after < 1500*time.Millisecond {
 			t.Errorf("signalled after %v although its endpoint is ready", after)
+		}
+		if cond := c.drained("unannounced"); cond.Status != corev1.ConditionFalse || cond.Message != "the control plane had not withdrawn its endpoint" {
+			t.Errorf("condition %+v", cond)
 		}
 		runtimetest.Eventually(t, "removal although nobody withdrew its endpoint", func() bool { return !contains(c.node.PodUIDs(), string(p.UID)) })
 	})

@@ -127,6 +127,7 @@ func (p *plane) Synced()                               {}
 func (p *plane) SetNodeDown(string, bool)              {}
 func (p *plane) SetNodeAddresses(string, []netip.Addr) {}
 func (p *plane) SetNodeUnwraps(string, bool)           {}
+func (p *plane) Flush(context.Context) error           { return nil }
 func (p *plane) AwaitProblems(ctx context.Context) map[string][]service.Problem {
 	<-ctx.Done()
 	return nil

@@ -2,6 +2,8 @@ package pod
 
 import (
 	"context"
+	"fmt"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -11,22 +13,35 @@ import (
 
 	"github.com/skep-io/skep/agent/pod/life"
 	"github.com/skep-io/skep/agent/runtime"
+	"github.com/skep-io/skep/agent/services"
 )
 
 // Endpoints follows the endpoints of pods of this node in the API.
 type Endpoints interface {
-	// Drain makes the pod the last choice of this node's clients, and returns when the API's endpoints say so to all
-	// other nodes, or ctx ends. restored undoes the change on this node.
-	Drain(ctx context.Context, pod types.UID) (restored func())
+	// Drain makes the pod the last choice of this node's clients, and returns when the other nodes have it out of their maps, or ctx ends.
+	// restored undoes the change on this node.
+	Drain(ctx context.Context, pod types.UID) (result services.Drained, restored func())
 }
 
-// drain makes clients of the pod's services use other pods while this one still answers.
+// drain makes clients of the pod's services use other pods while this one still answers, and gives those time that are connected to it.
 func (w *worker) drain(limit time.Duration) {
+	netns := ""
+	if w.setup != nil && !w.pod.Spec.HostNetwork {
+		netns = w.setup.sandbox.NetNS
+	}
 	w.beside(func(ctx context.Context) life.Event {
 		ctx, cancel := context.WithTimeout(ctx, limit)
 		defer cancel()
-		w.undrain = w.pods.cfg.Endpoints.Drain(ctx, types.UID(w.uid))
-		return life.Drained{}
+		result, restored := w.pods.cfg.Endpoints.Drain(ctx, types.UID(w.uid))
+		w.undrain = restored
+		if !result.Endpoint {
+			return life.Drained{}
+		}
+		problems := result.Problem
+		if open := w.awaitClients(ctx, netns); open > 0 {
+			problems = strings.TrimPrefix(fmt.Sprintf("%s; %d connections to it were open", problems, open), "; ")
+		}
+		return life.Drained{Endpoint: true, Problem: problems}
 	})
 }
 

@@ -2,7 +2,9 @@ package services
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -15,8 +17,16 @@ type drain struct {
 	changed chan struct{} // one place: a slice with the pod has changed
 }
 
-// drainMargin is the time that other nodes get, after this one has seen the change of a slice, to write it to their maps.
+// drainMargin is the time that other nodes get to write a change of a slice to their maps where they cannot be asked whether they have.
 const drainMargin = 50 * time.Millisecond
+
+// Drained is how a drain ended.
+type Drained struct {
+	// Endpoint: the pod was an endpoint of a service. If not, all else is empty.
+	Endpoint bool
+	// Problem says what was not so when the drain ended, for people; empty if every live node had taken the pod out of its maps.
+	Problem string
+}
 
 // podsOf lists the pods of a node that are endpoints in a slice.
 func podsOf(s *discoveryv1.EndpointSlice, node string) (uids []string) {
@@ -29,16 +39,15 @@ func podsOf(s *discoveryv1.EndpointSlice, node string) (uids []string) {
 }
 
 // Drain makes a pod of this node the last choice of clients here, at once, and waits until its endpoints say that it is not
-// ready and other nodes have had time to read that, or until ctx ends. It does not wait for a pod that is no endpoint.
+// ready and the nodes have that in their maps, or until ctx ends. It does not wait for a pod that is no endpoint.
 // restored undoes the change on this node.
-func (w *Watcher) Drain(ctx context.Context, pod types.UID) (restored func()) {
+func (w *Watcher) Drain(ctx context.Context, pod types.UID) (result Drained, restored func()) {
 	uid := string(pod)
 	d := &drain{changed: make(chan struct{}, 1)}
 	w.mu.Lock()
 	w.draining[uid] = d
 	w.mu.Unlock()
 	w.requeue(uid)
-	began := time.Now()
 	restored = func() {
 		w.mu.Lock()
 		if w.draining[uid] == d {
@@ -47,29 +56,71 @@ func (w *Watcher) Drain(ctx context.Context, pod types.UID) (restored func()) {
 		w.mu.Unlock()
 		w.requeue(uid)
 	}
+	began := time.Now()
+	revision, endpoint, withdrawn := w.awaitWithdrawal(ctx, uid, d)
+	switch {
+	case !endpoint:
+		return Drained{}, restored
+	case !withdrawn:
+		slog.Warn("a pod ends although other nodes may still send connections to it: the control plane has not withdrawn its endpoint", "pod", uid, "waited", time.Since(began))
+		return Drained{Endpoint: true, Problem: "the control plane had not withdrawn its endpoint"}, restored
+	}
+	result = Drained{Endpoint: true, Problem: w.awaitNodes(ctx, revision)}
+	slog.Debug("endpoint of an ending pod withdrawn", "pod", uid, "after", time.Since(began), "problem", result.Problem)
+	return result, restored
+}
+
+// awaitWithdrawal waits until no slice has the pod as a ready endpoint, or ctx ends. The revision is that of the slices with the pod.
+func (w *Watcher) awaitWithdrawal(ctx context.Context, uid string, d *drain) (revision uint64, endpoint, withdrawn bool) {
 	for {
-		endpoint, ready := w.announced(uid)
-		if !endpoint {
-			return restored
+		revision, isEndpoint, ready := w.announced(uid)
+		if !isEndpoint || !ready {
+			// It may have left the slices while this waited: what was seen until now includes that.
+			w.applied.mu.Lock()
+			defer w.applied.mu.Unlock()
+			if !isEndpoint && endpoint {
+				revision = w.applied.seen
+			}
+			return revision, endpoint || isEndpoint, true
 		}
-		if !ready {
-			break
-		}
+		endpoint = true
 		select {
 		case <-d.changed:
 		case <-ctx.Done():
-			slog.Warn("a pod ends although other nodes may still send connections to it: the control plane has not withdrawn its endpoint", "pod", uid, "waited", time.Since(began))
-			return restored
+			return 0, true, false
 		}
 	}
-	slog.Debug("endpoint of an ending pod withdrawn", "pod", uid, "after", time.Since(began))
+}
+
+// awaitNodes waits until the nodes have a revision in their maps. It returns what was not so when ctx ended, or "".
+func (w *Watcher) awaitNodes(ctx context.Context, revision uint64) (problem string) {
+	if w.cfg.Await != nil {
+		pending, err := w.cfg.Await(ctx, revision)
+		switch {
+		case err == nil && len(pending) == 0:
+			return ""
+		case err == nil:
+			return "not taken out of the service maps by " + someOf(pending)
+		case ctx.Err() == nil:
+			slog.Warn("the API server does not say which nodes have taken an ending pod out of their service maps", "err", err)
+		}
+		problem = "the API server did not say whether all nodes had taken it out of their service maps"
+	}
 	margin := time.NewTimer(drainMargin)
 	defer margin.Stop()
 	select {
 	case <-margin.C:
 	case <-ctx.Done():
 	}
-	return restored
+	return problem
+}
+
+// someOf names at most three.
+func someOf(nodes []string) string {
+	if len(nodes) <= 3 {
+		return strings.Join(nodes, ", ")
+	}
+	return fmt.Sprintf("%s and %d others", strings.Join(nodes[:3], ", "), len(nodes)-3)
 }
 
 // requeue has the services of a pod translated again.
@@ -83,11 +134,11 @@ func (w *Watcher) requeue(uid string) {
 	}
 }
 
-// announced says whether a pod is an endpoint of any service, and whether it is ready in one.
-func (w *Watcher) announced(uid string) (endpoint, ready bool) {
+// announced says whether a pod is an endpoint of any service, in slices up to which revision, and whether it is ready in one.
+func (w *Watcher) announced(uid string) (revision uint64, endpoint, ready bool) {
 	slices, err := w.slices.GetIndexer().ByIndex(byPod, uid)
 	if err != nil {
-		return false, false
+		return 0, false, false
 	}
 	for _, obj := range slices {
 		s := obj.(*discoveryv1.EndpointSlice)
@@ -95,10 +146,11 @@ func (w *Watcher) announced(uid string) (endpoint, ready bool) {
 			e := &s.Endpoints[i]
 			if e.TargetRef != nil && string(e.TargetRef.UID) == uid {
 				endpoint, ready = true, ready || ptr.Deref(e.Conditions.Ready, true)
+				revision = max(revision, revisionOf(s))
 			}
 		}
 	}
-	return endpoint, ready
+	return revision, endpoint, ready
 }
 
 // sliceChanged wakes the drains of the slice's pods.
@@ -126,6 +178,6 @@ func (w *Watcher) isDraining(uid string) bool {
 
 // IsEndpoint says whether any slice has a pod of this node.
 func (w *Watcher) IsEndpoint(pod types.UID) bool {
-	endpoint, _ := w.announced(string(pod))
+	_, endpoint, _ := w.announced(string(pod))
 	return endpoint
 }

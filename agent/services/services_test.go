@@ -38,6 +38,9 @@ type recorder struct {
 	sets      int
 	synced    int // services there when Synced was called; -1: not called
 	changed   chan struct{}
+	leave     chan struct{}
+	applied   uint64
+	pending   []string // what Await answers
 }
 
 func (r *recorder) do(f func()) {
@@ -60,6 +63,23 @@ func (r *recorder) SetNodeAddresses(node string, addrs []netip.Addr) {
 func (r *recorder) SetNodeUnwraps(node string, does bool) {
 	r.do(func() { r.noTunnels[node] = !does })
 }
+
+// Flush waits for leave, if a test has set it.
+func (r *recorder) Flush(ctx context.Context) error {
+	r.mu.Lock()
+	leave := r.leave
+	r.mu.Unlock()
+	if leave == nil {
+		return nil
+	}
+	select {
+	case <-leave:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 func (r *recorder) AwaitProblems(ctx context.Context) map[string][]service.Problem {
 	select {
 	case changed := <-r.problems:
@@ -143,6 +163,15 @@ func start(t *testing.T, client kubernetes.Interface, adopted <-chan struct{}) (
 	w, err := New(Config{
 		Factory: factory, Node: "me", Plane: r, Router: r, Announcer: r, Recorder: e, Adopted: adopted,
 		ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")},
+		Applied:      func(revision uint64, _ bool) { r.do(func() { r.applied = revision }) },
+		Await: func(ctx context.Context, revision uint64) ([]string, error) {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			if revision > r.applied {
+				return nil, fmt.Errorf("revision %d is not in this node's maps yet, %d is", revision, r.applied)
+			}
+			return r.pending, nil
+		},
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -37,6 +37,8 @@ type Plane interface {
 	SetNodeAddresses(node string, addrs []netip.Addr)
 	SetNodeUnwraps(node string, does bool)
 	AwaitProblems(context.Context) map[string][]service.Problem
+	// Flush waits until the kernel's maps have all that was set before.
+	Flush(context.Context) error
 }
 
 // Router sets the routes to other nodes' pods.
@@ -66,6 +68,12 @@ type Config struct {
 	Listening Listening
 	// Unreachable are the nodes that are marked as down in the plane for another reason than their Node objects; nil: none is.
 	Unreachable func() map[string]bool
+	// Applied is called when the data plane's maps have all endpoint slices up to a revision; withdrawn: endpoints that are not ready are
+	// among those that are new. Nil: nobody asks.
+	Applied func(revision uint64, withdrawn bool)
+	// Await waits until all nodes that report it have applied a revision, or ctx ends, and returns those that have not. Nil, or an error:
+	// they get a short time.
+	Await func(ctx context.Context, revision uint64) (pending []string, err error)
 	// Adopted is closed when the host ports of adopted pods have been set; nil if there are none.
 	Adopted <-chan struct{}
 }
@@ -91,6 +99,7 @@ type Watcher struct {
 	owned    map[string][]netip.Addr // service key -> addresses that this node announces
 	claimed  map[netip.Addr]string   // cluster addresses of services -> key of the service
 	draining map[string]*drain       // by pod UID
+	applied  *applied
 
 	portsMu   sync.Mutex
 	hostPorts map[string]*podPorts // by pod UID
@@ -101,6 +110,7 @@ const (
 	routesKey   = "routes"
 	everyKey    = "every service"
 	externalKey = "services with external addresses"
+	appliedKey  = "slices seen so far"
 )
 
 const (
@@ -124,6 +134,7 @@ func New(cfg Config) (*Watcher, error) {
 		owned:     map[string][]netip.Addr{},
 		claimed:   map[netip.Addr]string{},
 		draining:  map[string]*drain{},
+		applied:   newApplied(),
 		hostPorts: map[string]*podPorts{},
 	}
 	w.reporter = newReporter(cfg.Recorder, cfg.Plane.AwaitProblems, w.Lister())
@@ -180,6 +191,9 @@ func (w *Watcher) Run(ctx context.Context) error {
 	w.queue.Add(routesKey) // also if there is no other node: the router must see the empty list
 	slog.Info("services installed", "services", len(w.installed))
 	beside.Go(func() { w.reporter.run(ctx) })
+	if w.cfg.Applied != nil {
+		beside.Go(func() { w.followApplied(ctx) })
+	}
 	if w.cfg.Listening != nil {
 		beside.Go(func() { w.followListeners(ctx) })
 	}
@@ -199,6 +213,8 @@ func (w *Watcher) handle() (synced []cache.InformerSynced, err error) {
 	onSlice := func(obj any) {
 		if s, ok := object[*discoveryv1.EndpointSlice](obj); ok {
 			w.queue.Add(sliceService(s))
+			w.applied.see(s)
+			w.queue.Add(appliedKey) // behind what it says was seen
 			w.sliceChanged(s)
 			if sliceService(s) == apiService {
 				w.serversChanged()
@@ -255,6 +271,8 @@ func (w *Watcher) sync(key string) {
 	switch key {
 	case routesKey:
 		w.syncRoutes()
+	case appliedKey:
+		w.applied.wake()
 	case externalKey:
 		for _, obj := range w.services.GetStore().List() {
 			if svc := obj.(*corev1.Service); servicespec.HasExternal(svc) {

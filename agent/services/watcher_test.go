@@ -149,7 +149,13 @@ func TestDrainEndsWithTheEndpoint(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	drained := make(chan func(), 1)
-	go func() { drained <- w.Drain(ctx, "u") }()
+	go func() {
+		result, restored := w.Drain(ctx, "u")
+		if !result.Endpoint || result.Problem != "" {
+			t.Errorf("drained as %+v", result)
+		}
+		drained <- restored
+	}()
 	r.await(t, "the backend to be the last choice before the API says so", state(service.Terminating))
 	select {
 	case <-drained:

@@ -16,6 +16,9 @@ const (
 	// PathServers accepts (POST) a ServerJoinRequest with a token for servers and returns a ServerJoinResponse; for administrators it returns
 	// (GET) a ServerList, and below it, by name, a server can be removed (DELETE).
 	PathServers = "/skep/v1/servers"
+	// PathApplied returns an Applied, to nodes and administrators, as soon as no node is pending, or after ?wait= (a duration, at most a
+	// minute); ?revision= is the revision that it is about.
+	PathApplied = "/skep/v1/endpoints/applied"
 	// PathCertificates returns a CertificateList, to administrators.
 	PathCertificates = "/skep/v1/certificates"
 	// PathEtcd is the prefix of "status" (GET: an EtcdReport), "defragment" (POST: an EtcdReport, afterwards) and "snapshot" (GET: the

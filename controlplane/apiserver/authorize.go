@@ -45,7 +45,7 @@ func (r *rules) authorize(ctx context.Context, a authorizer.Attributes) (authori
 	}
 	if !a.IsResourceRequest() {
 		path := a.GetPath()
-		if a.GetVerb() == "get" && (isDiscoveryPath(path) || path == skepv1.PathNetwork && identity.Node(u) != "") {
+		if a.GetVerb() == "get" && (isDiscoveryPath(path) || (path == skepv1.PathNetwork || path == skepv1.PathApplied) && identity.Node(u) != "") {
 			return authorizer.DecisionAllow, "", nil
 		}
 		if of, ok := skepv1.NodeOfStatements(path); ok && a.GetVerb() == "post" && identity.Node(u) == of {

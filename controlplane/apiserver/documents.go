@@ -85,6 +85,8 @@ func (s *Server) serveDocument(w http.ResponseWriter, c *call) error {
 		return s.serveServers(w, c, strings.TrimPrefix(strings.TrimPrefix(path, skepv1.PathServers), "/"))
 	case path == skepv1.PathNetwork:
 		return s.only(w, c, map[string]handler{http.MethodGet: s.describeNetwork})
+	case path == skepv1.PathApplied:
+		return s.only(w, c, map[string]handler{http.MethodGet: s.awaitApplied})
 	case path == skepv1.PathCertificates:
 		return s.only(w, c, map[string]handler{http.MethodGet: s.certificates})
 	case isProfilePath(c.URL.Path):

@@ -175,6 +175,9 @@ func (s *Server) longRunning(c *call) bool {
 	if c.URL.Path == skepv1.PathEtcd+"snapshot" || c.URL.Path == skepv1.PathEtcd+"defragment" {
 		return true // as large as the database
 	}
+	if c.URL.Path == skepv1.PathApplied {
+		return true // it waits, and needs no seat for that
+	}
 	if isProfilePath(c.URL.Path) {
 		return true // as long as it was asked for
 	}

@@ -76,6 +76,7 @@ type Server struct {
 	members  *membership.Members
 	stats    *statistics
 	verdicts *verdicts
+	applied  *appliedNodes
 	health   *http.ServeMux
 	// authenticator identifies the client; authorizer says whether it may do what it asks for.
 	authenticator authenticator.Request
@@ -122,7 +123,7 @@ func New(config Config) (*Server, error) {
 	s.authorizer = authorizer.AuthorizerFunc((&rules{registry: config.Registry}).authorize)
 	s.agents = newAgents(config.Registry, config.PKI)
 	s.stats = newStatistics(config.Registry, s.agents)
-	s.verdicts = newVerdicts(config.Registry)
+	s.verdicts, s.applied = newVerdicts(config.Registry), &appliedNodes{registry: config.Registry}
 	s.health = s.newHealth(config.StoreAlive, config.StoreTakesWrites)
 	s.etcd, s.network, s.servers, s.serverURLs = config.Etcd, config.Network, config.Servers, config.ServerURLs
 	var err error

@@ -17,6 +17,9 @@ const (
 	// AnnouncedByAnnotation is written by the control plane: the node that answers for
 	// the service's load-balancer addresses.
 	AnnouncedByAnnotation = prefix + "announced-by"
+	// AppliedAnnotation is written by agents to their node's Lease: the revision up to which the node's service maps have all endpoint
+	// slices; 0 until they have been read.
+	AppliedAnnotation = prefix + "applied-endpoints"
 )
 
 // Values of SelectionAnnotation; the first is the default.

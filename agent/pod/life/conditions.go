@@ -31,6 +31,9 @@ func (p *Pod) conditions(status *corev1.PodStatus) []corev1.PodCondition {
 			Reason: corev1.PodReasonTerminationByKubelet, Message: p.failed.message,
 		})
 	}
+	if p.drained != nil {
+		own = append(own, drainedCondition(p.drained))
+	}
 	for i := range own {
 		own[i].ObservedGeneration = p.pod.Generation
 		own[i].LastTransitionTime = p.lastTransition(own[i])
@@ -43,10 +46,23 @@ func (p *Pod) conditions(status *corev1.PodStatus) []corev1.PodCondition {
 	return own
 }
 
+// ConditionDrained says of a pod that ends whether no client was using it any more when its containers were told to.
+const ConditionDrained corev1.PodConditionType = "skep.io/Drained"
+
+func drainedCondition(d *Drained) corev1.PodCondition {
+	if d.Problem != "" {
+		return corev1.PodCondition{Type: ConditionDrained, Status: corev1.ConditionFalse, Reason: "TimeIsOver", Message: d.Problem}
+	}
+	return corev1.PodCondition{
+		Type: ConditionDrained, Status: corev1.ConditionTrue, Reason: "NoClients",
+		Message: "every node has it out of its service maps, and no connection to it was open",
+	}
+}
+
 // OwnCondition says whether only the node writes a condition.
 func OwnCondition(t corev1.PodConditionType) bool {
 	switch t {
-	case corev1.PodReadyToStartContainers, corev1.PodInitialized, corev1.PodReady, corev1.ContainersReady, corev1.PodScheduled:
+	case ConditionDrained, corev1.PodReadyToStartContainers, corev1.PodInitialized, corev1.PodReady, corev1.ContainersReady, corev1.PodScheduled:
 		return true
 	}
 	return false

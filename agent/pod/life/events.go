@@ -81,7 +81,10 @@ type (
 	}
 
 	// Drained answers Drain.
-	Drained struct{}
+	Drained struct {
+		Endpoint bool   // of a service; if not, there was nothing to wait for
+		Problem  string // what was not so when the time was over; "": nothing
+	}
 	// VolumesRefreshed answers RefreshVolumes.
 	VolumesRefreshed struct{}
 	// Released answers Release.
@@ -278,8 +281,11 @@ func (e PostStartEnded) apply(p *Pod) {
 	}
 }
 
-func (Drained) apply(p *Pod) {
+func (e Drained) apply(p *Pod) {
 	if p.state == Draining {
+		if e.Endpoint {
+			p.drained = &e
+		}
 		p.becomeEnding()
 	}
 }

@@ -98,6 +98,8 @@ type Pod struct {
 	refresh refreshState
 	// serving is what was last requested for the pod's address.
 	serving servingState
+	// drained is how the drain of an endpoint ended; nil before, and for other pods.
+	drained *Drained
 	// published is the status that was last written; nil before the first.
 	published *corev1.PodStatus
 	// overwritten says that the API's status is not published.
