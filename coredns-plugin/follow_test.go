@@ -73,12 +73,12 @@ func TestParse(t *testing.T) {
 	for _, c := range []struct{ corefile, err string }{
 		{"skep cluster.local", ""},
 		{"skep cluster.local {\n endpoints https://10.0.0.1:2379,https://10.0.0.2:2379\n tls a b c\n pods verified\n ttl 30\n fallthrough in-addr.arpa\n}", ""},
-		{"skep {\n tls a b\n}", "tls takes three files"},
+		{"skep {\n tls a b\n}", "tls needs three files"},
 		{"skep {\n ttl -1\n}", "ttl must be from 0 to 3600"},
 		{"skep {\n pods some\n}", "pods must be disabled, insecure or verified"},
 		{"skep {\n endpoint x\n}", `unknown option "endpoint"`},
 		{"skep {\n endpoints\n}", "Wrong argument count"},
-		{"skep {\n prefix registry\n}", "prefix takes one path"},
+		{"skep {\n prefix registry\n}", "prefix needs one path"},
 		{"skep a\nskep b", "plugin can only be used once"},
 	} {
 		_, err := parse(caddy.NewTestController("dns", c.corefile))
