@@ -29,6 +29,9 @@ func newUpCommand(streams genericiooptions.IOStreams) *cobra.Command {
 			# Three hosts
 			skep up
 
+			# Three servers, of which any one may fail
+			skep up --servers 3
+
 			# A second cluster, five hosts in three zones
 			skep up --name test --nodes 5 --zones 3`),
 		Args: cobra.NoArgs,
@@ -57,6 +60,7 @@ func newUpCommand(streams genericiooptions.IOStreams) *cobra.Command {
 	flags := command.Flags()
 	clusterFlags(command, &o.Name, &o.Dir)
 	flags.IntVar(&o.Nodes, "nodes", 0, "Number of hosts to have; those there are, or 3 in a new cluster, if 0")
+	flags.IntVar(&o.Servers, "servers", 0, "Number of servers (skepd) to have, at most 5; those there are, or 1 in a new cluster, if 0")
 	flags.IntVar(&o.Zones, "zones", 0, "Spread new hosts over so many zones, by label; none if 0")
 	flags.BoolVar(&o.Outbound, "outbound", false, "Let pods reach addresses outside this machine even if that takes turning its IP forwarding on; 'skep down' undoes it. On machines that forward anyhow, pods can always")
 	flags.StringVar(&o.LBCIDR, "lb-cidr", "", "Addresses for services of type LoadBalancer, as skepd takes them; some of the hosts' own subnet if empty")

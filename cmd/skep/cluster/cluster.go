@@ -48,8 +48,10 @@ func BinariesIn(dir string) (Binaries, error) {
 type Options struct {
 	Name  string // DefaultName if empty
 	Nodes int    // hosts to have; 0: as many as there are, or DefaultNodes
-	Dir   string // state folder; DefaultDir(Name) if empty
-	Bin   Binaries
+	// Servers is how many servers (skepd) to have; 0: as many as there are, or one.
+	Servers int
+	Dir     string // state folder; DefaultDir(Name) if empty
+	Bin     Binaries
 	// Progress gets a line per step; nil: none.
 	Progress io.Writer
 	// Zones spreads the hosts over that many zones by label; 0: no zone labels.

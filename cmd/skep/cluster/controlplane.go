@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sort"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -32,42 +33,57 @@ func (c *Cluster) startSkepd(ctx context.Context, st *state) error {
 	if st.Skepd.alive() {
 		return nil
 	}
-	if err := os.MkdirAll(c.skepdDir(), 0o700); err != nil {
-		return err
+	var err error
+	st.Skepd, err = c.runSkepd(ctx, st, skepdPlace{cgroup: "skepd", dir: c.skepdDir(), log: c.SkepdLog(), addr: bridgeAddr(st.Subnet)}, nil)
+	return err
+}
+
+// skepdPlace is what one skepd has of its own.
+type skepdPlace struct {
+	cgroup, dir, log string
+	addr             netip.Addr
+}
+
+// runSkepd starts one skepd, under a process that starts it again if it ends, and returns that process.
+func (c *Cluster) runSkepd(ctx context.Context, st *state, at skepdPlace, more []string) (process, error) {
+	if err := os.MkdirAll(at.dir, 0o700); err != nil {
+		return process{}, err
 	}
-	path := clusterCgroup(c.Name) + "/skepd"
+	path := clusterCgroup(c.Name) + "/" + at.cgroup
 	// A new folder each time: Linux 6.18 kills what is cloned into a cgroup that cgroup.kill was ever used on.
 	if err := c.cgroups.remove(ctx, path); err != nil {
-		return err
+		return process{}, err
 	}
 	if err := c.cgroups.make(path); err != nil {
-		return err
+		return process{}, err
 	}
 	cgroup, err := os.Open(filepath.Join(c.cgroups.v2, path))
 	if err != nil {
-		return err
+		return process{}, err
 	}
 	defer cgroup.Close()
 	argv := []string{
 		st.Bin.Skepd,
-		"--data-dir", c.skepdDir(),
-		"--listen", netip.AddrPortFrom(bridgeAddr(st.Subnet), apiPort).String(),
+		"--data-dir", at.dir,
+		"--listen", netip.AddrPortFrom(at.addr, apiPort).String(),
 		"--lb-cidr", cmp.Or(st.LBCIDR, st.loadBalancers()),
 	}
 	if st.IPv6 {
 		argv = append(argv, "--pod-cidr", podCIDRs, "--service-cidr", serviceCIDRs)
 	}
-	argv = append(argv, st.SkepdArgs...)
-	cmd, err := daemonCommand(argv, c.SkepdLog())
+	config := at.dir + ".json"
+	if err := writeServerConfig(config, at.log, slices.Concat(argv, st.SkepdArgs, more)); err != nil {
+		return process{}, err
+	}
+	cmd, err := daemonCommand(append(slices.Clone(st.Bin.Init), config), at.log)
 	if err != nil {
-		return err
+		return process{}, err
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, UseCgroupFD: true, CgroupFD: int(cgroup.Fd())}
 	if err := startDaemon(cmd); err != nil {
-		return fmt.Errorf("start skepd: %w", err)
+		return process{}, fmt.Errorf("start skepd: %w", err)
 	}
-	st.Skepd, err = identify(cmd.Process.Pid)
-	return err
+	return identify(cmd.Process.Pid)
 }
 
 // awaitSkepd returns when the API answers /readyz, with the kubeconfig written.
@@ -135,7 +151,7 @@ func (c *Cluster) writeKubeconfig(st *state) error {
 	return writeFileAtomically(c.Kubeconfig(), data, 0o600)
 }
 
-// KillControlPlane ends skepd with SIGKILL and returns when it has ended.
+// KillControlPlane ends the first server with SIGKILL and returns when it has ended.
 func (c *Cluster) KillControlPlane(ctx context.Context) error {
 	return c.change(func(st *state) error {
 		if err := c.cgroups.kill(ctx, clusterCgroup(c.Name)+"/skepd"); err != nil {
@@ -146,7 +162,7 @@ func (c *Cluster) KillControlPlane(ctx context.Context) error {
 	})
 }
 
-// StopControlPlane ends skepd with SIGTERM and returns when it has ended.
+// StopControlPlane ends the first server with SIGTERM and returns when it has ended.
 func (c *Cluster) StopControlPlane(ctx context.Context) error {
 	return c.change(func(st *state) error {
 		if !st.Skepd.alive() {
@@ -168,21 +184,30 @@ func (c *Cluster) StopControlPlane(ctx context.Context) error {
 	})
 }
 
-// StartControlPlane starts skepd unless it runs, and returns when it is ready.
+// StartControlPlane starts the servers that do not run, except those that have not joined yet, and returns when the first is ready.
 func (c *Cluster) StartControlPlane(ctx context.Context) error {
-	if err := c.change(func(st *state) error { return c.startSkepd(ctx, st) }); err != nil {
+	if err := c.change(func(st *state) error { return errors.Join(c.startSkepd(ctx, st), c.startJoined(ctx, st)) }); err != nil {
 		return err
 	}
 	return c.awaitSkepd(ctx)
 }
 
-// SkepdPID is the control plane's process, 0 if it does not run.
+// SkepdPID is the first server's process, 0 if it does not run.
 func (c *Cluster) SkepdPID() int {
 	st, err := c.load()
 	if err != nil || !st.Skepd.alive() {
 		return 0
 	}
-	return st.Skepd.PID
+	data, err := os.ReadFile(filepath.Join(c.cgroups.v2, clusterCgroup(c.Name), "skepd", "cgroup.procs"))
+	if err != nil {
+		return 0
+	}
+	for _, field := range strings.Fields(string(data)) {
+		if pid, err := strconv.Atoi(field); err == nil && pid != st.Skepd.PID {
+			return pid
+		}
+	}
+	return 0
 }
 
 // agentCommand is how the host's first process starts the agent.

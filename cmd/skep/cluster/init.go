@@ -29,6 +29,8 @@ type hostConfig struct {
 	Disk        string   `json:"disk,omitempty"` // the folder of a bare host's own files
 	Nameservers []string `json:"nameservers"`
 	Hosts       []string `json:"hosts"` // lines of /etc/hosts
+	// Server is the command of a server (skepd), which is not a host's: all else but Log is empty then.
+	Server []string `json:"server,omitempty"`
 }
 
 const (
@@ -45,8 +47,11 @@ const (
 // host's namespaces and cgroup, mounts what makes the host its own, and then
 // keeps the agent running until it gets SIGTERM.
 func RunInit(configPath string) error {
-	ready := os.NewFile(readyFD, "ready")
 	config, err := readHostConfig(configPath)
+	if err == nil && len(config.Server) > 0 {
+		return keepServer(config)
+	}
+	ready := os.NewFile(readyFD, "ready")
 	if err == nil && config.Disk != "" {
 		var again bool
 		if again, err = isolateBare(config); err == nil && again {

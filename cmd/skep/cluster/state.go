@@ -28,6 +28,7 @@ type state struct {
 	Name     string                `json:"name"`
 	Subnet   int                   `json:"subnet"` // N of 198.18.N.0/24
 	Skepd    process               `json:"skepd"`
+	Further  []*further            `json:"furtherServers,omitempty"` // besides the one that Skepd is
 	Nodes    map[string]*nodeState `json:"nodes"`
 	Outbound outboundState         `json:"outbound"`
 	IPv6     bool                  `json:"ipv6,omitempty"`   // hosts, pods and services have it beside IPv4

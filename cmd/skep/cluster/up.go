@@ -45,6 +45,11 @@ func Up(ctx context.Context, o Options) (*Cluster, error) {
 		return nil, err
 	}
 	c.say("Control plane ready       %6.1fs  %s", time.Since(begin).Seconds(), c.SkepdLog())
+	join, cancelJoin := context.WithTimeout(ctx, 3*time.Minute)
+	defer cancelJoin()
+	if err := c.joinServers(join, begin); err != nil {
+		return nil, err
+	}
 	started, err := c.bootMissing(ctx)
 	if err != nil {
 		return nil, err
@@ -119,6 +124,9 @@ func (c *Cluster) prepare(o Options) error {
 		st.IPv6 = ipv6Off() == ""
 	}
 	if st.Subnet, err = ensureBridge(c.Name, st.Subnet, st.IPv6); err != nil {
+		return err
+	}
+	if err := c.planServers(st, o.Servers); err != nil {
 		return err
 	}
 	added := st.addNodes(o)
