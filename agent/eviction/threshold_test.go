@@ -50,7 +50,7 @@ func TestParseRefuses(t *testing.T) {
 		"unsupported eviction signal disk":  {Hard: "disk<1Gi"},
 		"must be positive":                  {Hard: "memory.available<0"},
 		"grace period must be specified":    {Soft: "memory.available<1Gi"},
-		"give it once":                      {Hard: "memory.available<1Gi,memory.available<2Gi"},
+		"set it once":                       {Hard: "memory.available<1Gi,memory.available<2Gi"},
 		"give SIGNAL<VALUE":                 {Hard: "memory.available"},
 		"from 0% to 100%":                   {Hard: "memory.available<101%"},
 		"quantities must match":             {Hard: "memory.available<much"},

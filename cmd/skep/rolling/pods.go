@@ -1,0 +1,132 @@
+package rolling
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// pollInterval is how often pods are looked at.
+const pollInterval = 200 * time.Millisecond
+
+// drained is the condition by which agents say how the drain of a pod that ends went.
+const drained corev1.PodConditionType = "skep.io/Drained"
+
+// drains is how those of all pods that were removed went, by UID: the message of what was wrong, or "".
+type drains map[types.UID]string
+
+func (d *drains) note(pod *corev1.Pod) {
+	for _, c := range pod.Status.Conditions {
+		if c.Type != drained {
+			continue
+		}
+		if *d == nil {
+			*d = drains{}
+		}
+		(*d)[pod.UID] = ""
+		if c.Status != corev1.ConditionTrue {
+			(*d)[pod.UID] = pod.Name + ": " + c.Message
+		}
+	}
+}
+
+// summary is for people.
+func (d drains) summary() string {
+	var problems []string
+	for _, problem := range d {
+		if problem != "" {
+			problems = append(problems, problem)
+		}
+	}
+	text := fmt.Sprintf("Of the removed pods, %d were told to end when no client was connected any more", len(d)-len(problems))
+	if len(problems) == 0 {
+		return text + ", and none earlier."
+	}
+	return text + fmt.Sprintf(", and %d earlier, as their time was over:\n  %s", len(problems), strings.Join(problems, "\n  "))
+}
+
+// scale sets a controller's replicas and returns when as many pods are ready, and no more are there.
+func (u *Update) scale(ctx context.Context, name string, replicas int32) error {
+	rc, err := u.change(ctx, name, func(rc *corev1.ReplicationController) { rc.Spec.Replicas = &replicas })
+	if err != nil {
+		return err
+	}
+	deadline := time.NewTimer(u.Timeout)
+	defer deadline.Stop()
+	for {
+		pods, err := u.podsOf(ctx, rc)
+		if err != nil {
+			return err
+		}
+		ready, waiting := u.count(pods)
+		if ready == int(replicas) && len(pods) == ready {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-deadline.C:
+			return fmt.Errorf("%s: timed out after %s: %d of %d pods are ready, and %d are there%s", name, u.Timeout, ready, replicas, len(pods), waiting)
+		case <-time.After(pollInterval):
+		}
+	}
+}
+
+func (u *Update) podsOf(ctx context.Context, rc *corev1.ReplicationController) (pods []*corev1.Pod, err error) {
+	list, err := u.Client.CoreV1().Pods(u.Namespace).List(ctx, metav1.ListOptions{LabelSelector: labels.SelectorFromSet(rc.Spec.Selector).String()})
+	if err != nil {
+		return nil, err
+	}
+	for i := range list.Items {
+		if pod := &list.Items[i]; metav1.IsControlledBy(pod, rc) && pod.Status.Phase != corev1.PodSucceeded && pod.Status.Phase != corev1.PodFailed {
+			pods = append(pods, pod)
+		}
+	}
+	return pods, nil
+}
+
+// count counts the pods that are ready, and says what the others wait for.
+func (u *Update) count(pods []*corev1.Pod) (ready int, waiting string) {
+	for _, pod := range pods {
+		switch {
+		case pod.DeletionTimestamp != nil:
+			u.drains.note(pod)
+			waiting += "; " + pod.Name + " is ending"
+		case isReady(pod):
+			ready++
+		default:
+			waiting += "; " + pod.Name + ": " + reason(pod)
+		}
+	}
+	return ready, waiting
+}
+
+func isReady(pod *corev1.Pod) bool {
+	for _, c := range pod.Status.Conditions {
+		if c.Type == corev1.PodReady {
+			return c.Status == corev1.ConditionTrue
+		}
+	}
+	return false
+}
+
+// reason says why a pod is not ready.
+func reason(pod *corev1.Pod) string {
+	for _, s := range pod.Status.ContainerStatuses {
+		if w := s.State.Waiting; w != nil {
+			return strings.TrimSuffix(fmt.Sprintf("container %s: %s: %s", s.Name, w.Reason, w.Message), ": ")
+		}
+	}
+	for _, c := range pod.Status.Conditions {
+		if c.Status == corev1.ConditionFalse && c.Message != "" {
+			return c.Message
+		}
+	}
+	return string(pod.Status.Phase)
+}
