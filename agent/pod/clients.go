@@ -11,7 +11,7 @@ import (
 const clientInterval = 20 * time.Millisecond
 
 // awaitClients waits until no TCP connection to a program of the pod is open, or ctx ends. It returns how many are then. On the
-// node's network, where they are not told from those of others, or if the kernel does not say, it waits for none.
+// node's network, where they cannot be distinguished from those of others, or if the kernel does not say, it waits for none.
 func (w *worker) awaitClients(ctx context.Context, netns string) (open int) {
 	if netns == "" {
 		return 0

@@ -56,7 +56,7 @@ func (r *reporter) take() (statements []skepv1.Statement) {
 func (r *reporter) run(ctx context.Context) error {
 	try := backoff.Retry{
 		First: 100 * time.Millisecond, Last: time.Second,
-		Failing: "the API server was not told which nodes cannot be reached; trying again for a while", Working: "the API server was told which nodes cannot be reached",
+		Failing: "statements about nodes that cannot be reached not sent to the API server; trying again", Working: "statements about nodes that cannot be reached sent to the API server again",
 		Final: func(err error) bool {
 			return apierrors.IsNotFound(err) || apierrors.IsMethodNotSupported(err) || apierrors.IsForbidden(err) || apierrors.IsInvalid(err) || apierrors.IsBadRequest(err)
 		},

@@ -59,7 +59,7 @@ func TestDrainAsksNodes(t *testing.T) {
 	}
 }
 
-// An API server that does not answer costs a pod that ends a short time, and is told of.
+// An API server that does not answer delays a pod that ends for a short time, and the condition says so.
 func TestDrainWithoutAnswer(t *testing.T) {
 	s := slice("web-1", "web", 8080, ep("10.244.0.1", false, true, true))
 	s.ResourceVersion = "7"

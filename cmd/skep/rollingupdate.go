@@ -25,7 +25,7 @@ func newRollingUpdateCommand(config genericclioptions.RESTClientGetter, streams 
 		Short: "Replace a replication controller by another, a pod at a time",
 		Long: templates.LongDesc(`
 			Replace the pods of a replication controller by those of another: one is added
-			and ready before one is removed, and a removed pod is told to end only when no
+			and ready before one is removed, and a removed pod is signalled only when no
 			node sends it new connections and no client is connected, or its time is over.
 			The new controller is the old one with another image, or is read from a file.
 

@@ -90,7 +90,7 @@ func (c timelyConn) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// connect opens the port for other members if there are others or were some: one that was removed meanwhile is to be told so.
+// connect opens the port for other members if there are others or were some: one that was removed meanwhile has to learn that.
 func (s *Server) connect(context.Context) error {
 	own := s.etcd.Server.Cluster().Member(s.etcd.Server.MemberID())
 	if own == nil || slices.Contains(own.PeerURLs, lonePeerURL) {

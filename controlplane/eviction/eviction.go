@@ -27,7 +27,7 @@ import (
 const (
 	// maxDisruptedPods is how many evictions of a budget may wait until the disruption loop has seen them.
 	maxDisruptedPods = 2000
-	// evictionRetry is after how many seconds a client is told to try again when a budget's status is not up to date.
+	// evictionRetry is after how many seconds a client should try again when a budget's status is not up to date.
 	evictionRetry = 10
 	// evictionAttempts bounds how often an eviction begins again because the pod changed meanwhile.
 	evictionAttempts = 20

@@ -57,7 +57,7 @@ func TestRollingUpdate(t *testing.T) {
 
 	s.WantIn(s.Refused("", "rolling-update", "echo", "echo-v2", "--image=skep/echo:dev", "--timeout=1ms"), "The same command goes on from here")
 	out := s.Skep("rolling-update", "echo", "echo-v2", "--image=skep/echo:dev")
-	s.WantIn(out, "Going on with the update from echo", "echo-v2: 3 of 3 pods ready", "echo-v2 has replaced echo. Of the removed pods, 3 were told to end when no client was connected any more")
+	s.WantIn(out, "Going on with the update from echo", "echo-v2: 3 of 3 pods ready", "echo-v2 has replaced echo. Of the removed pods, 3 got the stop signal when no client was connected any more")
 	if result := ended(); !strings.Contains(result, ", 0 failed") || strings.Contains(result, "done: 0 connections") {
 		t.Errorf("connections from the client's pod:\n%s", result)
 	}

@@ -46,7 +46,7 @@ func (p *Pod) conditions(status *corev1.PodStatus) []corev1.PodCondition {
 	return own
 }
 
-// ConditionDrained says of a pod that ends whether no client was using it any more when its containers were told to.
+// ConditionDrained says of a pod that ends whether no client was using it any more when its containers got the stop signal.
 const ConditionDrained corev1.PodConditionType = "skep.io/Drained"
 
 func drainedCondition(d *Drained) corev1.PodCondition {

@@ -44,7 +44,7 @@ func (d drains) summary() string {
 			problems = append(problems, problem)
 		}
 	}
-	text := fmt.Sprintf("Of the removed pods, %d were told to end when no client was connected any more", len(d)-len(problems))
+	text := fmt.Sprintf("Of the removed pods, %d got the stop signal when no client was connected any more", len(d)-len(problems))
 	if len(problems) == 0 {
 		return text + ", and none earlier."
 	}
