@@ -259,7 +259,7 @@ func TestEverythingConnectsForYears(t *testing.T) {
 			t.Fatalf("%s: the administrator: %v, warned %q", at, err, warning)
 		}
 		var list skepv1.CertificateList
-		if err := json.Unmarshal(body, &list); err != nil || len(list.Certificates) != 6 {
+		if err := json.Unmarshal(body, &list); err != nil || len(list.Certificates) != 8 {
 			t.Fatalf("%s: certificates are %s (%v)", at, body, err)
 		}
 		for _, c := range list.Certificates {

@@ -5,8 +5,12 @@ import (
 	"os/exec"
 	"runtime"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/skep-io/skep/cmd/skep/cluster"
 	"github.com/skep-io/skep/test/clustertest"
@@ -113,4 +117,70 @@ func TestNoFalseAlarmWhenSaturated(t *testing.T) {
 		t.Errorf("%v verdicts in %v with every CPU busy", made, *saturated)
 	}
 	t.Logf("no verdict in %v with %d busy processes on %d CPUs; %v rounds of probes were late", *saturated, 4*runtime.NumCPU(), runtime.NumCPU(), late)
+}
+
+// witnessed is how many hosts the control plane has given up by what their watchers said.
+func (s *space) witnessed() float64 {
+	s.Helper()
+	for line := range strings.Lines(s.Skep("get", "--raw", "/metrics")) {
+		if value, ok := strings.CutPrefix(line, `skep_node_silences_total{by="witnesses"} `); ok {
+			count, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
+			if err != nil {
+				s.Fatal(err)
+			}
+			return count
+		}
+	}
+	return 0
+}
+
+// boundElsewhere is how many of a controller's pods are to run on other hosts.
+func (s *space) boundElsewhere(app, host string) (count int) {
+	s.Helper()
+	pods, err := client.CoreV1().Pods(s.Name).List(s.Context(), metav1.ListOptions{LabelSelector: "app=" + app})
+	if err != nil {
+		s.Fatal(err)
+	}
+	for _, pod := range pods.Items {
+		if pod.DeletionTimestamp == nil && pod.Spec.NodeName != "" && pod.Spec.NodeName != host {
+			count++
+		}
+	}
+	return count
+}
+
+// The pods of a host that is cut off are bound elsewhere before its lease has run out, by its watchers' word.
+func TestPodsOfLostHostMove(t *testing.T) {
+	s := newSpace(t)
+	s.echoAndClient()
+	s.untilAsked(3)
+	s.watched()
+	echo, err := client.CoreV1().Pods(s.Name).List(t.Context(), metav1.ListOptions{LabelSelector: "app=echo"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	host, err := local.Node(echo.Items[0].Spec.NodeName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := s.witnessed()
+	if err := host.Cut(); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	for s.boundElsewhere("echo", host.Name) < 3 && time.Since(began) < patience {
+		time.Sleep(5 * time.Millisecond)
+	}
+	took, moved := time.Since(began), s.boundElsewhere("echo", host.Name)
+	if err := host.Heal(); err != nil {
+		t.Fatal(err)
+	}
+	if moved < 3 {
+		t.Fatalf("only %d pods are bound elsewhere after %v", moved, took)
+	}
+	if s.witnessed() == before {
+		t.Errorf("the pods moved after %v, but not by its watchers' word", took)
+	}
+	t.Logf("bound elsewhere %v after the host was cut off", took.Round(time.Millisecond))
+	s.untilAsked(3)
 }
