@@ -15,8 +15,8 @@ type neighbourhood interface {
 	InUse(addrs []netip.Addr) (map[netip.Addr]bool, error)
 }
 
-// announcer answers for the load-balancer addresses that this node owns. While the node's lease holds, no other node can own them.
-// After that another may: the control plane assigns an address to another node, but only while it runs, and only nodes that it
+// announcer answers for the load-balancer addresses that this node owns. While the node's lease is renewed, no other node can own them.
+// If it is not renewed in time another may: the control plane assigns an address to another node, but only while it runs, and only nodes that it
 // reaches learn of it. So from then on this node asks its neighbours every second who has the address, and keeps answering until
 // another node says that it has it; the new owner announces it to all neighbours at once and answers those that ask. This node does
 // not answer for an address that another has until that node stops answering and this node's lease holds again. So without a control
@@ -35,8 +35,9 @@ type announcer struct {
 const (
 	// askEvery is the time between two queries to neighbours.
 	askEvery = time.Second
-	// lapsing is how long before the lease's end neighbours are first asked, so that answering does not pause.
-	lapsing = 2 * time.Second
+	// lapsing is how long before the lease's end neighbours are first asked: when it was not renewed for a little more than a second, the
+	// control plane may already count this node as lost, if other nodes cannot reach it.
+	lapsing = 3800 * time.Millisecond
 	// holding is how long this node answers for an address after a query that no neighbour answered. If the agent ends, answering
 	// stops by itself.
 	holding = 5 * time.Second
