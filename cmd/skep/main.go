@@ -37,6 +37,7 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends what does not heed the first, as some of kubectl's verbs
 	root := newRootCommand(os.Args)
 	root.SetContext(ctx)
 	err := cli.RunNoErrOutput(root)

@@ -4,12 +4,14 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
 )
 
 // pollInterval is how often pods are looked at.
@@ -18,33 +20,74 @@ const pollInterval = 200 * time.Millisecond
 // drained is the condition by which agents say how the drain of a pod that ends went.
 const drained corev1.PodConditionType = "skep.io/Drained"
 
-// drains is how those of all pods that were removed went, by UID: the message of what was wrong, or "".
-type drains map[types.UID]string
+// drains is how those of all pods that were removed went.
+type drains struct {
+	mu     sync.Mutex
+	byPod  map[types.UID]string // the message of what was wrong, or ""
+	ending map[types.UID]bool   // those that are not removed yet
+}
 
-func (d *drains) note(pod *corev1.Pod) {
+// follow notes the pods of a controller until ctx ends. A pod may be gone a moment after it was drained, so that its last state is in
+// the event of its removal alone.
+func (u *Update) follow(ctx context.Context, rc *corev1.ReplicationController) error {
+	events, err := u.Client.CoreV1().Pods(u.Namespace).Watch(ctx, metav1.ListOptions{LabelSelector: labels.SelectorFromSet(rc.Spec.Selector).String()})
+	if err != nil {
+		return err
+	}
+	go func() {
+		defer events.Stop()
+		for event := range events.ResultChan() {
+			if pod, ok := event.Object.(*corev1.Pod); ok && metav1.IsControlledBy(pod, rc) && pod.DeletionTimestamp != nil {
+				u.drains.note(pod, event.Type == watch.Deleted)
+			}
+		}
+	}()
+	return nil
+}
+
+func (d *drains) note(pod *corev1.Pod, removed bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.byPod == nil {
+		d.byPod, d.ending = map[types.UID]string{}, map[types.UID]bool{}
+	}
+	if d.ending[pod.UID] = true; removed {
+		delete(d.ending, pod.UID)
+	}
 	for _, c := range pod.Status.Conditions {
 		if c.Type != drained {
 			continue
 		}
-		if *d == nil {
-			*d = drains{}
-		}
-		(*d)[pod.UID] = ""
+		d.byPod[pod.UID] = ""
 		if c.Status != corev1.ConditionTrue {
-			(*d)[pod.UID] = pod.Name + ": " + c.Message
+			d.byPod[pod.UID] = pod.Name + ": " + c.Message
+		}
+	}
+}
+
+// settle waits for a moment until the last state of every pod that ends has been noted.
+func (d *drains) settle() {
+	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		d.mu.Lock()
+		ending := len(d.ending)
+		d.mu.Unlock()
+		if ending == 0 {
+			return
 		}
 	}
 }
 
 // summary is for people.
-func (d drains) summary() string {
+func (d *drains) summary() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	var problems []string
-	for _, problem := range d {
+	for _, problem := range d.byPod {
 		if problem != "" {
 			problems = append(problems, problem)
 		}
 	}
-	text := fmt.Sprintf("Of the removed pods, %d got the stop signal when no client was connected any more", len(d)-len(problems))
+	text := fmt.Sprintf("Of the removed pods, %d got the stop signal when no client was connected any more", len(d.byPod)-len(problems))
 	if len(problems) == 0 {
 		return text + ", and none earlier."
 	}
@@ -96,7 +139,6 @@ func (u *Update) count(pods []*corev1.Pod) (ready int, waiting string) {
 	for _, pod := range pods {
 		switch {
 		case pod.DeletionTimestamp != nil:
-			u.drains.note(pod)
 			waiting += "; " + pod.Name + " is ending"
 		case isReady(pod):
 			ready++

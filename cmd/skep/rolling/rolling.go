@@ -176,6 +176,11 @@ func annotate(rc *corev1.ReplicationController, other string, count int32) {
 
 // shift moves the pods: one is added to the one side and ready before one is taken from the other.
 func (u *Update) shift(ctx context.Context, from, to *corev1.ReplicationController, want int32) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if err := u.follow(ctx, from); err != nil {
+		return err
+	}
 	less, more := *from.Spec.Replicas, *to.Spec.Replicas
 	// An update that goes on may have been interrupted before what it added was ready.
 	if err := u.scale(ctx, to.Name, more); err != nil {
@@ -197,6 +202,7 @@ func (u *Update) shift(ctx context.Context, from, to *corev1.ReplicationControll
 			fmt.Fprintf(u.Out, "%s: %d pods\n", from.Name, less)
 		}
 	}
+	u.drains.settle()
 	return nil
 }
 
