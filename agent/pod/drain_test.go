@@ -15,9 +15,9 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/utils/ptr"
 
-	"github.com/skep-io/skep/agent/pod/life"
 	"github.com/skep-io/skep/agent/runtime"
 	"github.com/skep-io/skep/agent/runtime/runtimetest"
+	"github.com/skep-io/skep/controlplane/servicespec"
 )
 
 // stamper is a container that writes the host's uptime when it is asked to end.
@@ -75,7 +75,7 @@ func (c *cluster) drained(name string) (cond corev1.PodCondition) {
 				continue
 			}
 			for _, has := range pod.Status.Conditions {
-				if has.Type == life.ConditionDrained {
+				if has.Type == servicespec.PodDrained {
 					cond = has
 				}
 			}

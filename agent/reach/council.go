@@ -158,7 +158,7 @@ func (c *council) noteRefusal(node string, err error, now time.Time) {
 		return
 	}
 	c.staleAt = now
-	slog.Warn("another node's statements about nodes that it cannot reach do not count: its clock or this node's is wrong", "node", node, "err", err)
+	slog.Warn("statements of another node are refused: check the clocks of both", "node", node, "err", err)
 }
 
 // refused counts a datagram that is no node's message.

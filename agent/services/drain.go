@@ -102,7 +102,7 @@ func (w *Watcher) awaitNodes(ctx context.Context, revision uint64) (problem stri
 		case err == nil:
 			return "not taken out of the service maps by " + someOf(pending)
 		case ctx.Err() == nil:
-			slog.Warn("the API server does not say which nodes have taken an ending pod out of their service maps", "err", err)
+			slog.Warn("the nodes' service maps are not known: a pod ends although other nodes may still send connections to it", "err", err)
 		}
 		problem = "the API server did not say whether all nodes had taken it out of their service maps"
 	}

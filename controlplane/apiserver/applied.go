@@ -2,7 +2,6 @@ package apiserver
 
 import (
 	"cmp"
-	"encoding/json"
 	"net/http"
 	"slices"
 	"strconv"
@@ -112,10 +111,5 @@ func (s *Server) awaitApplied(w http.ResponseWriter, c *call) error {
 			return c.Context().Err()
 		}
 	}
-	data, err := json.Marshal(answer)
-	if err != nil {
-		return err
-	}
-	writeBytes(w, c.Request, mediaJSON, http.StatusOK, data)
-	return nil
+	return answerJSON(w, c, answer)
 }

@@ -63,23 +63,25 @@ func (s *Server) join(w http.ResponseWriter, c *call) error {
 		return apierrors.NewBadRequest("join: " + err.Error())
 	}
 	slog.Info("Node certificate issued", "node", request.NodeName, "client", c.RemoteAddr)
-	data, err := json.Marshal(skepv1.JoinResponse{Certificate: string(certificate), CA: string(s.pki.CA())})
-	if err != nil {
-		return err
-	}
-	writeBytes(w, c.Request, mediaJSON, http.StatusOK, data)
-	return nil
+	return answerJSON(w, c, skepv1.JoinResponse{Certificate: string(certificate), CA: string(s.pki.CA())})
 }
 
-// joinToken returns the token that a host sends, or nil if it sends none. It is compared with what the store has now: a deleted token is
-// refused.
+// joinToken returns the token that a host sends, or nil if it sends none.
 func (s *Server) joinToken(c *call) (*jointoken.Token, error) {
-	text, ok := strings.CutPrefix(c.Header.Get("Authorization"), "Bearer ")
-	if !ok {
+	if !strings.HasPrefix(c.Header.Get("Authorization"), bearerPrefix) {
 		return nil, nil
 	}
 	refused := apierrors.NewUnauthorized("the join token is unknown: it was deleted, or has expired; `skep token create` makes another")
-	shown, err := jointoken.Parse(text)
+	return s.shownToken(c, refused, func(t jointoken.Token, shown jointoken.Text, _ *corev1.Secret) bool {
+		return t.Matches(shown, time.Now())
+	})
+}
+
+const bearerPrefix = "Bearer "
+
+// shownToken is the token that a request shows. It is compared with what the store has now: a deleted token is refused.
+func (s *Server) shownToken(c *call, refused error, matches func(t jointoken.Token, shown jointoken.Text, secret *corev1.Secret) bool) (*jointoken.Token, error) {
+	shown, err := jointoken.Parse(strings.TrimPrefix(c.Header.Get("Authorization"), bearerPrefix))
 	if err != nil {
 		return nil, refused
 	}
@@ -91,7 +93,7 @@ func (s *Server) joinToken(c *call) (*jointoken.Token, error) {
 		return nil, err
 	}
 	token, err := jointoken.Of(secret)
-	if err != nil || !token.Matches(shown, time.Now()) {
+	if err != nil || !matches(token, shown, secret) {
 		return nil, refused
 	}
 	return &token, nil

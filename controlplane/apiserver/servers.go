@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
-	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -13,7 +12,6 @@ import (
 
 	skepv1 "github.com/skep-io/skep/api/v1"
 	"github.com/skep-io/skep/controlplane/jointoken"
-	"github.com/skep-io/skep/controlplane/kinds"
 )
 
 // Servers admits and removes the servers of the cluster.
@@ -54,26 +52,12 @@ func (s *Server) joinServer(w http.ResponseWriter, c *call) error {
 	return answerJSON(w, c, response)
 }
 
-// serverToken is the token for servers that a request shows. It is compared with what the store has now: a deleted one is refused.
+// serverToken is the token for servers that a request shows.
 func (s *Server) serverToken(c *call) (*jointoken.Token, error) {
 	refused := apierrors.NewUnauthorized("the token is none for a server, is for another one, was deleted or has expired; `skep token create --server` makes another")
-	text, _ := strings.CutPrefix(c.Header.Get("Authorization"), "Bearer ")
-	shown, err := jointoken.Parse(text)
-	if err != nil {
-		return nil, refused
-	}
-	secret, err := current[*corev1.Secret](c.Context(), s, kinds.Secrets, metav1.NamespaceSystem, jointoken.SecretPrefix+shown.ID)
-	if apierrors.IsNotFound(err) {
-		return nil, refused
-	}
-	if err != nil {
-		return nil, err
-	}
-	token, err := jointoken.Of(secret)
-	if err != nil || !token.MatchesServer(shown, secret.CreationTimestamp.Time, time.Now()) {
-		return nil, refused
-	}
-	return &token, nil
+	return s.shownToken(c, refused, func(t jointoken.Token, shown jointoken.Text, secret *corev1.Secret) bool {
+		return t.MatchesServer(shown, secret.CreationTimestamp.Time, time.Now())
+	})
 }
 
 // serveServers answers the administrator; anyone else is refused before this.

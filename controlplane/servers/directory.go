@@ -114,7 +114,7 @@ func (d *Directory) Run(ctx context.Context) error {
 	for {
 		err := d.renew(ctx)
 		if err != nil && !failing && ctx.Err() == nil {
-			slog.Warn("This server's lease is not renewed; without it, the others and clients take it for dead", "err", err)
+			slog.Warn("This server's lease is not renewed: clients and the other servers will count it as dead", "err", err)
 		}
 		failing = err != nil
 		wait := renewEvery

@@ -7,6 +7,10 @@ import corev1 "k8s.io/api/core/v1"
 // node nothing encapsulated. A node without the condition counts as serving.
 const ServesOutside corev1.NodeConditionType = prefix + "ServesOutside"
 
+// PodDrained is the condition by which an agent says of a pod that ends whether any client was using it when its containers got the stop
+// signal.
+const PodDrained corev1.PodConditionType = prefix + "Drained"
+
 // Conditions that the control plane gives a Service as long as they hold.
 const (
 	// AddressConflict: addresses and ports that it asks for belong to others.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/skep-io/skep/controlplane/servicespec"
@@ -73,9 +74,7 @@ func (s *space) withoutAnnouncer(at string) {
 	}()
 	began := time.Now()
 	// The bridge sends what is for a host that is cut off to all others, and one that has the address may not be the only one to answer.
-	for end := time.Now().Add(patience); s.announcer() == name && time.Now().Before(end); {
-		time.Sleep(50 * time.Millisecond)
-	}
+	s.untilAnnouncedElsewhere(name)
 	s.untilAnswered(at)
 	s.Logf("the address answers %v after %s was cut off", time.Since(began).Round(100*time.Millisecond), name)
 	if during := s.owners(at); len(during) != 1 || slices.Equal(during, before) {
@@ -102,6 +101,28 @@ func (s *space) announcer() string {
 		s.Fatal(err)
 	}
 	return service.Annotations[servicespec.AnnouncedByAnnotation]
+}
+
+// untilAnnouncedElsewhere watches the service until another node is to answer.
+func (s *space) untilAnnouncedElsewhere(node string) {
+	s.Helper()
+	ctx, cancel := context.WithTimeout(s.Context(), patience)
+	defer cancel()
+	events, err := client.CoreV1().Services(s.Name).Watch(ctx, metav1.ListOptions{FieldSelector: "metadata.name=echo"})
+	if err != nil {
+		s.Fatal(err)
+	}
+	defer events.Stop()
+	for event := range events.ResultChan() {
+		service, ok := event.Object.(*corev1.Service)
+		if !ok {
+			continue
+		}
+		if by := service.Annotations[servicespec.AnnouncedByAnnotation]; by != "" && by != node {
+			return
+		}
+	}
+	s.Fatalf("no node but %s was to answer within %s", node, patience)
 }
 
 // askPatiently waits for as long as TCP needs to send a lost packet again on a busy machine.

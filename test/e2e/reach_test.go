@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/skep-io/skep/cmd/skep/cluster"
@@ -134,15 +135,10 @@ func (s *space) witnessed() float64 {
 	return 0
 }
 
-// boundElsewhere is how many of a controller's pods are to run on other hosts.
-func (s *space) boundElsewhere(app, host string) (count int) {
-	s.Helper()
-	pods, err := client.CoreV1().Pods(s.Name).List(s.Context(), metav1.ListOptions{LabelSelector: "app=" + app})
-	if err != nil {
-		s.Fatal(err)
-	}
-	for _, pod := range pods.Items {
-		if pod.DeletionTimestamp == nil && pod.Spec.NodeName != "" && pod.Spec.NodeName != host {
+// boundElsewhere is how many of the pods are to run on other hosts.
+func boundElsewhere(pods []corev1.Pod, host string) (count int) {
+	for _, pod := range pods {
+		if pod.Labels["app"] == "echo" && pod.DeletionTimestamp == nil && pod.Spec.NodeName != "" && pod.Spec.NodeName != host {
 			count++
 		}
 	}
@@ -167,20 +163,20 @@ func TestPodsOfLostHostMove(t *testing.T) {
 	if err := host.Cut(); err != nil {
 		t.Fatal(err)
 	}
+	defer func() {
+		if err := host.Heal(); err != nil {
+			t.Error(err)
+		}
+	}()
 	began := time.Now()
-	for s.boundElsewhere("echo", host.Name) < 3 && time.Since(began) < patience {
-		time.Sleep(5 * time.Millisecond)
-	}
-	took, moved := time.Since(began), s.boundElsewhere("echo", host.Name)
-	if err := host.Heal(); err != nil {
-		t.Fatal(err)
-	}
-	if moved < 3 {
-		t.Fatalf("only %d pods are bound elsewhere after %v", moved, took)
-	}
+	s.Await("three echo pods on other hosts", func(pods []corev1.Pod) bool { return boundElsewhere(pods, host.Name) == 3 })
+	took := time.Since(began)
 	if s.witnessed() == before {
 		t.Errorf("the pods moved after %v, but not by its watchers' word", took)
 	}
 	t.Logf("bound elsewhere %v after the host was cut off", took.Round(time.Millisecond))
+	if err := host.Heal(); err != nil {
+		t.Fatal(err)
+	}
 	s.untilAsked(3)
 }

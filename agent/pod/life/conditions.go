@@ -6,6 +6,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/skep-io/skep/controlplane/servicespec"
 )
 
 // conditions are the conditions that the node writes, and all others unchanged.
@@ -46,15 +48,12 @@ func (p *Pod) conditions(status *corev1.PodStatus) []corev1.PodCondition {
 	return own
 }
 
-// ConditionDrained says of a pod that ends whether no client was using it any more when its containers got the stop signal.
-const ConditionDrained corev1.PodConditionType = "skep.io/Drained"
-
 func drainedCondition(d *Drained) corev1.PodCondition {
 	if d.Problem != "" {
-		return corev1.PodCondition{Type: ConditionDrained, Status: corev1.ConditionFalse, Reason: "TimeIsOver", Message: d.Problem}
+		return corev1.PodCondition{Type: servicespec.PodDrained, Status: corev1.ConditionFalse, Reason: "TimeIsOver", Message: d.Problem}
 	}
 	return corev1.PodCondition{
-		Type: ConditionDrained, Status: corev1.ConditionTrue, Reason: "NoClients",
+		Type: servicespec.PodDrained, Status: corev1.ConditionTrue, Reason: "NoClients",
 		Message: "every node has it out of its service maps, and no connection to it was open",
 	}
 }
@@ -62,7 +61,7 @@ func drainedCondition(d *Drained) corev1.PodCondition {
 // OwnCondition says whether only the node writes a condition.
 func OwnCondition(t corev1.PodConditionType) bool {
 	switch t {
-	case ConditionDrained, corev1.PodReadyToStartContainers, corev1.PodInitialized, corev1.PodReady, corev1.ContainersReady, corev1.PodScheduled:
+	case servicespec.PodDrained, corev1.PodReadyToStartContainers, corev1.PodInitialized, corev1.PodReady, corev1.ContainersReady, corev1.PodScheduled:
 		return true
 	}
 	return false

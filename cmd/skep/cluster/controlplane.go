@@ -253,25 +253,13 @@ func (c *Cluster) joinToken() (string, error) {
 	if time.Since(info.ModTime()) < jointoken.DefaultTTL-time.Hour {
 		return strings.TrimSpace(string(data)), nil
 	}
-	ca, err := os.ReadFile(filepath.Join(c.skepdDir(), "pki", "ca.crt"))
-	if err != nil {
-		return "", err
-	}
-	text, err := jointoken.New(ca)
-	if err != nil {
-		return "", err
-	}
-	client, err := c.Client()
-	if err != nil {
-		return "", err
-	}
-	token := jointoken.Token{ID: text.ID, Secret: text.Secret, Description: "For hosts of skep up.", Expires: time.Now().Add(jointoken.DefaultTTL), Authentication: true}
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	if _, err := client.CoreV1().Secrets(metav1.NamespaceSystem).Create(ctx, token.Object(), metav1.CreateOptions{}); err != nil {
-		return "", fmt.Errorf("make a join token: %w", err)
+	text, err := c.makeToken(ctx, jointoken.Token{Description: "For hosts of skep up.", Expires: time.Now().Add(jointoken.DefaultTTL), Authentication: true})
+	if err != nil {
+		return "", err
 	}
-	return text.String(), writeFileAtomically(left, []byte(text.String()+"\n"), 0o600)
+	return text, writeFileAtomically(left, []byte(text+"\n"), 0o600)
 }
 
 func commas[T fmt.Stringer](list []T) string {
@@ -302,4 +290,25 @@ func tail(path string, lines int) string {
 		all = all[len(all)-lines:]
 	}
 	return "    " + strings.Join(all, "\n    ")
+}
+
+// makeToken stores a token, whose ID and secret it makes, and returns its text.
+func (c *Cluster) makeToken(ctx context.Context, token jointoken.Token) (string, error) {
+	ca, err := os.ReadFile(filepath.Join(c.skepdDir(), "pki", "ca.crt"))
+	if err != nil {
+		return "", err
+	}
+	text, err := jointoken.New(ca)
+	if err != nil {
+		return "", err
+	}
+	client, err := c.Client()
+	if err != nil {
+		return "", err
+	}
+	token.ID, token.Secret = text.ID, text.Secret
+	if _, err := client.CoreV1().Secrets(metav1.NamespaceSystem).Create(ctx, token.Object(), metav1.CreateOptions{}); err != nil {
+		return "", fmt.Errorf("make a join token: %w", err)
+	}
+	return text.String(), nil
 }

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/skep-io/skep/controlplane/jointoken"
@@ -143,23 +142,7 @@ func (c *Cluster) joinServers(ctx context.Context, begin time.Time) error {
 
 // serverToken lets one server join.
 func (c *Cluster) serverToken(ctx context.Context) (string, error) {
-	ca, err := os.ReadFile(filepath.Join(c.skepdDir(), "pki", "ca.crt"))
-	if err != nil {
-		return "", err
-	}
-	text, err := jointoken.New(ca)
-	if err != nil {
-		return "", err
-	}
-	client, err := c.Client()
-	if err != nil {
-		return "", err
-	}
-	token := jointoken.Token{ID: text.ID, Secret: text.Secret, Description: "For a server of skep up.", Expires: time.Now().Add(jointoken.ServerTTL), Server: true}
-	if _, err := client.CoreV1().Secrets(metav1.NamespaceSystem).Create(ctx, token.Object(), metav1.CreateOptions{}); err != nil {
-		return "", fmt.Errorf("make a token for a server: %w", err)
-	}
-	return text.String(), nil
+	return c.makeToken(ctx, jointoken.Token{Description: "For a server of skep up.", Expires: time.Now().Add(jointoken.ServerTTL), Server: true})
 }
 
 // awaitServer returns when a server answers that it is ready.

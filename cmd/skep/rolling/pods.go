@@ -12,13 +12,13 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/kubectl/pkg/util/podutils"
+
+	"github.com/skep-io/skep/controlplane/servicespec"
 )
 
 // pollInterval is how often pods are looked at.
 const pollInterval = 200 * time.Millisecond
-
-// drained is the condition by which agents say how the drain of a pod that ends went.
-const drained corev1.PodConditionType = "skep.io/Drained"
 
 // drains is how those of all pods that were removed went.
 type drains struct {
@@ -55,7 +55,7 @@ func (d *drains) note(pod *corev1.Pod, removed bool) {
 		delete(d.ending, pod.UID)
 	}
 	for _, c := range pod.Status.Conditions {
-		if c.Type != drained {
+		if c.Type != servicespec.PodDrained {
 			continue
 		}
 		d.byPod[pod.UID] = ""
@@ -140,22 +140,13 @@ func (u *Update) count(pods []*corev1.Pod) (ready int, waiting string) {
 		switch {
 		case pod.DeletionTimestamp != nil:
 			waiting += "; " + pod.Name + " is ending"
-		case isReady(pod):
+		case podutils.IsPodReady(pod):
 			ready++
 		default:
 			waiting += "; " + pod.Name + ": " + reason(pod)
 		}
 	}
 	return ready, waiting
-}
-
-func isReady(pod *corev1.Pod) bool {
-	for _, c := range pod.Status.Conditions {
-		if c.Type == corev1.PodReady {
-			return c.Status == corev1.ConditionTrue
-		}
-	}
-	return false
 }
 
 // reason says why a pod is not ready.

@@ -61,11 +61,3 @@ func (h *health) lost(now time.Time) (names []string, held map[string]int) {
 	ejection := witness.Eject("", nodes, func(name string) bool { return accused[name] })
 	return ejection.Out, ejection.Held
 }
-
-// heldZones are the zones in which too many nodes seem gone for early evictions, by how many.
-func (h *health) heldZones(now time.Time) map[string]int {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	_, held := h.lost(now)
-	return held
-}

@@ -102,23 +102,23 @@ func (h *health) start(now time.Time) {
 
 // overdue returns the nodes whose grace has passed and that are not yet declared silent.
 // If the time since the last look is so long that this process must have been stopped or
-// starved, it returns none and all nodes get time from now.
-func (h *health) overdue(now time.Time) (names []string) {
+// starved, it returns none and all nodes get time from now. Held are the zones of lost.
+func (h *health) overdue(now time.Time) (names []string, held map[string]int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	gap := now.Sub(h.ticked)
 	h.ticked = now
 	if gap > h.grace/2 {
 		h.extend(now)
-		return nil
+		return nil, nil
 	}
 	for name, p := range h.nodes {
 		if !p.silent && now.Sub(p.seen) > h.grace {
 			names = append(names, name)
 		}
 	}
-	lost, _ := h.lost(now)
-	return append(names, lost...)
+	lost, held := h.lost(now)
+	return append(names, lost...), held
 }
 
 // isOverdue says whether a node's grace has passed and it is not yet declared silent. Early: it has not passed, but other nodes cannot

@@ -25,7 +25,8 @@ func TestHealth(t *testing.T) {
 			for _, n := range alive {
 				h.observe(n, fromLease, at(s).String(), at(s))
 			}
-			for _, n := range h.overdue(at(s)) {
+			names, _ := h.overdue(at(s))
+			for _, n := range names {
 				h.declare(n)
 				overdue = append(overdue, n)
 			}
@@ -62,7 +63,7 @@ func TestHealth(t *testing.T) {
 	t.Run("this process was stopped", func(t *testing.T) {
 		h := newOne("a", "b", "c")
 		run(h, 0.5, 20, "a", "b", "c")
-		if got := h.overdue(at(60)); len(got) != 0 {
+		if got, _ := h.overdue(at(60)); len(got) != 0 {
 			t.Errorf("%v are overdue though nobody looked for 40 s", got)
 		}
 		if got := run(h, 60.5, 64.5); len(got) != 0 {

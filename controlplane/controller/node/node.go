@@ -138,11 +138,11 @@ func (c *Controller) look(ctx context.Context, ticker clock.Ticker) {
 		case <-ctx.Done():
 			return
 		case <-ticker.C():
-			now := c.clock.Now()
-			for _, name := range c.health.overdue(now) {
+			names, held := c.health.overdue(c.clock.Now())
+			for _, name := range names {
 				c.nodes.Add(name)
 			}
-			c.noteHeldZones(c.health.heldZones(now))
+			c.noteHeldZones(held)
 		}
 	}
 }
