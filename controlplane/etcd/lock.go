@@ -3,10 +3,14 @@ package etcd
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 
+	"go.etcd.io/etcd/server/v3/storage/wal"
+	"go.etcd.io/etcd/server/v3/storage/wal/walpb"
+	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 )
 
@@ -40,8 +44,25 @@ func (l *Lock) Initialized() bool {
 	return err == nil && len(logs) > 0
 }
 
-// Discard removes the data of a member that never counted.
-func (l *Lock) Discard() error { return os.RemoveAll(filepath.Join(l.dir, "member")) }
+// discardUnstarted removes the data of a member that was killed after it had made its log and before it knew anything to be committed there. It has
+// neither acknowledged an entry nor voted, and with such a log etcd knows no member to speak to: on an empty directory it asks them.
+func (l *Lock) discardUnstarted() error {
+	if !l.Initialized() {
+		return nil
+	}
+	member := filepath.Join(l.dir, "member")
+	log, err := wal.OpenForRead(zap.NewNop(), filepath.Join(member, "wal"), &walpb.Snapshot{})
+	if err != nil {
+		return nil // its beginning is gone: it has entries, or etcd says what is wrong with it
+	}
+	_, state, _, err := log.ReadAll()
+	_ = log.Close() // nothing was written
+	if err != nil || state.GetCommit() > 0 || state.GetVote() > 0 {
+		return nil
+	}
+	slog.Info("This server was stopped before the others had sent it anything: it begins anew", "removed", member)
+	return os.RemoveAll(member)
+}
 
 // lockDir takes the lock on a data directory. It lasts until the file is closed
 // or the process ends, however it ends.

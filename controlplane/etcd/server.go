@@ -63,7 +63,7 @@ type Peer struct {
 	// TLS is for the connections of the others; the files, for those to the others.
 	TLS                       *tls.Config
 	CertFile, KeyFile, CAFile string
-	// Members are the other members of the cluster that the server joins, by name, with their URLs; only used on an empty directory.
+	// Members are the other members of the cluster that the server joins, by name, with their URLs; only used until it has heard of them from the cluster.
 	Members map[string]string
 }
 
@@ -96,6 +96,12 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	if err := checkDir(dir); err != nil {
 		lock.Release()
 		return nil, err
+	}
+	if cfg.Peer != nil && len(cfg.Peer.Members) > 0 {
+		if err := lock.discardUnstarted(); err != nil {
+			lock.Release()
+			return nil, err
+		}
 	}
 	s := &Server{lock: lock, quota: cmp.Or(cfg.QuotaBytes, quotaBytes), name: cmp.Or(cfg.Name, memberName)}
 	if err := s.start(ctx, dir, cfg.Peer); err != nil {
