@@ -105,7 +105,7 @@ func furnish() error {
 // Cgroup is the folder of the cgroup that the tests are in.
 func Cgroup() string { return os.Getenv(envCgroup) }
 
-// Command runs the test binary again in a cgroup. It dies with this process's main thread, or the thread that starts it.
+// Command runs the test binary again in a cgroup. It dies with the thread that starts it: see Start.
 func Command(tb testing.TB, cgroup string, namespaces uintptr, args ...string) *exec.Cmd {
 	tb.Helper()
 	cmd, err := command(cgroup, namespaces, args...)
@@ -114,6 +114,25 @@ func Command(tb testing.TB, cgroup string, namespaces uintptr, args ...string) *
 	}
 	tb.Cleanup(func() { unix.Close(cmd.SysProcAttr.CgroupFD) })
 	return cmd
+}
+
+// Start starts a command that has a parent death signal, from a thread that lasts as long as the command: the signal comes when the thread
+// ends that started it, and threads that have entered another namespace do.
+func Start(cmd *exec.Cmd) error {
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err != nil {
+			return
+		}
+		// It is left to be waited for. An error says that it was.
+		for unix.Waitid(unix.P_PID, cmd.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil) == unix.EINTR {
+		}
+	}()
+	return <-started
 }
 
 // AsChild makes the command do what Main was given under that name.

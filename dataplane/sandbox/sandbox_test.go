@@ -6,7 +6,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -46,7 +48,7 @@ func furnished(t *testing.T) (cmd *exec.Cmd, cgroup, files string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := cmd.Start(); err != nil {
+	if err := Start(cmd); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
@@ -95,5 +97,35 @@ func TestTheNextRunSweepsWhatAKilledOneLeft(t *testing.T) {
 			t.Fatal(err)
 		}
 		cmd.Wait()
+	}
+}
+
+// A command with a parent death signal outlives threads that end, as those do that have entered another namespace.
+func TestStartOutlivesThreads(t *testing.T) {
+	cmd := exec.Command("cat")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Start(cmd); err != nil {
+		t.Fatal(err)
+	}
+	var locked, ended sync.WaitGroup
+	end := make(chan struct{})
+	for range 50 {
+		locked.Add(1)
+		ended.Go(func() {
+			runtime.LockOSThread() // and not unlocked: the thread ends with its goroutine
+			locked.Done()
+			<-end
+		})
+	}
+	locked.Wait()
+	close(end)
+	ended.Wait()
+	in.Close()
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
 	}
 }

@@ -17,6 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/skep-io/skep/dataplane/sandbox"
 )
 
 // skepd is a running control plane, its data in memory.
@@ -34,7 +36,7 @@ func start(b *testing.B, program string) *skepd {
 		"--pod-cidr", "172.16.0.0/12", "--node-cidr-mask-size", "26", "--node-monitor-grace", "10h")
 	cmd.Stderr = &log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
-	if err := cmd.Start(); err != nil {
+	if err := sandbox.Start(cmd); err != nil {
 		b.Fatal(err)
 	}
 	ended := make(chan error, 1)

@@ -31,6 +31,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/utils/ptr"
+
+	"github.com/skep-io/skep/dataplane/sandbox"
 )
 
 // Whoever reads etcd's files or a snapshot of them finds no secret. Pods have theirs all the same.
@@ -154,7 +156,7 @@ func startControlPlane(t *testing.T, dir string, args ...string) *controlPlane {
 	c.Cmd = exec.Command(filepath.Join(local.Bin, "skepd"), append([]string{"--data-dir", dir, "--listen", api, "--dns-etcd-listen", door}, args...)...)
 	c.Stdout, c.Stderr = &c.said, &c.said
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := c.Start(); err != nil {
+	if err := sandbox.Start(c.Cmd); err != nil {
 		t.Fatal(err)
 	}
 	go func() { defer close(c.ended); _ = c.Wait() }()

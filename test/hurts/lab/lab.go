@@ -36,7 +36,7 @@ func StartChild(tb testing.TB, name string, env ...string) *Child {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	if err := cmd.Start(); err != nil {
+	if err := sandbox.Start(cmd); err != nil {
 		tb.Fatal(err)
 	}
 	child := &Child{stdout, cmd}
