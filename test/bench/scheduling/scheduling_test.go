@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/skep-io/skep/controlplane/etcd"
+	"github.com/skep-io/skep/test/bench/skepd"
 )
 
 const (
@@ -33,17 +34,18 @@ func BenchmarkPods(b *testing.B) {
 	if other := os.Getenv(baseline); other != "" {
 		programs["baseline"] = other
 	}
-	running := map[string]*skepd{}
+	running := map[string]*control{}
 	for name, program := range programs {
-		running[name] = start(b, program)
+		running[name] = &control{skepd.Start(b, program, "--pod-cidr", "172.16.0.0/12", "--node-cidr-mask-size", "26",
+			"--node-monitor-grace", "10h")} // the nodes are silent
 	}
 	memory := map[string]float64{}
 	for name, s := range running {
-		memory[name+"-idle-MB"] = s.residentMB(b)
+		memory[name+"-idle-MB"] = s.ResidentMB(b)
 		s.makeNodes(b)
 	}
 	for name, s := range running {
-		memory[name+"-nodes-MB"] = s.residentMB(b)
+		memory[name+"-nodes-MB"] = s.ResidentMB(b)
 	}
 	store := startEtcd(b)
 	rates := map[string][]float64{}
@@ -70,6 +72,9 @@ func BenchmarkPods(b *testing.B) {
 	b.ReportMetric(0, "ns/op")
 }
 
+// control is a control plane that is measured.
+type control struct{ *skepd.Process }
+
 // each calls do for 0 to n-1 from several goroutines.
 func each(b *testing.B, n int, do func(ctx context.Context, i int) error) {
 	b.Helper()
@@ -89,7 +94,7 @@ func each(b *testing.B, n int, do func(ctx context.Context, i int) error) {
 	}
 }
 
-func (s *skepd) makeNodes(b *testing.B) {
+func (s *control) makeNodes(b *testing.B) {
 	b.Helper()
 	capacity := corev1.ResourceList{
 		corev1.ResourceCPU: resource.MustParse("32"), corev1.ResourceMemory: resource.MustParse("128Gi"), corev1.ResourcePods: resource.MustParse("110"),
@@ -105,21 +110,21 @@ func (s *skepd) makeNodes(b *testing.B) {
 				}},
 			},
 		}
-		_, err := s.client.CoreV1().Nodes().Create(ctx, node, metav1.CreateOptions{})
+		_, err := s.Client.CoreV1().Nodes().Create(ctx, node, metav1.CreateOptions{})
 		return err
 	})
 }
 
 // bindPods is the time from the first pod's creation to the last one's binding.
-func (s *skepd) bindPods(b *testing.B, round int) time.Duration {
+func (s *control) bindPods(b *testing.B, round int) time.Duration {
 	b.Helper()
 	namespace := fmt.Sprintf("round%d", round)
 	ctx, cancel := context.WithTimeout(b.Context(), 5*time.Minute)
 	defer cancel()
-	if _, err := s.client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}, metav1.CreateOptions{}); err != nil {
+	if _, err := s.Client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}, metav1.CreateOptions{}); err != nil {
 		b.Fatal(err)
 	}
-	watch, err := s.client.CoreV1().Pods(namespace).Watch(ctx, metav1.ListOptions{})
+	watch, err := s.Client.CoreV1().Pods(namespace).Watch(ctx, metav1.ListOptions{})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -140,7 +145,7 @@ func (s *skepd) bindPods(b *testing.B, round int) time.Duration {
 	}()
 	began := time.Now()
 	each(b, podsRound, func(ctx context.Context, i int) error {
-		_, err := s.client.CoreV1().Pods(namespace).Create(ctx, pod(fmt.Sprintf("pod%d", i)), metav1.CreateOptions{})
+		_, err := s.Client.CoreV1().Pods(namespace).Create(ctx, pod(fmt.Sprintf("pod%d", i)), metav1.CreateOptions{})
 		return err
 	})
 	if err := <-bound; err != nil {
@@ -163,7 +168,7 @@ func pod(name string) *corev1.Pod {
 
 func startEtcd(b *testing.B) *clientv3.Client {
 	b.Helper()
-	server, err := etcd.Start(b.Context(), etcd.Config{DataDir: memoryDir(b)})
+	server, err := etcd.Start(b.Context(), etcd.Config{DataDir: skepd.MemoryDir(b)})
 	if err != nil {
 		b.Fatal(err)
 	}

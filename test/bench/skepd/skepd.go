@@ -1,4 +1,5 @@
-package scheduling
+// Package skepd runs a control plane without agents for benchmarks, with its data in memory.
+package skepd
 
 import (
 	"bytes"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -21,19 +23,21 @@ import (
 	"github.com/skep-io/skep/dataplane/sandbox"
 )
 
-// skepd is a running control plane, its data in memory.
-type skepd struct {
-	client kubernetes.Interface
-	pid    int
+// Process is a running control plane.
+type Process struct {
+	Client kubernetes.Interface
+	PID    int
+	// URL is that of its API, and Token the first join token.
+	URL, Token string
 }
 
-// start runs a skepd program until the benchmark ends. Nodes may be silent for as long as it runs.
-func start(b *testing.B, program string) *skepd {
+// Start runs a skepd program with further flags until the benchmark ends.
+func Start(b *testing.B, program string, flags ...string) *Process {
 	b.Helper()
-	dir := memoryDir(b)
+	dir := MemoryDir(b)
 	var log bytes.Buffer
-	cmd := exec.Command(program, "--data-dir", dir, "--listen", freePort(b), "--dns-etcd-listen", freePort(b),
-		"--pod-cidr", "172.16.0.0/12", "--node-cidr-mask-size", "26", "--node-monitor-grace", "10h")
+	address := freePort(b)
+	cmd := exec.Command(program, append([]string{"--data-dir", dir, "--listen", address, "--dns-etcd-listen", freePort(b)}, flags...)...)
 	cmd.Stderr = &log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
 	if err := sandbox.Start(cmd); err != nil {
@@ -47,11 +51,16 @@ func start(b *testing.B, program string) *skepd {
 			b.Errorf("%s: %v\n%s", program, err, log.String())
 		}
 	})
-	s := &skepd{pid: cmd.Process.Pid}
+	s := &Process{PID: cmd.Process.Pid, URL: "https://" + address}
 	deadline := time.Now().Add(time.Minute)
 	for {
 		err := s.connect(b.Context(), filepath.Join(dir, "admin.kubeconfig"))
 		if err == nil {
+			token, err := os.ReadFile(filepath.Join(dir, "join-token"))
+			if err != nil {
+				b.Fatal(err)
+			}
+			s.Token = strings.TrimSpace(string(token))
 			return s
 		}
 		select {
@@ -66,21 +75,21 @@ func start(b *testing.B, program string) *skepd {
 	}
 }
 
-func (s *skepd) connect(ctx context.Context, kubeconfig string) error {
+func (s *Process) connect(ctx context.Context, kubeconfig string) error {
 	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
 	if err != nil {
 		return err
 	}
 	config.QPS = -1
 	config.ContentType, config.AcceptContentTypes = "application/vnd.kubernetes.protobuf", "application/vnd.kubernetes.protobuf,application/json"
-	if s.client, err = kubernetes.NewForConfig(config); err != nil {
+	if s.Client, err = kubernetes.NewForConfig(config); err != nil {
 		return err
 	}
-	return s.client.Discovery().RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
+	return s.Client.Discovery().RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
 }
 
-// residentMB is the memory that the process holds, in 10^6 bytes, when it no longer changes by a hundredth within a second.
-func (s *skepd) residentMB(b *testing.B) float64 {
+// ResidentMB is the memory that the process holds, in 10^6 bytes, when it no longer changes by a hundredth within a second.
+func (s *Process) ResidentMB(b *testing.B) float64 {
 	b.Helper()
 	ticks := time.NewTicker(time.Second)
 	defer ticks.Stop()
@@ -97,9 +106,9 @@ func (s *skepd) residentMB(b *testing.B) float64 {
 	return 0
 }
 
-func (s *skepd) resident(b *testing.B) float64 {
+func (s *Process) resident(b *testing.B) float64 {
 	b.Helper()
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.pid))
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.PID))
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -111,8 +120,28 @@ func (s *skepd) resident(b *testing.B) float64 {
 	return kib * 1024 / 1e6
 }
 
-// memoryDir is a folder on a memory disk, so that the disk's speed is no part of the figure.
-func memoryDir(b *testing.B) string {
+// CPU is the processor time that the process has used.
+func (s *Process) CPU(b *testing.B) time.Duration {
+	b.Helper()
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.PID))
+	if err != nil {
+		b.Fatal(err)
+	}
+	_, after, _ := strings.Cut(string(stat), ") ") // the name may have blanks
+	fields := strings.Fields(after)
+	var ticks time.Duration
+	for _, field := range fields[11:13] { // user and system, in hundredths of a second
+		n, err := strconv.Atoi(field)
+		if err != nil {
+			b.Fatal(err)
+		}
+		ticks += time.Duration(n)
+	}
+	return ticks * 10 * time.Millisecond
+}
+
+// MemoryDir is a folder on a memory disk, so that the disk's speed is no part of the figure.
+func MemoryDir(b *testing.B) string {
 	b.Helper()
 	dir, err := os.MkdirTemp("/dev/shm", "skep-bench-")
 	if err != nil {
