@@ -2,8 +2,9 @@
 # make down    remove that cluster
 # make test    all tests, as root; installs and builds what they need
 # make simulate  ten hours of 5,000 saturated hosts that watch each other, in virtual time
+# make scale   a control plane with 5,000 hollow nodes, 150,000 pods and 10,000 services; SCALE_NODES says otherwise
 # make fuzz    every fuzz target in turn, for an hour; FUZZ_MINUTES says otherwise
-.PHONY: all deps generate build up down test bench simulate fuzz lint conformance
+.PHONY: all deps generate build up down test bench simulate scale fuzz lint conformance
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 NODES   ?= 3
@@ -62,6 +63,11 @@ lint:
 # Whether 5,000 saturated hosts that watch each other for ten hours take any for lost: about an hour on one CPU.
 simulate:
 	@go test ./agent/reach -run '^$$' -bench Simulation -benchtime 1x -timeout 6h -nodes 5000 -hours 10
+
+# Thirty pods a node, and two services.
+SCALE_NODES ?= 5000
+scale: deps build
+	@go test ./test/bench/scale -run '^$$' -bench . -timeout 3h -nodes $(SCALE_NODES) -pods $$(($(SCALE_NODES) * 30)) -services $$(($(SCALE_NODES) * 2))
 
 # Kubernetes' own tests: built from its module, with these programs in their image.
 conformance: NEEDED := curl:curl nc:netcat-openbsd dig:bind9-dnsutils dash:dash
