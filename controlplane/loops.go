@@ -62,7 +62,7 @@ func lead(ctx context.Context, s *settings, registry *resource.Registry, authori
 	accounts := serviceaccount.New(registry, authority.CA)
 	authority.OnRenewal(accounts.Renewed)
 	runLoops(ctx, &wg, map[string]loop{
-		"scheduler":      as(identity.Scheduler, scheduler.New(registry, recorder(scheduler.Component), realClock)),
+		"scheduler":      as(identity.Scheduler, scheduler.New(registry, s.scheduling.NewRecorders(recorder), realClock, s.scheduling)),
 		"replication":    replication.New(registry, recorder(replication.Component), realClock),
 		"replicasets":    replication.NewReplicaSets(registry, recorder(replication.ReplicaSetsComponent), realClock),
 		"deployments":    deployment.New(registry, recorder(deployment.Component)),

@@ -17,6 +17,7 @@ import (
 	"github.com/skep-io/skep/controlplane/allocator"
 	"github.com/skep-io/skep/controlplane/controller/loadbalancer"
 	"github.com/skep-io/skep/controlplane/controller/node"
+	"github.com/skep-io/skep/controlplane/scheduler"
 	"github.com/skep-io/skep/controlplane/storage"
 )
 
@@ -55,6 +56,8 @@ type Options struct {
 	NodeMonitorGrace time.Duration
 	// TerminatedPodGCThreshold is how many terminated pods are kept; 0 or less: all.
 	TerminatedPodGCThreshold int
+	// SchedulerConfig is the file with the KubeSchedulerConfiguration; empty: Kubernetes' defaults.
+	SchedulerConfig string
 	// Name is this server's among several; empty: the host's.
 	Name string
 	// Join is the URL of a server of the cluster to join, with Token; only used until the server has joined.
@@ -98,6 +101,7 @@ type settings struct {
 	services               []netip.Prefix
 	pods                   []allocator.PodRange
 	pool                   loadbalancer.Pool
+	scheduling             *scheduler.Configuration
 	// others are the addresses of all servers at the moment.
 	others func() []netip.Addr
 }
@@ -146,6 +150,12 @@ func (o Options) complete() (*settings, error) {
 	}
 	if s.pool, err = loadbalancer.ParsePool(o.LoadBalancerCIDR); err != nil {
 		return nil, fmt.Errorf("--lb-cidr %s: %w", o.LoadBalancerCIDR, err)
+	}
+	s.scheduling = scheduler.DefaultConfiguration()
+	if o.SchedulerConfig != "" {
+		if s.scheduling, err = scheduler.ReadConfiguration(o.SchedulerConfig); err != nil {
+			return nil, fmt.Errorf("--scheduler-config: %w", err)
+		}
 	}
 	return s, cmp.Or(s.checkServices(), s.checkPool(), s.apart())
 }

@@ -10,7 +10,9 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/util/validation"
+	kubeletapis "k8s.io/kubelet/pkg/apis"
 
 	"github.com/skep-io/skep/agent"
 	"github.com/skep-io/skep/agent/eviction"
@@ -35,6 +37,12 @@ type options struct {
 // hostFlags set paths on this host; the subcommands that use these paths have the same flags.
 func (o *options) hostFlags(command *cobra.Command) {
 	f := command.Flags()
+	f.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+		if name == "node-labels" { // as kubelet calls it
+			name = "labels"
+		}
+		return pflag.NormalizedName(name)
+	})
 	f.StringVar(&o.stateDir, "state-dir", "/var/lib/skep-agent", "Folder for what survives a reboot: certificate, pods, logs, containerd's data")
 	f.StringVar(&o.runDir, "run-dir", "/run/skep-agent", "Folder for sockets and namespaces")
 	f.StringVar(&o.cgroup, "cgroup", "/skep", "Cgroup, as a path under the cgroup root, below which pods live")
@@ -57,7 +65,7 @@ func (o *options) clusterFlags(command *cobra.Command) {
 	f.BoolVar(&o.cfg.WatchHosts, "watch-hosts", true, "Probe other hosts and be probed, so that one that cannot be reached leaves the services within half a second, and not when its lease expires")
 	f.BoolVar(&o.cfg.Clsact, "clsact", false, "Attach programs at pods' interfaces by clsact also where the kernel has tcx")
 	f.StringVar(&o.tableSizes, "table-sizes", "", "Entries of the kernel's tables, for clusters that fill them: frontends=N,services=N,backends=N,slots=N,nodes=N,flows=N; those not named have their default")
-	f.StringVar(&o.labels, "labels", "", "Labels of the node, k=v,k=v; e.g. topology.kubernetes.io/zone=a")
+	f.StringVar(&o.labels, "labels", "", "Labels of the node when it first joins, k=v,k=v; e.g. topology.kubernetes.io/zone=a (also --node-labels)")
 	f.StringVar(&o.cfg.HookCgroup, "hook-cgroup", "/", "Cgroup v2, as a path under its root, whose sockets find services; / for the whole host")
 	o.cfg.Garbage = garbage.Defaults()
 	f.IntVar(&o.cfg.Garbage.HighThreshold, "image-gc-high-threshold", o.cfg.Garbage.HighThreshold, "Percent of the disk of images in use at which unused ones are removed; 100: never")
@@ -188,6 +196,16 @@ func parseFamilies[T any](flag, text string, parse func(string) (T, error), is4 
 	return list, nil
 }
 
+// reserved says whether only Kubernetes defines the labels in a namespace.
+func reserved(namespace string) bool {
+	for _, of := range []string{"kubernetes.io", "k8s.io"} {
+		if namespace == of || strings.HasSuffix(namespace, "."+of) {
+			return true
+		}
+	}
+	return false
+}
+
 func parseLabels(s string) (map[string]string, error) {
 	labels := map[string]string{}
 	for _, pair := range strings.FieldsFunc(s, func(r rune) bool { return r == ',' }) {
@@ -197,6 +215,10 @@ func parseLabels(s string) (map[string]string, error) {
 		}
 		if problems := append(validation.IsQualifiedName(key), validation.IsValidLabelValue(value)...); len(problems) > 0 {
 			return nil, fmt.Errorf("--labels %q: %s", pair, problems[0])
+		}
+		if namespace, _, _ := strings.Cut(key, "/"); reserved(namespace) && strings.Contains(key, "/") && !kubeletapis.IsKubeletLabel(key) {
+			return nil, fmt.Errorf("--labels %q: %s is a label of Kubernetes' that a node may not give itself; it may give %s and those in %s; set others with skep label node",
+				s, key, strings.Join(kubeletapis.KubeletLabels(), ", "), strings.Join(kubeletapis.KubeletLabelNamespaces(), ", "))
 		}
 		if _, twice := labels[key]; twice {
 			return nil, fmt.Errorf("--labels %q gives %s a second value: give one", s, key)

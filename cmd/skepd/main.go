@@ -107,6 +107,7 @@ and the token by which the first agents join (join-token).`,
 	f.IntVar(&options.TerminatedPodGCThreshold, "terminated-pod-gc-threshold", podgc.DefaultThreshold, "How many terminated pods stay before the oldest are deleted; 0 or less: all")
 	f.StringVar(&options.EncryptionConfig, "encryption-provider-config", "", "Kubernetes EncryptionConfiguration file that says how objects are encrypted in etcd; none are if empty")
 	f.BoolVar(&options.EncryptionReload, "encryption-provider-config-automatic-reload", false, "Read --encryption-provider-config again when it changes")
+	f.StringVar(&options.SchedulerConfig, "scheduler-config", "", "KubeSchedulerConfiguration file: profiles, scoring strategies, weights; Kubernetes' defaults if empty. Give every server the same")
 	f.StringVar(&logLevel, "log-level", "info", "debug, info, warn or error")
 	return command
 }

@@ -60,8 +60,6 @@ type leastAllocatedRating struct {
 	cpu, memory int64
 }
 
-func (leastAllocatedScore) weight() int64 { return 1 }
-
 func (leastAllocatedScore) rating(_ *cluster, req *request) rating {
 	return leastAllocatedRating{cpu: req.scored.milliCPU, memory: req.scored.memory}
 }
@@ -99,8 +97,6 @@ type balanceScore struct{}
 type balanceRating struct {
 	cpu, memory int64
 }
-
-func (balanceScore) weight() int64 { return 1 }
 
 func (balanceScore) rating(_ *cluster, req *request) rating {
 	if req.needs.milliCPU == 0 && req.needs.memory == 0 {

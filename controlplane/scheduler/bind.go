@@ -95,7 +95,7 @@ func (b *binder) write(ctx context.Context, all []binding) {
 func (b *binder) done(ctx context.Context, what binding, err error) {
 	pod := what.request.pod
 	if err == nil {
-		b.s.recorder.Eventf(pod, corev1.EventTypeNormal, "Scheduled", "Successfully assigned %v/%v to %v", pod.Namespace, pod.Name, what.node)
+		b.s.recorder(pod).Eventf(pod, corev1.EventTypeNormal, "Scheduled", "Successfully assigned %v/%v to %v", pod.Namespace, pod.Name, what.node)
 		return
 	}
 	if ctx.Err() != nil {
@@ -108,7 +108,7 @@ func (b *binder) done(ctx context.Context, what binding, err error) {
 	defer b.s.roomOn(what.node)
 	if !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
 		slog.Warn("Pod not bound", "pod", pod.Namespace+"/"+pod.Name, "node", what.node, "err", err)
-		b.s.recorder.Eventf(pod, corev1.EventTypeWarning, "FailedScheduling", "binding rejected: %v", err)
+		b.s.recorder(pod).Eventf(pod, corev1.EventTypeWarning, "FailedScheduling", "binding rejected: %v", err)
 	}
 	b.s.queue.fail(what.waiting)
 }

@@ -160,6 +160,7 @@ func (c *cluster) setNamespace(name string, now labels.Set) {
 	if labels.Equals(c.namespaces[name], now) {
 		return
 	}
+	c.occurrences.nodes = true
 	var of []*class
 	for _, cl := range c.classes {
 		if cl.namespace == name {

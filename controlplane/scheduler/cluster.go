@@ -1,7 +1,6 @@
 package scheduler
 
 import (
-	"slices"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
@@ -57,25 +56,27 @@ type cluster struct {
 	priorities map[int32]int                // placed pods of each priority
 	preemptAt  int                          // where the next search for victims begins
 	// discouraged counts the nodes with a taint of the effect PreferNoSchedule.
-	discouraged int
-	decision    int64 // counts decisions
-	moved       bool  // a pod or a node came, went or changed in a way that counts for other pods, since popMoved
-	order       hostOrder
-	scratch     scratch
+	discouraged   int
+	decision      int64 // counts decisions
+	configuration *Configuration
+	occurrences   occurrences
+	order         hostOrder
+	scratch       scratch
 	books
 	owners
 }
 
-func newCluster() *cluster {
+func newCluster(configuration *Configuration) *cluster {
 	return &cluster{
-		hosts:      map[string]*host{},
-		placed:     map[types.NamespacedName]*placement{},
-		images:     map[string]*image{},
-		nominated:  map[types.NamespacedName]*placement{},
-		priorities: map[int32]int{},
-		budgets:    map[string]map[string]budget{},
-		books:      newBooks(),
-		owners:     newOwners(),
+		configuration: configuration,
+		hosts:         map[string]*host{},
+		placed:        map[types.NamespacedName]*placement{},
+		images:        map[string]*image{},
+		nominated:     map[types.NamespacedName]*placement{},
+		priorities:    map[int32]int{},
+		budgets:       map[string]map[string]budget{},
+		books:         newBooks(),
+		owners:        newOwners(),
 	}
 }
 
@@ -113,7 +114,7 @@ func (c *cluster) setNode(node *corev1.Node) (roomier bool) {
 
 // join takes up a host with its node, where searches and counts find it.
 func (c *cluster) join(h *host) {
-	c.moved = true
+	c.occurrences.nodes = true
 	h.zone = h.node.Labels[corev1.LabelTopologyZone]
 	c.order.add(h)
 	c.joinDomains(h)
@@ -127,7 +128,7 @@ func (c *cluster) leave(h *host) {
 	if h.node == nil {
 		return
 	}
-	c.moved = true
+	c.occurrences.nodes = true
 	c.order.remove(h)
 	c.leaveDomains(h)
 	if discourages(h.node) {
@@ -228,12 +229,12 @@ func (c *cluster) put(p *placement) {
 	p.class.placed[p] = struct{}{}
 	c.bear(p)
 	c.use(p, +1)
-	c.moved = true
+	c.occurrences.placed(p)
 }
 
 // lift undoes put.
 func (c *cluster) lift(p *placement) {
-	c.moved = true
+	c.occurrences.left(p)
 	c.use(p, -1)
 	c.unbear(p)
 	delete(p.class.placed, p)
@@ -255,20 +256,6 @@ func (c *cluster) use(p *placement, n int) {
 		}
 	}
 	c.contribute(p, int32(n))
-}
-
-// popMoved says whether anything has happened since the last call by which pods that fit nowhere because of other pods may fit.
-func (c *cluster) popMoved() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	moved := c.moved
-	c.moved = false
-	return moved
-}
-
-// related says whether it depends on other pods, on other hosts too, where a pod fits.
-func (c *cluster) related(req *request) bool {
-	return len(req.near) > 0 || len(req.anti) > 0 || len(c.class(req).repelled) > 0 || slices.ContainsFunc(req.spread, func(r spreadRule) bool { return r.hard })
 }
 
 func keyOf(pod *corev1.Pod) types.NamespacedName {

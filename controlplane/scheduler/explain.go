@@ -13,6 +13,7 @@ const noNodes = "no nodes available to schedule pods"
 type misfit struct {
 	nodes   int
 	reasons map[string]int
+	unmet   string  // why the pod fits nowhere whatever the nodes are; then there are no other reasons
 	curable []*host // hosts on which the pod may fit once pods are removed
 	// preemption says what preemption does, or why it does not help; empty if it was not tried.
 	preemption string
@@ -40,6 +41,9 @@ func (m *misfit) String() string {
 
 // summary names the reasons and how many nodes each left out.
 func (m *misfit) summary() string {
+	if m.unmet != "" {
+		return fmt.Sprintf("0/%d nodes are available: %s.", m.nodes, m.unmet)
+	}
 	parts := make([]string, 0, len(m.reasons))
 	for reason, n := range m.reasons {
 		parts = append(parts, fmt.Sprintf("%d %s", n, reason))
@@ -51,6 +55,12 @@ func (m *misfit) summary() string {
 // explain says why a pod fits on none of the hosts.
 func (c *cluster) explain(req *request, checks []check, hosts []*host) *misfit {
 	why := &misfit{nodes: len(hosts)}
+	for _, k := range checks {
+		if u, ok := k.(universalRefusal); ok {
+			why.unmet = u.refusesAll()
+			return why
+		}
+	}
 	for _, h := range hosts {
 		reasons, curable := c.refusal(req, checks, h)
 		why.add(reasons...)

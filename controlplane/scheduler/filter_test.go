@@ -15,6 +15,12 @@ func TestWhyPodsDoNotFit(t *testing.T) {
 		want string // "": it fits
 	}{
 		{name: "room"},
+		{name: "persistent volume claim", pod: func(p *corev1.Pod) {
+			p.Spec.Volumes = []corev1.Volume{{Name: "data", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "data"}}}}
+		}, want: `0/1 nodes are available: persistentvolumeclaim "data" not found.`},
+		{name: "ephemeral volume", pod: func(p *corev1.Pod) {
+			p.Spec.Volumes = []corev1.Volume{{Name: "data", VolumeSource: corev1.VolumeSource{Ephemeral: &corev1.EphemeralVolumeSource{}}}}
+		}, want: `0/1 nodes are available: waiting for ephemeral volume controller to create the persistentvolumeclaim "pod-data".`},
 		{name: "too much cpu", pod: func(p *corev1.Pod) {
 			p.Spec.Containers[0].Resources.Requests[corev1.ResourceCPU] = resource.MustParse("3")
 		}, want: "0/1 nodes are available: 1 Insufficient cpu."},
@@ -63,7 +69,7 @@ func TestWhyPodsDoNotFit(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			c := newCluster()
+			c := newCluster(DefaultConfiguration())
 			node := testNode("node1", "a", 2000, 10)
 			if tt.node != nil {
 				tt.node(node)
@@ -89,7 +95,7 @@ func TestWhyPodsDoNotFit(t *testing.T) {
 }
 
 func TestNoNodes(t *testing.T) {
-	if _, why := newCluster().choose(newRequest(testPod("p", "a", 1, 0))); why.String() != noNodes {
+	if _, why := newCluster(DefaultConfiguration()).choose(newRequest(testPod("p", "a", 1, 0))); why.String() != noNodes {
 		t.Errorf("got %q, want %q", why, noNodes)
 	}
 }

@@ -43,7 +43,7 @@ func TestHostPorts(t *testing.T) {
 		"an init container":        {initWith(nil, port("", corev1.ProtocolUDP, 53)), true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := newCluster()
+			c := newCluster(DefaultConfiguration())
 			c.setNode(testNode("node1", "", 1000, 10))
 			bound := have.DeepCopy()
 			bound.Spec.NodeName = "node1"

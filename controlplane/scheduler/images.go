@@ -76,8 +76,6 @@ type imageRating struct {
 	limit  int64
 }
 
-func (imageScore) weight() int64 { return 1 }
-
 func (imageScore) rating(c *cluster, req *request) rating {
 	if len(c.images) == 0 {
 		return nil

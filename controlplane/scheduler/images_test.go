@@ -9,7 +9,7 @@ import (
 
 // A host that has the pod's large image is preferred, also when the name lacks its tag; once the image is removed, it is not.
 func TestHostsWithTheImage(t *testing.T) {
-	c := newCluster()
+	c := newCluster(DefaultConfiguration())
 	has := testNode("node2", "zone", 64000, 110)
 	has.Status.Images = []corev1.ContainerImage{{Names: []string{"registry.example/app:latest", "registry.example/app@sha256:1"}, SizeBytes: 900 << 20}}
 	for i := range 4 {

@@ -16,8 +16,6 @@ var (
 		Name: "scheduler_scheduling_attempt_duration_seconds", Help: "Time that the choice of a node took, by its result.",
 		Buckets: prometheus.ExponentialBuckets(0.00001, 4, 10),
 	}, []string{"result", "profile"})
-	scheduledSeconds     = attempts.WithLabelValues("scheduled", profile)
-	unschedulableSeconds = attempts.WithLabelValues("unschedulable", profile)
 
 	preemptionAttempts = promauto.NewCounter(prometheus.CounterOpts{
 		Name: "scheduler_preemption_attempts_total", Help: "Searches for pods to delete so that one of higher priority fits.",
@@ -30,6 +28,3 @@ var (
 		Name: "skep_scheduler_bind_errors_total", Help: "Bindings that could not be written and are tried again.",
 	})
 )
-
-// profile is the name of the only profile.
-const profile = "default-scheduler"

@@ -80,8 +80,6 @@ func preferredNodes(pod *corev1.Pod) string {
 
 type nodeAffinityRating struct{ *preference }
 
-func (nodeAffinityScore) weight() int64 { return 2 }
-
 func (nodeAffinityScore) rating(c *cluster, req *request) rating {
 	p := c.preference(req)
 	if p == nil {

@@ -73,8 +73,6 @@ type taintScore struct{}
 
 type taintRating struct{ nodeStateCheck }
 
-func (taintScore) weight() int64 { return 3 }
-
 func (taintScore) rating(c *cluster, req *request) rating {
 	if c.discouraged == 0 {
 		return nil

@@ -1,6 +1,6 @@
 package scheduler
 
-// A plugin is a filter, a score, or both, in one file, and a line in filters or scores. For each pod it makes what decides for this pod; that is
+// A plugin is a filter, a score, or both, in one file, and a line in filters or namedScores (profile.go). For each pod it makes what decides for this pod; that is
 // asked for hundreds of hosts, so it looks up beforehand all that does not depend on the host.
 
 // filter keeps pods from hosts.
@@ -16,12 +16,15 @@ type check interface {
 	explain(h *host) (reasons []string, curable bool)
 }
 
+// universalRefusal is what a check may have besides: it says why the pod fits nowhere whatever the hosts are.
+type universalRefusal interface {
+	refusesAll() string
+}
+
 // score prefers some hosts to others.
 type score interface {
 	// rating returns what rates the hosts for a pod; nil if all are equal.
 	rating(c *cluster, req *request) rating
-	// weight is how much it counts beside the others.
-	weight() int64
 }
 
 // rating rates the hosts on which a pod fits.
@@ -34,10 +37,7 @@ type rating interface {
 const maxScore = 100
 
 // filters are in the order in which they are asked: the first that refuses a host is the one that explains it, as in Kubernetes.
-var filters = []filter{nodeStateFilter{}, nodeAffinityFilter{}, portFilter{}, resourceFilter{}, spreadFilter{}, podAffinityFilter{}}
-
-// scores have Kubernetes' weights.
-var scores = []score{taintScore{}, nodeAffinityScore{}, leastAllocatedScore{}, spreadScore{}, podAffinityScore{}, balanceScore{}, imageScore{}}
+var filters = []filter{claimFilter{}, nodeStateFilter{}, nodeAffinityFilter{}, portFilter{}, resourceFilter{}, spreadFilter{}, podAffinityFilter{}}
 
 // stretch scales ratings from 0 so that the highest is maxScore; with reverse, the lowest are the best.
 func stretch(ratings []int64, reverse bool) {

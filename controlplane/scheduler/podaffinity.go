@@ -89,8 +89,6 @@ type weightedCounts struct {
 	weight int64
 }
 
-func (podAffinityScore) weight() int64 { return 2 }
-
 func (podAffinityScore) rating(c *cluster, req *request) rating {
 	cl := c.class(req)
 	if len(req.prefers) == 0 && len(cl.rated) == 0 {

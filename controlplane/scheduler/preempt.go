@@ -9,12 +9,6 @@ import (
 	"github.com/skep-io/skep/controlplane/controller"
 )
 
-// How many candidates for preemption a search looks for: a share of the hosts, and at least so many.
-const (
-	candidateShare = 10
-	minCandidates  = 100
-)
-
 const (
 	noVictims       = "No preemption victims found for incoming pod"
 	notHelpful      = "Preemption is not helpful for scheduling"
@@ -40,7 +34,7 @@ func (c *cluster) preempt(req *request, checks []check, why *misfit) (*candidate
 		return nil, waitsForVictims
 	}
 	n := len(why.curable)
-	want := min(max(n*candidateShare/100, minCandidates), n)
+	want := min(max(n*c.profileOf(req).candidateShare/100, c.profileOf(req).minCandidates), n)
 	var found []*candidate
 	keeping := 0 // candidates that violate no budget
 	refused := &misfit{nodes: why.nodes}

@@ -12,13 +12,8 @@ import (
 	"github.com/skep-io/skep/backoff"
 )
 
-// Back-off of a pod whose binding failed, and of a pod that fits nowhere while no change
-// makes room for it.
-const (
-	minBackoff = time.Second
-	maxBackoff = 10 * time.Second
-	maxParked  = time.Minute
-)
+// maxParked is after how long a pod that fits nowhere is tried again without a change that makes room for it.
+const maxParked = time.Minute
 
 // waiting is a pod that is to be scheduled.
 type waiting struct {
@@ -45,7 +40,7 @@ type queue struct {
 	failures *backoff.Keyed[types.NamespacedName]
 }
 
-func newQueue(clock clock.Clock) *queue {
+func newQueue(clock clock.Clock, minBackoff, maxBackoff time.Duration) *queue {
 	return &queue{
 		clock:  clock,
 		pods:   map[types.NamespacedName]*waiting{},
@@ -115,6 +110,11 @@ func (q *queue) activate(w *waiting) {
 	w.parked, w.backoff = false, false
 	heap.Push(&q.active, w)
 	q.count()
+	q.signal()
+}
+
+// signal has the loop look at what there is to do.
+func (q *queue) signal() {
 	select {
 	case q.ready <- struct{}{}:
 	default:

@@ -42,7 +42,7 @@ func (s *Scheduler) report(ctx context.Context, r report) error {
 		return err
 	}
 	if r.message != "" {
-		s.recorder.Eventf(pod, corev1.EventTypeWarning, "FailedScheduling", "%s", r.message)
+		s.recorder(pod).Eventf(pod, corev1.EventTypeWarning, "FailedScheduling", "%s", r.message)
 	}
 	if hasMessage(pod, r.message) && r.done(pod) {
 		return nil

@@ -72,6 +72,8 @@ type request struct {
 	deleting  bool
 	classID   string
 	class     *class // as found last
+	profile   *profile
+	claim     string // why its persistent volume claims keep it from every host
 	relations
 }
 
@@ -86,6 +88,7 @@ func newRequest(pod *corev1.Pod) *request {
 		deleting:  pod.DeletionTimestamp != nil,
 		classID:   classID(pod.Namespace, pod.Labels),
 		relations: newRelations(pod),
+		claim:     missingClaim(pod),
 	}
 	req.scored = resources{milliCPU: req.needs.milliCPU, memory: req.needs.memory}
 	if req.scored.milliCPU == 0 {

@@ -14,18 +14,14 @@ import (
 	"k8s.io/utils/clock"
 
 	"github.com/skep-io/skep/controlplane/controller"
-	"github.com/skep-io/skep/controlplane/event"
 	"github.com/skep-io/skep/controlplane/kinds"
 	"github.com/skep-io/skep/controlplane/resource"
 )
 
-// Component is the source of this loop's events.
-const Component = "default-scheduler"
-
 const (
 	// reporters is how many conditions of pods that fit nowhere are written at a time.
 	reporters = 4
-	// sweep is how often parked pods are activated whose retry is due, or for which the placement of other pods may make room.
+	// sweep is how often parked pods are activated whose retry is due.
 	sweep = time.Second
 	// sweepBooks is how often counts are dropped that no pod has asked for since.
 	sweepBooks = time.Minute
@@ -33,15 +29,16 @@ const (
 
 // Scheduler is the scheduling loop.
 type Scheduler struct {
-	registry *resource.Registry
-	recorder *event.Recorder
-	clock    clock.WithTicker
-	cluster  *cluster
-	queue    *queue
-	binder   *binder
-	reports  *controller.Queue[report]
-	victims  *controller.Queue[victim]
-	swept    time.Time
+	registry  *resource.Registry
+	recorders Recorders
+	clock     clock.WithTicker
+	cluster   *cluster
+	queue     *queue
+	binder    *binder
+	reports   *controller.Queue[report]
+	victims   *controller.Queue[victim]
+	swept     time.Time
+	rested    time.Time // until when parked pods are left alone
 
 	// changed names the hosts on which there may be room now that there was not before.
 	changedMu sync.Mutex
@@ -51,11 +48,6 @@ type Scheduler struct {
 // tick does what is due by time.
 func (s *Scheduler) tick() {
 	s.queue.wakeDue()
-	if s.cluster.popMoved() {
-		s.cluster.mu.Lock()
-		s.queue.wake(s.cluster.related)
-		s.cluster.mu.Unlock()
-	}
 	if now := s.clock.Now(); now.Sub(s.swept) >= sweepBooks {
 		s.swept = now
 		s.cluster.sweep()
@@ -63,11 +55,11 @@ func (s *Scheduler) tick() {
 }
 
 // New makes the loop. It runs once.
-func New(registry *resource.Registry, recorder *event.Recorder, clock clock.WithTicker) *Scheduler {
+func New(registry *resource.Registry, recorders Recorders, clock clock.WithTicker, configuration *Configuration) *Scheduler {
 	s := &Scheduler{
-		registry: registry, recorder: recorder, clock: clock,
-		cluster: newCluster(),
-		queue:   newQueue(clock),
+		registry: registry, recorders: recorders, clock: clock,
+		cluster: newCluster(configuration),
+		queue:   newQueue(clock, configuration.minBackoff, configuration.maxBackoff),
 		reports: controller.NewQueue[report]("scheduler"),
 		victims: controller.NewQueue[victim]("preemption"),
 		changed: sets.New[string](),
@@ -101,11 +93,17 @@ func (s *Scheduler) loop(ctx context.Context) {
 		default:
 		}
 		s.wakeForRoom()
+		again := s.wakeForOccurrences()
 		w := s.queue.pop()
 		if w == nil {
+			var rested <-chan time.Time
+			if again > 0 {
+				rested = time.After(again)
+			}
 			select {
 			case <-ctx.Done():
 			case <-s.queue.ready:
+			case <-rested:
 			case <-ticker.C():
 				s.tick()
 			}
@@ -133,18 +131,19 @@ func (s *Scheduler) schedule(ctx context.Context, w *waiting) {
 		s.roomOn(left)
 	}
 	if h == nil {
-		unschedulableSeconds.Observe(time.Since(began).Seconds())
+		s.cluster.profileOf(req).unschedulableSeconds.Observe(time.Since(began).Seconds())
 		s.queue.park(w)
 		s.reports.Add(report{pod: controller.Key{Namespace: req.pod.Namespace, Name: req.pod.Name}, uid: req.uid, message: why.String(), nomination: nomination})
 		return
 	}
-	scheduledSeconds.Observe(time.Since(began).Seconds())
+	s.cluster.profileOf(req).scheduledSeconds.Observe(time.Since(began).Seconds())
 	s.binder.add(ctx, binding{waiting: w, request: req, node: h.name})
 }
 
 func (s *Scheduler) nodeChanged(old, cur *corev1.Node, _ int64) {
 	if cur == nil {
 		s.cluster.removeNode(old.Name)
+		s.queue.signal()
 	} else if s.cluster.setNode(cur) {
 		s.roomOn(cur.Name)
 	}
@@ -162,10 +161,11 @@ func (s *Scheduler) podChanged(old, cur *corev1.Pod, _ int64) {
 		s.queue.remove(cur)
 		s.withdraw(cur)
 		s.cluster.place(newRequest(cur))
+		s.queue.signal()
 	case cur.DeletionTimestamp != nil || len(cur.Spec.SchedulingGates) > 0:
 		s.queue.remove(cur)
 		s.withdraw(cur)
-	case cur.Spec.SchedulerName == "" || cur.Spec.SchedulerName == corev1.DefaultSchedulerName:
+	case s.cluster.configuration.of(cur) != nil:
 		if cur.Status.NominatedNodeName != "" {
 			s.cluster.nominateAs(newRequest(cur))
 		}
@@ -193,10 +193,7 @@ func (s *Scheduler) roomOn(host string) {
 	s.changedMu.Lock()
 	s.changed.Insert(host)
 	s.changedMu.Unlock()
-	select {
-	case s.queue.ready <- struct{}{}:
-	default:
-	}
+	s.queue.signal()
 }
 
 func (s *Scheduler) popChanged() sets.Set[string] {

@@ -16,9 +16,16 @@ import (
 )
 
 func start(t *testing.T, r *resource.Registry) (stop func()) {
-	recorder := event.NewRecorder(r, scheduler.Component)
-	controlplanetest.Go(t, recorder.Run)
-	return controlplanetest.Go(t, func(ctx context.Context) { _ = scheduler.New(r, recorder, clock.RealClock{}).Run(ctx) })
+	return startWith(t, r, clock.RealClock{}, scheduler.DefaultConfiguration())
+}
+
+func startWith(t *testing.T, r *resource.Registry, clock clock.WithTicker, c *scheduler.Configuration) (stop func()) {
+	recorders := c.NewRecorders(func(component string) *event.Recorder {
+		recorder := event.NewRecorder(r, component)
+		controlplanetest.Go(t, recorder.Run)
+		return recorder
+	})
+	return controlplanetest.Go(t, func(ctx context.Context) { _ = scheduler.New(r, recorders, clock, c).Run(ctx) })
 }
 
 func node(name string, cpu int) string {

@@ -7,12 +7,14 @@ const (
 	minShare = 5
 )
 
-// enough is after how many fitting hosts a search among n hosts stops.
-func enough(n int) int {
+// enough is after how many fitting hosts a search among n hosts stops; share is the per cent that is asked for, 0: by n.
+func enough(n, share int) int {
 	if n <= allHosts {
 		return n
 	}
-	share := max(50-n/125, minShare)
+	if share == 0 {
+		share = max(50-n/125, minShare)
+	}
 	return max(n*share/100, allHosts)
 }
 
@@ -27,7 +29,7 @@ type scratch struct {
 // checksFor returns what decides where a pod may be. They are valid until the next call.
 func (c *cluster) checksFor(req *request) []check {
 	c.scratch.checks = c.scratch.checks[:0]
-	for _, f := range filters {
+	for _, f := range c.profileOf(req).filters {
 		if k := f.check(c, req); k != nil {
 			c.scratch.checks = append(c.scratch.checks, k)
 		}
@@ -55,7 +57,7 @@ func (c *cluster) choose(req *request) (*host, *misfit) {
 	if p := c.nominated[keyOf(req.pod)]; p != nil && p.host.node != nil && c.admits(req, checks, p.host) {
 		return p.host, nil
 	}
-	fitting, want := c.scratch.fitting[:0], enough(n)
+	fitting, want := c.scratch.fitting[:0], enough(n, c.profileOf(req).share)
 	start := c.order.next % n
 	i := 0
 	for at := start; i < n && len(fitting) < want; i++ {
@@ -74,7 +76,7 @@ func (c *cluster) choose(req *request) (*host, *misfit) {
 	return c.best(req, fitting), nil
 }
 
-// best returns the host with the highest sum of weighted scores, and among equal ones that with the fewest pods: scores are whole numbers, which
+// best returns the host with the highest sum of weightedScore scores, and among equal ones that with the fewest pods: scores are whole numbers, which
 // small pods hardly change.
 func (c *cluster) best(req *request, hosts []*host) *host {
 	if len(hosts) == 1 {
@@ -86,15 +88,14 @@ func (c *cluster) best(req *request, hosts []*host) *host {
 	}
 	ratings, totals := c.scratch.ratings[:n], c.scratch.totals[:n]
 	clear(totals)
-	for _, s := range scores {
+	for _, s := range c.profileOf(req).scores {
 		r := s.rating(c, req)
 		if r == nil {
 			continue
 		}
 		r.rate(hosts, ratings)
-		weight := s.weight()
 		for i, score := range ratings {
-			totals[i] += weight * score
+			totals[i] += s.weight * score
 		}
 	}
 	best := 0

@@ -93,8 +93,6 @@ const (
 	defaultZoneSkew = 5
 )
 
-func (spreadScore) weight() int64 { return 2 }
-
 func (spreadScore) rating(c *cluster, req *request) rating {
 	r := &spreadRating{c: c}
 	if len(req.spread) == 0 {

@@ -135,7 +135,7 @@ func TestChoiceAgainstTwin(t *testing.T) {
 	for seed := range uint64(60) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			rng := rand.New(rand.NewPCG(seed, 1))
-			c, w := newCluster(), newTwin()
+			c, w := newCluster(DefaultConfiguration()), newTwin()
 			addNode := func(i int) {
 				n := randomNode(rng, i)
 				w.nodes[n.Name] = n
@@ -191,7 +191,7 @@ func TestChoiceAgainstTwin(t *testing.T) {
 
 // Equal hosts take turns, and pods of a kind stay even to within one, per zone and per host.
 func TestSpreadIsEven(t *testing.T) {
-	c, w := newCluster(), newTwin()
+	c, w := newCluster(DefaultConfiguration()), newTwin()
 	for i := range 9 {
 		n := testNode(fmt.Sprintf("node%d", i), fmt.Sprintf("zone%d", i%3), 100000, 110)
 		w.nodes[n.Name] = n
@@ -224,7 +224,7 @@ func TestSpreadIsEven(t *testing.T) {
 // Large clusters are searched in part; what is chosen must fit all the same, and all hosts get pods.
 func TestManyHosts(t *testing.T) {
 	const hosts = 2000
-	c := newCluster()
+	c := newCluster(DefaultConfiguration())
 	for i := range hosts {
 		c.setNode(testNode(fmt.Sprintf("node%04d", i), fmt.Sprintf("zone%d", i%5), 1000, 3))
 	}

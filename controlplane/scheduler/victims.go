@@ -21,12 +21,17 @@ type victim struct {
 	uid  types.UID
 	by   types.UID
 	node string
+	// scheduler is the profile of the pod for which it is deleted.
+	scheduler string
 }
 
 // preempt looks for pods to delete so that one of higher priority fits, has them deleted and keeps their room for it. why says afterwards what
 // came of it. Pods whose victims are on their way out keep their nomination. The cluster's lock is held since why was found.
 func (s *Scheduler) preempt(req *request, why *misfit) (result nomination) {
 	c := s.cluster
+	if !c.profileOf(req).preempts {
+		return nomination{}
+	}
 	preemptionAttempts.Inc()
 	best, refusal := c.preempt(req, c.checksFor(req), why)
 	if best == nil {
@@ -44,7 +49,7 @@ func (s *Scheduler) preempt(req *request, why *misfit) (result nomination) {
 	for _, p := range best.victims {
 		p.preempted = true
 		if !p.request.deleting {
-			s.victims.Add(victim{pod: controller.KeyOf(p.request.pod), uid: p.request.uid, by: req.uid, node: best.host.name})
+			s.victims.Add(victim{pod: controller.KeyOf(p.request.pod), uid: p.request.uid, by: req.uid, node: best.host.name, scheduler: c.profileOf(req).name})
 		}
 	}
 	for _, other := range c.dropNominees(best.host, req.priority) {
@@ -64,7 +69,7 @@ func (s *Scheduler) remove(ctx context.Context, v victim) error {
 				return pod, nil
 			}
 			pod = pod.DeepCopy()
-			eviction.SetDisruptionTarget(pod, corev1.PodReasonPreemptionByScheduler, Component+": preempting to accommodate a higher priority pod")
+			eviction.SetDisruptionTarget(pod, corev1.PodReasonPreemptionByScheduler, v.scheduler+": preempting to accommodate a higher priority pod")
 			return pod, nil
 		})
 	var deleted resource.Object
@@ -83,6 +88,6 @@ func (s *Scheduler) remove(ctx context.Context, v victim) error {
 	if err != nil {
 		return err
 	}
-	s.recorder.Eventf(deleted, corev1.EventTypeNormal, "Preempted", "Preempted by pod %v on node %v", v.by, v.node)
+	s.recorders[v.scheduler].Eventf(deleted, corev1.EventTypeNormal, "Preempted", "Preempted by pod %v on node %v", v.by, v.node)
 	return nil
 }

@@ -29,7 +29,7 @@ func cpuTime(b *testing.B) time.Duration {
 }
 
 func benchCluster(nodes int, milliCPU int64) *cluster {
-	c := newCluster()
+	c := newCluster(DefaultConfiguration())
 	for i := range nodes {
 		c.setNode(testNode(fmt.Sprintf("node%04d", i), fmt.Sprintf("zone%d", i%5), milliCPU, 1<<30))
 	}
@@ -103,10 +103,12 @@ func BenchmarkDecisions(b *testing.B) {
 		})
 	}
 	empty := func() *cluster { return benchCluster(benchNodes, 64000) }
-	allFilters, allScores := filters, scores
-	filters, scores = []filter{nodeStateFilter{}, nodeAffinityFilter{}, portFilter{}, resourceFilter{}}, []score{leastAllocatedScore{}}
-	run("plain", empty, benchPod)
-	filters, scores = allFilters, allScores
+	run("plain", func() *cluster {
+		c := empty()
+		p := c.configuration.profiles[corev1.DefaultSchedulerName]
+		p.filters, p.scores = []filter{nodeStateFilter{}, nodeAffinityFilter{}, portFilter{}, resourceFilter{}}, []weightedScore{{leastAllocatedScore{}, 1}}
+		return c
+	}, benchPod)
 	run("basic", empty, benchPod)
 	run("preferred-node-affinity", empty, func(i int) *corev1.Pod {
 		p := benchPod(i)
