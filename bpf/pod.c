@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
+#include <linux/if_packet.h>
 #include <linux/ip.h>
 #include <linux/ipv6.h>
 #include <linux/pkt_cls.h>
@@ -255,6 +256,10 @@ int skep_from_uplink(struct __sk_buff *skb)
 	struct pod *pod;
 	enum step step;
 
+	if (skb->pkt_type == PACKET_OTHERHOST) { /* flooded: the stack drops it */
+		tally_at(HOOK_UPLINK, PATH_STACK);
+		return TC_ACT_UNSPEC;
+	}
 	if (!enter(&passage, skb, HOOK_UPLINK) && !restore_handed_over(skb)) {
 		if (is_hidden_by_tags(skb))
 			return drop(&passage, PATH_LINK_REFUSED);

@@ -17,6 +17,8 @@ enum uplink_reason {
 	UPLINK_FRAGMENT_PASSED, /* not preceded by a first fragment for a frontend */
 	UPLINK_TUNNEL_TOO_BIG,  /* ICMP: what fits on the way to a node; noted */
 	UPLINK_TUNNEL_ERROR,    /* other ICMP about a tunnel that we made */
+	UPLINK_OTHER_HOST,      /* for another link address than the uplink's */
+	UPLINK_GROUP,           /* broadcast or multicast */
 	/* where it should go */
 	UPLINK_DELIVERED,       /* to a backend here, by the stack */
 	UPLINK_ENCAPSULATED,    /* to the backend's node */

@@ -27,6 +27,7 @@
 #include "weigh.h"
 #include "reasons.h"
 #include "arrival.h"
+#include "recipient.h"
 #include "recent.h"
 #include "rewrite.h"
 #include "handover.h"
@@ -137,9 +138,23 @@ static __always_inline int arrive(struct xdp_md *ctx, struct arrival *arrival,
 	}
 }
 
+/* A packet for several hosts: only questions of neighbours about addresses that
+ * we announce are ours. */
+static __always_inline int arrive_for_group(struct xdp_md *ctx,
+					    struct arrival *arrival,
+					    enum family family)
+{
+	if (family == FAMILY_IPV6 &&
+	    parse(ctx, arrival, ETH_HLEN, family) == PARSED_ICMP &&
+	    is_our_solicitation(ctx, &arrival->packet.outer))
+		return answer_solicitation(ctx, arrival);
+	return leave(UPLINK_GROUP, XDP_PASS);
+}
+
 SEC("xdp.frags")
 int skep_uplink(struct xdp_md *ctx)
 {
+	enum recipient recipient;
 	struct arrival *arrival;
 	enum family family;
 	__u32 zero = 0;
@@ -149,15 +164,20 @@ int skep_uplink(struct xdp_md *ctx)
 	family = ethernet_family(begin_of(ctx), end_of(ctx), &type);
 	if (has_handover_mac(begin_of(ctx), end_of(ctx)))
 		return leave(UPLINK_FORGED, XDP_DROP);
-	if (type == bpf_htons(ETH_P_ARP))
-		return answer_arp(ctx);
 	if (type == bpf_htons(ETH_P_8021Q) || type == bpf_htons(ETH_P_8021AD))
 		return leave(UPLINK_VLAN_TAGGED, XDP_PASS);
-	if (!family)
+	if (!family && type != bpf_htons(ETH_P_ARP))
 		return leave(UPLINK_NOT_IP, XDP_PASS);
+	recipient = recipient_of(ctx);
+	if (recipient == RECIPIENT_OTHER)
+		return leave(UPLINK_OTHER_HOST, XDP_PASS);
+	if (!family)
+		return answer_arp(ctx);
 	arrival = bpf_map_lookup_elem(&skep_arrival, &zero);
 	if (!arrival)
 		return leave(UPLINK_NOT_SELECTED, XDP_DROP);
+	if (recipient == RECIPIENT_GROUP)
+		return arrive_for_group(ctx, arrival, family);
 	verdict = shortcut(ctx, arrival, family);
 	if (verdict != NO_SHORTCUT)
 		return verdict;

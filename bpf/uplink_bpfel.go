@@ -257,6 +257,13 @@ type UplinkLayout struct {
 	}
 }
 
+type UplinkMac struct {
+	_       structs.HostLayout
+	Ifindex uint32
+	Octets  [6]uint8
+	Pad     uint16
+}
+
 type UplinkName struct {
 	_    structs.HostLayout
 	Text [160]uint8
@@ -386,48 +393,50 @@ const (
 	UplinkUplinkReasonUPLINK_FRAGMENT_PASSED      UplinkUplinkReason = 7
 	UplinkUplinkReasonUPLINK_TUNNEL_TOO_BIG       UplinkUplinkReason = 8
 	UplinkUplinkReasonUPLINK_TUNNEL_ERROR         UplinkUplinkReason = 9
-	UplinkUplinkReasonUPLINK_DELIVERED            UplinkUplinkReason = 10
-	UplinkUplinkReasonUPLINK_ENCAPSULATED         UplinkUplinkReason = 11
-	UplinkUplinkReasonUPLINK_TRANSLATED_OUT       UplinkUplinkReason = 12
-	UplinkUplinkReasonUPLINK_TRANSLATED_BACK      UplinkUplinkReason = 13
-	UplinkUplinkReasonUPLINK_HANDED_OVER          UplinkUplinkReason = 14
-	UplinkUplinkReasonUPLINK_RESET                UplinkUplinkReason = 15
-	UplinkUplinkReasonUPLINK_UNREACHABLE          UplinkUplinkReason = 16
-	UplinkUplinkReasonUPLINK_TOO_BIG              UplinkUplinkReason = 17
-	UplinkUplinkReasonUPLINK_TIME_EXCEEDED        UplinkUplinkReason = 18
-	UplinkUplinkReasonUPLINK_ARP_ANSWERED         UplinkUplinkReason = 19
-	UplinkUplinkReasonUPLINK_NEIGHBOUR_ANSWERED   UplinkUplinkReason = 20
-	UplinkUplinkReasonUPLINK_PROBE_ANSWERED       UplinkUplinkReason = 21
-	UplinkUplinkReasonUPLINK_ANSWER_LIMITED       UplinkUplinkReason = 22
-	UplinkUplinkReasonUPLINK_NO_ANSWER            UplinkUplinkReason = 23
-	UplinkUplinkReasonUPLINK_NO_LOCAL_BACKEND     UplinkUplinkReason = 24
-	UplinkUplinkReasonUPLINK_SOURCE_REFUSED       UplinkUplinkReason = 25
-	UplinkUplinkReasonUPLINK_NOT_SELECTED         UplinkUplinkReason = 26
-	UplinkUplinkReasonUPLINK_NO_FLOW              UplinkUplinkReason = 27
-	UplinkUplinkReasonUPLINK_COLLISION            UplinkUplinkReason = 28
-	UplinkUplinkReasonUPLINK_NO_PORT              UplinkUplinkReason = 29
-	UplinkUplinkReasonUPLINK_FLOWS_FULL           UplinkUplinkReason = 30
-	UplinkUplinkReasonUPLINK_SECOND_HOP           UplinkUplinkReason = 31
-	UplinkUplinkReasonUPLINK_FRAGMENT_LOST        UplinkUplinkReason = 32
-	UplinkUplinkReasonUPLINK_SCTP_PORT            UplinkUplinkReason = 33
-	UplinkUplinkReasonUPLINK_OTHER_FAMILY         UplinkUplinkReason = 34
-	UplinkUplinkReasonUPLINK_NO_NODE              UplinkUplinkReason = 35
-	UplinkUplinkReasonUPLINK_NO_ROUTE             UplinkUplinkReason = 36
-	UplinkUplinkReasonUPLINK_NO_ROOM              UplinkUplinkReason = 37
-	UplinkUplinkReasonUPLINK_FORGED               UplinkUplinkReason = 38
-	UplinkUplinkReasonUPLINK_MARTIAN              UplinkUplinkReason = 39
-	UplinkUplinkReasonUPLINK_PROBE_NO_KEY         UplinkUplinkReason = 40
-	UplinkUplinkReasonUPLINK_PROBE_FOREIGN        UplinkUplinkReason = 41
-	UplinkUplinkReasonUPLINK_PROBE_FORGED         UplinkUplinkReason = 42
-	UplinkUplinkReasonUPLINK_EVENT_FLOW_MADE      UplinkUplinkReason = 43
-	UplinkUplinkReasonUPLINK_EVENT_FLOW_GONE      UplinkUplinkReason = 44
-	UplinkUplinkReasonUPLINK_EVENT_MID_FLOW       UplinkUplinkReason = 45
-	UplinkUplinkReasonUPLINK_EVENT_RESELECTED     UplinkUplinkReason = 46
-	UplinkUplinkReasonUPLINK_EVENT_DECAPSULATED   UplinkUplinkReason = 47
-	UplinkUplinkReasonUPLINK_EVENT_ANOTHER_HOP    UplinkUplinkReason = 48
-	UplinkUplinkReasonUPLINK_EVENT_FRAGMENT_NOTED UplinkUplinkReason = 49
-	UplinkUplinkReasonUPLINK_EVENT_HOP_LOOKUP     UplinkUplinkReason = 50
-	UplinkUplinkReasonUPLINK_REASON_COUNT         UplinkUplinkReason = 51
+	UplinkUplinkReasonUPLINK_OTHER_HOST           UplinkUplinkReason = 10
+	UplinkUplinkReasonUPLINK_GROUP                UplinkUplinkReason = 11
+	UplinkUplinkReasonUPLINK_DELIVERED            UplinkUplinkReason = 12
+	UplinkUplinkReasonUPLINK_ENCAPSULATED         UplinkUplinkReason = 13
+	UplinkUplinkReasonUPLINK_TRANSLATED_OUT       UplinkUplinkReason = 14
+	UplinkUplinkReasonUPLINK_TRANSLATED_BACK      UplinkUplinkReason = 15
+	UplinkUplinkReasonUPLINK_HANDED_OVER          UplinkUplinkReason = 16
+	UplinkUplinkReasonUPLINK_RESET                UplinkUplinkReason = 17
+	UplinkUplinkReasonUPLINK_UNREACHABLE          UplinkUplinkReason = 18
+	UplinkUplinkReasonUPLINK_TOO_BIG              UplinkUplinkReason = 19
+	UplinkUplinkReasonUPLINK_TIME_EXCEEDED        UplinkUplinkReason = 20
+	UplinkUplinkReasonUPLINK_ARP_ANSWERED         UplinkUplinkReason = 21
+	UplinkUplinkReasonUPLINK_NEIGHBOUR_ANSWERED   UplinkUplinkReason = 22
+	UplinkUplinkReasonUPLINK_PROBE_ANSWERED       UplinkUplinkReason = 23
+	UplinkUplinkReasonUPLINK_ANSWER_LIMITED       UplinkUplinkReason = 24
+	UplinkUplinkReasonUPLINK_NO_ANSWER            UplinkUplinkReason = 25
+	UplinkUplinkReasonUPLINK_NO_LOCAL_BACKEND     UplinkUplinkReason = 26
+	UplinkUplinkReasonUPLINK_SOURCE_REFUSED       UplinkUplinkReason = 27
+	UplinkUplinkReasonUPLINK_NOT_SELECTED         UplinkUplinkReason = 28
+	UplinkUplinkReasonUPLINK_NO_FLOW              UplinkUplinkReason = 29
+	UplinkUplinkReasonUPLINK_COLLISION            UplinkUplinkReason = 30
+	UplinkUplinkReasonUPLINK_NO_PORT              UplinkUplinkReason = 31
+	UplinkUplinkReasonUPLINK_FLOWS_FULL           UplinkUplinkReason = 32
+	UplinkUplinkReasonUPLINK_SECOND_HOP           UplinkUplinkReason = 33
+	UplinkUplinkReasonUPLINK_FRAGMENT_LOST        UplinkUplinkReason = 34
+	UplinkUplinkReasonUPLINK_SCTP_PORT            UplinkUplinkReason = 35
+	UplinkUplinkReasonUPLINK_OTHER_FAMILY         UplinkUplinkReason = 36
+	UplinkUplinkReasonUPLINK_NO_NODE              UplinkUplinkReason = 37
+	UplinkUplinkReasonUPLINK_NO_ROUTE             UplinkUplinkReason = 38
+	UplinkUplinkReasonUPLINK_NO_ROOM              UplinkUplinkReason = 39
+	UplinkUplinkReasonUPLINK_FORGED               UplinkUplinkReason = 40
+	UplinkUplinkReasonUPLINK_MARTIAN              UplinkUplinkReason = 41
+	UplinkUplinkReasonUPLINK_PROBE_NO_KEY         UplinkUplinkReason = 42
+	UplinkUplinkReasonUPLINK_PROBE_FOREIGN        UplinkUplinkReason = 43
+	UplinkUplinkReasonUPLINK_PROBE_FORGED         UplinkUplinkReason = 44
+	UplinkUplinkReasonUPLINK_EVENT_FLOW_MADE      UplinkUplinkReason = 45
+	UplinkUplinkReasonUPLINK_EVENT_FLOW_GONE      UplinkUplinkReason = 46
+	UplinkUplinkReasonUPLINK_EVENT_MID_FLOW       UplinkUplinkReason = 47
+	UplinkUplinkReasonUPLINK_EVENT_RESELECTED     UplinkUplinkReason = 48
+	UplinkUplinkReasonUPLINK_EVENT_DECAPSULATED   UplinkUplinkReason = 49
+	UplinkUplinkReasonUPLINK_EVENT_ANOTHER_HOP    UplinkUplinkReason = 50
+	UplinkUplinkReasonUPLINK_EVENT_FRAGMENT_NOTED UplinkUplinkReason = 51
+	UplinkUplinkReasonUPLINK_EVENT_HOP_LOOKUP     UplinkUplinkReason = 52
+	UplinkUplinkReasonUPLINK_REASON_COUNT         UplinkUplinkReason = 53
 )
 
 // Names of all BPF objects in the ELF.
@@ -444,12 +453,14 @@ const (
 	UplinkMapSkepCounters       = "skep_counters"
 	UplinkMapSkepDatagrams      = "skep_datagrams"
 	UplinkMapSkepEvents         = "skep_events"
+	UplinkMapSkepFirstMacs      = "skep_first_macs"
 	UplinkMapSkepFlowPorts      = "skep_flow_ports"
 	UplinkMapSkepFlows          = "skep_flows"
 	UplinkMapSkepFragments      = "skep_fragments"
 	UplinkMapSkepFrontends      = "skep_frontends"
 	UplinkMapSkepHops           = "skep_hops"
 	UplinkMapSkepLayout         = "skep_layout"
+	UplinkMapSkepMacs           = "skep_macs"
 	UplinkMapSkepNames          = "skep_names"
 	UplinkMapSkepNodes          = "skep_nodes"
 	UplinkMapSkepPathMtu        = "skep_path_mtu"
@@ -526,12 +537,14 @@ type UplinkMapSpecs struct {
 	SkepCounters       *ebpf.MapSpec `ebpf:"skep_counters"`
 	SkepDatagrams      *ebpf.MapSpec `ebpf:"skep_datagrams"`
 	SkepEvents         *ebpf.MapSpec `ebpf:"skep_events"`
+	SkepFirstMacs      *ebpf.MapSpec `ebpf:"skep_first_macs"`
 	SkepFlowPorts      *ebpf.MapSpec `ebpf:"skep_flow_ports"`
 	SkepFlows          *ebpf.MapSpec `ebpf:"skep_flows"`
 	SkepFragments      *ebpf.MapSpec `ebpf:"skep_fragments"`
 	SkepFrontends      *ebpf.MapSpec `ebpf:"skep_frontends"`
 	SkepHops           *ebpf.MapSpec `ebpf:"skep_hops"`
 	SkepLayout         *ebpf.MapSpec `ebpf:"skep_layout"`
+	SkepMacs           *ebpf.MapSpec `ebpf:"skep_macs"`
 	SkepNames          *ebpf.MapSpec `ebpf:"skep_names"`
 	SkepNodes          *ebpf.MapSpec `ebpf:"skep_nodes"`
 	SkepPathMtu        *ebpf.MapSpec `ebpf:"skep_path_mtu"`
@@ -584,12 +597,14 @@ type UplinkMaps struct {
 	SkepCounters       *ebpf.Map `ebpf:"skep_counters"`
 	SkepDatagrams      *ebpf.Map `ebpf:"skep_datagrams"`
 	SkepEvents         *ebpf.Map `ebpf:"skep_events"`
+	SkepFirstMacs      *ebpf.Map `ebpf:"skep_first_macs"`
 	SkepFlowPorts      *ebpf.Map `ebpf:"skep_flow_ports"`
 	SkepFlows          *ebpf.Map `ebpf:"skep_flows"`
 	SkepFragments      *ebpf.Map `ebpf:"skep_fragments"`
 	SkepFrontends      *ebpf.Map `ebpf:"skep_frontends"`
 	SkepHops           *ebpf.Map `ebpf:"skep_hops"`
 	SkepLayout         *ebpf.Map `ebpf:"skep_layout"`
+	SkepMacs           *ebpf.Map `ebpf:"skep_macs"`
 	SkepNames          *ebpf.Map `ebpf:"skep_names"`
 	SkepNodes          *ebpf.Map `ebpf:"skep_nodes"`
 	SkepPathMtu        *ebpf.Map `ebpf:"skep_path_mtu"`
@@ -618,12 +633,14 @@ func (m *UplinkMaps) Close() error {
 		m.SkepCounters,
 		m.SkepDatagrams,
 		m.SkepEvents,
+		m.SkepFirstMacs,
 		m.SkepFlowPorts,
 		m.SkepFlows,
 		m.SkepFragments,
 		m.SkepFrontends,
 		m.SkepHops,
 		m.SkepLayout,
+		m.SkepMacs,
 		m.SkepNames,
 		m.SkepNodes,
 		m.SkepPathMtu,

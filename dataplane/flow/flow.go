@@ -2,9 +2,9 @@
 // external and load-balancer addresses, answers ARP and NDP for the addresses that this node announces, and answers the probes of
 // other nodes.
 //
-// It owns the maps of flows and fragments, which the programs at pods' interfaces share, the maps skep_uplinks, skep_recent,
-// skep_tunnel_pairs, skep_hops, skep_path_mtu, skep_answers, skep_announced, skep_probe_key and skep_uplink_counters, the program skep_uplink, and where it is attached. Services, nodes
-// and addresses are read from the maps of package service. It never changes interfaces, addresses or routes and uses no
+// It owns the maps of flows and fragments, which the programs at pods' interfaces share, the maps skep_uplinks, skep_macs, skep_first_macs,
+// skep_recent, skep_tunnel_pairs, skep_hops, skep_path_mtu, skep_answers, skep_announced, skep_probe_key and skep_uplink_counters, the
+// program skep_uplink, and where it is attached. Services, nodes and addresses are read from the maps of package service. It never changes interfaces, addresses or routes and uses no
 // Kubernetes types.
 package flow
 

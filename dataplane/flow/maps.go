@@ -21,6 +21,8 @@ type kernelMaps struct {
 	*pinned.Maps
 	flows     pinned.Table[bpf.UplinkFlowKey, bpf.UplinkFlow]
 	uplinks   pinned.Table[uint32, bpf.UplinkUplink]
+	macs      pinned.Table[bpf.UplinkMac, uint32]
+	firstMACs pinned.Table[uint32, bpf.UplinkMac]
 	announced pinned.Table[bpf.UplinkAddress, uint64]
 	probeKey  pinned.Table[uint32, bpf.UplinkProbeKey]
 	counters  *ebpf.Map
@@ -71,6 +73,8 @@ func openMaps(dir string, spec *ebpf.CollectionSpec, owner Maps, log *slog.Logge
 	m := &kernelMaps{Maps: all, counters: all.ByName[bpf.UplinkMapSkepUplinkCounters]}
 	m.flows.Map = all.ByName[bpf.UplinkMapSkepFlows]
 	m.uplinks.Map = all.ByName[bpf.UplinkMapSkepUplinks]
+	m.macs.Map = all.ByName[bpf.UplinkMapSkepMacs]
+	m.firstMACs.Map = all.ByName[bpf.UplinkMapSkepFirstMacs]
 	m.probeKey.Map = all.ByName[bpf.UplinkMapSkepProbeKey]
 	m.announced.Map = all.ByName[bpf.UplinkMapSkepAnnounced]
 	return m, nil

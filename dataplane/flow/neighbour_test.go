@@ -68,7 +68,7 @@ func TestAnswerForAnnouncedAddresses(t *testing.T) {
 		step{"ARP", request(router4, ours4), xdpTX, reply(router4, ours4), []string{"arp_answered"}},
 		step{"ARP for another", request(router4, other4), xdpPass, nil, []string{"not_ip"}},
 		step{"somebody else's gratuitous ARP", request(ours4, ours4), xdpPass, nil, []string{"not_ip"}},
-		step{"ARP reply", reply(router4, ours4), xdpPass, nil, []string{"not_ip"}},
+		step{"ARP reply", reply(router4, ours4), xdpPass, nil, []string{"other_host"}},
 		step{"ARP cut short", request(router4, ours4)[:30], xdpPass, nil, []string{"not_ip"}},
 		step{"NDP", solicitation(router6, ours6, true).arriving(), xdpTX,
 			advertised(router6, ours6, 0x60000000).frame(routerMAC, nodeMAC), []string{"neighbour_answered"}},

@@ -52,27 +52,37 @@ func findUplink(name string) (uplink, error) {
 func (f *Flows) SetUplinks(names []string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	var attached []uplink
 	present := map[int]bool{}
-	states := make([]Uplink, 0, len(names))
-	for _, name := range names {
-		state := Uplink{Name: name, XDP: notAttached}
+	found, states := make([]uplink, len(names)), make([]Uplink, len(names))
+	var macs []bpf.UplinkMac
+	for i, name := range names {
 		u, err := findUplink(name)
 		present[u.index] = true
+		var at []bpf.UplinkMac
 		if err == nil {
-			err = f.describe(u)
+			at, err = macsOf(u)
 		}
-		if err == nil {
-			state.XDP, err = f.attachTo(u)
+		found[i], states[i], macs = u, Uplink{Name: name, XDP: notAttached, Err: err}, append(macs, at...)
+	}
+	if err := f.addMACs(macs); err != nil {
+		return err
+	}
+	var attached []uplink
+	for i, u := range found {
+		state := &states[i]
+		if state.Err == nil {
+			state.Err = f.describe(u)
 		}
-		if state.Err = err; err == nil {
+		if state.Err == nil {
+			state.XDP, state.Err = f.attachTo(u)
+		}
+		if state.Err == nil {
 			attached = append(attached, u)
 		}
-		states = append(states, state)
 	}
 	f.logChanges(states)
 	f.uplinks, f.states = attached, states
-	return errors.Join(f.forgetOthers(present), f.detachFrom(func(index int) bool { return !present[index] }), f.announcer.follow(attached))
+	return errors.Join(f.forgetOthers(present), f.detachFrom(func(index int) bool { return !present[index] }), f.dropOtherMACs(macs), f.announcer.follow(attached))
 }
 
 // SetOverlays names the interfaces besides uplinks through which pods of other nodes are reached, each with addresses of this

@@ -24,8 +24,27 @@ type skb struct {
 	_       [37]uint32
 }
 
-// run gives a frame to a program at an interface of the host.
+// run gives a frame to a program at an interface of the host; at an uplink's ingress as one for that interface's link address, since
+// others are not looked at.
 func run(t testing.TB, h *fabrictest.Host, program string, index int, frame []byte) (verdict uint32, out []byte) {
+	t.Helper()
+	if program != "from_uplink" {
+		return runAsIs(t, h, program, index, frame)
+	}
+	var mac net.HardwareAddr
+	h.Do(func() error {
+		device, err := net.InterfaceByIndex(index)
+		mac = device.HardwareAddr
+		return err
+	})
+	verdict, out = runAsIs(t, h, program, index, slices.Concat(mac, frame[6:]))
+	if bytes.HasPrefix(out, mac) {
+		copy(out, frame[:6])
+	}
+	return verdict, out
+}
+
+func runAsIs(t testing.TB, h *fabrictest.Host, program string, index int, frame []byte) (verdict uint32, out []byte) {
 	t.Helper()
 	out = make([]byte, len(frame)+256)
 	context := skb{Ifindex: uint32(index)}
@@ -36,6 +55,18 @@ func run(t testing.TB, h *fabrictest.Host, program string, index int, frame []by
 		return err
 	})
 	return verdict, out
+}
+
+// A frame for another host, which a switch floods or a promiscuous interface gets, is left to the stack, which drops it.
+func TestFramesForOtherHosts(t *testing.T) {
+	s := newScene(t)
+	frame := packet{from: "10.244.2.1:22", to: s.client.Addr4().String() + ":1000", protocol: protocolTCP, flags: ack}.frame()
+	if verdict, _ := runAsIs(t, s.host, "from_uplink", s.client.Index, frame); verdict != podpath.VerdictStack {
+		t.Errorf("for another host: verdict %d, want the stack (%d)", int32(verdict), podpath.VerdictStack)
+	}
+	if verdict, _ := run(t, s.host, "from_uplink", s.client.Index, frame); verdict != podpath.VerdictRedirect {
+		t.Errorf("for this host: verdict %d, want it redirected to the pod (%d)", int32(verdict), podpath.VerdictRedirect)
+	}
 }
 
 // scene is one node with the pods and services of the tables.
