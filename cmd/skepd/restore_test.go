@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -45,6 +46,7 @@ func TestTwoOfThreeServersAreLost(t *testing.T) {
 	if err := put(t.Context(), g.client(a), "without-a-quorum", ""); err == nil {
 		t.Error("a write is acknowledged without a quorum")
 	}
+	g.isMinority(a)
 	_ = a.process.end(t, syscall.SIGKILL) // it may take long to end in order
 
 	if err := os.Rename(filepath.Join(a.dir, "etcd"), filepath.Join(a.dir, "etcd.old")); err != nil {
@@ -78,4 +80,24 @@ func TestTwoOfThreeServersAreLost(t *testing.T) {
 		g.mustHave(b, "kept")
 		g.mustPut(b, "b-alone")
 	})
+}
+
+// isMinority checks what a server without a quorum tells its clients: that it is not ready, by which load balancers leave it, and an error where
+// the answer would have to be the latest, never an older one.
+func (g *group) isMinority(m *member) {
+	g.t.Helper()
+	c := g.client(m)
+	if err := c.Discovery().RESTClient().Get().AbsPath("/readyz").Do(g.t.Context()).Error(); err == nil {
+		g.t.Error("without a quorum, /readyz says ok")
+	}
+	ctx, cancel := context.WithTimeout(g.t.Context(), patience)
+	defer cancel()
+	began := time.Now()
+	if got, err := c.CoreV1().ConfigMaps("default").Get(ctx, "kept", metav1.GetOptions{}); err == nil || ctx.Err() != nil {
+		g.t.Errorf("without a quorum, a read of the latest state ends with %v, %v", got.Name, err)
+	}
+	g.t.Logf("a read of the latest state is refused after %v", time.Since(began).Round(time.Millisecond))
+	if list, err := c.CoreV1().ConfigMaps("default").List(ctx, metav1.ListOptions{}); err == nil || ctx.Err() != nil {
+		g.t.Errorf("without a quorum, a list of the latest state has %d objects (%v)", len(list.Items), err)
+	}
 }

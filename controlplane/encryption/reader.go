@@ -13,7 +13,7 @@ import (
 // Reader decrypts values that are read in etcd's own protocol, for cluster DNS, which has
 // no keys. A value that cannot be decrypted is passed on as it is.
 func (p *Provider) Reader(r etcd.Reader) etcd.Reader {
-	return etcd.Reader{KV: plainKV{r.KV, p}, Watch: plainWatch{r.Watch, p}}
+	return etcd.Reader{KV: plainKV{r.KV, p}, Watch: plainWatch{r.Watch, p}, HasLeader: r.HasLeader}
 }
 
 func (p *Provider) open(ctx context.Context, kv *mvccpb.KeyValue) *mvccpb.KeyValue {

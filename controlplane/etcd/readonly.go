@@ -12,6 +12,7 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3rpc"
 	"go.etcd.io/etcd/server/v3/proxy/grpcproxy/adapter"
@@ -29,6 +30,8 @@ import (
 type Reader struct {
 	KV    pb.KVClient
 	Watch pb.WatchClient
+	// HasLeader says whether the member that is read from has a leader; nil: it is not known, and the member itself ends watches without one.
+	HasLeader func() bool
 }
 
 // Reader reads from the server without a connection.
@@ -36,6 +39,8 @@ func (s *Server) Reader() Reader {
 	return Reader{
 		KV:    adapter.KvServerToKvClient(v3rpc.NewKVServer(s.etcd.Server)),
 		Watch: adapter.WatchServerToWatchClient(v3rpc.NewWatchServer(s.etcd.Server)),
+
+		HasLeader: s.HasLeader,
 	}
 }
 
@@ -60,11 +65,13 @@ type ReadOnlyConfig struct {
 type View func(value []byte) []byte
 
 // ServeReadOnly answers etcd's Range and Watch requests on l for keys below the
-// prefixes, and refuses everything else, until ctx ends. It closes l.
+// prefixes, and refuses everything else, until ctx ends. It closes l. A member that has had no leader for a while ends watches and answers
+// nothing, so that its clients turn to another one.
 func ServeReadOnly(ctx context.Context, l net.Listener, r Reader, cfg ReadOnlyConfig) error {
 	tlsConfig := cfg.TLS.Clone()
 	tlsConfig.ClientAuth = tls.RequireAndVerifyClientCert
-	service := &readOnly{reader: r, clientName: cfg.ClientName, prefixes: cfg.Prefixes}
+	service := &readOnly{reader: r, clientName: cfg.ClientName, prefixes: cfg.Prefixes, leaderless: newLeaderless(r.HasLeader)}
+	go service.leaderless.run(ctx)
 	server := grpc.NewServer(
 		grpc.Creds(credentials.NewTLS(tlsConfig)),
 		grpc.MaxSendMsgSize(maxResponseBytes),
@@ -110,6 +117,7 @@ type readOnly struct {
 	reader     Reader
 	clientName string
 	prefixes   map[string]View
+	leaderless *leaderless
 }
 
 // unary passes on only a Range of the named client.
@@ -119,6 +127,11 @@ func (d *readOnly) unary(ctx context.Context, req any, info *grpc.UnaryServerInf
 	}
 	if info.FullMethod != pb.KV_Range_FullMethodName {
 		return nil, errForbidden
+	}
+	select {
+	case <-d.leaderless.Lost():
+		return nil, rpctypes.ErrGRPCNoLeader
+	default:
 	}
 	return handle(ctx, req)
 }
@@ -202,7 +215,8 @@ func (d *readOnly) Watch(client pb.Watch_WatchServer) error {
 	group, ctx := errgroup.WithContext(client.Context())
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	store, err := d.reader.Watch.Watch(ctx)
+	// A member that is connected to ends the watch itself when it has no leader.
+	store, err := d.reader.Watch.Watch(clientv3.WithRequireLeader(ctx))
 	if err != nil {
 		return err
 	}
@@ -226,6 +240,8 @@ func (d *readOnly) Watch(client pb.Watch_WatchServer) error {
 			// The return ends the other half. If that half ended first, the client could receive
 			// its Canceled.
 			return err
+		case <-d.leaderless.Lost():
+			return rpctypes.ErrGRPCNoLeader
 		case <-ctx.Done():
 			return ctx.Err()
 		}

@@ -160,7 +160,8 @@ func (f *follower) list(ctx context.Context) (int64, error) {
 
 // watch applies events until the watch ends; the caller lists again.
 func (f *follower) watch(ctx context.Context, from int64) error {
-	ctx, cancel := context.WithCancel(ctx)
+	// Without a leader a member has no new events: the watch ends, so that another member is tried.
+	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
 	defer cancel()
 	for resp := range f.client.Watch(ctx, f.keyPrefix(), clientv3.WithPrefix(), clientv3.WithRev(from)) {
 		if err := resp.Err(); err != nil {
