@@ -30,17 +30,18 @@ type door struct {
 }
 
 func (d *door) start(ctx context.Context, group *errgroup.Group) (err error) {
-	process, containers := prometheus.NewRegistry(), prometheus.NewRegistry()
+	process, containers, resources := prometheus.NewRegistry(), prometheus.NewRegistry(), prometheus.NewRegistry()
 	counted := &traffic.Sources{Node: d.cfg.NodeName, Plane: d.plane.services, Path: d.plane.path, Census: d.plane.census, Log: d.plane.failures, Flows: d.plane.flows}
 	process.MustRegister(counted.Metrics(), d.pressure.metrics, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	process.MustRegister(d.statistics.collector.LogMetrics())
+	process.MustRegister(d.statistics.collector.LogMetrics(), &podMetrics{node: d.cfg.NodeName, pods: d.pods.workers})
 	if d.reachability.reach != nil {
 		process.MustRegister(d.reachability.reach)
 	}
 	containers.MustRegister(d.statistics.collector.Metrics())
+	resources.MustRegister(d.statistics.collector.ResourceMetrics())
 	d.server, err = server.New(server.Config{
 		Listen: netip.AddrPortFrom(d.membership.nodeIPs[0], Port).String(), TLS: d.membership.identity.ServerTLS(),
-		Pods: d.pods.workers, Runtime: d.containers.runtime, Stats: d.statistics.collector, Traffic: counted, Metrics: process, Containers: containers,
+		Pods: d.pods.workers, Runtime: d.containers.runtime, Stats: d.statistics.collector, Traffic: counted, Metrics: process, Containers: containers, Resources: resources,
 		Verify: func(ctx context.Context) (*skepv1.Verification, error) {
 			dump, err := d.plane.services.Dump()
 			if err != nil {

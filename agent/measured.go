@@ -3,8 +3,11 @@ package agent
 import (
 	"context"
 	"log/slog"
+	"net"
 	"net/netip"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -68,7 +71,7 @@ func (m *measured) Pods() []stats.Pod {
 				continue
 			}
 			p.CgroupPath = filepath.Dir(c.CgroupPath)
-			p.Containers = append(p.Containers, stats.Container{Name: c.Name, CgroupPath: c.CgroupPath, StartedAt: c.StartedAt})
+			p.Containers = append(p.Containers, stats.Container{Name: c.Name, CgroupPath: c.CgroupPath, ID: c.ID, Image: c.Image, StartedAt: c.StartedAt})
 		}
 		if len(p.Containers) > 0 {
 			list = append(list, p)
@@ -85,33 +88,49 @@ func (m *measured) PodNetwork(uid string) (stats.Network, bool) {
 	}
 	return stats.Network{
 		Interface: "eth0",
-		RxBytes:   c.RxBytes, RxErrors: c.RxErrors, RxPacket: c.RxPackets,
-		TxBytes: c.TxBytes, TxErrors: c.TxErrors, TxPacket: c.TxPackets,
+		RxBytes:   c.RxBytes, RxPackets: c.RxPackets, RxErrors: c.RxErrors, RxDropped: c.RxDropped,
+		TxBytes: c.TxBytes, TxPackets: c.TxPackets, TxErrors: c.TxErrors, TxDropped: c.TxDropped,
 	}, true
 }
 
-// NodeNetwork reads the interface that has the node's address.
-func (m *measured) NodeNetwork() []stats.Network {
-	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+// NodeNetwork reads the host's interfaces that are up, without its loopback and those that the agent has made.
+func (m *measured) NodeNetwork() (list []stats.Network) {
+	links, err := netlink.LinkList()
 	if err != nil {
 		return nil
 	}
-	for _, a := range addrs {
-		if !a.IP.Equal(m.nodeIP.AsSlice()) {
+	primary := m.primaryLink()
+	for _, link := range links {
+		a := link.Attrs()
+		if a.Statistics == nil || a.Flags&net.FlagUp == 0 || a.Flags&net.FlagLoopback != 0 || strings.HasPrefix(a.Name, podnet.OwnPrefix) {
 			continue
 		}
-		link, err := netlink.LinkByIndex(a.LinkIndex)
-		if err != nil || link.Attrs().Statistics == nil {
-			return nil
+		n := stats.Network{
+			Interface: a.Name,
+			RxBytes:   a.Statistics.RxBytes, RxPackets: a.Statistics.RxPackets, RxErrors: a.Statistics.RxErrors, RxDropped: a.Statistics.RxDropped,
+			TxBytes: a.Statistics.TxBytes, TxPackets: a.Statistics.TxPackets, TxErrors: a.Statistics.TxErrors, TxDropped: a.Statistics.TxDropped,
 		}
-		s := link.Attrs().Statistics
-		return []stats.Network{{
-			Interface: link.Attrs().Name,
-			RxBytes:   s.RxBytes, RxErrors: s.RxErrors, RxPacket: s.RxPackets,
-			TxBytes: s.TxBytes, TxErrors: s.TxErrors, TxPacket: s.TxPackets,
-		}}
+		if a.Index == primary {
+			list = slices.Insert(list, 0, n)
+		} else {
+			list = append(list, n)
+		}
 	}
-	return nil
+	return list
+}
+
+// primaryLink is the index of the interface that has the node's address; 0: none.
+func (m *measured) primaryLink() int {
+	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return 0
+	}
+	for _, a := range addrs {
+		if a.IP.Equal(m.nodeIP.AsSlice()) {
+			return a.LinkIndex
+		}
+	}
+	return 0
 }
 
 // Disk is a pod's disk use as measured last.

@@ -78,7 +78,8 @@ type Config struct {
 	// Verify compares the data plane's tables with the API server's objects.
 	Verify     func(context.Context) (*skepv1.Verification, error)
 	Metrics    *prometheus.Registry // of the agent's process
-	Containers *prometheus.Registry // of containers
+	Containers *prometheus.Registry // of containers, as cAdvisor
+	Resources  *prometheus.Registry // of CPU and memory, for metrics-server
 	Health     func() error
 }
 
@@ -154,6 +155,7 @@ func (s *Server) routes() *http.ServeMux {
 	mux.HandleFunc("GET "+skepv1.PathEvents, s.session(s.events))
 	mux.Handle("GET /metrics", metricsHandler(s.cfg.Metrics))
 	mux.Handle("GET /metrics/cadvisor", metricsHandler(s.cfg.Containers))
+	mux.Handle("GET /metrics/resource", metricsHandler(s.cfg.Resources))
 	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", s.session(s.containerLogs))
 	mux.HandleFunc("POST /images/load", s.session(s.loadImages))
 	mux.HandleFunc("GET /connect/{address}", s.session(s.connect))

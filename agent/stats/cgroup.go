@@ -20,6 +20,7 @@ type Usage struct {
 	Memory          uint64 // bytes, caches included
 	WorkingSet      uint64 // Memory less the file cache that is not in use
 	RSS             uint64
+	Swap            uint64
 	PageFaults      uint64
 	MajorPageFaults uint64
 	Processes       uint64
@@ -36,6 +37,8 @@ const (
 	memory
 	pids
 	io
+	cpuLimit
+	pressure
 	resources
 )
 
@@ -46,7 +49,7 @@ type Hierarchy struct {
 }
 
 // v1 mounts of the controllers that count each resource.
-var legacyNames = [resources]string{cpu: "cpuacct", memory: "memory", pids: "pids", io: "blkio"}
+var legacyNames = [resources]string{cpu: "cpuacct", memory: "memory", pids: "pids", io: "blkio", cpuLimit: "cpu"}
 
 // DetectHierarchy detects the mounts below root, which is /sys/fs/cgroup.
 func DetectHierarchy(root string) (*Hierarchy, error) {
@@ -69,7 +72,10 @@ func DetectHierarchy(root string) (*Hierarchy, error) {
 		}
 	}
 	found := false
-	for r, name := range [resources]string{cpu: "cpu", memory: "memory", pids: "pids", io: "io"} {
+	for r, name := range [resources]string{cpu: "cpu", memory: "memory", pids: "pids", io: "io", cpuLimit: "cpu"} {
+		if name == "" {
+			continue
+		}
 		legacy := filepath.Join(root, legacyNames[r])
 		switch {
 		case v2 != root && exists(legacy):
@@ -78,6 +84,9 @@ func DetectHierarchy(root string) (*Hierarchy, error) {
 			h.dirs[r], h.unified[r] = v2, true
 		}
 		found = found || h.dirs[r] != ""
+	}
+	if v2 != "" { // of every cgroup of version 2, whatever its controllers
+		h.dirs[pressure], h.unified[pressure] = v2, true
 	}
 	if !found {
 		return nil, fmt.Errorf("no cgroup controllers below %s: mount cgroup2 there", root)
@@ -102,6 +111,7 @@ const (
 	cpuFile file = iota
 	memoryFile
 	memoryStatFile
+	swapFile
 	pidsFile
 	ioBytesFile
 	ioCountFile
@@ -110,11 +120,12 @@ const (
 
 var fileNames = [files]struct {
 	resource        resource
-	legacy, unified string
+	legacy, unified string // empty: it has no such file
 }{
 	cpuFile:        {cpu, "cpuacct.usage", "cpu.stat"},
 	memoryFile:     {memory, "memory.usage_in_bytes", "memory.current"},
 	memoryStatFile: {memory, "memory.stat", "memory.stat"},
+	swapFile:       {memory, "", "memory.swap.current"}, // version 1 counts it in memory.stat
 	pidsFile:       {pids, "pids.current", "pids.current"},
 	ioBytesFile:    {io, "blkio.throttle.io_service_bytes_recursive", "io.stat"},
 	ioCountFile:    {io, "blkio.throttle.io_serviced_recursive", ""},
@@ -203,6 +214,8 @@ func (u *Usage) parse(f file, unified bool, data []byte) {
 		u.WorkingSet = u.Memory
 	case memoryStatFile:
 		u.parseMemory(data, unified)
+	case swapFile:
+		u.Swap = number(data)
 	case pidsFile:
 		u.Processes = number(data)
 	case ioBytesFile:
@@ -224,15 +237,20 @@ func (u *Usage) parseMemory(data []byte, unified bool) {
 		u.RSS = valueOf(data, "anon ")
 		u.PageFaults, u.MajorPageFaults = valueOf(data, "\npgfault "), valueOf(data, "\npgmajfault ")
 	} else {
-		// The totals, of this cgroup and those below it, are the last third of the file.
-		if i := bytes.Index(data, []byte("\ntotal_cache ")); i >= 0 {
-			data = data[i:]
-		}
+		data = totals(data)
 		inactive = valueOf(data, "\ntotal_inactive_file ")
-		u.RSS = valueOf(data, "\ntotal_rss ")
+		u.RSS, u.Swap = valueOf(data, "\ntotal_rss "), valueOf(data, "\ntotal_swap ")
 		u.PageFaults, u.MajorPageFaults = valueOf(data, "\ntotal_pgfault "), valueOf(data, "\ntotal_pgmajfault ")
 	}
 	u.WorkingSet = u.Memory - min(u.Memory, inactive)
+}
+
+// totals are the lines of version 1's memory.stat that count this cgroup and those below it: the last third of the file.
+func totals(data []byte) []byte {
+	if i := bytes.Index(data, []byte("\ntotal_cache ")); i >= 0 {
+		return data[i:]
+	}
+	return data
 }
 
 // parseIO sums io.stat: "8:0 rbytes=1 wbytes=2 rios=3 wios=4 ...".

@@ -22,17 +22,17 @@ type Pod struct {
 	Containers           []Container
 }
 
-// Container is a running container.
+// Container is a running container. Its ID and image are as containerd has them.
 type Container struct {
-	Name, CgroupPath string
-	StartedAt        time.Time
+	Name, CgroupPath, ID, Image string
+	StartedAt                   time.Time
 }
 
 // Network has the counters of an interface, from its owner's side.
 type Network struct {
-	Interface                   string
-	RxBytes, RxErrors, RxPacket uint64
-	TxBytes, TxErrors, TxPacket uint64
+	Interface                               string
+	RxBytes, RxPackets, RxErrors, RxDropped uint64
+	TxBytes, TxPackets, TxErrors, TxDropped uint64
 }
 
 // Source lists what is to be measured.
@@ -40,6 +40,7 @@ type Source interface {
 	Pods() []Pod
 	// PodNetwork has the counters of the pod's own interface; ok is false for a pod in the host's network.
 	PodNetwork(uid string) (n Network, ok bool)
+	// NodeNetwork has the interfaces of the node, the one with its address first.
 	NodeNetwork() []Network
 	// Disk is the pod's disk use as last measured.
 	Disk(uid string) (usage.Pod, bool)

@@ -97,12 +97,8 @@ func (c *Collector) addDisk(out *statsapi.PodStats, d disks) {
 	out.EphemeralStorage = usedOf(d.node, at, pod.Total())
 }
 
-var (
-	fsUsage  = prometheus.NewDesc("container_fs_usage_bytes", "Bytes on the node's disks: of a container its writable layer and logs, of a pod also its volumes and files.", containerLabels, nil)
-	fsLimit  = prometheus.NewDesc("container_fs_limit_bytes", "Size of the disk that a container's writable layer, or a pod's volumes, are on.", containerLabels, nil)
-	logBytes = prometheus.NewDesc("kubelet_container_log_filesystem_used_bytes", "Bytes used by the container's logs on the filesystem.",
-		[]string{"uid", "namespace", "pod", "container"}, nil)
-)
+var logBytes = prometheus.NewDesc("kubelet_container_log_filesystem_used_bytes", "Bytes used by the container's logs on the filesystem.",
+	[]string{"uid", "namespace", "pod", "container"}, nil)
 
 // LogMetrics are the sizes of containers' logs, which kubelet has among its own metrics.
 func (c *Collector) LogMetrics() prometheus.Collector { return logMetrics{c} }
@@ -123,24 +119,5 @@ func (m logMetrics) Collect(ch chan<- prometheus.Metric) {
 			used := disk.Trees[usage.Key{Kind: usage.Logs, Name: ctr.Name}]
 			ch <- prometheus.MustNewConstMetric(logBytes, prometheus.GaugeValue, float64(used.Bytes), p.UID, p.Namespace, p.Name, ctr.Name)
 		}
-	}
-}
-
-// collectDisk exposes the disk use of a pod and its containers.
-func (m metrics) collectDisk(ch chan<- prometheus.Metric, p Pod, d disks) {
-	disk, ok := m.c.source.Disk(p.UID)
-	if !ok {
-		return
-	}
-	send := func(container string, used usage.Amount, fs *statsapi.FsStats) {
-		l := []string{p.Namespace, p.Name, container}
-		ch <- prometheus.MustNewConstMetric(fsUsage, prometheus.GaugeValue, float64(used.Bytes), l...)
-		if fs != nil {
-			ch <- prometheus.MustNewConstMetric(fsLimit, prometheus.GaugeValue, float64(*fs.CapacityBytes), l...)
-		}
-	}
-	send("", disk.Total(), d.node)
-	for _, ctr := range p.Containers {
-		send(ctr.Name, disk.Container(ctr.Name), d.images)
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 
 	"github.com/skep-io/skep/agent/usage"
@@ -87,23 +86,10 @@ func TestDiskUseIsReported(t *testing.T) {
 // byContainer are the values of a metric.
 func byContainer(t *testing.T, c *Collector, name string) map[string]float64 {
 	t.Helper()
-	registry := prometheus.NewPedanticRegistry()
-	registry.MustRegister(c.Metrics(), c.LogMetrics())
-	families, err := registry.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
 	values := map[string]float64{}
-	for _, family := range families {
-		if family.GetName() != name {
-			continue
-		}
-		for _, m := range family.GetMetric() {
-			for _, label := range m.GetLabel() {
-				if label.GetName() == "container" {
-					values[label.GetValue()] = m.GetGauge().GetValue()
-				}
-			}
+	for _, m := range gather(t, c.Metrics(), c.LogMetrics())[name] {
+		if labels := labelsOf(m); labels["pod"] != "" {
+			values[labels["container"]] = m.GetGauge().GetValue()
 		}
 	}
 	return values

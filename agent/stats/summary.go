@@ -66,12 +66,13 @@ func (c *Collector) Usages(ctx context.Context) []Sampled {
 func (c *Collector) nodeStats() statsapi.NodeStats {
 	n := statsapi.NodeStats{NodeName: c.node, StartTime: metav1.NewTime(c.startTime)}
 	if t := c.tracked[c.cgroup]; t != nil {
-		n.CPU, n.Memory = t.cpuStats(), t.memoryStats()
+		n.CPU, n.Memory, n.Swap = t.cpuStats(), t.memoryStats(), t.swapStats()
 	}
 	if c.cgroup == "/" {
 		if m := hostMemory(); m != nil {
 			n.Memory = m
 		}
+		n.Swap = hostSwap()
 	} else if total, ok := meminfo("MemTotal"); ok && n.Memory != nil {
 		available := total - min(total, *n.Memory.WorkingSetBytes)
 		n.Memory.AvailableBytes = &available
@@ -94,11 +95,11 @@ func (c *Collector) podStats(p Pod) (statsapi.PodStats, bool) {
 			continue // it ended after it was listed
 		}
 		out.Containers = append(out.Containers, statsapi.ContainerStats{
-			Name: ctr.Name, StartTime: metav1.NewTime(ctr.StartedAt), CPU: t.cpuStats(), Memory: t.memoryStats(),
+			Name: ctr.Name, StartTime: metav1.NewTime(ctr.StartedAt), CPU: t.cpuStats(), Memory: t.memoryStats(), Swap: t.swapStats(),
 		})
 	}
 	if t := c.tracked[p.CgroupPath]; t != nil {
-		out.CPU, out.Memory = t.cpuStats(), t.memoryStats()
+		out.CPU, out.Memory, out.Swap = t.cpuStats(), t.memoryStats(), t.swapStats()
 		out.ProcessStats = &statsapi.ProcessStats{ProcessCount: &t.now.Processes}
 	}
 	if net, ok := c.source.PodNetwork(p.UID); ok {
@@ -122,6 +123,22 @@ func (t *tracked) memoryStats() *statsapi.MemoryStats {
 		Time: metav1.NewTime(u.At), UsageBytes: &u.Memory, WorkingSetBytes: &u.WorkingSet, RSSBytes: &u.RSS,
 		PageFaults: &u.PageFaults, MajorPageFaults: &u.MajorPageFaults,
 	}
+}
+
+func (t *tracked) swapStats() *statsapi.SwapStats {
+	u := t.now
+	return &statsapi.SwapStats{Time: metav1.NewTime(u.At), SwapUsageBytes: &u.Swap}
+}
+
+// hostSwap is the swap of a whole host.
+func hostSwap() *statsapi.SwapStats {
+	total, ok := meminfo("SwapTotal")
+	free, ok2 := meminfo("SwapFree")
+	if !ok || !ok2 {
+		return nil
+	}
+	used := total - min(total, free)
+	return &statsapi.SwapStats{Time: metav1.Now(), SwapUsageBytes: &used, SwapAvailableBytes: &free}
 }
 
 func networkStats(all []Network) *statsapi.NetworkStats {
