@@ -100,7 +100,7 @@ func TestSlowWatcher(t *testing.T) {
 	}
 	for left := false; !left; {
 		_, metrics := p.raw(t, p.config, "GET", "/metrics", nil, "")
-		left = strings.Contains(string(metrics), `skep_apiserver_watches{group="",resource="configmaps",version="v1"} 1`)
+		left = strings.Contains(string(metrics), `apiserver_longrunning_requests{component="apiserver",group="",resource="configmaps",scope="namespace",subresource="",verb="WATCH",version="v1"} 1`)
 		select {
 		case <-ctx.Done():
 			t.Fatal("the watch that nobody reads is still open")

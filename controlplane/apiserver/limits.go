@@ -118,7 +118,7 @@ func (s *Server) admit(c *call) (leave func(), err error) {
 		s.metrics.terminated(c, err)
 		return nil, err
 	}
-	exit, err := s.acquireSeats(c.Context(), class, 1+len(body)/bytesOfWidth)
+	exit, err := s.acquireSeats(c.Context(), c, class, 1+len(body)/bytesOfWidth)
 	if err != nil {
 		release()
 		s.metrics.terminated(c, err)
@@ -134,12 +134,13 @@ func (s *Server) admit(c *call) (leave func(), err error) {
 }
 
 // acquireSeats waits for a request's seats.
-func (s *Server) acquireSeats(ctx context.Context, class class, width int) (leave func(), err error) {
+func (s *Server) acquireSeats(ctx context.Context, c *call, class class, width int) (leave func(), err error) {
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, queueWait)
 	defer cancel()
 	leave, err = class.level.Enter(ctx, class.user, width)
-	s.metrics.waited(class.level.Name, err == nil, time.Since(began))
+	c.waited = time.Since(began)
+	s.metrics.waited(class.level.Name, err == nil, c.waited)
 	if err != nil {
 		return nil, tooManyRequests()
 	}

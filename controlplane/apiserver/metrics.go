@@ -2,38 +2,52 @@ package apiserver
 
 import (
 	"net/http"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 )
 
-// serverMetrics are what the server counts about itself. They have a registry of their own, so that a process may hold
-// more than one server; /metrics shows the process's default registry too, where the other parts count.
+// serverMetrics are what the server counts about itself, by kube-apiserver's names and labels. They have a registry of their own, so that a
+// process may hold more than one server; /metrics shows the process's default registry too, where the other parts count.
 type serverMetrics struct {
-	requests *prometheus.CounterVec
-	seconds  *prometheus.HistogramVec
-	watches  *prometheus.GaugeVec
-	// The following have the names that they have in Kubernetes.
+	requests       *prometheus.CounterVec
+	seconds, sli   *prometheus.HistogramVec
+	longRunning    *prometheus.GaugeVec
 	terminations   *prometheus.CounterVec
 	waits          *prometheus.HistogramVec
 	reads, changes prometheus.Gauge
 	handler        http.Handler
 }
 
+// requestLabels say what a request was for.
+var requestLabels = []string{"component", "group", "resource", "scope", "subresource", "verb", "version"}
+
+func with(labels ...string) []string {
+	return append(requestLabels[:len(requestLabels):len(requestLabels)], labels...)
+}
+
 func newServerMetrics(others ...prometheus.Collector) *serverMetrics {
 	m := &serverMetrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "skep_apiserver_requests_total", Help: "Requests answered, by verb, resource and status code.",
-		}, []string{"verb", "group", "resource", "subresource", "code"}),
+			Name: "apiserver_request_total", Help: "Requests answered, by what they were for and the status code.",
+		}, with("dry_run", "code")),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "skep_apiserver_request_duration_seconds", Help: "Time from a request's headers to the end of its answer, without watches and streams.",
-			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60},
-		}, []string{"verb", "group", "resource"}),
-		watches: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "skep_apiserver_watches", Help: "Watches open now.",
-		}, []string{"group", "version", "resource"}),
+			Name: "apiserver_request_duration_seconds", Help: "Time from a request's headers to the end of its answer, without watches and streams.",
+			Buckets: []float64{.005, .025, .05, .1, .2, .4, .6, .8, 1, 1.25, 1.5, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 45, 60},
+		}, with("dry_run")),
+		sli: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "apiserver_request_sli_duration_seconds", Help: "The same time without what the request waited for its turn.",
+			Buckets: []float64{.05, .1, .2, .4, .6, .8, 1, 1.25, 1.5, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 45, 60},
+		}, requestLabels),
+		longRunning: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "apiserver_longrunning_requests", Help: "Watches open now.",
+		}, requestLabels),
 	}
 	inFlight := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "apiserver_current_inflight_requests", Help: "Requests in progress, without watches and streams.",
@@ -47,35 +61,73 @@ func newServerMetrics(others ...prometheus.Collector) *serverMetrics {
 		Buckets: []float64{0, .005, .02, .05, .1, .2, .5, 1, 2, 5, 10, 15, 30},
 	}, []string{"priority_level", "execute"})
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(m.requests, m.seconds, m.watches, inFlight, m.terminations, m.waits)
+	registry.MustRegister(m.requests, m.seconds, m.sli, m.longRunning, inFlight, m.terminations, m.waits)
 	registry.MustRegister(others...)
 	m.handler = promhttp.HandlerFor(prometheus.Gatherers{registry, prometheus.DefaultGatherer}, promhttp.HandlerOpts{})
 	return m
 }
 
-// observe counts an answered request. Only names that the server defines become labels: paths that a client invents must not create series.
+// labels are those of a request. Only names that the server defines become labels: what a client invents must not create series.
+func (c *call) labels() prometheus.Labels {
+	l := prometheus.Labels{"component": "apiserver", "verb": countedVerb(c), "scope": "", "group": "", "version": "", "resource": "", "subresource": ""}
+	if c.kind == nil {
+		return l
+	}
+	l["group"], l["version"], l["resource"] = c.group, c.version, c.resource
+	if sub, ok := c.kind.Subresource(c.subresource); ok {
+		l["subresource"] = sub.Name
+	}
+	switch {
+	case c.name != "":
+		l["scope"] = "resource"
+	case c.namespace != "":
+		l["scope"] = "namespace"
+	default:
+		l["scope"] = "cluster"
+	}
+	return l
+}
+
+// observe counts an answered request.
 func (m *serverMetrics) observe(c *call, code int, took time.Duration) {
 	if code == 0 {
 		code = http.StatusOK
 	}
-	var group, resource, subresource string
-	verb := knownVerb(c.verb)
-	if c.kind != nil {
-		group, resource = c.group, c.resource
-		if code != http.StatusNotFound {
-			subresource = c.subresource
-		}
+	l := c.labels()
+	connects := slices.Contains(connectSubresources, l["subresource"])
+	if connects {
+		l["verb"] = "CONNECT"
 	}
-	m.requests.WithLabelValues(verb, group, resource, subresource, strconv.Itoa(code)).Inc()
-	if verb != "watch" && subresource != "exec" && subresource != "attach" && subresource != "portforward" && subresource != "proxy" && subresource != "log" {
-		m.seconds.WithLabelValues(verb, group, resource).Observe(took.Seconds())
+	lasting := connects || c.verb == "watch" || l["subresource"] == "log"
+	if !lasting {
+		m.sli.With(l).Observe((took - c.waited).Seconds())
 	}
+	l["dry_run"] = ""
+	if c.query.Get("dryRun") == metav1.DryRunAll {
+		l["dry_run"] = metav1.DryRunAll
+	}
+	if !lasting {
+		m.seconds.With(l).Observe(took.Seconds())
+	}
+	l["code"] = strconv.Itoa(code)
+	m.requests.With(l).Inc()
 }
 
-func knownVerb(verb string) string {
-	switch verb {
-	case "get", "list", "watch", "create", "update", "patch", "delete", "deletecollection":
-		return verb
+// connectSubresources are streams, which last as long as their client wants.
+var connectSubresources = []string{"exec", "attach", "portforward", "proxy"}
+
+// countedVerb is the verb as kube-apiserver counts it.
+func countedVerb(c *call) string {
+	switch verb := c.verb; verb {
+	case "get", "list", "watch", "patch", "delete", "deletecollection":
+		if verb == "patch" && strings.HasPrefix(c.Header.Get("Content-Type"), string(types.ApplyYAMLPatchType)) {
+			return "APPLY"
+		}
+		return strings.ToUpper(verb)
+	case "create":
+		return "POST"
+	case "update":
+		return "PUT"
 	}
 	return "other"
 }
@@ -95,7 +147,7 @@ func (m *serverMetrics) waited(level string, execute bool, took time.Duration) {
 
 // terminated counts a request that was refused so that others can be served.
 func (m *serverMetrics) terminated(c *call, err error) {
-	m.terminations.WithLabelValues(knownVerb(c.verb), strconv.Itoa(int(statusOf(err).Code))).Inc()
+	m.terminations.WithLabelValues(countedVerb(c), strconv.Itoa(int(statusOf(err).Code))).Inc()
 }
 
 var (

@@ -28,6 +28,7 @@ type call struct {
 	*http.Request
 	target
 	started time.Time
+	waited  time.Duration // for its turn
 	user    user.Info
 	verb    string
 	query   url.Values

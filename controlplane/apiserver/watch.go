@@ -43,7 +43,7 @@ func (s *Server) watchList(w http.ResponseWriter, c *call) error {
 	ctx, cancel := context.WithTimeout(c.Context(), timeout)
 	defer cancel()
 	// The initial events are as much work as a list, and take seats as a list does.
-	leave, err := s.acquireSeats(ctx, s.limits.classify(c), 1)
+	leave, err := s.acquireSeats(ctx, c, s.limits.classify(c), 1)
 	if err != nil {
 		s.metrics.terminated(c, err)
 		return err
@@ -67,8 +67,9 @@ func (s *Server) watchList(w http.ResponseWriter, c *call) error {
 		return err
 	}
 	defer watcher.Stop()
-	s.metrics.watches.WithLabelValues(c.group, c.version, c.resource).Inc()
-	defer s.metrics.watches.WithLabelValues(c.group, c.version, c.resource).Dec()
+	open := s.metrics.longRunning.With(c.labels())
+	open.Inc()
+	defer open.Dec()
 	stream.begin()
 	for {
 		if !watcher.Starting() {
