@@ -26,7 +26,10 @@ import (
 	"github.com/skep-io/skep/docs/examples"
 )
 
-// ensureDNS loads the DNS image to the hosts, applies the manifest of docs/examples,
+// leastDNS is the number of DNS pods where there are fewer hosts: one can be replaced while the other answers.
+const leastDNS = 2
+
+// ensureDNS loads the DNS image to the hosts, applies the manifest of docs/examples with a pod for each host,
 // and waits until a DNS pod is ready.
 func (c *Cluster) ensureDNS(ctx context.Context) error {
 	client, err := c.Client()
@@ -55,7 +58,14 @@ func (c *Cluster) ensureDNS(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := c.Apply(ctx, manifest); err != nil {
+	replicas := max(leastDNS, len(st.Nodes))
+	err = c.apply(ctx, manifest, func(object *unstructured.Unstructured) error {
+		if object.GetKind() != "ReplicationController" {
+			return nil
+		}
+		return unstructured.SetNestedField(object.Object, int64(replicas), "spec", "replicas")
+	})
+	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
@@ -66,6 +76,11 @@ func (c *Cluster) ensureDNS(ctx context.Context) error {
 // Apply creates the objects of a YAML stream, or merges them into those that
 // exist. Objects without a namespace go to "default".
 func (c *Cluster) Apply(ctx context.Context, manifest []byte) error {
+	return c.apply(ctx, manifest, func(*unstructured.Unstructured) error { return nil })
+}
+
+// apply is Apply with a change of each object.
+func (c *Cluster) apply(ctx context.Context, manifest []byte, change func(*unstructured.Unstructured) error) error {
 	config, err := c.RESTConfig()
 	if err != nil {
 		return err
@@ -89,6 +104,9 @@ func (c *Cluster) Apply(ctx context.Context, manifest []byte) error {
 		}
 		if len(object.Object) == 0 {
 			continue
+		}
+		if err := change(object); err != nil {
+			return err
 		}
 		if err := applyObject(ctx, objects, mapper, object); err != nil {
 			return fmt.Errorf("%s %s: %w", object.GetKind(), object.GetName(), err)

@@ -7,6 +7,7 @@
 //	echo client NAME    connect to a service N times and print who answered
 //	echo idle           wait for a signal; something to exec into
 //	echo lookup NAME    what DNS says; --srv, --ptr
+//	echo resolve NAME   look a name up again and again, and count what takes too long
 //	echo hold HOST:PORT keep one connection, and say when it is lost
 //	echo post URL BODY  send a body by HTTP
 //	echo cat FILE       print files
@@ -46,6 +47,8 @@ func run(ctx context.Context, args []string) error {
 		return nil
 	case "lookup":
 		return runLookup(ctx, args, os.Stdout)
+	case "resolve":
+		return runResolve(ctx, args, os.Stdout)
 	case "hold":
 		return runHold(ctx, args, os.Stdout)
 	case "post":
@@ -56,7 +59,7 @@ func run(ctx context.Context, args []string) error {
 		fmt.Println(strings.Join(os.Environ(), "\n"))
 		return nil
 	}
-	return fmt.Errorf("unknown command %q: want serve, client, idle, lookup, hold, post, cat or env", command)
+	return fmt.Errorf("unknown command %q: want serve, client, idle, lookup, resolve, hold, post, cat or env", command)
 }
 
 // identity is what the answers name.
