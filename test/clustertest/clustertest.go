@@ -48,7 +48,7 @@ func Main(m *testing.M, name, bin string, o cluster.Options, use func(*Cluster))
 			code = 1
 		}
 	}()
-	c, err := up(bin, o)
+	c, err := Start(bin, o)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -57,7 +57,8 @@ func Main(m *testing.M, name, bin string, o cluster.Options, use func(*Cluster))
 	return m.Run()
 }
 
-func up(bin string, o cluster.Options) (*Cluster, error) {
+// Start starts a cluster, whose programs are in the folder bin, with the images of the tests. Options' Bin and Progress are set here.
+func Start(bin string, o cluster.Options) (*Cluster, error) {
 	bin, err := filepath.Abs(bin)
 	if err != nil {
 		return nil, err
@@ -90,7 +91,8 @@ func KeepLogs(name, state string) {
 		return
 	}
 	logs, _ := filepath.Glob(filepath.Join(state, "*", "agent.log"))
-	for _, path := range append(logs, filepath.Join(state, "skepd.log")) {
+	servers, _ := filepath.Glob(filepath.Join(state, "skepd*.log"))
+	for _, path := range append(logs, servers...) {
 		data, err := os.ReadFile(path)
 		if err == nil {
 			_ = os.WriteFile(filepath.Join(kept, strings.ReplaceAll(strings.TrimPrefix(path, state+"/"), "/", "-")), data, 0o644)

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"context"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -128,23 +127,11 @@ func TestAgentKilled(t *testing.T) {
 // agentOf finds the agent among the host's daemons.
 func agentOf(t *testing.T, node *cluster.Node) int {
 	t.Helper()
-	data, err := os.ReadFile(filepath.Join(node.CgroupPath(), "system", "cgroup.procs"))
+	pid, err := clustertest.Agent(node)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, field := range strings.Fields(string(data)) {
-		cmdline, _ := os.ReadFile(filepath.Join("/proc", field, "cmdline"))
-		argv := strings.Split(string(cmdline), "\x00")
-		if filepath.Base(argv[0]) == "skep-agent" && len(argv) > 1 && strings.HasPrefix(argv[1], "--") {
-			pid, err := strconv.Atoi(field)
-			if err != nil {
-				t.Fatal(err)
-			}
-			return pid
-		}
-	}
-	t.Fatalf("no skep-agent on %s; see %s", node.Name, node.LogPath())
-	return 0
+	return pid
 }
 
 // awaitAgent waits until another process than the given one has all parts of the node's agent up: its server comes last.

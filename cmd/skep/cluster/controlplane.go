@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"slices"
 	"sort"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -153,13 +152,7 @@ func (c *Cluster) writeKubeconfig(st *state) error {
 
 // KillControlPlane ends the first server with SIGKILL and returns when it has ended.
 func (c *Cluster) KillControlPlane(ctx context.Context) error {
-	return c.change(func(st *state) error {
-		if err := c.cgroups.kill(ctx, clusterCgroup(c.Name)+"/skepd"); err != nil {
-			return err
-		}
-		st.Skepd = process{} // it may still be exiting, and must not be taken for running
-		return nil
-	})
+	return (&Server{cluster: c, Number: 1}).Kill(ctx)
 }
 
 // StopControlPlane ends the first server with SIGTERM and returns when it has ended.
@@ -193,22 +186,7 @@ func (c *Cluster) StartControlPlane(ctx context.Context) error {
 }
 
 // SkepdPID is the first server's process, 0 if it does not run.
-func (c *Cluster) SkepdPID() int {
-	st, err := c.load()
-	if err != nil || !st.Skepd.alive() {
-		return 0
-	}
-	data, err := os.ReadFile(filepath.Join(c.cgroups.v2, clusterCgroup(c.Name), "skepd", "cgroup.procs"))
-	if err != nil {
-		return 0
-	}
-	for _, field := range strings.Fields(string(data)) {
-		if pid, err := strconv.Atoi(field); err == nil && pid != st.Skepd.PID {
-			return pid
-		}
-	}
-	return 0
-}
+func (c *Cluster) SkepdPID() int { return (&Server{cluster: c, Number: 1}).PID() }
 
 // agentCommand is how the host's first process starts the agent.
 func (c *Cluster) agentCommand(st *state, node string) ([]string, error) {
