@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -173,5 +174,62 @@ func TestServersFailInTurn(t *testing.T) {
 	}
 	for _, m := range g.servers {
 		w.check(m)
+	}
+	t.Run("writes in flight", func(t *testing.T) { w.inFlight(t) })
+}
+
+// inFlight has the server whose etcd leads paused while many clients update objects through the others. Updates that were under way to the
+// leader are lost there; they must be carried out by the next one, and not fail after the six seconds after which etcd itself gives them up.
+func (w *writer) inFlight(t *testing.T) {
+	leader, others := "", []*kubernetes.Clientset{}
+	for name, s := range w.g.list(w.g.servers["a"]) {
+		if s.Role == "leader" {
+			leader = name
+		} else {
+			others = append(others, w.clients[name])
+		}
+	}
+	if leader == "" || len(others) != 2 {
+		t.Fatalf("the leader is %q, besides %d others", leader, len(others))
+	}
+	const clients = 40
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	var group sync.WaitGroup
+	var mu sync.Mutex
+	var longest time.Duration
+	var updates int
+	for i := range clients {
+		maps := others[i%len(others)].CoreV1().ConfigMaps("default")
+		name := fmt.Sprintf("in-flight-%d", i)
+		w.any(name, leader, func(ctx context.Context, c *kubernetes.Clientset) error { return put(ctx, c, name, "0") })
+		group.Go(func() {
+			for n := 1; ctx.Err() == nil; n++ {
+				began := time.Now()
+				_, err := maps.Update(context.WithoutCancel(ctx), configMap(name, strconv.Itoa(n)), metav1.UpdateOptions{})
+				mu.Lock()
+				if updates++; time.Since(began) > longest {
+					longest = time.Since(began)
+				}
+				mu.Unlock()
+				if err != nil {
+					t.Errorf("update %d of %s, after %v: %v", n, name, time.Since(began), err)
+					return
+				}
+			}
+		})
+	}
+	time.Sleep(500 * time.Millisecond) // some are always under way
+	mu.Lock()
+	longest = 0
+	mu.Unlock()
+	w.g.servers[leader].process.signal(t, syscall.SIGSTOP)
+	time.Sleep(4 * time.Second)
+	w.g.servers[leader].process.signal(t, syscall.SIGCONT)
+	stop()
+	group.Wait()
+	t.Logf("%d updates, the longest took %v", updates, longest.Round(time.Millisecond))
+	if longest > 5*time.Second || longest < 200*time.Millisecond {
+		t.Errorf("the longest update took %v, want about the time until another leads", longest)
 	}
 }

@@ -106,6 +106,7 @@ func client(t *testing.T, dataDir string) *kubernetes.Clientset {
 	if err != nil {
 		t.Fatal(err)
 	}
+	config.QPS = -1 // no limit
 	return kubernetes.NewForConfigOrDie(config)
 }
 

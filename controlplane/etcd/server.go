@@ -21,7 +21,6 @@ import (
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
-	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 )
 
 const (
@@ -186,7 +185,7 @@ func (s *Server) start(ctx context.Context, dir string, peer *Peer) (err error) 
 	if err != nil {
 		return explain(dir, err)
 	}
-	s.etcd, s.Client = running, v3client.New(running.Server)
+	s.etcd, s.Client = running, newClient(running.Server)
 	s.peers = &peers{server: running.Server, config: peer}
 	if err = s.connect(ctx); err == nil {
 		err = s.ready(ctx, hook)

@@ -55,7 +55,7 @@ func NewEtcd(client *clientv3.Client) *Etcd {
 // Get implements Interface.
 func (e *Etcd) Get(ctx context.Context, key string) (KeyValue, error) {
 	limited, done := bounded(ctx, "get", e.within)
-	resp, err := e.client.Get(limited, key)
+	resp, err := e.read(limited, key)
 	if err = done(err); err != nil {
 		return KeyValue{}, fmt.Errorf("get %s from etcd: %w", key, err)
 	}
@@ -64,6 +64,15 @@ func (e *Etcd) Get(ctx context.Context, key string) (KeyValue, error) {
 	}
 	kv := resp.Kvs[0]
 	return KeyValue{Key: key, Value: kv.Value, CreateRevision: kv.CreateRevision, ModRevision: kv.ModRevision}, nil
+}
+
+// read reads, also past a change of etcd's leader.
+func (e *Etcd) read(ctx context.Context, key string, opts ...clientv3.OpOption) (resp *clientv3.GetResponse, err error) {
+	err = again(ctx, func() error {
+		resp, err = e.client.Get(ctx, key, opts...)
+		return err
+	})
+	return resp, err
 }
 
 // List implements Interface.
@@ -85,7 +94,7 @@ func (e *Etcd) list(ctx context.Context, prefix string) (kvs []KeyValue, revisio
 	from, end := prefix, clientv3.GetPrefixRangeEnd(prefix)
 	for {
 		limited, done := bounded(ctx, "list", e.within)
-		resp, err := e.client.Get(limited, from, clientv3.WithRange(end), clientv3.WithLimit(listPage), clientv3.WithRev(revision))
+		resp, err := e.read(limited, from, clientv3.WithRange(end), clientv3.WithLimit(listPage), clientv3.WithRev(revision))
 		if err = done(err); err != nil {
 			return nil, 0, err
 		}
@@ -126,7 +135,21 @@ func (e *Etcd) Commit(ctx context.Context, guards []Guard, ops []Op) (int64, err
 		return 0, fmt.Errorf("commit to etcd: %d guards and %d ops are more than a transaction may have", len(guards), len(ops))
 	}
 	limited, done := bounded(ctx, "commit", e.within)
-	resp, err := e.client.Txn(limited).If(compares...).Then(then...).Else(current...).Commit()
+	var lost error
+	commit := func() (resp *clientv3.TxnResponse, err error) {
+		return e.client.Txn(limited).If(compares...).Then(then...).Else(current...).Commit()
+	}
+	resp, err := commit()
+	if leaderLost(err) && onceOnly(guards, ops) {
+		lost = err
+		err = again(limited, func() error {
+			resp, err = commit()
+			return err
+		})
+	}
+	if err == nil && !resp.Succeeded && lost != nil {
+		err = lost // the earlier attempt may be what its guards conflict with
+	}
 	if err = done(err); err != nil {
 		if errors.Is(err, rpctypes.ErrLeaseNotFound) {
 			e.leases.forget()
@@ -207,7 +230,7 @@ func (e *Etcd) op(ctx context.Context, op Op) (clientv3.Op, error) {
 // Revision implements Interface.
 func (e *Etcd) Revision(ctx context.Context) (int64, error) {
 	limited, done := bounded(ctx, "revision", e.within)
-	resp, err := e.client.Get(limited, revisionKey, clientv3.WithCountOnly())
+	resp, err := e.read(limited, revisionKey, clientv3.WithCountOnly())
 	if err = done(err); err != nil {
 		return 0, fmt.Errorf("read etcd's revision: %w", err)
 	}
