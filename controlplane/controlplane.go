@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	skepv1 "github.com/skep-io/skep/api/v1"
 	"github.com/skep-io/skep/controlplane/apiserver"
 	"github.com/skep-io/skep/controlplane/encryption"
 	"github.com/skep-io/skep/controlplane/etcd"
@@ -27,6 +28,7 @@ import (
 	"github.com/skep-io/skep/controlplane/leader"
 	"github.com/skep-io/skep/controlplane/membership"
 	"github.com/skep-io/skep/controlplane/pki"
+	"github.com/skep-io/skep/controlplane/rebalance/plan"
 	"github.com/skep-io/skep/controlplane/resource"
 	"github.com/skep-io/skep/controlplane/servers"
 	"github.com/skep-io/skep/controlplane/storage"
@@ -128,7 +130,14 @@ func serve(ctx context.Context, s *settings, store *store, authority *pki.PKI, i
 		Servers: servers.New(servers.Config{
 			Registry: registry, Directory: directory, PKI: authority, Etcd: store.server, Settings: s.shared(), EncryptionConfig: s.EncryptionConfig,
 		}),
-		ServerURLs:       func() []string { return urls(directory) },
+		ServerURLs: func() []string { return urls(directory) },
+		Rebalance: func(ctx context.Context, q skepv1.RebalanceQuery) (skepv1.RebalancePlan, error) {
+			state, err := plan.Gather(ctx, registry)
+			if err != nil {
+				return skepv1.RebalancePlan{}, err
+			}
+			return plan.Make(s.scheduling, state, plan.Options{RebalanceQuery: q}), nil
+		},
 		StoreAlive:       func(r *http.Request) error { return maintainer.Alive(r.Context()) },
 		StoreTakesWrites: func(*http.Request) error { return maintainer.Problem() },
 	})

@@ -24,6 +24,7 @@ import (
 	"github.com/skep-io/skep/controlplane/controller/networkpolicy"
 	"github.com/skep-io/skep/controlplane/controller/node"
 	"github.com/skep-io/skep/controlplane/controller/podgc"
+	"github.com/skep-io/skep/controlplane/controller/rebalance"
 	"github.com/skep-io/skep/controlplane/controller/replication"
 	"github.com/skep-io/skep/controlplane/controller/serviceaccount"
 	"github.com/skep-io/skep/controlplane/controller/servicecidr"
@@ -70,6 +71,7 @@ func lead(ctx context.Context, s *settings, registry *resource.Registry, authori
 		"endpoints":      endpoints.New(registry, recorder(endpoints.Component), recorder(endpoints.MirrorComponent)),
 		"load balancers": loadbalancer.New(registry, recorder(loadbalancer.Component), s.pool),
 		"node":           node.New(registry, recorder(node.Component), realClock, s.NodeMonitorGrace, apiserver.HostAnswers),
+		"rebalance":      rebalance.New(registry, recorder(rebalance.Component), s.scheduling, rebalance.DefaultPace),
 		"namespace":      namespace.New(registry),
 		"gc":             gc.New(registry),
 		"podgc":          podgc.New(registry, s.TerminatedPodGCThreshold),

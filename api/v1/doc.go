@@ -21,6 +21,8 @@ const (
 	PathApplied = "/skep/v1/endpoints/applied"
 	// PathCertificates returns a CertificateList, to administrators.
 	PathCertificates = "/skep/v1/certificates"
+	// PathRebalance returns (GET) a RebalancePlan, to administrators; its query is that of RebalanceQuery.
+	PathRebalance = "/skep/v1/rebalance"
 	// PathEtcd is the prefix of "status" (GET: an EtcdReport), "defragment" (POST: an EtcdReport, afterwards) and "snapshot" (GET: the
 	// database, followed by its SHA-256 sum), for administrators.
 	PathEtcd = "/skep/v1/etcd/"

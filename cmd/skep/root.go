@@ -47,7 +47,7 @@ func newRootCommand(arguments []string) *cobra.Command {
 	kernel := templates.CommandGroup{Message: "What the nodes' kernels do:", Commands: []*cobra.Command{
 		newServicesCommand(flags, streams), newDataplaneCommand(flags, streams),
 	}}
-	root.AddCommand(newTokenCommand(flags, streams), newServerCommand(flags, streams), newRollingUpdateCommand(flags, streams))
+	root.AddCommand(newTokenCommand(flags, streams), newServerCommand(flags, streams), newRollingUpdateCommand(flags, streams), newRebalanceCommand(flags, streams))
 	groups := append(templates.CommandGroups{own, kernel}, kubectlGroups(root)...)
 	root.AddCommand(own.Commands...)
 	root.AddCommand(kernel.Commands...)

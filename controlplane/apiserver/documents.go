@@ -87,6 +87,8 @@ func (s *Server) serveDocument(w http.ResponseWriter, c *call) error {
 		return s.only(w, c, map[string]handler{http.MethodGet: s.describeNetwork})
 	case path == skepv1.PathApplied:
 		return s.only(w, c, map[string]handler{http.MethodGet: s.awaitApplied})
+	case path == skepv1.PathRebalance && s.rebalance != nil:
+		return s.only(w, c, map[string]handler{http.MethodGet: s.planRebalance})
 	case path == skepv1.PathCertificates:
 		return s.only(w, c, map[string]handler{http.MethodGet: s.certificates})
 	case isProfilePath(c.URL.Path):
@@ -97,6 +99,15 @@ func (s *Server) serveDocument(w http.ResponseWriter, c *call) error {
 		return nil
 	}
 	return notFound()
+}
+
+// planRebalance answers PathRebalance.
+func (s *Server) planRebalance(w http.ResponseWriter, c *call) error {
+	plan, err := s.rebalance(c.Context(), skepv1.RebalanceQueryOf(c.query))
+	if err != nil {
+		return err
+	}
+	return answerJSON(w, c, plan)
 }
 
 // describeNetwork returns the network settings that a host needs before it can join, to nodes with the key of probes.

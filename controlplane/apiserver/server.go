@@ -62,6 +62,8 @@ type Config struct {
 	// Servers are those of the cluster, for /skep/v1/servers, and ServerURLs the URLs of their APIs; both may be nil.
 	Servers    Servers
 	ServerURLs func() []string
+	// Rebalance plans which replicas should move, for /skep/v1/rebalance; it may be nil.
+	Rebalance func(context.Context, skepv1.RebalanceQuery) (skepv1.RebalancePlan, error)
 }
 
 // Server is the API server. It is an http.Handler, so that it can be put behind another listener.
@@ -85,6 +87,7 @@ type Server struct {
 	network       skepv1.Network
 	servers       Servers
 	serverURLs    func() []string
+	rebalance     func(context.Context, skepv1.RebalanceQuery) (skepv1.RebalancePlan, error)
 	ready         atomic.Bool
 
 	bodyTimeout, writeTimeout time.Duration
@@ -126,6 +129,7 @@ func New(config Config) (*Server, error) {
 	s.verdicts, s.applied = newVerdicts(config.Registry), &appliedNodes{registry: config.Registry}
 	s.health = s.newHealth(config.StoreAlive, config.StoreTakesWrites)
 	s.etcd, s.network, s.servers, s.serverURLs = config.Etcd, config.Network, config.Servers, config.ServerURLs
+	s.rebalance = config.Rebalance
 	var err error
 	if s.version, err = versionDocument(config.Version); err != nil {
 		return nil, err

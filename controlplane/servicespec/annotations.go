@@ -22,6 +22,14 @@ const (
 	AppliedAnnotation = prefix + "applied-endpoints"
 )
 
+// RebalanceAnnotation of a ReplicationController, a Deployment's or another ReplicaSet, or of a namespace for all of its, says whether the control plane
+// moves replicas by itself when they could be spread better.
+const (
+	RebalanceAnnotation = prefix + "rebalance"
+	RebalanceOn         = "true"
+	RebalanceOff        = "false"
+)
+
 // Values of SelectionAnnotation; the first is the default.
 const (
 	RoundRobin       = "round-robin"
