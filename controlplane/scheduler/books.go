@@ -20,13 +20,14 @@ type books struct {
 	repelling   map[string]*bearer // required anti-affinity of placed pods
 	rating      map[string]*bearer // other terms of placed pods
 	namespaces  map[string]labels.Set
+	shapes      map[shapeKey]*shape
 	epoch       int64 // counts sweeps
 }
 
 func newBooks() books {
 	return books{
 		topologies: map[string]*topology{}, pools: map[string]*pool{}, spaces: map[string]*space{}, preferences: map[string]*preference{}, classes: map[string]*class{},
-		tallies: map[string]*tally{}, repelling: map[string]*bearer{}, rating: map[string]*bearer{}, namespaces: map[string]labels.Set{},
+		tallies: map[string]*tally{}, repelling: map[string]*bearer{}, rating: map[string]*bearer{}, namespaces: map[string]labels.Set{}, shapes: map[shapeKey]*shape{},
 	}
 }
 
@@ -340,6 +341,11 @@ func (c *cluster) sweep() {
 			continue
 		}
 		delete(c.spaces, id)
+	}
+	for key, s := range c.shapes {
+		if old(s.used) {
+			delete(c.shapes, key)
+		}
 	}
 	for id, p := range c.pools {
 		if old(p.used) {

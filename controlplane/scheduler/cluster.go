@@ -21,6 +21,7 @@ type host struct {
 	allocatable resources
 	requested   resources
 	scored      resources
+	known       knownOf
 	name        string
 	zone        string
 	ports       map[hostPort]int
@@ -109,6 +110,7 @@ func (c *cluster) setNode(node *corev1.Node) (roomier bool) {
 	h.ready, h.open = ready(node), open(node)
 	h.allocatable = toResources(node.Status.Allocatable)
 	h.maxPods = node.Status.Allocatable.Pods().Value()
+	h.known = knownOf{}
 	return old == nil || wasReady != h.ready || placementChanged(old, node)
 }
 
@@ -250,6 +252,7 @@ func (c *cluster) use(p *placement, n int) {
 	h.requested.add(&req.needs, int64(n))
 	h.scored.add(&req.scored, int64(n))
 	h.pods += int64(n)
+	h.known = knownOf{}
 	for _, port := range req.hostPorts {
 		if h.ports[port] += n; h.ports[port] == 0 {
 			delete(h.ports, port)

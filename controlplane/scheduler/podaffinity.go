@@ -80,6 +80,7 @@ func (k *podAffinityCheck) refusal(h *host) string {
 type podAffinityScore struct{}
 
 type podAffinityRating struct {
+	c   *cluster
 	own []weightedCounts
 	of  []*bearer
 }
@@ -94,18 +95,24 @@ func (podAffinityScore) rating(c *cluster, req *request) rating {
 	if len(req.prefers) == 0 && len(cl.rated) == 0 {
 		return nil
 	}
-	r := &podAffinityRating{of: cl.rated}
+	r := &podAffinityRating{c: c, of: cl.rated}
 	for i := range req.prefers {
 		r.own = append(r.own, weightedCounts{c.termCounts(&req.prefers[i]), int64(req.prefers[i].weight)})
 	}
 	return r
 }
 
-func (r *podAffinityRating) rate(hosts []*host, scores []int64) {
+func (r *podAffinityRating) rate(_ []*host, scores []int64) {
+	clear(scores)
+	for i := range r.own {
+		r.add(scores, r.own[i].domainCounts, r.own[i].weight)
+	}
+	for _, b := range r.of {
+		r.add(scores, &b.domainCounts, 1)
+	}
 	least, most := int64(math.MaxInt64), int64(math.MinInt64)
-	for n, h := range hosts {
-		scores[n] = r.attraction(h)
-		least, most = min(least, scores[n]), max(most, scores[n])
+	for _, s := range scores {
+		least, most = min(least, s), max(most, s)
 	}
 	for n, s := range scores {
 		scores[n] = 0
@@ -115,16 +122,12 @@ func (r *podAffinityRating) rate(hosts []*host, scores []int64) {
 	}
 }
 
-func (r *podAffinityRating) attraction(h *host) (sum int64) {
-	for _, w := range r.own {
-		if d := w.of[h.index]; d != none {
-			sum += w.weight * int64(w.at(d))
+// add adds what a term gives each host.
+func (r *podAffinityRating) add(scores []int64, counts *domainCounts, weight int64) {
+	of := counts.of
+	for i, index := range r.c.scratch.indexes[:len(scores)] {
+		if d := of[index]; d != none {
+			scores[i] += weight * int64(counts.at(d))
 		}
 	}
-	for _, b := range r.of {
-		if d := b.of[h.index]; d != none {
-			sum += int64(b.at(d))
-		}
-	}
-	return sum
 }

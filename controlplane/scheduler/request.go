@@ -73,6 +73,7 @@ type request struct {
 	classID   string
 	class     *class // as found last
 	profile   *profile
+	shape     *shape
 	claim     string // why its persistent volume claims keep it from every host
 	relations
 }

@@ -219,7 +219,7 @@ func (s *Scheduler) wakeForRoom() {
 		var checks []check
 		for name := range changed {
 			h := s.cluster.hosts[name]
-			if h == nil || h.node == nil || !(resourceCheck{req}).fits(h) {
+			if h == nil || h.node == nil || !s.cluster.resourceCheck(req).fits(h) {
 				continue // most often: all other checks are left out
 			}
 			if checks == nil {

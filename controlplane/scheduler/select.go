@@ -24,6 +24,8 @@ type scratch struct {
 	fitting []*host
 	ratings []int64
 	totals  []int64
+	indexes []int32 // of the hosts that are rated
+	sums    []float64
 }
 
 // checksFor returns what decides where a pod may be. They are valid until the next call.
@@ -85,6 +87,10 @@ func (c *cluster) best(req *request, hosts []*host) *host {
 	n := len(hosts)
 	if cap(c.scratch.ratings) < n {
 		c.scratch.ratings, c.scratch.totals = make([]int64, n), make([]int64, n)
+		c.scratch.indexes, c.scratch.sums = make([]int32, n), make([]float64, n)
+	}
+	for i, h := range hosts {
+		c.scratch.indexes[i] = h.index
 	}
 	ratings, totals := c.scratch.ratings[:n], c.scratch.totals[:n]
 	clear(totals)

@@ -85,6 +85,8 @@ type spreadPart struct {
 	size   int // domains among the rated hosts
 	skew   float64
 	factor float64
+	// by is what each domain adds to the crowd of its hosts, where there are fewer domains than hosts; nil: to be computed for each host.
+	by []float64
 }
 
 // Limits of the default constraints, as Kubernetes has them.
@@ -122,10 +124,9 @@ func (spreadScore) rating(c *cluster, req *request) rating {
 
 func (r *spreadRating) rate(hosts []*host, scores []int64) {
 	r.weigh(hosts)
+	r.crowd(scores)
 	least, most := int64(math.MaxInt64), int64(0)
-	for n, h := range hosts {
-		s := r.crowd(h)
-		scores[n] = s
+	for _, s := range scores {
 		if s != ignored {
 			least, most = min(least, s), max(most, s)
 		}
@@ -174,7 +175,14 @@ func (r *spreadRating) weigh(hosts []*host) {
 				}
 			}
 		}
-		r.parts[i].size, r.parts[i].factor = size, math.Log(float64(size+2))
+		p := &r.parts[i]
+		p.size, p.factor = size, math.Log(float64(size+2))
+		if domains := len(t.hosts); !everyHost && domains < len(hosts) {
+			p.by = make([]float64, domains)
+			for d := range p.by {
+				p.by[d] = float64(p.counts.at(int32(d)))*p.factor + p.skew
+			}
+		}
 	}
 }
 
@@ -191,16 +199,34 @@ func (r *spreadRating) lacks(h *host) bool {
 // ignored is the crowd of a host that is not rated.
 const ignored = -1
 
-// crowd is how many pods of the kind there are in the host's domains, with the weight of each topology.
-func (r *spreadRating) crowd(h *host) int64 {
-	sum := 0.5 // rounds
+// crowd writes how many pods of the kind there are in the domains of each host, with the weight of each topology. It goes topology by topology: then
+// the loads for one host do not wait for those of another.
+func (r *spreadRating) crowd(scores []int64) {
+	n := len(scores)
+	indexes, sums := r.c.scratch.indexes[:n], r.c.scratch.sums[:n]
+	for i := range sums {
+		sums[i] = 0.5 // rounds
+	}
 	for i := range r.parts {
 		p := &r.parts[i]
-		if d := p.counts.of[h.index]; d != none {
-			sum += float64(p.counts.at(d))*p.factor + p.skew
-		} else if !r.defaulted {
-			return ignored
+		of, without := p.counts.of, 0.0
+		if !r.defaulted {
+			without = math.Inf(-1)
+		}
+		for i, index := range indexes {
+			switch d := of[index]; {
+			case d == none:
+				sums[i] += without
+			case p.by != nil:
+				sums[i] += p.by[d]
+			default:
+				sums[i] += float64(p.counts.at(d))*p.factor + p.skew
+			}
 		}
 	}
-	return int64(sum)
+	for i, sum := range sums {
+		if scores[i] = ignored; sum >= 0 {
+			scores[i] = int64(sum)
+		}
+	}
 }
