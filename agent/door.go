@@ -30,10 +30,11 @@ type door struct {
 }
 
 func (d *door) start(ctx context.Context, group *errgroup.Group) (err error) {
-	process, containers, resources := prometheus.NewRegistry(), prometheus.NewRegistry(), prometheus.NewRegistry()
+	process, containers, resources, probes := prometheus.NewRegistry(), prometheus.NewRegistry(), prometheus.NewRegistry(), prometheus.NewRegistry()
 	counted := &traffic.Sources{Node: d.cfg.NodeName, Plane: d.plane.services, Path: d.plane.path, Census: d.plane.census, Log: d.plane.failures, Flows: d.plane.flows}
 	process.MustRegister(counted.Metrics(), d.pressure.metrics, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	process.MustRegister(d.statistics.collector.LogMetrics(), &podMetrics{node: d.cfg.NodeName, pods: d.pods.workers})
+	process.MustRegister(d.statistics.collector.LogMetrics(), &podMetrics{node: d.cfg.NodeName, pods: d.pods.workers}, d.pods.workers.Metrics())
+	probes.MustRegister(d.pods.workers.ProbeMetrics()...)
 	if d.reachability.reach != nil {
 		process.MustRegister(d.reachability.reach)
 	}
@@ -41,7 +42,7 @@ func (d *door) start(ctx context.Context, group *errgroup.Group) (err error) {
 	resources.MustRegister(d.statistics.collector.ResourceMetrics())
 	d.server, err = server.New(server.Config{
 		Listen: netip.AddrPortFrom(d.membership.nodeIPs[0], Port).String(), TLS: d.membership.identity.ServerTLS(),
-		Pods: d.pods.workers, Runtime: d.containers.runtime, Stats: d.statistics.collector, Traffic: counted, Metrics: process, Containers: containers, Resources: resources,
+		Pods: d.pods.workers, Runtime: d.containers.runtime, Stats: d.statistics.collector, Traffic: counted, Metrics: process, Containers: containers, Resources: resources, Probes: probes,
 		Verify: func(ctx context.Context) (*skepv1.Verification, error) {
 			dump, err := d.plane.services.Dump()
 			if err != nil {

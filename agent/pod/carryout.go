@@ -92,7 +92,7 @@ func (w *worker) carryOut(action life.Action) {
 	case life.Remove:
 		w.remove(a)
 	case life.WriteStatus:
-		w.latest.Store(a.Status)
+		w.statusChanged(a.Status)
 		w.writer.write(a.Status)
 	case life.Report:
 		w.report(a)

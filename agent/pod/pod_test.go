@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -235,6 +236,50 @@ func TestProbes(t *testing.T) {
 		return len(p.Status.ContainerStatuses) == 1 && p.Status.ContainerStatuses[0].RestartCount >= 1
 	})
 	c.expectEvents(t, "Normal Killing Container main failed liveness probe, will be restarted")
+
+	counts := func(name string) map[string]float64 {
+		t.Helper()
+		registry := prometheus.NewPedanticRegistry()
+		registry.MustRegister(append(c.pods.ProbeMetrics(), c.pods.Metrics())...)
+		families, err := registry.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		values := map[string]float64{}
+		for _, family := range families {
+			if family.GetName() != name {
+				continue
+			}
+			for _, m := range family.GetMetric() {
+				key := ""
+				for _, l := range m.GetLabel() {
+					if l.GetName() != "pod_uid" {
+						key += l.GetValue() + " "
+					}
+				}
+				values[key] += m.GetCounter().GetValue() + float64(m.GetHistogram().GetSampleCount())
+			}
+		}
+		return values
+	}
+	probes := counts("prober_probe_total")
+	for _, key := range []string{"main default ready Readiness failed ", "main default ready Readiness successful ", "main default live Liveness failed ", "main default live Startup successful "} {
+		if probes[key] == 0 {
+			t.Errorf("no probe is counted as %q: %v", key, probes)
+		}
+	}
+	if took := counts("prober_probe_duration_seconds"); took["main default ready Readiness "] == 0 {
+		t.Errorf("durations: %v", took)
+	}
+	if started := counts("kubelet_pod_start_duration_seconds")[""]; started != 2 {
+		t.Errorf("%v starts of pods are counted, want 2", started)
+	}
+	if err := c.client.CoreV1().Pods("default").Delete(context.Background(), "ready", metav1.DeleteOptions{GracePeriodSeconds: new(int64)}); err != nil {
+		t.Fatal(err)
+	}
+	runtimetest.Eventually(t, "the end of the pod's series", func() bool {
+		return counts("prober_probe_total")["main default ready Readiness failed "] == 0 && counts("prober_probe_duration_seconds")["main default ready Readiness "] == 0
+	})
 }
 
 func TestEnvironmentAndNetworkFiles(t *testing.T) {

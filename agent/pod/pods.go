@@ -95,6 +95,7 @@ type Pods struct {
 	layers   layers
 	quotas   usage.Quotas
 	calls    bounded.Calls // of the kernel, that may hang
+	metrics  *metrics
 	informer cache.SharedIndexInformer
 
 	mu      sync.Mutex
@@ -115,7 +116,7 @@ func New(cfg Config) *Pods {
 	if cfg.Allocatable == nil {
 		cfg.Allocatable = func() corev1.ResourceList { return nil }
 	}
-	p := &Pods{cfg: cfg, workers: map[string]*worker{}, begun: make(chan struct{})}
+	p := &Pods{cfg: cfg, workers: map[string]*worker{}, begun: make(chan struct{}), metrics: newMetrics()}
 	p.objects = newObjects(cfg.Client, p.objectChanged)
 	p.volumes = volume.New(cfg.Runtime.PodDir, cfg.Runtime.VolumeRecordDir, p.objects, cfg.Allocatable,
 		func(pod *corev1.Pod) int64 { return podLimits(pod, 0).Memory })
@@ -217,6 +218,7 @@ func (p *Pods) start(w *worker) {
 	go func() {
 		defer p.done.Done()
 		w.run(p.ctx)
+		p.metrics.forget(w.ref)
 		p.mu.Lock()
 		if p.workers[w.uid] == w && p.ctx.Err() == nil {
 			delete(p.workers, w.uid)

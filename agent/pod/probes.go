@@ -25,6 +25,7 @@ func (w *worker) watchProbe(a life.WatchProbe) {
 	target := probe.Target{Host: w.probeHost(), Container: spec, Exec: w.execIn(id)}
 	w.work.Go(func() {
 		probe.Watch(ctx, kind, p, target, a.Attempt.StartedAt, a.Initial, func(r probe.Report) {
+			w.pods.metrics.probed(w.ref, spec.Name, r)
 			w.probeEvent(spec.Name, r)
 			if !r.Changed {
 				return

@@ -22,6 +22,7 @@ const (
 type Report struct {
 	Kind    Kind
 	Outcome Outcome
+	Took    time.Duration // of the attempt
 	Changed bool
 	OK      bool
 }
@@ -60,15 +61,14 @@ func Watch(ctx context.Context, kind Kind, p *corev1.Probe, t Target, startedAt 
 			return // an interrupted attempt has no result
 		}
 		if !outcome.OK && first && kind != Liveness && !initial {
-			report(Report{Kind: kind, Outcome: outcome, Changed: count.add(false), OK: count.answer})
-			if outcome = settle(ctx, p, t, began.Add(period)); ctx.Err() != nil {
+			report(Report{Kind: kind, Outcome: outcome, Took: time.Since(began), Changed: count.add(false), OK: count.answer})
+			if outcome, began = settle(ctx, p, t, began.Add(period)); ctx.Err() != nil {
 				return
 			}
-			began = time.Now()
 		}
 		first = false
 		changed := count.add(outcome.OK)
-		report(Report{Kind: kind, Outcome: outcome, Changed: changed, OK: count.answer})
+		report(Report{Kind: kind, Outcome: outcome, Took: time.Since(began), Changed: changed, OK: count.answer})
 		if changed && (kind == Startup || kind == Liveness && !count.answer) {
 			return
 		}
@@ -82,8 +82,8 @@ const settleFirst = 20 * time.Millisecond
 // settle repeats the attempt on a container that has just been started until the next one is due:
 // programs listen a moment after their start, and would otherwise be added to their services a
 // whole period later. Failures before the last attempt do not count, so thresholds mean what they
-// mean in Kubernetes.
-func settle(ctx context.Context, p *corev1.Probe, t Target, due time.Time) Outcome {
+// mean in Kubernetes. It returns when the last attempt began, too.
+func settle(ctx context.Context, p *corev1.Probe, t Target, due time.Time) (outcome Outcome, began time.Time) {
 	for pause := settleFirst; ; pause *= 2 {
 		last := !time.Now().Add(pause).Before(due)
 		if last {
@@ -93,11 +93,12 @@ func settle(ctx context.Context, p *corev1.Probe, t Target, due time.Time) Outco
 		select {
 		case <-ctx.Done():
 			timer.Stop()
-			return Outcome{}
+			return Outcome{}, began
 		case <-timer.C:
 		}
-		if outcome := attemptRepeated(ctx, p, t); outcome.OK || last {
-			return outcome
+		began = time.Now()
+		if outcome = attemptRepeated(ctx, p, t); outcome.OK || last {
+			return outcome, began
 		}
 	}
 }

@@ -164,7 +164,7 @@ func newFixture(t *testing.T) *fixture {
 			ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "pod", UID: "uid"},
 			Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "main"}, {Name: "late"}}},
 		}},
-		Runtime: f.node, Stats: someStats{}, Metrics: registry, Containers: prometheus.NewRegistry(), Resources: prometheus.NewRegistry(), Health: func() error { return nil },
+		Runtime: f.node, Stats: someStats{}, Metrics: registry, Containers: prometheus.NewRegistry(), Resources: prometheus.NewRegistry(), Probes: prometheus.NewRegistry(), Health: func() error { return nil },
 	})
 	if err != nil {
 		t.Fatal(err)

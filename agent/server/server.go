@@ -80,6 +80,7 @@ type Config struct {
 	Metrics    *prometheus.Registry // of the agent's process
 	Containers *prometheus.Registry // of containers, as cAdvisor
 	Resources  *prometheus.Registry // of CPU and memory, for metrics-server
+	Probes     *prometheus.Registry // of containers' probes
 	Health     func() error
 }
 
@@ -156,6 +157,7 @@ func (s *Server) routes() *http.ServeMux {
 	mux.Handle("GET /metrics", metricsHandler(s.cfg.Metrics))
 	mux.Handle("GET /metrics/cadvisor", metricsHandler(s.cfg.Containers))
 	mux.Handle("GET /metrics/resource", metricsHandler(s.cfg.Resources))
+	mux.Handle("GET /metrics/probes", metricsHandler(s.cfg.Probes))
 	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", s.session(s.containerLogs))
 	mux.HandleFunc("POST /images/load", s.session(s.loadImages))
 	mux.HandleFunc("GET /connect/{address}", s.session(s.connect))
