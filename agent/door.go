@@ -31,9 +31,9 @@ type door struct {
 
 func (d *door) start(ctx context.Context, group *errgroup.Group) (err error) {
 	process, containers, resources, probes := prometheus.NewRegistry(), prometheus.NewRegistry(), prometheus.NewRegistry(), prometheus.NewRegistry()
-	counted := &traffic.Sources{Node: d.cfg.NodeName, Plane: d.plane.services, Path: d.plane.path, Census: d.plane.census, Log: d.plane.failures, Flows: d.plane.flows}
+	counted := &traffic.Sources{Node: d.cfg.NodeName, Plane: d.plane.services, Path: d.plane.path, Census: d.plane.census, Log: d.plane.failures, Flows: d.plane.flows, Programming: d.watch.services.Programming}
 	process.MustRegister(counted.Metrics(), d.pressure.metrics, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	process.MustRegister(d.statistics.collector.LogMetrics(), &podMetrics{node: d.cfg.NodeName, pods: d.pods.workers}, d.pods.workers.Metrics())
+	process.MustRegister(d.statistics.collector.LogMetrics(), d.watch.services.Metrics(), &podMetrics{node: d.cfg.NodeName, pods: d.pods.workers}, d.pods.workers.Metrics())
 	probes.MustRegister(d.pods.workers.ProbeMetrics()...)
 	if d.reachability.reach != nil {
 		process.MustRegister(d.reachability.reach)

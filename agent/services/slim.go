@@ -11,7 +11,8 @@ import (
 // slimmer reduces the memory of the cached services and endpoints: it drops fields that no node reads, and stores
 // repeated strings once. Informers call it before they store an object.
 type slimmer struct {
-	node string // this one
+	node        string                                             // this one
+	annotations func(*discoveryv1.EndpointSlice) map[string]string // of a slice, those that are read
 
 	mu    sync.Mutex
 	words map[string]*string // names of nodes and zones; as many as the cluster has had
@@ -20,12 +21,14 @@ type slimmer struct {
 // conditionValues are the only two values that conditions have.
 var conditionValues = map[bool]*bool{false: new(false), true: new(true)}
 
-func newSlimmer(node string) *slimmer { return &slimmer{node: node, words: map[string]*string{}} }
+func newSlimmer(node string, annotations func(*discoveryv1.EndpointSlice) map[string]string) *slimmer {
+	return &slimmer{node: node, annotations: annotations, words: map[string]*string{}}
+}
 
 func (s *slimmer) slim(obj any) (any, error) {
 	switch obj := obj.(type) {
 	case *discoveryv1.EndpointSlice:
-		obj.ManagedFields, obj.OwnerReferences, obj.Annotations = nil, nil, nil
+		obj.ManagedFields, obj.OwnerReferences, obj.Annotations = nil, nil, s.annotations(obj)
 		for i := range obj.Endpoints {
 			s.endpoint(&obj.Endpoints[i])
 		}

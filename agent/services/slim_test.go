@@ -9,7 +9,7 @@ import (
 )
 
 func TestSlimKeepsWhatNodesRead(t *testing.T) {
-	s := newSlimmer("me")
+	s := newSlimmer("me", newLatency().annotations)
 	made := func(node string) *discoveryv1.EndpointSlice {
 		e := ep("10.244.0.1", true, true, false)
 		e.NodeName, e.Zone, e.TargetRef = new(node), new("z"), &corev1.ObjectReference{Kind: "Pod", Name: "web-1", UID: "uid-1"}

@@ -100,6 +100,7 @@ type Watcher struct {
 	claimed  map[netip.Addr]string   // cluster addresses of services -> key of the service
 	draining map[string]*drain       // by pod UID
 	applied  *applied
+	latency  *latency
 
 	portsMu   sync.Mutex
 	hostPorts map[string]*podPorts // by pod UID
@@ -110,7 +111,6 @@ const (
 	routesKey   = "routes"
 	everyKey    = "every service"
 	externalKey = "services with external addresses"
-	appliedKey  = "slices seen so far"
 )
 
 const (
@@ -135,11 +135,12 @@ func New(cfg Config) (*Watcher, error) {
 		claimed:   map[netip.Addr]string{},
 		draining:  map[string]*drain{},
 		applied:   newApplied(),
+		latency:   newLatency(),
 		hostPorts: map[string]*podPorts{},
 	}
 	w.reporter = newReporter(cfg.Recorder, cfg.Plane.AwaitProblems, w.Lister())
 	w.health = newHealthServers(w.reporter.healthPort)
-	slim := newSlimmer(cfg.Node).slim
+	slim := newSlimmer(cfg.Node, w.latency.annotations).slim
 	if err := errors.Join(w.services.SetTransform(slim), w.slices.SetTransform(slim)); err != nil {
 		return nil, fmt.Errorf("keep services and endpoint slices small: %w", err)
 	}
@@ -191,9 +192,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 	w.queue.Add(routesKey) // also if there is no other node: the router must see the empty list
 	slog.Info("services installed", "services", len(w.installed))
 	beside.Go(func() { w.reporter.run(ctx) })
-	if w.cfg.Applied != nil {
-		beside.Go(func() { w.followApplied(ctx) })
-	}
+	beside.Go(func() { w.followApplied(ctx) })
 	if w.cfg.Listening != nil {
 		beside.Go(func() { w.followListeners(ctx) })
 	}
@@ -210,17 +209,6 @@ func (w *Watcher) Run(ctx context.Context) error {
 }
 
 func (w *Watcher) handle() (synced []cache.InformerSynced, err error) {
-	onSlice := func(obj any) {
-		if s, ok := object[*discoveryv1.EndpointSlice](obj); ok {
-			w.queue.Add(sliceService(s))
-			w.applied.see(s)
-			w.queue.Add(appliedKey) // behind what it says was seen
-			w.sliceChanged(s)
-			if sliceService(s) == apiService {
-				w.serversChanged()
-			}
-		}
-	}
 	for _, h := range []struct {
 		informer cache.SharedIndexInformer
 		funcs    cache.ResourceEventHandlerFuncs
@@ -230,10 +218,7 @@ func (w *Watcher) handle() (synced []cache.InformerSynced, err error) {
 			UpdateFunc: func(old, obj any) { w.serviceChanged(old, obj) },
 			DeleteFunc: func(obj any) { w.serviceChanged(obj, nil) },
 		}},
-		{w.slices, cache.ResourceEventHandlerFuncs{AddFunc: onSlice, DeleteFunc: onSlice, UpdateFunc: func(old, obj any) {
-			onSlice(old) // a slice may have moved to another service
-			onSlice(obj)
-		}}},
+		{w.slices, w.sliceHandler()},
 		{w.nodes, cache.ResourceEventHandlerFuncs{AddFunc: w.nodeChanged, DeleteFunc: w.nodeDeleted, UpdateFunc: func(_, obj any) { w.nodeChanged(obj) }}},
 	} {
 		registration, err := h.informer.AddEventHandler(h.funcs)
@@ -271,8 +256,6 @@ func (w *Watcher) sync(key string) {
 	switch key {
 	case routesKey:
 		w.syncRoutes()
-	case appliedKey:
-		w.applied.wake()
 	case externalKey:
 		for _, obj := range w.services.GetStore().List() {
 			if svc := obj.(*corev1.Service); servicespec.HasExternal(svc) {
@@ -289,7 +272,7 @@ func (w *Watcher) sync(key string) {
 			w.queue.Add(k)
 		}
 	default:
-		w.syncService(key)
+		w.applied.giving(key, func() { w.syncService(key) })
 	}
 }
 

@@ -53,6 +53,8 @@ type Sources struct {
 	Census Census
 	Log    *events.Log // of connections that failed
 	Flows  Flows       // nil if no program is attached to uplinks
+	// Programming says how long changes of endpoints took to reach the maps; nil: it is not measured.
+	Programming func() []skepv1.Bucket
 }
 
 // Programs whose outcomes are counted, beside those at pods' interfaces.
@@ -81,6 +83,9 @@ func (s *Sources) Read() (*skepv1.Report, error) {
 		return nil, err
 	}
 	addPrograms(r.Programs, paths, "")
+	if s.Programming != nil {
+		r.Programming = s.Programming()
+	}
 	if s.Flows != nil {
 		flows, err := s.Flows.Counters()
 		if err != nil {

@@ -12,6 +12,14 @@ type Report struct {
 	// Programs counts for every program the packets or connections by outcome.
 	Programs map[string]map[string]uint64 `json:"programs"`
 	Uplinks  []Uplink                     `json:"uplinks"`
+	// Programming says how long changes of endpoints took until the node's maps had them, since its agent started.
+	Programming []Bucket `json:"programming,omitempty"`
+}
+
+// Bucket is how many durations were at most so long, and longer than those of the bucket before.
+type Bucket struct {
+	Seconds float64 `json:"seconds,omitempty"` // 0: longer than any other bucket's
+	Count   uint64  `json:"count"`
 }
 
 // Uplink is an interface that packets from outside arrive at.

@@ -41,7 +41,9 @@ func newServicesCommand(config genericclioptions.RESTClientGetter, streams gener
 			it carries for each. ACTIVE is what is open now; ROUND TRIP is
 			the mean of what TCP measures on open connections of sockets. What of a
 			service does not work as it asks, for example as an address is another's, is
-			said below the table.`),
+			said below the table; and how long it took, over all services, from the change
+			of a pod's readiness until a node's maps had it (the network programming latency,
+			which nodes' metrics have as a histogram).`),
 		Example: templates.Examples(`
 			skep services
 			skep services web --backends
@@ -75,12 +77,15 @@ func newServicesCommand(config genericclioptions.RESTClientGetter, streams gener
 			if err != nil {
 				return err
 			}
-			total, unserved, unheard := readServices(command.Context(), client, wanted)
+			total, took, unserved, unheard := readServices(command.Context(), client, wanted)
 			if len(total)+len(problems) == 0 && len(unheard) == 0 && len(args) == 1 {
 				return fmt.Errorf("no service %s with a cluster address in namespace %s (-A looks in all)", args[0], namespace)
 			}
 			if err := printServices(streams.Out, total, problems, backends, output); err != nil {
 				return err
+			}
+			if output == "" {
+				fmt.Fprint(streams.Out, took.String())
 			}
 			for _, u := range unserved {
 				fmt.Fprintln(streams.ErrOut, "Warning: "+u)
@@ -151,8 +156,9 @@ type serviceKey struct {
 }
 
 // readServices adds up what all nodes count, and says where clients outside are not served.
-func readServices(ctx context.Context, client kubernetes.Interface, wanted func(string) bool) (list []skepv1.Service, unserved []string, failed []error) {
+func readServices(ctx context.Context, client kubernetes.Interface, wanted func(string) bool) (list []skepv1.Service, took programming, unserved []string, failed []error) {
 	total := map[serviceKey]*skepv1.Service{}
+	took = programming{}
 	failed = askNodes(ctx, client, skepv1.PathServices, nil, func(node string, document []byte) error {
 		var report skepv1.Report
 		if err := json.Unmarshal(document, &report); err != nil {
@@ -163,6 +169,7 @@ func readServices(ctx context.Context, client kubernetes.Interface, wanted func(
 				unserved = append(unserved, fmt.Sprintf("node %s does not serve clients outside at its uplink %s: %s", node, u.Name, u.Problem))
 			}
 		}
+		took.add(report.Programming)
 		for i := range report.Services {
 			if s := &report.Services[i]; wanted(s.Name) && len(s.Frontends) > 0 {
 				addService(total, s)
@@ -180,7 +187,7 @@ func readServices(ctx context.Context, client kubernetes.Interface, wanted func(
 		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Frontends[0].Protocol, b.Frontends[0].Protocol),
 			a.Frontends[0].Address.Compare(b.Frontends[0].Address))
 	})
-	return list, unserved, failed
+	return list, took, unserved, failed
 }
 
 func addService(total map[serviceKey]*skepv1.Service, s *skepv1.Service) {

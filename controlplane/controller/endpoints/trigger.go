@@ -16,6 +16,10 @@ func (c *Controller) trigger(key controller.Key, old, cur *corev1.Pod) {
 	if when.IsZero() {
 		return
 	}
+	// A condition's time has whole seconds: of a change within the last one, the moment at which it is seen is closer.
+	if now := time.Now(); now.After(when) && now.Sub(when) < time.Second {
+		when = now
+	}
 	c.triggersMu.Lock()
 	defer c.triggersMu.Unlock()
 	if first, ok := c.triggers[key]; !ok || when.Before(first) {
