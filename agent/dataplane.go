@@ -58,7 +58,7 @@ func (p *dataPlane) start(ctx context.Context, group *errgroup.Group) (err error
 	}
 	hooks := filepath.Join(root, p.cfg.HookCgroup)
 	p.network, err = podnet.New(podnet.Config{
-		PodCIDRs: p.membership.podCIDRs, NodeIPs: p.membership.nodeIPs, ClusterCIDRs: p.membership.network.PodCIDRs, ServiceCIDRs: p.membership.network.ServiceCIDRs,
+		PodCIDRs: p.membership.podCIDRs, NodeIPs: p.membership.nodeIPs, ClusterCIDRs: p.membership.ranges.known(), ServiceCIDRs: p.membership.network.ServiceCIDRs,
 		UplinksChanged: p.uplinksChanged,
 	})
 	if err != nil {
@@ -83,6 +83,7 @@ func (p *dataPlane) start(ctx context.Context, group *errgroup.Group) (err error
 	if p.failures, err = events.Open(p.services, nil); err != nil {
 		return err
 	}
+	p.membership.ranges.follow(p.setRanges)
 	group.Go(func() error { p.failures.Run(ctx); return nil })
 	group.Go(func() error { p.sweeper.Run(ctx); return nil })
 	group.Go(func() error { p.census.Run(ctx); return nil })
@@ -93,6 +94,14 @@ func (p *dataPlane) start(ctx context.Context, group *errgroup.Group) (err error
 	group.Go(func() error { host.Run(ctx); return nil })
 	group.Go(func() error { return p.announcer.run(ctx) })
 	return nil
+}
+
+// setRanges takes over the ranges of all pods. The programs come first: they accept packets that are sent once there are routes.
+func (p *dataPlane) setRanges(ranges []netip.Prefix) error {
+	if err := p.path.SetClusterCIDRs(ranges); err != nil {
+		return err
+	}
+	return p.network.SetClusterCIDRs(ranges)
 }
 
 // stop closes handles in the reverse order. Programs and maps stay.
@@ -138,7 +147,7 @@ func (p *dataPlane) openPaths() (err error) {
 	atUplinks, others := pathInterfaces(union(uplinks, p.network.Uplinks()))
 	path, err := podpath.Open(podpath.Options{
 		PinDir: pathPins(p.cfg), Plane: p.services, Flows: p.flows, Uplinks: atUplinks, Others: others,
-		ClusterCIDRs: p.membership.network.PodCIDRs, Clsact: p.cfg.Clsact,
+		ClusterCIDRs: p.membership.ranges.known(), Clsact: p.cfg.Clsact,
 	})
 	if err != nil {
 		return fmt.Errorf("pods' traffic: %w", err)

@@ -31,7 +31,8 @@ type membership struct {
 	identity *node.Identity
 	client   kubernetes.Interface
 	servers  *servers
-	network  skepv1.Network
+	network  skepv1.Network // but for AddedPodCIDRs as it was at the start
+	ranges   clusterRanges
 	nodeIPs  []netip.Addr // of this host, as other nodes reach it, the primary first
 	size     size
 	node     *node.Node
@@ -47,7 +48,7 @@ type membership struct {
 func newMembership(cfg Config, containers *containers, announcer *announcer, started <-chan struct{}) *membership {
 	return &membership{
 		cfg: cfg, containers: containers, announcer: announcer, started: started,
-		removed: make(chan struct{}), unknown: make(chan struct{}, 1),
+		removed: make(chan struct{}), unknown: make(chan struct{}, 1), ranges: clusterRanges{wanted: make(chan struct{}, 1)},
 	}
 }
 
@@ -70,7 +71,7 @@ func (m *membership) start(ctx context.Context, group *errgroup.Group) (err erro
 	}
 	group.Go(func() error { return m.keepServers(ctx) })
 	if m.nodeIPs = m.cfg.NodeIPs; len(m.nodeIPs) == 0 {
-		if m.nodeIPs, err = ownAddresses(m.cfg.Server, m.network.PodCIDRs); err != nil {
+		if m.nodeIPs, err = ownAddresses(m.cfg.Server, m.network.Pods()); err != nil {
 			return err
 		}
 	}

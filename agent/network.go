@@ -42,8 +42,8 @@ func readNetwork(cfg Config) *skepv1.Network {
 }
 
 func checkNetwork(n skepv1.Network) error {
-	for name, ranges := range map[string][]netip.Prefix{"services": n.ServiceCIDRs, "pods": n.PodCIDRs} {
-		if len(ranges) == 0 {
+	for name, ranges := range map[string][]netip.Prefix{"services": n.ServiceCIDRs, "pods": n.PodCIDRs, "added pods": n.AddedPodCIDRs} {
+		if len(ranges) == 0 && name != "added pods" {
 			return fmt.Errorf("no range of %s", name)
 		}
 		for _, r := range ranges {
@@ -108,6 +108,7 @@ func (m *membership) learnNetwork(ctx context.Context) error {
 		known = &n
 	}
 	m.network = *known
+	m.ranges.begin(m.network)
 	return m.cfg.checkRanges(m.network)
 }
 
@@ -122,8 +123,10 @@ func (m *membership) keepNetwork(ctx context.Context) error {
 		now.ProbeKey = m.network.ProbeKey
 	}
 	if sameNetwork(now, m.network) {
+		m.ranges.learn(m.cfg, now)
 		return nil
 	}
+	now = m.ranges.merged(now)
 	if err := writeNetwork(m.cfg, now); err != nil {
 		return err
 	}
@@ -133,6 +136,7 @@ func (m *membership) keepNetwork(ctx context.Context) error {
 	return fmt.Errorf("the cluster's ranges are %s for services and %s for pods now, were %s and %s: starting again", now.ServiceCIDRs, now.PodCIDRs, m.network.ServiceCIDRs, m.network.PodCIDRs)
 }
 
+// sameNetwork says whether two answers differ in nothing that needs a restart.
 func sameNetwork(a, b skepv1.Network) bool {
 	return slices.Equal(a.ServiceCIDRs, b.ServiceCIDRs) && slices.Equal(a.PodCIDRs, b.PodCIDRs) && slices.Equal(a.DNS, b.DNS) && a.Domain == b.Domain && bytes.Equal(a.ProbeKey, b.ProbeKey)
 }

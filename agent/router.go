@@ -14,12 +14,14 @@ type router struct {
 	self    podpath.Node // this node
 	network *podnet.Network
 	path    *podpath.Path
+	ranges  *clusterRanges
 	asked   kernel
 }
 
 // SyncRoutes makes the peers' pods reachable, and accepts packets from each peer with its own pods' addresses. The latter
 // comes first: a peer that has learnt of this node may send before this node has a route to it.
 func (r *router) SyncRoutes(peers []podnet.Peer) error {
+	r.ranges.look(peers)
 	nodes := []podpath.Node{r.self}
 	for _, p := range peers {
 		nodes = append(nodes, podpath.Node{Addrs: p.NodeIPs, PodCIDRs: p.PodCIDRs})

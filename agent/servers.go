@@ -21,6 +21,8 @@ const (
 	serverName = "kubernetes.default.svc"
 	// serversEvery is how often the list of servers is asked for.
 	serversEvery = 10 * time.Second
+	// askedAgainAfter is the least time between two requests for pod ranges, which nodes with ranges of nobody's could cause without end.
+	askedAgainAfter = time.Second
 	// leaseAnsweredWithin is how long a renewal of the node's lease, which is a small write, may take before another server is tried, where there is
 	// one; the agent renews once a second.
 	leaseAnsweredWithin = 800 * time.Millisecond
@@ -154,16 +156,23 @@ func (s *servers) mayLeave(now time.Time) (current string, ok bool) {
 	return s.current, true
 }
 
-// keepServers asks for the list of servers from time to time.
+// keepServers asks for the list of servers and the pod ranges from time to time, and at once when a node has a range that is not known.
 func (m *membership) keepServers(ctx context.Context) error {
 	for {
 		if n, err := m.tryNetwork(ctx); err == nil {
 			m.servers.update(n.Servers)
+			m.ranges.learn(m.cfg, n)
 		}
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(serversEvery):
+		case <-time.After(askedAgainAfter):
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-m.ranges.wanted:
+		case <-time.After(serversEvery - askedAgainAfter):
 		}
 	}
 }

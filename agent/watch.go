@@ -33,8 +33,8 @@ func (w *clusterWatch) start(ctx context.Context, group *errgroup.Group) (err er
 	w.factory = informers.NewSharedInformerFactory(w.membership.client, 0)
 	w.services, err = services.New(services.Config{
 		Factory: w.factory, Node: w.cfg.NodeName, Plane: w.plane.marked, Unreachable: w.plane.marked.unreachableNodes,
-		Router:    &router{self: podpath.Node{Addrs: w.membership.nodeIPs, PodCIDRs: w.membership.podCIDRs, Own: true}, network: w.plane.network, path: w.plane.path},
-		Announcer: w.plane.announcer, Recorder: w.membership.recorder, ServiceCIDRs: w.membership.network.ServiceCIDRs, PodCIDRs: w.membership.network.PodCIDRs, Adopted: w.adopted,
+		Router:    &router{self: podpath.Node{Addrs: w.membership.nodeIPs, PodCIDRs: w.membership.podCIDRs, Own: true}, network: w.plane.network, path: w.plane.path, ranges: &w.membership.ranges},
+		Announcer: w.plane.announcer, Recorder: w.membership.recorder, ServiceCIDRs: w.membership.network.ServiceCIDRs, PodCIDRs: w.membership.ranges.known, Adopted: w.adopted,
 		Applied: w.applied, Await: w.awaitApplied,
 		OwnPorts: ownPorts(w.cfg.Server, w.membership.nodeIPs), Listening: sockets.Listening,
 	})

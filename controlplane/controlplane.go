@@ -28,6 +28,7 @@ import (
 	"github.com/skep-io/skep/controlplane/leader"
 	"github.com/skep-io/skep/controlplane/membership"
 	"github.com/skep-io/skep/controlplane/pki"
+	"github.com/skep-io/skep/controlplane/podranges"
 	"github.com/skep-io/skep/controlplane/rebalance/plan"
 	"github.com/skep-io/skep/controlplane/resource"
 	"github.com/skep-io/skep/controlplane/servers"
@@ -42,7 +43,7 @@ func Run(ctx context.Context, options Options) error {
 		return err
 	}
 	authority, err := pki.Open(s.DataDir, pki.Options{
-		Server: s.url(), SANs: s.names(), ServiceIPs: s.firstServiceIPs(), ClusterDomain: s.ClusterDomain, Reserved: s.reserved(),
+		Server: s.url(), SANs: s.names(), ServiceIPs: s.firstServiceIPs(), ClusterDomain: s.ClusterDomain, Reserved: s.reserved,
 		Peers: []netip.Addr{s.advertise}, Servers: func() []netip.Addr { return s.others() },
 	})
 	if err != nil {
@@ -123,6 +124,8 @@ func serve(ctx context.Context, s *settings, store *store, authority *pki.PKI, i
 	}
 	directory := servers.NewDirectory(stored, s.record(store.server != nil))
 	s.others = func() []netip.Addr { return others(directory) }
+	ranges := podranges.New(stored)
+	s.added = ranges.Added
 	registry := kinds.NewRegistry(stored, kinds.Options{Cluster: s.cluster(), Encrypted: s.EncryptionConfig != ""})
 	maintainer := store.maintainer()
 	server, err := apiserver.New(apiserver.Config{
@@ -138,6 +141,7 @@ func serve(ctx context.Context, s *settings, store *store, authority *pki.PKI, i
 			}
 			return plan.Make(s.scheduling, state, plan.Options{RebalanceQuery: q}), nil
 		},
+		PodRanges:        &podNetwork{settings: s, registry: registry, ranges: ranges},
 		StoreAlive:       func(r *http.Request) error { return maintainer.Alive(r.Context()) },
 		StoreTakesWrites: func(*http.Request) error { return maintainer.Problem() },
 	})
@@ -169,11 +173,15 @@ func serve(ctx context.Context, s *settings, store *store, authority *pki.PKI, i
 	p.run("certificates", authority.Run)
 	p.run("maintenance of etcd", maintainer.Run)
 	p.run("directory of servers", directory.Run)
+	p.run("added pod ranges", ranges.Run)
 	if provider != nil {
 		p.run("encryption", func(ctx context.Context) error { return provider.Run(ctx, registry.Reread) })
 	}
 	p.group.Go(func() error {
 		if err := ensureObjects(ctx, s, registry, authority); err != nil {
+			return err
+		}
+		if err := ranges.WaitForSync(ctx); err != nil {
 			return err
 		}
 		if err := endToken(ctx, registry, cluster); err != nil {
@@ -342,7 +350,7 @@ func (s *settings) names() []string {
 // reserved are addresses that no node's certificate may name.
 func (s *settings) reserved() []netip.Prefix {
 	ranges := slices.Clone(s.services)
-	for _, r := range s.pods {
+	for _, r := range slices.Concat(s.pods, s.added()) {
 		ranges = append(ranges, r.Prefix)
 	}
 	for _, endpoint := range s.Etcd.Endpoints {

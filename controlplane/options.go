@@ -104,6 +104,8 @@ type settings struct {
 	scheduling             *scheduler.Configuration
 	// others are the addresses of all servers at the moment.
 	others func() []netip.Addr
+	// added are the pod ranges that were added since the cluster's start.
+	added func() []allocator.PodRange
 }
 
 func (o Options) complete() (*settings, error) {
@@ -123,7 +125,7 @@ func (o Options) complete() (*settings, error) {
 	if o.NodeMonitorGrace < 100*time.Millisecond {
 		return nil, fmt.Errorf("--node-monitor-grace %s is too short for any node to renew its lease in: give at least 100ms", o.NodeMonitorGrace)
 	}
-	s := &settings{Options: o, others: func() []netip.Addr { return nil }}
+	s := &settings{Options: o, others: func() []netip.Addr { return nil }, added: func() []allocator.PodRange { return nil }}
 	var err error
 	if s.listenHost, s.listenPort, err = net.SplitHostPort(o.Listen); err != nil {
 		return nil, fmt.Errorf("--listen %q is not ADDR:PORT: %w", o.Listen, err)
@@ -229,7 +231,7 @@ func (s *settings) url() string {
 // cluster is the configuration of allocation.
 func (s *settings) cluster() allocator.Cluster {
 	cluster := allocator.Cluster{
-		ServiceCIDRs: s.services, PodCIDRs: s.pods, APIServers: []netip.Addr{s.advertise}, OtherServers: s.others, DenyExternalIPs: s.DenyExternalIPs,
+		ServiceCIDRs: s.services, PodCIDRs: s.pods, AddedPodCIDRs: func() []allocator.PodRange { return s.added() }, APIServers: []netip.Addr{s.advertise}, OtherServers: s.others, DenyExternalIPs: s.DenyExternalIPs,
 	}
 	if s.LoadBalancerCIDR != "" {
 		cluster.LoadBalancerPool = s.pool

@@ -20,7 +20,7 @@ func (w *Watcher) inside(addr netip.Addr) string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return servicespec.Inside{
-		ServiceCIDRs: w.cfg.ServiceCIDRs, PodCIDRs: w.cfg.PodCIDRs, APIServers: w.servers,
+		ServiceCIDRs: w.cfg.ServiceCIDRs, PodCIDRs: w.cfg.PodCIDRs(), APIServers: w.servers,
 		Node: func(addr netip.Addr) string { return w.hosts[addr] },
 	}.Reserved(addr)
 }

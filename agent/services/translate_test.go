@@ -218,7 +218,7 @@ status: {loadBalancer: {ingress: [{ip: 127.0.0.1}, {ip: 169.254.169.254}, {ip: 1
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := &Watcher{
-				cfg:   Config{Node: "me", ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}, PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}},
+				cfg:   Config{Node: "me", ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}, PodCIDRs: func() []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")} }},
 				hosts: map[netip.Addr]string{netip.MustParseAddr("192.0.2.11"): "n1"}, servers: []netip.Addr{netip.MustParseAddr("192.0.2.100")},
 			}
 			if c.slice == "" {

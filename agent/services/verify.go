@@ -95,7 +95,7 @@ func (w *Watcher) expect(s *snapshot) (want []service.Service, down map[string]b
 	v := &view{
 		node: node,
 		inside: servicespec.Inside{
-			ServiceCIDRs: w.cfg.ServiceCIDRs, PodCIDRs: w.cfg.PodCIDRs, APIServers: addressesOf(slices[apiService]),
+			ServiceCIDRs: w.cfg.ServiceCIDRs, PodCIDRs: w.cfg.PodCIDRs(), APIServers: addressesOf(slices[apiService]),
 			Node: func(addr netip.Addr) string { return hosts[addr] },
 		}.Reserved,
 		host:     func(addr netip.Addr) string { return hosts[addr] },

@@ -61,7 +61,8 @@ type Config struct {
 	Announcer    Announcer // nil: this node answers for none
 	Recorder     record.EventRecorder
 	ServiceCIDRs []netip.Prefix // no endpoint may be in them
-	PodCIDRs     []netip.Prefix // of the cluster: no external address may be in them, nor in the services'
+	// PodCIDRs returns the cluster's ranges of pods: no external address may be in them, nor in the services'; nil: there are none.
+	PodCIDRs func() []netip.Prefix
 	// OwnPorts are TCP ports of the node's own programs, which are never forwarded as host ports, whether a program listens or not.
 	// Nor are ports at which Listening finds a socket; nil: none is found.
 	OwnPorts  []uint16
@@ -120,6 +121,9 @@ const (
 
 // New prepares a watcher on the node's informers; nothing reaches plane and router before Run.
 func New(cfg Config) (*Watcher, error) {
+	if cfg.PodCIDRs == nil {
+		cfg.PodCIDRs = func() []netip.Prefix { return nil }
+	}
 	w := &Watcher{
 		cfg: cfg,
 		queue: workqueue.NewTypedRateLimitingQueue(

@@ -13,6 +13,9 @@ const (
 	PathJoin = "/skep/v1/join"
 	// PathNetwork returns a Network, to nodes and administrators.
 	PathNetwork = "/skep/v1/network"
+	// PathPodRanges returns (GET) a PodRangeList and accepts (POST) a PodRange, of which only the CIDR counts, that nodes get parts of from
+	// then on, and returns the list; for administrators.
+	PathPodRanges = "/skep/v1/network/podranges"
 	// PathServers accepts (POST) a ServerJoinRequest with a token for servers and returns a ServerJoinResponse; for administrators it returns
 	// (GET) a ServerList, and below it, by name, a server can be removed (DELETE).
 	PathServers = "/skep/v1/servers"

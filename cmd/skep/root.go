@@ -47,7 +47,7 @@ func newRootCommand(arguments []string) *cobra.Command {
 	kernel := templates.CommandGroup{Message: "What the nodes' kernels do:", Commands: []*cobra.Command{
 		newServicesCommand(flags, streams), newDataplaneCommand(flags, streams),
 	}}
-	root.AddCommand(newTokenCommand(flags, streams), newServerCommand(flags, streams), newRollingUpdateCommand(flags, streams), newRebalanceCommand(flags, streams))
+	root.AddCommand(newTokenCommand(flags, streams), newServerCommand(flags, streams), newNetworkCommand(flags, streams), newRollingUpdateCommand(flags, streams), newRebalanceCommand(flags, streams))
 	groups := append(templates.CommandGroups{own, kernel}, kubectlGroups(root)...)
 	root.AddCommand(own.Commands...)
 	root.AddCommand(kernel.Commands...)
@@ -66,7 +66,7 @@ func kubectlGroups(root *cobra.Command) []templates.CommandGroup {
 		{"Look at what runs:", []string{"get", "describe", "logs", "events", "top", "explain"}},
 		{"Run and change things:", []string{"apply", "create", "run", "expose", "scale", "edit", "set", "patch", "replace", "label", "annotate", "delete", "rollout", "rolling-update", "autoscale"}},
 		{"Debug:", []string{"exec", "attach", "port-forward", "cp", "debug", "proxy", "wait", "diff"}},
-		{"Manage nodes, servers and access:", []string{"token", "server", "cordon", "uncordon", "drain", "taint", "cluster-info", "auth", "certificate"}},
+		{"Manage nodes, servers and access:", []string{"token", "server", "network", "cordon", "uncordon", "drain", "taint", "cluster-info", "auth", "certificate"}},
 	}
 	groups := make([]templates.CommandGroup, 0, len(layout))
 	for _, part := range layout {

@@ -25,6 +25,8 @@ type Cluster struct {
 	// PodCIDRs are the ranges that nodes' pod ranges come from: at most one of
 	// each family, the primary one first.
 	PodCIDRs []PodRange
+	// AddedPodCIDRs are those that were added since, of the same families; it may be nil.
+	AddedPodCIDRs func() []PodRange
 	// APIServers are where others reach the API, and OtherServers further ones, which come and go; it may be nil.
 	APIServers   []netip.Addr
 	OtherServers func() []netip.Addr

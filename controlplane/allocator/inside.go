@@ -19,10 +19,18 @@ func (c Cluster) Servers() []netip.Addr {
 	return slices.Concat(c.APIServers, c.OtherServers())
 }
 
+// Pods are all ranges of pods at the moment.
+func (c Cluster) Pods() []PodRange {
+	if c.AddedPodCIDRs == nil {
+		return c.PodCIDRs
+	}
+	return slices.Concat(c.PodCIDRs, c.AddedPodCIDRs())
+}
+
 // Inside returns the cluster's own addresses according to the store.
 func (k Kinds) Inside(ctx context.Context, r *resource.Registry, cluster Cluster) (servicespec.Inside, error) {
 	inside := servicespec.Inside{ServiceCIDRs: cluster.ServiceCIDRs, APIServers: cluster.Servers()}
-	for _, pods := range cluster.PodCIDRs {
+	for _, pods := range cluster.Pods() {
 		inside.PodCIDRs = append(inside.PodCIDRs, pods.Prefix)
 	}
 	nodes, err := r.List(ctx, k.Nodes, "", resource.ListOptions{})

@@ -97,7 +97,9 @@ func (a *podCIDRAllocation) allocateFree(ctx context.Context) error {
 	if err := a.guardCut(ctx); err != nil {
 		return err
 	}
-	for _, within := range a.cluster.PodCIDRs {
+	all := a.cluster.Pods()
+	for _, first := range a.cluster.PodCIDRs {
+		within := slices.DeleteFunc(slices.Clone(all), func(r PodRange) bool { return r.Addr().Is4() != first.Addr().Is4() })
 		prefix, err := a.free(ctx, within)
 		if err != nil {
 			return err
@@ -126,10 +128,11 @@ func (a *podCIDRAllocation) odd(ctx context.Context) (storage.Guard, error) {
 	return storage.Guard{Key: oddPodCIDRKey, ModRevision: kv.ModRevision}, nil
 }
 
-func (a *podCIDRAllocation) free(ctx context.Context, within PodRange) (netip.Prefix, error) {
+// free is a part of the first range that has one left.
+func (a *podCIDRAllocation) free(ctx context.Context, ranges []PodRange) (netip.Prefix, error) {
 	holders := a.holders()
 	for waited := false; ; {
-		prefix, ok := freeSubnet(within.Prefix, within.NodeMask, holders)
+		prefix, ok := firstFree(ranges, holders)
 		switch {
 		case ok:
 			// The cache may not have this range's holder yet.
@@ -140,8 +143,8 @@ func (a *podCIDRAllocation) free(ctx context.Context, within PodRange) (netip.Pr
 			holders[prefix] = string(holder.Value)
 		case waited:
 			return netip.Prefix{}, apierrors.NewInternalError(fmt.Errorf(
-				"no free pod range of /%d in %s for node %q: delete nodes that no longer exist, or use a larger pod range",
-				within.NodeMask, within.Prefix, a.node.Name))
+				"no free pod range of %s for node %q: add a range with `skep network add-pod-range`, or delete nodes that no longer exist",
+				describeFull(ranges), a.node.Name))
 		default:
 			// Nor the release of others.
 			if err := a.r.WaitForStore(ctx, a.Nodes); err != nil {
@@ -208,7 +211,7 @@ func (a *podCIDRAllocation) allocateRequested(ctx context.Context, asked []strin
 			return refuse("must be a valid address range")
 		}
 		prefix = prefix.Masked()
-		if within := a.cluster.PodCIDRs; !slices.ContainsFunc(within, func(r PodRange) bool { return r.Contains(prefix.Addr()) && r.NodeMask == prefix.Bits() }) {
+		if within := a.cluster.Pods(); !slices.ContainsFunc(within, func(r PodRange) bool { return r.Contains(prefix.Addr()) && r.NodeMask == prefix.Bits() }) {
 			return refuse("is not one of the parts that the cluster's pod ranges are cut into: " + describeRanges(within))
 		}
 		for other, holder := range held {
@@ -229,6 +232,23 @@ func describeRanges(ranges []PodRange) string {
 		parts = append(parts, fmt.Sprintf("a /%d of %s", r.NodeMask, r.Prefix))
 	}
 	return strings.Join(parts, ", ")
+}
+
+func describeFull(ranges []PodRange) string {
+	var parts []string
+	for _, r := range ranges {
+		parts = append(parts, fmt.Sprintf("/%d in %s", r.NodeMask, r.Prefix))
+	}
+	return strings.Join(parts, " or ")
+}
+
+func firstFree(ranges []PodRange, holders map[netip.Prefix]string) (netip.Prefix, bool) {
+	for _, within := range ranges {
+		if prefix, ok := freeSubnet(within.Prefix, within.NodeMask, holders); ok {
+			return prefix, true
+		}
+	}
+	return netip.Prefix{}, false
 }
 
 // freeSubnet picks a subnet of the given mask that overlaps none in use,

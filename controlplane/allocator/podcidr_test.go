@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -20,6 +21,9 @@ import (
 func TestPodRanges(t *testing.T) {
 	cfg := clusterWith("10.96.0.0/16")
 	cfg.PodCIDRs = podRanges("10.244.0.0/22", 24)
+	var added atomic.Pointer[[]allocator.PodRange]
+	added.Store(&[]allocator.PodRange{})
+	cfg.AddedPodCIDRs = func() []allocator.PodRange { return *added.Load() }
 	r := allocationRegistry(t, allocationEtcd(t), cfg)
 	add := func(name, podCIDR string) (*corev1.Node, error) {
 		node, err := r.Create(t.Context(), kinds.Nodes, &corev1.Node{
@@ -53,6 +57,13 @@ func TestPodRanges(t *testing.T) {
 	}
 	if _, err := add("toomany", ""); err == nil || !strings.Contains(err.Error(), "no free pod range of /24 in 10.244.0.0/22") {
 		t.Errorf("a fifth node: %v", err)
+	}
+	added.Store(&[]allocator.PodRange{{Prefix: netip.MustParsePrefix("10.250.0.0/24"), NodeMask: 24}, {Prefix: netip.MustParsePrefix("fd00::/64"), NodeMask: 64}})
+	if node, err := add("more", ""); err != nil || !slices.Equal(node.Spec.PodCIDRs, []string{"10.250.0.0/24"}) {
+		t.Errorf("a fifth node, once a range was added: %+v, %v", node, err)
+	}
+	if _, err := add("toomany", ""); err == nil || !strings.Contains(err.Error(), "no free pod range of /24 in 10.244.0.0/22 or /24 in 10.250.0.0/24") {
+		t.Errorf("a sixth node: %v", err)
 	}
 	if _, _, err := r.Delete(t.Context(), kinds.Nodes, "", "asks", nil); err != nil {
 		t.Fatal(err)

@@ -85,6 +85,8 @@ func (s *Server) serveDocument(w http.ResponseWriter, c *call) error {
 		return s.serveServers(w, c, strings.TrimPrefix(strings.TrimPrefix(path, skepv1.PathServers), "/"))
 	case path == skepv1.PathNetwork:
 		return s.only(w, c, map[string]handler{http.MethodGet: s.describeNetwork})
+	case path == skepv1.PathPodRanges:
+		return s.servePodRanges(w, c)
 	case path == skepv1.PathApplied:
 		return s.only(w, c, map[string]handler{http.MethodGet: s.awaitApplied})
 	case path == skepv1.PathRebalance && s.rebalance != nil:
@@ -115,6 +117,9 @@ func (s *Server) describeNetwork(w http.ResponseWriter, c *call) error {
 	network := s.network
 	if s.serverURLs != nil {
 		network.Servers = s.serverURLs()
+	}
+	if s.podRanges != nil {
+		network.AddedPodCIDRs = s.podRanges.Added()
 	}
 	if identity.Node(c.user) != "" {
 		key, err := s.pki.ProbeKey()

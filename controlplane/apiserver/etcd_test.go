@@ -15,7 +15,7 @@ import (
 func TestOnlyTheAdministratorMaintains(t *testing.T) {
 	node := &user.DefaultInfo{Name: pki.NodePrefix + "node1", Groups: []string{pki.NodesGroup}}
 	for _, u := range []*user.DefaultInfo{node, {Name: pki.DNSName}, {Name: "someone", Groups: []string{"system:authenticated"}}} {
-		for _, path := range []string{skepv1.PathEtcd + "snapshot", skepv1.PathEtcd + "status", skepv1.PathEtcd + "defragment", skepv1.PathCertificates} {
+		for _, path := range []string{skepv1.PathEtcd + "snapshot", skepv1.PathEtcd + "status", skepv1.PathEtcd + "defragment", skepv1.PathCertificates, skepv1.PathPodRanges} {
 			for _, verb := range []string{"get", "post"} {
 				if err := shared.server.authorize(t.Context(), authorizer.AttributesRecord{User: u, Verb: verb, Path: path}); !apierrors.IsForbidden(err) {
 					t.Errorf("%s may %s %s: %v", u.Name, verb, path, err)

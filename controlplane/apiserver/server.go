@@ -64,6 +64,8 @@ type Config struct {
 	ServerURLs func() []string
 	// Rebalance plans which replicas should move, for /skep/v1/rebalance; it may be nil.
 	Rebalance func(context.Context, skepv1.RebalanceQuery) (skepv1.RebalancePlan, error)
+	// PodRanges are those of the cluster, for /skep/v1/network/podranges; nil: there are none but Network's.
+	PodRanges PodRanges
 }
 
 // Server is the API server. It is an http.Handler, so that it can be put behind another listener.
@@ -88,6 +90,7 @@ type Server struct {
 	servers       Servers
 	serverURLs    func() []string
 	rebalance     func(context.Context, skepv1.RebalanceQuery) (skepv1.RebalancePlan, error)
+	podRanges     PodRanges
 	ready         atomic.Bool
 
 	bodyTimeout, writeTimeout time.Duration
@@ -128,7 +131,7 @@ func New(config Config) (*Server, error) {
 	s.stats = newStatistics(config.Registry, s.agents)
 	s.verdicts, s.applied = newVerdicts(config.Registry), &appliedNodes{registry: config.Registry}
 	s.health = s.newHealth(config.StoreAlive, config.StoreTakesWrites)
-	s.etcd, s.network, s.servers, s.serverURLs = config.Etcd, config.Network, config.Servers, config.ServerURLs
+	s.etcd, s.network, s.servers, s.serverURLs, s.podRanges = config.Etcd, config.Network, config.Servers, config.ServerURLs, config.PodRanges
 	s.rebalance = config.Rebalance
 	var err error
 	if s.version, err = versionDocument(config.Version); err != nil {

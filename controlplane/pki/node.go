@@ -106,7 +106,7 @@ func (p *PKI) reserved(addr netip.Addr) bool {
 	return addr.IsLoopback() || addr.IsUnspecified() || addr.IsMulticast() ||
 		slices.ContainsFunc(p.servingTemplate().IPAddresses, func(ip net.IP) bool { return ip.Equal(addr.AsSlice()) }) ||
 		p.options.Servers != nil && slices.Contains(p.options.Servers(), addr) ||
-		slices.ContainsFunc(p.options.Reserved, func(r netip.Prefix) bool { return r.Contains(addr) })
+		p.options.Reserved != nil && slices.ContainsFunc(p.options.Reserved(), func(r netip.Prefix) bool { return r.Contains(addr) })
 }
 
 func parseKey(data []byte) (crypto.Signer, error) {

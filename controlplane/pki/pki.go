@@ -48,7 +48,8 @@ type Options struct {
 	// ServiceIPs are the addresses of the service default/kubernetes: the first address of every service range.
 	ServiceIPs []netip.Addr
 	// Reserved are addresses that no node's certificate may name beside those above: the ranges of services and of pods, and etcd.
-	Reserved []netip.Prefix
+	// It may be nil.
+	Reserved func() []netip.Prefix
 	// Peers are the addresses at which the etcd of other servers reaches this one's.
 	Peers []netip.Addr
 	// Servers are the addresses of the cluster's other servers at the moment, which no node's certificate may name either; it may be nil.

@@ -189,7 +189,9 @@ func TestSignNode(t *testing.T) {
 // A node's certificate names only that node: with another's name or address it could impersonate the API server.
 func TestSignNodeRefusesNamesOfOthers(t *testing.T) {
 	options := testOptions()
-	options.Reserved = []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("10.244.0.0/16")}
+	options.Reserved = func() []netip.Prefix {
+		return []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("10.244.0.0/16")}
+	}
 	p := mustOpen(t, t.TempDir(), options)
 	from := netip.MustParseAddr("198.18.0.11")
 	for what, r := range map[string]struct {

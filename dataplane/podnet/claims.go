@@ -21,8 +21,8 @@ func (f *family) inCluster(cidr netip.Prefix) string {
 	switch {
 	case cidr.Overlaps(f.pods):
 		return fmt.Sprintf("it overlaps this host's own pod range %s", f.pods)
-	case !f.cluster.Contains(cidr.Addr()) || cidr.Bits() < f.cluster.Bits():
-		return fmt.Sprintf("it is outside of the cluster's pod range %s", f.cluster)
+	case !within(cidr, f.ranges()):
+		return fmt.Sprintf("it is outside of the cluster's pod ranges %s", f.ranges())
 	}
 	return ""
 }

@@ -6,19 +6,21 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/vishvananda/netlink"
 )
 
 // family is what this host has of one address family.
 type family struct {
-	id        int          // netlink.FAMILY_V4 or FAMILY_V6
-	pods      netip.Prefix // this host's
-	cluster   netip.Prefix // all hosts'
-	service   netip.Prefix // not valid: none
-	node      netip.Addr   // this host's address; not valid: none
-	gateway   netip.Addr   // next hop of every pod
+	id        int                            // netlink.FAMILY_V4 or FAMILY_V6
+	pods      netip.Prefix                   // this host's
+	cluster   atomic.Pointer[[]netip.Prefix] // all hosts', never empty
+	service   netip.Prefix                   // not valid: none
+	node      netip.Addr                     // this host's address; not valid: none
+	gateway   netip.Addr                     // next hop of every pod
 	addresses *addresses
 	// masqueraded is false where the kernel has no nftables.
 	masqueraded bool
@@ -73,14 +75,32 @@ func (c Config) families() ([]*family, error) {
 				return nil, fmt.Errorf("pod ranges %s and %s are both %s: one of each family at most", other.pods, f.pods, f)
 			}
 		}
-		f.cluster, f.service = prefixIn(c.ClusterCIDRs, f.id), prefixIn(c.ServiceCIDRs, f.id)
-		if !f.cluster.IsValid() || !f.cluster.Overlaps(pods) || f.cluster.Bits() > pods.Bits() {
-			return nil, fmt.Errorf("no pod range of the cluster (%v) contains this node's, %s", c.ClusterCIDRs, pods)
+		if err := f.setRanges(c.ClusterCIDRs); err != nil {
+			return nil, err
 		}
+		f.service = prefixIn(c.ServiceCIDRs, f.id)
 		f.node = addrIn(c.NodeIPs, f.id)
 		all = append(all, f)
 	}
 	return all, nil
+}
+
+// ranges are those of all hosts' pods.
+func (f *family) ranges() []netip.Prefix { return *f.cluster.Load() }
+
+// setRanges takes over the family's of the cluster's pod ranges.
+func (f *family) setRanges(cluster []netip.Prefix) error {
+	ranges := prefixesIn(cluster, f.id)
+	if !within(f.pods, ranges) {
+		return fmt.Errorf("no pod range of the cluster (%v) contains this node's, %s", cluster, f.pods)
+	}
+	f.cluster.Store(&ranges)
+	return nil
+}
+
+// within says whether one of the ranges contains all of a prefix.
+func within(p netip.Prefix, ranges []netip.Prefix) bool {
+	return slices.ContainsFunc(ranges, func(r netip.Prefix) bool { return r.Contains(p.Addr()) && r.Bits() <= p.Bits() })
 }
 
 func familyOf(addr netip.Addr) int {
@@ -91,12 +111,19 @@ func familyOf(addr netip.Addr) int {
 }
 
 func prefixIn(list []netip.Prefix, id int) netip.Prefix {
-	for _, p := range list {
-		if p.IsValid() && familyOf(p.Addr()) == id {
-			return p.Masked()
-		}
+	for _, p := range prefixesIn(list, id) {
+		return p
 	}
 	return netip.Prefix{}
+}
+
+func prefixesIn(list []netip.Prefix, id int) (of []netip.Prefix) {
+	for _, p := range list {
+		if p.IsValid() && familyOf(p.Addr()) == id {
+			of = append(of, p.Masked())
+		}
+	}
+	return of
 }
 
 func addrIn(list []netip.Addr, id int) netip.Addr {

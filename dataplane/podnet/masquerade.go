@@ -68,7 +68,9 @@ func (n *Network) syncMasquerade(f *family) error {
 		Priority: nftables.ChainPriorityNATSource,
 	})
 	match := h.matchPrefix(h.source, f.pods, expr.CmpOpEq)
-	match = append(match, h.matchPrefix(h.destination, f.cluster, expr.CmpOpNeq)...)
+	for _, pods := range f.ranges() {
+		match = append(match, h.matchPrefix(h.destination, pods, expr.CmpOpNeq)...)
+	}
 	if f.service.IsValid() {
 		match = append(match, h.matchPrefix(h.destination, f.service, expr.CmpOpNeq)...)
 	}

@@ -21,8 +21,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Config says where the host's pods get their addresses and how they leave the host. Each list has at most one entry of a
-// family.
+// Config says where the host's pods get their addresses and how they leave the host. Each list but ClusterCIDRs has at most one entry
+// of a family.
 type Config struct {
 	PodCIDRs     []netip.Prefix // this host's pods; they get an address of each, in this order
 	NodeIPs      []netip.Addr   // addresses of this host; source of its traffic to pods, and what peers send to

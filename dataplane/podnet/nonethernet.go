@@ -43,8 +43,10 @@ func (n *Network) filterNonEthernet(c *nftables.Conn, table *nftables.Table, f *
 		Priority: nftables.ChainPriorityRaw,
 	})
 	drop := []expr.Any{&expr.Counter{}, &expr.Verdict{Kind: expr.VerdictDrop}}
-	pods := append(isNonEthernet(), h.matchPrefix(h.source, f.cluster, expr.CmpOpEq)...)
-	c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: append(pods, drop...)})
+	for _, cluster := range f.ranges() {
+		pods := append(isNonEthernet(), h.matchPrefix(h.source, cluster, expr.CmpOpEq)...)
+		c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: append(pods, drop...)})
+	}
 	wrapped := append(isNonEthernet(),
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_UDP}},

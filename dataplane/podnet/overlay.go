@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 
@@ -264,12 +265,17 @@ func (n *Network) resize() error {
 	n.mu.Lock()
 	changed := n.overhead != overhead
 	n.overhead = overhead
-	paths := map[string]string{}
-	if changed {
-		for id, path := range n.paths {
-			paths[id] = path
-		}
+	n.mu.Unlock()
+	if !changed {
+		return nil
 	}
+	return n.reroutePods()
+}
+
+// reroutePods writes the routes inside the pods again.
+func (n *Network) reroutePods() error {
+	n.mu.Lock()
+	paths := maps.Clone(n.paths)
 	n.mu.Unlock()
 	var failed []error
 	for id, path := range paths {

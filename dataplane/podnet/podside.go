@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"runtime"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -71,7 +72,7 @@ func (n *Network) routePod(pod *podEnd, index int, f *family, addr netip.Addr) e
 		LinkIndex: index, Dst: f.anywhere(), Gw: f.gateway.AsSlice(), Src: addr.AsSlice(),
 		AdvMSS: n.cfg.MTU - f.segmentHeaders() - n.encapsulation(),
 	}}
-	for _, inside := range []netip.Prefix{f.cluster, f.service} { // a service's packets may become a pod's
+	for _, inside := range append(slices.Clone(f.ranges()), f.service) { // a service's packets may become a pod's
 		if !inside.IsValid() {
 			continue
 		}

@@ -73,6 +73,13 @@ func configOf(ranges []netip.Prefix, cookie uint64) (bpf.PodPathConfig, error) {
 	}
 	config.Hairpin4.Word = toNetwork(hairpin4).Word
 	config.Hairpin6.Word = toNetwork(hairpin6).Word
+	return config, setRanges(&config, ranges)
+}
+
+func setRanges(config *bpf.PodPathConfig, ranges []netip.Prefix) error {
+	if len(ranges) > maxRanges {
+		return fmt.Errorf("pod path: %d cluster ranges, at most %d can be held", len(ranges), maxRanges)
+	}
 	for i := range config.Ranges {
 		// Matches the address of all ones only, which no pod has.
 		for j := range 4 {
@@ -83,10 +90,10 @@ func configOf(ranges []netip.Prefix, cookie uint64) (bpf.PodPathConfig, error) {
 		}
 		prefix := ranges[i]
 		if !prefix.IsValid() {
-			return config, fmt.Errorf("pod path: cluster range %d is no network prefix", i)
+			return fmt.Errorf("pod path: cluster range %d is no network prefix", i)
 		}
 		config.Ranges[i].Base.Word = toNetwork(prefix.Masked().Addr()).Word
 		config.Ranges[i].Mask.Word = maskOf(prefix).Word
 	}
-	return config, nil
+	return nil
 }

@@ -65,9 +65,6 @@ func Open(o Options) (*Path, error) {
 	if o.Plane == nil {
 		return nil, errors.New("pod path: the service maps are missing")
 	}
-	if len(o.ClusterCIDRs) > maxRanges {
-		return nil, fmt.Errorf("pod path: %d cluster ranges, at most %d can be held", len(o.ClusterCIDRs), maxRanges)
-	}
 	lock, err := pinned.Lock(o.PinDir)
 	if err != nil {
 		return nil, err
@@ -133,6 +130,20 @@ func (p *Path) configure(adopted bool) (stale bool, err error) {
 		config.NodesKnown = before.NodesKnown
 	}
 	return adopted && before.Netns != cookie, p.maps.config.Put(0, config)
+}
+
+// SetClusterCIDRs takes over the ranges of all pods of the cluster, to which some were added.
+func (p *Path) SetClusterCIDRs(ranges []netip.Prefix) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	config, _, err := p.maps.config.Get(0)
+	if err != nil {
+		return err
+	}
+	if err := setRanges(&config, ranges); err != nil {
+		return err
+	}
+	return p.maps.config.Put(0, config)
 }
 
 // Close releases the process's handles. Programs, maps and their pins stay.

@@ -172,3 +172,37 @@ func TestQueuedPodIsReachedThroughItsQueue(t *testing.T) {
 	}
 	pump(t, server.Namespace, frontends[0], 1<<20)
 }
+
+// Pods of a range that is added while the programs run take the fast path from then on.
+func TestPodRangeIsAdded(t *testing.T) {
+	f := fabrictest.New(t, 2)
+	for _, h := range f.Hosts {
+		h.OpenPath(func(o *podpath.Options) { o.ClusterCIDRs = []netip.Prefix{netip.MustParsePrefix("10.250.0.0/16")} })
+	}
+	a, b := f.Hosts[0].NewPod("a"), f.Hosts[1].NewPod("b")
+	for _, added := range []bool{false, true} {
+		for _, h := range f.Hosts {
+			if added {
+				if err := h.Path.SetClusterCIDRs(append([]netip.Prefix{netip.MustParsePrefix("10.250.0.0/16")}, fabrictest.ClusterRanges()...)); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		for i, addr := range b.Addrs {
+			target := netip.AddrPortFrom(addr, 8080)
+			if !added {
+				serve(t, b.Namespace, target)
+			}
+			before := counters(t, f.Hosts[0])["from_pod/neighbour_node"]
+			if got := ask(t, a.Namespace, "tcp", target); added && got.Addr() != a.Addrs[i] {
+				t.Errorf("%s saw %s, want %s", target, got, a.Addrs[i])
+			}
+			if fast := counters(t, f.Hosts[0])["from_pod/neighbour_node"] > before; fast != added {
+				t.Errorf("%s: the range is added: %t, and its packets pass the host's stack: %t", target, added, !fast)
+			}
+		}
+	}
+	if err := f.Hosts[0].Path.SetClusterCIDRs(make([]netip.Prefix, 9)); err == nil {
+		t.Error("nine ranges are accepted, and the programs hold eight")
+	}
+}

@@ -16,7 +16,7 @@ func (c *Controller) insideText(service *corev1.Service) string {
 		return ""
 	}
 	inside := servicespec.Inside{ServiceCIDRs: c.cluster.ServiceCIDRs, APIServers: c.cluster.Servers(), Node: c.claims.nodeWith}
-	for _, pods := range c.cluster.PodCIDRs {
+	for _, pods := range c.cluster.Pods() {
 		inside.PodCIDRs = append(inside.PodCIDRs, pods.Prefix)
 	}
 	var parts []string
