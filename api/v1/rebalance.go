@@ -1,6 +1,10 @@
 package v1
 
-import "net/url"
+import (
+	"fmt"
+	"net/url"
+	"strconv"
+)
 
 // RebalanceQuery says of which workloads a RebalancePlan is.
 type RebalanceQuery struct {
@@ -8,16 +12,26 @@ type RebalanceQuery struct {
 	Namespace string
 	// Except are workloads, NAMESPACE/KIND/NAME, that are left where they are.
 	Except []string
+	// Limit is how many moves are planned at most; 0: all.
+	Limit int
 }
 
 // Values are the query of PathRebalance.
 func (q RebalanceQuery) Values() url.Values {
-	return url.Values{"namespace": {q.Namespace}, "except": q.Except}
+	return url.Values{"namespace": {q.Namespace}, "except": q.Except, "limit": {strconv.Itoa(q.Limit)}}
 }
 
 // RebalanceQueryOf reads a query of PathRebalance.
-func RebalanceQueryOf(v url.Values) RebalanceQuery {
-	return RebalanceQuery{Namespace: v.Get("namespace"), Except: v["except"]}
+func RebalanceQueryOf(v url.Values) (RebalanceQuery, error) {
+	q := RebalanceQuery{Namespace: v.Get("namespace"), Except: v["except"]}
+	if text := v.Get("limit"); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 0 {
+			return q, fmt.Errorf("limit=%s is not a number of moves", text)
+		}
+		q.Limit = n
+	}
+	return q, nil
 }
 
 // RebalancePlan says which replicas would move, one after the other, for their workloads to be spread as new pods would be, and which

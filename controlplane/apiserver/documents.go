@@ -8,6 +8,7 @@ import (
 	"runtime/debug"
 	"strings"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/version"
 
@@ -105,7 +106,11 @@ func (s *Server) serveDocument(w http.ResponseWriter, c *call) error {
 
 // planRebalance answers PathRebalance.
 func (s *Server) planRebalance(w http.ResponseWriter, c *call) error {
-	plan, err := s.rebalance(c.Context(), skepv1.RebalanceQueryOf(c.query))
+	query, err := skepv1.RebalanceQueryOf(c.query)
+	if err != nil {
+		return apierrors.NewBadRequest(err.Error())
+	}
+	plan, err := s.rebalance(c.Context(), query)
 	if err != nil {
 		return err
 	}

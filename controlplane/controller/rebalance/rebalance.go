@@ -150,7 +150,7 @@ func (c *Controller) Plan(ctx context.Context, except []string) (skepv1.Rebalanc
 	if err != nil {
 		return skepv1.RebalancePlan{}, err
 	}
-	return plan.Make(c.configuration, state, plan.Options{RebalanceQuery: skepv1.RebalanceQuery{Except: except}, OptedIn: true, Limit: 1}), nil
+	return plan.Make(c.configuration, state, plan.Options{RebalanceQuery: skepv1.RebalanceQuery{Except: except, Limit: 1}, OptedIn: true}), nil
 }
 
 // Evict evicts a pod and says why in an event.

@@ -26,8 +26,6 @@ type Options struct {
 	skepv1.RebalanceQuery
 	// OptedIn leaves out the workloads that do not ask for it by their annotation or their namespace's.
 	OptedIn bool
-	// Limit is how many moves are planned at most; 0: all.
-	Limit int
 }
 
 // Make makes a plan. Each move makes the sum over domains of the square of the workload's pods in them smaller, in the first topology in which it

@@ -174,7 +174,7 @@ func TestWhoIsPlannedFor(t *testing.T) {
 		want   string
 	}{
 		{"all", func(*cluster) {}, Options{}, "aabb"},
-		{"some", func(*cluster) {}, Options{Limit: 3}, "aab"},
+		{"some", func(*cluster) {}, Options{RebalanceQuery: skepv1.RebalanceQuery{Limit: 3}}, "aab"},
 		{"all but one", func(*cluster) {}, Options{RebalanceQuery: skepv1.RebalanceQuery{Except: []string{"default/replicaset/a"}}}, "bb"},
 		{"another namespace", func(*cluster) {}, Options{RebalanceQuery: skepv1.RebalanceQuery{Namespace: "other"}}, ""},
 		{"nobody asks", func(*cluster) {}, Options{OptedIn: true}, ""},
