@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 )
 
@@ -145,26 +144,6 @@ func (t *Tree) Pods() []string {
 	}
 	slices.Sort(uids)
 	return slices.Compact(uids)
-}
-
-// RemovePod removes the pod's empty folders. runc removes only the container's own. A folder that is still busy stays: the next
-// removal of the pod or the orphan clean-up removes it.
-func (t *Tree) RemovePod(uid string) {
-	for _, root := range t.hierarchies() {
-		for _, path := range t.candidates(uid) {
-			dir := filepath.Join(root, path)
-			entries, err := os.ReadDir(dir)
-			if err != nil {
-				continue
-			}
-			for _, e := range entries {
-				if e.IsDir() {
-					_ = unix.Rmdir(filepath.Join(dir, e.Name()))
-				}
-			}
-			_ = unix.Rmdir(dir)
-		}
-	}
 }
 
 // make makes a folder in every hierarchy with a controller that is used here. In v2 its parents delegate their controllers.

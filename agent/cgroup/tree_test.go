@@ -163,7 +163,9 @@ func TestRealKernel(t *testing.T) {
 		t.Errorf("pods %s", got)
 	}
 	for _, uid := range []string{"a", "b"} {
-		tree.RemovePod(uid)
+		if err := tree.RemovePod(uid); err != nil {
+			t.Error(err)
+		}
 	}
 	if got := tree.Pods(); len(got) != 0 {
 		t.Errorf("left %v", got)

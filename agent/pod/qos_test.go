@@ -36,7 +36,9 @@ func TestPodCgroups(t *testing.T) {
 		if _, _, err := c.node.CreateSandbox(runtime.SandboxConfig{PodUID: "uid-earlier", Hostname: "earlier"}); err != nil {
 			t.Fatal(err)
 		}
-		c.node.Cgroups().RemovePod("uid-earlier")
+		if err := c.node.Cgroups().RemovePod("uid-earlier"); err != nil {
+			t.Error(err)
+		}
 		earlier := filepath.Join(c.node.Config.CgroupParent, "pods", "uid-earlier")
 		for _, root := range []string{"cpu", "memory", "pids", ""} {
 			if dir := filepath.Join(cgroup.Root, root); exists(filepath.Join(dir, "cgroup.procs")) {

@@ -3,6 +3,7 @@ package runtime
 import (
 	"errors"
 	"io/fs"
+	"log/slog"
 	"os"
 	"time"
 
@@ -24,7 +25,9 @@ func (r *Runtime) reconcile(m containers.Container, task *tasktypes.Process, asO
 		r.cleanUp(m.ID)
 		// The pod may have been removed around it.
 		if _, err := os.Stat(r.sandboxDir(uid)); errors.Is(err, fs.ErrNotExist) {
-			r.cgroups.RemovePod(uid)
+			if err := r.cgroups.RemovePod(uid); err != nil {
+				slog.Error("the cgroup of a pod that has been removed stays until the agent's next start", "uid", uid, "err", err)
+			}
 		}
 	})
 }

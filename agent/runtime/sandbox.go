@@ -187,11 +187,13 @@ func setUpNetNS() error {
 	return nil
 }
 
-// RemoveSandbox removes the pod's pins, shared memory and cgroup folders. What is missing is no
+// RemoveSandbox removes the pod's cgroup folders, with what still runs in them, its pins and shared memory. What is missing is no
 // error.
 func (r *Runtime) RemoveSandbox(podUID string) error {
 	r.reapPod(podUID, true)
-	r.cgroups.RemovePod(podUID)
+	if err := r.cgroups.RemovePod(podUID); err != nil {
+		return err
+	}
 	// This also detaches the pins and the shared memory.
 	if err := confine.RemoveAll(r.sandboxDir(podUID)); err != nil {
 		return fmt.Errorf("remove pod run folder: %w", err)
