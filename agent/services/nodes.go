@@ -51,14 +51,16 @@ func (w *Watcher) nodeChanged(obj any) {
 	}
 	changed := had != (err == nil) || !slices.Equal(old.PodCIDRs, peer.PodCIDRs) || !slices.Equal(old.NodeIPs, peer.NodeIPs)
 	down := isDown(n)
-	turned := w.down[n.Name] != down
+	was, known := w.down[n.Name]
 	w.down[n.Name] = down
 	w.mu.Unlock()
 	if changed {
 		w.queue.Add(routesKey)
 	}
-	if turned {
+	if was != down {
 		slog.Info("node changed", "node", n.Name, "down", down)
+	}
+	if !known || was != down { // one that was deleted is marked as down until then
 		w.cfg.Plane.SetNodeDown(n.Name, down)
 	}
 }

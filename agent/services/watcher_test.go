@@ -174,6 +174,22 @@ func TestDrainEndsWithTheEndpoint(t *testing.T) {
 	r.await(t, "what the API says", state(service.Terminating))
 }
 
+// A node that is deleted is down. If it joins again, and is ready at once, it is not.
+func TestNodeThatJoinsAgain(t *testing.T) {
+	again := node("n1", "10.244.1.0/24", "192.0.2.11", corev1.ConditionTrue)
+	client := fake.NewClientset(again)
+	_, r, _ := start(t, client, nil)
+	r.await(t, "the node", func() bool { return len(r.peers) == 1 && !r.down["n1"] })
+	if err := client.CoreV1().Nodes().Delete(t.Context(), "n1", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	r.await(t, "its mark", func() bool { return r.down["n1"] })
+	if _, err := client.CoreV1().Nodes().Create(t.Context(), again, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	r.await(t, "the end of the mark", func() bool { return !r.down["n1"] })
+}
+
 // A node on which no uplink has a program accepts no tunnels, and is otherwise like the others. It accepts tunnels again when its
 // status says so, or it is another node.
 func TestNodesThatTakeNoTunnels(t *testing.T) {
