@@ -4,7 +4,8 @@
 # make simulate  ten hours of 5,000 saturated hosts that watch each other, in virtual time
 # make scale   a control plane with 5,000 hollow nodes, 150,000 pods and 10,000 services; SCALE_NODES says otherwise
 # make fuzz    every fuzz target in turn, for an hour; FUZZ_MINUTES says otherwise
-.PHONY: all deps generate build up down test bench simulate scale fuzz lint conformance
+# make chaos   faults of every kind on a cluster under load, for an hour; CHAOS_MINUTES says otherwise, CHAOS_SEED=N plays a run again
+.PHONY: all deps generate build up down test bench simulate scale fuzz chaos lint conformance
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 NODES   ?= 3
@@ -39,6 +40,8 @@ down:
 # Packages that start clusters run one after another, after the rest: they
 # measure times, which others' compilers would spoil.
 CLUSTER_TESTS := ./test/... ./cmd/skep/...
+# Faults on a whole cluster are a target of their own: see chaos.
+CHAOS_TESTS := /test/chaos(/disk|/wallclock)?$$
 
 # systemd-analyze checks the units in docs/systemd.
 # qemu boots the oldest kernel in test/floor.
@@ -47,8 +50,9 @@ test: deps build
 	@test "$$(id -u)" -eq 0 || { echo "test: must be root, as Skep itself: run it with sudo" >&2; exit 1; }
 	@go build -o bin/report ./test/report
 	@units=$$(go list ./... | grep -vE '/test/|/cmd/skep(/|$$)') && \
+	clusters=$$(go list $(CLUSTER_TESTS) | grep -vE '$(CHAOS_TESTS)') && \
 	{ go test -json -count=1 -timeout 20m $$units; \
-	  go test -json -count=1 -timeout 20m -p 1 $(CLUSTER_TESTS); } 2>&1 | bin/report
+	  go test -json -count=1 -timeout 20m -p 1 $$clusters; } 2>&1 | bin/report
 
 bench: NEEDED := iptables-legacy-restore:iptables
 bench: deps build
@@ -56,6 +60,15 @@ bench: deps build
 
 fuzz: deps build
 	@.ci/fuzz
+
+CHAOS_MINUTES ?= 60
+CHAOS_SEED ?= $(shell date +%s)
+
+# The rest of test/chaos, which is quick, belongs to make test. mkfs.ext4 makes the servers' disks, which are filled and slowed down.
+chaos: NEEDED := mkfs.ext4:e2fsprogs
+chaos: deps build
+	@go test -count=1 ./test/chaos/disk ./test/chaos/wallclock
+	@go test -v -count=1 -timeout 0 ./test/chaos -seed $(CHAOS_SEED) -length $(CHAOS_MINUTES)m
 
 lint:
 	@.ci/lint
