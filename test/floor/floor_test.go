@@ -38,7 +38,7 @@ func TestDataPlaneOnTheDistributionsKernel(t *testing.T) {
 	if err := buildImage(initrd, k, wanted, *whole || *onlyTests != "", more); err != nil {
 		t.Fatal(err)
 	}
-	limit := 12 * time.Minute
+	limit := 15 * time.Minute
 	if *whole {
 		limit = time.Hour
 	}

@@ -43,7 +43,7 @@ var suites = []suite{
 		skip: []string{"TestPathsChangeUnderTraffic"},
 	},
 	{
-		folder: "dataplane/flow", limit: 6 * time.Minute, env: []string{"SKEP_FUZZ_PACKETS=2000"},
+		folder: "dataplane/flow", limit: 8 * time.Minute, env: []string{"SKEP_FUZZ_PACKETS=1000"},
 		core: []string{"TestDeliverHere", "TestEncapsulate", "TestDecapsulate", "TestFragments", "TestAnyPacket", "TestFromOutside", "TestSNATFromOutside", "TestBackendInTheHostsNetwork", "TestGenericXDP"},
 		skip: []string{"TestUpgradeUnderTraffic"},
 	},

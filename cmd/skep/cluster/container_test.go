@@ -38,6 +38,8 @@ func TestContainersDieWithTheirHost(t *testing.T) {
 		t.Helper()
 		return run(append([]string{"ctr", "--address", "/run/containerd.sock", "--connect-timeout", "20s"}, argv...)...)
 	}
+	// Between its socket and its first answer, containerd refuses connections, which --connect-timeout does not wait for.
+	run("sh", "-c", "for i in $(seq 300); do ctr --address /run/containerd.sock version >/dev/null 2>&1 && exit 0; sleep 0.1; done; echo containerd does not answer; exit 1")
 	ctr("images", "import", archive)
 	image := ctr("images", "list", "-q") // as containerd writes the name in full
 	cgroup := nodeCgroup(c.Name, "node1") + "/pods/p/c"
