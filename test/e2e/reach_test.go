@@ -151,11 +151,20 @@ func TestPodsOfLostHostMove(t *testing.T) {
 	s.echoAndClient()
 	s.untilAsked(3)
 	s.watched()
-	echo, err := client.CoreV1().Pods(s.Name).List(t.Context(), metav1.ListOptions{LabelSelector: "app=echo"})
+	pods, err := client.CoreV1().Pods(s.Name).List(t.Context(), metav1.ListOptions{LabelSelector: "app=echo"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	host, err := local.Node(echo.Items[0].Spec.NodeName)
+	asks, err := client.CoreV1().Pods(s.Name).Get(t.Context(), "client", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The client has no controller: on a host that is lost it would be lost too.
+	lost := slices.IndexFunc(pods.Items, func(pod corev1.Pod) bool { return pod.Spec.NodeName != asks.Spec.NodeName })
+	if lost < 0 {
+		t.Fatalf("all pods are on %s", asks.Spec.NodeName)
+	}
+	host, err := local.Node(pods.Items[lost].Spec.NodeName)
 	if err != nil {
 		t.Fatal(err)
 	}
