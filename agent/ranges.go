@@ -78,7 +78,7 @@ func (r *clusterRanges) learn(cfg Config, n skepv1.Network) {
 	if added {
 		slog.Info("pod ranges were added to the cluster", "ranges", now.Pods())
 		if err := writeNetwork(cfg, now); err != nil {
-			slog.Warn("the added pod ranges are not kept across restarts", "err", err)
+			slog.Warn("added pod ranges not written to the state folder; until the API server answers, a restart has only the first ranges", "err", err)
 		}
 	}
 	r.bringIntoUse()
@@ -91,7 +91,7 @@ func (r *clusterRanges) bringIntoUse() {
 		return
 	}
 	if err := r.use(ranges); err != nil {
-		slog.Error("pods of added ranges cannot be reached; trying again", "ranges", ranges, "err", err)
+		slog.Error("added pod ranges not installed in the data plane; pods in them cannot be reached; trying again", "ranges", ranges, "err", err)
 		return
 	}
 	r.used = ranges

@@ -90,13 +90,13 @@ func TestPodRangeIsAdded(t *testing.T) {
 	g.start(g.servers["b"])
 	for _, c := range []*kubernetes.Clientset{a, b} {
 		var data []byte
-		g.eventually("agents to be told of the network", func() (err error) {
+		g.eventually("the network as agents read it", func() (err error) {
 			data, err = c.CoreV1().RESTClient().Get().AbsPath(skepv1.PathNetwork).DoRaw(t.Context())
 			return err
 		})
 		var network skepv1.Network
 		if err := json.Unmarshal(data, &network); err != nil || !slices.Equal(network.AddedPodCIDRs, []netip.Prefix{want.CIDR}) {
-			t.Errorf("agents are told of %v (%v)", network.AddedPodCIDRs, err)
+			t.Errorf("agents read the added ranges %v (%v)", network.AddedPodCIDRs, err)
 		}
 	}
 	if cidr, err := add(a, "n4"); err != nil || !strings.HasPrefix(cidr, "10.245.") {

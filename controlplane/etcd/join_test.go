@@ -36,29 +36,36 @@ func peerAt(t *testing.T, dir, address string) *Peer {
 	return peer
 }
 
-// A member that is killed after it has made its log, and before the others have sent it anything, joins at the next start: the log names no
-// members, neither itself nor the others.
-func TestJoinAfterKillBeforeTheFirstEntry(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	defer cancel()
+// invite starts a first member, a, at the first address of a loopback network (three bytes), and adds one at the second, which has not
+// started: its data folder, its addresses and its ID.
+func invite(ctx context.Context, t *testing.T, network string) (a *Server, second string, peer *Peer, id string) {
+	t.Helper()
 	first, second := t.TempDir(), t.TempDir()
-	a, err := Start(ctx, Config{DataDir: first, Name: "a", Peer: peerAt(t, first, "127.77.1.1")})
+	a, err := Start(ctx, Config{DataDir: first, Name: "a", Peer: peerAt(t, first, network+".1")})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer a.Close()
 	if err := a.Welcome(ctx); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.CopyFS(filepath.Join(second, "pki"), os.DirFS(filepath.Join(first, "pki"))); err != nil {
 		t.Fatal(err)
 	}
-	peer := peerAt(t, second, "127.77.1.2")
+	peer = peerAt(t, second, network+".2")
 	peer.Members = map[string]string{"a": a.peers.config.URL}
-	id, err := a.Add(ctx, peer.URL)
-	if err != nil {
+	if id, err = a.Add(ctx, peer.URL); err != nil {
 		t.Fatal(err)
 	}
+	return a, second, peer, id
+}
+
+// A member that is killed after it has made its log, and before the others have sent it anything, joins at the next start: the log names no
+// members, neither itself nor the others.
+func TestJoinAfterKillBeforeTheFirstEntry(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	a, second, peer, id := invite(ctx, t, "127.77.1")
+	defer a.Close()
 	emptyLog(t, second, id, a)
 
 	b, err := Start(ctx, Config{DataDir: second, Name: "b", Peer: peer})

@@ -3,8 +3,6 @@ package etcd
 import (
 	"context"
 	"errors"
-	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -17,23 +15,8 @@ import (
 func TestLeaderlessMemberEndsWatches(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	first, second := t.TempDir(), t.TempDir()
-	a, err := Start(ctx, Config{DataDir: first, Name: "a", Peer: peerAt(t, first, "127.77.2.1")})
-	if err != nil {
-		t.Fatal(err)
-	}
+	a, second, peer, _ := invite(ctx, t, "127.77.2")
 	defer a.Close()
-	if err := a.Welcome(ctx); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.CopyFS(filepath.Join(second, "pki"), os.DirFS(filepath.Join(first, "pki"))); err != nil {
-		t.Fatal(err)
-	}
-	peer := peerAt(t, second, "127.77.2.2")
-	peer.Members = map[string]string{"a": a.peers.config.URL}
-	if _, err := a.Add(ctx, peer.URL); err != nil {
-		t.Fatal(err)
-	}
 	b, err := Start(ctx, Config{DataDir: second, Name: "b", Peer: peer})
 	if err != nil {
 		t.Fatal(err)

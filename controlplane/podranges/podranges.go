@@ -67,7 +67,7 @@ func (r *Ranges) Run(ctx context.Context) error {
 			break
 		}
 		if !wait.Failing() {
-			slog.Warn("The pod ranges that were added are not followed; the last known ones stay in use; trying again", "err", err)
+			slog.Warn("Watch of added pod ranges failed; the last known ranges stay in use; trying again", "err", err)
 		}
 		_ = wait.Wait(ctx) // the loop ends with ctx
 	}
@@ -158,7 +158,7 @@ func (r *Ranges) WaitForSync(ctx context.Context) error {
 	}
 }
 
-// Add adds the range that choose returns, which is told those that were added before. If choose finds that it is one of them, it returns
+// Add adds the range that choose returns, which is called with those that were added before. If choose finds that it is one of them, it returns
 // it again.
 func (r *Ranges) Add(ctx context.Context, choose func(added []allocator.PodRange) (allocator.PodRange, error)) error {
 	for range attempts {

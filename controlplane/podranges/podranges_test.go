@@ -62,7 +62,7 @@ func TestServersAgree(t *testing.T) {
 	}
 	err := again.Add(t.Context(), func(added []allocator.PodRange) (allocator.PodRange, error) {
 		if !slices.Equal(added, list) {
-			t.Errorf("choose is told %v", added)
+			t.Errorf("choose is called with %v", added)
 		}
 		return added[1], nil
 	})

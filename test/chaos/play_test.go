@@ -60,7 +60,7 @@ func (r *run) playOne(ctx context.Context, f schedule.Fault) {
 		r.note("end   %s %d", f.Kind, f.Target)
 	}
 	switch f.Kind {
-	case schedule.HostKill, schedule.HostPause, schedule.HostCut, schedule.HostDeaf, schedule.HostMute, schedule.HostLoss, schedule.AgentKill, schedule.AgentPause:
+	case schedule.HostKill, schedule.HostPause, schedule.HostCut, schedule.HostIngressLoss, schedule.HostEgressLoss, schedule.HostLoss, schedule.AgentKill, schedule.AgentPause:
 		r.mu.Lock()
 		r.outages = append(r.outages, invariant.Outage{Host: r.hosts[f.Target-1].Name, From: from, To: time.Now()})
 		r.mu.Unlock()
@@ -116,9 +116,9 @@ func (r *run) beginAtServer(ctx context.Context, f schedule.Fault) (end func() e
 		return cut(clustertest.Both, false)
 	case schedule.ServerMinority:
 		return cut(clustertest.Both, true)
-	case schedule.ServerDeaf:
+	case schedule.ServerIngressLoss:
 		return cut(clustertest.In, false)
-	case schedule.ServerMute:
+	case schedule.ServerEgressLoss:
 		return cut(clustertest.Out, false)
 	case schedule.ServerSlowDisk:
 		return r.disks[f.Target-1].Slow(fmt.Sprintf("%s/slow%d", s.Group(), f.Target), s.PIDs(), slowWrites)
@@ -153,9 +153,9 @@ func (r *run) beginAtHost(ctx context.Context, f schedule.Fault) (end func() err
 		return func() error { return host.Resume(ctx) }, host.Pause(ctx)
 	case schedule.HostCut:
 		return host.Heal, host.Cut()
-	case schedule.HostDeaf:
+	case schedule.HostIngressLoss:
 		return lose(clustertest.In, 1)
-	case schedule.HostMute:
+	case schedule.HostEgressLoss:
 		return lose(clustertest.Out, 1)
 	case schedule.HostLoss:
 		return lose(clustertest.Both, 0.3)

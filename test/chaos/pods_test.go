@@ -30,7 +30,7 @@ import (
 const (
 	webReplicas = 6
 	identities  = 3
-	// lingering is how long a pod still answers after its drain: whoever was not told would reach it.
+	// lingering is how long a pod still answers after its drain: a host whose maps still have it would reach it.
 	lingering = 2
 )
 

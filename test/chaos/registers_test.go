@@ -186,7 +186,7 @@ func (r *run) finishWatches(ctx context.Context) {
 			return nil
 		})
 		if gaps := w.Gaps(); gaps > 0 {
-			r.note("the watch %s was told %d times to list again", w.Name, gaps)
+			r.note("the watch %s had to list again %d times", w.Name, gaps)
 		}
 	}
 }

@@ -94,7 +94,7 @@ func (c *Controller) lastChange() time.Time {
 }
 
 func (c *Controller) loop(ctx context.Context) {
-	driver := &rebalance.Driver{Cluster: c, Timeout: c.pace.Timeout, Say: func(line string) { slog.Info("Replicas are moved", "what", line) }}
+	driver := &rebalance.Driver{Cluster: c, Timeout: c.pace.Timeout, Say: func(line string) { slog.Info("Rebalancing replicas", "progress", line) }}
 	var of time.Time // the change of nodes by which workloads are left alone
 	for wait := c.pace.Look; ; {
 		select {

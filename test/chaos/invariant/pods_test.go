@@ -82,7 +82,7 @@ func TestWatchIsComplete(t *testing.T) {
 		"one is missing":   {[]uint64{1, 5, 7}, []uint64{2, 7}, false, [2]uint64{}},
 		"out of order":     {[]uint64{1, 5, 2, 7}, []uint64{2, 7}, false, [2]uint64{}},
 		"received twice":   {[]uint64{1, 2, 2, 7}, []uint64{2, 7}, false, [2]uint64{}},
-		"told of a gap":    {[]uint64{1, 5, 7}, []uint64{2, 3, 7}, true, [2]uint64{1, 3}},
+		"a reported gap":   {[]uint64{1, 5, 7}, []uint64{2, 3, 7}, true, [2]uint64{1, 3}},
 		"past the gap":     {[]uint64{1, 5, 7}, []uint64{2, 4, 7}, false, [2]uint64{1, 3}},
 		"the last missing": {[]uint64{1, 2}, []uint64{2, 7}, false, [2]uint64{}},
 	} {

@@ -15,7 +15,7 @@ type Events struct {
 	gaps      [][2]uint64
 }
 
-// Gap records that the watch could not be resumed after a revision, and went on from a list of another, as clients are told to: by 410 Gone.
+// Gap records that the watch could not be resumed after a revision, and went on from a list of another, which 410 Gone asks for.
 func (e *Events) Gap(after, to uint64) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

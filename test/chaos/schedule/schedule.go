@@ -14,40 +14,40 @@ type Kind string
 
 // Faults of a server (skepd). Those that say so have no length: what they end is started again by what watches over it.
 const (
-	ServerKill     Kind = "server-kill"      // SIGKILL; no length
-	ServerDown     Kind = "server-down"      // SIGKILL, and nothing starts it again
-	ServerPause    Kind = "server-pause"     // SIGSTOP
-	ServerCut      Kind = "server-cut"       // no packet in or out
-	ServerMinority Kind = "server-minority"  // none from and to the other servers; clients reach it
-	ServerDeaf     Kind = "server-deaf"      // none in
-	ServerMute     Kind = "server-mute"      // none out
-	ServerSlowDisk Kind = "server-slow-disk" // a few writes a second
-	ServerFullDisk Kind = "server-full-disk"
-	ServerClock    Kind = "server-clock" // its wall clock jumps, and back at the end
-	ServersPause   Kind = "servers-pause"
+	ServerKill        Kind = "server-kill"         // SIGKILL; no length
+	ServerDown        Kind = "server-down"         // SIGKILL, and nothing starts it again
+	ServerPause       Kind = "server-pause"        // SIGSTOP
+	ServerCut         Kind = "server-cut"          // no packet in or out
+	ServerMinority    Kind = "server-minority"     // none from and to the other servers; clients reach it
+	ServerIngressLoss Kind = "server-ingress-loss" // none in
+	ServerEgressLoss  Kind = "server-egress-loss"  // none out
+	ServerSlowDisk    Kind = "server-slow-disk"    // a few writes a second
+	ServerFullDisk    Kind = "server-full-disk"
+	ServerClock       Kind = "server-clock" // its wall clock jumps, and back at the end
+	ServersPause      Kind = "servers-pause"
 )
 
 // Faults of a host or of a process on it.
 const (
-	HostKill       Kind = "host-kill"  // as a power cut; started again at the end
-	HostPause      Kind = "host-pause" // all of its processes stand still
-	HostCut        Kind = "host-cut"
-	HostDeaf       Kind = "host-deaf" // it receives nothing
-	HostMute       Kind = "host-mute" // what it sends is lost
-	HostLoss       Kind = "host-loss" // 30% of the packets each way
-	AgentKill      Kind = "agent-kill"
-	AgentPause     Kind = "agent-pause"
-	AgentClock     Kind = "agent-clock"
-	ContainerdKill Kind = "containerd-kill"
-	ShimKill       Kind = "shim-kill" // all shims of the host
-	PodKill        Kind = "pod-kill"  // the first process of each container of a pod of the load
-	DNSKill        Kind = "dns-kill"
+	HostKill        Kind = "host-kill"  // as a power cut; started again at the end
+	HostPause       Kind = "host-pause" // all of its processes stand still
+	HostCut         Kind = "host-cut"
+	HostIngressLoss Kind = "host-ingress-loss" // it receives nothing
+	HostEgressLoss  Kind = "host-egress-loss"  // what it sends is lost
+	HostLoss        Kind = "host-loss"         // 30% of the packets each way
+	AgentKill       Kind = "agent-kill"
+	AgentPause      Kind = "agent-pause"
+	AgentClock      Kind = "agent-clock"
+	ContainerdKill  Kind = "containerd-kill"
+	ShimKill        Kind = "shim-kill" // all shims of the host
+	PodKill         Kind = "pod-kill"  // the first process of each container of a pod of the load
+	DNSKill         Kind = "dns-kill"
 )
 
 // Kinds are all of them.
 var Kinds = []Kind{
-	ServerKill, ServerDown, ServerPause, ServerCut, ServerMinority, ServerDeaf, ServerMute, ServerSlowDisk, ServerFullDisk, ServerClock, ServersPause,
-	HostKill, HostPause, HostCut, HostDeaf, HostMute, HostLoss, AgentKill, AgentPause, AgentClock, ContainerdKill, ShimKill, PodKill, DNSKill,
+	ServerKill, ServerDown, ServerPause, ServerCut, ServerMinority, ServerIngressLoss, ServerEgressLoss, ServerSlowDisk, ServerFullDisk, ServerClock, ServersPause,
+	HostKill, HostPause, HostCut, HostIngressLoss, HostEgressLoss, HostLoss, AgentKill, AgentPause, AgentClock, ContainerdKill, ShimKill, PodKill, DNSKill,
 }
 
 // instant are those without a length.
